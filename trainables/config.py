@@ -1,0 +1,341 @@
+"""What a cascade is made from: network, data, recipe, pruning, sizes. Plain values, checked when they are made.
+
+Everything here is standard library only, frozen, and goes to a plain dictionary and back without loss.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from trainables.errors import InputError
+
+Schedule = Literal["joint", "sequential"]
+Ramp = Literal["cubic", "linear"]
+PruningCost = Literal["macs", "none"]
+Augmentation = Literal["none", "crop", "crop-flip"]
+Stem = Literal["small", "imagenet"]
+DataName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_import_path(name: str) -> bool:
+    """Tell whether `name` has the form `package.module:function`."""
+    return _IMPORT_PATH.fullmatch(name) is not None
+
+
+class _Plain:
+    """Dictionary round trip for the dataclasses of this module."""
+
+    __slots__ = ()
+    # Read by pydantic where a search is read from YAML: an unknown key is an error there as it is here.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers, ready for JSON."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave.
+
+        Raises:
+            InputError: on an unknown key or a value out of range.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in fields:
+                known = ", ".join(sorted(fields))
+                raise InputError(f"unknown key {key!r} for {cls.__name__}; known keys: {known}")
+        made = {
+            key: fields[key].type.from_dict(value) if _is_plain(fields[key].type) else _frozen(value)
+            for key, value in values.items()
+        }
+        return cls(**made)
+
+
+def _is_plain(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, _Plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _require(rule_holds: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence where it is called
+    if not rule_holds:
+        raise InputError(message)
+
+
+def _require_int(name: str, value: object, *, at_least: int) -> None:
+    _require(
+        isinstance(value, int) and not isinstance(value, bool) and value >= at_least,
+        f"{name} is {value!r}, but must be a whole number of at least {at_least}",
+    )
+
+
+def _require_number(  # noqa: PLR0913
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    rule = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    holds = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if holds:
+        number = float(value)  # type: ignore[arg-type]
+        holds = (
+            (above is None or number > above)
+            and (at_least is None or number >= at_least)
+            and (below is None or number < below)
+            and (at_most is None or number <= at_most)
+        )
+    _require(holds, f"{name} is {value!r}, but must be a number {rule}")
+
+
+def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(_Plain):
+    """Which network the teacher is.
+
+    Attributes:
+        name: a built-in name (`vgg16`, `vgg-small`, `resnet18`, `resnet50`) or `package.module:function` of the
+            user's own; the function is called with `num_classes` and must return an `nn.Module`.
+        width: multiplier of every built-in layer's channels, above 0; user functions take only 1.
+        stem: `small` for images of about 32x32 (no early downsampling), `imagenet` for 224x224. ResNets only.
+        weights: path of a pretrained teacher (safetensors, or a state dict that `torch.load(weights_only=True)`
+            reads); without one a teacher is trained.
+    """
+
+    name: str = "vgg-small"
+    width: float = 1.0
+    stem: Stem = "small"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        _require(isinstance(self.name, str) and self.name != "", "model.name is empty; name a network")
+        _require_number("model.width", self.width, above=0.0)
+        _require_one_of("model.stem", self.stem, get_args(Stem))
+        _require(
+            not is_import_path(self.name) or self.width == 1.0,
+            f"model.width is {self.width!r}, but {self.name} is your own function and has no width multiplier; "
+            "leave model.width at 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(_Plain):
+    """Which images are trained on, and how they are split.
+
+    Attributes:
+        name: `digits` (embedded), `cifar10`, `cifar100` or `imagefolder`.
+        path: folder of the data set; needed by all but `digits`.
+        image_size: height and width in pixels that images are brought to; needed by `imagefolder`.
+            `digits` come at 16 unless said otherwise; CIFAR is always 32.
+        val_fraction: part of the training images held out for validation, stratified by class, in (0, 1).
+        test_fraction: part of all images held out for test where a data set has no test split of its own
+            (`digits`, an `imagefolder` without a `test` folder), stratified by class, in (0, 1).
+        augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random), or
+            `crop-flip` (also mirrored at random).
+        seed: seed of the splits.
+        download: fetch CIFAR into `path` if it is not there; nothing is fetched unless this is asked.
+    """
+
+    name: DataName = "digits"
+    path: str | None = None
+    image_size: int | None = None
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    augmentation: Augmentation = "none"
+    seed: int = 0
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        _require_one_of("data.name", self.name, get_args(DataName))
+        _require_one_of("data.augmentation", self.augmentation, get_args(Augmentation))
+        _require_number("data.val_fraction", self.val_fraction, above=0.0, below=1.0)
+        _require_number("data.test_fraction", self.test_fraction, above=0.0, below=1.0)
+        _require_int("data.seed", self.seed, at_least=0)
+        if self.image_size is not None:
+            _require_int("data.image_size", self.image_size, at_least=8)
+        _require(
+            self.name == "digits" or self.path is not None,
+            f"data.path is missing, but {self.name} lies in a folder; set data.path to it",
+        )
+        _require(
+            self.name != "imagefolder" or self.image_size is not None,
+            "data.image_size is missing, but images of a folder must be brought to one size; set it, to 64 say",
+        )
+        _require(
+            self.image_size in (None, 32) or not self.name.startswith("cifar"),
+            f"data.image_size is {self.image_size!r}, but CIFAR images are 32x32; leave it out",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe(_Plain):
+    """How weights are trained: SGD with Nesterov momentum, warm-up, then a cosine to zero.
+
+    Attributes:
+        epochs: passes over the training images, for all stages of a cascade together.
+        batch_size: images a step.
+        learning_rate: peak of the schedule.
+        momentum: Nesterov momentum, in [0, 1).
+        weight_decay: L2 on all weights but normalisation layers and biases.
+        warmup: fraction of the steps over which the learning rate rises linearly, in [0, 1).
+        label_smoothing: of the cross-entropy, in [0, 1).
+        max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        _require_int("epochs", self.epochs, at_least=1)
+        _require_int("batch_size", self.batch_size, at_least=2)
+        _require_number("learning_rate", self.learning_rate, above=0.0)
+        _require_number("momentum", self.momentum, at_least=0.0, below=1.0)
+        _require_number("weight_decay", self.weight_decay, at_least=0.0)
+        _require_number("warmup", self.warmup, at_least=0.0, below=1.0)
+        _require_number("label_smoothing", self.label_smoothing, at_least=0.0, below=1.0)
+        if self.max_grad_norm is not None:
+            _require_number("max_grad_norm", self.max_grad_norm, above=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pruning(_Plain):
+    """How channels are chosen and removed.
+
+    Attributes:
+        saliency: criterion by name (`gate-gradient`) or `package.module:function` of the user's own.
+        cost: what a channel's saliency is divided by before channels of all groups are ranked: `macs` that its
+            removal saves, or `none` for the raw saliency.
+        ramp: shape of the falling size over the ramp: `cubic` (Zhu & Gupta 2017, eq. 1) or `linear`.
+        ramp_fraction: part of a stage's steps over which a level falls to its size, in (0, 1); held after that.
+        num_prunings: pruning events over the ramp, at least 1.
+        nested: a level keeps only channels that the level above keeps.
+        shared_affine: levels share scale and shift of normalisation layers; statistics stay private.
+        round_to: widths of prunable groups become multiples of this.
+        min_channels: floor of channels a group keeps.
+    """
+
+    saliency: str = "gate-gradient"
+    cost: PruningCost = "macs"
+    ramp: Ramp = "cubic"
+    ramp_fraction: float = 0.5
+    num_prunings: int = 20
+    nested: bool = False
+    shared_affine: bool = False
+    round_to: int = 1
+    min_channels: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        _require_one_of("pruning.cost", self.cost, get_args(PruningCost))
+        _require_one_of("pruning.ramp", self.ramp, get_args(Ramp))
+        _require_number("pruning.ramp_fraction", self.ramp_fraction, above=0.0, below=1.0)
+        _require_int("pruning.num_prunings", self.num_prunings, at_least=1)
+        _require_int("pruning.round_to", self.round_to, at_least=1)
+        _require_int("pruning.min_channels", self.min_channels, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CascadeConfig(_Plain):
+    """One cascade: its levels' sizes and how they are trained.
+
+    Attributes:
+        macs_kept: size of each level, 1 … L, as the fraction of the teacher's MACs that it keeps; each in (0, 1],
+            strictly falling. The last level is the student, those before it are the assistants.
+        temperature: T of the distillation, above 0.
+        distillation_weight: λ, the part of the loss that comes from the next larger level, in [0, 1].
+        schedule: `joint` trains all levels at once, `sequential` one after the other.
+        pruning: how channels are chosen.
+        recipe: how weights are trained; `epochs` is the budget of the whole cascade in either schedule.
+        seed: seed of data order, augmentation and dropout.
+    """
+
+    macs_kept: tuple[float, ...]
+    temperature: float = 4.0
+    distillation_weight: float = 0.7
+    schedule: Schedule = "joint"
+    pruning: Pruning = field(default_factory=Pruning)
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges and that sizes fall.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        _require(len(self.macs_kept) > 0, "macs_kept is empty; give one size a level, the student's last")
+        for level, size in enumerate(self.macs_kept, start=1):
+            _require_number(f"macs_kept of level {level}", size, above=0.0, at_most=1.0)
+        for level, (larger, smaller) in enumerate(zip(self.macs_kept, self.macs_kept[1:], strict=False), start=2):
+            _require(
+                smaller < larger,
+                f"macs_kept of level {level} is {smaller:.4g}, but must be below level {level - 1}'s {larger:.4g}; "
+                "sizes fall from the teacher to the student",
+            )
+        _require_number("temperature", self.temperature, above=0.0)
+        _require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
+        _require_one_of("schedule", self.schedule, get_args(Schedule))
+        _require_int("seed", self.seed, at_least=0)
+        _require(
+            self.schedule == "joint" or self.recipe.epochs >= self.num_levels,
+            f"recipe.epochs is {self.recipe.epochs}, but the sequential schedule shares them out over "
+            f"{self.num_levels} levels; give at least one epoch a level",
+        )
+
+    @property
+    def num_levels(self) -> int:
+        """Networks below the teacher, L."""
+        return len(self.macs_kept)
+
+    @property
+    def num_assistants(self) -> int:
+        """Levels between teacher and student, L − 1."""
+        return self.num_levels - 1

@@ -1,0 +1,47 @@
+"""The two ways in which work ends badly: what the user asked for is wrong, or a stage failed at it."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: the message names the thing, the rule, the value and the mend.
+
+    The command line shows it as one line and exits with code 2.
+    """
+
+
+class StageFailure(RuntimeError):  # noqa: N818 - a failure of the work, not of the program
+    """A stage ended without a usable network: diverged, lost its saliency, or missed its size.
+
+    Such a trial is marked failed with this message and never reaches the front.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        stage: str,
+        level: int | None = None,
+        group: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Compose the message from where it happened.
+
+        Args:
+            reason: what happened and what may mend it.
+            stage: name of the stage, such as `teacher` or `cascade`.
+            level: level of the cascade, 1 … L, where one is to blame.
+            group: name of the channel group, where one is to blame.
+            step: optimiser steps taken when it happened.
+        """
+        where = [f"stage {stage}"]
+        if level is not None:
+            where.append(f"level {level}")
+        if group is not None:
+            where.append(f"group {group}")
+        if step is not None:
+            where.append(f"step {step}")
+        super().__init__(f"{', '.join(where)}: {reason}")
+        self.reason = reason
+        self.stage = stage
+        self.level = level
+        self.group = group
+        self.step = step

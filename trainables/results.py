@@ -1,0 +1,118 @@
+"""What stages, levels and trials produced. Standard library only, plain values, JSON round trip."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelProgress:
+    """One level after one epoch.
+
+    Attributes:
+        level: 0 for the teacher, 1 … L below it.
+        macs_kept: fraction of the teacher's MACs that the level keeps now, in (0, 1].
+        train_loss: mean of the level's own loss over the epoch.
+        val_accuracy: top-1 on the validation images, in [0, 1].
+    """
+
+    level: int
+    macs_kept: float
+    train_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochProgress:
+    """One epoch of one stage: what is reported, tracked and shown.
+
+    Attributes:
+        stage: `teacher`, `cascade`, or `level-1` … `level-L` of a sequential cascade.
+        epoch: epochs of this stage that are done, 1 … num_epochs.
+        num_epochs: epochs of this stage.
+        trial_epoch: epochs of the whole trial that are done, from 1.
+        learning_rate: of the epoch's last step.
+        seconds: wall time of the epoch, validation included.
+        levels: the levels that the stage trains.
+    """
+
+    stage: str
+    epoch: int
+    num_epochs: int
+    trial_epoch: int
+    learning_rate: float
+    seconds: float
+    levels: tuple[LevelProgress, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, ready for JSON."""
+        return dataclasses.asdict(self) | {"levels": [dataclasses.asdict(level) for level in self.levels]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave."""
+        levels = tuple(LevelProgress(**level) for level in values["levels"])
+        return cls(**{**values, "levels": levels})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelResult:
+    """One level of one finished trial: a deployable network, its accuracy and its cost.
+
+    Attributes:
+        level: 1 … L; L is the student.
+        num_levels: L.
+        val_accuracy: top-1 on the validation images after recalibration, in [0, 1].
+        val_accuracy_before_recalibration: the same with the statistics that training left.
+        macs: multiply-accumulates for one image, counted after channels are removed.
+        macs_kept: the same as a fraction of the teacher's.
+        params: number of parameters.
+        params_kept: the same as a fraction of the teacher's.
+        latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
+    """
+
+    level: int
+    num_levels: int
+    val_accuracy: float
+    val_accuracy_before_recalibration: float
+    macs: int
+    macs_kept: float
+    params: int
+    params_kept: float
+    latency_ms: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherResult:
+    """The teacher as the search uses it.
+
+    Attributes:
+        val_accuracy: top-1 on the validation images, in [0, 1].
+        macs: multiply-accumulates for one image.
+        params: number of parameters.
+        seconds: wall time of its training; 0 for one that was read from a file.
+    """
+
+    val_accuracy: float
+    macs: int
+    params: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave."""
+        return cls(**values)
