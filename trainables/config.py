@@ -50,15 +50,13 @@ class _Plain:
             if key not in fields:
                 known = ", ".join(sorted(fields))
                 raise InputError(f"unknown key {key!r} for {cls.__name__}; known keys: {known}")
-        made = {
-            key: fields[key].type.from_dict(value) if _is_plain(fields[key].type) else _frozen(value)
-            for key, value in values.items()
-        }
-        return cls(**made)
+        return cls(**{key: _made(fields[key].type, value) for key, value in values.items()})
 
 
-def _is_plain(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, _Plain)
+def _made(kind: object, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, _Plain):
+        return kind.from_dict(value)
+    return _frozen(value)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,161 @@
+"""Channel groups, what a level keeps of them, and narrow layers.
+
+Shape legend: C channels of a group, N positions along one axis of a layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from trainables.errors import InputError
+
+Axis = Literal["out", "in"]
+Kept = Mapping[str, torch.Tensor]
+"""What a level keeps: name of a group → sorted int64 indices of the channels that stay."""
+Widths = Mapping[str, tuple[int, int]]
+"""Output and input channels of layers by name; of a normalisation layer both are its number of features."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LAYERS = (nn.Conv2d, nn.Linear, *BATCH_NORMS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Member:
+    """One axis of one layer, as far as it belongs to a group.
+
+    Attributes:
+        layer: the layer's name in the network.
+        axis: `out` or `in`; normalisation layers and depthwise convolutions have `out` alone.
+        positions_N: positions along the axis, int64.
+        channels_N: the group's channel at each of these positions; a channel may stand at several (after a flatten).
+    """
+
+    layer: str
+    axis: Axis
+    positions_N: torch.Tensor
+    channels_N: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ChannelGroup:
+    """Channels that must go together.
+
+    Attributes:
+        name: name of the layer that the group was found from.
+        num_channels: C.
+        members: every axis of a layer that shrinks with the group.
+        gates: layers after which the group's gate stands: normalisation layers, and layers that none follows.
+    """
+
+    name: str
+    num_channels: int
+    members: tuple[Member, ...]
+    gates: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ChannelMap:
+    """All prunable groups of a network.
+
+    Attributes:
+        groups: in the order in which the network computes them.
+        widths: of the layers that groups touch.
+        elementwise: those of them that give each input channel back by itself (batch norm, depthwise).
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    widths: Widths
+    elementwise: frozenset[str]
+
+    def everything(self) -> dict[str, torch.Tensor]:
+        """Keep every channel of every group."""
+        return {group.name: torch.arange(group.num_channels) for group in self.groups}
+
+    def kept_positions(self, kept: Kept) -> dict[tuple[str, Axis], torch.Tensor]:
+        """Sorted positions that stay along each axis of each layer that some group touches."""
+        stays: dict[tuple[str, Axis], torch.Tensor] = {}
+        for group in self.groups:
+            channel_stays_C = torch.zeros(group.num_channels, dtype=torch.bool)
+            channel_stays_C[kept[group.name]] = True
+            for member in group.members:
+                num_out, num_in = self.widths[member.layer]
+                length = num_out if member.axis == "out" else num_in
+                mask_N = stays.setdefault((member.layer, member.axis), torch.ones(length, dtype=torch.bool))
+                mask_N[member.positions_N] = channel_stays_C[member.channels_N]
+        return {axis: mask_N.nonzero().flatten() for axis, mask_N in stays.items()}
+
+    def narrowed(self, kept: Kept) -> dict[str, tuple[int, int]]:
+        """Widths of the layers that groups touch once only `kept` stays."""
+        positions = self.kept_positions(kept)
+        narrowed = {}
+        for layer, (num_out, num_in) in self.widths.items():
+            out_N = positions.get((layer, "out"))
+            new_out = num_out if out_N is None else len(out_N)
+            in_N = out_N if layer in self.elementwise else positions.get((layer, "in"))
+            narrowed[layer] = (new_out, num_in if in_N is None else len(in_N))
+        return narrowed
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Tell whether a layer is a convolution with one input channel a group and as many outputs."""
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+
+
+def layer_widths(layer: nn.Module) -> tuple[int, int]:
+    """Output and input channels of a convolution, linear or batch-norm layer.
+
+    Raises:
+        InputError: for any other layer.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.in_channels
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    if isinstance(layer, BATCH_NORMS):
+        return layer.num_features, layer.num_features
+    raise InputError(f"a {type(layer).__name__} cannot be narrowed; Conv2d, Linear and BatchNorm layers can")
+
+
+def tensor_axes(layer: nn.Module, tensor: str) -> tuple[Axis, ...]:
+    """What the leading dimensions of a layer's parameter or buffer run over; () for a scalar."""
+    if tensor == "num_batches_tracked":
+        return ()
+    if tensor == "weight" and isinstance(layer, nn.Conv2d | nn.Linear) and not is_depthwise(layer):
+        return ("out", "in")
+    return ("out",)
+
+
+def resize(network: nn.Module, widths: Widths) -> None:
+    """Give layers new widths, in place; their parameters and buffers become uninitialised where they changed.
+
+    Raises:
+        InputError: if a layer is missing or is of a kind that cannot be narrowed.
+    """
+    for name, (num_out, num_in) in widths.items():
+        try:
+            layer = network.get_submodule(name)
+        except AttributeError as error:
+            raise InputError(f"the network has no layer {name!r}; the widths belong to another network") from error
+        if layer_widths(layer) == (num_out, num_in):
+            continue
+        depthwise = is_depthwise(layer)
+        lengths: dict[Axis, int] = {"out": num_out, "in": num_in}
+        for tensor_name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+            axes = tensor_axes(layer, tensor_name)
+            narrow = tensor.new_empty([lengths[axis] for axis in axes] + list(tensor.shape[len(axes) :]))
+            setattr(layer, tensor_name, nn.Parameter(narrow) if isinstance(tensor, nn.Parameter) else narrow)
+        if isinstance(layer, nn.Conv2d):
+            layer.out_channels, layer.in_channels = num_out, num_in
+            layer.groups = num_in if depthwise else layer.groups
+        elif isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = num_out, num_in
+        elif isinstance(layer, BATCH_NORMS):
+            layer.num_features = num_out
+
+
+def network_widths(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Widths of all layers of a network that can be narrowed, by name."""
+    return {name: layer_widths(layer) for name, layer in network.named_modules() if isinstance(layer, LAYERS)}

@@ -1,0 +1,218 @@
+"""Networks and states on disk: safetensors and JSON, so that loading runs no code from the file.
+
+A network is a folder with `architecture.json` (how to build it, and its widths) and `weights.safetensors`. The state of
+a stage or trial is one safetensors file that carries its plain values as metadata.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainables.channels import network_widths, resize
+from trainables.config import ModelConfig, is_import_path
+from trainables.data import DataSplits
+from trainables.errors import InputError
+from trainables.models import Builder, build, call_builder, check_shapes
+from trainables.training import Tensors
+
+ARCHITECTURE_FILE = "architecture.json"
+WEIGHTS_FILE = "weights.safetensors"
+FORMAT = "cascade-network"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """What a network takes: images as float32 in [0, 1], from which `mean` is taken and which `std` divides.
+
+    Attributes:
+        channels: of an image.
+        image_size: height and width in pixels.
+        mean: per channel.
+        std: per channel, above 0.
+        class_names: one for each output.
+    """
+
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the network."""
+        return len(self.class_names)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "InputSpec":
+        """Make one from what JSON gave."""
+        return cls(
+            channels=int(values["channels"]),
+            image_size=int(values["image_size"]),
+            mean=tuple(map(float, values["mean"])),
+            std=tuple(map(float, values["std"])),
+            class_names=tuple(map(str, values["class_names"])),
+        )
+
+    @classmethod
+    def of(cls, data: DataSplits) -> "InputSpec":
+        """What a network trained on these images takes."""
+        return cls(
+            channels=data.in_channels,
+            image_size=data.image_size,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            class_names=tuple(data.class_names),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedNetwork:
+    """A network that was read back, and what was saved with it."""
+
+    network: nn.Module
+    model: ModelConfig
+    input: InputSpec
+
+
+def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_spec: InputSpec) -> None:
+    """Write a network; the folder appears whole or not at all.
+
+    Raises:
+        InputError: if the folder is there already.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} is there already; nothing is overwritten, so choose another place or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        aside.chmod(0o755)
+        architecture = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "model": model.to_dict(),
+            "input": asdict(input_spec),
+            "widths": network_widths(network),
+        }
+        (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n")
+        save_file(_on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load(path: Path | str, *, builder: Builder | None = None) -> nn.Module:
+    """Read a network back as an `nn.Module` in evaluation mode, on the CPU. Nothing is unpickled or imported.
+
+    Args:
+        path: folder with `architecture.json` and `weights.safetensors`.
+        builder: for a network of your own, the function that was named in `model.name`.
+
+    Raises:
+        InputError: if a file is missing, damaged, or the two do not fit each other.
+    """
+    return load_network(path, builder=builder).network
+
+
+def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNetwork:
+    """Read a network with its description; see `load`."""
+    folder = Path(path)
+    architecture = _read_architecture(folder / ARCHITECTURE_FILE)
+    try:
+        model = ModelConfig.from_dict(architecture["model"])
+        spec = InputSpec.from_dict(architecture["input"])
+        widths = {str(name): (int(pair[0]), int(pair[1])) for name, pair in architecture["widths"].items()}
+        network = _build_dense(model, spec, builder)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / ARCHITECTURE_FILE} is damaged: {type(error).__name__}: {error}") from error
+    dense = network_widths(network)
+    for name, (num_out, num_in) in widths.items():
+        if name in dense and not (0 < num_out <= dense[name][0] and 0 < num_in <= dense[name][1]):
+            raise InputError(f"{folder}: layer {name} cannot have widths {num_out}, {num_in}; the file is damaged")
+    resize(network, widths)
+    weights = _read_weights(folder / WEIGHTS_FILE)
+    check_shapes(weights, network, where=str(folder / WEIGHTS_FILE))
+    network.load_state_dict(weights, assign=True)
+    return SavedNetwork(network=network.eval().requires_grad_(requires_grad=False), model=model, input=spec)
+
+
+def _build_dense(model: ModelConfig, spec: InputSpec, builder: Builder | None) -> nn.Module:
+    if is_import_path(model.name):
+        if builder is None:
+            raise InputError(
+                f"the network was built by {model.name}, which is not imported from a file's word; "
+                "import it yourself and give it: load(path, builder=function)"
+            )
+        return call_builder(builder, num_classes=spec.num_classes, in_channels=spec.channels)
+    with torch.device("meta"):  # no weights are made only to be thrown away
+        return build(model, num_classes=spec.num_classes, in_channels=spec.channels)
+
+
+def _read_architecture(path: Path) -> dict[str, Any]:
+    try:
+        architecture = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; a network is a folder with it and {WEIGHTS_FILE}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
+        raise InputError(f"{path} does not describe a network of this project")
+    if architecture.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {architecture.get('version')!r}, but this program reads {FORMAT_VERSION}"
+        )
+    return architecture
+
+
+def _read_weights(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    # Copies, since safetensors refuses tensors that share memory.
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def save_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+    """Write tensors and plain values as one file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(_on_cpu(tensors), aside, metadata={"values": json.dumps(values)})
+    aside.replace(path)
+
+
+def load_state(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["values"])
+            return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged: {error}") from error

@@ -1,0 +1,129 @@
+"""What a network costs: multiply-accumulates and parameters, of a network and of widths that it might have.
+
+MACs count convolutions and linear layers, one for each multiply-add; biases, normalisation and pooling count nothing.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from trainables.channels import ChannelMap
+
+FloatVector = npt.NDArray[np.float64]
+IntVector = npt.NDArray[np.int64]
+
+
+def count_params(network: nn.Module) -> int:
+    """Number of parameters; those that are shared count once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one forward pass on one image of channels x height x width."""
+    uses = _kernel_uses(network, input_shape)
+    return sum(uses[name] * _weight(network.get_submodule(name)).numel() for name in uses)
+
+
+def _kernel_uses(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
+    """How often one image uses each weight of a convolution (output pixels) or linear layer."""
+    # On the meta device shapes flow and nothing is computed.
+    network = copy.deepcopy(network).to("meta").eval()
+    uses: dict[str, int] = {}
+
+    def count(name: str, layer: nn.Module, output: torch.Tensor) -> None:
+        pixels = output[0].numel() // (output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1])
+        uses[name] = uses.get(name, 0) + pixels
+
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(lambda layer, _inputs, output, name=name: count(name, layer, output))
+    with torch.no_grad():
+        network(torch.zeros(2, *input_shape, device="meta"))
+    return uses
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SizeModel:
+    """MACs as a function of how many channels each group keeps, in closed form.
+
+    A layer with o outputs and i inputs costs `unit · o · i`; o and i are linear in the groups' counts.
+    Shape legend: L layers, G groups.
+
+    Attributes:
+        unit_L: MACs for one output and one input channel.
+        out_L: outputs that no group owns.
+        in_L: inputs that no group owns; 1 for depthwise convolutions.
+        out_LG: outputs that come with each channel of a group.
+        in_LG: inputs that come with each channel of a group.
+    """
+
+    unit_L: FloatVector
+    out_L: FloatVector
+    in_L: FloatVector
+    out_LG: FloatVector
+    in_LG: FloatVector
+
+    def macs(self, counts_G: IntVector) -> float:
+        """MACs when group g keeps `counts_G[g]` channels."""
+        return float(self.unit_L @ (self._outputs(counts_G) * self._inputs(counts_G)))
+
+    def saved(self, counts_G: IntVector, removed_G: IntVector) -> FloatVector:
+        """MACs saved by removing `removed_G[g]` channels of group g alone, for each g."""
+        weighted_out_L = self.unit_L * self._outputs(counts_G)
+        weighted_in_L = self.unit_L * self._inputs(counts_G)
+        linear_G = self.in_LG.T @ weighted_out_L + self.out_LG.T @ weighted_in_L
+        square_G = (self.unit_L[:, None] * self.out_LG * self.in_LG).sum(axis=0)
+        saved: FloatVector = removed_G * linear_G - removed_G.astype(np.float64) ** 2 * square_G
+        return saved
+
+    def _outputs(self, counts_G: IntVector) -> FloatVector:
+        outputs: FloatVector = self.out_L + self.out_LG @ counts_G
+        return outputs
+
+    def _inputs(self, counts_G: IntVector) -> FloatVector:
+        inputs: FloatVector = self.in_L + self.in_LG @ counts_G
+        return inputs
+
+
+def size_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int]) -> SizeModel:
+    """Derive the closed form from one trace of the network."""
+    uses = _kernel_uses(network, input_shape)
+    names = list(uses)
+    layers = [network.get_submodule(name) for name in names]
+    out_LG, in_LG = np.zeros((2, len(names), len(channel_map.groups)))
+    for column, group in enumerate(channel_map.groups):
+        for member in group.members:
+            if member.layer in uses:
+                matrix = out_LG if member.axis == "out" else in_LG
+                matrix[names.index(member.layer), column] += len(member.positions_N) / group.num_channels
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    return SizeModel(
+        unit_L=np.array([uses[name] * _pixels(layer) for name, layer in zip(names, layers, strict=True)], np.float64),
+        out_L=_outputs(layers) - out_LG @ full_G,
+        in_L=_inputs(layers) - in_LG @ full_G,
+        out_LG=out_LG,
+        in_LG=in_LG,
+    )
+
+
+def _pixels(layer: nn.Module) -> int:
+    return int(np.prod(layer.kernel_size)) if isinstance(layer, nn.Conv2d) else 1
+
+
+def _outputs(layers: Sequence[nn.Module]) -> FloatVector:
+    return np.array([_weight(layer).shape[0] for layer in layers], np.float64)
+
+
+def _inputs(layers: Sequence[nn.Module]) -> FloatVector:
+    # A depthwise convolution's weight has one input channel, and so has the closed form.
+    return np.array([_weight(layer).shape[1] for layer in layers], np.float64)
+
+
+def _weight(layer: nn.Module) -> torch.Tensor:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    return layer.weight

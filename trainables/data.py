@@ -1,0 +1,365 @@
+"""Images in memory: how they are held, split, normalised, augmented and cut into batches.
+
+Images are decoded once and stay uint8; a batch becomes float when it is drawn. Random draws are made on the CPU by the
+generator that the caller gives, and moved to where the images are, so that every device sees the same order.
+
+Shape suffixes: N images, C channels, H height, W width.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from trainables.config import Augmentation, DataConfig
+from trainables.errors import InputError
+
+_LEVELS = 256  # values of a uint8 pixel
+_MIN_STD = 1 / 255  # one step of a uint8 pixel; what a channel of one single value is divided by
+_PAD_PARTS = 8  # a crop may shift by this part of the size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageSet:
+    """Images and their labels, decoded, all of one size.
+
+    Attributes:
+        images_NCHW: uint8, values 0 … 255.
+        labels_N: int64, on the same device.
+    """
+
+    images_NCHW: torch.Tensor
+    labels_N: torch.Tensor
+
+    def __post_init__(self) -> None:
+        """Check shapes and types.
+
+        Raises:
+            InputError: naming the rule and what was found.
+        """
+        images, labels = self.images_NCHW, self.labels_N
+        if images.ndim != 4 or images.dtype != torch.uint8:
+            raise InputError(f"images are {_described(images)}, but must be uint8 of shape (N, C, H, W)")
+        if labels.ndim != 1 or labels.dtype != torch.int64:
+            raise InputError(f"labels are {_described(labels)}, but must be int64 of shape (N,)")
+        if len(images) != len(labels):
+            raise InputError(f"there are {len(images)} images and {len(labels)} labels; give one label an image")
+        if images.numel() == 0:
+            raise InputError(f"images are {_described(images)}, but must not be empty; give at least one image")
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on `device`; shares memory where it is there already."""
+        return ImageSet(images_NCHW=self.images_NCHW.to(device), labels_N=self.labels_N.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Source:
+    """What a reader gives for one part, training or test, of a data set.
+
+    Attributes:
+        images: the part's images.
+        class_names: name of each label, in the order of labels.
+    """
+
+    images: ImageSet
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that every label has a name.
+
+        Raises:
+            InputError: naming the first bad row, its label and the range.
+        """
+        labels_N, num_classes = self.images.labels_N, len(self.class_names)
+        bad_N = (labels_N < 0) | (labels_N >= num_classes)
+        if bad_N.any():
+            row = int(bad_N.nonzero()[0])
+            raise InputError(
+                f"label of row {row} is {int(labels_N[row])}, but must be in 0 … {num_classes - 1}, "
+                f"as there are {num_classes} classes"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DataSplits:
+    """What training gets: training and validation images. Test images are never here.
+
+    Attributes:
+        train: images that weights are trained on.
+        val: images that candidates are compared on.
+        mean: of each channel over the training images, of pixels in [0, 1].
+        std: standard deviation likewise, at least 1/255.
+        class_names: name of each label, in the order of labels.
+    """
+
+    train: ImageSet
+    val: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together.
+
+        Raises:
+            InputError: naming what differs.
+        """
+        train_shape, val_shape = (tuple(part.images_NCHW.shape[1:]) for part in (self.train, self.val))
+        if train_shape != val_shape:
+            raise InputError(
+                f"validation images have shape {val_shape}, but must have the training images' {train_shape}"
+            )
+        _check_channels(self.train.images_NCHW, self.mean, self.std)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        """C."""
+        return self.train.images_NCHW.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height in pixels; every reader gives square images."""
+        return self.train.images_NCHW.shape[2]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.train.images_NCHW.shape
+        return channels, height, width
+
+    def to_arrays(self) -> dict[str, Any]:
+        """NumPy arrays and plain values, for processes that share memory; nothing is copied on the CPU."""
+        return {
+            "train_images": self.train.images_NCHW.cpu().numpy(),
+            "train_labels": self.train.labels_N.cpu().numpy(),
+            "val_images": self.val.images_NCHW.cpu().numpy(),
+            "val_labels": self.val.labels_N.cpu().numpy(),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "class_names": list(self.class_names),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
+        """Make one from what `to_arrays` gave, without a copy.
+
+        Arrays may be read-only, as those of a shared object store are: the tensors must then never be written to,
+        and nothing in this module does.
+        """
+        return cls(
+            train=ImageSet(images_NCHW=_tensor(arrays["train_images"]), labels_N=_tensor(arrays["train_labels"])),
+            val=ImageSet(images_NCHW=_tensor(arrays["val_images"]), labels_N=_tensor(arrays["val_labels"])),
+            mean=tuple(arrays["mean"]),
+            std=tuple(arrays["std"]),
+            class_names=tuple(arrays["class_names"]),
+        )
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def _check_channels(images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+    channels = images_NCHW.shape[1]
+    if not len(mean) == len(std) == channels:
+        raise InputError(
+            f"images have {channels} channels, but there are {len(mean)} means and {len(std)} standard deviations; "
+            "give one of each for a channel"
+        )
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        return torch.from_numpy(array)
+
+
+def stratified_split(
+    labels_N: torch.Tensor, *, fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of two parts in which classes have the shares that they have in the whole.
+
+    Each class gives `fraction` of its images, rounded, but at least one to either part.
+
+    Args:
+        labels_N: int64 labels.
+        fraction: part of each class that is held out, in (0, 1).
+        seed: the same seed gives the same split.
+        class_names: names of the labels, for the message of an error.
+
+    Returns:
+        Sorted int64 indices of the images that stay and of those that are held out.
+
+    Raises:
+        InputError: if a class has fewer than two images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    is_held_out_N = torch.zeros(len(labels_N), dtype=torch.bool)
+    labels_N = labels_N.cpu()
+    for label, count in enumerate(torch.bincount(labels_N).tolist()):
+        if count == 0:
+            continue
+        if count == 1:
+            name = f"class {class_names[label]}" if class_names else f"the class of label {label}"
+            raise InputError(
+                f"{name} has 1 image to split, but must have at least 2, one for either part; "
+                "add images of it or leave the class out"
+            )
+        num_held_out = min(max(round(fraction * count), 1), count - 1)
+        members = (labels_N == label).nonzero().flatten()
+        is_held_out_N[members[torch.randperm(count, generator=generator)[:num_held_out]]] = True
+    return (~is_held_out_N).nonzero().flatten(), is_held_out_N.nonzero().flatten()
+
+
+def select(images: ImageSet, indices: torch.Tensor) -> ImageSet:
+    """The images of a set at int64 `indices`, copied."""
+    return ImageSet(images_NCHW=images.images_NCHW[indices], labels_N=images.labels_N[indices])
+
+
+def split(source: Source, config: DataConfig) -> DataSplits:
+    """Hold out validation images and measure the channels of those that stay.
+
+    Args:
+        source: all images that are not test.
+        config: gives `val_fraction` and `seed`.
+
+    Raises:
+        InputError: if a class has fewer than two images.
+    """
+    stay, held_out = stratified_split(
+        source.images.labels_N, fraction=config.val_fraction, seed=config.seed, class_names=source.class_names
+    )
+    train = select(source.images, stay)
+    mean, std = _channel_statistics(train.images_NCHW)
+    return DataSplits(
+        train=train, val=select(source.images, held_out), mean=mean, std=std, class_names=source.class_names
+    )
+
+
+def _channel_statistics(images_NCHW: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of each channel, exact, from counts of the 256 values."""
+    channels = images_NCHW.shape[1]
+    counts_CV = torch.zeros(channels, _LEVELS, dtype=torch.float64)
+    for start in range(0, len(images_NCHW), 1024):  # a chunk at a time, since flattening copies
+        for channel in range(channels):
+            pixels = images_NCHW[start : start + 1024, channel].flatten()
+            counts_CV[channel] += torch.bincount(pixels, minlength=_LEVELS)
+    shares_CV = counts_CV / counts_CV.sum(1, keepdim=True)
+    values_V = torch.arange(_LEVELS, dtype=torch.float64) / (_LEVELS - 1)
+    mean_C = shares_CV @ values_V
+    variance_C = (shares_CV * (values_V - mean_C[:, None]).square()).sum(1)
+    std = (max(math.sqrt(variance), _MIN_STD) for variance in variance_C.tolist())
+    return tuple(mean_C.tolist()), tuple(std)
+
+
+def normalise(images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Pixels scaled to [0, 1], less the mean, over the standard deviation.
+
+    Args:
+        images_NCHW: uint8, values 0 … 255.
+        mean: of each channel, of pixels in [0, 1].
+        std: of each channel likewise, above 0.
+
+    Returns:
+        float32 of the same shape, on the same device.
+
+    Raises:
+        InputError: if there is not one mean and one standard deviation for each channel.
+    """
+    _check_channels(images_NCHW, mean, std)
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images_NCHW.device).view(-1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images_NCHW.device).view(-1, 1, 1)
+    return images_NCHW.to(torch.float32).mul_(scale).add_(shift)
+
+
+def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Shift each image by up to an eighth of its size, and mirror each with probability one half.
+
+    What a shift leaves open is zero: black for uint8 pixels, which is what `training_batches` gives, the mean colour
+    for normalised ones.
+
+    Args:
+        images_NCHW: of any type, on any device.
+        kind: `none` gives the images back as they are, `crop` shifts, `crop-flip` shifts and mirrors.
+        generator: on the CPU; the same state gives the same result.
+
+    Returns:
+        Images of the same shape, type and device.
+    """
+    if kind == "none":
+        return images_NCHW
+    num_images, _, height, width = images_NCHW.shape
+    device = images_NCHW.device
+    pad_y, pad_x = height // _PAD_PARTS, width // _PAD_PARTS
+    top_N = torch.randint(2 * pad_y + 1, (num_images,), generator=generator).to(device)
+    left_N = torch.randint(2 * pad_x + 1, (num_images,), generator=generator).to(device)
+    padded = functional.pad(images_NCHW, (pad_x, pad_x, pad_y, pad_y))
+    # A view of every window of the padded images, (N, tops, lefts, C, H, W); indexing it copies one window an image.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    cropped_NCHW = windows[torch.arange(num_images, device=device), top_N, left_N]
+    if kind == "crop":
+        return cropped_NCHW
+    mirrored_N = torch.randint(2, (num_images,), generator=generator).to(device, torch.bool)
+    return torch.where(mirrored_N.view(-1, 1, 1, 1), cropped_NCHW.flip(3), cropped_NCHW)
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Batches that `training_batches` gives for one pass."""
+    return max(1, num_images // batch_size)
+
+
+def training_batches(
+    images: ImageSet,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over shuffled, augmented, normalised images.
+
+    The last batch is dropped if it is incomplete, unless it is the only one: a batch of one image would break batch
+    norm in training.
+
+    Args:
+        images: on the device where batches are wanted.
+        mean: of each channel, of pixels in [0, 1].
+        std: of each channel likewise.
+        batch_size: images a batch, at least 1.
+        augmentation: what each batch goes through, before it is normalised.
+        generator: on the CPU; gives the order and the augmentation.
+
+    Yields:
+        float32 images (batch, C, H, W) and int64 labels (batch,).
+    """
+    order = torch.randperm(len(images), generator=generator).to(images.labels_N.device)
+    for number in range(num_batches(len(images), batch_size)):
+        batch = order[number * batch_size : (number + 1) * batch_size]
+        pixels_NCHW = augment(images.images_NCHW[batch], augmentation, generator)
+        yield normalise(pixels_NCHW, mean, std), images.labels_N[batch]
+
+
+def evaluation_batches(
+    images: ImageSet, *, mean: Sequence[float], std: Sequence[float], batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Every image once, in order, normalised; the last batch may be smaller.
+
+    Arguments are those of `training_batches`, and so is what it yields.
+    """
+    for start in range(0, len(images), batch_size):
+        batch = slice(start, start + batch_size)
+        yield normalise(images.images_NCHW[batch], mean, std), images.labels_N[batch]

@@ -1,0 +1,204 @@
+"""Which channels go next: those that cost the least saliency for each MAC that they save, until the size is reached.
+
+Shape legend: G groups.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trainables.channels import ChannelMap, Kept
+from trainables.config import Pruning
+from trainables.cost import FloatVector, IntVector, SizeModel
+
+TOLERANCE = 0.02
+"""Largest relative difference between a level's MACs and what was asked, where widths are not rounded."""
+
+
+class SelectionError(Exception):
+    """No choice of channels is possible; the message says why and names the group where one is to blame."""
+
+    def __init__(self, reason: str, *, group: str | None = None) -> None:
+        """Keep the reason and the group."""
+        super().__init__(reason)
+        self.reason = reason
+        self.group = group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Queue:
+    """Removable channels of one group, the least salient first, ties by index."""
+
+    channels: tuple[int, ...]
+    saliency: tuple[float, ...]
+
+
+def check_scores(scores: Mapping[str, torch.Tensor]) -> None:
+    """Refuse saliency that says nothing.
+
+    Raises:
+        SelectionError: if a group's scores are not finite, or all zero.
+    """
+    for group, scores_C in scores.items():
+        if not bool(torch.isfinite(scores_C).all()):
+            raise SelectionError("saliency is not finite; lower the learning rate", group=group)
+        if not bool((scores_C > 0).any()):
+            raise SelectionError(
+                "saliency is zero for every channel, so that nothing can be told apart; is the group cut off from "
+                "the loss (a zero-initialised layer, say)?",
+                group=group,
+            )
+
+
+def select(  # noqa: PLR0913
+    kept: Kept,
+    scores: Mapping[str, torch.Tensor],
+    *,
+    target_macs: float,
+    final_macs: float,
+    sizes: SizeModel,
+    channel_map: ChannelMap,
+    pruning: Pruning,
+    protected: Kept | None = None,
+) -> dict[str, torch.Tensor]:
+    """Choose the channels that a level keeps so that it falls to `target_macs`.
+
+    Where that is the final size, the result lies within 2 % of it; on the way there, it is the first size at or below
+    the target that does not fall below the final one. Rounded widths stop at the first size at or below the target.
+
+    Args:
+        kept: what the level keeps now.
+        scores: saliency of each channel that it keeps now, by group.
+        target_macs: MACs to reach now.
+        final_macs: MACs that the level has in the end, at most `target_macs`.
+        sizes: MACs as a function of counts.
+        channel_map: the groups.
+        pruning: floor, rounding and cost.
+        protected: channels that must stay (those that a nested smaller level keeps).
+
+    Raises:
+        SelectionError: if the target cannot be reached.
+    """
+    chooser = _Chooser(kept, scores, sizes, channel_map, pruning, protected)
+    chooser.fall_to(target_macs, final=final_macs)
+    return chooser.result()
+
+
+class _Chooser:
+    """The state of one choice: how many of each group's queue have gone."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        kept: Kept,
+        scores: Mapping[str, torch.Tensor],
+        sizes: SizeModel,
+        channel_map: ChannelMap,
+        pruning: Pruning,
+        protected: Kept | None,
+    ) -> None:
+        self._kept = kept
+        self._sizes = sizes
+        self._names = [group.name for group in channel_map.groups]
+        self._per_mac = pruning.cost == "macs"
+        self._round_to = pruning.round_to
+        self._queues = []
+        floors = []
+        for group in channel_map.groups:
+            held = set() if protected is None else set(protected[group.name].tolist())
+            order = torch.argsort(scores[group.name], stable=True).tolist()
+            pairs = [(int(kept[group.name][i]), float(scores[group.name][i])) for i in order]
+            pairs = [pair for pair in pairs if pair[0] not in held]
+            self._queues.append(_Queue(channels=tuple(c for c, _ in pairs), saliency=tuple(s for _, s in pairs)))
+            floor = max(pruning.min_channels, pruning.round_to, len(held))
+            floors.append(min(floor, len(kept[group.name])))
+        self._start_G: IntVector = np.array([len(kept[name]) for name in self._names])
+        self._floor_G: IntVector = np.array(floors)
+        self._gone_G: IntVector = np.zeros(len(self._names), dtype=np.int64)
+
+    def fall_to(self, target: float, *, final: float) -> None:
+        """Remove the cheapest channels until the size is met."""
+        # Rounded widths cannot land exactly; they may fall below by what their last step is worth.
+        least = 0.0 if self._round_to > 1 else final * (1 - TOLERANCE)
+        macs = self._macs()
+        while macs > target:
+            step_G = self._steps()
+            saved_G = self._sizes.saved(self._counts(), step_G)
+            fits_G = (step_G > 0) & (saved_G > 0) & (macs - saved_G >= least)
+            if not fits_G.any():
+                break
+            best = int(np.argmin(np.where(fits_G, self._cost(step_G, saved_G), np.inf)))
+            self._gone_G[best] += step_G[best]
+            macs -= float(saved_G[best])
+        met = macs <= target * (1 + TOLERANCE)
+        if not met and (target > final or self._round_to > 1 or not self._swap(target)):
+            raise SelectionError(
+                f"{macs / 1e6:.4g} M MACs is as close as whole channels come to {target / 1e6:.4g} M; "
+                "ask for a larger size, a lower min_channels or a smaller round_to"
+            )
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """What is kept now, sorted."""
+        kept = {}
+        for name, queue, gone in zip(self._names, self._queues, self._gone_G, strict=True):
+            removed = torch.tensor(queue.channels[:gone], dtype=torch.int64)
+            kept[name] = self._kept[name][~torch.isin(self._kept[name], removed)]
+        return kept
+
+    def _counts(self) -> IntVector:
+        counts: IntVector = self._start_G - self._gone_G
+        return counts
+
+    def _macs(self) -> float:
+        return self._sizes.macs(self._counts())
+
+    def _steps(self) -> IntVector:
+        """Channels that would go together from each group: down to the next multiple; 0 where the floor forbids."""
+        counts_G = self._counts()
+        over_G = counts_G % self._round_to
+        step_G = np.where(over_G > 0, over_G, self._round_to)
+        available_G = np.array([len(queue.channels) for queue in self._queues]) - self._gone_G
+        allowed = (counts_G - step_G >= self._floor_G) & (available_G >= step_G)
+        return np.where(allowed, step_G, 0)
+
+    def _cost(self, step_G: IntVector, saved_G: FloatVector) -> FloatVector:
+        saliency_G = np.array(
+            [
+                sum(queue.saliency[gone : gone + step])
+                for queue, gone, step in zip(self._queues, self._gone_G, step_G, strict=True)
+            ]
+        )
+        if not self._per_mac:
+            return saliency_G
+        cost_G: FloatVector = saliency_G / np.where(saved_G > 0, saved_G, 1.0)
+        return cost_G
+
+    def _swap(self, target: float) -> bool:
+        """Take back one channel removed in this event and remove others instead, so that the size is met."""
+        best: tuple[float, IntVector] | None = None
+        for back in range(len(self._names)):
+            if self._gone_G[back] == 0:
+                continue
+            for other in range(len(self._names)):
+                for number in range(1, 9):
+                    gone_G = self._gone_G.copy()
+                    gone_G[back] -= 1
+                    gone_G[other] += number
+                    if other == back or not self._possible(gone_G):
+                        break
+                    macs = self._sizes.macs(self._start_G - gone_G)
+                    if abs(macs / target - 1) <= TOLERANCE:
+                        saliency = self._lost(gone_G)
+                        if best is None or saliency < best[0]:
+                            best = (saliency, gone_G)
+        if best is not None:
+            self._gone_G = best[1]
+        return best is not None
+
+    def _possible(self, gone_G: IntVector) -> bool:
+        available_G = np.array([len(queue.channels) for queue in self._queues])
+        return bool(((gone_G <= available_G) & (self._start_G - gone_G >= self._floor_G)).all())
+
+    def _lost(self, gone_G: IntVector) -> float:
+        return float(sum(sum(queue.saliency[:gone]) for queue, gone in zip(self._queues, gone_G, strict=True)))

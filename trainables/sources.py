@@ -1,0 +1,242 @@
+"""Readers of data sets by name: the embedded digits, CIFAR as torchvision lays it out, folders of images.
+
+Every reader gives decoded uint8 images of one square size, and keeps test images apart from all others: `read_train`
+never gives one, `read_test` gives nothing else.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.nn import functional
+
+from trainables.config import DataConfig, DataName
+from trainables.data import ImageSet, Source, select, stratified_split
+from trainables.errors import InputError
+
+Part = Literal["train", "test"]
+
+_DIGITS_SIZE = 16
+_ROWS_A_TASK = 64
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def read_train(config: DataConfig) -> Source:
+    """All images that are not test images: validation is still among them.
+
+    Raises:
+        InputError: if the data set is missing, incomplete or unreadable.
+    """
+    return READERS[config.name](config, "train")
+
+
+def read_test(config: DataConfig) -> Source:
+    """The test images, which only export and report may see.
+
+    Raises:
+        InputError: if the data set is missing, incomplete or unreadable.
+    """
+    return READERS[config.name](config, "test")
+
+
+def data_folder(config: DataConfig) -> Path:
+    """The folder that `data.path` names.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    path = Path(config.path or "")
+    if config.path is None or not path.is_dir():
+        raise InputError(
+            f"data.path is {config.path!r}, but must be a folder that exists; {config.name} is read from it"
+        )
+    return path
+
+
+# Decoding
+
+
+def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
+    """An encoded image as pixels.
+
+    Args:
+        data: the encoded bytes, or the file that holds them.
+        name: what an error calls the image.
+
+    Returns:
+        uint8 RGB of shape (3, H, W); grey becomes RGB, transparency is dropped.
+
+    Raises:
+        InputError: if it cannot be decoded or has more than 8 bits a channel.
+    """
+    return _pixels(_decode_rgb(data, name=name))
+
+
+def _decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
+    try:
+        with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
+            mode, rgb = image.mode, image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise InputError(f"{name} cannot be read as an image ({reason}); mend or remove it") from error
+    if mode.startswith(("I", "F")):  # of which PIL clips all values above 255 without a word
+        raise InputError(f"{name} has pixels of mode {mode}, but must have 8 bits a channel; convert it")
+    return rgb
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception of another library says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# Digits
+
+
+def _read_digits(config: DataConfig, part: Part) -> Source:
+    """Optical digits of scikit-learn (1,797 grey images of 8x8, values 0 … 16), enlarged bilinearly."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    size = config.image_size or _DIGITS_SIZE
+    grey_NCHW = torch.from_numpy(digits.images).to(torch.float32).unsqueeze(1)
+    resized_NCHW = functional.interpolate(grey_NCHW, size=(size, size), mode="bilinear", align_corners=False)
+    images = ImageSet(
+        images_NCHW=(resized_NCHW * (255 / 16)).round().to(torch.uint8),
+        labels_N=torch.from_numpy(digits.target).to(torch.int64),
+    )
+    class_names = tuple(str(digit) for digit in range(10))
+    indices = _part_of(images.labels_N, part, config, class_names)
+    return Source(images=select(images, indices), class_names=class_names)
+
+
+def _part_of(labels_N: torch.Tensor, part: Part, config: DataConfig, class_names: Sequence[str]) -> torch.Tensor:
+    """Indices of one part of a data set that has no test split of its own."""
+    train, test = stratified_split(labels_N, fraction=config.test_fraction, seed=config.seed, class_names=class_names)
+    return train if part == "train" else test
+
+
+# CIFAR
+
+
+def _read_cifar(config: DataConfig, part: Part) -> Source:
+    """CIFAR-10 or CIFAR-100 in torchvision's layout.
+
+    The files are pickles, which can run code when they are loaded. torchvision compares the MD5 of every file, and of
+    the archive that it fetches, with the published one before it unpickles or unpacks any, and raises otherwise.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[config.name]
+    try:
+        dataset = kind(config.path, train=part == "train", download=config.download)
+    except (OSError, RuntimeError) as error:
+        problem = f"data.path is {config.path}, but the folder {kind.base_folder} of {config.name}"
+        if config.download:
+            raise InputError(
+                f"{problem} cannot be fetched into it ({one_line(error)}); unpack {kind.url} there by other means"
+            ) from error
+        raise InputError(
+            f"{problem} is missing there or its files are not the published ones; set data.download: true to fetch them"
+        ) from error
+    images = ImageSet(
+        images_NCHW=torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(),
+        labels_N=torch.tensor(dataset.targets, dtype=torch.int64),
+    )
+    return Source(images=images, class_names=tuple(dataset.classes))
+
+
+# Folders of images
+
+
+def _read_imagefolder(config: DataConfig, part: Part) -> Source:
+    """Images in one folder a class, under `train` and `test` or directly under `data.path`.
+
+    Each image is decoded once: the largest central square, brought to `image_size` with antialiasing.
+    """
+    root = data_folder(config)
+    has_test = (root / "test").is_dir()
+    if has_test and not (root / "train").is_dir():
+        raise InputError(f"{root} has a folder test, but none called train; put the classes of training images there")
+    train_root = root / "train" if (root / "train").is_dir() else root
+    class_names = tuple(folder.name for folder in _class_folders(train_root))
+    if len(class_names) < 2:
+        raise InputError(
+            f"{train_root} has {len(class_names)} class folders, but must have at least 2; "
+            "put images in one folder a class"
+        )
+    files, labels_N = _image_files(train_root, class_names)
+    if has_test:
+        # Listed for training too, so that a wrong test folder is known before training and not after it.
+        test_files, test_labels_N = _image_files(root / "test", class_names)
+        if part == "test":
+            files, labels_N = test_files, test_labels_N
+    else:
+        indices = _part_of(labels_N, part, config, class_names)
+        files, labels_N = [files[index] for index in indices.tolist()], labels_N[indices]
+    return Source(images=_decode_files(files, labels_N, config), class_names=class_names)
+
+
+def _class_folders(root: Path) -> list[Path]:
+    folders = (item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
+    return sorted(folders, key=lambda folder: folder.name)
+
+
+def _image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
+    """Image files of every class folder of `root`, in order of class and name, and their labels."""
+    files: list[Path] = []
+    labels: list[int] = []
+    for folder in _class_folders(root):
+        if folder.name not in class_names:
+            raise InputError(f"{folder} is a class that has no training images; add some or remove the folder")
+        members = (item for item in folder.iterdir() if item.suffix.lower() in _SUFFIXES and item.is_file())
+        members_by_name = sorted(members, key=lambda item: item.name)
+        if not members_by_name:
+            raise InputError(f"{folder} has no images ({', '.join(_SUFFIXES)}); add some or remove the folder")
+        files += members_by_name
+        labels += [class_names.index(folder.name)] * len(members_by_name)
+    if not files:
+        raise InputError(f"{root} has no class folders; put images in one folder a class")
+    return files, torch.tensor(labels, dtype=torch.int64)
+
+
+def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataConfig) -> ImageSet:
+    size = config.image_size
+    assert size is not None, "DataConfig asks for the size of an imagefolder"
+    images_NCHW = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+
+    def fill(start: int) -> None:
+        for row in range(start, min(start + _ROWS_A_TASK, len(files))):
+            image = _decode_rgb(files[row], name=str(files[row]))
+            images_NCHW[row] = _pixels(_central_square(image, size))
+
+    # PIL's decoders release the interpreter: threads pay off from about 128 pixels a side on.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        deque(pool.map(fill, range(0, len(files), _ROWS_A_TASK)), maxlen=0)  # raises the first file's error
+    return ImageSet(images_NCHW=images_NCHW, labels_N=labels_N)
+
+
+def _central_square(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, then the central square: in one pass, so that a long side costs nothing."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+READERS: Mapping[DataName, Callable[[DataConfig, Part], Source]] = {
+    "digits": _read_digits,
+    "cifar10": _read_cifar,
+    "cifar100": _read_cifar,
+    "imagefolder": _read_imagefolder,
+}

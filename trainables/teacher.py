@@ -1,0 +1,143 @@
+"""The teacher stage: train the dense network that a cascade starts from."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainables.config import Augmentation, Recipe
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits, num_batches
+from trainables.errors import StageFailure
+from trainables.results import EpochProgress, LevelProgress, TeacherResult
+from trainables.training import (
+    Tensors,
+    accuracy,
+    clip_gradients,
+    derive_seed,
+    epoch_batches,
+    learning_rate,
+    load_momentum,
+    make_optimizer,
+    momentum_state,
+    prefixed,
+    seeded_layers,
+    set_learning_rate,
+    unprefixed,
+)
+
+
+class TeacherStage:
+    """Trains a dense network on the labels, one epoch a step; stops and goes on at any epoch.
+
+    Attributes:
+        network: the network, trained in place.
+        epoch: epochs that are done.
+    """
+
+    name = "teacher"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        recipe: Recipe,
+        data: DataSplits,
+        augmentation: Augmentation = "none",
+        seed: int = 0,
+    ) -> None:
+        """Prepare it; nothing is trained yet.
+
+        Args:
+            network: with its initial weights, on the device to train on.
+            recipe: how it is trained.
+            data: on the same device.
+            augmentation: what training batches go through.
+            seed: of data order, augmentation and dropout.
+        """
+        self.network = network
+        self.epoch = 0
+        self._recipe = recipe
+        self._data = data
+        self._augmentation: Augmentation = augmentation
+        self._seed = seed
+        self._seconds = 0.0
+        self._val_accuracy = 0.0
+        self._parameters = dict(network.named_parameters())
+        self._optimizer = make_optimizer(self._parameters.values(), recipe)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self._recipe.epochs
+
+    def step(self) -> EpochProgress:
+        """Train one epoch.
+
+        Raises:
+            StageFailure: if the loss is no longer finite.
+        """
+        started = time.perf_counter()
+        seed = derive_seed(self._seed, self.name, self.epoch)
+        steps = num_batches(len(self._data.train), self._recipe.batch_size)
+        device = next(self.network.parameters()).device
+        total_loss = torch.zeros((), device=device)
+        rate = 0.0
+        self.network.train()
+        with seeded_layers(seed, device):
+            for index, (images, labels) in enumerate(
+                epoch_batches(self._data, self._recipe, self._augmentation, seed), start=self.epoch * steps
+            ):
+                rate = learning_rate(index, self._recipe.epochs * steps, self._recipe)
+                set_learning_rate(self._optimizer, rate)
+                loss = F.cross_entropy(self.network(images), labels, label_smoothing=self._recipe.label_smoothing)
+                self._optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                clip_gradients(self._parameters.values(), self._recipe)
+                self._optimizer.step()
+                total_loss += loss.detach()
+        self.epoch += 1
+        mean_loss = float(total_loss) / steps
+        if not math.isfinite(mean_loss):
+            raise StageFailure(
+                "the loss is no longer finite; lower the learning rate", stage=self.name, step=self.epoch * steps
+            )
+        self._val_accuracy = accuracy(self.network, self._data)
+        seconds = time.perf_counter() - started
+        self._seconds += seconds
+        return EpochProgress(
+            stage=self.name,
+            epoch=self.epoch,
+            num_epochs=self._recipe.epochs,
+            trial_epoch=self.epoch,
+            learning_rate=rate,
+            seconds=seconds,
+            levels=(LevelProgress(level=0, macs_kept=1.0, train_loss=mean_loss, val_accuracy=self._val_accuracy),),
+        )
+
+    def result(self) -> TeacherResult:
+        """What came out."""
+        return TeacherResult(
+            val_accuracy=self._val_accuracy,
+            macs=count_macs(self.network, self._data.input_shape),
+            params=count_params(self.network),
+            seconds=self._seconds,
+        )
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """All that the next epoch depends on: tensors, and plain values."""
+        tensors = prefixed("network", self.network.state_dict())
+        tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
+        return tensors, {"epoch": self.epoch, "seconds": self._seconds, "val_accuracy": self._val_accuracy}
+
+    def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.network.load_state_dict(unprefixed("network", tensors))
+        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
+        self.epoch = values["epoch"]
+        self._seconds = values["seconds"]
+        self._val_accuracy = values["val_accuracy"]
