@@ -27,8 +27,8 @@ def is_import_path(name: str) -> bool:
     return _IMPORT_PATH.fullmatch(name) is not None
 
 
-class _Plain:
-    """Dictionary round trip for the dataclasses of this module."""
+class PlainConfig:
+    """Dictionary round trip for frozen dataclasses of plain values."""
 
     __slots__ = ()
     # Read by pydantic where a search is read from YAML: an unknown key is an error there as it is here.
@@ -54,7 +54,7 @@ class _Plain:
 
 
 def _made(kind: object, value: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, _Plain):
+    if isinstance(kind, type) and issubclass(kind, PlainConfig):
         return kind.from_dict(value)
     return _frozen(value)
 
@@ -111,7 +111,7 @@ def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig(_Plain):
+class ModelConfig(PlainConfig):
     """Which network the teacher is.
 
     Attributes:
@@ -145,7 +145,7 @@ class ModelConfig(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig(_Plain):
+class DataConfig(PlainConfig):
     """Which images are trained on, and how they are split.
 
     Attributes:
@@ -199,7 +199,7 @@ class DataConfig(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe(_Plain):
+class Recipe(PlainConfig):
     """How weights are trained: SGD with Nesterov momentum, warm-up, then a cosine to zero.
 
     Attributes:
@@ -240,7 +240,7 @@ class Recipe(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pruning(_Plain):
+class Pruning(PlainConfig):
     """How channels are chosen and removed.
 
     Attributes:
@@ -281,7 +281,7 @@ class Pruning(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CascadeConfig(_Plain):
+class CascadeConfig(PlainConfig):
     """One cascade: its levels' sizes and how they are trained.
 
     Attributes:

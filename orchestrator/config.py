@@ -1,0 +1,229 @@
+"""What a search is, read from YAML or a preset and checked before anything runs."""
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orchestrator.pareto import OBJECTIVES
+from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
+from search_spaces.presets import PRESETS, SPACES
+from trainables.config import DataConfig, ModelConfig, Pruning, Recipe, is_import_path
+from trainables.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resources(_Section):
+    """What a trial takes, and where.
+
+    Attributes:
+        cpus_per_trial: CPU cores of a trial's actor.
+        gpus_per_trial: GPUs of a trial's actor; a fraction shares a card.
+        max_concurrent: trials at the same time; as many as fit where it is left out.
+        address: `local` starts Ray on this machine; `auto` joins the cluster that this machine is part of.
+    """
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    address: str = "local"
+
+
+class Tracking(_Section):
+    """Where MLflow is.
+
+    Attributes:
+        uri: address of a tracking server; `MLFLOW_TRACKING_URI` or else a SQLite file in the storage folder.
+        experiment: MLflow experiment that holds the search.
+    """
+
+    uri: str | None = None
+    experiment: Annotated[str, Field(min_length=1)] = "cascade"
+
+
+class Experiment(_Section):
+    """One search.
+
+    Attributes:
+        model: the teacher's network.
+        data: its images.
+        teacher: how the teacher is trained, unless `model.weights` gives one.
+        cascade: what every cascade has where the space says nothing else.
+        space: what is searched over: a name, ranges, or `package.module:function` of the user's own.
+        objectives: names of what is to be good, two or more; `val_accuracy` among them.
+        num_trials: cascades to try.
+        num_starting_points: hand-laid trials before the sampler takes over.
+        resources: what trials take.
+        tracking: where MLflow is.
+        seed: of the sampler and of the teacher.
+    """
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    teacher: Recipe = Field(default_factory=Recipe)
+    cascade: CascadeDefaults = Field(default_factory=CascadeDefaults)
+    space: CascadeSpace | str = "default"
+    objectives: tuple[str, ...] = ("val_accuracy", "macs_kept")
+    num_trials: Annotated[int, Field(ge=1)] = 20
+    num_starting_points: Annotated[int, Field(ge=0)] = 6
+    resources: Resources = Field(default_factory=Resources)
+    tracking: Tracking = Field(default_factory=Tracking)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        for name in objectives:
+            if name not in OBJECTIVES:
+                raise InputError(f"{name!r} is no objective; there are {', '.join(OBJECTIVES)}")
+        if "val_accuracy" not in objectives or not 2 <= len(set(objectives)) == len(objectives):
+            raise InputError(
+                f"[{', '.join(objectives)}] is given, but must be val_accuracy and at least one cost, each once"
+            )
+        return objectives
+
+    @field_validator("space")
+    @classmethod
+    def _known_space(cls, space: CascadeSpace | str) -> CascadeSpace | str:
+        if isinstance(space, str) and space not in SPACES and not is_import_path(space):
+            raise InputError(
+                f"{space!r} is no space; give one of {', '.join(SPACES)}, ranges, or package.module:function"
+            )
+        return space
+
+    def find_space(self) -> Space:
+        """The function that turns an Optuna trial into a cascade.
+
+        Raises:
+            InputError: if it is the user's own and cannot be imported.
+        """
+        if isinstance(self.space, CascadeSpace):
+            return self.space
+        if self.space in SPACES:
+            return SPACES[self.space]
+        module, function = self.space.split(":")
+        try:
+            space: Space = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"space is {self.space!r}, but it cannot be imported: {error}") from error
+        return space
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for YAML."""
+        sections = {name: getattr(self, name) for name in ("model", "data", "teacher", "cascade")}
+        plain = {name: section.to_dict() for name, section in sections.items()}
+        plain["space"] = self.space if isinstance(self.space, str) else self.space.to_dict()
+        return plain | self.model_dump(mode="json", exclude={*plain})
+
+    def to_yaml(self) -> str:
+        """The whole experiment, defaults filled in, as `from_yaml` reads it."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def parse_experiment(values: Mapping[str, Any]) -> Experiment:
+    """Check plain values.
+
+    Raises:
+        InputError: naming the first wrong key, the rule and the value.
+    """
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from error
+
+
+def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a preset by its name or a YAML file by its path, and set single keys.
+
+    Args:
+        source: name of a preset, or path of a file.
+        overrides: `key=value`, keys dotted (`data.path=…`), values in YAML.
+
+    Raises:
+        InputError: if there is no such preset or file, or something in it is wrong.
+    """
+    values = _deep_copy(PRESETS[source]) if source in PRESETS else _read_yaml(Path(source))
+    for override in overrides:
+        _set(values, override)
+    return parse_experiment(values)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is not there; give a preset ({', '.join(PRESETS)}) or an existing YAML file"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        raise InputError(f"{path} is empty; `cascade presets demo` prints an experiment to start from")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override!r} must be key=value, such as num_trials=4 or data.path=/data")
+    *parents, last = key.split(".")
+    section = values
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise InputError(f"--set {override!r}: {parent} is not a section here; give the whole of it as YAML")
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is not YAML") from error
+
+
+def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first thing that is wrong, with its key."""
+    first = error.errors()[0]
+    # The branches of a union (ranges or a name) are no keys of the user's.
+    place = ".".join(str(part) for part in first["loc"] if part not in ("CascadeSpace", "str"))
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, InputError):
+        section, head = place.rpartition(".")[::2]
+        if str(own).startswith(f"{head}."):  # the section names itself
+            return f"{section}.{own}" if section else str(own)
+        return f"{place}.{own}" if head in ("teacher", "recipe") else f"{place}: {own}"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        section, key = place.rpartition(".")[::2]
+        known = _KEYS.get(section, ())
+        close = difflib.get_close_matches(key, known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        return f"unknown key {place!r}; {mend}"
+    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "": tuple(Experiment.model_fields),
+    "resources": tuple(Resources.model_fields),
+    "tracking": tuple(Tracking.model_fields),
+    "model": ModelConfig.__slots__,
+    "data": DataConfig.__slots__,
+    "teacher": Recipe.__slots__,
+    "space": CascadeSpace.__slots__,
+    "cascade": CascadeDefaults.__slots__,
+    "cascade.recipe": Recipe.__slots__,
+    "cascade.pruning": Pruning.__slots__,
+}

@@ -1,0 +1,151 @@
+"""The conditional space of cascades: how many assistants, how large, and how they learn.
+
+A space is any function `space(trial, defaults) -> CascadeConfig` that calls `trial.suggest_…` as it goes; what it
+depends on may be suggested only where it matters. A frozen callable, not a closure: spaces travel between processes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainables.config import CascadeConfig, PlainConfig, Pruning, PruningCost, Recipe, Schedule
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    import optuna
+
+SMALLEST_GAP, LARGEST_GAP = 0.5, 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CascadeDefaults(PlainConfig):
+    """What a cascade has where the space says nothing else.
+
+    Attributes:
+        recipe: how weights are trained.
+        pruning: how channels are chosen.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    pruning: Pruning = field(default_factory=Pruning)
+
+
+Space = Callable[["optuna.Trial", CascadeDefaults], CascadeConfig]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CascadeSpace(PlainConfig):
+    """Ranges (two ends, both included) and choices (one value leaves nothing to choose).
+
+    Attributes:
+        num_assistants: range within 0 … 4.
+        student_macs_kept: range of the smallest level's size, in (0, 1), searched in logarithms.
+        temperature: range of T, searched in logarithms.
+        distillation_weight: range of λ, in [0, 1].
+        learning_rate: range of the peak rate, searched in logarithms; the recipe's own where it is left out.
+        schedule: choices among `joint` and `sequential`.
+        saliency: choices among criteria; the defaults' own where it is left out.
+        cost: choices among `macs` and `none`; likewise.
+        nested: choices; likewise.
+        shared_affine: choices; likewise.
+    """
+
+    num_assistants: tuple[int, int] = (0, 2)
+    student_macs_kept: tuple[float, float] = (0.02, 0.3)
+    temperature: tuple[float, float] = (1.0, 8.0)
+    distillation_weight: tuple[float, float] = (0.3, 0.9)
+    learning_rate: tuple[float, float] | None = None
+    schedule: tuple[Schedule, ...] = ("joint",)
+    saliency: tuple[str, ...] | None = None
+    cost: tuple[PruningCost, ...] | None = None
+    nested: tuple[bool, ...] | None = None
+    shared_affine: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        self._check_range("num_assistants", least=0, most=4)
+        self._check_range("student_macs_kept", least=1e-4, most=0.95)
+        self._check_range("temperature", least=0.1, most=100.0)
+        self._check_range("distillation_weight", least=0.0, most=1.0)
+        if self.learning_rate is not None:
+            self._check_range("learning_rate", least=1e-6, most=100.0)
+        for name in ("schedule", "saliency", "cost", "nested", "shared_affine"):
+            if getattr(self, name) == ():
+                raise InputError(f"space.{name} is empty; give at least one choice, or leave it out")
+
+    def _check_range(self, name: str, *, least: float, most: float) -> None:
+        low, high = getattr(self, name)
+        if not least <= low <= high <= most:
+            raise InputError(
+                f"space.{name} is [{low:g}, {high:g}], but must be a range [lowest, highest] within {least:g} … {most:g}"
+            )
+
+    def __call__(self, trial: "optuna.Trial", defaults: CascadeDefaults) -> CascadeConfig:
+        """Suggest a cascade."""
+        recipe, pruning = defaults.recipe, defaults.pruning
+        if self.learning_rate is not None:
+            rate = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
+            recipe = dataclasses.replace(recipe, learning_rate=rate)
+        for name in ("saliency", "cost", "nested", "shared_affine"):
+            choices = getattr(self, name)
+            if choices is not None:
+                pruning = dataclasses.replace(pruning, **{name: _choose(trial, name, choices)})
+        return CascadeConfig(
+            macs_kept=self._suggest_sizes(trial),
+            temperature=trial.suggest_float("temperature", *self.temperature, log=True),
+            distillation_weight=trial.suggest_float("distillation_weight", *self.distillation_weight),
+            schedule=_choose(trial, "schedule", self.schedule),
+            pruning=pruning,
+            recipe=recipe,
+            seed=trial.number,
+        )
+
+    def _suggest_sizes(self, trial: "optuna.Trial") -> tuple[float, ...]:
+        """Sizes that fall by construction: the way from the teacher to the student, in logarithms, cut into gaps.
+
+        Each assistant's gap is drawn relative to the student's own, so that equal gaps are the middle of the space
+        and no two levels come closer than a fixed part of the way.
+        """
+        student = trial.suggest_float("student_macs_kept", *self.student_macs_kept, log=True)
+        num_assistants = trial.suggest_int("num_assistants", *self.num_assistants)
+        gaps = [
+            trial.suggest_float(f"assistant_{index}_gap", SMALLEST_GAP, LARGEST_GAP, log=True)
+            for index in range(1, num_assistants + 1)
+        ]
+        gaps.append(1.0)
+        sizes, passed = [], 0.0
+        for gap in gaps:
+            passed += gap / sum(gaps)
+            sizes.append(round(math.exp(passed * math.log(student)), 6))
+        return tuple(sizes)
+
+    def starting_points(self, number: int) -> tuple[dict[str, Any], ...]:
+        """Hand-laid first trials: students spread evenly in logarithms, equal gaps, a mild temperature.
+
+        Parameters that are left out are for the sampler to fill in.
+        """
+        low, high = (math.log(size) for size in self.student_macs_kept)
+        fewest, most = self.num_assistants
+        points = []
+        for index in range(number):
+            num_assistants = fewest + index % (most - fewest + 1)
+            size = math.exp(low + (high - low) * index / max(1, number - 1))
+            points.append(
+                {
+                    "student_macs_kept": min(max(size, self.student_macs_kept[0]), self.student_macs_kept[1]),
+                    "num_assistants": num_assistants,
+                    "temperature": min(max(4.0, self.temperature[0]), self.temperature[1]),
+                }
+                | {f"assistant_{assistant}_gap": 1.0 for assistant in range(1, num_assistants + 1)}
+            )
+        return tuple(points)
+
+
+def _choose(trial: "optuna.Trial", name: str, choices: tuple[Any, ...]) -> Any:
+    return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)

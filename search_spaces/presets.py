@@ -1,0 +1,67 @@
+"""Named spaces and complete experiments, as plain values; `cascade presets NAME` prints one as YAML to start from."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from search_spaces.cascade import CascadeSpace
+
+SPACES: Mapping[str, CascadeSpace] = MappingProxyType(
+    {
+        # Students from a twentieth of the teacher up: a safe first look.
+        "mild": CascadeSpace(student_macs_kept=(0.05, 0.4)),
+        "default": CascadeSpace(),
+        # All that can be searched.
+        "wide": CascadeSpace(
+            num_assistants=(0, 4),
+            student_macs_kept=(0.01, 0.5),
+            learning_rate=(0.02, 0.3),
+            schedule=("joint", "sequential"),
+            cost=("macs", "none"),
+            nested=(False, True),
+            shared_affine=(False, True),
+        ),
+    }
+)
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # A few minutes on two cores: real handwritten digits and a small network.
+        "demo": {
+            "model": {"name": "vgg-small"},
+            "data": {"name": "digits", "image_size": 16, "val_fraction": 0.25},
+            "teacher": {"epochs": 12, "batch_size": 64, "learning_rate": 0.05},
+            "cascade": {"recipe": {"epochs": 14, "batch_size": 64, "learning_rate": 0.06}},
+            "space": {"num_assistants": [0, 2], "student_macs_kept": [0.01, 0.2], "schedule": ["joint", "sequential"]},
+            "num_trials": 10,
+            "num_starting_points": 6,
+        },
+        "cifar10-vgg16": {
+            "model": {"name": "vgg16"},
+            "data": {"name": "cifar10", "augmentation": "crop-flip", "val_fraction": 0.1},
+            "teacher": {"epochs": 100, "batch_size": 256, "learning_rate": 0.1},
+            "cascade": {"recipe": {"epochs": 60, "batch_size": 256, "learning_rate": 0.05}},
+            "space": "default",
+            "num_trials": 40,
+            "resources": {"gpus_per_trial": 0.25},
+        },
+        "cifar100-resnet18": {
+            "model": {"name": "resnet18"},
+            "data": {"name": "cifar100", "augmentation": "crop-flip", "val_fraction": 0.1},
+            "teacher": {"epochs": 100, "batch_size": 256, "learning_rate": 0.1, "label_smoothing": 0.1},
+            "cascade": {"recipe": {"epochs": 60, "batch_size": 256, "learning_rate": 0.05}},
+            "space": "mild",
+            "num_trials": 40,
+            "resources": {"gpus_per_trial": 0.5},
+        },
+        # One's own photographs: a folder a class.
+        "imagefolder-resnet18": {
+            "model": {"name": "resnet18", "stem": "imagenet"},
+            "data": {"name": "imagefolder", "image_size": 96, "augmentation": "crop-flip"},
+            "teacher": {"epochs": 40, "batch_size": 64, "learning_rate": 0.05},
+            "cascade": {"recipe": {"epochs": 40, "batch_size": 64, "learning_rate": 0.03}},
+            "space": "mild",
+            "num_trials": 20,
+        },
+    }
+)
