@@ -9,6 +9,7 @@ Shape suffixes: N images, C channels, H height, W width.
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -139,6 +140,10 @@ class DataSplits:
         """(C, H, W)."""
         _, channels, height, width = self.train.images_NCHW.shape
         return channels, height, width
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same splits with their images and labels on a device."""
+        return dataclasses.replace(self, train=self.train.to(device), val=self.val.to(device))
 
     def to_arrays(self) -> dict[str, Any]:
         """NumPy arrays and plain values, for processes that share memory; nothing is copied on the CPU."""

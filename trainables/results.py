@@ -101,12 +101,14 @@ class TeacherResult:
         macs: multiply-accumulates for one image.
         params: number of parameters.
         seconds: wall time of its training; 0 for one that was read from a file.
+        latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
     """
 
     val_accuracy: float
     macs: int
     params: int
     seconds: float
+    latency_ms: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

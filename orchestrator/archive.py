@@ -1,0 +1,228 @@
+"""Every candidate that a search has found, in one Parquet file."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.config import CascadeConfig
+from trainables.errors import InputError
+from trainables.results import LevelResult
+
+FORMAT_VERSION = 1
+_VERSION_KEY = b"cascade_archive_format"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One level of one finished trial: a deployable network with its accuracy and its cost.
+
+    Attributes:
+        trial: number of the trial in the search, from 0.
+        level: 1 … L; L is the student.
+        num_assistants: L − 1.
+        val_accuracy: top-1 on the validation images after recalibration, in [0, 1].
+        val_accuracy_before_recalibration: the same with the statistics that training left.
+        macs: multiply-accumulates for one image.
+        macs_kept: the same as a fraction of the teacher's, above 0.
+        params: number of parameters.
+        params_kept: the same as a fraction of the teacher's, above 0.
+        latency_ms: median milliseconds for one image, above 0, where it was measured; else `None`.
+        network: folder of the saved network, relative to the search's folder.
+        cascade: JSON of the `CascadeConfig` that made it.
+    """
+
+    trial: int
+    level: int
+    num_assistants: int
+    val_accuracy: float
+    val_accuracy_before_recalibration: float
+    macs: int
+    macs_kept: float
+    params: int
+    params_kept: float
+    latency_ms: float | None
+    network: str
+    cascade: str
+
+    def __post_init__(self) -> None:
+        """Check that what fronts are computed from is finite and in range.
+
+        Raises:
+            InputError: naming the candidate, the field, the rule and the value.
+        """
+        if not 0.0 <= self.val_accuracy <= 1.0:  # false for NaN too
+            raise InputError(
+                f"val_accuracy of candidate {self.label} is {self.val_accuracy!r}, but must be in [0, 1]; "
+                "a trial without a usable accuracy has failed and gives no candidate"
+            )
+        for name in ("macs_kept", "params_kept", "latency_ms"):
+            cost: float | None = getattr(self, name)
+            if cost is not None and not (math.isfinite(cost) and cost > 0.0):
+                raise InputError(f"{name} of candidate {self.label} is {cost!r}, but must be finite and above 0")
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What identifies it in a search: (trial, level)."""
+        return (self.trial, self.level)
+
+    @property
+    def label(self) -> str:
+        """The key as people write it, such as `3:2` for level 2 of trial 3."""
+        return f"{self.trial}:{self.level}"
+
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("trial", pa.int64(), nullable=False),
+        pa.field("level", pa.int64(), nullable=False),
+        pa.field("num_assistants", pa.int64(), nullable=False),
+        pa.field("val_accuracy", pa.float64(), nullable=False),
+        pa.field("val_accuracy_before_recalibration", pa.float64(), nullable=False),
+        pa.field("macs", pa.int64(), nullable=False),
+        pa.field("macs_kept", pa.float64(), nullable=False),
+        pa.field("params", pa.int64(), nullable=False),
+        pa.field("params_kept", pa.float64(), nullable=False),
+        pa.field("latency_ms", pa.float64(), nullable=True),
+        pa.field("network", pa.string(), nullable=False),
+        pa.field("cascade", pa.string(), nullable=False),
+    ],
+    metadata={_VERSION_KEY: str(FORMAT_VERSION).encode()},
+)
+
+
+class Archive:
+    """The candidates in one Parquet file, each kept once under its (trial, level). One writer at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; it is read when asked for and made by the first `add`.
+
+        Args:
+            path: the Parquet file; one that does not exist is an empty archive.
+        """
+        self.path = path
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates, sorted by (trial, level).
+
+        Raises:
+            InputError: if the file is no archive, is damaged, or was written by a newer version.
+        """
+        if not self.path.exists():
+            return ()
+        return tuple(sorted(_read(self.path), key=lambda candidate: candidate.key))
+
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        """Merge candidates in; the file is replaced in one step, so that a reader sees the old or the new one.
+
+        Args:
+            candidates: new ones, or ones that are there already with equal values, which changes nothing.
+
+        Raises:
+            InputError: if a (trial, level) is there with other values, or as `candidates` says.
+        """
+        known = {candidate.key: candidate for candidate in self.candidates()}
+        num_known = len(known)
+        for candidate in candidates:
+            kept = known.setdefault(candidate.key, candidate)
+            if kept != candidate:
+                raise InputError(
+                    f"candidate {candidate.label} is already in {self.path} with another "
+                    f"{_difference(kept, candidate)}; a finished trial's result never changes, so give this search "
+                    "a folder of its own"
+                )
+        if len(known) > num_known:
+            write_atomically(self.path, _to_parquet([known[key] for key in sorted(known)]))
+
+
+def candidates_of(
+    trial: int, results: Sequence[LevelResult], network_folders: Mapping[int, str], cascade: CascadeConfig
+) -> tuple[Candidate, ...]:
+    """Make one candidate of each level of a finished trial.
+
+    Args:
+        trial: number of the trial in the search.
+        results: what each level came to.
+        network_folders: level → folder of its saved network, relative to the search's folder.
+        cascade: the configuration that made them.
+
+    Returns:
+        As many candidates as results, by level.
+    """
+    text = json.dumps(cascade.to_dict(), sort_keys=True)
+    return tuple(
+        Candidate(
+            trial=trial,
+            level=result.level,
+            num_assistants=result.num_levels - 1,
+            val_accuracy=result.val_accuracy,
+            val_accuracy_before_recalibration=result.val_accuracy_before_recalibration,
+            macs=result.macs,
+            macs_kept=result.macs_kept,
+            params=result.params,
+            params_kept=result.params_kept,
+            latency_ms=result.latency_ms,
+            network=network_folders[result.level],
+            cascade=text,
+        )
+        for result in sorted(results, key=lambda result: result.level)
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        content: all of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _to_parquet(candidates: Sequence[Candidate]) -> bytes:
+    table = pa.Table.from_pylist([dataclasses.asdict(candidate) for candidate in candidates], schema=_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _read(path: Path) -> list[Candidate]:
+    try:
+        # From memory: a memory-mapped or lazily read file would change under the reader when it is replaced.
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no archive of candidates or is damaged; restore it or remove it") from error
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if version.isdecimal() and int(version) > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, but this version of the program reads up to {FORMAT_VERSION}; "
+            "upgrade the program"
+        )
+    if version != str(FORMAT_VERSION) or not table.schema.equals(_SCHEMA):
+        raise InputError(f"{path} is a Parquet file, but no archive of candidates; restore it or remove it")
+    return [Candidate(**row) for row in table.to_pylist()]
+
+
+def _difference(old: Candidate, new: Candidate) -> str:
+    for field in dataclasses.fields(Candidate):
+        was, now = getattr(old, field.name), getattr(new, field.name)
+        if was != now:
+            return f"{field.name} ({was!r}, now {now!r})"
+    raise AssertionError("the two candidates are equal")

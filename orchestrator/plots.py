@@ -1,0 +1,299 @@
+"""Pictures of a front: an interactive page, a still image, and a table."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from orchestrator.archive import Candidate, write_atomically
+from orchestrator.pareto import OBJECTIVES
+
+_GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
+_TICKS = tuple(float(f"{step}e{power}") for power in range(-4, 5) for step in (1, 2, 5))
+_AXIS_TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "macs_kept": "MACs kept, of the teacher's",
+        "params_kept": "parameters kept, of the teacher's",
+        "latency_ms": "latency, ms an image",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontView:
+    """What a picture of a front shows.
+
+    Attributes:
+        candidates: every candidate found so far.
+        front: those that no other one dominates, by rising cost.
+        knee: the one to take when in doubt; `None` for an empty front.
+        teacher_val_accuracy: in [0, 1].
+        objectives: names out of `pareto.OBJECTIVES` that the front is of.
+    """
+
+    candidates: Sequence[Candidate]
+    front: Sequence[Candidate]
+    knee: Candidate | None
+    teacher_val_accuracy: float
+    objectives: Sequence[str]
+
+    @property
+    def cost(self) -> str:
+        """The objective on the horizontal axis: `macs_kept` if it is one of them, else the first that is minimised."""
+        costs = [name for name in self.objectives if OBJECTIVES[name] == "minimize"]
+        return costs[0] if costs and "macs_kept" not in costs else "macs_kept"
+
+    @property
+    def plotted(self) -> tuple[Candidate, ...]:
+        """The candidates that have this cost."""
+        return tuple(candidate for candidate in self.candidates if getattr(candidate, self.cost) is not None)
+
+
+def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without types
+    """An interactive scatter of accuracy against cost, with the front, the knee and the teacher marked.
+
+    Args:
+        view: what to show.
+
+    Returns:
+        A `plotly.graph_objects.Figure`.
+    """
+    import plotly.graph_objects as go
+
+    front_keys = {candidate.key for candidate in view.front}
+    dominated = [candidate for candidate in view.plotted if candidate.key not in front_keys]
+    figure = go.Figure()
+    figure.add_trace(_trace(view, dominated, name="dominated", mode="markers", marker={"color": _GREY, "size": 7}))
+    figure.add_trace(
+        _trace(
+            view,
+            view.front,
+            name="front",
+            mode="lines+markers" if _is_curve(view) else "markers",
+            marker={"color": _BLUE, "size": 10},
+            line={"color": _BLUE, "width": 2},
+        )
+    )
+    if view.knee is not None:
+        ring = {"color": "rgba(0,0,0,0)", "size": 18, "line": {"color": _RED, "width": 3}}
+        figure.add_trace(_trace(view, [view.knee], name=f"knee {view.knee.label}", mode="markers", marker=ring))
+    figure.add_hline(
+        y=view.teacher_val_accuracy,
+        line={"color": "#3c4043", "dash": "dash", "width": 1.5},
+        annotation={"text": f"teacher, {100 * view.teacher_val_accuracy:.1f} %", "font": {"size": 12}},
+        annotation_position="bottom left",
+    )
+    costs = [float(getattr(candidate, view.cost)) for candidate in view.plotted]
+    ticks = _ticks(view.cost, costs)
+    figure.update_layout(
+        template="plotly_white",
+        title=_title(view),
+        legend={"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+        xaxis={
+            "type": "log",
+            "title": _AXIS_TITLES[view.cost],
+            "tickvals": list(ticks),
+            "ticktext": list(ticks.values()),
+        },
+        yaxis={"title": "validation accuracy", "tickformat": ".1~%"},
+    )
+    return figure
+
+
+def save_front(view: FrontView, html_path: Path, png_path: Path) -> None:
+    """Write the interactive page, readable offline, and the still image.
+
+    Args:
+        view: what to show.
+        html_path: where the page goes, about 5 MB, as it brings its own library.
+        png_path: where the image goes, 1440x900.
+    """
+    page = front_figure(view).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    write_atomically(html_path, page.encode())
+    write_atomically(png_path, _png(view))
+
+
+def front_table(view: FrontView) -> str:
+    """The front as a Markdown table by rising cost, the knee marked.
+
+    Args:
+        view: what to show.
+
+    Returns:
+        A table with a line a candidate of the front, ending in a newline.
+    """
+    head = ["candidate", "val accuracy", "against teacher", "MACs", "MACs kept", "params", "params kept", "latency, ms"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for candidate in view.front:
+        cells = [
+            f"**{candidate.label}** (knee)" if candidate == view.knee else candidate.label,
+            f"{candidate.val_accuracy:.2%}",
+            f"{100 * (candidate.val_accuracy - view.teacher_val_accuracy):+.2f} points",
+            f"{candidate.macs:,}",
+            f"{candidate.macs_kept:.2%}",
+            f"{candidate.params:,}",
+            f"{candidate.params_kept:.2%}",
+            "–" if candidate.latency_ms is None else f"{candidate.latency_ms:.3g}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def front_json(view: FrontView, hypervolume: float) -> str:
+    """The front with all that is known of its candidates, as JSON.
+
+    Args:
+        view: what to show.
+        hypervolume: of the front.
+    """
+    content = {
+        "objectives": list(view.objectives),
+        "hypervolume": hypervolume,
+        "teacher_val_accuracy": view.teacher_val_accuracy,
+        "knee": view.knee.label if view.knee else None,
+        "front": [readable(candidate) for candidate in view.front],
+    }
+    return json.dumps(content, indent=2)
+
+
+def readable(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as plain values ready for JSON, its configuration unpacked."""
+    return dataclasses.asdict(candidate) | {"cascade": json.loads(candidate.cascade)}
+
+
+def _is_curve(view: FrontView) -> bool:
+    # With a third objective the front is a surface, and a line through its shadow would say nothing.
+    return len(view.objectives) == 2
+
+
+def _title(view: FrontView) -> str:
+    others = [name for name in view.objectives if name not in ("val_accuracy", view.cost)]
+    over = f", with {' and '.join(others)} as further objectives" if others else ""
+    return f"{len(view.front)} of {len(view.candidates)} networks on the front{over}"
+
+
+def _trace(view: FrontView, candidates: Sequence[Candidate], **style: object) -> Any:  # noqa: ANN401
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[getattr(candidate, view.cost) for candidate in candidates],
+        y=[candidate.val_accuracy for candidate in candidates],
+        text=[_hover(candidate, view.teacher_val_accuracy) for candidate in candidates],
+        hovertemplate="%{text}<extra></extra>",
+        **style,
+    )
+
+
+def _hover(candidate: Candidate, teacher_val_accuracy: float) -> str:
+    lines = [
+        f"<b>{candidate.label}</b> (trial:level, {candidate.num_assistants} assistants)",
+        f"accuracy {candidate.val_accuracy:.2%} "
+        f"({100 * (candidate.val_accuracy - teacher_val_accuracy):+.2f} points against the teacher)",
+        f"MACs {candidate.macs:,} ({candidate.macs_kept:.2%}, {1 / candidate.macs_kept:.1f} times fewer)",
+        f"params {candidate.params:,} ({candidate.params_kept:.2%}, {1 / candidate.params_kept:.1f} times fewer)",
+    ]
+    if candidate.latency_ms is not None:
+        lines.append(f"latency {candidate.latency_ms:.3g} ms")
+    return "<br>".join(lines)
+
+
+def _ticks(cost: str, costs: Sequence[float]) -> dict[float, str]:
+    """Positions 1, 2, 5, 10 … over the costs and one step beyond, with their labels."""
+    if cost == "latency_ms":
+        labels = {tick: f"{tick:g}" for tick in _TICKS}
+    else:
+        labels = {tick: f"{100 * tick:g} %" for tick in _TICKS if tick <= 1}
+    if not costs:
+        return labels
+    inside = {step: text for step, text in labels.items() if min(costs) / 2.5 <= step <= max(costs) * 2.5}
+    return inside or labels
+
+
+def _png(view: FrontView) -> bytes:
+    # Figure and canvas objects alone: pyplot keeps figures in module state and picks a backend for the process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 6.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw_points(axes, view)
+    _draw_axes(axes, view)
+    figure.draw_without_rendering()  # lays the axes out, so that positions in pixels are known
+    _draw_labels(axes, view)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
+    front_keys = {candidate.key for candidate in view.front}
+    dominated = [candidate for candidate in view.plotted if candidate.key not in front_keys]
+    axes.scatter(*_coordinates(view, dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label="dominated")
+    line = "-" if _is_curve(view) else ""
+    axes.plot(*_coordinates(view, view.front), line, color=_BLUE, marker="o", markersize=7, label="front", zorder=3)
+    if view.knee is not None:
+        point = _coordinates(view, [view.knee])
+        axes.scatter(*point, s=190, facecolors="none", edgecolors=_RED, linewidths=2.2, zorder=4, label="knee")
+    teacher = f"teacher, {100 * view.teacher_val_accuracy:.1f} %"
+    axes.axhline(view.teacher_val_accuracy, color="#3c4043", linestyle="--", linewidth=1.2, label=teacher, zorder=1)
+
+
+def _draw_axes(axes: Any, view: FrontView) -> None:  # noqa: ANN401
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    costs = [float(getattr(candidate, view.cost)) for candidate in view.plotted]
+    ticks = _ticks(view.cost, costs)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if costs:
+        axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)  # 1.6² > 5 / 2: wide enough to hold a tick
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    axes.margins(y=0.09)
+    axes.set_xlabel(_AXIS_TITLES[view.cost])
+    axes.set_ylabel("validation accuracy")
+    axes.set_title(_title(view), loc="left", fontsize=12)
+    axes.grid(visible=True, color="#e8eaed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+
+
+def _draw_labels(axes: Any, view: FrontView) -> None:  # noqa: ANN401
+    """Write trial:level at the points of the front, the knee first, leaving out what would cover another label."""
+    from matplotlib.patheffects import withStroke
+
+    points = [axes.transData.transform(point) for point in zip(*_coordinates(view, view.front), strict=True)]
+    taken: list[Any] = []
+    for candidate in sorted(view.front, key=lambda candidate: candidate != view.knee):
+        is_knee = candidate == view.knee
+        # Above and to the left of a rising front nothing else is drawn.
+        label = axes.annotate(
+            candidate.label,
+            (getattr(candidate, view.cost), candidate.val_accuracy),
+            xytext=(-9, 8) if is_knee else (-6, 6),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            fontweight="bold" if is_knee else "normal",
+            color=_RED if is_knee else "#202124",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=5,
+        )
+        box = label.get_window_extent()
+        if any(box.overlaps(other) for other in taken) or any(box.contains(x, y) for x, y in points):
+            label.remove()
+        else:
+            taken.append(box)
+
+
+def _coordinates(view: FrontView, candidates: Sequence[Candidate]) -> tuple[list[float], list[float]]:
+    costs = [float(getattr(candidate, view.cost)) for candidate in candidates]
+    return costs, [candidate.val_accuracy for candidate in candidates]

@@ -1,0 +1,169 @@
+"""What a search knows, kept in one order: networks on disk, then the archive, then the study, then those who watch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.archive import Archive, Candidate, candidates_of
+from orchestrator.pareto import front, front_hypervolume, knee
+from orchestrator.plots import FrontView, save_front
+from orchestrator.study import Asked, Study
+from orchestrator.tracking import Status, Tracker
+from trainables.config import CascadeConfig
+from trainables.results import EpochProgress, LevelResult, TeacherResult
+
+CANDIDATES = "candidates"
+
+
+class Watcher(Protocol):
+    """Who is told how the search goes, on the terminal."""
+
+    def teacher_epoch(self, progress: EpochProgress) -> None:
+        """The teacher trained an epoch."""
+
+    def teacher_ready(self, result: TeacherResult) -> None:
+        """The teacher is there."""
+
+    def trial_started(self, number: int, cascade: CascadeConfig) -> None:
+        """A trial runs."""
+
+    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch."""
+
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """A trial gave its candidates."""
+
+    def trial_failed(self, number: int, reason: str) -> None:
+        """A trial gave nothing."""
+
+
+def front_view(
+    candidates: Sequence[Candidate], objectives: Sequence[str], *, teacher_val_accuracy: float
+) -> FrontView:
+    """The front of these candidates, with its knee."""
+    best = front(candidates, objectives)
+    return FrontView(
+        candidates=tuple(candidates),
+        front=best,
+        knee=knee(best, objectives),
+        teacher_val_accuracy=teacher_val_accuracy,
+        objectives=tuple(objectives),
+    )
+
+
+class SearchRecord:
+    """Takes what trials report and keeps it; a candidate is in the archive before its trial counts as done."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        folder: Path,
+        objectives: Sequence[str],
+        teacher: TeacherResult,
+        archive: Archive,
+        study: Study,
+        tracker: Tracker,
+        watcher: Watcher,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            folder: the search's.
+            objectives: names out of `pareto.OBJECTIVES`.
+            teacher: what sizes and accuracies compare to.
+            archive: of the candidates.
+            study: of the trials.
+            tracker: MLflow.
+            watcher: the terminal.
+        """
+        self._folder = folder
+        self._objectives = tuple(objectives)
+        self._teacher = teacher
+        self._archive = archive
+        self._study = study
+        self._tracker = tracker
+        self._watcher = watcher
+        self._drawn: tuple[Candidate, ...] = ()
+
+    def adopt(self) -> tuple[Asked, ...]:
+        """Trials that a driver left running: those whose candidates are in the archive are done; the others are given."""
+        unfinished = []
+        for asked in self._study.running():
+            found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
+            if found:
+                self._conclude(asked.number, found)
+            else:
+                unfinished.append(asked)
+        return tuple(unfinished)
+
+    def started(self, asked: Asked) -> None:
+        """A trial begins, or goes on."""
+        parameters = self._study.parameters(asked.number) | {
+            "num_assistants": asked.cascade.num_assistants,
+            "schedule": asked.cascade.schedule,
+            "epochs": asked.cascade.recipe.epochs,
+        }
+        for level, size in enumerate(asked.cascade.macs_kept, start=1):
+            parameters[f"level_{level}_macs_kept_asked"] = size
+        self._tracker.start_trial(asked.number, parameters)
+        self._watcher.trial_started(asked.number, asked.cascade)
+
+    def epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch."""
+        self._tracker.log_epoch(number, progress)
+        self._watcher.trial_epoch(number, progress)
+
+    def finished(self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str]) -> None:
+        """A trial gave a network of every level."""
+        folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
+        candidates = candidates_of(asked.number, results, folders, asked.cascade)
+        self._archive.add(candidates)
+        self._conclude(asked.number, candidates)
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial gave nothing; none of its levels reaches the front."""
+        self._study.fail(number, reason)
+        self._tracker.finish_trial(number, (), "failed", reason)
+        self._watcher.trial_failed(number, reason)
+
+    def close(self, status: Status) -> None:
+        """The search ends, for now or for good."""
+        if self._archive.candidates():
+            self._show_front()
+        self._tracker.finish(status)
+
+    def view(self) -> FrontView:
+        """The front as it is now."""
+        return front_view(
+            self._archive.candidates(), self._objectives, teacher_val_accuracy=self._teacher.val_accuracy
+        )
+
+    def _conclude(self, number: int, candidates: Sequence[Candidate]) -> None:
+        student = max(candidates, key=lambda candidate: candidate.level)
+        self._study.tell(number, [getattr(student, name) for name in self._objectives])
+        self._tracker.finish_trial(number, candidates, "finished")
+        self._watcher.trial_finished(number, candidates, self._show_front())
+
+    def _show_front(self) -> FrontView:
+        view = self.view()
+        figures: Sequence[Path] = ()
+        if view.front != self._drawn:  # drawing takes most of a second
+            figures = (self._folder / "front.html", self._folder / "front.png")
+            save_front(view, *figures)
+            self._drawn = tuple(view.front)
+        volume = front_hypervolume(
+            view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms
+        )
+        self._tracker.log_front(view, hypervolume=volume, num_trials=self._study.num_ended, figures=figures)
+        return view
+
+
+def search_parameters(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's plain values as flat parameters: dotted keys, scalars as they are, the rest as text."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": item for inner, item in search_parameters(value).items()}
+        else:
+            flat[key] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat

@@ -1,0 +1,127 @@
+"""The teacher of a search: read from a file or trained once, in a Ray task that goes on from its last epoch."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from orchestrator.archive import write_atomically
+from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
+from trainables.config import Augmentation, ModelConfig, Recipe, is_import_path
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits
+from trainables.latency import measure
+from trainables.models import build, find_builder, load_weights
+from trainables.results import EpochProgress, TeacherResult
+from trainables.teacher import TeacherStage
+from trainables.training import accuracy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherTask:
+    """How a search gets its teacher.
+
+    Attributes:
+        folder: where it is kept: `network/`, `result.json`, and while it is trained `state.safetensors`.
+        model: the network.
+        recipe: how it is trained.
+        augmentation: what training batches go through.
+        seed: of its initial weights and its training.
+        num_threads: CPU threads.
+        use_gpu: train on the GPU that Ray assigned.
+        measure_latency: measure its latency too.
+    """
+
+    folder: Path
+    model: ModelConfig
+    recipe: Recipe
+    augmentation: Augmentation
+    seed: int
+    num_threads: int
+    use_gpu: bool
+    measure_latency: bool
+
+    @property
+    def network_folder(self) -> Path:
+        """The saved teacher."""
+        return self.folder / "network"
+
+    def result(self) -> TeacherResult | None:
+        """The finished teacher's figures, or `None` while there is none."""
+        path = self.folder / "result.json"
+        return TeacherResult.from_dict(json.loads(path.read_text())) if path.exists() else None
+
+    def weights(self) -> dict[str, Any]:
+        """The finished teacher's tensors as arrays, for processes to share."""
+        builder = find_builder(self.model.name) if is_import_path(self.model.name) else None
+        network = load_network(self.network_folder, builder=builder).network
+        return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+
+
+def prepare_teacher(
+    task: TeacherTask, data: ray.ObjectRef, *, num_cpus: float, num_gpus: float, told: Callable[[EpochProgress], None]
+) -> TeacherResult:
+    """Give the search its teacher: the one it has, or one that is read or trained now.
+
+    Args:
+        task: what to do.
+        data: reference to the arrays of a `DataSplits`.
+        num_cpus: that the task takes.
+        num_gpus: that the task takes.
+        told: called after each epoch.
+
+    Raises:
+        StageFailure: if training diverges.
+    """
+    result = task.result()
+    if result is not None:
+        return result
+    remote = ray.remote(_run).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)
+    for progress in remote.remote(task, data):
+        told(EpochProgress.from_dict(ray.get(progress)))
+    result = task.result()
+    assert result is not None
+    return result
+
+
+def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    torch.set_num_threads(task.num_threads)
+    device = torch.device("cuda" if task.use_gpu else "cpu")
+    data = DataSplits.from_arrays(arrays).to(device)
+    network = build(task.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=task.seed)
+    if task.model.weights is None:
+        stage = TeacherStage(
+            network.to(device), recipe=task.recipe, data=data, augmentation=task.augmentation, seed=task.seed
+        )
+        yield from _train(stage, task.folder / "state.safetensors")
+        result = stage.result()
+    else:
+        load_weights(network, Path(task.model.weights))
+        result = TeacherResult(
+            val_accuracy=accuracy(network.to(device), data),
+            macs=count_macs(network, data.input_shape),
+            params=count_params(network),
+            seconds=0.0,
+        )
+    values = result.to_dict()
+    if task.measure_latency:
+        latency = measure(network, data.input_shape, batch_size=1, num_threads=task.num_threads)
+        values["latency_ms"] = latency.median_ms
+    shutil.rmtree(task.network_folder, ignore_errors=True)  # of an attempt that ended before its result was written
+    save_network(task.network_folder, network, model=task.model, input_spec=InputSpec.of(data))
+    write_atomically(task.folder / "result.json", (json.dumps(values, indent=1) + "\n").encode())
+    (task.folder / "state.safetensors").unlink(missing_ok=True)
+
+
+def _train(stage: TeacherStage, state: Path) -> Iterator[dict[str, Any]]:
+    if state.exists():
+        stage.load_state(*load_state(state))
+    while not stage.finished:
+        progress = stage.step()
+        save_state(state, *stage.state())
+        yield progress.to_dict()

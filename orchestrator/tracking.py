@@ -1,0 +1,481 @@
+"""The search in MLflow: one run for the search and one child run a trial. No other file knows MLflow.
+
+Records go to one background thread that sends them in order, so the search never waits for a tracking server. What a
+server that is down does not take is kept, and sent when it is back.
+"""
+
+import json
+import logging
+import math
+import os
+import queue
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from orchestrator.archive import Candidate
+from orchestrator.plots import FrontView, front_json, front_table, readable
+from trainables.errors import InputError
+from trainables.results import EpochProgress, TeacherResult
+
+Status = Literal["finished", "failed", "stopped"]
+Scalar = str | int | float | bool | None
+
+_MLFLOW_STATUS: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
+# Set where the user has not: by default one call to a server that is down blocks for minutes.
+_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+)
+_SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+_MAX_TEXT = 5000  # characters; MLflow refuses longer parameters and tags
+
+
+class Tracker:
+    """Sends one search to MLflow. All methods but `check` and `close` return at once and never raise for MLflow."""
+
+    def __init__(
+        self,
+        *,
+        uri: str | None,
+        storage: Path,
+        experiment: str = "cascade",
+        warn: Callable[[str], None],
+    ) -> None:
+        """Say where to; nothing is connected yet.
+
+        Args:
+            uri: MLflow's tracking address; `None` takes MLFLOW_TRACKING_URI from the environment, and if that is not
+                set either, a database `mlflow.db` in `storage`.
+            storage: folder of the searches; also of the artifacts unless the address is a server's.
+            experiment: name of the MLflow experiment, made if it is not there.
+            warn: takes a line for people when tracking does not work; called from the background thread.
+        """
+        self._storage = storage.resolve()
+        self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self._storage)
+        self._experiment = experiment
+        self._experiment_id: str | None = None
+        self._made_client: Any = None
+        self._search_id, self._search_name = "", ""
+        self._search_run_id: str | None = None
+        self._trial_runs: dict[int, str] = {}
+        self._last_epochs: dict[int, int] = {}
+        self._thread = _SendingThread(
+            probe=self._probe,
+            warn=lambda text: warn(f"tracking at {self.address}: {without_credentials(text, self._uri)}"),
+        )
+
+    @property
+    def address(self) -> str:
+        """The tracking address as it may be shown: without user, password and query."""
+        return without_credentials(self._uri, self._uri)
+
+    def check(self) -> None:
+        """Connect and find or make the experiment; waits for it, some seconds.
+
+        Raises:
+            InputError: if MLflow is not to be reached there, or the experiment was deleted.
+        """
+        try:
+            self._thread.ask(self._connect)
+        except InputError:
+            raise
+        except Exception as error:  # whatever MLflow, its database driver or the network raise
+            cause = without_credentials(_root_cause(error), self._uri)
+            raise InputError(
+                f"tracking address {self.address} does not work: {cause}; start an MLflow server there, correct the "
+                f"address (tracking.uri or MLFLOW_TRACKING_URI), or leave both out to track in {self._storage}"
+            ) from error
+
+    def start_search(self, name: str, parameters: Mapping[str, Scalar], config_text: str, search_id: str) -> None:
+        """Open the search's run, or on resume the same one again.
+
+        Args:
+            name: what people call the search.
+            parameters: of the search; one that MLflow has already keeps its first value.
+            config_text: the configuration, kept as `config.yaml`.
+            search_id: what tells this search from every other, also after a resume.
+        """
+        self._search_id, self._search_name = search_id, name
+
+        def send() -> None:
+            run_id = self._search_run()
+            self._reopen(run_id, parameters)
+            self._client().log_text(run_id, config_text, "config.yaml")
+
+        self._thread.put(send)
+
+    def log_teacher(self, result: TeacherResult, epochs: Sequence[EpochProgress]) -> None:
+        """Record the teacher in the search's run; on resume it is there already and nothing is done.
+
+        Args:
+            result: what it came to.
+            epochs: its training, one record an epoch; none if it was read from a file.
+        """
+        now = _now_ms()
+        curves = [
+            (f"teacher_epoch_{name}", value, epoch.epoch)
+            for epoch in epochs
+            for level in epoch.levels
+            for name, value in (("val_accuracy", level.val_accuracy), ("train_loss", level.train_loss))
+        ]
+        finals = [(f"teacher_{name}", value, 0) for name, value in result.to_dict().items()]
+
+        def send() -> None:
+            run_id = self._search_run()
+            if "teacher_val_accuracy" not in self._client().get_run(run_id).data.metrics:
+                self._log_metrics(run_id, curves + finals, now)
+
+        self._thread.put(send)
+
+    def start_trial(self, trial: int, parameters: Mapping[str, Scalar]) -> None:
+        """Open a trial's run, or on resume the same one again.
+
+        Args:
+            trial: its number.
+            parameters: its configuration, flat.
+        """
+        self._thread.put(lambda: self._reopen(self._trial_run(trial), parameters))
+
+    def log_epoch(self, trial: int, progress: EpochProgress) -> None:
+        """Record an epoch of a trial; one that was recorded before, as after a resume, is left as it is.
+
+        Args:
+            trial: its number.
+            progress: the epoch; `trial_epoch` is the step.
+        """
+        now, step = _now_ms(), progress.trial_epoch
+        metrics = [
+            ("epoch", step, step),
+            ("epoch_seconds", progress.seconds, step),
+            ("learning_rate", progress.learning_rate, step),
+        ]
+        for level in progress.levels:
+            for name in ("val_accuracy", "train_loss", "macs_kept"):
+                metrics.append((f"level_{level.level}_{name}", getattr(level, name), step))
+
+        def send() -> None:
+            run_id = self._trial_run(trial)
+            if step > self._last_epochs[trial]:
+                self._log_metrics(run_id, metrics, now)
+                self._last_epochs[trial] = step
+
+        self._thread.put(send)
+
+    def finish_trial(
+        self, trial: int, candidates: Sequence[Candidate], status: Status, reason: str | None = None
+    ) -> None:
+        """Close a trial's run with its student's figures and all its candidates; doing so again changes nothing.
+
+        Args:
+            trial: its number.
+            candidates: its levels; none if it failed or was stopped.
+            status: how it ended.
+            reason: why it failed or was stopped.
+        """
+        now = _now_ms()
+        metrics: list[tuple[str, float | None, int]] = []
+        if candidates:
+            student = max(candidates, key=lambda candidate: candidate.level)
+            for name in ("val_accuracy", "macs_kept", "params_kept", "macs", "params", "latency_ms"):
+                metrics.append((name, getattr(student, name), 0))
+        tags = {"cascade.status": status} | (
+            {"cascade.reason": reason, "mlflow.note.content": reason} if reason else {}
+        )
+
+        def send() -> None:
+            client, run_id = self._client(), self._trial_run(trial)
+            if client.get_run(run_id).data.tags.get("cascade.status") == status:
+                return
+            self._log_metrics(run_id, metrics, now)
+            if candidates:
+                client.log_text(run_id, json.dumps([readable(c) for c in candidates], indent=2), "candidates.json")
+            client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
+            # Last, as it is what says that all of the above was sent.
+            self._set_tags(run_id, tags)
+
+        self._thread.put(send)
+
+    def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
+        """Record the front in the search's run: two metrics, a table, and figures, under `front/`.
+
+        Args:
+            view: the front.
+            hypervolume: of the front.
+            num_trials: trials that are finished; the step.
+            figures: files as `plots.save_front` writes them; they may be replaced later, not removed.
+        """
+        now = _now_ms()
+        texts = {
+            "front/front.md": front_table(view),
+            "front/front.json": front_json(view, hypervolume),
+        }
+        metrics = [("hypervolume", hypervolume, num_trials), ("front_size", len(view.front), num_trials)]
+
+        def send() -> None:
+            client, run_id = self._client(), self._search_run()
+            self._log_metrics(run_id, metrics, now)
+            for name, text in texts.items():
+                client.log_text(run_id, text, name)
+            for path in figures:
+                client.log_artifact(run_id, str(path), "front")
+
+        self._thread.put(send)
+
+    def finish(self, status: Status) -> None:
+        """Close the search's run, and as interrupted those of trials that have not been finished.
+
+        Args:
+            status: how the search ended.
+        """
+        now = _now_ms()
+
+        def send() -> None:
+            client, run_id = self._client(), self._search_run()
+            for child in self._find({"cascade.kind": "trial"}, "attributes.status = 'RUNNING'"):
+                client.set_terminated(child.info.run_id, "KILLED", end_time=now)
+                self._set_tags(child.info.run_id, {"cascade.status": "interrupted"})
+            client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
+            self._set_tags(run_id, {"cascade.status": status})
+
+        self._thread.put(send)
+
+    def close(self, timeout_seconds: float = 30.0) -> None:
+        """Wait until everything is sent, at most so long; what is left then is dropped with a warning."""
+        self._thread.close(timeout_seconds)
+
+    # All below runs in the background thread.
+
+    def _client(self) -> Any:  # noqa: ANN401 - MLflow's client
+        if self._experiment_id is None:
+            self._connect()
+        return self._made_client
+
+    def _connect(self) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        # The SQLAlchemy that MLflow brings calls one of MLflow's own mappings out of date.
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+        from mlflow import MlflowClient
+
+        # MLflow announces each migration of a new database.
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        served = urlsplit(self._uri).scheme in ("http", "https", "databricks", "uc")
+        if not served:
+            self._storage.mkdir(parents=True, exist_ok=True)
+        self._made_client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        found = self._made_client.get_experiment_by_name(self._experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise InputError(
+                f"experiment {self._experiment!r} was deleted at {self.address}; restore it or choose another name"
+            )
+        self._experiment_id = (
+            found.experiment_id
+            if found
+            else self._made_client.create_experiment(
+                self._experiment, artifact_location=None if served else (self._storage / "mlartifacts").as_uri()
+            )
+        )
+
+    def _probe(self) -> None:
+        self._client().search_experiments(max_results=1)
+
+    def _find(self, tags: Mapping[str, str], further: str = "") -> list[Any]:
+        clauses = [f"tags.`{key}` = '{value}'" for key, value in self._own(tags).items()]
+        found, token = [], None
+        while True:
+            page = self._made_client.search_runs(
+                [self._experiment_id], " and ".join([*clauses, *filter(None, [further])]), page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _own(self, tags: Mapping[str, str]) -> dict[str, str]:
+        return {"cascade.search_id": self._search_id, **tags}
+
+    def _find_or_create(self, name: str, tags: Mapping[str, str], further: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+        client = self._client()
+        # Creating is not idempotent in MLflow: a run may be there from before a kill or a lost answer.
+        for run in self._find(tags):
+            return run
+        return client.create_run(self._experiment_id, tags=self._own(tags) | dict(further or {}), run_name=name)
+
+    def _search_run(self) -> str:
+        if self._search_run_id is None:
+            self._search_run_id = self._find_or_create(self._search_name, {"cascade.kind": "search"}).info.run_id
+        return self._search_run_id
+
+    def _trial_run(self, trial: int) -> str:
+        if trial not in self._trial_runs:
+            parent = {"mlflow.parentRunId": self._search_run()}
+            run = self._find_or_create(f"trial {trial}", {"cascade.kind": "trial", "cascade.trial": str(trial)}, parent)
+            self._last_epochs[trial] = int(run.data.metrics.get("epoch", 0))
+            self._trial_runs[trial] = run.info.run_id
+        return self._trial_runs[trial]
+
+    def _reopen(self, run_id: str, parameters: Mapping[str, Scalar]) -> None:
+        from mlflow.entities import Param
+
+        client = self._client()
+        known = client.get_run(run_id).data.params
+        params = [Param(name, str(value)[:_MAX_TEXT]) for name, value in parameters.items() if name not in known]
+        client.log_batch(run_id, params=params)
+        client.update_run(run_id, status="RUNNING")
+        self._set_tags(run_id, {"cascade.status": "running"})
+
+    def _log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float | None, int]], timestamp: int) -> None:
+        from mlflow.entities import Metric
+
+        finite = [
+            Metric(name, float(value), timestamp, step)
+            for name, value, step in metrics
+            if value is not None and math.isfinite(value)
+        ]
+        # MLflow takes at most 1,000 a batch.
+        for start in range(0, len(finite), 1000):
+            self._client().log_batch(run_id, metrics=finite[start : start + 1000])
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client().log_batch(run_id, tags=[RunTag(key, value[:_MAX_TEXT]) for key, value in tags.items()])
+
+
+class _SendingThread:
+    """Runs jobs one after the other in a daemon thread, and again while the other side is down."""
+
+    def __init__(
+        self, *, probe: Callable[[], None], warn: Callable[[str], None], first_delay_seconds: float = 1.0
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            probe: raises while the other side is down; tells a refused record from one to be sent again.
+            warn: takes each text once.
+            first_delay_seconds: until a job is tried again; doubles each time, up to 30.
+        """
+        self._probe, self._warn, self._first_delay_seconds = probe, warn, first_delay_seconds
+        self._warned: set[str] = set()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._num_put = self._num_done = 0
+        self._closing, self._gave_up = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have a job done later."""
+        self._num_put += 1
+        self._jobs.put(job)
+
+    def ask(self, job: Callable[[], None]) -> None:
+        """Have a job done, once, and wait for it; raises what it raises."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                job()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        self.put(run)
+        done.result()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Wait for all jobs, no longer than the timeout nor, while the other side is down, than one more try."""
+        self._closing.set()
+        self._jobs.put(None)
+        self._thread.join(timeout_seconds)
+        self._gave_up.set()
+        if self._num_done < self._num_put:
+            self._warn(f"{self._num_put - self._num_done} records could not be sent and are lost")
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not self._gave_up.is_set():
+                self._do(job)
+
+    def _do(self, job: Callable[[], None]) -> None:
+        delay_seconds, was_refused = self._first_delay_seconds, False
+        while not self._gave_up.is_set():
+            is_last = self._closing.is_set()
+            try:
+                job()
+            except Exception as error:
+                cause = _root_cause(error)
+            else:
+                break
+            if self._answers():
+                if was_refused:
+                    self._warn_once(f"a record was refused: {cause}")
+                    break
+                was_refused = True
+                continue
+            self._warn_once("it does not answer; records are kept and sent when it does again")
+            if is_last:
+                self._gave_up.set()
+                return
+            self._closing.wait(delay_seconds)
+            delay_seconds = min(2 * delay_seconds, 30.0)
+        else:
+            return
+        self._num_done += 1
+
+    def _answers(self) -> bool:
+        try:
+            self._probe()
+        except Exception:
+            return False
+        return True
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
+
+
+def database_uri(storage: Path) -> str:
+    """Address of the tracking database in a folder of searches."""
+    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def without_credentials(text: str, uri: str) -> str:
+    """A text without what a tracking address holds of user, password and query.
+
+    Args:
+        text: the address itself, or a message in which parts of it may stand.
+        uri: the address.
+    """
+    parts = urlsplit(uri)
+    userinfo = parts.netloc.rpartition("@")[0]
+    bare = uri.partition("?")[0]
+    text = text.replace(uri, bare.replace(f"{userinfo}@", "", 1) if userinfo else bare)
+    in_query = [value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)]
+    for secret in (parts.query, userinfo, parts.password, unquote(parts.password or ""), *in_query):
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def _root_cause(error: BaseException) -> str:
+    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = inner
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

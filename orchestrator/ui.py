@@ -1,0 +1,185 @@
+"""MLflow's pages over the searches in a folder: a server of our own, started, shown and ended."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from trainables.errors import InputError
+
+
+def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[[str], None] = print) -> None:
+    """Serve the tracked searches until Ctrl-C, and say where to look.
+
+    Args:
+        storage: folder of the searches, with the `mlflow.db` in it.
+        port: TCP port to listen on.
+        host: network interface to listen on; the default is for this machine alone.
+        say: takes the lines for people.
+
+    Raises:
+        InputError: as `serve`.
+        RuntimeError: as `serve`, or if the server ends by itself.
+    """
+    say(f"starting MLflow over {storage} …")
+    # The server's block is the innermost: it ends the server before the interrupt is taken.
+    with (
+        _terminate_as_interrupt(),
+        contextlib.suppress(KeyboardInterrupt),
+        serve(storage, port=port, host=host) as server,
+    ):
+        say(f"open {runs_page(server.address)}")
+        say("Ctrl-C ends it")
+        server.wait()
+
+
+class UiServer:
+    """A running MLflow server."""
+
+    def __init__(self, address: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        """Hold what was started.
+
+        Args:
+            address: such as `http://127.0.0.1:5000`.
+            process: leader of the server's process group.
+            log: what it writes.
+        """
+        self.address = address
+        self._process = process
+        self._log = log
+
+    def wait_until_healthy(self, timeout_seconds: float) -> None:
+        """Wait until it answers.
+
+        Raises:
+            RuntimeError: if it ends or does not answer in time, with the end of its log.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"MLflow did not start, exit code {self._process.returncode}: {self._tail()}")
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"MLflow did not answer at {self.address} within {timeout_seconds:g} s: {self._tail()}")
+
+    def wait(self) -> None:
+        """Wait until it ends by itself.
+
+        Raises:
+            RuntimeError: when it did, with the end of its log.
+        """
+        self._process.wait()
+        raise RuntimeError(f"MLflow ended with exit code {self._process.returncode}: {self._tail()}")
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """End the whole process group that was started, by force after the timeout."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_seconds)
+        self._log.close()
+
+    def _tail(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return " | ".join(lines[-5:]) or "it wrote nothing"
+
+
+@contextlib.contextmanager
+def serve(storage: Path, *, port: int, host: str = "127.0.0.1", timeout_seconds: float = 180.0) -> Iterator[UiServer]:
+    """Run an MLflow server over the tracked searches, healthy inside the block and ended after it.
+
+    Args:
+        storage: folder of the searches, with the `mlflow.db` in it.
+        port: TCP port to listen on.
+        host: network interface to listen on.
+        timeout_seconds: how long its start may take; half a minute is usual on a busy machine.
+
+    Raises:
+        InputError: if nothing was tracked in the folder, or the port cannot be had.
+        RuntimeError: if the server does not come up, with the end of its log.
+    """
+    database = storage.resolve() / "mlflow.db"
+    if not database.is_file():
+        raise InputError(f"no search has been tracked in {storage}; run cascade search first, or name its folder")
+    _require_free(host, port)
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
+    with tempfile.TemporaryFile() as log:
+        # A group of its own: its workers end with it, and Ctrl-C reaches us alone.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        server = UiServer(f"http://{_for_browser(host)}:{port}", process, log)
+        try:
+            server.wait_until_healthy(timeout_seconds)
+            yield server
+        finally:
+            server.stop()
+
+
+def runs_page(address: str) -> str:
+    """Where to look: the runs of the experiment that was last worked on.
+
+    A fresh browser would otherwise show MLflow's pages for language models.
+
+    Args:
+        address: of a running server, such as `http://127.0.0.1:5000`.
+    """
+    experiments = _post(f"{address}/api/2.0/mlflow/experiments/search", {"max_results": 1000}).get("experiments", [])
+    ids = [experiment["experiment_id"] for experiment in experiments]
+    query = {"experiment_ids": ids, "order_by": ["attributes.start_time DESC"], "max_results": 1}
+    runs = _post(f"{address}/api/2.0/mlflow/runs/search", query).get("runs", []) if ids else []
+    place = f"/experiments/{runs[0]['info']['experiment_id']}/runs" if runs else "/experiments"
+    return f"{address}/#{place}?workflowType=machine_learning"
+
+
+def _post(url: str, content: object) -> Any:  # noqa: ANN401 - JSON
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: a port whose last connections are just closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"port {port} on {host} cannot be listened on ({error}); choose another one with --port"
+            ) from error
+
+
+def _for_browser(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # all interfaces, which is no address to go to
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM end the block as Ctrl-C does, so that the server does not outlive us."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

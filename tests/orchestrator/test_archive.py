@@ -1,0 +1,138 @@
+"""The archive keeps every candidate once, survives a stop at any moment, and says so when it is damaged."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.archive import Archive, Candidate, candidates_of, write_atomically
+from trainables.config import CascadeConfig
+from trainables.errors import InputError
+from trainables.results import LevelResult
+
+
+def candidate(trial: int = 0, level: int = 1, **values: object) -> Candidate:
+    plain = Candidate(
+        trial=trial,
+        level=level,
+        num_assistants=1,
+        val_accuracy=0.97,
+        val_accuracy_before_recalibration=0.96,
+        macs=1000,
+        macs_kept=0.1,
+        params=50,
+        params_kept=0.05,
+        latency_ms=None,
+        network=f"trials/{trial}/level-{level}",
+        cascade="{}",
+    )
+    return dataclasses.replace(plain, **values)  # type: ignore[arg-type]
+
+
+def test_missing_file_is_an_empty_archive(tmp_path: Path) -> None:
+    assert Archive(tmp_path / "candidates.parquet").candidates() == ()
+
+
+def test_candidates_come_back_equal_and_sorted(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    first, second, third = candidate(0, 1), candidate(0, 2, latency_ms=1.5), candidate(10, 1, val_accuracy=1 / 3)
+    archive.add([third, second])
+    archive.add([first])
+    assert Archive(archive.path).candidates() == (first, second, third)
+
+
+def test_adding_the_same_again_leaves_the_file_alone(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate()])
+    before = archive.path.stat().st_ino
+    archive.add([candidate()])
+    assert archive.path.stat().st_ino == before
+
+
+def test_other_values_under_the_same_key_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate()])
+    with pytest.raises(
+        InputError, match=r"candidate 0:1 is already in .* with another val_accuracy \(0\.97, now 0\.5\)"
+    ):
+        archive.add([candidate(3), candidate(val_accuracy=0.5)])
+    assert archive.candidates() == (candidate(),)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate()])
+    content = archive.path.read_bytes()
+    archive.path.write_bytes({"cut": content[: len(content) // 2], "text": b"not parquet", "empty": b""}[damage])
+    with pytest.raises(InputError, match=r"candidates\.parquet is no archive"):
+        archive.candidates()
+    with pytest.raises(InputError, match=r"candidates\.parquet is no archive"):
+        archive.add([candidate(5)])
+
+
+def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"trial": [1]}), path)
+    with pytest.raises(InputError, match=r"other\.parquet is a Parquet file, but no archive"):
+        Archive(path).candidates()
+
+
+def test_newer_format_is_refused_with_both_versions(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate()])
+    table = pq.read_table(archive.path)
+    pq.write_table(table.replace_schema_metadata({b"cascade_archive_format": b"2"}), archive.path)
+    with pytest.raises(InputError, match=r"format version 2, but this version of the program reads up to 1"):
+        archive.candidates()
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "text instead of bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("val_accuracy", math.nan),
+        ("val_accuracy", 1.5),
+        ("macs_kept", 0.0),
+        ("params_kept", math.inf),
+        ("latency_ms", -1),
+    ],
+)
+def test_unusable_values_make_no_candidate(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^{name} of candidate 4:2 is"):
+        candidate(4, 2, **{name: value})
+
+
+def test_candidates_of_a_trial_take_every_level() -> None:
+    cascade = CascadeConfig(macs_kept=(0.3, 0.1))
+    results = [
+        LevelResult(
+            level=level,
+            num_levels=2,
+            val_accuracy=0.9 - level / 10,
+            val_accuracy_before_recalibration=0.5,
+            macs=100 * (3 - level),
+            macs_kept=kept,
+            params=10,
+            params_kept=0.2,
+        )
+        for level, kept in ((2, 0.1), (1, 0.3))
+    ]
+    made = candidates_of(7, results, {1: "trials/7/1", 2: "trials/7/2"}, cascade)
+    assert [(c.label, c.num_assistants, c.macs_kept, c.network) for c in made] == [
+        ("7:1", 1, 0.3, "trials/7/1"),
+        ("7:2", 1, 0.1, "trials/7/2"),
+    ]
+    assert CascadeConfig.from_dict(json.loads(made[0].cascade)) == cascade

@@ -1,0 +1,48 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator.datasets import load_splits, load_test
+from trainables.config import DataConfig
+from trainables.errors import InputError
+
+
+def _write(file: Path, num_images: int) -> None:
+    rows = []
+    for number in range(num_images):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((32, 32, 3), number, dtype=np.uint8)).save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    pq.write_table(pa.table({"img": rows, "label": [number % 10 for number in range(num_images)]}), file)
+
+
+def test_cifar_comes_from_parquet_where_there_is_any(tmp_path: Path) -> None:
+    config = DataConfig(name="cifar10", path=str(tmp_path), val_fraction=0.25)
+    with pytest.raises(InputError, match="cifar-10-batches-py"):
+        load_splits(config)
+    _write(tmp_path / "train.parquet", 40)
+    splits = load_splits(config)
+    assert (len(splits.train), len(splits.val)) == (30, 10)
+    assert splits.input_shape == (3, 32, 32)
+    with pytest.raises(InputError, match=r"\*test\*\.parquet"):
+        load_test(config)
+    _write(tmp_path / "test.parquet", 10)
+    assert load_test(config).images.labels_N.tolist() == list(range(10))
+
+
+def test_digits_need_no_folder_and_share_no_image_with_the_test() -> None:
+    config = DataConfig(name="digits", image_size=8)
+    splits, test = load_splits(config), load_test(config)
+    assert len(splits.train) + len(splits.val) + len(test.images) == 1797
+    assert splits.class_names == test.class_names
+    trained = {bytes(image.numpy()) for image in splits.train.images_NCHW}
+    # scikit-learn's digits hold no image twice.
+    assert not any(
+        bytes(image.numpy()) in trained for image in torch.cat([splits.val.images_NCHW, test.images.images_NCHW])
+    )

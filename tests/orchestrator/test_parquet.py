@@ -1,0 +1,183 @@
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator.parquet import has_parquet, read_test, read_train
+from trainables.config import DataConfig
+from trainables.errors import InputError
+
+
+def _pixels(num_images: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (num_images, *size, 3), dtype=np.uint8)
+
+
+def _encoded(pixels: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write(
+    file: Path,
+    images: Sequence[bytes | None],
+    labels: Sequence[int | None],
+    *,
+    image: str = "img",
+    label: str = "label",
+    **more: Any,
+) -> None:
+    rows = [{"bytes": data, "path": f"{number}.png"} for number, data in enumerate(images)]
+    column = pa.array(rows, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    table = pa.table({"extra": pa.array(range(len(rows))), image: column, label: pa.array(labels, pa.int64()), **more})
+    pq.write_table(table, file, row_group_size=3)
+
+
+def _config(path: Path, name: Any = "cifar10") -> DataConfig:
+    return DataConfig(name=name, path=str(path))
+
+
+def _message(path: Path, name: Any = "cifar10") -> str:
+    with pytest.raises(InputError) as error:
+        read_train(_config(path, name))
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_images_of_all_files_are_read_in_order_and_parts_kept_apart(tmp_path: Path) -> None:
+    pixels = _pixels(9)
+    encoded = [_encoded(image) for image in pixels]
+    _write(tmp_path / "train-00001.parquet", encoded[4:7], [4, 5, 6])
+    _write(tmp_path / "train-00000.parquet", encoded[:4], [0, 1, 2, 3])
+    _write(tmp_path / "test.parquet", encoded[7:], [9, 8])
+    train, test = read_train(_config(tmp_path)), read_test(_config(tmp_path))
+    assert torch.equal(train.images.images_NCHW, torch.from_numpy(pixels[:7]).permute(0, 3, 1, 2))
+    assert train.images.labels_N.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert torch.equal(test.images.images_NCHW, torch.from_numpy(pixels[7:]).permute(0, 3, 1, 2))
+    assert test.images.labels_N.tolist() == [9, 8]
+    assert train.class_names[0] == "airplane"
+    assert len(train.class_names) == 10
+
+
+def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
+    coarse = pa.array([1, 2], pa.int64())
+    encoded = [_encoded(image) for image in _pixels(2)]
+    _write(tmp_path / "train.parquet", encoded, [99, 0], image="image", label="fine_label", label_=coarse)
+    source = read_train(_config(tmp_path, "cifar100"))
+    assert source.images.labels_N.tolist() == [99, 0]
+    assert source.class_names[:2] == ("class-00", "class-01")
+    assert len(source.class_names) == 100
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [([f"n{i}" for i in range(10)], "n0"), (["too", "few"], "airplane"), (None, "airplane")],
+)
+def test_class_names_come_from_metadata_that_fits(tmp_path: Path, names: list[str] | None, first: str) -> None:
+    _write(tmp_path / "train.parquet", [_encoded(_pixels(1)[0])], [0])
+    table = pq.read_table(tmp_path / "train.parquet")
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "train.parquet")
+    assert read_train(_config(tmp_path)).class_names[0] == first
+
+
+def test_has_parquet(tmp_path: Path) -> None:
+    assert not has_parquet(tmp_path)
+    assert not has_parquet(tmp_path / "nowhere")
+    file = tmp_path / "train.parquet"
+    file.touch()
+    assert has_parquet(tmp_path)
+    assert not has_parquet(file)
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    good = _encoded(_pixels(1)[0])
+    file = tmp_path / "train.parquet"
+    _write(file, [good, good, good, good, _encoded(_pixels(1, size=(32, 16))[0])], [0] * 5)
+    assert _message(tmp_path) == f"image of row 4 of {file} has shape (3, 32, 16), but must have (3, 32, 32)"
+
+
+def test_an_image_without_readable_bytes_is_named(tmp_path: Path) -> None:
+    good = _encoded(_pixels(1)[0])
+    file = tmp_path / "train.parquet"
+    _write(file, [good, good[:100]], [0, 0])
+    assert _message(tmp_path).startswith(f"image of row 1 of {file} cannot be read as an image")
+    _write(file, [good, None], [0, 0])
+    assert _message(tmp_path).startswith(f"image of row 1 of {file} has no bytes")
+
+
+@pytest.mark.parametrize(("name", "label", "last"), [("cifar10", 10, 9), ("cifar10", -1, 9), ("cifar100", 100, 99)])
+def test_a_label_out_of_range_is_named(tmp_path: Path, name: str, label: int, last: int) -> None:
+    file = tmp_path / "train.parquet"
+    _write(file, [_encoded(image) for image in _pixels(4)], [0, 1, 2, label])
+    assert _message(tmp_path, name) == f"label of row 3 of {file} is {label}, but must be in 0 … {last}"
+
+
+def test_a_missing_label_is_named(tmp_path: Path) -> None:
+    _write(tmp_path / "train.parquet", [_encoded(_pixels(1)[0])], [None])
+    assert "label of row 0 of" in _message(tmp_path)
+
+
+def test_rows_are_counted_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.parquet._ROWS_A_BATCH", 2)
+    images = [_encoded(image) for image in _pixels(5)]
+    _write(tmp_path / "train.parquet", images, [0, 1, 2, 3, 4])
+    assert read_train(_config(tmp_path)).images.labels_N.tolist() == [0, 1, 2, 3, 4]
+    _write(tmp_path / "train.parquet", images, [0, 1, 2, 77, 4])
+    assert "label of row 3 of" in _message(tmp_path)
+    _write(tmp_path / "train.parquet", [*images[:4], b"no image"], [0] * 5)
+    assert "image of row 4 of" in _message(tmp_path)
+
+
+def test_missing_or_wrong_columns_are_named(tmp_path: Path) -> None:
+    file, image = tmp_path / "train.parquet", [_encoded(_pixels(1)[0])]
+    _write(file, image, [0], image="picture")
+    assert _message(tmp_path) == f"{file} has no column img or image; columns found: extra, picture, label"
+    _write(file, image, [0], label="target")
+    assert _message(tmp_path) == f"{file} has no column label; columns found: extra, img, target"
+    pq.write_table(pa.table({"img": ["a"], "label": [0]}), file)
+    assert "column img of" in _message(tmp_path)
+    pq.write_table(pa.table({"img": [{"bytes": b"a"}], "label": ["cat"]}), file)
+    assert "is string, but must hold whole numbers" in _message(tmp_path)
+
+
+def test_a_damaged_file_gives_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    _write(file, [_encoded(image) for image in _pixels(6)], [0] * 6)
+    whole = file.read_bytes()
+    start = pq.ParquetFile(file).metadata.row_group(1).column(1).data_page_offset
+    bad_page = whole[:start] + b"\xff" * 50 + whole[start + 50 :]
+    for damaged in (whole[: len(whole) // 2], b"", bad_page):
+        file.write_bytes(damaged)
+        assert _message(tmp_path).startswith(f"{file} cannot be read as Parquet (")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    assert "must be a folder that exists" in _message(tmp_path / "nowhere")
+    assert "has no file *train*.parquet" in _message(tmp_path)
+    _write(tmp_path / "train.parquet", [], [])
+    assert "has no rows in its train files" in _message(tmp_path)
+    with pytest.raises(InputError, match=r"has no file \*test\*\.parquet"):
+        read_test(_config(tmp_path))
+
+
+def test_no_image_is_both_trained_on_and_tested_on(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    _write(file, [_encoded(_pixels(1)[0])], [0])
+    (tmp_path / "train-again.parquet").symlink_to(file)
+    assert len(read_train(_config(tmp_path)).images) == 1
+    (tmp_path / "test.parquet").symlink_to(file)
+    assert "is both a train and a test file" in _message(tmp_path)
+    (tmp_path / "test.parquet").unlink()
+    file.rename(tmp_path / "latest-train.parquet")
+    assert "is both a train and a test file" in _message(tmp_path)

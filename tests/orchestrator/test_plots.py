@@ -1,0 +1,115 @@
+"""Figures of a front: what they show, that they read offline, and that no front is too small for them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from orchestrator.archive import Candidate
+from orchestrator.pareto import front, knee
+from orchestrator.plots import FrontView, front_figure, front_json, front_table, save_front
+
+
+def candidate(trial: int, val_accuracy: float, macs_kept: float, latency_ms: float | None = None) -> Candidate:
+    return Candidate(
+        trial=trial,
+        level=1,
+        num_assistants=0,
+        val_accuracy=val_accuracy,
+        val_accuracy_before_recalibration=val_accuracy,
+        macs=int(1e7 * macs_kept),
+        macs_kept=macs_kept,
+        params=int(1e6 * macs_kept),
+        params_kept=macs_kept,
+        latency_ms=latency_ms,
+        network=f"networks/{trial}",
+        cascade='{"macs_kept": [0.1]}',
+    )
+
+
+POPULATION = (
+    candidate(0, 0.60, 0.01, 0.2),
+    candidate(1, 0.95, 0.03, 0.3),
+    candidate(2, 0.90, 0.20, 0.9),
+    candidate(3, 0.98, 0.40, 1.8),
+)
+
+
+def view(candidates: tuple[Candidate, ...], *objectives: str) -> FrontView:
+    objectives = objectives or ("val_accuracy", "macs_kept")
+    found = front(candidates, objectives)
+    return FrontView(
+        candidates=candidates,
+        front=found,
+        knee=knee(found, objectives),
+        teacher_val_accuracy=0.985,
+        objectives=objectives,
+    )
+
+
+def test_figure_separates_front_knee_and_dominated() -> None:
+    figure = front_figure(view(POPULATION))
+    traces = {trace.name: trace for trace in figure.data}
+    assert list(traces["dominated"].x) == [0.20]
+    assert list(traces["front"].x) == [0.01, 0.03, 0.40]
+    assert traces["front"].mode == "lines+markers"
+    assert list(traces["knee 1:1"].y) == [0.95]
+    assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 0.985
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.xaxis.ticktext == ("0.5 %", "1 %", "2 %", "5 %", "10 %", "20 %", "50 %", "100 %")
+
+
+def test_hover_tells_what_a_candidate_is() -> None:
+    (text,) = front_figure(view((candidate(7, 0.97, 0.04, 1.25),))).data[1].text
+    for part in ("7:1", "97.00%", "-1.50 points", "400,000", "25.0 times fewer", "1.25 ms"):
+        assert part in text
+
+
+def test_front_of_three_objectives_is_not_joined_by_a_line() -> None:
+    figure = front_figure(view(POPULATION, "val_accuracy", "macs_kept", "latency_ms"))
+    assert figure.data[1].mode == "markers"
+    assert "latency_ms" in figure.layout.title.text
+
+
+def test_axis_is_the_first_cost_when_macs_are_no_objective() -> None:
+    shown = view(POPULATION, "val_accuracy", "latency_ms")
+    figure = front_figure(shown)
+    assert list(figure.data[1].x) == [0.2, 0.3, 1.8]
+    assert figure.layout.xaxis.title.text == "latency, ms an image"
+    with_unmeasured = dataclasses.replace(shown, candidates=(*POPULATION, candidate(9, 0.5, 0.5)))
+    assert list(front_figure(with_unmeasured).data[0].x) == [0.9]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4])
+def test_saved_figures_read_offline_and_hold_a_picture(tmp_path: Path, size: int) -> None:
+    html, png = tmp_path / "front.html", tmp_path / "front.png"
+    save_front(view(POPULATION[:size]), html, png)
+    page = html.read_text()
+    assert "<script src=" not in page
+    assert "Plotly.newPlot" in page
+    with Image.open(png) as image:
+        assert image.size == (1440, 900)
+        assert len(image.convert("RGB").getcolors(1 << 21)) > 10
+    assert sorted(tmp_path.iterdir()) == [html, png]
+
+
+@pytest.mark.parametrize("objectives", [("val_accuracy", "latency_ms"), ("val_accuracy", "params_kept", "macs_kept")])
+def test_saving_works_for_other_objectives(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    save_front(view(POPULATION, *objectives), tmp_path / "front.html", tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+
+
+def test_table_lists_the_front_and_marks_the_knee() -> None:
+    lines = front_table(view(POPULATION)).splitlines()
+    assert len(lines) == 2 + 3
+    assert lines[3] == "| **1:1** (knee) | 95.00% | -3.50 points | 300,000 | 3.00% | 30,000 | 3.00% | 0.3 |"
+    assert {line.count("|") for line in lines} == {9}
+
+
+def test_json_names_the_knee_and_unpacks_configurations() -> None:
+    content = json.loads(front_json(view(POPULATION), 0.9))
+    assert content["knee"] == "1:1"
+    assert [entry["trial"] for entry in content["front"]] == [0, 1, 3]
+    assert content["front"][0]["cascade"] == {"macs_kept": [0.1]}

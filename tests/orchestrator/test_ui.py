@@ -1,0 +1,96 @@
+"""The pages over tracked searches: a real server in a real process, and what is wrong before one is started."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from orchestrator.tracking import Tracker
+from orchestrator.ui import open_ui, serve
+from trainables.errors import InputError
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_folder_without_a_tracked_search_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no search has been tracked in .*; run cascade search first"):
+        open_ui(tmp_path, port=_free_port(), say=lambda _: None)
+
+
+def test_busy_port_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"port {port} on 127\.0\.0\.1 .*; choose another one with --port"):
+            open_ui(tmp_path, port=port, say=lambda _: None)
+
+
+def test_port_out_of_range_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(InputError, match=r"port 70000"):
+        open_ui(tmp_path, port=70000, say=lambda _: None)
+
+
+@pytest.mark.integration
+def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(RuntimeError, match=r"not a database"), serve(tmp_path, port=_free_port()):
+        pass
+
+
+@pytest.mark.integration
+def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None:
+    tracker = Tracker(uri=None, storage=tmp_path, warn=print)
+    tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
+    tracker.start_trial(0, {"temperature": 4.0})
+    tracker.finish("stopped")
+    tracker.close()
+
+    port = _free_port()
+    program = (
+        f"from pathlib import Path; from orchestrator.ui import open_ui; open_ui(Path({str(tmp_path)!r}), port={port})"
+    )
+    user = subprocess.Popen(
+        [sys.executable, "-u", "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert user.stdout is not None
+    try:
+        line = next(line for line in user.stdout if line.startswith("open "))
+        page = line.removeprefix("open ").strip()
+        assert page == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
+            json.dumps({"experiment_ids": ["1"]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            runs = {run["info"]["run_name"]: run["info"]["run_id"] for run in json.load(answer)["runs"]}
+        assert set(runs) == {"digits", "trial 0"}
+        artifact = f"http://127.0.0.1:{port}/get-artifact?path=config.yaml&run_uuid={runs['digits']}"
+        with urllib.request.urlopen(artifact, timeout=30) as answer:
+            assert answer.read() == b"data: digits"
+        user.send_signal(signal.SIGINT)
+        assert user.wait(30) == 0
+    finally:
+        user.kill()
+        user.wait()
+        user.stdout.close()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived its user"

@@ -1,0 +1,113 @@
+"""Latency is measured in inference mode, in turn, at the batch and threads that it states, and leaves no trace."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.errors import InputError
+from trainables.latency import Comparison, Latency, compare, measure, measure_calls, processor_name
+
+SHAPE = (1, 8, 8)
+
+
+class Recorder(nn.Module):
+    """Writes down under which conditions it is run; copies write into the same list."""
+
+    def __init__(self, name: str = "network", seen: list[tuple[object, ...]] | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.seen = [] if seen is None else seen
+        self.layer = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Recorder":
+        twin = Recorder(self.name, self.seen)
+        twin.load_state_dict(copy.deepcopy(self.state_dict(), memo))
+        return twin
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        conditions = (self.training, torch.is_inference_mode_enabled(), tuple(images.shape), torch.get_num_threads())
+        self.seen.append((self.name, *conditions))
+        result: torch.Tensor = self.norm(self.layer(images)).mean((2, 3))
+        return result
+
+
+def latency(median_ms: float, iqr_ms: float = 0.0) -> Latency:
+    return Latency(median_ms=median_ms, iqr_ms=iqr_ms, num_threads=1, batch_size=1)
+
+
+def test_runs_in_evaluation_and_inference_mode_at_the_stated_batch_and_threads() -> None:
+    network = Recorder()
+    threads = torch.get_num_threads()
+    measured = measure(network, SHAPE, batch_size=3, num_threads=threads + 1, min_seconds=0.002)
+    assert set(network.seen) == {("network", False, True, (3, *SHAPE), threads + 1)}
+    assert (measured.batch_size, measured.num_threads) == (3, threads + 1)
+    assert measured.median_ms > 0
+    assert measured.iqr_ms >= 0
+
+
+def test_leaves_network_threads_and_random_state_as_they_were() -> None:
+    network = Recorder().train()
+    state, threads, drawn = copy.deepcopy(network.state_dict()), torch.get_num_threads(), torch.random.get_rng_state()
+    measure(network, SHAPE, batch_size=2, num_threads=threads + 1, min_seconds=0.002)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+def test_networks_take_turns() -> None:
+    seen: list[tuple[object, ...]] = []
+    compare(Recorder("dense", seen), Recorder("pruned", seen), SHAPE, batch_size=1, num_threads=1, min_seconds=0.002)
+    names = [entry[0] for entry in seen]
+    turns = [name for name, before in zip(names, [None, *names], strict=False) if name != before]
+    assert turns == ["dense", "pruned"] * 2
+
+
+def test_a_call_that_does_more_takes_longer() -> None:
+    matrix = torch.ones(64, 64)
+
+    def many() -> None:
+        for _ in range(200):
+            matrix @ matrix
+
+    few, more = measure_calls([lambda: matrix @ matrix, many], batch_size=1, num_threads=1, min_seconds=0.01)
+    assert more.median_ms > 5 * few.median_ms
+
+
+def test_an_accelerator_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waits.append(1))
+    measure_calls([lambda: None], batch_size=1, num_threads=1, min_seconds=0.001)
+    assert waits
+
+
+def test_speedup_and_whether_it_is_more_than_noise() -> None:
+    assert Comparison(dense=latency(6.0), pruned=latency(1.5)).speedup == 4.0
+    assert Comparison(dense=latency(6.0, 1.0), pruned=latency(1.5, 1.0)).is_faster
+    assert not Comparison(dense=latency(6.0, 1.0), pruned=latency(5.5, 1.0)).is_faster
+    assert not Comparison(dense=latency(1.0), pruned=latency(1.0)).is_faster
+    assert latency(10.0, 1.1).is_noisy
+    assert not latency(10.0, 0.9).is_noisy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size of a latency is 0"),
+        ({"num_threads": 0}, "num_threads of a latency is 0"),
+        ({"min_seconds": 0.0}, "min_seconds of a latency is 0.0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(arguments: dict[str, float], message: str) -> None:
+    given = {"batch_size": 1, "num_threads": 1, "min_seconds": 0.01} | arguments
+    with pytest.raises(InputError, match=message):
+        measure(Recorder(), SHAPE, **given)  # type: ignore[arg-type]
+
+
+def test_the_processor_has_a_name() -> None:
+    assert processor_name().strip()

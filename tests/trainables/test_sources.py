@@ -1,0 +1,281 @@
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision import datasets
+
+from trainables.config import DataConfig
+from trainables.errors import InputError
+from trainables.sources import decode_image, read_test, read_train
+
+
+def _message(error: pytest.ExceptionInfo[InputError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def _encoded(pixels: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+# Decoding
+
+
+def test_decoded_pixels_are_those_that_were_saved(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    expected = torch.from_numpy(pixels).permute(2, 0, 1)
+    assert torch.equal(decode_image(_encoded(pixels), name="x"), expected)
+    file = tmp_path / "image.bmp"
+    file.write_bytes(_encoded(pixels, "BMP"))
+    assert torch.equal(decode_image(file, name="x"), expected)
+
+
+def test_grey_becomes_rgb_and_transparency_goes() -> None:
+    grey = np.full((4, 4), 77, dtype=np.uint8)
+    assert np.unique(decode_image(_encoded(grey), name="x")).tolist() == [77]
+    assert decode_image(_encoded(np.full((4, 4, 4), 77, dtype=np.uint8)), name="x").shape == (3, 4, 4)
+
+
+def test_images_that_cannot_be_read_are_named() -> None:
+    with pytest.raises(InputError) as error:
+        decode_image(b"no image", name="photo 3")
+    assert _message(error).startswith("photo 3 cannot be read as an image (unknown format)")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for kind in ("PNG", "JPEG"):
+        whole = _encoded(noise, kind)
+        with pytest.raises(InputError, match="photo 3 cannot be read"):
+            decode_image(whole[: len(whole) // 2], name="photo 3")
+
+
+def test_sixteen_bits_are_refused_rather_than_clipped() -> None:
+    with pytest.raises(InputError, match="pixels of mode I;16, but must have 8 bits a channel"):
+        decode_image(_encoded(np.full((4, 4), 40_000, dtype=np.uint16)), name="x")
+
+
+# Digits
+
+
+def test_digits_are_parted_the_same_way_every_time() -> None:
+    config = DataConfig(name="digits", image_size=8, seed=4)
+    train, test = read_train(config), read_test(config)
+    assert len(train.images) + len(test.images) == 1797
+    assert train.class_names == tuple("0123456789")
+    assert torch.equal(read_test(config).images.images_NCHW, test.images.images_NCHW)
+    assert torch.equal(read_train(config).images.labels_N, train.images.labels_N)
+    other = read_test(DataConfig(name="digits", image_size=8, seed=5))
+    assert not torch.equal(other.images.labels_N, test.images.labels_N)
+
+    # At their own size the two parts together are the whole, image for image.
+    digits = load_digits()
+    whole = np.rint(digits.images * 255 / 16).astype(np.uint8).reshape(1797, -1)
+    parts = torch.cat([train.images.images_NCHW, test.images.images_NCHW]).flatten(1).numpy()
+    assert sorted(map(bytes, parts)) == sorted(map(bytes, whole))
+
+
+def test_digits_keep_their_range_and_labels_when_enlarged() -> None:
+    source = read_test(DataConfig(name="digits"))
+    images = source.images.images_NCHW
+    assert images.shape[1:] == (1, 16, 16)
+    assert (int(images.min()), int(images.max())) == (0, 255)
+    # A classifier as plain as the nearest class mean recognises them: labels belong to their images.
+    flat, labels = images.flatten(1).float(), source.images.labels_N
+    means = torch.stack([flat[labels == label].mean(0) for label in range(10)])
+    assert (torch.cdist(flat, means).argmin(1) == labels).float().mean() > 0.8
+
+
+# CIFAR as torchvision lays it out
+
+
+@pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
+def test_missing_cifar_files_say_how_to_fetch_them(tmp_path: Path, name: Any, folder: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_train(DataConfig(name=name, path=str(tmp_path)))
+    message = _message(error)
+    assert str(tmp_path) in message
+    assert folder in message
+    assert "data.download: true" in message
+    with pytest.raises(InputError, match=r"data\.download: true"):
+        read_test(DataConfig(name=name, path=str(tmp_path / "nowhere")))
+
+
+class _Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_cifar_files_that_are_not_the_published_ones_are_never_unpickled(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    mark = tmp_path / "unpickled"
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        (folder / name).write_bytes(pickle.dumps(_Bomb(mark)))
+    with pytest.raises(InputError, match="not the published ones"):
+        read_train(DataConfig(name="cifar10", path=str(tmp_path)))
+    assert not mark.exists()
+    pickle.loads((folder / "test_batch").read_bytes())
+    assert mark.exists()  # the pickle would have run
+
+
+def test_cifar_files_are_read_when_their_sums_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    files = {
+        "data_batch_1": {"data": pixels[:4].reshape(4, -1), "labels": [3, 1, 0, 1]},
+        "test_batch": {"data": pixels[4:].reshape(2, -1), "labels": [2, 0]},
+        "batches.meta": {"label_names": ["plane", "car", "bird", "cat"]},
+    }
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    sums = {}
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": sums["batches.meta"]})
+
+    config = DataConfig(name="cifar10", path=str(tmp_path))
+    train, test = read_train(config), read_test(config)
+    assert train.class_names == ("plane", "car", "bird", "cat")
+    assert torch.equal(train.images.images_NCHW, torch.from_numpy(pixels[:4]))
+    assert train.images.labels_N.tolist() == [3, 1, 0, 1]
+    assert torch.equal(test.images.images_NCHW, torch.from_numpy(pixels[4:]))
+
+
+def test_a_download_that_fails_says_where_to_get_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.CIFAR10, "url", f"file://{tmp_path}/no-archive.tar.gz")
+    with pytest.raises(InputError, match="cannot be fetched") as error:
+        read_train(DataConfig(name="cifar10", path=str(tmp_path), download=True))
+    assert "no-archive.tar.gz there by other means" in _message(error)
+
+
+# Folders of images
+
+
+def _save(file: Path, colour: int, size: tuple[int, int] = (20, 20)) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (colour, colour, colour)).save(file)
+
+
+def _folder_config(path: Path, **values: Any) -> DataConfig:
+    return DataConfig(name="imagefolder", path=str(path), image_size=8, **values)
+
+
+def test_train_and_test_folders_are_read(tmp_path: Path) -> None:
+    _save(tmp_path / "train/dog/b.jpg", 40)
+    _save(tmp_path / "train/dog/a.PNG", 30)
+    _save(tmp_path / "train/cat/c.webp", 20)
+    _save(tmp_path / "test/dog/d.bmp", 50)
+    _save(tmp_path / "val/bird/e.png", 60)
+    _save(tmp_path / "train/.cache/f.png", 70)
+    (tmp_path / "train/cat/notes.txt").write_text("no image")
+
+    train, test = read_train(_folder_config(tmp_path)), read_test(_folder_config(tmp_path))
+    assert train.class_names == test.class_names == ("cat", "dog")
+    assert train.images.labels_N.tolist() == [0, 1, 1]
+    assert train.images.images_NCHW.shape == (3, 3, 8, 8)
+    assert train.images.images_NCHW[:, 0, 0, 0].tolist() == pytest.approx([20, 30, 40], abs=2)
+    assert test.images.labels_N.tolist() == [1]
+    assert np.unique(test.images.images_NCHW).tolist() == [50]
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_test_images_are_held_out_where_there_is_no_test_folder(tmp_path: Path, below: str) -> None:
+    for number in range(10):
+        _save(tmp_path / below / "cat" / f"{number}.png", number)
+        _save(tmp_path / below / "dog" / f"{number}.png", 100 + number)
+    config = _folder_config(tmp_path, test_fraction=0.3)
+    train, test = (read(config).images for read in (read_train, read_test))
+    assert train.labels_N.tolist() == [0] * 7 + [1] * 7
+    colours = torch.cat([train.images_NCHW[:, 0, 0, 0], test.images_NCHW[:, 0, 0, 0]])
+    assert sorted(colours.tolist()) == [*range(10), *range(100, 110)]
+    assert torch.equal(read_test(config).images.images_NCHW, test.images_NCHW)
+
+
+def test_many_images_keep_their_order(tmp_path: Path) -> None:
+    for number in range(150):
+        _save(tmp_path / "train" / "ab"[number % 2] / f"{number:03d}.png", number, size=(8, 8))
+    _save(tmp_path / "test/a/x.png", 0)
+    images = read_train(_folder_config(tmp_path)).images
+    assert images.images_NCHW[:, 0, 0, 0].tolist() == [*range(0, 150, 2), *range(1, 150, 2)]
+
+
+def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 120, 3), dtype=np.uint8)
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "tall.png").write_bytes(_encoded(pixels.transpose(1, 0, 2)))
+        (tmp_path / "train" / name / "wide.png").write_bytes(_encoded(pixels))
+    _save(tmp_path / "test/cat/x.png", 0)
+    images = read_train(_folder_config(tmp_path)).images.images_NCHW
+    resized = Image.fromarray(pixels).resize((24, 8), Image.Resampling.BILINEAR)
+    wide = torch.from_numpy(np.array(resized)[:, 8:16]).permute(2, 0, 1)
+    torch.testing.assert_close(images[1], wide, atol=1, rtol=0)
+    torch.testing.assert_close(images[0], wide.transpose(1, 2), atol=1, rtol=0)
+
+
+def test_shrinking_averages_instead_of_skipping_pixels(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "x.png").write_bytes(_encoded(stripes))
+    _save(tmp_path / "test/cat/x.png", 0)
+    shrunk = read_train(_folder_config(tmp_path)).images.images_NCHW.float()
+    assert (shrunk - 100).abs().max() <= 10
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        _save(tmp_path / "train" / name / "good.png", 1)
+    _save(tmp_path / "test/cat/x.png", 0)
+    bad = tmp_path / "train/dog/bad.png"
+    bad.write_bytes((tmp_path / "train/dog/good.png").read_bytes()[:40])
+    with pytest.raises(InputError) as error:
+        read_train(_folder_config(tmp_path))
+    assert _message(error).startswith(f"{bad} cannot be read as an image")
+
+
+def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be a folder that exists"):
+        read_train(_folder_config(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="has 0 class folders, but must have at least 2"):
+        read_train(_folder_config(tmp_path))
+    _save(tmp_path / "cat/a.png", 0)
+    with pytest.raises(InputError, match="has 1 class folders, but must have at least 2"):
+        read_train(_folder_config(tmp_path))
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(InputError, match=r"dog has no images \(.png"):
+        read_train(_folder_config(tmp_path))
+    _save(tmp_path / "dog/a.png", 0)
+    with pytest.raises(InputError, match="class cat has 1 image to split"):
+        read_train(_folder_config(tmp_path))
+
+
+def test_a_wrong_test_folder_is_known_before_training(tmp_path: Path) -> None:
+    _save(tmp_path / "test/bird/a.png", 0)
+    with pytest.raises(InputError, match="a folder test, but none called train"):
+        read_train(_folder_config(tmp_path))
+    for name in ("cat", "dog"):
+        _save(tmp_path / "train" / name / "a.png", 0)
+    for read in (read_train, read_test):
+        with pytest.raises(InputError, match="bird is a class that has no training images"):
+            read(_folder_config(tmp_path))
+    (tmp_path / "test/bird/a.png").unlink()
+    (tmp_path / "test/bird").rmdir()
+    with pytest.raises(InputError, match="test has no class folders"):
+        read_train(_folder_config(tmp_path))

@@ -1,0 +1,181 @@
+"""How long one batch takes, measured: a network by itself, and a pruned one against its dense teacher.
+
+Times mean something only while nothing else runs on the machine: never measure beside running trials.
+"""
+
+import copy
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.benchmark import Timer
+
+from trainables.errors import InputError
+
+Call = Callable[[], object]
+
+_NOISY = 0.10  # a spread above this part of the median is said to be noisy
+_ROUNDS = 2  # calls are measured in turn this often, so that a machine that grows slower is no call's loss
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """What one forward pass takes.
+
+    Attributes:
+        median_ms: median milliseconds for one batch.
+        iqr_ms: distance between the quartiles, in milliseconds.
+        num_threads: CPU threads it ran on.
+        batch_size: images a batch.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    num_threads: int
+    batch_size: int
+
+    @property
+    def is_noisy(self) -> bool:
+        """Tell whether the spread is over a tenth of the median: something else was running."""
+        return self.iqr_ms > _NOISY * self.median_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A dense and a pruned network, measured in turn in one process.
+
+    Attributes:
+        dense: the teacher's latency.
+        pruned: the pruned network's latency, at the same batch size and threads.
+    """
+
+    dense: Latency
+    pruned: Latency
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster the pruned network is; below 1 where it is slower."""
+        return self.dense.median_ms / self.pruned.median_ms
+
+    @property
+    def is_faster(self) -> bool:
+        """Tell whether the pruned network is faster by more than the two measurements scatter."""
+        return self.dense.median_ms - self.pruned.median_ms > (self.dense.iqr_ms + self.pruned.iqr_ms) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return {"dense": self.dense.to_dict(), "pruned": self.pruned.to_dict(), "speedup": self.speedup}
+
+
+def measure(
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    batch_size: int,
+    num_threads: int,
+    min_seconds: float = 0.5,
+) -> Latency:
+    """Measure a network in evaluation mode, on the device it is on; the network itself is left as it was.
+
+    Args:
+        network: any network of one image tensor.
+        input_shape: channels, height and width of an image.
+        batch_size: images a batch, at least 1.
+        num_threads: CPU threads, at least 1; restored afterwards.
+        min_seconds: time to measure for, above 0; at least two blocks are measured however long they take.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    call = _forward(network, input_shape, batch_size)
+    return measure_calls([call], batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)[0]
+
+
+def compare(
+    dense: nn.Module,
+    pruned: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    batch_size: int,
+    num_threads: int,
+    min_seconds: float = 0.5,
+) -> Comparison:
+    """Measure two networks in turn; the arguments are those of `measure`, `min_seconds` is for each.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    calls = [_forward(network, input_shape, batch_size) for network in (dense, pruned)]
+    dense_latency, pruned_latency = measure_calls(
+        calls, batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds
+    )
+    return Comparison(dense=dense_latency, pruned=pruned_latency)
+
+
+def measure_calls(
+    calls: Sequence[Call], *, batch_size: int, num_threads: int, min_seconds: float
+) -> tuple[Latency, ...]:
+    """Measure calls of any kind in turn, in inference mode.
+
+    Timing is that of `torch.utils.benchmark`, which warms up, fixes torch's threads, and waits for an accelerator to
+    finish before it reads the clock.
+
+    Args:
+        calls: each runs one batch.
+        batch_size: what is said of the batch; at least 1.
+        num_threads: torch's CPU threads, at least 1. Another runtime's must be fixed by whoever made the call.
+        min_seconds: time to measure each call for, above 0.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    _check_numbers(batch_size, num_threads, min_seconds)
+    times: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for call, seconds in zip(calls, times, strict=True):
+                timer = Timer("call()", globals={"call": call}, num_threads=num_threads)
+                seconds += timer.blocked_autorange(min_run_time=min_seconds / _ROUNDS).times
+    latencies = []
+    for seconds in times:
+        low, median, high = (float(quartile) * 1e3 for quartile in np.percentile(seconds, [25, 50, 75]))
+        latencies.append(Latency(median_ms=median, iqr_ms=high - low, num_threads=num_threads, batch_size=batch_size))
+    return tuple(latencies)
+
+
+def processor_name() -> str:
+    """The processor's name as the system gives it, such as `Intel(R) Xeon(R) CPU @ 2.20GHz`."""
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next((name for name in names if name), platform.processor() or platform.machine())
+
+
+def _forward(network: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> Call:
+    _check_numbers(batch_size, 1, 1.0)
+    network = copy.deepcopy(network).eval()  # the caller's own may be in training mode
+    parameter = next(network.parameters(), torch.empty(0))
+    # Noise, since zeros would leave whole layers without anything to compute.
+    generator = torch.Generator().manual_seed(0)
+    images_NCHW = torch.randn(batch_size, *input_shape, generator=generator).to(parameter.device, parameter.dtype)
+    return lambda: network(images_NCHW)
+
+
+def _check_numbers(batch_size: int, num_threads: int, min_seconds: float) -> None:
+    for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
+        if value < 1:
+            raise InputError(f"{name} of a latency is {value!r}, but must be a whole number of at least 1")
+    if not min_seconds > 0:
+        raise InputError(f"min_seconds of a latency is {min_seconds!r}, but must be above 0; 0.5 is usual")

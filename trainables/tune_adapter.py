@@ -1,0 +1,128 @@
+"""A cascade as a trial of Ray Tune: the only file of this package that knows Ray."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from torch import nn
+
+from trainables.checkpoint import InputSpec, load_state, save_network, save_state
+from trainables.config import Augmentation, CascadeConfig, ModelConfig
+from trainables.data import DataSplits
+from trainables.errors import StageFailure
+from trainables.latency import measure
+from trainables.models import build
+from trainables.trial import CascadeTrial
+
+STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSettings:
+    """What all trials of a search share.
+
+    Attributes:
+        model: the teacher's network.
+        augmentation: what training batches go through.
+        candidates: folder into which the networks of finished trials go.
+        num_threads: CPU threads of a trial.
+        use_gpu: run on the GPU that Ray assigned.
+        measure_latency: measure each level's latency when the trial ends.
+    """
+
+    model: ModelConfig
+    augmentation: Augmentation
+    candidates: str
+    num_threads: int
+    use_gpu: bool
+    measure_latency: bool
+
+
+def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any]) -> nn.Module:
+    """The teacher from arrays that processes share; its weights are copied."""
+    network = build(model, num_classes=data.num_classes, in_channels=data.in_channels)
+    network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return network
+
+
+class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
+    """One cascade; `step` is one epoch of its current stage.
+
+    The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
+    go on from, or `None`). A result holds `progress`, and at the end `results` and `networks`, or `failure`.
+    """
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        teacher: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        settings: TrialSettings | None = None,
+    ) -> None:
+        """Take what the trials share, which Ray hands over by reference, and start the first trial."""
+        assert teacher is not None
+        assert data is not None
+        assert settings is not None
+        torch.set_num_threads(settings.num_threads)
+        self._settings = settings
+        device = torch.device("cuda" if settings.use_gpu else "cpu")
+        self._data = DataSplits.from_arrays(data).to(device)
+        self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Start another trial on the same actor: a fresh cascade, with nothing of the last one."""
+        self._start(new_config)
+        return True
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self._number = config["trial"]
+        self._trial = CascadeTrial(
+            self._teacher,
+            config=CascadeConfig.from_dict(config["cascade"]),
+            data=self._data,
+            augmentation=self._settings.augmentation,
+        )
+        if config["state"] is not None:
+            self._trial.load_state(*load_state(Path(config["state"])))
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch; a stage that fails ends the trial with the reason, since trying again would fail again."""
+        try:
+            progress = self._trial.step()
+        except StageFailure as failure:
+            return {"failure": str(failure), "done": True}
+        result: dict[str, Any] = {"progress": progress.to_dict(), "done": self._trial.finished}
+        if self._trial.finished:
+            result["networks"] = {level: self._save(level, network) for level, network in self._trial.networks.items()}
+            result["results"] = [self._measured(level.to_dict()) for level in self._trial.results]
+        return result
+
+    def _save(self, level: int, network: nn.Module) -> str:
+        """Write a level's network; name of its folder among the candidates."""
+        name = f"{self._number}-{level}"
+        folder = Path(self._settings.candidates) / name
+        if folder.exists():  # of an earlier attempt at this very trial, which ended before it was told
+            shutil.rmtree(folder)
+        save_network(folder, network, model=self._settings.model, input_spec=InputSpec.of(self._data))
+        return name
+
+    def _measured(self, result: dict[str, Any]) -> dict[str, Any]:
+        if not self._settings.measure_latency:
+            return result
+        network = self._trial.networks[result["level"]]
+        latency = measure(
+            network, self._data.input_shape, batch_size=1, num_threads=self._settings.num_threads
+        )
+        return result | {"latency_ms": latency.median_ms}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write all that the next epoch depends on."""
+        save_state(Path(checkpoint_dir) / STATE_FILE, *self._trial.state())
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Go on from such a checkpoint."""
+        self._trial.load_state(*load_state(Path(checkpoint_dir) / STATE_FILE))
