@@ -37,9 +37,7 @@ class Watcher(Protocol):
         """A trial gave nothing."""
 
 
-def front_view(
-    candidates: Sequence[Candidate], objectives: Sequence[str], *, teacher_val_accuracy: float
-) -> FrontView:
+def front_view(candidates: Sequence[Candidate], objectives: Sequence[str], *, teacher_val_accuracy: float) -> FrontView:
     """The front of these candidates, with its knee."""
     best = front(candidates, objectives)
     return FrontView(
@@ -86,7 +84,7 @@ class SearchRecord:
         self._drawn: tuple[Candidate, ...] = ()
 
     def adopt(self) -> tuple[Asked, ...]:
-        """Trials that a driver left running: those whose candidates are in the archive are done; the others are given."""
+        """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
         unfinished = []
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
@@ -134,9 +132,7 @@ class SearchRecord:
 
     def view(self) -> FrontView:
         """The front as it is now."""
-        return front_view(
-            self._archive.candidates(), self._objectives, teacher_val_accuracy=self._teacher.val_accuracy
-        )
+        return front_view(self._archive.candidates(), self._objectives, teacher_val_accuracy=self._teacher.val_accuracy)
 
     def _conclude(self, number: int, candidates: Sequence[Candidate]) -> None:
         student = max(candidates, key=lambda candidate: candidate.level)
@@ -151,9 +147,7 @@ class SearchRecord:
             figures = (self._folder / "front.html", self._folder / "front.png")
             save_front(view, *figures)
             self._drawn = tuple(view.front)
-        volume = front_hypervolume(
-            view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms
-        )
+        volume = front_hypervolume(view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
         self._tracker.log_front(view, hypervolume=volume, num_trials=self._study.num_ended, figures=figures)
         return view
 

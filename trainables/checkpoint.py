@@ -137,9 +137,9 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
     try:
         model = ModelConfig.from_dict(architecture["model"])
         spec = InputSpec.from_dict(architecture["input"])
-        widths = {str(name): (int(pair[0]), int(pair[1])) for name, pair in architecture["widths"].items()}
+        widths = {name: _pair(pair) for name, pair in architecture["widths"].items()}
         network = _build_dense(model, spec, builder)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / ARCHITECTURE_FILE} is damaged: {type(error).__name__}: {error}") from error
@@ -150,8 +150,20 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
     resize(network, widths)
     weights = _read_weights(folder / WEIGHTS_FILE)
     check_shapes(weights, network, where=str(folder / WEIGHTS_FILE))
+    for name, tensor in network.state_dict().items():
+        if weights[name].dtype != tensor.dtype:
+            raise InputError(
+                f"{folder / WEIGHTS_FILE} has {name} as {weights[name].dtype}, but it must be {tensor.dtype}"
+            )
     network.load_state_dict(weights, assign=True)
     return SavedNetwork(network=network.eval().requires_grad_(requires_grad=False), model=model, input=spec)
+
+
+def _pair(value: object) -> tuple[int, int]:
+    match value:
+        case [int(num_out), int(num_in)]:
+            return num_out, num_in
+    raise ValueError(f"widths are two whole numbers, but one is {value!r}")
 
 
 def _build_dense(model: ModelConfig, spec: InputSpec, builder: Builder | None) -> nn.Module:
@@ -171,7 +183,7 @@ def _read_architecture(path: Path) -> dict[str, Any]:
         architecture = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; a network is a folder with it and {WEIGHTS_FILE}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
         raise InputError(f"{path} does not describe a network of this project")

@@ -43,13 +43,18 @@ class PlainConfig:
         """Make one from what `to_dict` gave.
 
         Raises:
-            InputError: on an unknown key or a value out of range.
+            InputError: on an unknown or missing key or a value out of range.
         """
+        if not isinstance(values, Mapping):
+            raise InputError(f"{cls.__name__} is {values!r}, but must be a mapping of its keys to values")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for key in values:
             if key not in fields:
                 known = ", ".join(sorted(fields))
                 raise InputError(f"unknown key {key!r} for {cls.__name__}; known keys: {known}")
+        for key, value in fields.items():
+            if key not in values and value.default is value.default_factory is dataclasses.MISSING:
+                raise InputError(f"{key} of {cls.__name__} is missing, and has no default; give it")
         return cls(**{key: _made(fields[key].type, value) for key, value in values.items()})
 
 
@@ -110,6 +115,14 @@ def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     _require(value in allowed, f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
 
 
+def _require_flag(name: str, value: object) -> None:
+    _require(isinstance(value, bool), f"{name} is {value!r}, but must be true or false")
+
+
+def _require_text(name: str, value: object) -> None:
+    _require(isinstance(value, str) and value != "", f"{name} is {value!r}, but must be text that is not empty")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(PlainConfig):
     """Which network the teacher is.
@@ -134,7 +147,9 @@ class ModelConfig(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require(isinstance(self.name, str) and self.name != "", "model.name is empty; name a network")
+        _require_text("model.name", self.name)
+        if self.weights is not None:
+            _require_text("model.weights", self.weights)
         _require_number("model.width", self.width, above=0.0)
         _require_one_of("model.stem", self.stem, get_args(Stem))
         _require(
@@ -182,6 +197,9 @@ class DataConfig(PlainConfig):
         _require_number("data.val_fraction", self.val_fraction, above=0.0, below=1.0)
         _require_number("data.test_fraction", self.test_fraction, above=0.0, below=1.0)
         _require_int("data.seed", self.seed, at_least=0)
+        _require_flag("data.download", self.download)
+        if self.path is not None:
+            _require_text("data.path", self.path)
         if self.image_size is not None:
             _require_int("data.image_size", self.image_size, at_least=8)
         _require(
@@ -272,6 +290,9 @@ class Pruning(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
+        _require_text("pruning.saliency", self.saliency)
+        _require_flag("pruning.nested", self.nested)
+        _require_flag("pruning.shared_affine", self.shared_affine)
         _require_one_of("pruning.cost", self.cost, get_args(PruningCost))
         _require_one_of("pruning.ramp", self.ramp, get_args(Ramp))
         _require_number("pruning.ramp_fraction", self.ramp_fraction, above=0.0, below=1.0)
@@ -309,7 +330,10 @@ class CascadeConfig(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require(len(self.macs_kept) > 0, "macs_kept is empty; give one size a level, the student's last")
+        _require(
+            isinstance(self.macs_kept, tuple) and len(self.macs_kept) > 0,
+            f"macs_kept is {self.macs_kept!r}, but must be a tuple with one size a level, the student's last",
+        )
         for level, size in enumerate(self.macs_kept, start=1):
             _require_number(f"macs_kept of level {level}", size, above=0.0, at_most=1.0)
         for level, (larger, smaller) in enumerate(zip(self.macs_kept, self.macs_kept[1:], strict=False), start=2):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trainables.channels import ChannelMap
+from trainables.errors import InputError
 
 FloatVector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
@@ -24,7 +25,11 @@ def count_params(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one forward pass on one image of channels x height x width."""
+    """Multiply-accumulates of one forward pass on one image of channels x height x width.
+
+    Raises:
+        InputError: if the network fails on such an image.
+    """
     uses = _kernel_uses(network, input_shape)
     return sum(uses[name] * _weight(network.get_submodule(name)).numel() for name in uses)
 
@@ -42,8 +47,12 @@ def _kernel_uses(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(lambda layer, _inputs, output, name=name: count(name, layer, output))
-    with torch.no_grad():
-        network(torch.zeros(2, *input_shape, device="meta"))
+    try:
+        with torch.no_grad():
+            network(torch.zeros(2, *input_shape, device="meta"))
+    except Exception as error:  # the user's own forward pass
+        shape = "x".join(map(str, input_shape))
+        raise InputError(f"the MACs of the network on an image of {shape} cannot be counted: {error}") from error
     return uses
 
 
@@ -52,7 +61,7 @@ class SizeModel:
     """MACs as a function of how many channels each group keeps, in closed form.
 
     A layer with o outputs and i inputs costs `unit · o · i`; o and i are linear in the groups' counts.
-    Shape legend: L layers, G groups.
+    Shape legend: L layers, G groups, B choices of counts.
 
     Attributes:
         unit_L: MACs for one output and one input channel.
@@ -70,7 +79,12 @@ class SizeModel:
 
     def macs(self, counts_G: IntVector) -> float:
         """MACs when group g keeps `counts_G[g]` channels."""
-        return float(self.unit_L @ (self._outputs(counts_G) * self._inputs(counts_G)))
+        return float(self.macs_each(counts_G[None])[0])
+
+    def macs_each(self, counts_BG: IntVector) -> FloatVector:
+        """MACs of several choices of counts at once."""
+        macs_B: FloatVector = (self._outputs(counts_BG) * self._inputs(counts_BG)) @ self.unit_L
+        return macs_B
 
     def saved(self, counts_G: IntVector, removed_G: IntVector) -> FloatVector:
         """MACs saved by removing `removed_G[g]` channels of group g alone, for each g."""
@@ -82,11 +96,11 @@ class SizeModel:
         return saved
 
     def _outputs(self, counts_G: IntVector) -> FloatVector:
-        outputs: FloatVector = self.out_L + self.out_LG @ counts_G
+        outputs: FloatVector = self.out_L + counts_G @ self.out_LG.T
         return outputs
 
     def _inputs(self, counts_G: IntVector) -> FloatVector:
-        inputs: FloatVector = self.in_L + self.in_LG @ counts_G
+        inputs: FloatVector = self.in_L + counts_G @ self.in_LG.T
         return inputs
 
 

@@ -6,10 +6,10 @@ generator that the caller gives, and moved to where the images are, so that ever
 Shape suffixes: N images, C channels, H height, W width.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 

@@ -138,8 +138,8 @@ def build(config: ModelConfig, *, num_classes: int, in_channels: int, seed: int 
     Raises:
         InputError: for an unknown name, or a user's function that is missing, fails, or does not give a network.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # networks are built on the CPU; other devices' states stay
         if config.name in _VGGS:
             return _VGGS[config.name](num_classes=num_classes, in_channels=in_channels, width=config.width)
         if config.name in _RESNETS:

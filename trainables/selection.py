@@ -1,6 +1,6 @@
 """Which channels go next: those that cost the least saliency for each MAC that they save, until the size is reached.
 
-Shape legend: G groups.
+Shape legend: G groups, B choices that are compared.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,10 @@ from trainables.cost import FloatVector, IntVector, SizeModel
 
 TOLERANCE = 0.02
 """Largest relative difference between a level's MACs and what was asked, where widths are not rounded."""
+
+
+_BEAM_WIDTH = 64
+_BEAM_DEPTH = 16
 
 
 class SelectionError(Exception):
@@ -39,12 +43,12 @@ def check_scores(scores: Mapping[str, torch.Tensor]) -> None:
     """Refuse saliency that says nothing.
 
     Raises:
-        SelectionError: if a group's scores are not finite, or all zero.
+        SelectionError: if a group's scores are not finite, or all zero where there is a choice.
     """
     for group, scores_C in scores.items():
         if not bool(torch.isfinite(scores_C).all()):
             raise SelectionError("saliency is not finite; lower the learning rate", group=group)
-        if not bool((scores_C > 0).any()):
+        if len(scores_C) > 1 and not bool((scores_C > 0).any()):
             raise SelectionError(
                 "saliency is zero for every channel, so that nothing can be told apart; is the group cut off from "
                 "the loss (a zero-initialised layer, say)?",
@@ -66,7 +70,8 @@ def select(  # noqa: PLR0913
     """Choose the channels that a level keeps so that it falls to `target_macs`.
 
     Where that is the final size, the result lies within 2 % of it; on the way there, it is the first size at or below
-    the target that does not fall below the final one. Rounded widths stop at the first size at or below the target.
+    the target from which whole channels can still meet the final one, or else the final one itself. Rounded widths
+    stop at the first size at or below the target.
 
     Args:
         kept: what the level keeps now.
@@ -116,25 +121,26 @@ class _Chooser:
         self._start_G: IntVector = np.array([len(kept[name]) for name in self._names])
         self._floor_G: IntVector = np.array(floors)
         self._gone_G: IntVector = np.zeros(len(self._names), dtype=np.int64)
+        self._taken_G: IntVector = np.zeros(len(self._names), dtype=np.int64)  # of those, what cannot be taken back
 
     def fall_to(self, target: float, *, final: float) -> None:
         """Remove the cheapest channels until the size is met."""
-        # Rounded widths cannot land exactly; they may fall below by what their last step is worth.
-        least = 0.0 if self._round_to > 1 else final * (1 - TOLERANCE)
-        macs = self._macs()
-        while macs > target:
-            step_G = self._steps()
-            saved_G = self._sizes.saved(self._counts(), step_G)
-            fits_G = (step_G > 0) & (saved_G > 0) & (macs - saved_G >= least)
-            if not fits_G.any():
-                break
-            best = int(np.argmin(np.where(fits_G, self._cost(step_G, saved_G), np.inf)))
-            self._gone_G[best] += step_G[best]
-            macs -= float(saved_G[best])
-        met = macs <= target * (1 + TOLERANCE)
-        if not met and (target > final or self._round_to > 1 or not self._swap(target)):
+        self._greedy(target, final)
+        met = self._macs() <= target * (1 + TOLERANCE)
+        if target > final:
+            if met and self._reaches(final):
+                return
+            # A dead end: from here whole channels miss the final size. Go there now, while there is a choice.
+            on_the_way_G = self._gone_G
+            self._gone_G = np.zeros_like(on_the_way_G)
+            if self._lands(final):
+                return
+            self._gone_G = on_the_way_G
+        elif not met:
+            met = self._lands(final)
+        if not met:
             raise SelectionError(
-                f"{macs / 1e6:.4g} M MACs is as close as whole channels come to {target / 1e6:.4g} M; "
+                f"{self._macs() / 1e6:.4g} M MACs is as close as whole channels come to {target / 1e6:.4g} M; "
                 "ask for a larger size, a lower min_channels or a smaller round_to"
             )
 
@@ -174,31 +180,57 @@ class _Chooser:
         cost_G: FloatVector = saliency_G / np.where(saved_G > 0, saved_G, 1.0)
         return cost_G
 
-    def _swap(self, target: float) -> bool:
-        """Take back one channel removed in this event and remove others instead, so that the size is met."""
-        best: tuple[float, IntVector] | None = None
-        for back in range(len(self._names)):
-            if self._gone_G[back] == 0:
-                continue
-            for other in range(len(self._names)):
-                for number in range(1, 9):
-                    gone_G = self._gone_G.copy()
-                    gone_G[back] -= 1
-                    gone_G[other] += number
-                    if other == back or not self._possible(gone_G):
-                        break
-                    macs = self._sizes.macs(self._start_G - gone_G)
-                    if abs(macs / target - 1) <= TOLERANCE:
-                        saliency = self._lost(gone_G)
-                        if best is None or saliency < best[0]:
-                            best = (saliency, gone_G)
-        if best is not None:
-            self._gone_G = best[1]
-        return best is not None
+    def _greedy(self, target: float, final: float) -> None:
+        """Remove the cheapest channels until `target` is met or nothing fits above the final size."""
+        # Rounded widths cannot land exactly; they may fall below by what their last step is worth.
+        least = 0.0 if self._round_to > 1 else final * (1 - TOLERANCE)
+        if self._round_to > 1:
+            self._gone_G += np.where(self._counts() % self._round_to > 0, self._steps(), 0)
+        macs = self._macs()
+        while macs > target:
+            step_G = self._steps()
+            saved_G = self._sizes.saved(self._counts(), step_G)
+            fits_G = (step_G > 0) & (saved_G > 0) & (macs - saved_G >= least)
+            if not fits_G.any():
+                break
+            best = int(np.argmin(np.where(fits_G, self._cost(step_G, saved_G), np.inf)))
+            self._gone_G[best] += step_G[best]
+            macs -= float(saved_G[best])
 
-    def _possible(self, gone_G: IntVector) -> bool:
+    def _reaches(self, final: float) -> bool:
+        """Tell whether the final size can be met from here on."""
+        here_G = self._gone_G.copy()
+        self._taken_G = here_G
+        reaches = self._lands(final)
+        self._gone_G, self._taken_G = here_G, np.zeros_like(here_G)
+        return reaches
+
+    def _lands(self, final: float) -> bool:
+        """Fall to the final size, exchanging channels of this event where the cheapest alone miss it."""
+        self._greedy(final, final)
+        if self._macs() <= final * (1 + TOLERANCE):
+            return True
+        if self._round_to > 1:
+            return False
+        # Beam search around the greedy choice: the fewest channels exchanged, then the least saliency lost.
+        one_GG = np.eye(len(self._names), dtype=np.int64)
+        beam_BG = self._gone_G[None]
+        for _ in range(_BEAM_DEPTH):
+            near_BG = np.concatenate([beam_BG + move_G for move_G in (*one_GG, *-one_GG)])
+            near_BG = self._possible(np.unique(near_BG, axis=0))
+            off_B = np.abs(self._sizes.macs_each(self._start_G - near_BG) / final - 1)
+            if (off_B <= TOLERANCE).any():
+                self._gone_G = min(near_BG[off_B <= TOLERANCE], key=self._lost)
+                return True
+            beam_BG = near_BG[np.argsort(off_B, kind="stable")[:_BEAM_WIDTH]]
+        return False
+
+    def _possible(self, gone_BG: IntVector) -> IntVector:
+        """Those of several choices that neither take back what is gone for good nor fall below a floor."""
         available_G = np.array([len(queue.channels) for queue in self._queues])
-        return bool(((gone_G <= available_G) & (self._start_G - gone_G >= self._floor_G)).all())
+        most_G = np.minimum(available_G, self._start_G - self._floor_G)
+        possible_BG: IntVector = gone_BG[((gone_BG >= self._taken_G) & (gone_BG <= most_G)).all(axis=1)]
+        return possible_BG
 
     def _lost(self, gone_G: IntVector) -> float:
         return float(sum(sum(queue.saliency[:gone]) for queue, gone in zip(self._queues, gone_G, strict=True)))

@@ -173,7 +173,6 @@ class CascadeStage:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
         tensors = prefixed("weights", self._parameters)
         tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
-        tensors |= prefixed("buffers.shared", dict(self._shared.network.named_buffers()))
         for level, meter in zip(self.levels, self._meters, strict=True):
             tensors |= prefixed(f"kept.{level.number}", level.kept)
             tensors |= prefixed(f"buffers.{level.number}", dict(level.network.named_buffers()))

@@ -114,9 +114,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         if not self._settings.measure_latency:
             return result
         network = self._trial.networks[result["level"]]
-        latency = measure(
-            network, self._data.input_shape, batch_size=1, num_threads=self._settings.num_threads
-        )
+        latency = measure(network, self._data.input_shape, batch_size=1, num_threads=self._settings.num_threads)
         return result | {"latency_ms": latency.median_ms}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -87,10 +87,14 @@ def test_splits_of_different_shapes_are_refused() -> None:
         DataSplits(train=_images(4), val=_images(4), mean=(0.5,), std=STD, class_names=("a", "b"))
 
 
-def test_moving_an_image_set_keeps_it() -> None:
+def test_sets_and_splits_move_between_devices() -> None:
     images = _images(4)
     assert images.to("cpu").images_NCHW.data_ptr() == images.images_NCHW.data_ptr()
     assert images.to("meta").labels_N.device.type == "meta"
+    splits = _splits()
+    moved = splits.to("meta")
+    assert {part.images_NCHW.device.type for part in (moved.train, moved.val)} == {"meta"}
+    assert (moved.mean, moved.class_names) == (splits.mean, splits.class_names)
 
 
 # Sharing between processes

@@ -1,0 +1,160 @@
+"""The facts of an exported network: what it is, how it was made, measured and verified.
+
+They are written twice: `card.json` from here, for programs, and `README.md` by `orchestrator.readme`, for people.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.verify import Verification
+from trainables.checkpoint import InputSpec
+from trainables.config import CascadeConfig, DataConfig, ModelConfig
+from trainables.latency import Comparison
+
+CARD_FILE = "card.json"
+README_FILE = "README.md"
+ONNX_FILE = "model.onnx"
+FORMAT = "cascade-card"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkFacts:
+    """What is known of one network.
+
+    Attributes:
+        test_accuracy: top-1 on the test images, in [0, 1].
+        val_accuracy: top-1 on the validation images, in [0, 1], as the search measured it.
+        macs: multiply-accumulates for one image.
+        params: number of parameters.
+    """
+
+    test_accuracy: float
+    val_accuracy: float
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyRow:
+    """The teacher and the network, measured in one runtime.
+
+    Attributes:
+        runtime: such as `ONNX Runtime`.
+        comparison: the teacher is dense, the network pruned.
+    """
+
+    runtime: str
+    comparison: Comparison
+
+    @property
+    def label(self) -> str:
+        """Where it was measured, such as `ONNX Runtime at batch 64`."""
+        return f"{self.runtime} at batch {self.comparison.pruned.batch_size}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """All facts of one exported network.
+
+    Attributes:
+        search_name: name of the search that found it.
+        trial: number of its trial.
+        level: 1 … L.
+        cascade: what made it.
+        model: which network the teacher is.
+        data: the data set, as it was split.
+        input: what the network takes.
+        network: the exported network.
+        teacher: the network that it was made from.
+        latency: measured on `processor`; empty if it was not measured.
+        verification: of the exported files.
+        files: name → bytes of the files that hold the network.
+        processor: name of the CPU.
+        versions: package → version.
+        license_name: such as `apache-2.0`; `None` if none was given.
+    """
+
+    search_name: str
+    trial: int
+    level: int
+    cascade: CascadeConfig
+    model: ModelConfig
+    data: DataConfig
+    input: InputSpec
+    network: NetworkFacts
+    teacher: NetworkFacts
+    latency: tuple[LatencyRow, ...]
+    verification: Verification
+    files: Mapping[str, int]
+    processor: str
+    versions: Mapping[str, str]
+    license_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `digits-search 3:2`."""
+        return f"{self.search_name} {self.trial}:{self.level}"
+
+    @property
+    def macs_ratio(self) -> float:
+        """How many times fewer MACs the network has than the teacher."""
+        return self.teacher.macs / self.network.macs
+
+    @property
+    def params_ratio(self) -> float:
+        """How many times fewer parameters the network has than the teacher."""
+        return self.teacher.params / self.network.params
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before using the numbers, one sentence each."""
+        slow = [row.label for row in self.latency if not row.comparison.is_faster]
+        noisy = [row.label for row in self.latency if row.comparison.dense.is_noisy or row.comparison.pruned.is_noisy]
+        found = []
+        if slow:
+            found.append(
+                f"Fewer MACs did not make it measurably faster in {', '.join(slow)}. Narrow or uneven widths can run "
+                "as slowly as wide ones; measure it where it will run."
+            )
+        if noisy:
+            found.append(f"Times scattered by more than 10 % in {', '.join(noisy)}: other work ran on the machine.")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers, ready for JSON. Paths of this machine are left out."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "search": self.search_name,
+            "trial": self.trial,
+            "level": self.level,
+            "num_levels": self.cascade.num_levels,
+            "license": self.license_name,
+            "network": asdict(self.network),
+            "teacher": asdict(self.teacher),
+            "macs_kept": self.network.macs / self.teacher.macs,
+            "params_kept": self.network.params / self.teacher.params,
+            "macs_ratio": self.macs_ratio,
+            "params_ratio": self.params_ratio,
+            "latency": [{"runtime": row.runtime, **row.comparison.to_dict()} for row in self.latency],
+            "processor": self.processor,
+            "warnings": list(self.warnings),
+            "verification": asdict(self.verification),
+            "files": dict(self.files),
+            "model": _without(self.model.to_dict(), "weights"),
+            "data": _without(self.data.to_dict(), "path", "download"),
+            "input": asdict(self.input),
+            "cascade": self.cascade.to_dict(),
+            "versions": dict(self.versions),
+        }
+
+    def to_json(self) -> str:
+        """Text of `card.json`."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}

@@ -1,0 +1,118 @@
+"""The command `cascade`. Heavy imports happen inside the command that needs them, so that --help answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trainables.errors import InputError, StageFailure
+
+app = typer.Typer(
+    help="From a trained image classifier to a Pareto front of physically smaller, verified networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Storage = Annotated[Path, typer.Option(help="Folder that holds all searches and the MLflow store.")]
+Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
+DEFAULT_STORAGE = Path("runs")
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: FBT002
+) -> None:
+    context.obj = debug
+
+
+@app.command()
+def search(  # noqa: PLR0913
+    context: typer.Context,
+    experiment: Annotated[str, typer.Argument(help="A preset, or a YAML file; `cascade presets` lists them.")],
+    name: Annotated[str | None, typer.Option(help="Name of the search; the preset's or the file's by default.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set num_trials=4")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was stopped.")] = False,  # noqa: FBT002
+    format: Format = "text",
+) -> None:
+    """Search cascades of EXPERIMENT and keep every network of every finished trial."""
+    from orchestrator.commands import run_search_command
+
+    name = name or (Path(experiment).stem if Path(experiment).suffix else experiment)
+    raise typer.Exit(
+        run_search_command(experiment, name=name, storage=storage, overrides=set_ or [], resume=resume, format=format)
+    )
+
+
+@app.command()
+def front(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Print the Pareto front of search NAME and draw it."""
+    from orchestrator.commands import print_front
+
+    print_front(name, storage=storage, format=format)
+
+
+@app.command()
+def export(  # noqa: PLR0913
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    pick: Annotated[str, typer.Option(help="knee, smallest, most-accurate, or TRIAL:LEVEL.")] = "knee",
+    max_drop: Annotated[
+        float | None, typer.Option(help="Only networks that lose at most this much validation accuracy, 0.01 say.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; runs/NAME/exports/TRIAL-LEVEL by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,  # noqa: FBT002
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Write one network of search NAME as files that deploy, verified, with its test accuracy and a model card."""
+    from orchestrator.commands import export_candidate
+
+    export_candidate(name, pick=pick, max_drop=max_drop, out=out, overwrite=overwrite, storage=storage, format=format)
+
+
+@app.command()
+def ui(
+    storage: Storage = DEFAULT_STORAGE,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open MLflow on the searches of the storage folder, until Ctrl-C."""
+    from orchestrator.ui import open_ui
+
+    open_ui(storage, host=host, port=port, say=typer.echo)
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="A preset to print as YAML.")] = None,
+    format: Format = "text",
+) -> None:
+    """List the presets, or print one as YAML to start your own experiment from."""
+    from orchestrator.commands import print_presets
+
+    print_presets(name, format=format)
+
+
+def main() -> None:
+    """Run the command line; one line for an error, and the exit code that says its kind."""
+    sys.path.insert(0, str(Path.cwd()))  # functions of the user's own, as package.module:function
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except (InputError, StageFailure, OSError) as error:
+        if debug:
+            raise
+        typer.echo(f"cascade: {error}", err=True)
+        code = BAD_INPUT if isinstance(error, InputError) else FAILED
+    except KeyboardInterrupt:
+        typer.echo("cascade: stopped", err=True)
+        code = INTERRUPTED
+    sys.exit(code or DONE)

@@ -1,0 +1,179 @@
+"""A search's folder: where its parts lie, who works in it, and what it was made for."""
+
+import fcntl
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.archive import Archive, write_atomically
+from orchestrator.config import Experiment, parse_experiment
+from trainables.errors import InputError
+from trainables.results import TeacherResult
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# What may differ when a search goes on: how much is tried and where it runs, not what is tried.
+_MAY_DIFFER = ("num_trials", "resources", "tracking")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchFolder:
+    """`storage/name` and what lies in it.
+
+    Attributes:
+        storage: folder of all searches; holds the MLflow store too.
+        name: of the search.
+    """
+
+    storage: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            InputError: if it could not be a folder's name.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise InputError(
+                f"the search's name is {self.name!r}, but must be letters, digits, dots, dashes and underscores; "
+                "give one with --name"
+            )
+
+    @property
+    def path(self) -> Path:
+        """The folder itself, absolute."""
+        return self.storage.resolve() / self.name
+
+    @property
+    def archive(self) -> Archive:
+        """Its candidates."""
+        return Archive(self.path / "archive.parquet")
+
+    @property
+    def study_file(self) -> Path:
+        """Its Optuna journal."""
+        return self.path / "study.journal"
+
+    @property
+    def teacher(self) -> Path:
+        """Its teacher's folder."""
+        return self.path / "teacher"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a search was begun here."""
+        return (self.path / "experiment.yaml").exists()
+
+    @property
+    def search_id(self) -> str:
+        """What tells this search from every other."""
+        return (self.path / "search-id").read_text().strip()
+
+    def experiment(self) -> Experiment:
+        """What it searches.
+
+        Raises:
+            InputError: if there is no search here, or its file is damaged.
+        """
+        if not self.exists:
+            searches = sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
+            there = f"there are {', '.join(searches)}" if searches else "there is none"
+            raise InputError(f"there is no search {self.name!r} in {self.storage}; {there}")
+        try:
+            values = yaml.safe_load((self.path / "experiment.yaml").read_text())
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.path / 'experiment.yaml'} is damaged: {' '.join(str(error).split())}") from error
+        return parse_experiment(values if isinstance(values, dict) else {})
+
+    def teacher_result(self) -> TeacherResult:
+        """The teacher's figures.
+
+        Raises:
+            InputError: if the search has not got so far.
+        """
+        import json
+
+        path = self.teacher / "result.json"
+        if not path.exists():
+            raise InputError(f"search {self.name!r} has no teacher yet; let it run, or go on with --resume")
+        return TeacherResult.from_dict(json.loads(path.read_text()))
+
+    def require_fresh_or_same(self, experiment: Experiment, *, resume: bool) -> None:
+        """Refuse to mix searches.
+
+        Raises:
+            InputError: if a search is here and is not to be resumed, or is another one than this.
+        """
+        if not self.exists:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise InputError(f"{self.path} holds other files; choose another --name or --storage")
+            return
+        if not resume:
+            raise InputError(
+                f"{self.path} holds a search already; go on with it by --resume, or give this one another --name"
+            )
+        key = _first_difference(self.experiment().to_dict(), experiment.to_dict())
+        if key is not None:
+            raise InputError(
+                f"{self.path} holds another search: {key[0]} is {key[1]!r} there and {key[2]!r} here; "
+                "give this one another --name, or leave the setting as it was"
+            )
+
+    def require_writable(self) -> None:
+        """Check that files can be made.
+
+        Raises:
+            InputError: naming the folder that forbids it.
+        """
+        existing = self.path
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise InputError(f"{existing} is a file, but must be a folder; choose another --storage")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise InputError(f"{existing} cannot be written to; choose another --storage or change its permissions")
+
+    def begin(self, experiment: Experiment) -> None:
+        """Make the folder, or note what this start changes."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "search-id").exists():
+            write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
+        write_atomically(self.path / "experiment.yaml", experiment.to_yaml().encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second driver out.
+
+        Raises:
+            InputError: if one runs already.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"search {self.name!r} is running in another process; wait for it or stop it"
+                ) from error
+            yield
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+    for key in new:
+        if not prefix and key in _MAY_DIFFER:
+            continue
+        here, there = new[key], old.get(key)
+        if isinstance(here, dict) and isinstance(there, dict):
+            inner = _first_difference(there, here, f"{prefix}{key}.")
+            if inner is not None:
+                return inner
+        elif here != there:
+            return f"{prefix}{key}", there, here
+    return None

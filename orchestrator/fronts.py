@@ -1,0 +1,78 @@
+"""The front of a finished or running search, as people and as scripts read it."""
+
+import json
+from typing import Any
+
+from rich.table import Table
+
+from orchestrator.folder import SearchFolder
+from orchestrator.plots import FrontView
+from orchestrator.record import front_view
+from orchestrator.view import percent
+from trainables.errors import InputError
+
+
+def read_front(folder: SearchFolder) -> FrontView:
+    """The front of a search as it is on disk.
+
+    Raises:
+        InputError: if there is no such search, or no trial of it is finished.
+    """
+    experiment = folder.experiment()
+    candidates = folder.archive.candidates()
+    if not candidates:
+        raise InputError(f"no trial of search {folder.name!r} is finished yet; let it run, or go on with --resume")
+    return front_view(candidates, experiment.objectives, teacher_val_accuracy=folder.teacher_result().val_accuracy)
+
+
+def front_rows(view: FrontView) -> list[dict[str, Any]]:
+    """Every candidate as plain values, with whether it is on the front and its knee."""
+    on_front = {candidate.key for candidate in view.front}
+    return [
+        {
+            "trial": candidate.trial,
+            "level": candidate.level,
+            "num_assistants": candidate.num_assistants,
+            "val_accuracy": candidate.val_accuracy,
+            "macs": candidate.macs,
+            "macs_kept": candidate.macs_kept,
+            "params": candidate.params,
+            "params_kept": candidate.params_kept,
+            "latency_ms": candidate.latency_ms,
+            "on_front": candidate.key in on_front,
+            "knee": view.knee is not None and candidate.key == view.knee.key,
+        }
+        for candidate in view.candidates
+    ]
+
+
+def front_json_list(view: FrontView) -> str:
+    """`front_rows` as JSON."""
+    return json.dumps(front_rows(view), indent=1)
+
+
+def front_rich_table(view: FrontView) -> Table:
+    """The front for a terminal, by rising cost, the knee marked."""
+    title = (
+        f"front: {len(view.front)} of {len(view.candidates)} candidates; teacher {percent(view.teacher_val_accuracy)}"
+    )
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    latency = any(candidate.latency_ms is not None for candidate in view.front)
+    columns = ["trial:level", "accuracy", "MACs", "kept", "compression", "params", "kept"]
+    for column in [*columns, *(["latency"] if latency else []), ""]:
+        table.add_column(column, justify="left" if column in ("trial:level", "") else "right")
+    for candidate in view.front:
+        knee = view.knee is not None and candidate.key == view.knee.key
+        cells = [
+            candidate.label,
+            percent(candidate.val_accuracy),
+            f"{candidate.macs / 1e6:.3g} M",
+            percent(candidate.macs_kept),
+            f"{1 / candidate.macs_kept:.3g}x",
+            f"{candidate.params / 1e3:.3g} k",
+            percent(candidate.params_kept),
+        ]
+        if latency:
+            cells.append(f"{candidate.latency_ms:.3g} ms")
+        table.add_row(*cells, "knee" if knee else "", style="bold" if knee else "")
+    return table

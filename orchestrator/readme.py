@@ -1,0 +1,192 @@
+"""The card of an exported network for people: `README.md`, in the form that hubs of models show."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from orchestrator.card import CARD_FILE, ONNX_FILE, Card
+from trainables.checkpoint import WEIGHTS_FILE
+from trainables.config import DataName, is_import_path
+
+_MAX_NAMES_SHOWN = 20
+_HOW_IMAGES_ARE_MADE: Mapping[DataName, str] = {
+    "digits": "Grey images of 8x8 with values 0 … 16, enlarged bilinearly and scaled to 0 … 255",
+    "cifar10": "RGB images as they come",
+    "cifar100": "RGB images as they come",
+    "imagefolder": "RGB images, of which the largest central square is brought to size (bilinear, antialiased)",
+}
+
+
+def markdown(card: Card) -> str:
+    """Text of `README.md`: YAML front matter, then results, files, use, verification and origin."""
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)}---",
+        f"# {card.name}",
+        _summary(card),
+        *(f"> **Note:** {warning}" for warning in card.warnings),
+        f"## Results\n\n{_results(card)}",
+    ]
+    if card.latency:
+        parts.append(f"## Latency\n\n{_latency(card)}")
+    parts += [
+        f"## Input\n\n{_input(card)}",
+        f"## Use\n\n{_use(card)}",
+        f"## Verification\n\n{_verification(card)}",
+        f"## How it was made\n\n{_origin(card)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(card: Card) -> dict[str, Any]:
+    accuracy = {"type": "accuracy", "name": "top-1", "value": round(card.network.test_accuracy, 6)}
+    dataset = {"name": card.data.name, "type": card.data.name, "split": "test"}
+    task = "image-classification"
+    tags = [task, "pruning", "distillation", "cascade-pruning", *(["onnx"] if ONNX_FILE in card.files else [])]
+    return {
+        **({"license": card.license_name} if card.license_name else {}),
+        "pipeline_tag": task,
+        "tags": tags,
+        **({} if card.data.name == "imagefolder" else {"datasets": [card.data.name]}),
+        "metrics": ["accuracy"],
+        "model-index": [
+            {
+                "name": card.name,
+                "results": [{"task": {"type": task}, "dataset": dataset, "metrics": [accuracy]}],
+            }
+        ],
+    }
+
+
+def _summary(card: Card) -> str:
+    gained = card.network.test_accuracy - card.teacher.test_accuracy
+    return (
+        f"A `{card.model.name}` for {card.input.num_classes} classes of `{card.data.name}`, made physically smaller: "
+        f"{card.macs_ratio:.1f}x fewer multiply-accumulates (MACs) and {card.params_ratio:.1f}x fewer parameters than "
+        f"its teacher, at a test accuracy of {_percent(card.network.test_accuracy)} against "
+        f"{_percent(card.teacher.test_accuracy)} ({gained * 100:+.2f} points, {card.verification.num_images:,} images)."
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.2f} %"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    # The first column is text, the others are numbers.
+    rule = ("---", *("---:" for _ in header[1:]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def _results(card: Card) -> str:
+    network, teacher = card.network, card.teacher
+    rows = [
+        ("test accuracy", _percent(network.test_accuracy), _percent(teacher.test_accuracy), ""),
+        ("validation accuracy", _percent(network.val_accuracy), _percent(teacher.val_accuracy), ""),
+        ("MACs for one image", f"{network.macs:,}", f"{teacher.macs:,}", _percent(network.macs / teacher.macs)),
+        ("parameters", f"{network.params:,}", f"{teacher.params:,}", _percent(network.params / teacher.params)),
+    ]
+    return (
+        _table(("", "this network", "teacher", "kept"), rows)
+        + "\n\nThe network was chosen on validation accuracy. The test images were read for this card alone."
+    )
+
+
+def _latency(card: Card) -> str:
+    rows = []
+    for row in card.latency:
+        dense, pruned = row.comparison.dense, row.comparison.pruned
+        times = (f"{latency.median_ms:.3g} ± {latency.iqr_ms:.1g}" for latency in (pruned, dense))
+        rows.append((row.runtime, str(pruned.batch_size), *times, f"{row.comparison.speedup:.2f}x"))
+    threads = ", ".join(sorted({str(row.comparison.pruned.num_threads) for row in card.latency}))
+    return (
+        f"Milliseconds for one batch, median ± distance between the quartiles, on {threads} CPU thread(s) of "
+        f"{card.processor}; both networks measured in turn in one process.\n\n"
+        + _table(("runtime", "batch", "this network", "teacher", "speed-up"), rows)
+    )
+
+
+def _input(card: Card) -> str:
+    spec = card.input
+    names = ", ".join(f"`{name}`" for name in spec.class_names[:_MAX_NAMES_SHOWN])
+    more = f" … ({spec.num_classes} in all, in `{CARD_FILE}`)" if spec.num_classes > _MAX_NAMES_SHOWN else ""
+    return (
+        f"{_HOW_IMAGES_ARE_MADE[card.data.name]}; batch x {spec.channels} x {spec.image_size} x {spec.image_size}. "
+        "Pixels are divided by 255, the mean is taken from them, and the rest is divided by the standard deviation; "
+        "the network takes the result as float32 and gives one logit a class.\n\n"
+        f"- mean: `{list(spec.mean)}`\n- standard deviation: `{list(spec.std)}`\n- classes: {names}{more}"
+    )
+
+
+def _use(card: Card) -> str:
+    parts = []
+    if card.verification.native_identical is not None:
+        parts.append(f"With PyTorch (`pip install cascade-pruning`):\n\n```python\n{native_snippet(card)}```")
+    if ONNX_FILE in card.files:
+        parts.append(f"With ONNX Runtime (`pip install onnxruntime numpy`):\n\n```python\n{onnx_snippet(card)}```")
+    return "\n\n".join(parts)
+
+
+def native_snippet(card: Card) -> str:
+    """Python that loads the network and classifies one batch; it runs in the exported folder."""
+    name, spec = card.model.name, card.input
+    imports, load = "import trainables\n", 'network = trainables.load(".")  # this folder'
+    if is_import_path(name):
+        module, function = name.split(":")
+        imports += f"from {module} import {function}\n"
+        load = f'network = trainables.load(".", builder={function})  # this folder'
+    return (
+        f"import torch\n\n{imports}\n"
+        f"mean = torch.tensor({list(spec.mean)}).view(-1, 1, 1)\n"
+        f"std = torch.tensor({list(spec.std)}).view(-1, 1, 1)\n"
+        f"pixels = torch.zeros(1, {spec.channels}, {spec.image_size}, {spec.image_size}, dtype=torch.uint8)"
+        "  # your images, 0 … 255\n\n"
+        f"{load}\n"
+        "with torch.inference_mode():\n"
+        "    logits = network((pixels / 255 - mean) / std)\n"
+        "print(logits.argmax(1))\n"
+    )
+
+
+def onnx_snippet(card: Card) -> str:
+    """Python that classifies one batch in ONNX Runtime; it runs in the exported folder."""
+    spec = card.input
+    return (
+        "import numpy as np\nimport onnxruntime\n\n"
+        f"mean = np.array({list(spec.mean)}, np.float32).reshape(-1, 1, 1)\n"
+        f"std = np.array({list(spec.std)}, np.float32).reshape(-1, 1, 1)\n"
+        f"pixels = np.zeros((1, {spec.channels}, {spec.image_size}, {spec.image_size}), np.uint8)"
+        "  # your images, 0 … 255\n\n"
+        f'session = onnxruntime.InferenceSession("{ONNX_FILE}")\n'
+        'images = (pixels.astype(np.float32) / 255 - mean) / std\n(logits,) = session.run(["logits"], '
+        '{"images": images})\nprint(logits.argmax(1))\n'
+    )
+
+
+def _verification(card: Card) -> str:
+    checked = card.verification
+    lines = [f"Compared with the network that the search found, on {checked.num_images:,} test images:", ""]
+    if checked.native_identical is not None:
+        lines.append(f"- `{WEIGHTS_FILE}`, read back: every tensor is equal bit for bit")
+    if checked.onnx_max_difference is not None:
+        assert checked.onnx_top1_agreement is not None
+        assert checked.onnx_test_accuracy is not None
+        lines.append(
+            f"- `{ONNX_FILE}` in ONNX Runtime: logits differ by at most {checked.onnx_max_difference:.1e} (the largest "
+            f"is {checked.max_logit:.3g}), the most likely class agrees on {_percent(checked.onnx_top1_agreement)}, "
+            f"test accuracy {_percent(checked.onnx_test_accuracy)}; batches of 1, 3, 64 and what is left"
+        )
+    lines.append("- MACs and parameters were counted again on the network as it was read back")
+    return "\n".join(lines)
+
+
+def _origin(card: Card) -> str:
+    files = "\n".join(f"- `{name}`: {size:,} bytes" for name, size in card.files.items())
+    versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    cascade = json.dumps(card.cascade.to_dict(), indent=1)
+    return (
+        f"Level {card.level} of {card.cascade.num_levels} of the cascade of trial {card.trial} of the search "
+        f"`{card.search_name}`: each level was pruned on its own loss and learned from the next larger one, the first "
+        f"from the teacher.\n\n```json\n{cascade}\n```\n\nFiles:\n\n{files}\n\nVersions: {versions}."
+    )

@@ -1,0 +1,267 @@
+"""Compose a search from its parts, run it on Ray, resume it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+# Read when Ray is imported: no loggers of its own (tracking is ours), no hook into the terminal.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+
+from orchestrator.config import Experiment, Resources
+from orchestrator.datasets import load_splits
+from orchestrator.folder import SearchFolder
+from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
+from orchestrator.study import Study
+from orchestrator.teacher import TeacherTask, prepare_teacher
+from orchestrator.tracking import Tracker
+from orchestrator.trials import Reporter, TrialQueue
+from search_spaces.cascade import CascadeSpace
+from trainables.data import DataSplits
+from trainables.dependencies import find_groups
+from trainables.errors import InputError
+from trainables.models import build, load_weights
+from trainables.results import EpochProgress
+from trainables.saliency import find_criterion
+from trainables.tune_adapter import CascadeTrainable, TrialSettings
+
+TRIALS = "trials"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a search ended.
+
+    Attributes:
+        status: `finished` (all trials ended), `interrupted`, or `failed` (all trials failed).
+        num_ended: trials that are complete or failed.
+        failures: why trials failed, by number.
+    """
+
+    status: Literal["finished", "interrupted", "failed"]
+    num_ended: int
+    failures: dict[int, str]
+
+
+def run_search(
+    experiment: Experiment, folder: SearchFolder, *, resume: bool, watcher: Watcher, tracker: Tracker
+) -> Outcome:
+    """Run a search to its end, or until it is interrupted.
+
+    Args:
+        experiment: what to search.
+        folder: where it is kept.
+        resume: go on with what is there.
+        watcher: the terminal.
+        tracker: MLflow.
+
+    Raises:
+        InputError: if anything that was asked for cannot be; nothing has been started then.
+        StageFailure: if the teacher cannot be trained.
+    """
+    folder.require_fresh_or_same(experiment, resume=resume)
+    folder.require_writable()
+    data = load_splits(experiment.data)
+    check_network(experiment, data)
+    with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
+        tracker.check()
+        with folder.locked():
+            folder.begin(experiment)
+            tracker.start_search(
+                folder.name, search_parameters(experiment.to_dict()), experiment.to_yaml(), folder.search_id
+            )
+            return _run(experiment, folder, data, watcher, tracker, available_cpus)
+
+
+def check_network(experiment: Experiment, data: DataSplits) -> None:
+    """Build the teacher once and look at its channels and weights, so that what is wrong shows before work starts.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    space = experiment.find_space()
+    criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
+    for criterion in criteria:
+        find_criterion(criterion)
+    network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+    if experiment.model.weights is not None:
+        load_weights(network, Path(experiment.model.weights))
+    find_groups(network, data.input_shape)
+
+
+@contextmanager
+def ray_session(resources: Resources) -> Iterator[float]:
+    """Ray, started on this machine or joined, and left as it was found; yields the CPUs that it has.
+
+    Raises:
+        InputError: if it is not there, or has less than one trial takes.
+    """
+    python_path = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    options: dict[str, Any] = {"include_dashboard": False} if resources.address == "local" else {}
+    try:
+        ray.init(
+            address=resources.address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": python_path}},
+            **options,
+        )
+    except ConnectionError as error:
+        raise InputError(
+            f"resources.address is {resources.address!r}, but no Ray answers there ({error}); "
+            "use local to start one on this machine"
+        ) from error
+    try:
+        available = ray.cluster_resources()
+        for kind, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
+            if asked > available.get(kind, 0.0):
+                raise InputError(
+                    f"resources.{kind.lower()}s_per_trial is {asked:g}, but there are {available.get(kind, 0.0):g} "
+                    f"{kind}s; ask for less or use a larger machine"
+                )
+        yield float(available.get("CPU", 1.0))
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _removed_if_unused(folder: SearchFolder) -> Iterator[None]:
+    """Leave no empty folder behind when a check fails after it was made."""
+    try:
+        yield
+    except InputError:
+        if folder.path.is_dir() and not folder.exists:
+            (folder.path / "lock").unlink(missing_ok=True)
+            folder.path.rmdir()
+        raise
+
+
+def _run(  # noqa: PLR0913
+    experiment: Experiment,
+    folder: SearchFolder,
+    data: DataSplits,
+    watcher: Watcher,
+    tracker: Tracker,
+    available_cpus: float,
+) -> Outcome:
+    resources = experiment.resources
+    use_gpu = resources.gpus_per_trial > 0
+    measure_latency = "latency_ms" in experiment.objectives
+    arrays = ray.put(data.to_arrays())
+    task = TeacherTask(
+        folder=folder.teacher,
+        model=experiment.model,
+        recipe=experiment.teacher,
+        augmentation=experiment.data.augmentation,
+        seed=experiment.seed,
+        num_threads=max(1, int(resources.cpus_per_trial if measure_latency else available_cpus)),
+        use_gpu=use_gpu,
+        measure_latency=measure_latency,
+    )
+    epochs: list[EpochProgress] = []
+
+    def told(progress: EpochProgress) -> None:
+        epochs.append(progress)
+        watcher.teacher_epoch(progress)
+
+    teacher = prepare_teacher(
+        task,
+        arrays,
+        num_cpus=resources.cpus_per_trial if resources.address != "local" else available_cpus,
+        num_gpus=1.0 if use_gpu else 0.0,
+        told=told,
+    )
+    tracker.log_teacher(teacher, epochs)
+    watcher.teacher_ready(teacher)
+
+    study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
+    space = experiment.find_space()
+    if isinstance(space, CascadeSpace):
+        study.enqueue(space.starting_points(min(experiment.num_starting_points, experiment.num_trials)))
+    record = SearchRecord(
+        folder=folder.path,
+        objectives=experiment.objectives,
+        teacher=teacher,
+        archive=folder.archive,
+        study=study,
+        tracker=tracker,
+        watcher=watcher,
+    )
+    queue = TrialQueue(
+        study,
+        space,
+        experiment.cascade,
+        num_trials=experiment.num_trials,
+        unfinished=record.adopt(),
+        states=folder.path / TRIALS,
+    )
+    settings = TrialSettings(
+        model=experiment.model,
+        augmentation=experiment.data.augmentation,
+        candidates=str(folder.path / CANDIDATES),
+        num_threads=max(1, int(resources.cpus_per_trial)),
+        use_gpu=use_gpu,
+        measure_latency=measure_latency,
+    )
+    if queue.remaining:
+        trainable = tune.with_parameters(
+            CascadeTrainable, teacher=task.weights(), data=data.to_arrays(), settings=settings
+        )
+        # Latency means nothing while other trials run.
+        max_concurrent = 1 if measure_latency else resources.max_concurrent
+        _fit(trainable, queue, record, resources, folder.path / TRIALS, max_concurrent)
+    return _conclude(experiment, study, record)
+
+
+def _fit(  # noqa: PLR0913
+    trainable: Any,  # noqa: ANN401 - Ray's
+    queue: TrialQueue,
+    record: SearchRecord,
+    resources: Resources,
+    storage: Path,
+    max_concurrent: int | None,
+) -> None:
+    """Run what is in the queue. Each start is a Tune experiment of its own; the study is what lasts."""
+    attempt = f"start-{len(list(storage.glob('start-*'))) + 1:03d}"
+    tune.Tuner(
+        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        tune_config=tune.TuneConfig(
+            search_alg=queue.searcher(),
+            num_samples=queue.remaining,
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=attempt,
+            storage_path=str(storage),
+            callbacks=[Reporter(queue, record)],
+            failure_config=tune.FailureConfig(max_failures=2),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    ).fit()
+
+
+def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
+    return f"{trial.config['trial']:05d}"
+
+
+def _conclude(experiment: Experiment, study: Study, record: SearchRecord) -> Outcome:
+    failures = study.failures()
+    if study.num_ended < experiment.num_trials:
+        record.close("stopped")
+        return Outcome(status="interrupted", num_ended=study.num_ended, failures=failures)
+    if len(failures) == study.num_ended:
+        record.close("failed")
+        return Outcome(status="failed", num_ended=study.num_ended, failures=failures)
+    record.close("finished")
+    return Outcome(status="finished", num_ended=study.num_ended, failures=failures)

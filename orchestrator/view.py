@@ -1,0 +1,207 @@
+"""The search on the terminal: a live table where there is one, a line an event where there is not."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.archive import Candidate
+from orchestrator.plots import FrontView
+from orchestrator.record import Watcher
+from trainables.config import CascadeConfig
+from trainables.results import EpochProgress, TeacherResult
+
+
+@contextmanager
+def watching(console: Console, *, num_trials: int, num_ended: int) -> Iterator[Watcher]:
+    """A watcher that suits the terminal, or the pipe, that the console writes to.
+
+    Args:
+        console: where to.
+        num_trials: trials that the search is to have.
+        num_ended: those that an earlier start has ended.
+    """
+    if not console.is_terminal:
+        yield LineWatcher(console, num_trials=num_trials, num_ended=num_ended)
+        return
+    watcher = LiveWatcher(console, num_trials=num_trials, num_ended=num_ended)
+    with Live(get_renderable=watcher.render, console=console, refresh_per_second=4, transient=True):
+        yield watcher
+
+
+def percent(fraction: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * fraction:.1f} %" if fraction >= 0.0995 else f"{100 * fraction:.2g} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _sizes(cascade: CascadeConfig) -> str:
+    return " → ".join(percent(size) for size in cascade.macs_kept)
+
+
+class LineWatcher:
+    """One line an event, for logs and pipes."""
+
+    def __init__(self, console: Console, *, num_trials: int, num_ended: int) -> None:
+        """Start counting."""
+        self._console = console
+        self._num_trials = num_trials
+        self._num_ended = num_ended
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def teacher_epoch(self, progress: EpochProgress) -> None:
+        """Nothing; a line an epoch is too much."""
+
+    def teacher_ready(self, result: TeacherResult) -> None:
+        """The teacher is there."""
+        self._say(_teacher_line(result))
+
+    def trial_started(self, number: int, cascade: CascadeConfig) -> None:
+        """A trial runs."""
+        self._say(f"trial {number} runs: {cascade.schedule}, {_sizes(cascade)} of the MACs")
+
+    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
+        """Nothing; a line an epoch is too much."""
+
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """A trial gave its candidates."""
+        self._num_ended += 1
+        levels = ", ".join(f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}" for c in candidates)
+        self._say(
+            f"trial {number} done ({self._num_ended} of {self._num_trials}): {levels}; "
+            f"front of {len(view.front)} among {len(view.candidates)}"
+        )
+
+    def trial_failed(self, number: int, reason: str) -> None:
+        """A trial gave nothing."""
+        self._num_ended += 1
+        self._say(f"trial {number} failed ({self._num_ended} of {self._num_trials}): {reason}")
+
+
+@dataclass(slots=True)
+class _Running:
+    cascade: CascadeConfig
+    progress: EpochProgress | None = None
+
+
+class LiveWatcher:
+    """A table of running trials, the best so far, and the time that is left; finished trials scroll by above it."""
+
+    def __init__(self, console: Console, *, num_trials: int, num_ended: int) -> None:
+        """Start counting."""
+        self._lines = LineWatcher(console, num_trials=num_trials, num_ended=num_ended)
+        self._num_trials = num_trials
+        self._num_ended = num_ended
+        self._ended_here = 0
+        self._started = time.monotonic()
+        self._trials_started: float | None = None
+        self._teacher: TeacherResult | None = None
+        self._teacher_progress: EpochProgress | None = None
+        self._running: dict[int, _Running] = {}
+        self._view: FrontView | None = None
+
+    def teacher_epoch(self, progress: EpochProgress) -> None:
+        """The teacher trained an epoch."""
+        self._teacher_progress = progress
+
+    def teacher_ready(self, result: TeacherResult) -> None:
+        """The teacher is there."""
+        self._teacher = result
+        self._trials_started = time.monotonic()
+        self._lines.teacher_ready(result)
+
+    def trial_started(self, number: int, cascade: CascadeConfig) -> None:
+        """A trial runs."""
+        self._running[number] = _Running(cascade)
+
+    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch."""
+        self._running[number].progress = progress
+
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """A trial gave its candidates."""
+        self._view = view
+        self._end(number)
+        self._lines.trial_finished(number, candidates, view)
+
+    def trial_failed(self, number: int, reason: str) -> None:
+        """A trial gave nothing."""
+        self._end(number)
+        self._lines.trial_failed(number, reason)
+
+    def _end(self, number: int) -> None:
+        self._running.pop(number, None)
+        self._num_ended += 1
+        self._ended_here += 1
+
+    def render(self) -> RenderableType:
+        """What stands at the bottom of the terminal now."""
+        parts: list[RenderableType] = [self._headline()]
+        if self._running:
+            parts.append(self._table())
+        return Group(*parts)
+
+    def _headline(self) -> Text:
+        elapsed = time.monotonic() - self._started
+        if self._teacher is None:
+            progress = self._teacher_progress
+            doing = f"epoch {progress.epoch} of {progress.num_epochs}" if progress else "starting"
+            return Text(f"teacher: {doing}, {duration(elapsed)} so far", style="bold")
+        text = f"{self._num_ended} of {self._num_trials} trials, {duration(elapsed)} so far"
+        left = self._left_seconds()
+        if left is not None:
+            text += f", about {duration(left)} left"
+        if self._view is not None and self._view.knee is not None:
+            knee = self._view.knee
+            text += f"; best so far: {percent(knee.val_accuracy)} at {percent(knee.macs_kept)} of the MACs"
+        return Text(text, style="bold")
+
+    def _left_seconds(self) -> float | None:
+        """From epochs that are done and to do; `None` before there is anything to go by."""
+        assert self._trials_started is not None
+        done = float(self._ended_here)
+        for running in self._running.values():
+            if running.progress is not None:
+                done += running.progress.trial_epoch / running.cascade.recipe.epochs
+        ahead = self._num_trials - self._num_ended - (done - self._ended_here)
+        if done < 0.2:
+            return None
+        return (time.monotonic() - self._trials_started) / done * ahead
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("trial", "stage", "epoch", "sizes asked", "accuracy now"):
+            table.add_column(column)
+        for number, running in sorted(self._running.items()):
+            progress = running.progress
+            table.add_row(
+                str(number),
+                progress.stage if progress else "starting",
+                f"{progress.epoch}/{progress.num_epochs}" if progress else "",
+                _sizes(running.cascade),
+                ", ".join(f"{percent(level.val_accuracy)}" for level in progress.levels) if progress else "",
+            )
+        return table
+
+
+def _teacher_line(result: TeacherResult) -> str:
+    took = f", trained in {duration(result.seconds)}" if result.seconds else ", read from its file"
+    return (
+        f"teacher: {percent(result.val_accuracy)} on validation, {result.macs / 1e6:.4g} M MACs, "
+        f"{result.params / 1e6:.3g} M parameters{took}"
+    )

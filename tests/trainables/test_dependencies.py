@@ -1,0 +1,173 @@
+"""Channel groups against the truth: a dense network with gates behind its layers and a narrow one agree."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from trainables.channels import ChannelMap, Kept, layer_widths
+from trainables.dependencies import find_groups
+from trainables.errors import InputError
+from trainables.levels import Level, SharedWeights
+
+
+def gated(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> nn.Module:
+    """The dense network, with a gate of zeros and ones that multiplies the output of each gate layer."""
+    network = copy.deepcopy(network)
+    for group in channel_map.groups:
+        for member in group.members:
+            if member.axis == "out" and member.layer in group.gates:
+                layer = network.get_submodule(member.layer)
+                gate = torch.ones(layer_widths(layer)[0])
+                gate[member.positions_N[~torch.isin(member.channels_N, kept[group.name])]] = 0.0
+                layer.register_forward_hook(
+                    lambda _layer, _inputs, output, gate=gate: output * gate.view(-1, *[1] * (output.ndim - 2))
+                )
+    return network
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.eval()
+    return network
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), training=st.booleans())
+def test_the_gated_dense_network_and_the_narrow_one_agree(architecture, networks, random_plan, seed, training) -> None:
+    network, channel_map = networks(architecture)
+    kept = random_plan(channel_map, seed)
+    level = Level(1, SharedWeights(network, channel_map), shared_affine=False)
+    level.keep(kept)
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    dense = without_dropout(gated(network, channel_map, kept).train(training))
+    narrow = without_dropout(level.network.train(training))
+    with torch.no_grad():
+        wanted = dense(images)
+        torch.testing.assert_close(narrow(images), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max().clamp(min=1)))
+
+
+def test_groups_of_own_network_are_what_its_forward_pass_says(networks) -> None:
+    _, channel_map = networks("own")
+    groups = {group.name: group for group in channel_map.groups}
+    # The depthwise convolution gives its input channels back, so it has no group of its own.
+    assert list(groups) == ["stem.0", "plain", "normed.0", "merged", "hidden"]
+    assert {name: group.gates for name, group in groups.items()} == {
+        "stem.0": ("stem.1", "depthwise.1"),
+        "plain": ("plain",),
+        "normed.0": ("normed.1",),
+        "merged": ("merged",),
+        "hidden": ("hidden",),
+    }
+    axes = {(m.layer, m.axis): m.positions_N.tolist() for m in groups["normed.0"].members}
+    assert axes["merged", "in"] == [6, 7, 8, 9]  # behind the six channels of the other branch
+    flat = next(m for m in groups["merged"].members if m.layer == "hidden")
+    assert flat.positions_N.tolist() == list(range(32))
+    assert flat.channels_N.tolist() == [position // 4 for position in range(32)]
+    assert channel_map.elementwise == {"stem.1", "depthwise.0", "depthwise.1", "normed.1"}
+
+
+@pytest.mark.parametrize(("name", "number", "coupled"), [("resnet18", 12, 4), ("resnet50", 37, 4), ("vgg-small", 6, 0)])
+def test_residual_sums_couple_channels(networks, name: str, number: int, coupled: int) -> None:
+    _, channel_map = networks(name)
+    assert len(channel_map.groups) == number
+    assert sum(len(group.gates) > 1 for group in channel_map.groups) == coupled
+
+
+def test_every_layer_but_the_ends_is_narrowed(architecture, networks) -> None:
+    network, channel_map = networks(architecture)
+    outputs = {m.layer for group in channel_map.groups for m in group.members if m.axis == "out"}
+    inputs = {m.layer for group in channel_map.groups for m in group.members if m.axis == "in"}
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    depthwise = {name for name in layers if name in channel_map.elementwise}
+    assert set(layers) - outputs == {layers[-1]}
+    assert set(layers) - inputs - depthwise == {layers[0]}
+
+
+def test_the_network_is_left_as_it_was(architecture, networks) -> None:
+    network, _ = networks(architecture)
+    network.requires_grad_(requires_grad=False).train()
+    before = copy.deepcopy(network.state_dict())
+    find_groups(network, (3, 16, 16))
+    assert network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_concatenation_of_a_layer_with_itself_keeps_both_places() -> None:
+    class Mirrored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3, padding=1)
+            self.second = nn.Conv2d(8, 5, 3, padding=1)
+            self.scores = nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            scores: torch.Tensor = self.scores(self.second(torch.cat([x, -x], 1)).relu().mean((2, 3)))
+            return scores
+
+    channel_map = find_groups(Mirrored(), (3, 8, 8))
+    member = next(m for m in channel_map.groups[0].members if m.layer == "second")
+    assert dict(zip(member.positions_N.tolist(), member.channels_N.tolist(), strict=True)) == {
+        position: position % 4 for position in range(8)
+    }
+
+
+class Layers(nn.Module):
+    """A convolution, a layer in question, and what gives the scores."""
+
+    def __init__(self, layer: nn.Module, *, channels: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.asked = layer
+        self.scores = nn.Linear(channels, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(self.asked(self.first(x)).relu().mean((2, 3)))
+        return scores
+
+
+class WithParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def _fails(_x: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("wrong image height")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Layers(nn.Conv2d(8, 8, 3, padding=1, groups=4)), "layer asked is a convolution in 4 groups"),
+        (lambda: Layers(nn.Conv2d(8, 16, 3, padding=1, groups=8), channels=16), "layer asked is a convolution in 8"),
+        (lambda: Layers(nn.LayerNorm([8, 8, 8])), "layer asked is a LayerNorm"),
+        (lambda: Layers(nn.GroupNorm(2, 8)), "layer asked is a GroupNorm"),
+        (lambda: Layers(nn.BatchNorm2d(8, affine=False)), "layer asked is a batch norm without scale and shift"),
+        (lambda: Layers(WithParameter()), "group first reaches a bare parameter"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "no channels that could be removed"),
+        (lambda: nn.Flatten(), "no convolution and no linear layer"),
+        (lambda: nn.Conv2d(3, 4, 1), "must return one tensor of class scores"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), "fails on an image of 3x8x8"),
+    ],
+)
+def test_what_cannot_be_narrowed_is_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_groups(make(), (3, 8, 8))
+
+
+def test_a_forward_pass_that_asserts_is_refused(networks) -> None:
+    network, _ = networks("vgg-small")
+    network.forward = _fails
+    with pytest.raises(InputError, match="wrong image height"):
+        find_groups(network, (3, 16, 16))
