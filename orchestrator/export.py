@@ -174,8 +174,8 @@ def _load(folder: Path, model: ModelConfig, *, val_accuracy: float, macs: int, p
         )
     try:
         counted = count_macs(saved.network, saved.input.shape), count_params(saved.network)
-    except RuntimeError as error:  # widths that fit their tensors, but not one another
-        raise InputError(f"{folder} is damaged: the network in it cannot run ({error})") from error
+    except InputError as error:  # widths that fit their tensors, but not one another
+        raise InputError(f"{folder} is damaged: {error}") from error
     if counted != (macs, params):
         raise InputError(
             f"{folder} holds a network of {counted[0]:,} MACs and {counted[1]:,} parameters, but the search found "

@@ -72,13 +72,24 @@ def write_onnx(
         ) from error
     assert exported is not None
     model = exported.model_proto
+    _name_batch(model)
     _strip(model)
     onnx.helper.set_model_props(model, dict(metadata or {}))
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, path)
 
 
-def _strip(model: Any) -> None:  # noqa: ANN401 - onnx comes without types
+def _name_batch(model: Any) -> None:  # noqa: ANN401 - onnx comes without types
+    """Call the batch's dimension `batch`, which the exporter has under a name such as `s34`."""
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == symbol:
+                dimension.dim_param = "batch"
+
+
+def _strip(model: Any) -> None:  # noqa: ANN401
     """Take out what the exporter notes for its own sake: stack traces, which tell paths on this machine."""
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

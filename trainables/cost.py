@@ -51,8 +51,8 @@ def _kernel_uses(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
         with torch.no_grad():
             network(torch.zeros(2, *input_shape, device="meta"))
     except Exception as error:  # the user's own forward pass
-        shape = "x".join(map(str, input_shape))
-        raise InputError(f"the MACs of the network on an image of {shape} cannot be counted: {error}") from error
+        shape, reason = "x".join(map(str, input_shape)), " ".join(str(error).split())
+        raise InputError(f"the MACs of the network on an image of {shape} cannot be counted: {reason}") from error
     return uses
 
 

@@ -5,6 +5,7 @@ Of torch-pruning only the graph is used: not its importances, which pass over ba
 
 import copy
 import re
+import warnings
 from typing import Any
 
 import torch
@@ -48,12 +49,13 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int]) -> Channe
     example = torch.zeros(2, *input_shape)
     order = _execution_order(network, example)
     try:
-        graph = torch_pruning.DependencyGraph().build_dependency(network, example)
-        found = list(graph.get_all_groups(ignored_layers=[_classifier(order)]))
+        with warnings.catch_warnings(action="ignore"):  # on bare parameters, which are refused below where they matter
+            graph = torch_pruning.DependencyGraph().build_dependency(network, example)
+            found = list(graph.get_all_groups(ignored_layers=[_classifier(order)]))
     except Exception as error:  # torch-pruning fails in many ways on what it does not know
         raise InputError(
-            f"the channels of this {type(network).__name__} cannot be traced ({error}); its forward pass must consist "
-            "of ordinary layers on one image tensor"
+            f"the channels of this {type(network).__name__} cannot be traced ({_one_line(error)}); "
+            "its forward pass must consist of ordinary layers on one image tensor"
         ) from error
     position = {module: index for index, module in enumerate(order)}
     found.sort(key=lambda group: min(position.get(item.dep.target.module, len(order)) for item in group))
@@ -84,13 +86,17 @@ def _execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Modul
             output = network(example)
     except Exception as error:  # the user's own forward pass
         shape = "x".join(map(str, example.shape[1:]))
-        raise InputError(f"the network fails on an image of {shape}: {error}") from error
+        raise InputError(f"the network fails on an image of {shape}: {_one_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise InputError("the network must return one tensor of class scores, images x classes")
     return order
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _classifier(order: list[nn.Module]) -> nn.Module:

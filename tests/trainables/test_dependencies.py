@@ -55,10 +55,10 @@ def test_the_gated_dense_network_and_the_narrow_one_agree(architecture, networks
 def test_groups_of_own_network_are_what_its_forward_pass_says(networks) -> None:
     _, channel_map = networks("own")
     groups = {group.name: group for group in channel_map.groups}
-    # The depthwise convolution gives its input channels back, so it has no group of its own.
-    assert list(groups) == ["stem.0", "plain", "normed.0", "merged", "hidden"]
+    # The depthwise convolution gives its input channels back, so the stem's outputs are in its group.
+    assert list(groups) == ["depthwise.0", "plain", "normed.0", "merged", "hidden"]
     assert {name: group.gates for name, group in groups.items()} == {
-        "stem.0": ("stem.1", "depthwise.1"),
+        "depthwise.0": ("depthwise.1", "stem.1"),
         "plain": ("plain",),
         "normed.0": ("normed.1",),
         "merged": ("merged",),
@@ -156,7 +156,7 @@ def _fails(_x: torch.Tensor) -> torch.Tensor:
         (lambda: Layers(nn.BatchNorm2d(8, affine=False)), "layer asked is a batch norm without scale and shift"),
         (lambda: Layers(WithParameter()), "group first reaches a bare parameter"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "no channels that could be removed"),
-        (lambda: nn.Flatten(), "no convolution and no linear layer"),
+        (nn.Flatten, "no convolution and no linear layer"),
         (lambda: nn.Conv2d(3, 4, 1), "must return one tensor of class scores"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), "fails on an image of 3x8x8"),
     ],

@@ -1,0 +1,36 @@
+# `make demo` and `make test` set everything up in .venv by themselves; they need Python 3.11+ and make alone.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit lint bench clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help: ## Say what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | sort
+
+$(READY): pyproject.toml constraints.txt install.sh
+	@sh install.sh "$(PYTHON)" "$(VENV)"
+
+demo: $(READY) ## Search the demo, print its front, export the smallest good network
+	@$(BIN)/cascade search demo --resume
+	@$(BIN)/cascade export demo --pick smallest --max-drop 0.015 --overwrite
+	@echo "look at it in a browser: $(BIN)/cascade ui"
+
+test: $(READY) lint ## Check style, types and layers, then run all tests
+	@$(BIN)/pytest -q
+
+test-unit: $(READY) ## Run the tests that take seconds
+	@$(BIN)/pytest -q -m "not integration"
+
+lint: $(READY) ## Check style, types and layers
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache >/dev/null || $(BIN)/lint-imports --no-logo
+
+bench: $(READY) ## Measure what docs/benchmarks.md says
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and caches; searches in runs/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Set up the environment: install.sh PYTHON VENV. One clear line for each thing that may be missing.
+set -eu
+python=$1
+venv=$2
+
+stop() {
+    echo "make: $1" >&2
+    exit 1
+}
+
+command -v "$python" >/dev/null 2>&1 || stop "$python is not there; install Python 3.11 or newer, or say make PYTHON=/path/to/python3"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    stop "$("$python" --version) is too old; install Python 3.11 or newer, or say make PYTHON=/path/to/python3"
+"$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    stop "$python has no venv module; install it (Debian and Ubuntu: apt-get install python3-venv)"
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || stop "$venv cannot be made"
+echo "installing into $venv; the first time this takes some minutes and 7 GB"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,export]' 2>"$venv/install.log" || {
+    stop "installing failed; is the package index to be reached? the whole log is in $venv/install.log"
+}
+touch "$venv/.ready"

@@ -1,0 +1,145 @@
+"""Card and README state the same facts, warn where they must, and keep this machine's paths to themselves."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.card import Card, LatencyRow, NetworkFacts
+from orchestrator.readme import markdown, native_snippet, onnx_snippet
+from orchestrator.verify import Verification
+from trainables.checkpoint import InputSpec
+from trainables.config import CascadeConfig, DataConfig, ModelConfig
+from trainables.latency import Comparison, Latency
+
+
+def row(runtime: str, dense_ms: float, pruned_ms: float, iqr_ms: float = 0.0, batch_size: int = 1) -> LatencyRow:
+    dense, pruned = (
+        Latency(median_ms=median, iqr_ms=iqr_ms, num_threads=2, batch_size=batch_size)
+        for median in (dense_ms, pruned_ms)
+    )
+    return LatencyRow(runtime=runtime, comparison=Comparison(dense=dense, pruned=pruned))
+
+
+CARD = Card(
+    search_name="cifar",
+    trial=3,
+    level=2,
+    cascade=CascadeConfig(macs_kept=(0.3, 0.04)),
+    model=ModelConfig(name="vgg16", weights="/secret/weights.safetensors"),
+    data=DataConfig(name="cifar10", path="/secret/cifar"),
+    input=InputSpec(
+        channels=3, image_size=32, mean=(0.5, 0.25, 0.125), std=(1.0, 0.5, 0.25), class_names=("cat", "dog")
+    ),
+    network=NetworkFacts(test_accuracy=0.9, val_accuracy=0.91, macs=4_000, params=100),
+    teacher=NetworkFacts(test_accuracy=0.925, val_accuracy=0.93, macs=100_000, params=1_000),
+    latency=(row("ONNX Runtime", 8.0, 2.0, batch_size=64),),
+    verification=Verification(
+        num_images=1234,
+        max_logit=20.0,
+        native_identical=True,
+        onnx_max_difference=3e-6,
+        onnx_top1_agreement=1.0,
+        onnx_test_accuracy=0.9,
+    ),
+    files={"model.onnx": 5000, "weights.safetensors": 4000},
+    processor="Some CPU",
+    versions={"torch": "9.9"},
+)
+
+
+def changed(**values: Any) -> Card:  # noqa: ANN401
+    return dataclasses.replace(CARD, **values)
+
+
+def front_matter(card: Card) -> dict[str, Any]:
+    _, head, _ = markdown(card).split("---\n", 2)
+    parsed: dict[str, Any] = yaml.safe_load(head)
+    return parsed
+
+
+def test_readme_states_results_in_percent_and_ratios() -> None:
+    text = markdown(CARD)
+    assert "25.0x fewer multiply-accumulates (MACs) and 10.0x fewer parameters" in text
+    assert "a test accuracy of 90.00 % against 92.50 % (-2.50 points, 1,234 images)" in text
+    assert "| MACs for one image | 4,000 | 100,000 | 4.00 % |" in text
+    assert "| ONNX Runtime | 64 | 2 ± 0 | 8 ± 0 | 4.00x |" in text
+    assert "on 2 CPU thread(s) of Some CPU" in text
+    assert "- mean: `[0.5, 0.25, 0.125]`" in text
+    assert "Level 2 of 2 of the cascade of trial 3" in text
+    assert '"distillation_weight": 0.7' in text
+    assert "torch 9.9" in text
+
+
+def test_card_json_states_fractions_and_comes_back() -> None:
+    facts = json.loads(CARD.to_json())
+    assert facts == json.loads(json.dumps(CARD.to_dict()))
+    assert (facts["trial"], facts["level"], facts["num_levels"]) == (3, 2, 2)
+    assert facts["network"]["test_accuracy"] == 0.9
+    assert facts["macs_kept"] == pytest.approx(0.04)
+    assert facts["macs_ratio"] == pytest.approx(25)
+    assert facts["latency"][0]["speedup"] == pytest.approx(4)
+    assert CascadeConfig.from_dict(facts["cascade"]) == CARD.cascade
+    assert InputSpec.from_dict(facts["input"]) == CARD.input
+
+
+def test_no_path_of_this_machine_is_told() -> None:
+    assert "/secret" not in CARD.to_json() + markdown(CARD)
+
+
+def test_front_matter_is_what_hubs_read() -> None:
+    head = front_matter(CARD)
+    assert "license" not in head
+    assert head["pipeline_tag"] == "image-classification"
+    assert head["datasets"] == ["cifar10"]
+    assert "onnx" in head["tags"]
+    (result,) = head["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "name": "top-1", "value": 0.9}]
+    assert front_matter(changed(license_name="apache-2.0"))["license"] == "apache-2.0"
+    assert front_matter(changed(search_name="a: b\n---"))["model-index"][0]["name"] == "a: b\n--- 3:2"
+
+
+def test_a_network_that_is_not_faster_is_said_to_be_so() -> None:
+    slow = changed(latency=(row("PyTorch, eager", 2.0, 2.1), row("ONNX Runtime", 8.0, 2.0)))
+    (warning,) = slow.warnings
+    assert warning.startswith("Fewer MACs did not make it measurably faster in PyTorch, eager at batch 1.")
+    assert f"> **Note:** {warning}" in markdown(slow)
+    assert slow.to_dict()["warnings"] == [warning]
+    assert CARD.warnings == ()
+    assert "Note" not in markdown(CARD)
+
+
+def test_noise_is_said() -> None:
+    (warning,) = changed(latency=(row("ONNX Runtime", 8.0, 2.0, iqr_ms=0.5),)).warnings
+    assert "scattered by more than 10 % in ONNX Runtime at batch 1" in warning
+
+
+def test_one_format_alone_tells_nothing_of_the_other() -> None:
+    native = changed(
+        verification=Verification(num_images=5, max_logit=1.0, native_identical=True),
+        files={"weights.safetensors": 4000},
+    )
+    assert "onnx" not in markdown(native).lower().replace("onnx runtime", "", 0).split("## latency")[0]
+    assert "import onnxruntime" not in markdown(native)
+    onnx = changed(files={"model.onnx": 5000}, verification=Verification(num_images=5, max_logit=1.0))
+    assert "trainables.load" not in markdown(onnx)
+    assert "bit for bit" not in markdown(onnx)
+
+
+def test_many_classes_are_counted_and_left_to_the_json() -> None:
+    names = tuple(f"class-{index}" for index in range(100))
+    many = changed(input=dataclasses.replace(CARD.input, class_names=names))
+    assert "`class-19` … (100 in all, in `card.json`)" in markdown(many)
+    assert "class-20" not in markdown(many)
+    assert many.to_dict()["input"]["class_names"][-1] == "class-99"
+
+
+def test_snippets_are_python_and_name_a_users_own_function() -> None:
+    own = changed(model=ModelConfig(name="my.package:build"))
+    compile(onnx_snippet(own), "onnx", "exec")
+    compile(native_snippet(own), "native", "exec")
+    assert "from my.package import build\n" in native_snippet(own)
+    assert 'trainables.load(".", builder=build)' in native_snippet(own)
+    assert 'trainables.load(".")' in native_snippet(CARD)

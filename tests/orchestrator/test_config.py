@@ -1,0 +1,95 @@
+import pytest
+import yaml
+
+from orchestrator.config import Experiment, load_experiment, parse_experiment
+from search_spaces.cascade import CascadeSpace
+from search_spaces.presets import PRESETS, SPACES
+from trainables.errors import InputError
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_are_valid_and_round_trip(name):
+    overrides = [] if PRESETS[name]["data"]["name"] == "digits" else ["data.path=/data"]
+    experiment = load_experiment(name, overrides)
+    assert parse_experiment(yaml.safe_load(experiment.to_yaml())) == experiment
+
+
+def test_a_file_says_only_what_differs_from_the_defaults(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("num_trials: 3\nspace: {num_assistants: [1, 1]}\n")
+    experiment = load_experiment(str(path), ["teacher.epochs=2", "space.temperature=[2, 3]"])
+    assert experiment.num_trials == 3
+    assert experiment.teacher.epochs == 2
+    assert experiment.find_space() == CascadeSpace(num_assistants=(1, 1), temperature=(2.0, 3.0))
+
+
+def test_spaces_are_found_by_name_and_by_import_path():
+    assert Experiment(space="wide").find_space() is SPACES["wide"]
+    assert Experiment(space="search_spaces.presets:SPACES").find_space() is SPACES
+    with pytest.raises(InputError, match="cannot be imported"):
+        Experiment(space="no_such_package:space").find_space()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_trials=0", "num_trials is 0: .*greater than or equal to 1"),
+        ("num_trials=many", "num_trials is 'many': .*integer"),
+        ("nums_trials=1", "unknown key 'nums_trials'; did you mean 'num_trials'"),
+        ("data.foo=1", "unknown key 'data.foo'; there are name, path"),
+        ("teacher.epoch=1", "unknown key 'teacher.epoch'; did you mean 'epochs'"),
+        ("teacher.epochs=0", "teacher.epochs is 0, but must be a whole number of at least 1"),
+        ("cascade.recipe.batch_size=1", "cascade.recipe.batch_size is 1"),
+        ("cascade.pruning.round_to=0", "cascade.pruning.round_to is 0"),
+        ("model.width=0", r"model.width is 0\.?0?, but must be a number above 0"),
+        ("data.name=mnist", "data.name is 'mnist': .*'digits', 'cifar10', 'cifar100' or 'imagefolder'"),
+        ("data.name=cifar10", "data.path is missing"),
+        ("data.val_fraction=1.5", "data.val_fraction is 1.5"),
+        ("objectives=[val_accuracy, speed]", "objectives: 'speed' is no objective; there are val_accuracy"),
+        ("objectives=[macs_kept, params_kept]", "must be val_accuracy and at least one cost"),
+        ("objectives=[val_accuracy, val_accuracy]", "each once"),
+        ("space=huge", "space: 'huge' is no space; give one of"),
+        ("space.student_macs_kept=[0, 2]", r"space.student_macs_kept is \[0, 2\]"),
+        ("space.colour=[1, 2]", "unknown key 'space.colour'"),
+        ("resources.cpus_per_trial=0", "resources.cpus_per_trial is 0"),
+        ("seed=-1", "seed is -1"),
+        ("data=3", "data is 3"),
+        ("num_trials", "must be key=value"),
+        ("num_trials.x=1", "num_trials is not a section"),
+        ("num_trials=[", "not YAML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_experiment("demo", [override])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not there"),
+        ("", "is empty"),
+        ("a: [1\nb", "is not YAML"),
+        ("- 1\n- 2\n", "holds a list"),
+        ("1: 2\n", "must hold keys and values"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_bad_files_are_said_in_one_line(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as error:
+        load_experiment(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_preset_names_those_that_are_there():
+    with pytest.raises(InputError, match="neither a preset .*demo.* nor a file"):
+        load_experiment("demoo")
+
+
+def test_overrides_do_not_change_the_preset():
+    load_experiment("demo", ["teacher.epochs=1"])
+    assert load_experiment("demo").teacher.epochs == PRESETS["demo"]["teacher"]["epochs"]

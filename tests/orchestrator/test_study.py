@@ -1,0 +1,85 @@
+import pytest
+
+from orchestrator.study import Study
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.config import CascadeConfig, Recipe
+from trainables.errors import InputError
+
+SPACE = CascadeSpace(num_assistants=(0, 2))
+DEFAULTS = CascadeDefaults()
+OBJECTIVES = ("val_accuracy", "macs_kept")
+
+
+def open_study(tmp_path, seed=0):
+    return Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=seed)
+
+
+def test_what_was_told_is_there_after_reopening(tmp_path):
+    study = open_study(tmp_path)
+    done, failed, left = (study.ask(SPACE, DEFAULTS) for _ in range(3))
+    study.tell(done.number, [0.9, 0.1])
+    study.fail(failed.number, "diverged")
+    again = open_study(tmp_path)
+    assert again.running() == (left,)
+    assert again.failures() == {failed.number: "diverged"}
+    assert (again.num_started, again.num_ended) == (3, 2)
+
+
+def test_telling_twice_changes_nothing(tmp_path):
+    study = open_study(tmp_path)
+    asked = study.ask(SPACE, DEFAULTS)
+    study.tell(asked.number, [0.9, 0.1])
+    study.tell(asked.number, [0.1, 0.9])
+    study.fail(asked.number, "late")
+    assert study.failures() == {}
+    assert study._study.trials[asked.number].values == [0.9, 0.1]
+
+
+def test_a_resumed_study_does_not_suggest_its_first_trials_again(tmp_path):
+    first = open_study(tmp_path).ask(SPACE, DEFAULTS)
+    second = open_study(tmp_path).ask(SPACE, DEFAULTS)
+    assert first.cascade.macs_kept != second.cascade.macs_kept
+
+
+def test_the_same_seed_asks_the_same(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    asked = [open_study(tmp_path / name, seed=3).ask(SPACE, DEFAULTS) for name in "ab"]
+    assert asked[0] == asked[1]
+
+
+def test_starting_points_come_first_and_once(tmp_path):
+    points = SPACE.starting_points(2)
+    study = open_study(tmp_path)
+    study.enqueue(points)
+    study.ask(SPACE, DEFAULTS)
+    again = open_study(tmp_path)
+    again.enqueue(points)
+    second, third = again.ask(SPACE, DEFAULTS), again.ask(SPACE, DEFAULTS)
+    assert second.cascade.macs_kept[-1] == pytest.approx(points[1]["student_macs_kept"], rel=1e-3)
+    assert third.cascade.macs_kept[-1] != second.cascade.macs_kept[-1]
+
+
+class SometimesImpossible:
+    """Gives a cascade that cannot be for every other trial."""
+
+    def __call__(self, trial, defaults):
+        size = trial.suggest_float("size", 0.1, 0.9)
+        return CascadeConfig(macs_kept=(size,) if trial.number % 2 else (size, size), recipe=defaults.recipe)
+
+
+class Impossible:
+    def __call__(self, trial, defaults):
+        return CascadeConfig(macs_kept=(0.5, 0.1), schedule="sequential", recipe=Recipe(epochs=1))
+
+
+def test_impossible_cascades_are_drawn_again_and_do_not_count(tmp_path):
+    study = open_study(tmp_path)
+    asked = study.ask(SometimesImpossible(), DEFAULTS)
+    assert asked.number == 1
+    assert study.num_started == 1
+
+
+def test_a_space_without_a_possible_cascade_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no valid cascade.*at least one epoch a level"):
+        open_study(tmp_path).ask(Impossible(), DEFAULTS)

@@ -1,0 +1,115 @@
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FixedTrial
+
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from search_spaces.presets import PRESETS, SPACES
+from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.errors import InputError
+
+DEFAULTS = CascadeDefaults(recipe=Recipe(epochs=9), pruning=Pruning(round_to=2))
+
+
+def sampled(space, seed):
+    """What a space gives for one random draw, and the trial that was drawn."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trial = study.ask()
+    return space(trial, DEFAULTS), trial
+
+
+@settings(max_examples=30, deadline=None)
+@given(name=st.sampled_from(list(SPACES)), seed=st.integers(0, 10_000))
+def test_every_draw_is_valid_and_round_trips(name, seed):
+    config, _ = sampled(SPACES[name], seed)
+    assert CascadeConfig.from_dict(config.to_dict()) == config
+    assert 1 <= config.num_levels <= 5
+    assert config.recipe.epochs == 9
+    assert config.pruning.round_to == 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    student=st.floats(0.01, 0.9),
+    gaps=st.lists(st.floats(0.5, 2.0), min_size=0, max_size=4),
+)
+def test_sizes_fall_to_the_student_and_keep_their_distance(student, gaps):
+    values = {"student_macs_kept": student, "num_assistants": len(gaps), "temperature": 2.0, "distillation_weight": 0.5}
+    values |= {f"assistant_{index}_gap": gap for index, gap in enumerate(gaps, start=1)}
+    space = CascadeSpace(num_assistants=(0, 4), student_macs_kept=(0.01, 0.9))
+    sizes = space(FixedTrial(values), DEFAULTS).macs_kept
+    assert sizes[-1] == pytest.approx(student, abs=1e-6)
+    assert all(larger > smaller for larger, smaller in zip((1.0, *sizes), sizes, strict=False))
+
+
+def test_equal_gaps_are_evenly_spaced_in_logarithms():
+    values = {
+        "student_macs_kept": 1 / 16,
+        "num_assistants": 1,
+        "assistant_1_gap": 1.0,
+        "temperature": 2.0,
+        "distillation_weight": 0.5,
+    }
+    sizes = CascadeSpace(num_assistants=(0, 1), student_macs_kept=(0.01, 0.9))(FixedTrial(values), DEFAULTS).macs_kept
+    assert sizes == pytest.approx((1 / 4, 1 / 16))
+
+
+def test_only_gaps_of_assistants_that_exist_are_suggested():
+    config, trial = sampled(CascadeSpace(num_assistants=(2, 2)), seed=0)
+    assert config.num_assistants == 2
+    assert {name for name in trial.params if name.endswith("_gap")} == {"assistant_1_gap", "assistant_2_gap"}
+
+
+def test_one_choice_is_no_parameter_and_two_are():
+    _, fixed = sampled(CascadeSpace(schedule=("sequential",)), seed=0)
+    _, free = sampled(CascadeSpace(schedule=("joint", "sequential"), cost=("macs", "none")), seed=0)
+    assert "schedule" not in fixed.params
+    assert isinstance(free.distributions["schedule"], CategoricalDistribution)
+    assert isinstance(free.distributions["cost"], CategoricalDistribution)
+
+
+def test_each_trial_trains_with_its_own_seed():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seeds = [CascadeSpace()(study.ask(), DEFAULTS).seed for _ in range(3)]
+    assert seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+def test_starting_points_are_taken_as_they_are(name):
+    space = SPACES[name]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    points = space.starting_points(6)
+    for point in points:
+        study.enqueue_trial(point)
+    configs = [space(study.ask(), DEFAULTS) for _ in points]
+    students = [config.macs_kept[-1] for config in configs]
+    assert students == sorted(students)
+    assert students[0] == pytest.approx(space.student_macs_kept[0], rel=1e-3)
+    assert students[-1] == pytest.approx(space.student_macs_kept[1], rel=1e-3)
+    assert {config.num_assistants for config in configs} == set(
+        range(space.num_assistants[0], space.num_assistants[1] + 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_assistants": (0, 5)}, r"space\.num_assistants is \[0, 5\]"),
+        ({"student_macs_kept": (0.3, 0.1)}, r"space\.student_macs_kept is \[0\.3, 0\.1\]"),
+        ({"student_macs_kept": (0.0, 0.1)}, r"space\.student_macs_kept"),
+        ({"temperature": (-1.0, 2.0)}, r"space\.temperature"),
+        ({"distillation_weight": (0.5, 1.5)}, r"space\.distillation_weight"),
+        ({"learning_rate": (0.0, 0.1)}, r"space\.learning_rate"),
+        ({"schedule": ()}, r"space\.schedule is empty"),
+    ],
+)
+def test_wrong_ranges_are_named(values, message):
+    with pytest.raises(InputError, match=message):
+        CascadeSpace(**values)
+
+
+def test_presets_name_known_spaces():
+    named = [preset["space"] for preset in PRESETS.values() if isinstance(preset["space"], str)]
+    assert set(named) <= set(SPACES)

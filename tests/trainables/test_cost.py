@@ -1,0 +1,139 @@
+"""MACs and parameters against closed forms, PyTorch's own counter, and networks that are really narrowed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.channels import resize
+from trainables.config import ModelConfig
+from trainables.cost import count_macs, count_params, size_model
+from trainables.errors import InputError
+from trainables.models import build
+
+# Convolution: pixels x outputs x inputs x kernel; depthwise: one input; linear: outputs x inputs.
+OWN_MACS = (
+    16 * 16 * 8 * 3 * 9  # stem
+    + 16 * 16 * 8 * 1 * 9  # depthwise
+    + 8 * 8 * 6 * 8 * 9  # plain
+    + 8 * 8 * 4 * 8  # normed
+    + 4 * 4 * 8 * 10 * 9  # merged
+    + 12 * 32  # hidden
+    + 4 * 12  # scores
+)
+OWN_PARAMS = (
+    (8 * 3 * 9 + 2 * 8)
+    + (8 * 9 + 8 + 2 * 8)
+    + (6 * 8 * 9 + 6)
+    + (4 * 8 + 2 * 4)
+    + (8 * 10 * 9 + 8)
+    + (12 * 32 + 12)
+    + (4 * 12 + 4)
+)
+# vgg-small at an eighth: 4, 4, pool, 8, 8, pool, 16, 16 channels on 16x16 images of 3 channels, 4 classes.
+VGG_MACS = 9 * (256 * (3 * 4 + 4 * 4) + 64 * (4 * 8 + 8 * 8) + 16 * (8 * 16 + 16 * 16)) + 16 * 4
+VGG_PARAMS = 9 * (3 * 4 + 4 * 4 + 4 * 8 + 8 * 8 + 8 * 16 + 16 * 16) + 2 * 2 * (4 + 8 + 16) + 16 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "params"), [("own", OWN_MACS, OWN_PARAMS), ("vgg-small", VGG_MACS, VGG_PARAMS)]
+)
+def test_small_networks_cost_what_is_counted_by_hand(networks, name: str, macs: int, params: int) -> None:
+    network, _ = networks(name)
+    assert count_macs(network, (3, 16, 16)) == macs
+    assert count_params(network) == params
+
+
+@pytest.mark.parametrize("kept", [(1, 1), (3, 5), (4, 8)])
+def test_a_narrow_pair_of_convolutions_costs_its_closed_form(kept: tuple[int, int]) -> None:
+    first, second = kept
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.Flatten())
+    network.append(nn.Linear(8 * 16, 5))
+    resize(network, {"0": (first, 3), "1": (second, first), "3": (5, second * 16)})
+    assert count_macs(network, (3, 8, 8)) == 64 * 9 * 3 * first + 16 * 9 * first * second + 16 * second * 5
+    assert count_params(network) == (27 + 1) * first + (9 * first + 1) * second + (16 * second + 1) * 5
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (ModelConfig(name="vgg16"), 32),
+        (ModelConfig(name="resnet18"), 32),
+        (ModelConfig(name="resnet18", stem="imagenet"), 224),
+        (ModelConfig(name="resnet50", stem="imagenet"), 224),
+    ],
+)
+def test_large_networks_cost_what_pytorch_counts(config: ModelConfig, size: int) -> None:
+    with torch.device("meta"):
+        network = build(config, num_classes=10, in_channels=3).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, size, size))
+    assert count_macs(network, (3, size, size)) * 2 == counter.get_total_flops()
+
+
+def test_vgg16_for_ten_classes_has_the_known_cost() -> None:
+    with torch.device("meta"):
+        network = build(ModelConfig(name="vgg16"), num_classes=10, in_channels=3)
+    assert count_macs(network, (3, 32, 32)) == 313_201_664
+    assert count_params(network) == 14_724_042
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_closed_form_equals_the_count_of_the_narrow_network(architecture, networks, random_plan, seed: int) -> None:
+    network, channel_map = networks(architecture)
+    sizes = size_model(network, channel_map, (3, 16, 16))
+    kept = random_plan(channel_map, seed)
+    resize(network, channel_map.narrowed(kept))
+    counts = np.array([len(kept[group.name]) for group in channel_map.groups])
+    assert sizes.macs(counts) == count_macs(network, (3, 16, 16))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_what_a_removal_saves_is_the_difference_of_two_sizes(architecture, networks, random_plan, seed: int) -> None:
+    network, channel_map = networks(architecture)
+    sizes = size_model(network, channel_map, (3, 16, 16))
+    before = np.array([len(k) for k in random_plan(channel_map, seed).values()])
+    removed = np.random.default_rng(seed).integers(0, before)
+    saved = sizes.saved(before, removed)
+    for group in range(len(before)):
+        after = before.copy()
+        after[group] -= removed[group]
+        assert saved[group] == sizes.macs(before) - sizes.macs(after)
+    several = np.stack([before, np.ones_like(before)])
+    assert sizes.macs_each(several).tolist() == [sizes.macs(before), sizes.macs(np.ones_like(before))]
+
+
+def test_layers_that_run_twice_and_parameters_that_are_shared() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.layer(self.layer(x.mean((2, 3))))
+            return result
+
+    network = Twice()
+    assert count_macs(network, (3, 4, 4)) == 2 * 9
+    network.other = network.layer
+    assert count_params(network) == 12
+
+
+def test_counting_leaves_the_network_as_it_was(networks) -> None:
+    network, _ = networks("own")
+    network.train()
+    count_macs(network, (3, 16, 16))
+    assert network.training
+    assert {parameter.device.type for parameter in network.parameters()} == {"cpu"}
+    assert not any(layer._forward_hooks for layer in network.modules())
+
+
+def test_images_that_are_too_small_are_refused(networks) -> None:
+    network = build(ModelConfig(name="vgg16", width=1 / 16), num_classes=4, in_channels=3)
+    with pytest.raises(InputError, match="on an image of 3x8x8 cannot be counted"):
+        count_macs(network, (3, 8, 8))
