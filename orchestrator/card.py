@@ -19,6 +19,8 @@ ONNX_FILE = "model.onnx"
 FORMAT = "cascade-card"
 FORMAT_VERSION = 1
 
+_FAST_WIDTH = 8  # channels that CPU kernels compute at once, or a divisor of it
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkFacts:
@@ -116,12 +118,21 @@ class Card:
         found = []
         if slow:
             found.append(
-                f"Fewer MACs did not make it measurably faster in {', '.join(slow)}. Narrow or uneven widths can run "
-                "as slowly as wide ones; measure it where it will run."
+                f"Fewer MACs did not make it measurably faster in {', '.join(slow)}.{self._advice_on_widths()} "
+                "Measure it where it will run."
             )
         if noisy:
             found.append(f"Times scattered by more than 10 % in {', '.join(noisy)}: other work ran on the machine.")
         return tuple(found)
+
+    def _advice_on_widths(self) -> str:
+        round_to = self.cascade.pruning.round_to
+        if round_to % _FAST_WIDTH == 0:
+            return ""
+        return (
+            f" Widths that are no multiple of {_FAST_WIDTH} run slowly in most runtimes, and this search allowed them "
+            f"(`pruning.round_to: {round_to}`); search with {_FAST_WIDTH}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, ready for JSON. Paths of this machine are left out."""
@@ -153,7 +164,7 @@ class Card:
 
     def to_json(self) -> str:
         """Text of `card.json`."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
 
 def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -1,21 +1,27 @@
 """What the commands of `cascade` do, once their words are understood."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from rich.console import Console
+from rich.table import Table
 
 from orchestrator.config import load_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import front_json_list, front_rich_table, read_front
 from orchestrator.plots import save_front
+from orchestrator.view import percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.export import Exported
 
 Format = Literal["text", "json"]
 
@@ -44,7 +50,10 @@ def run_search_command(  # noqa: PLR0913
         experiment=experiment.tracking.experiment,
         warn=lambda text: warnings.print(text, markup=False, highlight=False),
     )
-    go_on = f"go on with: cascade search {source} --name {name} --storage {storage} --resume"
+    words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
+    for override in overrides:
+        words += ["--set", override]
+    go_on = f"go on with: {shlex.join(words)}"
     try:
         with watching(console, num_trials=experiment.num_trials, num_ended=_num_ended(folder)) as watcher:
             outcome = run_search(experiment, folder, resume=resume, watcher=watcher, tracker=tracker)
@@ -55,7 +64,13 @@ def run_search_command(  # noqa: PLR0913
         tracker.close()
     if outcome.status == "failed":
         number, reason = min(outcome.failures.items())
-        raise SearchFailed(f"all {outcome.num_ended} trials failed; the first, trial {number}: {reason}")
+        warnings.print(
+            f"cascade: all {outcome.num_ended} trials failed; the first, trial {number}: {reason}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 1
     if folder.archive.candidates():
         print_front(name, storage=storage, format=format)
     if outcome.status == "interrupted":
@@ -66,10 +81,6 @@ def run_search_command(  # noqa: PLR0913
         )
         return 130
     return 0
-
-
-class SearchFailed(RuntimeError):  # noqa: N818
-    """Every trial of a search failed; the message has the first cause."""
 
 
 def _num_ended(folder: SearchFolder) -> int:
@@ -116,22 +127,49 @@ def export_candidate(  # noqa: PLR0913
         objectives=view.objectives,
         max_drop=max_drop,
     )
-    destination = out or folder.path / "exports" / f"{candidate.trial}-{candidate.level}"
-    if overwrite and destination.is_dir():
-        shutil.rmtree(destination)
-    exported = export(
-        candidate,
-        search_folder=folder.path,
-        destination=destination,
-        data=experiment.data,
-        model=experiment.model,
-        search_name=name,
-    )
+    destination = (out or folder.path / "exports" / f"{candidate.trial}-{candidate.level}").resolve()
+    replaced = destination.with_name(f".{destination.name}-replaced")
+    replaces = overwrite and destination.is_dir()
+    if replaces:
+        destination.rename(replaced)
+    try:
+        exported = export(
+            candidate,
+            search_folder=folder.path,
+            destination=destination,
+            data=experiment.data,
+            model=experiment.model,
+            search_name=name,
+        )
+    except BaseException:
+        if replaces:  # what was there stays until there is something better
+            replaced.rename(destination)
+        raise
+    if replaces:
+        shutil.rmtree(replaced)
     if format == "json":
         sys.stdout.write(exported.card.to_json() + "\n")
-        return
+    else:
+        _print_card(exported)
+
+
+def _print_card(exported: "Exported") -> None:
+    card = exported.card
     console = Console()
-    console.print(f"exported {candidate.label} to {exported.folder}", markup=False, soft_wrap=True)
+    table = Table(title=f"{card.name}: {exported.folder}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "teacher", "network", ""):
+        table.add_column(column, justify="left" if not column else "right")
+    teacher, network = card.teacher, card.network
+    table.add_row("test accuracy", percent(teacher.test_accuracy), percent(network.test_accuracy))
+    table.add_row("MACs", f"{teacher.macs:,}", f"{network.macs:,}", f"{card.macs_ratio:.3g} times fewer")
+    table.add_row("parameters", f"{teacher.params:,}", f"{network.params:,}", f"{card.params_ratio:.3g} times fewer")
+    for row in card.latency:
+        dense, pruned = row.comparison.dense, row.comparison.pruned
+        times = f"{row.comparison.speedup:.3g} times faster"
+        table.add_row(row.label, f"{dense.median_ms:.3g} ms", f"{pruned.median_ms:.3g} ms", times)
+    console.print(table)
+    for warning in card.warnings:
+        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_presets(name: str | None, *, format: Format) -> None:

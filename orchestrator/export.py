@@ -23,6 +23,7 @@ from orchestrator import onnx_file
 from orchestrator.archive import Candidate
 from orchestrator.card import CARD_FILE, ONNX_FILE, README_FILE, Card, LatencyRow, NetworkFacts
 from orchestrator.datasets import load_test
+from orchestrator.pick import pick
 from orchestrator.readme import markdown
 from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, top1, verify_onnx
 from trainables import latency
@@ -33,6 +34,8 @@ from trainables.data import ImageSet, Source
 from trainables.errors import InputError
 from trainables.models import find_builder
 from trainables.results import TeacherResult
+
+__all__ = ["FORMATS", "Exported", "Format", "export", "pick"]
 
 Format = Literal["native", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -128,7 +131,7 @@ def export(
             versions=_versions(formats),
             license_name=license_name,
         )
-        (package / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        (package / CARD_FILE).write_text(card.to_json() + "\n", encoding="utf-8")
         (package / README_FILE).write_text(markdown(card), encoding="utf-8")
         _move(package, destination)
     return Exported(folder=destination, card=card)

@@ -15,7 +15,6 @@ from trainables.checkpoint import InputSpec, load_network, load_state, save_netw
 from trainables.config import Augmentation, ModelConfig, Recipe, is_import_path
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
-from trainables.latency import measure
 from trainables.models import build, find_builder, load_weights
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
@@ -110,6 +109,8 @@ def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
         )
     values = result.to_dict()
     if task.measure_latency:
+        from trainables.latency import measure  # slow to import, and seldom needed
+
         latency = measure(network, data.input_shape, batch_size=1, num_threads=task.num_threads)
         values["latency_ms"] = latency.median_ms
     shutil.rmtree(task.network_folder, ignore_errors=True)  # of an attempt that ended before its result was written

@@ -4,12 +4,14 @@ A network is a folder with `architecture.json` (how to build it, and its widths)
 a stage or trial is one safetensors file that carries its plain values as metadata.
 """
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,22 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that it can be computed with.
+
+        Raises:
+            InputError: naming the field, the rule and the value.
+        """
+        if self.channels < 1 or self.image_size < 1 or not self.class_names:
+            raise InputError(
+                f"images of {self.channels} channels and {self.image_size} pixels in {len(self.class_names)} classes "
+                "cannot be; all three must be at least 1"
+            )
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise InputError(f"mean and std must have one value for each of {self.channels} channels")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise InputError(f"mean {self.mean} and std {self.std} must be finite, and std above 0")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -103,15 +121,18 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         aside.chmod(0o755)
+        # A teacher's own file is no part of the network, and its path is nobody else's business.
+        model = dataclasses.replace(model, weights=None)
         architecture = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "model": model.to_dict(),
-            "input": asdict(input_spec),
+            "input": dataclasses.asdict(input_spec),
             "widths": network_widths(network),
         }
         (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n")
         save_file(_on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
+        (aside / WEIGHTS_FILE).chmod(0o644)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

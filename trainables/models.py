@@ -182,7 +182,8 @@ def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.
     try:
         network = builder(**arguments)
     except Exception as error:
-        raise InputError(f"model.name: your function failed with {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise InputError(f"model.name: your function failed with {reason}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model.name: your function gave a {type(network).__name__}, but must give an nn.Module")
     return network

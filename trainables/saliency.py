@@ -76,6 +76,8 @@ def find_criterion(name: str) -> Criterion:
         criterion: Criterion = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise InputError(f"pruning.saliency is {name!r}, but it cannot be imported: {error}") from error
+    if not callable(criterion):
+        raise InputError(f"pruning.saliency is {name!r}, but that is a {type(criterion).__name__}, not a function")
     return criterion
 
 

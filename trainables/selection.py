@@ -212,18 +212,30 @@ class _Chooser:
             return True
         if self._round_to > 1:
             return False
-        # Beam search around the greedy choice: the fewest channels exchanged, then the least saliency lost.
+        # Beam search around the greedy choices: the fewest channels exchanged, then the least saliency lost.
         one_GG = np.eye(len(self._names), dtype=np.int64)
-        beam_BG = self._gone_G[None]
+        beam_BG = self._detours(final)
         for _ in range(_BEAM_DEPTH):
-            near_BG = np.concatenate([beam_BG + move_G for move_G in (*one_GG, *-one_GG)])
-            near_BG = self._possible(np.unique(near_BG, axis=0))
-            off_B = np.abs(self._sizes.macs_each(self._start_G - near_BG) / final - 1)
+            off_B = np.abs(self._sizes.macs_each(self._start_G - beam_BG) / final - 1)
             if (off_B <= TOLERANCE).any():
-                self._gone_G = min(near_BG[off_B <= TOLERANCE], key=self._lost)
+                self._gone_G = min(beam_BG[off_B <= TOLERANCE], key=self._lost)
                 return True
-            beam_BG = near_BG[np.argsort(off_B, kind="stable")[:_BEAM_WIDTH]]
+            beam_BG = beam_BG[np.argsort(off_B, kind="stable")[:_BEAM_WIDTH]]
+            near_BG = np.concatenate([beam_BG + move_G for move_G in (*one_GG, *-one_GG)])
+            beam_BG = self._possible(np.unique(near_BG, axis=0))
         return False
+
+    def _detours(self, final: float) -> IntVector:
+        """The greedy choice, and those that first take one channel more from one group than it did."""
+        choices = [self._gone_G]
+        for more_G in np.eye(len(self._names), dtype=np.int64):
+            detour_G = np.where(more_G > 0, choices[0] + 1, self._taken_G)
+            if len(self._possible(detour_G[None])) > 0:
+                self._gone_G = detour_G
+                self._greedy(final, final)
+                choices.append(self._gone_G)
+        self._gone_G = choices[0]
+        return np.stack(choices)
 
     def _possible(self, gone_BG: IntVector) -> IntVector:
         """Those of several choices that neither take back what is gone for good nor fall below a floor."""

@@ -123,6 +123,7 @@ class CascadeStage:
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
         self._prunings = self._pruning_steps()
+        self._steps_taken = 0
         self.results: tuple[LevelResult, ...] = ()
 
     @property
@@ -200,6 +201,7 @@ class CascadeStage:
             for group, sums in unprefixed(f"saliency.{level.number}", tensors).items():
                 meter.sums[group].copy_(sums)
         self.epoch = values["epoch"]
+        self._steps_taken = self.epoch * self._steps_per_epoch
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
     def _train_epoch(self) -> tuple[list[float], float]:
@@ -212,14 +214,12 @@ class CascadeStage:
         for level in self.levels:
             level.network.train()
         with seeded_layers(seed, device):
-            for step, (images, labels) in enumerate(
-                epoch_batches(self._data, recipe, self._augmentation, seed), start=self.epoch * self._steps_per_epoch
-            ):
-                rate = learning_rate(step, self._num_steps, recipe)
+            for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed):
+                rate = learning_rate(self._steps_taken, self._num_steps, recipe)
                 set_learning_rate(self._optimizer, rate)
                 totals += self.train_step(images, labels)
-                if step + 1 in self._prunings:
-                    self._prune(self._prunings[step + 1], step + 1)
+                if self._steps_taken in self._prunings:
+                    self._prune(self._prunings[self._steps_taken])
         return (totals / self._steps_per_epoch).tolist(), rate
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -251,11 +251,13 @@ class CascadeStage:
             )
             loss.backward()  # type: ignore[no-untyped-call]
             level.accumulate_gradients()
-            meter.update()
+            if self._steps_taken < max(self._prunings):  # later on nothing is chosen any more
+                meter.update()
             larger_logits = logits.detach()
             losses.append(loss.detach())
         clip_gradients(self._parameters.values(), self._config.recipe)
         self._optimizer.step()
+        self._steps_taken += 1
         return torch.stack(losses)
 
     def _pruning_steps(self) -> dict[int, float]:
@@ -265,13 +267,13 @@ class CascadeStage:
         return {round(event * ramp_steps / number): event / number for event in range(1, number + 1)}
 
     @torch.no_grad()
-    def _prune(self, fraction: float, step: int) -> None:
+    def _prune(self, fraction: float) -> None:
         """Let every level fall to its size at this fraction of the ramp."""
         # A nested level keeps only what the level above keeps, so the smaller level chooses first and what it keeps
         # is closed to the choice of the level above.
         protected = None
         for level, meter in reversed(list(zip(self.levels, self._meters, strict=True))):
-            self._prune_level(level, meter, fraction, step, protected)
+            self._prune_level(level, meter, fraction, protected)
             if self._config.pruning.nested:
                 protected = level.kept
         for dense, mask in unused(self.levels).items():
@@ -284,7 +286,6 @@ class CascadeStage:
         level: Level,
         meter: SaliencyMeter,
         fraction: float,
-        step: int,
         protected: Mapping[str, torch.Tensor] | None,
     ) -> None:
         final = self._target_macs(level)
@@ -306,10 +307,10 @@ class CascadeStage:
                     protected=protected,
                 )
             except SelectionError as error:
-                raise self._failure(error.reason, level=level.number, group=error.group, step=step) from error
+                raise self._failure(error.reason, level=level.number, group=error.group) from error
             removed = sum(len(level.kept[group]) - len(kept[group]) for group in kept)
             if removed == 0 and macs > target * (1 + TOLERANCE):
-                raise self._failure("a pruning step removed nothing", level=level.number, step=step)
+                raise self._failure("a pruning step removed nothing", level=level.number)
             level.keep(kept)
         meter.reset(level.network, level.kept)
 
@@ -354,6 +355,5 @@ class CascadeStage:
             )
         return tuple(results)
 
-    def _failure(self, reason: str, *, level: int, group: str | None = None, step: int | None = None) -> StageFailure:
-        taken = self.epoch * self._steps_per_epoch if step is None else step
-        return StageFailure(reason, stage=self.name, level=level, group=group, step=taken)
+    def _failure(self, reason: str, *, level: int, group: str | None = None) -> StageFailure:
+        return StageFailure(reason, stage=self.name, level=level, group=group, step=self._steps_taken)

@@ -13,7 +13,6 @@ from trainables.checkpoint import InputSpec, load_state, save_network, save_stat
 from trainables.config import Augmentation, CascadeConfig, ModelConfig
 from trainables.data import DataSplits
 from trainables.errors import StageFailure
-from trainables.latency import measure
 from trainables.models import build
 from trainables.trial import CascadeTrial
 
@@ -113,6 +112,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     def _measured(self, result: dict[str, Any]) -> dict[str, Any]:
         if not self._settings.measure_latency:
             return result
+        from trainables.latency import measure  # slow to import, and seldom needed
+
         network = self._trial.networks[result["level"]]
         latency = measure(network, self._data.input_shape, batch_size=1, num_threads=self._settings.num_threads)
         return result | {"latency_ms": latency.median_ms}

@@ -165,7 +165,7 @@ def test_criteria_are_found_by_name_and_by_path(monkeypatch: pytest.MonkeyPatch,
     assert {name: find_criterion(name) for name in CRITERIA} == dict(CRITERIA)
 
 
-@pytest.mark.parametrize("name", ["taylor", "os:no_such", "no_such_module:f", "os:", "os.path"])
+@pytest.mark.parametrize("name", ["taylor", "os:no_such", "no_such_module:f", "os:", "os.path", "os:sep"])
 def test_unknown_criteria_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="pruning.saliency is"):
+    with pytest.raises(InputError, match=r"pruning\.saliency is"):
         find_criterion(name)

@@ -1,0 +1,90 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.archive import Candidate
+from trainables.config import CascadeConfig
+
+# A search that is over in seconds: 8x8 digits, a network of some channels.
+TINY = """
+model: {name: vgg-small, width: 0.25}
+data: {name: digits, image_size: 8, val_fraction: 0.3}
+teacher: {epochs: 2, batch_size: 128, learning_rate: 0.05}
+cascade: {recipe: {epochs: 3, batch_size: 128, learning_rate: 0.05}, pruning: {num_prunings: 6}}
+space: {num_assistants: [0, 1], student_macs_kept: [0.2, 0.5], schedule: [joint, sequential]}
+num_trials: 2
+num_starting_points: 2
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A command that has run to its end."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def cascade_command():
+    """Run `cascade` as a process of its own, in a folder."""
+
+    def run(*words, cwd, code=0, timeout=240, env=None):
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *map(str, words)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | (env or {}),
+            check=False,
+        )
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_search(tmp_path_factory, cascade_command):
+    """A folder in which the tiny experiment `tiny.yaml` was searched, once for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.yaml").write_text(TINY)
+    cascade_command("search", "tiny.yaml", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml():
+    """The tiny experiment as YAML."""
+    return TINY
+
+
+@pytest.fixture()
+def make_candidate():
+    """A candidate of which only what matters is said."""
+
+    def make(trial=0, level=1, val_accuracy=0.9, macs_kept=0.1, **others):
+        fields = {
+            "num_assistants": level - 1,
+            "val_accuracy_before_recalibration": val_accuracy,
+            "macs": int(macs_kept * 1e6),
+            "params": 1000,
+            "params_kept": macs_kept,
+            "latency_ms": None,
+            "network": f"candidates/{trial}-{level}",
+            "cascade": json.dumps(CascadeConfig(macs_kept=(macs_kept,)).to_dict()),
+        }
+        return Candidate(trial=trial, level=level, val_accuracy=val_accuracy, macs_kept=macs_kept, **fields | others)
+
+    return make
+
+

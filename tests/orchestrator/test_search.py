@@ -1,0 +1,195 @@
+"""Whole searches on real Ray, as a user starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import trainables
+from orchestrator.archive import Archive
+from orchestrator.study import Study
+
+pytestmark = pytest.mark.integration
+
+
+def front_of(cascade_command, folder, name="tiny"):
+    return cascade_command("front", name, "--format", "json", cwd=folder).json()
+
+
+def start(folder, *words):
+    """A search in the background, and its output line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "search", "tiny.yaml", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def read_until(process, text):
+    """Wait for a line that holds `text`; everything that was said until then."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} was never said:\n{said}")
+
+
+def test_a_search_gives_every_level_of_every_trial(tiny_search, cascade_command):
+    rows = front_of(cascade_command, tiny_search)
+    assert {row["trial"] for row in rows} == {0, 1}
+    for trial in (0, 1):
+        levels = [row for row in rows if row["trial"] == trial]
+        assert [row["level"] for row in levels] == list(range(1, levels[0]["num_assistants"] + 2))
+    for row in rows:
+        assert set(row) >= {"val_accuracy", "macs", "macs_kept", "params", "params_kept", "on_front", "knee"}
+        network = tiny_search / "runs/tiny/candidates" / f"{row['trial']}-{row['level']}"
+        assert sum(p.numel() for p in trainables.load(network).parameters()) == row["params"]
+    assert any(row["on_front"] for row in rows)
+    assert sum(row["knee"] for row in rows) == 1
+
+
+def test_sizes_are_what_was_asked(tiny_search):
+    for candidate in Archive(tiny_search / "runs/tiny/archive.parquet").candidates():
+        asked = json.loads(candidate.cascade)["macs_kept"][candidate.level - 1]
+        assert candidate.macs_kept == pytest.approx(asked, rel=0.02)
+
+
+def test_a_finished_search_keeps_no_checkpoints_and_no_pickled_networks(tiny_search):
+    runs = tiny_search / "runs/tiny"
+    assert list(runs.glob("trials/*/*/checkpoint_*")) == []
+    for path in [*runs.glob("candidates/*/*"), *runs.glob("teacher/network/*")]:
+        assert path.name in ("architecture.json", "weights.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_the_search_is_in_mlflow_with_true_statuses(tiny_search):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tiny_search}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("cascade")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["tiny", "trial 0", "trial 1"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    trial = next(run for run in runs if run.info.run_name == "trial 0")
+    assert 0.2 * 0.98 <= trial.data.metrics["macs_kept"] <= 0.5 * 1.02
+    assert len(client.get_metric_history(trial.info.run_id, "level_1_val_accuracy")) == 3
+    search = next(run for run in runs if run.info.run_name == "tiny")
+    shown = {file.path for file in client.list_artifacts(search.info.run_id, "front")}
+    assert shown >= {"front/front.html", "front/front.png", "front/front.md"}
+
+
+def test_a_second_search_in_the_same_place_is_refused(tiny_search, cascade_command):
+    before = sorted(tiny_search.rglob("*"))
+    taken = cascade_command("search", "tiny.yaml", cwd=tiny_search, code=2)
+    other = cascade_command("search", "tiny.yaml", "--resume", "--set", "seed=5", cwd=tiny_search, code=2)
+    assert "holds a search already" in taken.err
+    assert "seed is 0 there and 5 here" in other.err
+    assert sorted(tiny_search.rglob("*")) == before
+
+
+def test_a_finished_search_is_resumed_at_once_and_can_be_extended(tiny_search, cascade_command, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_search, tmp_path / "copy")
+    before = front_of(cascade_command, tmp_path / "copy")
+    cascade_command("search", "tiny.yaml", "--resume", "--set", "num_trials=3", cwd=tmp_path / "copy")
+    after = front_of(cascade_command, tmp_path / "copy")
+    kept = [row | {"on_front": None, "knee": None} for row in after if row["trial"] < 2]
+    assert kept == [row | {"on_front": None, "knee": None} for row in before]
+    assert {row["trial"] for row in after} == {0, 1, 2}
+
+
+@pytest.fixture()
+def slower(tmp_path, tiny_yaml):
+    """A folder with the tiny experiment, of trials that last long enough to be stopped in."""
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    return tmp_path, ["--set", "cascade.recipe.epochs=12", "--set", "resources.max_concurrent=1"]
+
+
+def test_a_killed_driver_loses_nothing_that_was_finished(slower, cascade_command):
+    folder, words = slower
+    process = start(folder, *words)
+    read_until(process, "trial 1 runs")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    (done,) = {candidate.trial for candidate in Archive(folder / "runs/tiny/archive.parquet").candidates()}
+    assert done == 0
+    before = front_of(cascade_command, folder)
+    resumed = cascade_command("search", "tiny.yaml", "--resume", *words, cwd=folder)
+    assert "trial 1 runs" in resumed.out
+    assert "trial 0 runs" not in resumed.out
+    after = front_of(cascade_command, folder)
+    assert [row["macs"] for row in after if row["trial"] == 0] == [row["macs"] for row in before]
+    assert {row["trial"] for row in after} == {0, 1}
+    study = Study(folder / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+    assert (study.running(), study.num_ended, study.failures()) == ((), 2, {})
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(slower, cascade_command):
+    folder, words = slower
+    process = start(folder, *words)
+    read_until(process, "trial 0 runs")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12" in said
+    cascade_command("search", "tiny.yaml", "--resume", *words, cwd=folder)
+    assert {row["trial"] for row in front_of(cascade_command, folder)} == {0, 1}
+
+
+def test_diverging_trials_are_marked_and_all_of_them_are_an_error(tmp_path, tiny_yaml, cascade_command):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    done = cascade_command(
+        "search", "tiny.yaml", "--set", "cascade.recipe.learning_rate=1e12", cwd=tmp_path, code=1
+    )
+    assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in done.err
+    assert "Traceback" not in done.out + done.err
+    assert Archive(tmp_path / "runs/tiny/archive.parquet").candidates() == ()
+
+
+USERS_OWN = """
+import os
+from pathlib import Path
+
+from torch import nn
+
+from trainables.saliency import gate_gradient
+
+
+def network(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+    )
+
+
+def saliency_that_dies_once(layers):
+    mark = Path("{mark}")
+    if not mark.exists() and os.environ.get("RAY_JOB_ID"):
+        mark.touch()
+        os._exit(1)
+    return gate_gradient(layers)
+"""
+
+
+def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, cascade_command):
+    mark = tmp_path / "died"
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    (tmp_path / "mine.py").write_text(USERS_OWN.replace("{mark}", str(mark)))
+    own = ["--set", "model={name: 'mine:network'}", "--set", "cascade.pruning.saliency=mine:saliency_that_dies_once"]
+    done = cascade_command("search", "tiny.yaml", *own, cwd=tmp_path)
+    assert mark.exists()
+    assert "2 of 2" in done.out
+    assert {row["trial"] for row in front_of(cascade_command, tmp_path)} == {0, 1}
+    exported = cascade_command("export", "tiny", "--pick", "knee", cwd=tmp_path)
+    assert "exported" in exported.out

@@ -1,0 +1,68 @@
+"""The loss of a level against its formula and its limits."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.distillation import distillation_loss
+
+
+def naive_loss(logits, larger, labels, temperature: float, weight: float, smoothing: float) -> float:
+    total = 0.0
+    for own, other, label in zip(logits.tolist(), larger.tolist(), labels.tolist(), strict=True):
+        norm = math.log(sum(math.exp(z) for z in own))
+        targets = [smoothing / len(own) + (1 - smoothing) * (k == label) for k in range(len(own))]
+        cross_entropy = -sum(t * (z - norm) for t, z in zip(targets, own, strict=True))
+        p = [math.exp(z / temperature) for z in other]
+        q = [math.exp(z / temperature) for z in own]
+        kl = sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
+        total += (1 - weight) * cross_entropy + weight * temperature**2 * kl
+    return total / len(labels)
+
+
+def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits, larger = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64) * 3
+    return logits, larger, torch.randint(5, (6,), generator=generator)
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 20), st.floats(0, 1), st.floats(0, 0.9))
+def test_loss_is_its_formula(seed: int, temperature: float, weight: float, smoothing: float) -> None:
+    logits, larger, labels = draw(seed)
+    loss = distillation_loss(logits, larger, labels, temperature=temperature, weight=weight, label_smoothing=smoothing)
+    assert float(loss) == pytest.approx(naive_loss(logits, larger, labels, temperature, weight, smoothing))
+
+
+def test_weight_0_is_the_cross_entropy() -> None:
+    logits, larger, labels = draw(0)
+    assert distillation_loss(logits, larger, labels, temperature=4.0, weight=0.0) == F.cross_entropy(logits, labels)
+
+
+def test_weight_1_and_equal_logits_is_zero() -> None:
+    logits, _, labels = draw(0)
+    loss = distillation_loss(logits, logits + 7.0, labels, temperature=4.0, weight=1.0)  # a shift changes no softmax
+    assert float(loss) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_no_gradient_flows_into_the_larger_level() -> None:
+    logits, larger, labels = draw(0)
+    logits.requires_grad_()
+    larger.requires_grad_()
+    distillation_loss(logits, larger, labels, temperature=2.0, weight=0.5).backward()
+    assert larger.grad is None
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+
+
+def test_the_gradients_scale_hardly_depends_on_the_temperature() -> None:
+    norms = []
+    for temperature in (10.0, 40.0):
+        logits, larger, labels = draw(0)
+        logits.requires_grad_()
+        distillation_loss(logits, larger, labels, temperature=temperature, weight=1.0).backward()
+        norms.append(float(logits.grad.norm()))
+    assert norms[0] == pytest.approx(norms[1], rel=0.25)

@@ -1,0 +1,246 @@
+"""The cascade stage: sizes on their way, momentum, sharing, levels that do not see each other, loud failures."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits
+from trainables.distillation import distillation_loss
+from trainables.errors import InputError, StageFailure
+from trainables.levels import unused
+from trainables.stages import CascadeStage, StagePlan, TeacherSize, size_at
+from trainables.training import epoch_batches
+
+RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
+CONFIG = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=3))
+
+
+@pytest.fixture
+def make_stage(networks, data: DataSplits) -> Callable[..., CascadeStage]:
+    def make(
+        config: CascadeConfig = CONFIG,
+        *,
+        architecture: str = "vgg-small",
+        teacher: nn.Module | None = None,
+        images: DataSplits = data,
+    ) -> CascadeStage:
+        teacher = networks(architecture)[0] if teacher is None else teacher
+        return CascadeStage(
+            teacher,
+            plan=StagePlan(
+                name="cascade",
+                levels=tuple(range(1, config.num_levels + 1)),
+                epochs=config.recipe.epochs,
+                first_epoch=0,
+            ),
+            config=config,
+            teacher_size=TeacherSize(macs=count_macs(teacher, images.input_shape), params=count_params(teacher)),
+            data=images,
+        )
+
+    return make
+
+
+def run(stage: CascadeStage) -> CascadeStage:
+    while not stage.finished:
+        stage.step()
+    return stage
+
+
+def first_batch(data: DataSplits, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    return next(iter(epoch_batches(data, RECIPE, "none", seed)))
+
+
+fractions = st.floats(0, 1)
+
+
+@given(fractions, fractions, fractions, fractions, st.sampled_from(["cubic", "linear"]))
+def test_the_ramp_falls_from_its_start_to_its_end(a: float, b: float, start: float, end: float, ramp) -> None:
+    start, end = max(start, end), min(start, end)
+    assert size_at(0.0, start=start, end=end, ramp=ramp) == pytest.approx(start)
+    assert size_at(1.0, start=start, end=end, ramp=ramp) == size_at(2.0, start=start, end=end, ramp=ramp) == end
+    sizes = [size_at(f, start=start, end=end, ramp=ramp) for f in (min(a, b), max(a, b))]
+    assert start + 1e-9 >= sizes[0] >= sizes[1] >= end
+
+
+def test_the_ramps_shapes() -> None:
+    assert size_at(0.5, start=1.0, end=0.2, ramp="linear") == pytest.approx(0.6)
+    assert size_at(0.5, start=1.0, end=0.2, ramp="cubic") == pytest.approx(0.3)
+
+
+def test_levels_end_at_their_sizes_and_say_so(architecture, make_stage, data: DataSplits) -> None:
+    stage = make_stage(architecture=architecture)
+    told = [stage.step(), stage.step()]
+    assert [p.epoch for p in told] == [p.trial_epoch for p in told] == [1, 2]
+    for level, result, size in zip(stage.levels, stage.results, CONFIG.macs_kept, strict=True):
+        assert result.macs == count_macs(level.network, data.input_shape)
+        assert result.params == count_params(level.network)
+        assert result.macs_kept == pytest.approx(size, rel=0.02)
+        assert told[-1].levels[level.number - 1].macs_kept == result.macs_kept
+        assert told[-1].levels[level.number - 1].val_accuracy == result.val_accuracy_before_recalibration
+        assert (result.level, result.num_levels) == (level.number, 2)
+        assert 0 < result.params_kept < 1
+
+
+def test_a_level_of_the_teachers_size_keeps_everything(make_stage) -> None:
+    stage = run(make_stage(replace(CONFIG, macs_kept=(1.0, 0.5))))
+    assert stage.results[0].macs_kept == stage.results[0].params_kept == 1.0
+    assert stage.results[1].macs_kept == pytest.approx(0.5, rel=0.02)
+
+
+def test_the_teacher_is_left_as_it_was(make_stage, networks) -> None:
+    teacher, _ = networks("vgg-small")
+    run(make_stage(teacher=teacher))
+    wanted = networks("vgg-small")[0].state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_each_level_learns_from_the_next_larger(make_stage, networks, data: DataSplits) -> None:
+    stage = make_stage(replace(CONFIG, macs_kept=(0.6, 0.4, 0.2)))
+    stage.levels[1].keep({name: kept[::2] for name, kept in stage.levels[1].kept.items()})
+    stage._reset_meters()
+    images, labels = first_batch(data)
+    for level in stage.levels:
+        level.network.train()
+        level.refresh()
+    with torch.no_grad():
+        teacher = networks("vgg-small")[0]
+        logits = [teacher(images), *(level.network(images) for level in stage.levels)]
+    wanted = [
+        distillation_loss(own, larger, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight)
+        for larger, own in pairwise(logits)
+    ]
+    torch.testing.assert_close(stage.train_step(images, labels), torch.stack(wanted))
+
+
+@pytest.mark.parametrize("shared_affine", [False, True])
+def test_scores_of_level_1_do_not_see_level_2(make_stage, data: DataSplits, *, shared_affine: bool) -> None:
+    """Level 2's size and what it keeps leave level 1's scores bit-identical, from the same weights."""
+    pruning = replace(CONFIG.pruning, shared_affine=shared_affine)
+    alone = make_stage(replace(CONFIG, macs_kept=(0.6,), pruning=pruning))
+    beside = make_stage(replace(CONFIG, pruning=pruning))
+    beside.levels[1].keep({name: kept[1:] for name, kept in beside.levels[1].kept.items()})
+    beside._reset_meters()
+    for stage in (alone, beside):
+        for level in stage.levels:
+            level.network.train()
+        stage.train_step(*first_batch(data))
+    wanted, found = alone._meters[0].scores(), beside._meters[0].scores()
+    assert all(scores.any() for scores in wanted.values())
+    assert all(torch.equal(scores, found[name]) for name, scores in wanted.items())
+
+
+def test_the_gradient_of_shared_weights_is_the_sum_over_levels(make_stage, data: DataSplits) -> None:
+    both = make_stage(replace(CONFIG, recipe=replace(RECIPE, momentum=0.0, weight_decay=0.0)))
+    images, labels = first_batch(data)
+    for level in both.levels:
+        level.network.eval()
+    both.train_step(images, labels)
+    weight = both.levels[0].shared.network.get_submodule("classifier").weight
+    parts = [level.network.get_submodule("classifier").weight.grad for level in both.levels]
+    torch.testing.assert_close(weight.grad, parts[0] + parts[1])
+
+
+def test_momentum_of_what_no_level_keeps_is_cleared_and_the_rest_is_untouched(make_stage, data: DataSplits) -> None:
+    stage = make_stage()
+    for level in stage.levels:
+        level.network.train()
+    for seed in range(3):
+        stage.train_step(*first_batch(data, seed))
+    buffers = {p: s["momentum_buffer"] for p, s in stage._optimizer.state.items()}
+    before = {p: buffer.clone() for p, buffer in buffers.items()}
+    stage._prune(1.0)
+    masks = unused(stage.levels)
+    cleared = 0
+    for parameter, mask in masks.items():
+        assert not buffers[parameter][mask].any()
+        assert torch.equal(buffers[parameter][~mask], before[parameter][~mask])
+        cleared += int((before[parameter][mask] != 0).sum())
+    assert cleared > 0
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_nested_levels_are_subsets_at_every_size(make_stage, data: DataSplits, *, nested: bool) -> None:
+    stage = make_stage(replace(CONFIG, macs_kept=(0.6, 0.4, 0.2), pruning=replace(CONFIG.pruning, nested=nested)))
+    seen = []
+    while not stage.finished:
+        stage.step()
+        sets = [{(g, c) for g, kept in level.kept.items() for c in kept.tolist()} for level in stage.levels]
+        seen.append(sets[2] <= sets[1] <= sets[0])
+    assert all(seen) is nested
+    assert [r.macs_kept for r in stage.results] == pytest.approx([0.6, 0.4, 0.2], rel=0.02)
+
+
+def test_rounding_and_floor_hold_in_the_end(make_stage) -> None:
+    rounded = run(make_stage(replace(CONFIG, pruning=replace(CONFIG.pruning, round_to=2))))
+    assert all(len(kept) % 2 == 0 for level in rounded.levels for kept in level.kept.values())
+    floored = run(make_stage(replace(CONFIG, pruning=replace(CONFIG.pruning, min_channels=2))))
+    assert all(len(kept) >= 2 for level in floored.levels for kept in level.kept.values())
+
+
+@pytest.mark.parametrize("shared_affine", [False, True])
+def test_levels_share_scale_and_shift_only_if_asked(make_stage, *, shared_affine: bool) -> None:
+    stage = make_stage(
+        replace(CONFIG, macs_kept=(1.0, 0.999), pruning=replace(CONFIG.pruning, shared_affine=shared_affine))
+    )
+    stage.step()
+    first, second = (level.network.get_submodule("features.1") for level in stage.levels)
+    kept = stage.levels[1].kept["features.0"]
+    assert torch.equal(first.weight[kept], second.weight) is shared_affine
+    assert torch.equal(first.bias[kept], second.bias) is shared_affine
+    assert first.running_mean is not second.running_mean
+
+
+def zero_initialised(networks) -> nn.Module:
+    network, _ = networks("resnet18")
+    network.layer1[0].bn1.weight.data.zero_()
+    network.layer1[0].bn1.bias.data.zero_()
+    network.layer1[0].conv2.weight.data.zero_()
+    return network
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(CONFIG, recipe=replace(RECIPE, learning_rate=1e6)), "level [12].*(not finite|no longer finite)"),
+        (replace(CONFIG, macs_kept=(0.6, 0.01)), "level 2, step [0-9]+: .*as close as whole channels come"),
+        (replace(CONFIG, pruning=Pruning(num_prunings=1, round_to=16)), "level 2, step 4: .*smaller round_to"),
+    ],
+)
+def test_failures_name_stage_level_and_step(make_stage, config: CascadeConfig, message: str) -> None:
+    with pytest.raises(StageFailure, match=f"stage cascade, {message}") as caught:
+        run(make_stage(config))
+    assert caught.value.stage == "cascade"
+    assert caught.value.level is not None
+    assert caught.value.step is not None
+
+
+def test_a_group_that_is_cut_off_from_the_loss_is_named(make_stage, networks) -> None:
+    config = replace(CONFIG, recipe=replace(RECIPE, epochs=1))
+    with pytest.raises(StageFailure, match=r"level 2, group layer1\.0\.conv1, step 1: saliency is zero"):
+        run(make_stage(config, teacher=zero_initialised(networks)))
+
+
+def test_a_user_s_criterion_that_gives_nan_is_blamed_on_its_group(make_stage, monkeypatch, tmp_path) -> None:
+    (tmp_path / "nan_criterion.py").write_text(
+        "def score(layers):\n    return layers[0].per_channel(layers[0].layer.bias.detach() * float('nan'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = replace(CONFIG, pruning=replace(CONFIG.pruning, saliency="nan_criterion:score"))
+    with pytest.raises(StageFailure, match=r"level 2, group features\.0, step 1: saliency is not finite") as caught:
+        run(make_stage(config))
+    assert caught.value.group == "features.0"
+
+
+def test_networks_that_cannot_be_narrowed_are_refused_before_work_starts(make_stage) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 144, 4))
+    with pytest.raises(InputError, match="layer 1 is a convolution in 4 groups"):
+        make_stage(teacher=network)

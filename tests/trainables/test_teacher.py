@@ -1,0 +1,100 @@
+"""The teacher stage: it learns, repeats itself, goes on where it stopped, and fails loudly."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.checkpoint import load_state, save_state
+from trainables.config import Recipe
+from trainables.data import DataSplits
+from trainables.errors import StageFailure
+from trainables.teacher import TeacherStage
+from trainables.training import accuracy
+
+RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.05, label_smoothing=0.1, max_grad_norm=5.0)
+
+
+def make_stage(networks, data: DataSplits, *, recipe: Recipe = RECIPE, seed: int = 0) -> TeacherStage:
+    network, _ = networks("own")  # with dropout
+    return TeacherStage(network, recipe=recipe, data=data, augmentation="crop-flip", seed=seed)
+
+
+def final_weights(stage: TeacherStage) -> dict[str, torch.Tensor]:
+    while not stage.finished:
+        stage.step()
+    return stage.network.state_dict()
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_and_tells_of_each_epoch(networks, data: DataSplits) -> None:
+    network, _ = networks("vgg-small")
+    stage = TeacherStage(network, recipe=replace(RECIPE, epochs=8), data=data)
+    told = []
+    while not stage.finished:
+        told.append(stage.step())
+    assert [(p.stage, p.epoch, p.num_epochs, p.trial_epoch) for p in told] == [
+        ("teacher", e, 8, e) for e in range(1, 9)
+    ]
+    assert all(p.levels[0].level == 0 and p.levels[0].macs_kept == 1.0 for p in told)
+    assert told[-1].levels[0].train_loss < told[0].levels[0].train_loss
+    assert told[-1].learning_rate < told[0].learning_rate
+    result = stage.result()
+    assert result.val_accuracy == told[-1].levels[0].val_accuracy == accuracy(stage.network, data)
+    assert result.val_accuracy > 0.5
+    assert result.seconds == pytest.approx(sum(p.seconds for p in told))
+
+
+def test_the_first_steps_are_plain_sgd(networks, data: DataSplits) -> None:
+    """One batch an epoch and no momentum: the network moves against its gradient, by the rate."""
+    recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.1, momentum=0.0, weight_decay=0.0, warmup=0.0)
+    network, _ = networks("vgg-small")
+    before = network.classifier.bias.detach().clone()
+    gradients = []
+    network.classifier.bias.register_hook(lambda gradient: gradients.append(gradient.clone()))
+    TeacherStage(network, recipe=recipe, data=data).step()
+    torch.testing.assert_close(network.classifier.bias.detach(), before - 0.1 * gradients[0])
+
+
+def test_the_seed_decides(networks, data: DataSplits) -> None:
+    torch.manual_seed(1)
+    first = final_weights(make_stage(networks, data))
+    torch.manual_seed(2)
+    assert equal(first, final_weights(make_stage(networks, data)))
+    assert not equal(first, final_weights(make_stage(networks, data, seed=1)))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3])
+def test_it_goes_on_where_it_stopped(networks, data: DataSplits, tmp_path: Path, stop: int) -> None:
+    whole = make_stage(networks, data)
+    wanted = final_weights(whole)
+    stopped = make_stage(networks, data)
+    for _ in range(stop):
+        stopped.step()
+    save_state(tmp_path / "state", *stopped.state())
+    later = make_stage(networks, data)
+    later.load_state(*load_state(tmp_path / "state"))
+    assert later.epoch == stop
+    assert equal(wanted, final_weights(later))
+    assert later.result().val_accuracy == whole.result().val_accuracy
+
+
+def test_a_diverging_loss_fails_with_stage_and_step(networks, data: DataSplits) -> None:
+    stage = make_stage(networks, data, recipe=Recipe(epochs=3, batch_size=16, learning_rate=1e6))
+    with pytest.raises(StageFailure, match=r"stage teacher, step .*: the loss is no longer finite") as caught:
+        final_weights(stage)
+    assert caught.value.step is not None
+    assert math.isfinite(caught.value.step)
+
+
+def test_a_network_without_norms_is_trained_too(data: DataSplits) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4))
+    stage = TeacherStage(network, recipe=Recipe(epochs=4, batch_size=16, learning_rate=0.01), data=data)
+    final_weights(stage)
+    assert stage.result().val_accuracy > 0.9

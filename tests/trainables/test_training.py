@@ -1,0 +1,183 @@
+"""The schedule, the optimiser, accuracy, recalibration."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainables.channels import BATCH_NORMS
+from trainables.config import Recipe
+from trainables.data import DataSplits, normalise, training_batches
+from trainables.training import (
+    accuracy,
+    clip_gradients,
+    derive_seed,
+    epoch_batches,
+    learning_rate,
+    load_momentum,
+    make_optimizer,
+    momentum_state,
+    prefixed,
+    recalibrate,
+    seeded_layers,
+    set_learning_rate,
+    unprefixed,
+)
+
+
+@given(st.integers(2, 500), st.floats(0, 0.9))
+def test_the_rate_rises_to_its_peak_and_falls_towards_zero(num_steps: int, warmup: float) -> None:
+    recipe = Recipe(learning_rate=0.5, warmup=warmup)
+    rates = [learning_rate(step, num_steps, recipe) for step in range(num_steps)]
+    rising = math.ceil(warmup * num_steps)
+    assert all(0 < rate <= 0.5 for rate in rates)
+    assert rates[:rising] == sorted(rates[:rising])
+    assert rates[rising:] == sorted(rates[rising:], reverse=True)
+    if warmup == 0:
+        assert rates[0] == 0.5
+
+
+def test_the_rate_is_its_formula() -> None:
+    recipe = Recipe(learning_rate=0.8, warmup=0.25)
+    rates = [learning_rate(step, 8, recipe) for step in range(8)]
+    cosine = [0.8 * (1 + math.cos(math.pi * done / 6)) / 2 for done in range(6)]
+    assert rates == pytest.approx([0.8 / 3, 1.6 / 3, *cosine])
+
+
+def test_seeds_differ_by_base_and_by_use() -> None:
+    seeds = {derive_seed(seed, *parts) for seed in (0, 1) for parts in (("a", 1), ("a", 2), ("b", 1), ("a",), ())}
+    assert len(seeds) == 10
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, "a", 1) == derive_seed(0, "a", 1)
+
+
+def test_seeded_layers_are_repeatable_and_leave_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (5, 5, 6):
+        with seeded_layers(seed, torch.device("cpu")):
+            drawn.append(nn.functional.dropout(torch.ones(64)))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_weights_are_decayed() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = copy.deepcopy(network.state_dict())
+    optimizer = make_optimizer(network.parameters(), Recipe(weight_decay=0.1, momentum=0.0))
+    set_learning_rate(optimizer, 0.5)
+    optimizer.step()
+    after = network.state_dict()
+    torch.testing.assert_close(after.pop("0.weight"), before.pop("0.weight") * (1 - 0.5 * 0.1))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+def test_momentum_comes_back_as_it_was() -> None:
+    def stepped(layer: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for parameter in layer.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+    layer = nn.Linear(2, 2)
+    optimizer = make_optimizer(layer.parameters(), Recipe())
+    assert momentum_state(optimizer, dict(layer.named_parameters())) == {}
+    stepped(layer, optimizer)
+    other = copy.deepcopy(layer)
+    again = make_optimizer(other.parameters(), Recipe())
+    load_momentum(again, dict(other.named_parameters()), momentum_state(optimizer, dict(layer.named_parameters())))
+    stepped(layer, optimizer)
+    stepped(other, again)
+    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("limit", "norm"), [(1.0, 1.0), (None, 5.0), (10.0, 5.0)])
+def test_gradients_are_clipped_only_above_the_recipes_norm(limit: float | None, norm: float) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    clip_gradients([parameter], Recipe(max_grad_norm=limit))
+    assert float(parameter.grad.norm()) == pytest.approx(norm, rel=1e-5)
+
+
+def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSplits) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(len(x), 4)
+
+    assert accuracy(Constant(), data) == 0.25
+
+
+def test_recalibration_is_the_cumulative_average_over_batches(architecture, networks, data: DataSplits) -> None:
+    network, _ = networks(architecture)
+    before = copy.deepcopy(network.state_dict())
+    norms = {name: layer for name, layer in network.named_modules() if isinstance(layer, BATCH_NORMS)}
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in norms}
+
+    def watch(name: str):
+        def hook(_layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            x = inputs[0].detach().double()
+            seen[name].append((x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=True)))
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in norms.items()]
+    recalibrate(network, data, batch_size=24, seed=3)
+    for hook in hooks:
+        hook.remove()
+    for name, layer in norms.items():
+        assert len(seen[name]) == 2  # 64 images: two whole batches
+        for number, buffer in enumerate((layer.running_mean, layer.running_var)):
+            naive = torch.stack([batch[number] for batch in seen[name]]).mean(0)
+            torch.testing.assert_close(buffer.double(), naive, rtol=1e-3, atol=1e-4)
+        assert layer.momentum == 0.1
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    for name, tensor in network.state_dict().items():
+        assert name.endswith(statistics) or torch.equal(tensor, before[name])
+    assert not any(layer.training for layer in network.modules())
+
+
+def test_recalibration_depends_on_its_seed_alone(networks, data: DataSplits) -> None:
+    found = []
+    for seed, noise in ((1, 0), (1, 1), (2, 0)):
+        network, _ = networks("own")  # has dropout, which must not draw
+        torch.manual_seed(noise)
+        recalibrate(network, data, batch_size=24, seed=seed)
+        found.append(network.stem[1].running_mean)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_epoch_batches_are_the_seeds(data: DataSplits) -> None:
+    recipe = Recipe(batch_size=16)
+    first, again, other = (list(epoch_batches(data, recipe, "crop-flip", seed)) for seed in (1, 1, 2))
+    assert len(first) == 4
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], other[0][0])
+    plain = training_batches(
+        data.train,
+        mean=data.mean,
+        std=data.std,
+        batch_size=64,
+        augmentation="none",
+        generator=torch.Generator().manual_seed(1),
+    )
+    images, labels = next(plain)
+    everything = normalise(data.train.images_NCHW, data.mean, data.std)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(images, everything[order])
+    assert torch.equal(labels, data.train.labels_N[order])
+
+
+def test_prefixes_come_off_again_and_do_not_mix() -> None:
+    one, ten = {"a.b": torch.zeros(1)}, {"a.b": torch.ones(1)}
+    both = prefixed("level.1", one) | prefixed("level.10", ten)
+    assert set(both) == {"level.1.a.b", "level.10.a.b"}
+    assert unprefixed("level.1", both) == one
+    assert unprefixed("level.10", both) == ten
