@@ -18,20 +18,18 @@ app = typer.Typer(
 Storage = Annotated[Path, typer.Option(help="Folder that holds all searches and the MLflow store.")]
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
 DEFAULT_STORAGE = Path("runs")
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+FAILED, BAD_INPUT = 1, 2
 
 
 @app.callback()
 def _options(
-    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: FBT002
 ) -> None:
-    context.obj = debug
+    """Take what stands before the command; `main` looks for --debug itself, since it must know it of any error."""
 
 
 @app.command()
 def search(  # noqa: PLR0913
-    context: typer.Context,
     experiment: Annotated[str, typer.Argument(help="A preset, or a YAML file; `cascade presets` lists them.")],
     name: Annotated[str | None, typer.Option(help="Name of the search; the preset's or the file's by default.")] = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -104,15 +102,12 @@ def presets(
 def main() -> None:
     """Run the command line; one line for an error, and the exit code that says its kind."""
     sys.path.insert(0, str(Path.cwd()))  # functions of the user's own, as package.module:function
-    debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)
-    except (InputError, StageFailure, OSError) as error:
-        if debug:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
             raise
-        typer.echo(f"cascade: {error}", err=True)
-        code = BAD_INPUT if isinstance(error, InputError) else FAILED
-    except KeyboardInterrupt:
-        typer.echo("cascade: stopped", err=True)
-        code = INTERRUPTED
-    sys.exit(code or DONE)
+        bad_input = isinstance(error, InputError)
+        told = bad_input or isinstance(error, StageFailure | OSError)
+        typer.echo(f"cascade: {error if told else f'{type(error).__name__}: {error} (--debug shows where)'}", err=True)
+        sys.exit(BAD_INPUT if bad_input else FAILED)

@@ -15,6 +15,7 @@ from rich.table import Table
 from orchestrator.config import load_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import front_json_list, front_rich_table, read_front
+from orchestrator.pick import pick as choose
 from orchestrator.plots import save_front
 from orchestrator.view import percent
 from search_spaces.presets import PRESETS
@@ -116,10 +117,7 @@ def export_candidate(  # noqa: PLR0913
     folder = SearchFolder(storage=storage, name=name)
     view = read_front(folder)
     experiment = folder.experiment()
-    from orchestrator.export import export
-    from orchestrator.export import pick as pick_candidate
-
-    candidate = pick_candidate(
+    candidate = choose(
         view.front,
         view.candidates,
         pick,
@@ -133,6 +131,8 @@ def export_candidate(  # noqa: PLR0913
     if replaces:
         destination.rename(replaced)
     try:
+        from orchestrator.export import export  # torch, once the cheap checks have passed
+
         exported = export(
             candidate,
             search_folder=folder.path,

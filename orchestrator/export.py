@@ -163,7 +163,7 @@ def _check_formats(formats: Sequence[str]) -> None:
 def _check_free(destination: Path) -> None:
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise InputError(
-            f"{destination} is there already; nothing is overwritten, so choose another place or remove it"
+            f"{destination} is there already; choose another place with --out, or replace it with --overwrite"
         )
 
 

@@ -30,12 +30,11 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         InputError: as `serve`.
         RuntimeError: as `serve`, or if the server ends by itself.
     """
-    say(f"starting MLflow over {storage} …")
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
         _terminate_as_interrupt(),
         contextlib.suppress(KeyboardInterrupt),
-        serve(storage, port=port, host=host) as server,
+        serve(storage, port=port, host=host, say=say) as server,
     ):
         say(f"open {runs_page(server.address)}")
         say("Ctrl-C ends it")
@@ -97,7 +96,14 @@ class UiServer:
 
 
 @contextlib.contextmanager
-def serve(storage: Path, *, port: int, host: str = "127.0.0.1", timeout_seconds: float = 180.0) -> Iterator[UiServer]:
+def serve(
+    storage: Path,
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    timeout_seconds: float = 180.0,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Iterator[UiServer]:
     """Run an MLflow server over the tracked searches, healthy inside the block and ended after it.
 
     Args:
@@ -105,6 +111,7 @@ def serve(storage: Path, *, port: int, host: str = "127.0.0.1", timeout_seconds:
         port: TCP port to listen on.
         host: network interface to listen on.
         timeout_seconds: how long its start may take; half a minute is usual on a busy machine.
+        say: told once the server is being started.
 
     Raises:
         InputError: if nothing was tracked in the folder, or the port cannot be had.
@@ -114,6 +121,7 @@ def serve(storage: Path, *, port: int, host: str = "127.0.0.1", timeout_seconds:
     if not database.is_file():
         raise InputError(f"no search has been tracked in {storage}; run cascade search first, or name its folder")
     _require_free(host, port)
+    say(f"starting MLflow over {storage} …")
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -4,6 +4,7 @@ A network is a folder with `architecture.json` (how to build it, and its widths)
 a stage or trial is one safetensors file that carries its plain values as metadata.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -116,7 +117,7 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
         InputError: if the folder is there already.
     """
     if folder.exists():
-        raise InputError(f"{folder} is there already; nothing is overwritten, so choose another place or remove it")
+        raise InputError(f"{folder} is there already; choose another place or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -163,12 +164,14 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder / ARCHITECTURE_FILE} is damaged: {type(error).__name__}: {error}") from error
+        first_line = str(error).partition("\n")[0]
+        raise InputError(f"{folder / ARCHITECTURE_FILE} is damaged: {type(error).__name__}: {first_line}") from error
     dense = network_widths(network)
     for name, (num_out, num_in) in widths.items():
         if name in dense and not (0 < num_out <= dense[name][0] and 0 < num_in <= dense[name][1]):
             raise InputError(f"{folder}: layer {name} cannot have widths {num_out}, {num_in}; the file is damaged")
     resize(network, widths)
+    _check_scores(network, spec, folder)
     weights = _read_weights(folder / WEIGHTS_FILE)
     check_shapes(weights, network, where=str(folder / WEIGHTS_FILE))
     for name, tensor in network.state_dict().items():
@@ -185,6 +188,18 @@ def _pair(value: object) -> tuple[int, int]:
         case [int(num_out), int(num_in)]:
             return num_out, num_in
     raise ValueError(f"widths are two whole numbers, but one is {value!r}")
+
+
+def _check_scores(network: nn.Module, spec: InputSpec, folder: Path) -> None:
+    """Refuse layers that do not fit one another, or scores that do not fit the class names; nothing is computed."""
+    try:
+        with torch.no_grad():
+            scores = copy.deepcopy(network).to("meta").eval()(torch.zeros(2, *spec.shape, device="meta"))
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        raise InputError(f"{folder}: the network's layers do not fit one another: {first_line}") from error
+    if scores.shape != (2, spec.num_classes):
+        raise InputError(f"{folder}: the network gives {scores.shape[-1]} scores, but names {spec.num_classes} classes")
 
 
 def _build_dense(model: ModelConfig, spec: InputSpec, builder: Builder | None) -> nn.Module:

@@ -51,7 +51,7 @@ def _kernel_uses(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
         with torch.no_grad():
             network(torch.zeros(2, *input_shape, device="meta"))
     except Exception as error:  # the user's own forward pass
-        shape, reason = "x".join(map(str, input_shape)), " ".join(str(error).split())
+        shape, reason = "x".join(map(str, input_shape)), str(error).partition("\n")[0]
         raise InputError(f"the MACs of the network on an image of {shape} cannot be counted: {reason}") from error
     return uses
 

@@ -96,7 +96,7 @@ def _execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Modul
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return str(error).partition("\n")[0]
 
 
 def _classifier(order: list[nn.Module]) -> nn.Module:

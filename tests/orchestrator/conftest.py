@@ -86,5 +86,3 @@ def make_candidate():
         return Candidate(trial=trial, level=level, val_accuracy=val_accuracy, macs_kept=macs_kept, **fields | others)
 
     return make
-
-

@@ -149,9 +149,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(slower, cascade_command):
 
 def test_diverging_trials_are_marked_and_all_of_them_are_an_error(tmp_path, tiny_yaml, cascade_command):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    done = cascade_command(
-        "search", "tiny.yaml", "--set", "cascade.recipe.learning_rate=1e12", cwd=tmp_path, code=1
-    )
+    done = cascade_command("search", "tiny.yaml", "--set", "cascade.recipe.learning_rate=1e12", cwd=tmp_path, code=1)
     assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in done.err
     assert "Traceback" not in done.out + done.err
     assert Archive(tmp_path / "runs/tiny/archive.parquet").candidates() == ()

@@ -32,8 +32,13 @@ class Case:
         return self.sizes.macs(np.array([len(kept[group.name]) for group in self.channel_map.groups]))
 
     def scores(self, kept: Kept, seed: int) -> dict[str, torch.Tensor]:
+        """As real ones: far apart within a group, and further between groups."""
         generator = torch.Generator().manual_seed(seed)
-        return {name: torch.rand(len(k), generator=generator, dtype=torch.float64) ** 3 for name, k in kept.items()}
+        scale_G = 100 ** torch.randn(len(kept), generator=generator, dtype=torch.float64)
+        return {
+            name: scale * torch.rand(len(channels), generator=generator, dtype=torch.float64) ** 3
+            for scale, (name, channels) in zip(scale_G, kept.items(), strict=True)
+        }
 
     def select(
         self,

@@ -1,0 +1,183 @@
+"""The command line as a process sees it: words in, exit code and one line out."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from orchestrator.cli import main
+from search_spaces.presets import PRESETS
+
+
+@pytest.fixture()
+def cascade(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in an empty folder; exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cascade", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+def refused(result, *parts):
+    """Exit code 2 and one line that holds all parts."""
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+def test_presets_are_listed_and_printed_as_yaml(cascade):
+    assert cascade("presets")[1].split() == list(PRESETS)
+    assert json.loads(cascade("presets", "--format", "json")[1]) == list(PRESETS)
+    assert yaml.safe_load(cascade("presets", "demo")[1])["num_trials"] == PRESETS["demo"]["num_trials"]
+    refused(cascade("presets", "nothing"), "'nothing' is no preset; there are demo")
+
+
+def test_help_names_every_command(cascade):
+    code, out, _ = cascade("--help")
+    assert code == 0
+    for command in ("search", "front", "export", "ui", "presets"):
+        assert command in out
+
+
+def test_unknown_words_are_refused(cascade):
+    assert cascade("serch")[0] == 2
+    assert cascade("front")[0] == 2
+    assert cascade("front", "x", "--format", "xml")[0] == 2
+
+
+def test_a_search_that_is_not_there(cascade, tmp_path):
+    refused(cascade("front", "nothing"), "there is no search 'nothing' in runs; there is none")
+    refused(cascade("export", "nothing"), "there is no search 'nothing'")
+    refused(cascade("front", "../x"), "name is '../x'")
+    refused(cascade("ui"), "cascade search")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["demoo"], ["'demoo' is neither a preset"]),
+        (["missing.yaml"], ["missing.yaml is not there"]),
+        (["demo", "--set", "num_trials=0"], ["num_trials is 0"]),
+        (["demo", "--set", "model.name=vgg17"], ["model.name is 'vgg17'", "vgg16"]),
+        (["demo", "--set", "model.name=nowhere:net"], ["model.name is 'nowhere:net'", "cannot be imported"]),
+        (["demo", "--set", "cascade.pruning.saliency=guess"], ["pruning.saliency is 'guess'", "gate-gradient"]),
+        (["demo", "--set", "model.weights=none.safetensors"], ["none.safetensors", "no such file"]),
+        (["demo", "--set", "data={name: cifar10, path: nowhere}"], ["nowhere"]),
+        (["demo", "--set", "data={name: imagefolder, path: nowhere, image_size: 32}"], ["nowhere"]),
+        (["demo", "--name", "a/b"], ["name is 'a/b'", "--name"]),
+    ],
+)
+def test_bad_searches_are_refused_before_anything_is_written(cascade, tmp_path, words, parts):
+    refused(cascade("search", *words), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_that_does_not_fit_is_named_with_both_shapes(cascade, tmp_path):
+    save_file({"features.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "teacher.safetensors")
+    words = ["search", "demo", "--set", "model.weights=teacher.safetensors"]
+    refused(cascade(*words), "features.0.weight of shape 32x3x3x3, but the network needs 32x1x3x3")
+    (tmp_path / "teacher.safetensors").write_bytes(b"no tensors")
+    refused(cascade(*words), "teacher.safetensors", "cannot be read")
+
+
+def parquet(folder, *, side=32, label=3, cut=None):
+    """A CIFAR-10 folder in Parquet, of one image with this side and label."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(buffer, "PNG")
+    table = pa.table({"img": [{"bytes": buffer.getvalue(), "path": "x.png"}] * 20, "label": [0] * 19 + [label]})
+    folder.mkdir()
+    for part in ("train", "test"):
+        path = folder / f"{part}.parquet"
+        pq.write_table(table, path)
+        if cut:
+            path.write_bytes(path.read_bytes()[:cut])
+    return ["search", "demo", "--set", f"data={{name: cifar10, path: {folder}}}"]
+
+
+def test_damaged_data_is_named(cascade, tmp_path):
+    refused(cascade(*parquet(tmp_path / "cut", cut=60)), "train.parquet")
+    refused(cascade(*parquet(tmp_path / "wide", side=48)), "train.parquet", "48")
+    refused(cascade(*parquet(tmp_path / "odd", label=10)), "label", "10")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_named(cascade, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    refused(cascade("search", "demo"), "is a file, but must be a folder")
+    if os.geteuid() == 0:
+        return  # nothing is forbidden to root
+    (tmp_path / "closed").mkdir(mode=0o500)
+    refused(cascade("search", "demo", "--storage", tmp_path / "closed"), "cannot be written to")
+
+
+def test_a_folder_with_other_files_is_left_alone(cascade, tmp_path):
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "thesis.txt").write_text("mine")
+    refused(cascade("search", "demo"), "holds other files")
+    refused(cascade("search", "demo", "--resume"), "holds other files")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("kind", "asked"), [("cpus_per_trial", "4096"), ("gpus_per_trial", "64")])
+def test_more_than_the_machine_has_is_said_at_once(cascade_command, tmp_path, kind, asked):
+    done = cascade_command("search", "demo", "--set", f"resources.{kind}={asked}", cwd=tmp_path, code=2)
+    assert f"resources.{kind} is {asked}, but there are" in done.err
+    assert not (tmp_path / "runs" / "demo").exists()
+
+
+@pytest.mark.integration
+def test_a_dead_tracking_server_is_said_before_anything_runs(cascade_command, tmp_path):
+    address = "http://user:hidden@127.0.0.1:9"
+    done = cascade_command("search", "demo", cwd=tmp_path, code=2, env={"MLFLOW_TRACKING_URI": address})
+    assert "tracking address http://" in done.err
+    assert "hidden" not in done.out + done.err
+    assert not (tmp_path / "runs" / "demo").exists()
+
+
+@pytest.mark.integration
+def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp_path):
+    text = cascade_command("front", "tiny", cwd=tiny_search).out
+    assert "compression" in text
+    assert "knee" in text
+    out = tmp_path / "out"
+    card = cascade_command(
+        "export", "tiny", "--pick", "most-accurate", "--out", out, "--format", "json", cwd=tiny_search
+    ).json()
+    assert 0 <= card["network"]["test_accuracy"] <= 1
+    assert {path.name for path in out.iterdir()} == {
+        "README.md",
+        "architecture.json",
+        "card.json",
+        "model.onnx",
+        "weights.safetensors",
+    }
+    taken = cascade_command("export", "tiny", "--pick", "most-accurate", "--out", out, cwd=tiny_search, code=2)
+    assert "--overwrite" in taken.err
+    cascade_command("export", "tiny", "--pick", "0:1", "--out", out, "--overwrite", cwd=tiny_search)
+    unknown = cascade_command("export", "tiny", "--pick", "9:1", cwd=tiny_search, code=2)
+    assert "trial 9 has no candidate; trials that have some: 0, 1" in unknown.err
+    strict = cascade_command("export", "tiny", "--max-drop", "-1", cwd=tiny_search, code=2)
+    assert len(strict.err.strip().splitlines()) == 1

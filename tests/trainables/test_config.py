@@ -1,0 +1,214 @@
+"""Every value out of range is refused in one line that names key, rule and value; the rest survives a round trip."""
+
+import json
+from dataclasses import FrozenInstanceError, fields
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.config import (
+    Augmentation,
+    CascadeConfig,
+    DataConfig,
+    ModelConfig,
+    Pruning,
+    PruningCost,
+    Ramp,
+    Recipe,
+    Schedule,
+    Stem,
+    is_import_path,
+)
+from trainables.errors import InputError, StageFailure
+
+PATH = {"path": "images"}
+NAN, INF = float("nan"), float("inf")
+
+BAD: list[tuple[type, dict[str, Any], str]] = [
+    (ModelConfig, {"name": ""}, "model.name is ''"),
+    (ModelConfig, {"name": 5}, "model.name is 5"),
+    (ModelConfig, {"weights": ""}, "model.weights is ''"),
+    *[(ModelConfig, {"width": v}, f"model.width is {v!r}, but must be a number above 0") for v in (0, -1, NAN, "1")],
+    (ModelConfig, {"stem": "large"}, "model.stem is 'large', but must be one of small, imagenet"),
+    (ModelConfig, {"name": "my.nets:make", "width": 0.5}, "model.width is 0.5, but my.nets:make is your own function"),
+    (DataConfig, {"name": "mnist"}, "data.name is 'mnist', but must be one of digits, cifar10"),
+    (DataConfig, {"name": "cifar10"}, "data.path is missing, but cifar10 lies in a folder"),
+    (DataConfig, {"name": "imagefolder", **PATH}, "data.image_size is missing"),
+    (DataConfig, {"name": "cifar100", "image_size": 64, **PATH}, "data.image_size is 64, but CIFAR images are 32x32"),
+    (DataConfig, {"path": 5}, "data.path is 5"),
+    *[(DataConfig, {"image_size": v}, f"data.image_size is {v!r}, but must be a whole") for v in (7, 16.0, True)],
+    *[(DataConfig, {k: v}, f"data.{k} is {v}") for k in ("val_fraction", "test_fraction") for v in (0, 1, -0.1, INF)],
+    (DataConfig, {"augmentation": "flip"}, "data.augmentation is 'flip'"),
+    (DataConfig, {"seed": -1}, "data.seed is -1, but must be a whole number of at least 0"),
+    (DataConfig, {"download": "no"}, "data.download is 'no', but must be true or false"),
+    *[(Recipe, {"epochs": v}, f"epochs is {v!r}, but must be a whole number of at least 1") for v in (0, 1.5, True)],
+    (Recipe, {"batch_size": 1}, "batch_size is 1, but must be a whole number of at least 2"),
+    *[(Recipe, {"learning_rate": v}, f"learning_rate is {v!r}, but must be") for v in (0, -0.1, INF, NAN, None)],
+    *[(Recipe, {k: v}, f"{k} is {v}") for k in ("momentum", "warmup", "label_smoothing") for v in (-0.1, 1.0)],
+    (Recipe, {"weight_decay": -1e-9}, "weight_decay is -1e-09, but must be a number at least 0"),
+    (Recipe, {"max_grad_norm": 0}, "max_grad_norm is 0, but must be a number above 0"),
+    (Pruning, {"saliency": ""}, "pruning.saliency is ''"),
+    (Pruning, {"cost": "params"}, "pruning.cost is 'params', but must be one of macs, none"),
+    (Pruning, {"ramp": "square"}, "pruning.ramp is 'square'"),
+    *[(Pruning, {"ramp_fraction": v}, f"pruning.ramp_fraction is {v}, but must be") for v in (0, 1, -1)],
+    *[(Pruning, {k: 0}, f"pruning.{k} is 0") for k in ("num_prunings", "round_to", "min_channels")],
+    *[(Pruning, {k: 1}, f"pruning.{k} is 1, but must be true or false") for k in ("nested", "shared_affine")],
+    *[(CascadeConfig, {"macs_kept": v}, f"macs_kept is {v!r}, but must be a tuple") for v in ((), 0.5, "0.5", None)],
+    *[(CascadeConfig, {"macs_kept": (v,)}, f"macs_kept of level 1 is {v!r}, but must be") for v in (0, 1.01, NAN, "1")],
+    (CascadeConfig, {"macs_kept": (0.5, 0.0)}, "macs_kept of level 2 is 0.0, but must be a number above 0"),
+    (
+        CascadeConfig,
+        {"macs_kept": (0.45, 0.6)},
+        "macs_kept of level 2 is 0.6, but must be below level 1's 0.45; sizes fall from the teacher to the student",
+    ),
+    (CascadeConfig, {"macs_kept": (0.5, 0.5)}, "macs_kept of level 2 is 0.5, but must be below level 1's 0.5"),
+    *[(CascadeConfig, {"macs_kept": (0.5,), "temperature": v}, f"temperature is {v}") for v in (0, -1, INF)],
+    *[
+        (CascadeConfig, {"macs_kept": (0.5,), "distillation_weight": v}, f"distillation_weight is {v}")
+        for v in (-0.1, 1.1)
+    ],
+    (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),
+    (CascadeConfig, {"macs_kept": (0.5,), "seed": 1.0}, "seed is 1.0"),
+    (
+        CascadeConfig,
+        {"macs_kept": (0.5, 0.2), "schedule": "sequential", "recipe": Recipe(epochs=1)},
+        "recipe.epochs is 1, but the sequential schedule shares them out over 2 levels",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), BAD)
+def test_a_bad_value_is_refused_in_one_line(kind: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        kind(**values)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "macs_kept of CascadeConfig is missing"),
+        ({"macs_kept": [0.5], "temprature": 2}, "unknown key 'temprature' for CascadeConfig; known keys: distill"),
+        ({"macs_kept": [0.5], "recipe": {"lr": 1}}, "unknown key 'lr' for Recipe"),
+        ({"macs_kept": [0.5], "pruning": {"round_to": 0}}, "pruning.round_to is 0"),
+        ({"macs_kept": [0.5], "pruning": 3}, "Pruning is 3, but must be a mapping"),
+        ({"macs_kept": [0.5], 3: 4}, "unknown key 3"),
+        ([0.5], "CascadeConfig is [0.5], but must be a mapping"),
+    ],
+)
+def test_a_bad_dictionary_is_refused_in_one_line(values: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        CascadeConfig.from_dict(values)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, DataConfig, Recipe, Pruning])
+def test_defaults_are_valid_and_frozen(kind: type) -> None:
+    config = kind()
+    assert kind.from_dict({}) == config
+    with pytest.raises(FrozenInstanceError):
+        setattr(config, fields(config)[0].name, None)
+    assert hash(config) == hash(kind())
+
+
+unit = st.floats(0, 1, exclude_min=True, exclude_max=True)
+half_open = st.floats(0, 1, exclude_max=True)
+positive = st.floats(0, 1e6, exclude_min=True)
+counts = st.integers(1, 10**6)
+recipes = st.builds(
+    Recipe,
+    epochs=st.integers(10, 500),
+    batch_size=st.integers(2, 4096),
+    learning_rate=positive,
+    momentum=half_open,
+    weight_decay=st.floats(0, 1),
+    warmup=half_open,
+    label_smoothing=half_open,
+    max_grad_norm=st.none() | positive,
+)
+prunings = st.builds(
+    Pruning,
+    saliency=st.sampled_from(["gate-gradient", "a.b:c"]),
+    cost=st.sampled_from(get_args(PruningCost)),
+    ramp=st.sampled_from(get_args(Ramp)),
+    ramp_fraction=unit,
+    num_prunings=counts,
+    nested=st.booleans(),
+    shared_affine=st.booleans(),
+    round_to=counts,
+    min_channels=counts,
+)
+sizes = st.lists(st.floats(1e-6, 1), min_size=1, max_size=6, unique=True).map(lambda s: tuple(sorted(s, reverse=True)))
+cascades = st.builds(
+    CascadeConfig,
+    macs_kept=sizes,
+    temperature=positive,
+    distillation_weight=st.floats(0, 1),
+    schedule=st.sampled_from(get_args(Schedule)),
+    pruning=prunings,
+    recipe=recipes,
+    seed=st.integers(0, 2**63),
+)
+models = st.builds(
+    ModelConfig,
+    name=st.text(min_size=1).filter(lambda name: not is_import_path(name)),
+    width=positive,
+    stem=st.sampled_from(get_args(Stem)),
+    weights=st.none() | st.text(min_size=1),
+)
+data_sets = st.builds(
+    DataConfig,
+    name=st.sampled_from(["digits", "imagefolder"]),
+    path=st.text(min_size=1),
+    image_size=st.integers(8, 1000),
+    val_fraction=unit,
+    test_fraction=unit,
+    augmentation=st.sampled_from(get_args(Augmentation)),
+    seed=st.integers(0),
+    download=st.booleans(),
+)
+
+
+@given(cascades | models | data_sets)
+def test_a_dictionary_and_json_bring_the_same_back(config: CascadeConfig | ModelConfig | DataConfig) -> None:
+    kind = type(config)
+    assert kind.from_dict(config.to_dict()) == config
+    assert kind.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@given(cascades)
+def test_levels_are_counted(config: CascadeConfig) -> None:
+    assert config.num_levels == len(config.macs_kept) == config.num_assistants + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a:b", True),
+        ("a.b_1:c", True),
+        ("a", False),
+        ("a:b:c", False),
+        ("a.:b", False),
+        ("1a:b", False),
+        ("a:b\n", False),
+    ],
+)
+def test_import_paths(name: str, *, expected: bool) -> None:
+    assert is_import_path(name) is expected
+
+
+def test_a_failure_says_where_it_happened() -> None:
+    failure = StageFailure("it diverged", stage="cascade", level=2, group="conv1", step=7)
+    assert str(failure) == "stage cascade, level 2, group conv1, step 7: it diverged"
+    assert (failure.reason, failure.stage, failure.level, failure.group, failure.step) == (
+        "it diverged",
+        "cascade",
+        2,
+        "conv1",
+        7,
+    )
+    assert str(StageFailure("it diverged", stage="teacher")) == "stage teacher: it diverged"

@@ -1,0 +1,174 @@
+"""A trial: its stages, the same seed twice, and going on where it stopped, bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.checkpoint import load_state, save_state
+from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits
+from trainables.errors import InputError, StageFailure
+from trainables.results import EpochProgress
+from trainables.training import accuracy
+from trainables.trial import CascadeTrial, stage_plans
+
+CONFIG = CascadeConfig(
+    macs_kept=(0.6, 0.3), recipe=Recipe(epochs=4, batch_size=16, learning_rate=0.02), pruning=Pruning(num_prunings=3)
+)
+KINDS = {
+    "joint": CONFIG,
+    "sequential": replace(CONFIG, schedule="sequential"),
+    "nested": replace(CONFIG, pruning=replace(CONFIG.pruning, nested=True)),
+    "shared affine": replace(CONFIG, pruning=replace(CONFIG.pruning, shared_affine=True)),
+}
+
+
+@pytest.fixture
+def make_trial(networks, data: DataSplits) -> Callable[..., CascadeTrial]:
+    def make(config: CascadeConfig = CONFIG, architecture: str = "own") -> CascadeTrial:
+        return CascadeTrial(networks(architecture)[0], config=config, data=data, augmentation="crop-flip")
+
+    return make
+
+
+def without_times(progress: EpochProgress) -> EpochProgress:
+    return replace(progress, seconds=0.0)
+
+
+def assert_equal(first: CascadeTrial, second: CascadeTrial) -> None:
+    assert first.results == second.results
+    assert first.networks.keys() == second.networks.keys()
+    for level, network in first.networks.items():
+        other = second.networks[level].state_dict()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in network.state_dict().items())
+
+
+@given(st.integers(1, 6), st.integers(0, 40))
+def test_stages_share_the_epochs_out(num_levels: int, more: int) -> None:
+    sizes = tuple(0.9**level for level in range(1, num_levels + 1))
+    recipe = Recipe(epochs=num_levels + more)
+    (joint,) = stage_plans(CascadeConfig(macs_kept=sizes, recipe=recipe))
+    assert (joint.name, joint.levels, joint.first_epoch) == ("cascade", tuple(range(1, num_levels + 1)), 0)
+    assert joint.epochs == recipe.epochs
+    plans = stage_plans(CascadeConfig(macs_kept=sizes, recipe=recipe, schedule="sequential"))
+    assert [plan.name for plan in plans] == [f"level-{level}" for level in range(1, num_levels + 1)]
+    assert [plan.levels for plan in plans] == [(level,) for level in range(1, num_levels + 1)]
+    shares = [plan.epochs for plan in plans]
+    assert sum(shares) == recipe.epochs
+    assert shares == sorted(shares)
+    assert shares[-1] - shares[0] <= 1
+    assert [plan.first_epoch for plan in plans] == [sum(shares[:index]) for index in range(num_levels)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_gives_a_network_and_a_result_for_each_level(make_trial, data: DataSplits, kind: str) -> None:
+    trial = make_trial(KINDS[kind])
+    told = list(trial.run())
+    assert trial.finished
+    assert [progress.trial_epoch for progress in told] == [1, 2, 3, 4]
+    assert list(trial.networks) == [result.level for result in trial.results] == [1, 2]
+    for result, size in zip(trial.results, (0.6, 0.3), strict=True):
+        network = trial.networks[result.level]
+        assert result.macs_kept == pytest.approx(size, rel=0.02)
+        assert result.macs == count_macs(network, data.input_shape)
+        assert result.params == count_params(network)
+        assert result.val_accuracy == accuracy(network, data)
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    stages = ["cascade"] * 4 if kind != "sequential" else ["level-1", "level-1", "level-2", "level-2"]
+    assert [progress.stage for progress in told] == stages
+
+
+def test_a_sequential_level_starts_from_the_one_before(make_trial) -> None:
+    trial = make_trial(KINDS["sequential"])
+    told = list(trial.run())
+    assert told[2].levels[0].macs_kept <= trial.results[0].macs_kept
+    widths = [{name: t.shape for name, t in trial.networks[level].state_dict().items()} for level in (1, 2)]
+    assert all(
+        small <= large for name in widths[0] for small, large in zip(widths[1][name], widths[0][name], strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", ["joint", "sequential"])
+def test_the_seed_alone_decides(make_trial, kind: str) -> None:
+    first, again, other = (make_trial(replace(KINDS[kind], seed=seed)) for seed in (0, 0, 1))
+    told = []
+    for number, trial in enumerate((first, again, other)):
+        torch.manual_seed(number)  # no random choice may come from here
+        told.append([without_times(progress) for progress in trial.run()])
+    assert_equal(first, again)
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, tmp_path: Path, kind: str) -> None:
+    whole = make_trial(KINDS[kind])
+    wanted = [without_times(progress) for progress in whole.run()]
+    stopped = make_trial(KINDS[kind])
+    for epoch in range(5):
+        save_state(tmp_path / "state", *stopped.state())
+        later = make_trial(KINDS[kind])
+        later.load_state(*load_state(tmp_path / "state"))
+        assert later.finished == (epoch == 4)
+        assert [without_times(progress) for progress in later.run()] == wanted[epoch:]
+        assert_equal(whole, later)
+        if epoch < 4:
+            stopped.step()
+
+
+def test_a_state_may_be_loaded_over_a_trial_that_has_run(make_trial) -> None:
+    trial = make_trial(KINDS["sequential"])
+    trial.step()
+    tensors, values = trial.state()
+    tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    wanted = [without_times(progress) for progress in trial.run()]
+    results = trial.results
+    trial.load_state(tensors, values)
+    assert [without_times(progress) for progress in trial.run()] == wanted
+    assert trial.results == results
+
+
+@pytest.mark.parametrize("architecture", ["vgg-small", "resnet18"])
+def test_levels_learn_although_they_shrink(make_trial, data: DataSplits, networks, architecture: str) -> None:
+    teacher, _ = networks(architecture)
+    recipe = Recipe(epochs=12, batch_size=16, learning_rate=0.05)
+    config = replace(CONFIG, recipe=recipe, distillation_weight=0.0)  # this teacher has nothing to teach
+    trial = CascadeTrial(teacher, config=config, data=data)
+    list(trial.run())
+    assert accuracy(teacher, data) < 0.5
+    assert min(result.val_accuracy for result in trial.results) > 0.9
+
+
+def test_the_teacher_is_left_as_it_was(networks, data: DataSplits) -> None:
+    teacher, _ = networks("own")
+    teacher.train()
+    list(CascadeTrial(teacher, config=CONFIG, data=data).run())
+    wanted = networks("own")[0].state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in teacher.state_dict().items())
+    assert teacher.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_failure_in_a_later_stage_names_it(make_trial) -> None:
+    config = replace(CONFIG, macs_kept=(0.6, 0.001), schedule="sequential")
+    with pytest.raises(StageFailure, match=r"stage level-2, level 2, step \d+: "):
+        list(make_trial(config).run())
+
+
+def test_an_unknown_criterion_is_refused_before_work_starts(make_trial) -> None:
+    with pytest.raises(InputError, match=r"pruning\.saliency is 'taylor'"):
+        make_trial(replace(CONFIG, pruning=Pruning(saliency="taylor")))
+
+
+def test_a_states_values_are_plain(make_trial) -> None:
+    trial = make_trial(KINDS["sequential"])
+    list(trial.run())
+    _, values = trial.state()
+    assert values["results"] == [asdict(result) for result in trial.results]
+    assert values["stage_index"] == 1
