@@ -69,20 +69,14 @@ def pruned_stage(teacher: nn.Module, pruning: Pruning) -> tuple[CascadeStage, Ca
     return stage, config
 
 
-def _loss(
-    logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor, config: CascadeConfig
-) -> torch.Tensor:
-    return distillation_loss(
-        logits, larger, labels, temperature=config.temperature, weight=config.distillation_weight
-    )
+def _loss(logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor, config: CascadeConfig) -> torch.Tensor:
+    return distillation_loss(logits, larger, labels, temperature=config.temperature, weight=config.distillation_weight)
 
 
 def masked_step(teacher: nn.Module, stage: CascadeStage, config: CascadeConfig) -> Step:
     """The dense network once a level: shared convolutions, batch norm of its own, a channel mask after each norm."""
     shared = copy.deepcopy(teacher).requires_grad_(requires_grad=True)
-    positions = [
-        stage_channels(level.kept, stage) for level in stage.levels
-    ]
+    positions = [stage_channels(level.kept, stage) for level in stage.levels]
     networks = []
     for kept in positions:
         network = copy.deepcopy(shared).train()

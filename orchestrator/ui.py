@@ -36,7 +36,9 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         contextlib.suppress(KeyboardInterrupt),
         serve(storage, port=port, host=host, say=say) as server,
     ):
-        say(f"open {runs_page(server.address)}")
+        say(f"all runs: {runs_page(server.address)}")
+        for name, page in front_pages(server.address).items():
+            say(f"front of {name}: {page}")
         say("Ctrl-C ends it")
         server.wait()
 
@@ -150,12 +152,36 @@ def runs_page(address: str) -> str:
     Args:
         address: of a running server, such as `http://127.0.0.1:5000`.
     """
-    experiments = _post(f"{address}/api/2.0/mlflow/experiments/search", {"max_results": 1000}).get("experiments", [])
-    ids = [experiment["experiment_id"] for experiment in experiments]
-    query = {"experiment_ids": ids, "order_by": ["attributes.start_time DESC"], "max_results": 1}
-    runs = _post(f"{address}/api/2.0/mlflow/runs/search", query).get("runs", []) if ids else []
+    runs = _latest_runs(address, "", 1)
     place = f"/experiments/{runs[0]['info']['experiment_id']}/runs" if runs else "/experiments"
     return f"{address}/#{place}?workflowType=machine_learning"
+
+
+def front_pages(address: str) -> dict[str, str]:
+    """Where the fronts of the latest searches are, by the name of the search, the newest first.
+
+    Args:
+        address: of a running server, such as `http://127.0.0.1:5000`.
+    """
+    pages: dict[str, str] = {}
+    for run in _latest_runs(address, "tags.`cascade.kind` = 'search'", 5):
+        info = run["info"]
+        place = f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/front/front.html"
+        pages.setdefault(info["run_name"], f"{address}/#{place}?workflowType=machine_learning")
+    return pages
+
+
+def _latest_runs(address: str, which: str, number: int) -> list[Any]:
+    experiments = _post(f"{address}/api/2.0/mlflow/experiments/search", {"max_results": 1000}).get("experiments", [])
+    ids = [experiment["experiment_id"] for experiment in experiments]
+    query = {
+        "experiment_ids": ids,
+        "filter": which,
+        "order_by": ["attributes.start_time DESC"],
+        "max_results": number,
+    }
+    runs: list[Any] = _post(f"{address}/api/2.0/mlflow/runs/search", query).get("runs", []) if ids else []
+    return runs
 
 
 def _post(url: str, content: object) -> Any:  # noqa: ANN401 - JSON

@@ -29,10 +29,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # A few minutes on two cores: real handwritten digits and a small network.
         "demo": {
             "model": {"name": "vgg-small"},
-            "data": {"name": "digits", "image_size": 16, "val_fraction": 0.25},
+            "data": {"name": "digits", "image_size": 16, "val_fraction": 0.3},
             "teacher": {"epochs": 12, "batch_size": 64, "learning_rate": 0.05},
-            "cascade": {"recipe": {"epochs": 14, "batch_size": 64, "learning_rate": 0.06}},
-            "space": {"num_assistants": [0, 2], "student_macs_kept": [0.01, 0.2], "schedule": ["joint", "sequential"]},
+            "cascade": {"recipe": {"epochs": 16, "batch_size": 64, "learning_rate": 0.06}},
+            "space": {"num_assistants": [0, 2], "student_macs_kept": [0.005, 0.1], "schedule": ["joint", "sequential"]},
             "num_trials": 10,
             "num_starting_points": 6,
         },

@@ -10,7 +10,7 @@ from trainables.channels import is_depthwise, layer_widths, network_widths, resi
 from trainables.errors import InputError
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_positions_that_stay_are_those_whose_channels_stay(architecture, networks, random_plan, seed: int) -> None:
     _, channel_map = networks(architecture)
@@ -28,7 +28,7 @@ def test_positions_that_stay_are_those_whose_channels_stay(architecture, network
         assert stays_N.tolist() == [p for p in range(width) if p not in gone[layer, axis]]
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_resized_networks_have_the_plans_widths_and_run(architecture, networks, random_plan, seed: int) -> None:
     network, channel_map = networks(architecture)

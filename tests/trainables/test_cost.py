@@ -81,7 +81,7 @@ def test_vgg16_for_ten_classes_has_the_known_cost() -> None:
     assert count_params(network) == 14_724_042
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_the_closed_form_equals_the_count_of_the_narrow_network(architecture, networks, random_plan, seed: int) -> None:
     network, channel_map = networks(architecture)
@@ -92,7 +92,7 @@ def test_the_closed_form_equals_the_count_of_the_narrow_network(architecture, ne
     assert sizes.macs(counts) == count_macs(network, (3, 16, 16))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_what_a_removal_saves_is_the_difference_of_two_sizes(architecture, networks, random_plan, seed: int) -> None:
     network, channel_map = networks(architecture)

@@ -37,7 +37,7 @@ def without_dropout(network: nn.Module) -> nn.Module:
     return network
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), training=st.booleans())
 def test_the_gated_dense_network_and_the_narrow_one_agree(architecture, networks, random_plan, seed, training) -> None:
     network, channel_map = networks(architecture)

@@ -46,7 +46,7 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("shared_affine", [False, True])
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seeds=st.lists(st.integers(0, 2**31), min_size=2, max_size=3))
 def test_gradients_are_the_sum_over_levels_of_autograds(architecture, networks, random_plan, shared_affine, seeds):
     shared, levels = make_levels(networks, random_plan, architecture, seeds, shared_affine=shared_affine)
@@ -71,7 +71,7 @@ def test_gradients_are_the_sum_over_levels_of_autograds(architecture, networks, 
             torch.testing.assert_close(parameter.grad, own[name].grad, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_refreshed_parameters_are_the_kept_ones_bit_for_bit(architecture, networks, random_plan, seed: int) -> None:
     shared, (level,) = make_levels(networks, random_plan, architecture, [seed])

@@ -77,9 +77,9 @@ def test_the_ramps_shapes() -> None:
 
 
 def test_levels_end_at_their_sizes_and_say_so(architecture, make_stage, data: DataSplits) -> None:
-    stage = make_stage(architecture=architecture)
-    told = [stage.step(), stage.step()]
-    assert [p.epoch for p in told] == [p.trial_epoch for p in told] == [1, 2]
+    stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, epochs=1)), architecture=architecture)
+    told = [stage.step()]
+    assert (told[0].epoch, told[0].trial_epoch, told[0].num_epochs) == (1, 1, 1)
     for level, result, size in zip(stage.levels, stage.results, CONFIG.macs_kept, strict=True):
         assert result.macs == count_macs(level.network, data.input_shape)
         assert result.params == count_params(level.network)
