@@ -1,7 +1,7 @@
 """One joint training step against masks on the dense network, and against separate narrow networks.
 
-The three arms see the same images, the same frozen teacher's forward pass, the same losses, sizes and kept channels, and
-an optimiser of the same kind. They take turns, so that a busy machine slows all of them.
+The three arms see the same images, the same frozen teacher's forward pass, the same losses, sizes and kept channels,
+and an optimiser of the same kind. They take turns, so that a busy machine slows all of them.
 """
 
 import copy
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.table import Row
-from trainables.channels import BATCH_NORMS
+from trainables.channels import BATCH_NORMS, Kept
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, ImageSet
@@ -104,16 +104,16 @@ def masked_step(teacher: nn.Module, stage: CascadeStage, config: CascadeConfig) 
 
 
 def _mask(norm: nn.Module, kept: torch.Tensor) -> None:
-    mask_C = torch.zeros(norm.num_features)  # type: ignore[arg-type]
+    mask_C = torch.zeros_like(norm.running_mean)  # type: ignore[arg-type]
     mask_C[kept] = 1.0
     mask_1C11 = mask_C.view(1, -1, 1, 1)
     norm.register_forward_hook(lambda _layer, _inputs, output: output * mask_1C11)
 
 
-def stage_channels(kept: object, stage: CascadeStage) -> dict[str, torch.Tensor]:
+def stage_channels(kept: Kept, stage: CascadeStage) -> dict[str, torch.Tensor]:
     """Outputs of each layer that a level keeps, by the layer's name."""
     channel_map = stage.levels[0].shared.channel_map
-    positions = channel_map.kept_positions(kept)  # type: ignore[arg-type]
+    positions = channel_map.kept_positions(kept)
     return {layer: outputs for (layer, axis), outputs in positions.items() if axis == "out"}
 
 

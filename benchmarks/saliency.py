@@ -1,10 +1,17 @@
 """Rank correlation between saliency and the true change of a level's loss when one channel is removed.
 
 The network is a level in the middle of its ramp: a real stage has pruned it once and trained it on. The truth is the
-level's own loss (cross-entropy and distillation) over all training images, in the batches of the recipe and with
+level's own loss (cross-entropy and distillation) over the training images, in the batches of the recipe and with
 train-mode batch norm, since that is the function that training follows: once as it is, once with one channel's gate at
-zero. Saliency estimates a squared change and cannot tell a gain from a loss, so ranks are compared to the *size* of the
-change; the signed change is reported beside it. All channels of all groups are ranked together.
+zero. All channels of all groups are ranked together.
+
+The change is signed: a channel whose removal lowers the loss is the first that should go. A squared gradient cannot
+tell a gain from a loss, so the engine's scores are compared to the size of the change too.
+
+Beside the engine's squares of a micro-batch's gate gradient stands the second-order expansion of the loss in the gate,
+from 1 to 0: −g + h/2, with the mean square of each image's own gate gradient for h (Theis et al. 2018, "Faster gaze
+prediction with dense networks and Fisher pruning"). Near a minimum g vanishes and h is all there is; squares of a whole
+batch's gradient see h only through the noise that averaging has left over.
 """
 
 import copy
@@ -15,14 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from torch import nn
 
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
+from trainables.channels import BATCH_NORMS, ChannelMap, Kept
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
 from trainables.cost import count_macs, count_params
-from trainables.channels import BATCH_NORMS, ChannelMap, Kept
 from trainables.data import DataSplits, normalise
 from trainables.distillation import distillation_loss
 from trainables.levels import Level
@@ -35,7 +42,8 @@ from trainables.training import unprefixed
 NUM_THREADS = 1
 SEEDS = (0, 1, 2)
 BATCH = 64
-MICRO_BATCHES = (1, 4, 16, 64)
+MICRO_BATCHES = (4, 16, 64)
+ENGINE = "the engine's own scores"
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -62,7 +70,7 @@ class Case:
         """The groups."""
         return self.level.shared.channel_map
 
-    def loss(self, network: nn.Module, batch: Batch, *, temperature: float | None = None) -> torch.Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         """The level's own loss."""
         images, labels = batch
         with torch.no_grad():
@@ -124,6 +132,32 @@ def measured(case: Case, criterion: str, *, micro_batch: int, training: bool, nu
     return meter.scores()
 
 
+def second_order(case: Case, *, num_images: int | None = None) -> dict[str, torch.Tensor]:
+    """Mean over images of −g + g²/2 with g each image's own gate gradient, by group; train mode, batches of 64."""
+    network = copy.deepcopy(case.level.network).requires_grad_(requires_grad=True).train()
+    gates: dict[str, torch.Tensor] = {}
+
+    def gated(name: str, output: torch.Tensor) -> torch.Tensor:
+        gates[name] = output.new_ones(*output.shape[:2], 1, 1, requires_grad=True)
+        return output * gates[name]
+
+    for group in case.channel_map.groups:
+        (layer,) = group.gates  # one norm a group in a VGG
+        network.get_submodule(layer).register_forward_hook(
+            lambda _layer, _inputs, output, name=group.name: gated(name, output)
+        )
+    scores = {name: torch.zeros(len(kept)) for name, kept in case.level.kept.items()}
+    for number, batch in enumerate(case.batches(BATCH)):
+        if num_images is not None and number * BATCH >= num_images:
+            break
+        case.loss(network, batch).backward()  # type: ignore[no-untyped-call]
+        for name, gate in gates.items():
+            assert gate.grad is not None
+            own_NC = gate.grad.flatten(1) * BATCH  # the loss is a mean over the batch
+            scores[name] += (-own_NC + own_NC.square() / 2).mean(0)
+    return scores
+
+
 @contextmanager
 def removed(network: nn.Module, case: Case, group: str, channel: int) -> Iterator[None]:
     """The network with one gate at zero."""
@@ -176,29 +210,30 @@ def correlation(scores: Mapping[str, torch.Tensor], truth: Mapping[str, torch.Te
 def compare(seed: int) -> dict[str, float]:
     """Correlations of one network, by what was compared."""
     case = make_case(seed)
-    signed = {mode: true_changes(case, training=mode == "train") for mode in ("train", "eval")}
-    size = {mode: {name: change.abs() for name, change in signed[mode].items()} for mode in signed}
+    truth, eval_truth = true_changes(case, training=True), true_changes(case, training=False)
+    size = {name: change.abs() for name, change in truth.items()}
     found = {
-        "the engine's own scores": correlation(case.engine_scores, size["train"]),
-        "the same, signed change": correlation(case.engine_scores, signed["train"]),
-        "weight magnitude": correlation(
-            measured(case, "weight-magnitude", micro_batch=BATCH, training=True), size["train"]
+        ENGINE: correlation(case.engine_scores, truth),
+        "the same, with the size of the change": correlation(case.engine_scores, size),
+        "the same, within groups (mean)": _within_groups(case.engine_scores, truth),
+        "weight magnitude": correlation(measured(case, "weight-magnitude", micro_batch=BATCH, training=True), truth),
+        "squares, 5 batches of 64": correlation(
+            measured(case, "gate-gradient", micro_batch=BATCH, training=True, num_images=5 * BATCH), truth
         ),
     }
     for micro_batch in MICRO_BATCHES:
-        for mode in ("train", "eval") if micro_batch > 1 else ("eval",):
-            scores = measured(case, "gate-gradient", micro_batch=micro_batch, training=mode == "train")
-            found[f"{mode} mode, micro-batch {micro_batch}"] = correlation(scores, size["train"])
-            found[f"{mode} mode, micro-batch {micro_batch}, truth in eval mode"] = correlation(scores, size["eval"])
-    few = measured(case, "gate-gradient", micro_batch=BATCH, training=True, num_images=5 * BATCH)
-    found["train mode, five batches of 64"] = correlation(few, size["train"])
-    within = [
-        float(spearmanr(case.engine_scores[name], size["train"][name]).statistic)
-        for name in case.engine_scores
-        if len(case.engine_scores[name]) > 2
-    ]
-    found["the engine's own scores, within groups (mean)"] = statistics.fmean(within)
+        scores = measured(case, "gate-gradient", micro_batch=micro_batch, training=True)
+        found[f"squares, all images, micro-batches of {micro_batch}"] = correlation(scores, truth)
+    still = measured(case, "gate-gradient", micro_batch=BATCH, training=False)
+    found["squares, all images, batches of 64, eval mode"] = correlation(still, truth)
+    found["the same, with the change in eval mode"] = correlation(still, eval_truth)
+    found["second order, 5 batches of 64"] = correlation(second_order(case, num_images=5 * BATCH), truth)
+    found["second order, all images"] = correlation(second_order(case), truth)
     return found
+
+
+def _within_groups(scores: Mapping[str, torch.Tensor], truth: Mapping[str, torch.Tensor]) -> float:
+    return statistics.fmean(float(spearmanr(scores[name], truth[name]).statistic) for name in truth)
 
 
 def run() -> list[Row]:
@@ -207,21 +242,17 @@ def run() -> list[Row]:
     found = []
     for seed in SEEDS:
         found.append(compare(seed))
-        print(f"saliency: seed {seed}: {found[-1]}", file=sys.stderr)
+        print(f"saliency: seed {seed} of {len(SEEDS)}", file=sys.stderr)
     rows = []
     for name in found[0]:
         values = [figures[name] for figures in found]
-        spread = f"mean of {len(SEEDS)} seeds, {min(values):.2f} … {max(values):.2f}"
-        if name == "the engine's own scores":
-            rows.append(
-                Row(
-                    name=f"rank correlation: {name}",
-                    figure=statistics.fmean(values),
-                    rule="at least",
-                    target=0.8,
-                    note=spread,
-                )
+        rows.append(
+            Row(
+                name=f"rank correlation: {name}",
+                figure=statistics.fmean(values),
+                rule="at least" if name == ENGINE else "none",
+                target=0.8,
+                note=f"mean of {len(SEEDS)} seeds, {min(values):.2f} … {max(values):.2f}",
             )
-        else:
-            rows.append(Row(name=f"rank correlation: {name}", figure=statistics.fmean(values), note=spread))
+        )
     return rows

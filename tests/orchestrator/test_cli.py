@@ -16,7 +16,7 @@ from orchestrator.cli import main
 from search_spaces.presets import PRESETS
 
 
-@pytest.fixture()
+@pytest.fixture
 def cascade(monkeypatch, capsys, tmp_path):
     """Run the command in this process, in an empty folder; exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 import trainables
 from orchestrator.archive import Archive
@@ -107,7 +106,7 @@ def test_a_finished_search_is_resumed_at_once_and_can_be_extended(tiny_search, c
     assert {row["trial"] for row in after} == {0, 1, 2}
 
 
-@pytest.fixture()
+@pytest.fixture
 def slower(tmp_path, tiny_yaml):
     """A folder with the tiny experiment, of trials that last long enough to be stopped in."""
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)

@@ -68,7 +68,7 @@ def tiny_yaml():
     return TINY
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_candidate():
     """A candidate of which only what matters is said."""
 

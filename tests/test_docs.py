@@ -1,0 +1,94 @@
+"""Every `cascade` command in README and docs is run, searches with budgets of seconds."""
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICK = ["num_trials=1", "teacher.epochs=1", "cascade.recipe.epochs=3", "cascade.pruning.num_prunings=3"]
+
+
+def commands():
+    """The commands of all shell blocks, in order, without comments."""
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words:
+                    yield words
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of class folders with generated photographs."""
+    generator = np.random.default_rng(0)
+    for part, number in (("train", 20), ("test", 4)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for index in range(number):
+                pixels = generator.integers(100 * label, 100 * label + 100, (96, 96, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path
+
+
+@pytest.mark.integration
+def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_command):
+    shutil.copytree(tiny_search / "runs", photos / "runs")
+    shutil.move(photos / "runs/tiny", photos / "runs/demo")
+    ran = []
+    for program, *words in commands():
+        if program != "cascade" or words[0] == "ui":
+            assert program in ("make", "cascade"), f"{program} is in the docs, and no test runs it"
+            continue
+        if ">" in words:
+            target = words.index(">")
+            out = cascade_command(*words[:target], cwd=photos).out
+            (photos / words[target + 1]).write_text(out)
+        else:
+            if words[0] == "search":
+                words += [word for setting in QUICK for word in ("--set", setting)]
+            if words[0] == "export":
+                # The short search of this test loses more than the docs' example allows.
+                words = ["1" if word == "0.01" else word for word in words] + ["--overwrite"]
+            cascade_command(*words, cwd=photos)
+        ran.append(words[0])
+    assert {"search", "front", "export", "presets"} <= set(ran)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_make_targets_of_the_docs_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"`make ([a-z-]+)`", page.read_text())) <= targets
+
+
+def test_every_key_of_an_experiment_is_in_the_guide():
+    from orchestrator.config import Experiment
+
+    guide = (ROOT / "docs/guide.md").read_text()
+    for key in Experiment.model_fields:
+        assert f"`{key}`" in guide or f"`{key}." in guide, f"the guide does not say what {key} is"
+
+
+def test_help_starts_without_heavy_imports():
+    import subprocess
+
+    program = (
+        "import sys, orchestrator.cli; "
+        "print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pyarrow', 'plotly') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
