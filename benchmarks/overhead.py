@@ -27,7 +27,7 @@ from trainables.results import EpochProgress, TeacherResult
 
 NUM_THREADS = 1
 NUM_TRIALS = 2
-TRIAL_SECONDS = 15
+TRIAL_SECONDS = 60
 PROBE_EPOCHS = 4
 SIZES = (0.25, 0.05)
 

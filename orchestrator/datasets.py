@@ -5,7 +5,8 @@ from pathlib import Path
 from orchestrator import parquet
 from trainables import sources
 from trainables.config import DataConfig
-from trainables.data import DataSplits, Source, split
+from trainables.data import DataSplits, Source
+from trainables.splits import split
 
 
 def load_splits(config: DataConfig) -> DataSplits:

@@ -8,19 +8,17 @@ import json
 import logging
 import math
 import os
-import queue
-import re
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import urlsplit
 
+from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
+from orchestrator.deliveries import DeliveryThread, root_cause
 from orchestrator.plots import FrontView, front_json, front_table, readable
 from trainables.errors import InputError
 from trainables.results import EpochProgress, TeacherResult
@@ -38,7 +36,6 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
 )
-_SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 _MAX_TEXT = 5000  # characters; MLflow refuses longer parameters and tags
 
 
@@ -71,7 +68,7 @@ class Tracker:
         self._search_run_id: str | None = None
         self._trial_runs: dict[int, str] = {}
         self._last_epochs: dict[int, int] = {}
-        self._thread = _SendingThread(
+        self._thread = DeliveryThread(
             probe=self._probe,
             warn=lambda text: warn(f"tracking at {self.address}: {without_credentials(text, self._uri)}"),
         )
@@ -92,7 +89,7 @@ class Tracker:
         except InputError:
             raise
         except Exception as error:  # whatever MLflow, its database driver or the network raise
-            cause = without_credentials(_root_cause(error), self._uri)
+            cause = without_credentials(root_cause(error), self._uri)
             raise InputError(
                 f"tracking address {self.address} does not work: {cause}; start an MLflow server there, correct the "
                 f"address (tracking.uri or MLFLOW_TRACKING_URI), or leave both out to track in {self._storage}"
@@ -353,128 +350,6 @@ class Tracker:
         from mlflow.entities import RunTag
 
         self._client().log_batch(run_id, tags=[RunTag(key, value[:_MAX_TEXT]) for key, value in tags.items()])
-
-
-class _SendingThread:
-    """Runs jobs one after the other in a daemon thread, and again while the other side is down."""
-
-    def __init__(
-        self, *, probe: Callable[[], None], warn: Callable[[str], None], first_delay_seconds: float = 1.0
-    ) -> None:
-        """Start the thread.
-
-        Args:
-            probe: raises while the other side is down; tells a refused record from one to be sent again.
-            warn: takes each text once.
-            first_delay_seconds: until a job is tried again; doubles each time, up to 30.
-        """
-        self._probe, self._warn, self._first_delay_seconds = probe, warn, first_delay_seconds
-        self._warned: set[str] = set()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._num_put = self._num_done = 0
-        self._closing, self._gave_up = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Have a job done later."""
-        self._num_put += 1
-        self._jobs.put(job)
-
-    def ask(self, job: Callable[[], None]) -> None:
-        """Have a job done, once, and wait for it; raises what it raises."""
-        done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                job()
-                done.set_result(None)
-            except Exception as error:
-                done.set_exception(error)
-
-        self.put(run)
-        done.result()
-
-    def close(self, timeout_seconds: float) -> None:
-        """Wait for all jobs, no longer than the timeout nor, while the other side is down, than one more try."""
-        self._closing.set()
-        self._jobs.put(None)
-        self._thread.join(timeout_seconds)
-        self._gave_up.set()
-        if self._num_done < self._num_put:
-            self._warn(f"{self._num_put - self._num_done} records could not be sent and are lost")
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if not self._gave_up.is_set():
-                self._do(job)
-
-    def _do(self, job: Callable[[], None]) -> None:
-        delay_seconds, was_refused = self._first_delay_seconds, False
-        while not self._gave_up.is_set():
-            is_last = self._closing.is_set()
-            try:
-                job()
-            except Exception as error:
-                cause = _root_cause(error)
-            else:
-                break
-            if self._answers():
-                if was_refused:
-                    self._warn_once(f"a record was refused: {cause}")
-                    break
-                was_refused = True
-                continue
-            self._warn_once("it does not answer; records are kept and sent when it does again")
-            if is_last:
-                self._gave_up.set()
-                return
-            self._closing.wait(delay_seconds)
-            delay_seconds = min(2 * delay_seconds, 30.0)
-        else:
-            return
-        self._num_done += 1
-
-    def _answers(self) -> bool:
-        try:
-            self._probe()
-        except Exception:
-            return False
-        return True
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            self._warn(text)
-
-
-def database_uri(storage: Path) -> str:
-    """Address of the tracking database in a folder of searches."""
-    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
-
-
-def without_credentials(text: str, uri: str) -> str:
-    """A text without what a tracking address holds of user, password and query.
-
-    Args:
-        text: the address itself, or a message in which parts of it may stand.
-        uri: the address.
-    """
-    parts = urlsplit(uri)
-    userinfo = parts.netloc.rpartition("@")[0]
-    bare = uri.partition("?")[0]
-    text = text.replace(uri, bare.replace(f"{userinfo}@", "", 1) if userinfo else bare)
-    in_query = [value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)]
-    for secret in (parts.query, userinfo, parts.password, unquote(parts.password or ""), *in_query):
-        text = text.replace(secret, "***") if secret else text
-    return text
-
-
-def _root_cause(error: BaseException) -> str:
-    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        error = inner
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _now_ms() -> int:

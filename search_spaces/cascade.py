@@ -83,7 +83,7 @@ class CascadeSpace(PlainConfig):
         low, high = getattr(self, name)
         if not least <= low <= high <= most:
             raise InputError(
-                f"space.{name} is [{low:g}, {high:g}], but must be a range [lowest, highest] within {least:g} … {most:g}"
+                f"space.{name} is [{low:g}, {high:g}], but must be [lowest, highest] within {least:g} … {most:g}"
             )
 
     def __call__(self, trial: "optuna.Trial", defaults: CascadeDefaults) -> CascadeConfig:

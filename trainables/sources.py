@@ -18,8 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
 from trainables.config import DataConfig, DataName
-from trainables.data import ImageSet, Source, select, stratified_split
+from trainables.data import ImageSet, Source
 from trainables.errors import InputError
+from trainables.splits import select, stratified_split
 
 Part = Literal["train", "test"]
 

@@ -86,7 +86,7 @@ def test_bad_files_are_said_in_one_line(tmp_path, content, message):
 
 
 def test_an_unknown_preset_names_those_that_are_there():
-    with pytest.raises(InputError, match="neither a preset .*demo.* nor a file"):
+    with pytest.raises(InputError, match=r"neither a preset .*demo.* nor a file"):
         load_experiment("demoo")
 
 

@@ -81,5 +81,5 @@ def test_impossible_cascades_are_drawn_again_and_do_not_count(tmp_path):
 
 
 def test_a_space_without_a_possible_cascade_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="no valid cascade.*at least one epoch a level"):
+    with pytest.raises(InputError, match=r"no valid cascade.*at least one epoch a level"):
         open_study(tmp_path).ask(Impossible(), DEFAULTS)

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
+from orchestrator.deliveries import DeliveryThread
 from orchestrator.plots import FrontView
-from orchestrator.tracking import Tracker, _SendingThread, database_uri, without_credentials
+from orchestrator.tracking import Tracker
 from orchestrator.ui import serve
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
@@ -367,7 +369,7 @@ def test_records_wait_for_a_store_that_is_down_and_keep_their_order() -> None:
         if number == 2:
             delivered.set()
 
-    thread = _SendingThread(probe=probe, warn=warnings.append, first_delay_seconds=0.001)
+    thread = DeliveryThread(probe=probe, warn=warnings.append, first_delay_seconds=0.001)
     for number in range(3):
         thread.put(lambda number=number: send(number))  # type: ignore[misc]
     assert delivered.wait(10)
@@ -379,7 +381,7 @@ def test_records_wait_for_a_store_that_is_down_and_keep_their_order() -> None:
 def test_closing_takes_no_longer_than_its_limit() -> None:
     held = threading.Event()
     warnings: list[str] = []
-    thread = _SendingThread(probe=lambda: None, warn=warnings.append)
+    thread = DeliveryThread(probe=lambda: None, warn=warnings.append)
     thread.put(lambda: (held.wait(), None)[1])
     thread.put(lambda: None)
     thread.close(0.01)

@@ -60,6 +60,7 @@ def make_network(name: str) -> nn.Module:
                 nn.init.normal_(layer.bias, std=0.5)
                 nn.init.normal_(layer.running_mean, std=0.3)
                 nn.init.uniform_(layer.running_var, 0.5, 2.0)
+                layer.num_batches_tracked.fill_(10)
     return network.eval()
 
 

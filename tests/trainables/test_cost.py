@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.channels import resize
 from trainables.config import ModelConfig
 from trainables.cost import count_macs, count_params, size_model
+from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.models import build
 
@@ -106,6 +107,25 @@ def test_what_a_removal_saves_is_the_difference_of_two_sizes(architecture, netwo
         assert saved[group] == sizes.macs(before) - sizes.macs(after)
     several = np.stack([before, np.ones_like(before)])
     assert sizes.macs_each(several).tolist() == [sizes.macs(before), sizes.macs(np.ones_like(before))]
+
+
+def test_a_group_on_both_sides_of_a_layer_saves_less_with_each_channel() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 1)
+            self.loop = nn.Conv2d(8, 8, 1)
+            self.scores = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            scores: torch.Tensor = self.scores((x + self.loop(x)).mean((2, 3)))
+            return scores
+
+    network = Residual()
+    sizes = size_model(network, find_groups(network, (3, 4, 4)), (3, 4, 4))
+    assert sizes.macs(np.array([8])) == 16 * (3 * 8 + 8 * 8) + 16
+    assert sizes.saved(np.array([8]), np.array([3])) == [16 * (3 * 3 + 64 - 25) + 6]
 
 
 def test_layers_that_run_twice_and_parameters_that_are_shared() -> None:

@@ -16,11 +16,10 @@ from trainables.data import (
     evaluation_batches,
     normalise,
     num_batches,
-    split,
-    stratified_split,
     training_batches,
 )
 from trainables.errors import InputError
+from trainables.splits import split, stratified_split
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
 

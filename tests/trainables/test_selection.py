@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from trainables.channels import ChannelMap, Kept
 from trainables.config import Pruning
@@ -19,10 +20,9 @@ INPUT_SHAPE = (3, 16, 16)
 
 
 class Case:
-    """A small VGG's groups and sizes, and choices made on them."""
+    """A network's groups and sizes, and choices made on them."""
 
-    def __init__(self, *plan: int | str) -> None:
-        network = vgg(plan=plan, num_classes=4, in_channels=3, width=1.0)
+    def __init__(self, network: nn.Module) -> None:
         self.channel_map: ChannelMap = find_groups(network, INPUT_SHAPE)
         self.sizes: SizeModel = size_model(network, self.channel_map, INPUT_SHAPE)
         self.everything = self.channel_map.everything()
@@ -64,19 +64,23 @@ class Case:
         )
 
 
+def small_vgg(*plan: int | str) -> Case:
+    return Case(vgg(plan=plan, num_classes=4, in_channels=3, width=1.0))
+
+
 @pytest.fixture(scope="module")
 def case() -> Case:
-    return Case(16, 16, "pool", 32, 32)
+    return small_vgg(16, 16, "pool", 32, 32)
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Case:
-    return Case(8, "pool", 16, 16)
+    return small_vgg(8, "pool", 16, 16)
 
 
 @pytest.fixture(scope="module")
 def uneven() -> Case:
-    return Case(4, 20, "pool", 32, 16)  # the first group has fewer than eight, the second no multiple of eight
+    return small_vgg(4, 20, "pool", 32, 16)  # the first group has fewer than eight, the second no multiple of eight
 
 
 targets = st.floats(0.02, 0.9)
@@ -157,6 +161,18 @@ def test_sizes_that_few_choices_meet_are_found_where_there_are_some(tiny, target
         if tiny.macs(kept) > now * tiny.full:
             kept = tiny.select(now, seed=seed + event, final=target, kept=kept)
     assert tiny.macs(kept) == pytest.approx(target * tiny.full, rel=TOLERANCE)
+
+
+def test_a_group_that_is_dear_gives_channels_where_the_others_cannot(networks) -> None:
+    """All else at its floor, the stem's three channels cost more than the size allows, and two less than it asks."""
+    case = Case(networks("resnet18-imagenet")[0])
+    counts = (3, 3, 3, 8, 7, 7, 13, 12, 11, 10, 19, 3)
+    kept = {name: channels[:n] for n, (name, channels) in zip(counts, case.everything.items(), strict=True)}
+    scores = {name: torch.ones(len(channels)) for name, channels in kept.items()}
+    scores["conv1"] *= 1e6
+    found = case.select(0.3, kept=kept, scores=scores)
+    assert case.macs(found) == pytest.approx(0.3 * case.full, rel=TOLERANCE)
+    assert len(found["conv1"]) == 2
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,5 +1,6 @@
 """The cascade stage: sizes on their way, momentum, sharing, levels that do not see each other, loud failures."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
 from trainables.levels import unused
 from trainables.stages import CascadeStage, StagePlan, TeacherSize, size_at
-from trainables.training import epoch_batches
+from trainables.training import epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=3))
@@ -88,6 +89,30 @@ def test_levels_end_at_their_sizes_and_say_so(architecture, make_stage, data: Da
         assert told[-1].levels[level.number - 1].val_accuracy == result.val_accuracy_before_recalibration
         assert (result.level, result.num_levels) == (level.number, 2)
         assert 0 < result.params_kept < 1
+
+
+def test_statistics_are_measured_anew_in_the_end(make_stage, data: DataSplits) -> None:
+    stage = run(make_stage())
+    for level in stage.levels:
+        again = copy.deepcopy(level.network)
+        recalibrate(again, data, batch_size=RECIPE.batch_size, seed=CONFIG.seed)
+        found = level.network.state_dict()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in again.state_dict().items())
+
+
+def test_every_epoch_has_an_order_of_its_own(make_stage, networks) -> None:
+    teacher, _ = networks("vgg-small")
+    seen: list[torch.Tensor] = []
+    teacher.register_forward_pre_hook(lambda _network, inputs: seen.append(inputs[0]))
+    stage = make_stage(teacher=teacher)
+    epochs = []
+    while not stage.finished:
+        seen.clear()
+        stage.step()
+        epochs.append(torch.cat(seen))
+    assert epochs[0].shape == epochs[1].shape == (64, 3, 16, 16)
+    assert not torch.equal(epochs[0], epochs[1])
+    torch.testing.assert_close(epochs[0].sort(dim=0).values, epochs[1].sort(dim=0).values)
 
 
 def test_a_level_of_the_teachers_size_keeps_everything(make_stage) -> None:

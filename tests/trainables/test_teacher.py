@@ -62,6 +62,20 @@ def test_the_first_steps_are_plain_sgd(networks, data: DataSplits) -> None:
     torch.testing.assert_close(network.classifier.bias.detach(), before - 0.1 * gradients[0])
 
 
+def test_every_epoch_has_an_order_of_its_own(networks, data: DataSplits) -> None:
+    network, _ = networks("vgg-small")
+    stage = TeacherStage(network, recipe=RECIPE, data=data)
+    epochs = []
+    for _ in range(2):
+        seen: list[torch.Tensor] = []
+        hook = network.register_forward_pre_hook(lambda _network, inputs, seen=seen: seen.append(inputs[0]))
+        stage.step()
+        hook.remove()
+        epochs.append(torch.cat(seen[:4]))
+    assert not torch.equal(epochs[0], epochs[1])
+    torch.testing.assert_close(epochs[0].sort(dim=0).values, epochs[1].sort(dim=0).values)
+
+
 def test_the_seed_decides(networks, data: DataSplits) -> None:
     torch.manual_seed(1)
     first = final_weights(make_stage(networks, data))

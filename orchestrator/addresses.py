@@ -1,0 +1,29 @@
+"""Tracking addresses: the default one, and how one is shown."""
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+
+
+def database_uri(storage: Path) -> str:
+    """Address of the tracking database in a folder of searches."""
+    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def without_credentials(text: str, uri: str) -> str:
+    """A text without what a tracking address holds of user, password and query.
+
+    Args:
+        text: the address itself, or a message in which parts of it may stand.
+        uri: the address.
+    """
+    parts = urlsplit(uri)
+    userinfo = parts.netloc.rpartition("@")[0]
+    bare = uri.partition("?")[0]
+    text = text.replace(uri, bare.replace(f"{userinfo}@", "", 1) if userinfo else bare)
+    in_query = [value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)]
+    for secret in (parts.query, userinfo, parts.password, unquote(parts.password or ""), *in_query):
+        text = text.replace(secret, "***") if secret else text
+    return text

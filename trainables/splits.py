@@ -1,0 +1,91 @@
+"""Held-out parts: stratified by class, by seed. Shape legend as in `trainables.data`."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from trainables.config import DataConfig
+from trainables.data import DataSplits, ImageSet, Source
+from trainables.errors import InputError
+
+_LEVELS = 256  # values of a uint8 pixel
+_MIN_STD = 1 / 255  # one step of a uint8 pixel; what a channel of one single value is divided by
+
+
+def stratified_split(
+    labels_N: torch.Tensor, *, fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of two parts in which classes have the shares that they have in the whole.
+
+    Each class gives `fraction` of its images, rounded, but at least one to either part.
+
+    Args:
+        labels_N: int64 labels.
+        fraction: part of each class that is held out, in (0, 1).
+        seed: the same seed gives the same split.
+        class_names: names of the labels, for the message of an error.
+
+    Returns:
+        Sorted int64 indices of the images that stay and of those that are held out.
+
+    Raises:
+        InputError: if a class has fewer than two images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    is_held_out_N = torch.zeros(len(labels_N), dtype=torch.bool)
+    labels_N = labels_N.cpu()
+    for label, count in enumerate(torch.bincount(labels_N).tolist()):
+        if count == 0:
+            continue
+        if count == 1:
+            name = f"class {class_names[label]}" if class_names else f"the class of label {label}"
+            raise InputError(
+                f"{name} has 1 image to split, but must have at least 2, one for either part; "
+                "add images of it or leave the class out"
+            )
+        num_held_out = min(max(round(fraction * count), 1), count - 1)
+        members = (labels_N == label).nonzero().flatten()
+        is_held_out_N[members[torch.randperm(count, generator=generator)[:num_held_out]]] = True
+    return (~is_held_out_N).nonzero().flatten(), is_held_out_N.nonzero().flatten()
+
+
+def select(images: ImageSet, indices: torch.Tensor) -> ImageSet:
+    """The images of a set at int64 `indices`, copied."""
+    return ImageSet(images_NCHW=images.images_NCHW[indices], labels_N=images.labels_N[indices])
+
+
+def split(source: Source, config: DataConfig) -> DataSplits:
+    """Hold out validation images and measure the channels of those that stay.
+
+    Args:
+        source: all images that are not test.
+        config: gives `val_fraction` and `seed`.
+
+    Raises:
+        InputError: if a class has fewer than two images.
+    """
+    stay, held_out = stratified_split(
+        source.images.labels_N, fraction=config.val_fraction, seed=config.seed, class_names=source.class_names
+    )
+    train = select(source.images, stay)
+    mean, std = _channel_statistics(train.images_NCHW)
+    return DataSplits(
+        train=train, val=select(source.images, held_out), mean=mean, std=std, class_names=source.class_names
+    )
+
+
+def _channel_statistics(images_NCHW: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of each channel, exact, from counts of the 256 values."""
+    channels = images_NCHW.shape[1]
+    counts_CV = torch.zeros(channels, _LEVELS, dtype=torch.float64)
+    for start in range(0, len(images_NCHW), 1024):  # a chunk at a time, since flattening copies
+        for channel in range(channels):
+            pixels = images_NCHW[start : start + 1024, channel].flatten()
+            counts_CV[channel] += torch.bincount(pixels, minlength=_LEVELS)
+    shares_CV = counts_CV / counts_CV.sum(1, keepdim=True)
+    values_V = torch.arange(_LEVELS, dtype=torch.float64) / (_LEVELS - 1)
+    mean_C = shares_CV @ values_V
+    variance_C = (shares_CV * (values_V - mean_C[:, None]).square()).sum(1)
+    std = (max(math.sqrt(variance), _MIN_STD) for variance in variance_C.tolist())
+    return tuple(mean_C.tolist()), tuple(std)
