@@ -1,0 +1,150 @@
+import pytest
+
+from orchestrator.archive import Archive
+from orchestrator.plots import FrontView
+from orchestrator.record import SearchRecord, search_parameters
+from orchestrator.study import Study
+from orchestrator.tracking import Tracker
+from orchestrator.trials import TrialQueue
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.checkpoint import save_state
+from trainables.results import LevelResult, TeacherResult
+
+OBJECTIVES = ("val_accuracy", "macs_kept")
+SPACE = CascadeSpace(num_assistants=(1, 1))
+TEACHER = TeacherResult(val_accuracy=0.95, macs=1_000_000, params=1000, seconds=1.0)
+
+
+class Heard:
+    """A watcher that remembers what it was told."""
+
+    def __init__(self):
+        self.events = []
+
+    def trial_started(self, number, cascade):
+        self.events.append(("started", number))
+
+    def trial_epoch(self, number, progress):
+        self.events.append(("epoch", number))
+
+    def trial_finished(self, number, candidates, view):
+        assert isinstance(view, FrontView)
+        self.events.append(("finished", number))
+
+    def trial_failed(self, number, reason):
+        self.events.append(("failed", number))
+
+
+def results(accuracy=0.9):
+    return [
+        LevelResult(
+            level=level,
+            num_levels=2,
+            val_accuracy=accuracy - level / 100,
+            val_accuracy_before_recalibration=accuracy,
+            macs=100_000 // level,
+            macs_kept=0.1 / level,
+            params=100,
+            params_kept=0.1,
+        )
+        for level in (1, 2)
+    ]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Study, archive, watcher and a record of them; MLflow is not reached, as nothing waits for it."""
+
+    def make():
+        study = Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=0)
+        archive = Archive(tmp_path / "archive.parquet")
+        heard = Heard()
+        tracker = Tracker(uri="http://127.0.0.1:9", storage=tmp_path, warn=lambda _text: None)
+        record = SearchRecord(
+            folder=tmp_path,
+            objectives=OBJECTIVES,
+            teacher=TEACHER,
+            archive=archive,
+            study=study,
+            tracker=tracker,
+            watcher=heard,
+        )
+        return study, archive, heard, record
+
+    return make
+
+
+def queue_of(study, record, tmp_path, num_trials=3):
+    return TrialQueue(
+        study, SPACE, CascadeDefaults(), num_trials=num_trials, unfinished=record.adopt(), states=tmp_path / "trials"
+    )
+
+
+def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
+    study, archive, heard, record = parts()
+    asked = study.ask(SPACE, CascadeDefaults())
+    record.started(asked)
+    record.finished(asked, results(), {1: "0-1", 2: "0-2"})
+    assert [c.label for c in archive.candidates()] == ["0:1", "0:2"]
+    assert archive.candidates()[0].network == "candidates/0-1"
+    assert study.num_ended == 1
+    assert heard.events == [("started", 0), ("finished", 0)]
+    assert (tmp_path / "front.png").exists()
+
+
+def test_a_failed_trial_leaves_no_candidate(parts):
+    study, archive, heard, record = parts()
+    asked = study.ask(SPACE, CascadeDefaults())
+    record.failed(asked.number, "stage cascade, level 1: diverged")
+    assert archive.candidates() == ()
+    assert study.failures() == {0: "stage cascade, level 1: diverged"}
+    assert heard.events == [("failed", 0)]
+
+
+def test_a_trial_that_was_archived_but_not_told_is_adopted(parts, tmp_path):
+    study, archive, _, record = parts()
+    asked, left = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
+    record.finished(asked, results(), {1: "0-1", 2: "0-2"})
+    study, archive, _, record = parts()
+    before = archive.candidates()
+    # As if the driver had died between the archive and the study.
+    third = study.ask(SPACE, CascadeDefaults())
+    archive.add([c.__class__(**{f: getattr(c, f) for f in c.__slots__} | {"trial": third.number}) for c in before])
+    study, archive, heard, record = parts()
+    queue = queue_of(study, record, tmp_path)
+    assert heard.events == [("finished", third.number)]
+    assert study.running() == (left,)
+    assert queue.remaining == 1
+    assert queue.next()["trial"] == left.number
+    assert queue.next() is None
+
+
+def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path):
+    import torch
+
+    study, _, _, record = parts()
+    asked = study.ask(SPACE, CascadeDefaults())
+    good = tmp_path / "trials/start-001/00000/checkpoint_000003/state.safetensors"
+    save_state(good, {"x": torch.zeros(2)}, {"epoch": 4})
+    save_state(tmp_path / "trials/start-001/00000/checkpoint_000002/state.safetensors", {"x": torch.zeros(2)}, {})
+    cut = tmp_path / "trials/start-002/00000/checkpoint_000000/state.safetensors"
+    cut.parent.mkdir(parents=True)
+    cut.write_bytes(good.read_bytes()[:50])
+    study, _, _, record = parts()
+    config = queue_of(study, record, tmp_path).next()
+    assert config == {"trial": 0, "cascade": asked.cascade.to_dict(), "state": str(good)}
+
+
+def test_the_queue_gives_as_many_trials_as_were_asked_for(parts, tmp_path):
+    study, _, _, record = parts()
+    queue = queue_of(study, record, tmp_path, num_trials=2)
+    assert [queue.next()["trial"], queue.next()["trial"]] == [0, 1]
+    assert queue.next() is None
+
+
+def test_parameters_are_flat():
+    assert search_parameters({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {
+        "a.b": 1,
+        "a.c.d": "None",
+        "e": "[1, 2]",
+    }

@@ -1,0 +1,120 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from orchestrator.fronts import front_json_list, front_rich_table, front_rows
+from orchestrator.record import front_view
+from orchestrator.view import duration, percent, watching
+from trainables.config import CascadeConfig, Recipe
+from trainables.results import EpochProgress, LevelProgress, TeacherResult
+
+OBJECTIVES = ("val_accuracy", "macs_kept")
+TEACHER = TeacherResult(val_accuracy=0.95, macs=10_000_000, params=300_000, seconds=63.0)
+CASCADE = CascadeConfig(macs_kept=(0.3, 0.05), recipe=Recipe(epochs=10))
+
+
+def progress(epoch):
+    levels = tuple(LevelProgress(level=n, macs_kept=0.3 / n, train_loss=1.0, val_accuracy=0.8 / n) for n in (1, 2))
+    return EpochProgress(
+        stage="cascade", epoch=epoch, num_epochs=10, trial_epoch=epoch, learning_rate=0.1, seconds=1.0, levels=levels
+    )
+
+
+@pytest.fixture
+def candidates(make_candidate):
+    return (
+        make_candidate(trial=0, level=1, val_accuracy=0.94, macs_kept=0.3),
+        make_candidate(trial=0, level=2, val_accuracy=0.90, macs_kept=0.05),
+        make_candidate(trial=1, level=1, val_accuracy=0.80, macs_kept=0.2),
+    )
+
+
+@pytest.fixture
+def view(candidates):
+    return front_view(candidates, OBJECTIVES, teacher_val_accuracy=0.95)
+
+
+def console(terminal):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120)
+
+
+def run_some(watcher, candidates, view):
+    watcher.teacher_epoch(progress(1))
+    watcher.teacher_ready(TEACHER)
+    watcher.trial_started(0, CASCADE)
+    watcher.trial_epoch(0, progress(5))
+    watcher.trial_finished(0, candidates[:2], view)
+    watcher.trial_started(1, CASCADE)
+    watcher.trial_failed(1, "stage cascade, level 2: the loss is no longer finite")
+
+
+def test_a_pipe_gets_a_line_an_event_and_no_control_characters(candidates, view):
+    out = console(terminal=False)
+    with watching(out, num_trials=3, num_ended=0) as watcher:
+        run_some(watcher, candidates, view)
+    said = out.file.getvalue()
+    assert "\x1b" not in said
+    assert said.splitlines() == [
+        "teacher: 95.0 % on validation, 10 M MACs, 0.3 M parameters, trained in 1 min 03 s",
+        "trial 0 runs: joint, 30.0 % → 5 % of the MACs",
+        "trial 0 done (1 of 3): 94.0 % at 30.0 %, 90.0 % at 5 %; front of 2 among 3",
+        "trial 1 runs: joint, 30.0 % → 5 % of the MACs",
+        "trial 1 failed (2 of 3): stage cascade, level 2: the loss is no longer finite",
+    ]
+
+
+def test_a_terminal_shows_what_runs_what_is_best_and_what_is_left(candidates, view):
+    with watching(console(terminal=True), num_trials=3, num_ended=0) as watcher:
+        watcher.teacher_ready(TEACHER)
+        watcher.trial_started(0, CASCADE)
+        watcher.trial_started(1, CASCADE)
+        watcher.trial_epoch(0, progress(5))
+        shown = console(terminal=False)
+        shown.print(watcher.render())
+        running = shown.file.getvalue()
+        watcher.trial_finished(0, candidates[:2], view)
+        shown = console(terminal=False)
+        shown.print(watcher.render())
+        later = shown.file.getvalue()
+    assert "0 of 3 trials" in running
+    assert "left" in running
+    assert "5/10" in running
+    assert "80.0 %, 40.0 %" in running
+    assert "1 of 3 trials" in later
+    assert "best so far: 94.0 % at 30.0 % of the MACs" in later
+    assert "5/10" not in later
+
+
+def test_rows_say_what_is_on_the_front(view):
+    rows = front_rows(view)
+    assert [(row["trial"], row["level"], row["on_front"]) for row in rows] == [
+        (0, 1, True),
+        (0, 2, True),
+        (1, 1, False),
+    ]
+    assert sum(row["knee"] for row in rows) == 1
+    assert json.loads(front_json_list(view)) == rows
+
+
+def test_the_table_has_the_front_alone(view):
+    out = console(terminal=False)
+    out.print(front_rich_table(view))
+    said = out.file.getvalue()
+    assert "0:1" in said
+    assert "20x" in said
+    assert "1:1" not in said
+    assert said.count("knee") == 1
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(1.0, "100.0 %"), (0.1, "10.0 %"), (0.0994, "9.9 %"), (0.05, "5 %"), (0.0049, "0.49 %")]
+)
+def test_percent(fraction, text):
+    assert percent(fraction) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (63, "1 min 03 s"), (3725, "1 h 02 min")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
