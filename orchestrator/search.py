@@ -1,5 +1,6 @@
 """Compose a search from its parts, run it on Ray, resume it."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.models import build, load_weights
-from trainables.results import EpochProgress
+from trainables.results import EpochProgress, TeacherResult
 from trainables.saliency import find_criterion
 from trainables.tune_adapter import CascadeTrainable, TrialSettings
 
@@ -103,16 +104,15 @@ def ray_session(resources: Resources) -> Iterator[float]:
     Raises:
         InputError: if it is not there, or has less than one trial takes.
     """
+    # Functions of the user's own lie in the current folder; workers must find them too.
     python_path = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    options: dict[str, Any] = {"include_dashboard": False} if resources.address == "local" else {}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": python_path}}}
+    if resources.address == "local":
+        # Workers of this machine's own Ray inherit it, which starts them faster than an environment of their own.
+        os.environ["PYTHONPATH"] = python_path
+        options = {"include_dashboard": False}
     try:
-        ray.init(
-            address=resources.address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": {"PYTHONPATH": python_path}},
-            **options,
-        )
+        ray.init(address=resources.address, log_to_driver=False, logging_level="ERROR", **options)
     except ConnectionError as error:
         raise InputError(
             f"resources.address is {resources.address!r}, but no Ray answers there ({error}); "
@@ -151,36 +151,8 @@ def _run(  # noqa: PLR0913
     tracker: Tracker,
     available_cpus: float,
 ) -> Outcome:
-    resources = experiment.resources
-    use_gpu = resources.gpus_per_trial > 0
-    measure_latency = "latency_ms" in experiment.objectives
-    arrays = ray.put(data.to_arrays())
-    task = TeacherTask(
-        folder=folder.teacher,
-        model=experiment.model,
-        recipe=experiment.teacher,
-        augmentation=experiment.data.augmentation,
-        seed=experiment.seed,
-        num_threads=max(1, int(resources.cpus_per_trial if measure_latency else available_cpus)),
-        use_gpu=use_gpu,
-        measure_latency=measure_latency,
-    )
-    epochs: list[EpochProgress] = []
-
-    def told(progress: EpochProgress) -> None:
-        epochs.append(progress)
-        watcher.teacher_epoch(progress)
-
-    teacher = prepare_teacher(
-        task,
-        arrays,
-        num_cpus=resources.cpus_per_trial if resources.address != "local" else available_cpus,
-        num_gpus=1.0 if use_gpu else 0.0,
-        told=told,
-    )
-    tracker.log_teacher(teacher, epochs)
-    watcher.teacher_ready(teacher)
-
+    task = _teacher_task(experiment, folder)
+    teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
     space = experiment.find_space()
     if isinstance(space, CascadeSpace):
@@ -202,33 +174,88 @@ def _run(  # noqa: PLR0913
         unfinished=record.adopt(),
         states=folder.path / TRIALS,
     )
-    settings = TrialSettings(
-        model=experiment.model,
-        augmentation=experiment.data.augmentation,
-        candidates=str(folder.path / CANDIDATES),
-        num_threads=max(1, int(resources.cpus_per_trial)),
-        use_gpu=use_gpu,
-        measure_latency=measure_latency,
-    )
     if queue.remaining:
+        settings = TrialSettings(
+            model=experiment.model,
+            augmentation=experiment.data.augmentation,
+            candidates=str(folder.path / CANDIDATES),
+            num_threads=_threads(experiment.resources),
+            use_gpu=_uses_gpu(experiment.resources),
+            measure_latency=_measures_latency(experiment),
+        )
         trainable = tune.with_parameters(
             CascadeTrainable, teacher=task.weights(), data=data.to_arrays(), settings=settings
         )
-        # Latency means nothing while other trials run.
-        max_concurrent = 1 if measure_latency else resources.max_concurrent
-        _fit(trainable, queue, record, resources, folder.path / TRIALS, max_concurrent)
+        _fit(trainable, queue, record, experiment, folder.path / TRIALS)
     return _conclude(experiment, study, record)
 
 
-def _fit(  # noqa: PLR0913
+def _uses_gpu(resources: Resources) -> bool:
+    return resources.gpus_per_trial > 0
+
+
+def _threads(resources: Resources) -> int:
+    return max(1, int(resources.cpus_per_trial))
+
+
+def _measures_latency(experiment: Experiment) -> bool:
+    return "latency_ms" in experiment.objectives
+
+
+def _teacher_task(experiment: Experiment, folder: SearchFolder) -> TeacherTask:
+    return TeacherTask(
+        folder=folder.teacher,
+        model=experiment.model,
+        recipe=experiment.teacher,
+        augmentation=experiment.data.augmentation,
+        seed=experiment.seed,
+        num_threads=_threads(experiment.resources),
+        use_gpu=_uses_gpu(experiment.resources),
+        measure_latency=_measures_latency(experiment),
+    )
+
+
+def _prepare_teacher(  # noqa: PLR0913
+    task: TeacherTask,
+    experiment: Experiment,
+    data: DataSplits,
+    watcher: Watcher,
+    tracker: Tracker,
+    available_cpus: float,
+) -> TeacherResult:
+    resources = experiment.resources
+    if resources.address == "local" and not task.measure_latency:
+        # Nothing else runs yet, so the teacher has the machine.
+        task = dataclasses.replace(task, num_threads=max(task.num_threads, int(available_cpus)))
+    epochs: list[EpochProgress] = []
+
+    def told(progress: EpochProgress) -> None:
+        epochs.append(progress)
+        watcher.teacher_epoch(progress)
+
+    teacher = prepare_teacher(
+        task,
+        ray.put(data.to_arrays()),
+        num_cpus=float(task.num_threads),
+        num_gpus=1.0 if task.use_gpu else 0.0,
+        told=told,
+    )
+    tracker.log_teacher(teacher, epochs)
+    watcher.teacher_ready(teacher)
+    return teacher
+
+
+def _fit(
     trainable: Any,  # noqa: ANN401 - Ray's
     queue: TrialQueue,
     record: SearchRecord,
-    resources: Resources,
+    experiment: Experiment,
     storage: Path,
-    max_concurrent: int | None,
 ) -> None:
     """Run what is in the queue. Each start is a Tune experiment of its own; the study is what lasts."""
+    resources = experiment.resources
+    # Latency means nothing while other trials run.
+    max_concurrent = 1 if _measures_latency(experiment) else resources.max_concurrent
     attempt = f"start-{len(list(storage.glob('start-*'))) + 1:03d}"
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),

@@ -102,9 +102,9 @@ def test_statistics_are_measured_anew_in_the_end(make_stage, data: DataSplits) -
 
 def test_every_epoch_has_an_order_of_its_own(make_stage, networks) -> None:
     teacher, _ = networks("vgg-small")
+    stage = make_stage(teacher=teacher)
     seen: list[torch.Tensor] = []
     teacher.register_forward_pre_hook(lambda _network, inputs: seen.append(inputs[0]))
-    stage = make_stage(teacher=teacher)
     epochs = []
     while not stage.finished:
         seen.clear()
