@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainables.config import CascadeConfig, PlainConfig, Pruning, PruningCost, Recipe, Schedule
+from trainables.config import CascadeConfig, Pruning, PruningCost, Recipe, Schedule
 from trainables.errors import InputError
+from trainables.plain import PlainConfig
 
 if TYPE_CHECKING:
     import optuna

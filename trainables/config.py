@@ -3,14 +3,19 @@
 Everything here is standard library only, frozen, and goes to a plain dictionary and back without loss.
 """
 
-import dataclasses
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Literal, get_args
 
-from trainables.errors import InputError
+from trainables.plain import (
+    PlainConfig,
+    require,
+    require_flag,
+    require_int,
+    require_number,
+    require_one_of,
+    require_text,
+)
 
 Schedule = Literal["joint", "sequential"]
 Ramp = Literal["cubic", "linear"]
@@ -25,102 +30,6 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 def is_import_path(name: str) -> bool:
     """Tell whether `name` has the form `package.module:function`."""
     return _IMPORT_PATH.fullmatch(name) is not None
-
-
-class PlainConfig:
-    """Dictionary round trip for frozen dataclasses of plain values."""
-
-    __slots__ = ()
-    # Read by pydantic where a search is read from YAML: an unknown key is an error there as it is here.
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, ready for JSON."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[call-overload,no-any-return]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make one from what `to_dict` gave.
-
-        Raises:
-            InputError: on an unknown or missing key or a value out of range.
-        """
-        if not isinstance(values, Mapping):
-            raise InputError(f"{cls.__name__} is {values!r}, but must be a mapping of its keys to values")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for key in values:
-            if key not in fields:
-                known = ", ".join(sorted(fields))
-                raise InputError(f"unknown key {key!r} for {cls.__name__}; known keys: {known}")
-        for key, value in fields.items():
-            if key not in values and value.default is value.default_factory is dataclasses.MISSING:
-                raise InputError(f"{key} of {cls.__name__} is missing, and has no default; give it")
-        return cls(**{key: _made(fields[key].type, value) for key, value in values.items()})
-
-
-def _made(kind: object, value: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, PlainConfig):
-        return kind.from_dict(value)
-    return _frozen(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _require(rule_holds: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence where it is called
-    if not rule_holds:
-        raise InputError(message)
-
-
-def _require_int(name: str, value: object, *, at_least: int) -> None:
-    _require(
-        isinstance(value, int) and not isinstance(value, bool) and value >= at_least,
-        f"{name} is {value!r}, but must be a whole number of at least {at_least}",
-    )
-
-
-def _require_number(  # noqa: PLR0913
-    name: str,
-    value: object,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-) -> None:
-    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    rule = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    holds = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if holds:
-        number = float(value)  # type: ignore[arg-type]
-        holds = (
-            (above is None or number > above)
-            and (at_least is None or number >= at_least)
-            and (below is None or number < below)
-            and (at_most is None or number <= at_most)
-        )
-    _require(holds, f"{name} is {value!r}, but must be a number {rule}")
-
-
-def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
-
-
-def _require_flag(name: str, value: object) -> None:
-    _require(isinstance(value, bool), f"{name} is {value!r}, but must be true or false")
-
-
-def _require_text(name: str, value: object) -> None:
-    _require(isinstance(value, str) and value != "", f"{name} is {value!r}, but must be text that is not empty")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,12 +56,12 @@ class ModelConfig(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require_text("model.name", self.name)
+        require_text("model.name", self.name)
         if self.weights is not None:
-            _require_text("model.weights", self.weights)
-        _require_number("model.width", self.width, above=0.0)
-        _require_one_of("model.stem", self.stem, get_args(Stem))
-        _require(
+            require_text("model.weights", self.weights)
+        require_number("model.width", self.width, above=0.0)
+        require_one_of("model.stem", self.stem, get_args(Stem))
+        require(
             not is_import_path(self.name) or self.width == 1.0,
             f"model.width is {self.width!r}, but {self.name} is your own function and has no width multiplier; "
             "leave model.width at 1",
@@ -192,25 +101,25 @@ class DataConfig(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require_one_of("data.name", self.name, get_args(DataName))
-        _require_one_of("data.augmentation", self.augmentation, get_args(Augmentation))
-        _require_number("data.val_fraction", self.val_fraction, above=0.0, below=1.0)
-        _require_number("data.test_fraction", self.test_fraction, above=0.0, below=1.0)
-        _require_int("data.seed", self.seed, at_least=0)
-        _require_flag("data.download", self.download)
+        require_one_of("data.name", self.name, get_args(DataName))
+        require_one_of("data.augmentation", self.augmentation, get_args(Augmentation))
+        require_number("data.val_fraction", self.val_fraction, above=0.0, below=1.0)
+        require_number("data.test_fraction", self.test_fraction, above=0.0, below=1.0)
+        require_int("data.seed", self.seed, at_least=0)
+        require_flag("data.download", self.download)
         if self.path is not None:
-            _require_text("data.path", self.path)
+            require_text("data.path", self.path)
         if self.image_size is not None:
-            _require_int("data.image_size", self.image_size, at_least=8)
-        _require(
+            require_int("data.image_size", self.image_size, at_least=8)
+        require(
             self.name == "digits" or self.path is not None,
             f"data.path is missing, but {self.name} lies in a folder; set data.path to it",
         )
-        _require(
+        require(
             self.name != "imagefolder" or self.image_size is not None,
             "data.image_size is missing, but images of a folder must be brought to one size; set it, to 64 say",
         )
-        _require(
+        require(
             self.image_size in (None, 32) or not self.name.startswith("cifar"),
             f"data.image_size is {self.image_size!r}, but CIFAR images are 32x32; leave it out",
         )
@@ -246,15 +155,15 @@ class Recipe(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require_int("epochs", self.epochs, at_least=1)
-        _require_int("batch_size", self.batch_size, at_least=2)
-        _require_number("learning_rate", self.learning_rate, above=0.0)
-        _require_number("momentum", self.momentum, at_least=0.0, below=1.0)
-        _require_number("weight_decay", self.weight_decay, at_least=0.0)
-        _require_number("warmup", self.warmup, at_least=0.0, below=1.0)
-        _require_number("label_smoothing", self.label_smoothing, at_least=0.0, below=1.0)
+        require_int("epochs", self.epochs, at_least=1)
+        require_int("batch_size", self.batch_size, at_least=2)
+        require_number("learning_rate", self.learning_rate, above=0.0)
+        require_number("momentum", self.momentum, at_least=0.0, below=1.0)
+        require_number("weight_decay", self.weight_decay, at_least=0.0)
+        require_number("warmup", self.warmup, at_least=0.0, below=1.0)
+        require_number("label_smoothing", self.label_smoothing, at_least=0.0, below=1.0)
         if self.max_grad_norm is not None:
-            _require_number("max_grad_norm", self.max_grad_norm, above=0.0)
+            require_number("max_grad_norm", self.max_grad_norm, above=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,15 +199,15 @@ class Pruning(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require_text("pruning.saliency", self.saliency)
-        _require_flag("pruning.nested", self.nested)
-        _require_flag("pruning.shared_affine", self.shared_affine)
-        _require_one_of("pruning.cost", self.cost, get_args(PruningCost))
-        _require_one_of("pruning.ramp", self.ramp, get_args(Ramp))
-        _require_number("pruning.ramp_fraction", self.ramp_fraction, above=0.0, below=1.0)
-        _require_int("pruning.num_prunings", self.num_prunings, at_least=1)
-        _require_int("pruning.round_to", self.round_to, at_least=1)
-        _require_int("pruning.min_channels", self.min_channels, at_least=1)
+        require_text("pruning.saliency", self.saliency)
+        require_flag("pruning.nested", self.nested)
+        require_flag("pruning.shared_affine", self.shared_affine)
+        require_one_of("pruning.cost", self.cost, get_args(PruningCost))
+        require_one_of("pruning.ramp", self.ramp, get_args(Ramp))
+        require_number("pruning.ramp_fraction", self.ramp_fraction, above=0.0, below=1.0)
+        require_int("pruning.num_prunings", self.num_prunings, at_least=1)
+        require_int("pruning.round_to", self.round_to, at_least=1)
+        require_int("pruning.min_channels", self.min_channels, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -330,23 +239,23 @@ class CascadeConfig(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        _require(
+        require(
             isinstance(self.macs_kept, tuple) and len(self.macs_kept) > 0,
             f"macs_kept is {self.macs_kept!r}, but must be a tuple with one size a level, the student's last",
         )
         for level, size in enumerate(self.macs_kept, start=1):
-            _require_number(f"macs_kept of level {level}", size, above=0.0, at_most=1.0)
+            require_number(f"macs_kept of level {level}", size, above=0.0, at_most=1.0)
         for level, (larger, smaller) in enumerate(zip(self.macs_kept, self.macs_kept[1:], strict=False), start=2):
-            _require(
+            require(
                 smaller < larger,
                 f"macs_kept of level {level} is {smaller:.4g}, but must be below level {level - 1}'s {larger:.4g}; "
                 "sizes fall from the teacher to the student",
             )
-        _require_number("temperature", self.temperature, above=0.0)
-        _require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
-        _require_one_of("schedule", self.schedule, get_args(Schedule))
-        _require_int("seed", self.seed, at_least=0)
-        _require(
+        require_number("temperature", self.temperature, above=0.0)
+        require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
+        require_one_of("schedule", self.schedule, get_args(Schedule))
+        require_int("seed", self.seed, at_least=0)
+        require(
             self.schedule == "joint" or self.recipe.epochs >= self.num_levels,
             f"recipe.epochs is {self.recipe.epochs}, but the sequential schedule shares them out over "
             f"{self.num_levels} levels; give at least one epoch a level",

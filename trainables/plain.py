@@ -1,0 +1,110 @@
+"""Plain values: how they are checked, and how frozen dataclasses of them go to dictionaries and back."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from trainables.errors import InputError
+
+
+class PlainConfig:
+    """Dictionary round trip for frozen dataclasses of plain values."""
+
+    __slots__ = ()
+    # Read by pydantic where a search is read from YAML: an unknown key is an error there as it is here.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers, ready for JSON."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave.
+
+        Raises:
+            InputError: on an unknown or missing key or a value out of range.
+        """
+        if not isinstance(values, Mapping):
+            raise InputError(f"{cls.__name__} is {values!r}, but must be a mapping of its keys to values")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in fields:
+                known = ", ".join(sorted(fields))
+                raise InputError(f"unknown key {key!r} for {cls.__name__}; known keys: {known}")
+        for key, value in fields.items():
+            if key not in values and value.default is value.default_factory is dataclasses.MISSING:
+                raise InputError(f"{key} of {cls.__name__} is missing, and has no default; give it")
+        return cls(**{key: _made(fields[key].type, value) for key, value in values.items()})
+
+
+def _made(kind: object, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, PlainConfig):
+        return kind.from_dict(value)
+    return _frozen(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def require(rule_holds: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence where it is called
+    """Raise an `InputError` with this message unless the rule holds."""
+    if not rule_holds:
+        raise InputError(message)
+
+
+def require_int(name: str, value: object, *, at_least: int) -> None:
+    """Check a whole number and its lower bound."""
+    require(
+        isinstance(value, int) and not isinstance(value, bool) and value >= at_least,
+        f"{name} is {value!r}, but must be a whole number of at least {at_least}",
+    )
+
+
+def require_number(  # noqa: PLR0913
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Check a finite number and its bounds, in the words of the message."""
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    rule = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    holds = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if holds:
+        number = float(value)  # type: ignore[arg-type]
+        holds = (
+            (above is None or number > above)
+            and (at_least is None or number >= at_least)
+            and (below is None or number < below)
+            and (at_most is None or number <= at_most)
+        )
+    require(holds, f"{name} is {value!r}, but must be a number {rule}")
+
+
+def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Check that a value is one of those allowed."""
+    require(value in allowed, f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
+
+
+def require_flag(name: str, value: object) -> None:
+    """Check true or false."""
+    require(isinstance(value, bool), f"{name} is {value!r}, but must be true or false")
+
+
+def require_text(name: str, value: object) -> None:
+    """Check text that is not empty."""
+    require(isinstance(value, str) and value != "", f"{name} is {value!r}, but must be text that is not empty")
