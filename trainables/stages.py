@@ -2,24 +2,25 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from trainables.config import Augmentation, CascadeConfig, Ramp
-from trainables.cost import SizeModel, count_macs, count_params, size_model
+from trainables.config import Augmentation, CascadeConfig
+from trainables.cost import count_macs, count_params, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss
 from trainables.errors import StageFailure
 from trainables.levels import Level, SharedWeights, unused
+from trainables.pruning import LevelPruner, pruning_steps
 from trainables.results import EpochProgress, LevelProgress, LevelResult
-from trainables.saliency import SaliencyMeter, find_criterion
-from trainables.selection import TOLERANCE, SelectionError, check_scores, select
+from trainables.saliency import find_criterion
+from trainables.selection import SelectionError
 from trainables.training import (
     Tensors,
     accuracy,
@@ -36,12 +37,6 @@ from trainables.training import (
     set_learning_rate,
     unprefixed,
 )
-
-
-def size_at(fraction: float, *, start: float, end: float, ramp: Ramp) -> float:
-    """Size after a fraction of the ramp, in [0, 1]; cubic: Zhu & Gupta 2017, eq. 1, with sizes for sparsities."""
-    left = 1.0 - min(1.0, fraction)
-    return end + (start - end) * (left**3 if ramp == "cubic" else left)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +70,7 @@ class CascadeStage:
     Attributes:
         plan: what it trains.
         levels: the levels, the largest first.
+        pruners: what brings each of them to its size.
         epoch: epochs of this stage that are done.
     """
 
@@ -109,21 +105,29 @@ class CascadeStage:
         self._teacher_size = teacher_size
         self._larger = larger.eval().requires_grad_(requires_grad=False)
         channel_map = find_groups(larger, data.input_shape)
-        self._sizes: SizeModel = size_model(larger, channel_map, data.input_shape)
         self._shared = SharedWeights(larger, channel_map)
         shared_affine = config.pruning.shared_affine
         self.levels = tuple(Level(number, self._shared, shared_affine=shared_affine) for number in plan.levels)
-        self._start_macs = count_macs(larger, data.input_shape)
-        criterion = find_criterion(config.pruning.saliency)
-        self._meters = tuple(SaliencyMeter(criterion, channel_map) for _ in self.levels)
-        self._reset_meters()
+        sizes = size_model(larger, channel_map, data.input_shape)
+        start_macs = count_macs(larger, data.input_shape)
+        self.pruners = tuple(
+            LevelPruner(
+                level,
+                criterion=find_criterion(config.pruning.saliency),
+                sizes=sizes,
+                start_macs=start_macs,
+                final_macs=config.macs_kept[level.number - 1] * teacher_size.macs,
+                pruning=config.pruning,
+            )
+            for level in self.levels
+        )
         self._parameters: dict[str, nn.Parameter] = dict(self._shared.network.named_parameters(prefix="shared"))
         for level in self.levels:
             self._parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
         self._optimizer = make_optimizer(self._parameters.values(), config.recipe)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
-        self._prunings = self._pruning_steps()
+        self._prunings = pruning_steps(config.pruning, self._num_steps)
         self._steps_taken = 0
         self.results: tuple[LevelResult, ...] = ()
 
@@ -162,12 +166,12 @@ class CascadeStage:
             seconds=time.perf_counter() - started,
             levels=tuple(
                 LevelProgress(
-                    level=level.number,
-                    macs_kept=self._macs(level) / self._teacher_size.macs,
+                    level=pruner.level.number,
+                    macs_kept=pruner.macs / self._teacher_size.macs,
                     train_loss=loss,
                     val_accuracy=accuracy,
                 )
-                for level, loss, accuracy in zip(self.levels, losses, accuracies, strict=True)
+                for pruner, loss, accuracy in zip(self.pruners, losses, accuracies, strict=True)
             ),
         )
 
@@ -175,13 +179,14 @@ class CascadeStage:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
         tensors = prefixed("weights", self._parameters)
         tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
-        for level, meter in zip(self.levels, self._meters, strict=True):
+        for pruner in self.pruners:
+            level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
             tensors |= prefixed(f"buffers.{level.number}", dict(level.network.named_buffers()))
-            tensors |= prefixed(f"saliency.{level.number}", meter.sums)
+            tensors |= prefixed(f"saliency.{level.number}", pruner.meter.sums)
         return tensors, {
             "epoch": self.epoch,
-            "saliency_batches": [meter.num_batches for meter in self._meters],
+            "saliency_batches": [pruner.meter.num_batches for pruner in self.pruners],
             "results": [result.to_dict() for result in self.results],
         }
 
@@ -191,16 +196,14 @@ class CascadeStage:
         for name, parameter in self._parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
         load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
-        for level in self.levels:
-            level.keep(unprefixed(f"kept.{level.number}", tensors))
-            saved = unprefixed(f"buffers.{level.number}", tensors)
-            for name, buffer in level.network.named_buffers():
-                buffer.copy_(saved[name])
-        self._reset_meters()
-        for level, meter, batches in zip(self.levels, self._meters, values["saliency_batches"], strict=True):
-            meter.num_batches = batches
-            for group, sums in unprefixed(f"saliency.{level.number}", tensors).items():
-                meter.sums[group].copy_(sums)
+        for pruner, num_batches_seen in zip(self.pruners, values["saliency_batches"], strict=True):
+            number = pruner.level.number
+            pruner.load(
+                unprefixed(f"kept.{number}", tensors),
+                unprefixed(f"buffers.{number}", tensors),
+                unprefixed(f"saliency.{number}", tensors),
+                num_batches_seen,
+            )
         self.epoch = values["epoch"]
         self._steps_taken = self.epoch * self._steps_per_epoch
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
@@ -239,7 +242,8 @@ class CascadeStage:
         with torch.no_grad():
             larger_logits = self._larger(images)
         losses = []
-        for level, meter in zip(self.levels, self._meters, strict=True):
+        for pruner in self.pruners:
+            level = pruner.level
             level.refresh()
             logits = level.network(images)
             loss = distillation_loss(
@@ -253,7 +257,7 @@ class CascadeStage:
             loss.backward()  # type: ignore[no-untyped-call]
             level.accumulate_gradients()
             if self._steps_taken < max(self._prunings):  # later on nothing is chosen any more
-                meter.update()
+                pruner.meter.update()
             larger_logits = logits.detach()
             losses.append(loss.detach())
         clip_gradients(self._parameters.values(), self._config.recipe)
@@ -261,71 +265,21 @@ class CascadeStage:
         self._steps_taken += 1
         return torch.stack(losses)
 
-    def _pruning_steps(self) -> dict[int, float]:
-        """Steps after which channels go, with the fraction of the ramp that is done then."""
-        ramp_steps = max(1, round(self._config.pruning.ramp_fraction * self._num_steps))
-        number = min(self._config.pruning.num_prunings, ramp_steps)
-        return {round(event * ramp_steps / number): event / number for event in range(1, number + 1)}
-
     @torch.no_grad()
     def _prune(self, fraction: float) -> None:
         """Let every level fall to its size at this fraction of the ramp."""
         # A nested level keeps only what the level above keeps, so the smaller level chooses first and what it keeps
         # is closed to the choice of the level above.
         protected = None
-        for level, meter in reversed(list(zip(self.levels, self._meters, strict=True))):
-            self._prune_level(level, meter, fraction, protected)
+        for pruner in reversed(self.pruners):
+            with self._failing(pruner.level):
+                pruner.fall(fraction, protected=protected)
             if self._config.pruning.nested:
-                protected = level.kept
+                protected = pruner.level.kept
         for dense, mask in unused(self.levels).items():
             momentum = self._optimizer.state[dense].get("momentum_buffer")
             if momentum is not None:
                 momentum.masked_fill_(mask, 0.0)
-
-    def _prune_level(
-        self,
-        level: Level,
-        meter: SaliencyMeter,
-        fraction: float,
-        protected: Mapping[str, torch.Tensor] | None,
-    ) -> None:
-        final = self._target_macs(level)
-        ramp = self._config.pruning.ramp
-        target = size_at(fraction, start=float(self._start_macs), end=final, ramp=ramp)
-        macs = self._macs(level)
-        if macs > target:
-            scores = meter.scores()
-            try:
-                check_scores(scores)
-                kept = select(
-                    level.kept,
-                    scores,
-                    target_macs=target,
-                    final_macs=final,
-                    sizes=self._sizes,
-                    channel_map=self._shared.channel_map,
-                    pruning=self._config.pruning,
-                    protected=protected,
-                )
-            except SelectionError as error:
-                raise self._failure(error.reason, level=level.number, group=error.group) from error
-            removed = sum(len(level.kept[group]) - len(kept[group]) for group in kept)
-            if removed == 0 and macs > target * (1 + TOLERANCE):
-                raise self._failure("a pruning step removed nothing", level=level.number)
-            level.keep(kept)
-        meter.reset(level.network, level.kept)
-
-    def _macs(self, level: Level) -> int:
-        """What `count_macs` of its network gives, without running it."""
-        counts_G = np.array([len(level.kept[group.name]) for group in self._shared.channel_map.groups])
-        return round(self._sizes.macs(counts_G))
-
-    def _target_macs(self, level: Level) -> float:
-        return self._config.macs_kept[level.number - 1] * self._teacher_size.macs
-
-    def _reset_meters(self) -> None:
-        for level, meter in zip(self.levels, self._meters, strict=True):
-            meter.reset(level.network, level.kept)
 
     def _validate(self) -> list[float]:
         accuracies = []
@@ -336,15 +290,11 @@ class CascadeStage:
 
     def _finish(self, accuracies: Sequence[float]) -> tuple[LevelResult, ...]:
         results = []
-        for level, before in zip(self.levels, accuracies, strict=True):
+        for pruner, before in zip(self.pruners, accuracies, strict=True):
+            level = pruner.level
             macs = count_macs(level.network, self._data.input_shape)
-            target = self._target_macs(level)
-            too_small = macs < target * (1 - TOLERANCE) and self._config.pruning.round_to == 1
-            if too_small or macs > target * (1 + TOLERANCE):
-                raise self._failure(
-                    f"{macs} MACs, but {target:.0f} were asked and at most {TOLERANCE:.0%} may lie between",
-                    level=level.number,
-                )
+            with self._failing(level):
+                pruner.check_size(macs)
             recalibrate(level.network, self._data, batch_size=self._config.recipe.batch_size, seed=self._config.seed)
             params = count_params(level.network)
             results.append(
@@ -363,3 +313,11 @@ class CascadeStage:
 
     def _failure(self, reason: str, *, level: int, group: str | None = None) -> StageFailure:
         return StageFailure(reason, stage=self.name, level=level, group=group, step=self._steps_taken)
+
+    @contextmanager
+    def _failing(self, level: Level) -> Iterator[None]:
+        """Say of a choice that failed where it was."""
+        try:
+            yield
+        except SelectionError as error:
+            raise self._failure(error.reason, level=level.number, group=error.group) from error

@@ -17,7 +17,8 @@ from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
 from trainables.levels import unused
-from trainables.stages import CascadeStage, StagePlan, TeacherSize, size_at
+from trainables.pruning import size_at
+from trainables.stages import CascadeStage, StagePlan, TeacherSize
 from trainables.training import epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
@@ -131,7 +132,7 @@ def test_the_teacher_is_left_as_it_was(make_stage, networks) -> None:
 def test_each_level_learns_from_the_next_larger(make_stage, networks, data: DataSplits) -> None:
     stage = make_stage(replace(CONFIG, macs_kept=(0.6, 0.4, 0.2)))
     stage.levels[1].keep({name: kept[1:] for name, kept in stage.levels[1].kept.items()})
-    stage._reset_meters()
+    stage.pruners[1].meter.reset(stage.levels[1].network, stage.levels[1].kept)
     images, labels = first_batch(data)
     for level in stage.levels:
         level.network.train()
@@ -153,12 +154,12 @@ def test_scores_of_level_1_do_not_see_level_2(make_stage, data: DataSplits, *, s
     alone = make_stage(replace(CONFIG, macs_kept=(0.6,), pruning=pruning))
     beside = make_stage(replace(CONFIG, pruning=pruning))
     beside.levels[1].keep({name: kept[1:] for name, kept in beside.levels[1].kept.items()})
-    beside._reset_meters()
+    beside.pruners[1].meter.reset(beside.levels[1].network, beside.levels[1].kept)
     for stage in (alone, beside):
         for level in stage.levels:
             level.network.train()
         stage.train_step(*first_batch(data))
-    wanted, found = alone._meters[0].scores(), beside._meters[0].scores()
+    wanted, found = alone.pruners[0].meter.scores(), beside.pruners[0].meter.scores()
     assert all(scores.any() for scores in wanted.values())
     assert all(torch.equal(scores, found[name]) for name, scores in wanted.items())
 
