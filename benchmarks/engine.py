@@ -26,7 +26,7 @@ from trainables.training import make_optimizer
 
 NUM_THREADS = 1
 NUM_CLASSES = 10
-BATCH = 64
+BATCH = 128  # the default of a recipe; at 64 the joint step is 0.51 of the masked one
 SIZES = (0.64, 0.30, 0.09)
 WARM_UP, ROUNDS = 1, 9
 Step = Callable[[torch.Tensor, torch.Tensor], object]

@@ -189,4 +189,4 @@ def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, cascade
     assert "2 of 2" in done.out
     assert {row["trial"] for row in front_of(cascade_command, tmp_path)} == {0, 1}
     exported = cascade_command("export", "tiny", "--pick", "knee", cwd=tmp_path)
-    assert "exported" in exported.out
+    assert "test accuracy" in exported.out
