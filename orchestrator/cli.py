@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trainables.errors import InputError, StageFailure
+from trainables.errors import InputError, StageFailure, first_line
 
 app = typer.Typer(
     help="From a trained image classifier to a Pareto front of physically smaller, verified networks.",
@@ -67,13 +67,23 @@ def export(  # noqa: PLR0913
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; runs/NAME/exports/TRIAL-LEVEL by default.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,  # noqa: FBT002
+    only_native: Annotated[bool, typer.Option("--only-native", help="Leave ONNX out.")] = False,  # noqa: FBT002
     storage: Storage = DEFAULT_STORAGE,
     format: Format = "text",
 ) -> None:
     """Write one network of search NAME as files that deploy, verified, with its test accuracy and a model card."""
     from orchestrator.commands import export_candidate
 
-    export_candidate(name, pick=pick, max_drop=max_drop, out=out, overwrite=overwrite, storage=storage, format=format)
+    export_candidate(
+        name,
+        pick=pick,
+        max_drop=max_drop,
+        out=out,
+        overwrite=overwrite,
+        only_native=only_native,
+        storage=storage,
+        format=format,
+    )
 
 
 @app.command()
@@ -109,5 +119,6 @@ def main() -> None:
             raise
         bad_input = isinstance(error, InputError)
         told = bad_input or isinstance(error, StageFailure | OSError)
-        typer.echo(f"cascade: {error if told else f'{type(error).__name__}: {error} (--debug shows where)'}", err=True)
+        line = first_line(error)
+        typer.echo(f"cascade: {line if told else f'{type(error).__name__}: {line} (--debug shows where)'}", err=True)
         sys.exit(BAD_INPUT if bad_input else FAILED)

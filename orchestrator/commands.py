@@ -1,6 +1,8 @@
 """What the commands of `cascade` do, once their words are understood."""
 
+import dataclasses
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -12,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.addresses import without_credentials
 from orchestrator.config import load_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import front_json_list, front_rich_table, read_front
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.export import Exported
 
 Format = Literal["text", "json"]
+CARD_FILE = "card.json"
 
 
 def run_search_command(  # noqa: PLR0913
@@ -51,12 +55,9 @@ def run_search_command(  # noqa: PLR0913
         experiment=experiment.tracking.experiment,
         warn=lambda text: warnings.print(text, markup=False, highlight=False),
     )
-    words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
-    for override in overrides:
-        words += ["--set", override]
-    go_on = f"go on with: {shlex.join(words)}"
+    go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
     try:
-        with watching(console, num_trials=experiment.num_trials, num_ended=_num_ended(folder)) as watcher:
+        with watching(console, num_trials=experiment.num_trials) as watcher:
             outcome = run_search(experiment, folder, resume=resume, watcher=watcher, tracker=tracker)
     except KeyboardInterrupt:
         console.print(f"stopped; nothing that was finished is lost. {go_on}", markup=False, soft_wrap=True)
@@ -84,8 +85,12 @@ def run_search_command(  # noqa: PLR0913
     return 0
 
 
-def _num_ended(folder: SearchFolder) -> int:
-    return len({candidate.trial for candidate in folder.archive.candidates()}) if folder.exists else 0
+def _resume_command(source: str, name: str, storage: Path, overrides: Sequence[str]) -> str:
+    words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        words += ["--set", f"{key}={without_credentials(value, value) if '://' in value else value}"]
+    return shlex.join(words)
 
 
 def print_front(name: str, *, storage: Path, format: Format) -> None:
@@ -107,7 +112,15 @@ def print_front(name: str, *, storage: Path, format: Format) -> None:
 
 
 def export_candidate(  # noqa: PLR0913
-    name: str, *, pick: str, max_drop: float | None, out: Path | None, overwrite: bool, storage: Path, format: Format
+    name: str,
+    *,
+    pick: str,
+    max_drop: float | None,
+    out: Path | None,
+    overwrite: bool,
+    only_native: bool,
+    storage: Path,
+    format: Format,
 ) -> None:
     """Export one network and print what was measured.
 
@@ -126,27 +139,29 @@ def export_candidate(  # noqa: PLR0913
         max_drop=max_drop,
     )
     destination = (out or folder.path / "exports" / f"{candidate.trial}-{candidate.level}").resolve()
-    replaced = destination.with_name(f".{destination.name}-replaced")
-    replaces = overwrite and destination.is_dir()
-    if replaces:
-        destination.rename(replaced)
-    try:
-        from orchestrator.export import export  # torch, once the cheap checks have passed
-
-        exported = export(
-            candidate,
-            search_folder=folder.path,
-            destination=destination,
-            data=experiment.data,
-            model=experiment.model,
-            search_name=name,
+    replaces = overwrite and destination.exists()
+    if replaces and not (destination / CARD_FILE).is_file():
+        raise InputError(
+            f"{destination} is no export (it has no {CARD_FILE}) and is not replaced; choose another --out"
         )
-    except BaseException:
-        if replaces:  # what was there stays until there is something better
-            replaced.rename(destination)
-        raise
-    if replaces:
-        shutil.rmtree(replaced)
+    from orchestrator.export import FORMATS, export  # torch, once the cheap checks have passed
+
+    fresh = destination.with_name(f".{destination.name}-{os.getpid()}") if replaces else destination
+    exported = export(
+        candidate,
+        search_folder=folder.path,
+        destination=fresh,
+        data=experiment.data,
+        model=experiment.model,
+        search_name=name,
+        formats=("native",) if only_native else FORMATS,
+    )
+    if replaces:  # what was there stays until the new one is whole
+        old = destination.with_name(f".{destination.name}-{os.getpid()}-old")
+        destination.rename(old)
+        fresh.rename(destination)
+        shutil.rmtree(old)
+        exported = dataclasses.replace(exported, folder=destination)
     if format == "json":
         sys.stdout.write(exported.card.to_json() + "\n")
     else:

@@ -1,19 +1,20 @@
 """What a search is, read from YAML or a preset and checked before anything runs."""
 
 import difflib
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from orchestrator.addresses import without_credentials
 from orchestrator.pareto import OBJECTIVES
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
-from trainables.config import DataConfig, ModelConfig, Pruning, Recipe, is_import_path
+from trainables.config import DataConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import InputError
+from trainables.imports import import_function, is_import_path
 
 
 class _Section(BaseModel):
@@ -108,12 +109,14 @@ class Experiment(_Section):
             return self.space
         if self.space in SPACES:
             return SPACES[self.space]
-        module, function = self.space.split(":")
-        try:
-            space: Space = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"space is {self.space!r}, but it cannot be imported: {error}") from error
-        return space
+        return import_function(self.space, key="space")
+
+    def without_secrets(self) -> Self:
+        """The same experiment, with a tracking address that may be written down and shown."""
+        if self.tracking.uri is None:
+            return self
+        uri = without_credentials(self.tracking.uri, self.tracking.uri)
+        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": uri})})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML."""
@@ -123,7 +126,7 @@ class Experiment(_Section):
         return plain | self.model_dump(mode="json", exclude={*plain})
 
     def to_yaml(self) -> str:
-        """The whole experiment, defaults filled in, as `from_yaml` reads it."""
+        """The whole experiment, defaults filled in, as `load_experiment` reads it."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 

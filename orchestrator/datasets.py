@@ -17,7 +17,10 @@ def load_splits(config: DataConfig) -> DataSplits:
     Raises:
         InputError: if the data set is missing, incomplete or unreadable, or a class is too small to split.
     """
-    return split(parquet.read_train(config) if _is_parquet(config) else sources.read_train(config), config)
+    if _is_parquet(config):
+        parquet.require_both_parts(config)
+        return split(parquet.read_train(config), config)
+    return split(sources.read_train(config), config)
 
 
 def load_test(config: DataConfig) -> Source:

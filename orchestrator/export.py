@@ -28,10 +28,11 @@ from orchestrator.readme import markdown
 from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, top1, verify_onnx
 from trainables import latency
 from trainables.checkpoint import InputSpec, SavedNetwork, load_network, save_network
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, is_import_path
+from trainables.config import CascadeConfig, DataConfig, ModelConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import ImageSet, Source
 from trainables.errors import InputError
+from trainables.imports import is_import_path
 from trainables.models import find_builder
 from trainables.results import TeacherResult
 

@@ -20,6 +20,8 @@ from trainables.results import TeacherResult
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
 _MAY_DIFFER = ("num_trials", "resources", "tracking")
+# What a search that was killed as it began may have left.
+_BEGUN = ("lock", "search-id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,9 @@ class SearchFolder:
             values = yaml.safe_load((self.path / "experiment.yaml").read_text())
         except yaml.YAMLError as error:
             raise InputError(f"{self.path / 'experiment.yaml'} is damaged: {' '.join(str(error).split())}") from error
-        return parse_experiment(values if isinstance(values, dict) else {})
+        if not isinstance(values, dict):
+            raise InputError(f"{self.path / 'experiment.yaml'} is damaged: it holds no keys")
+        return parse_experiment(values)
 
     def teacher_result(self) -> TeacherResult:
         """The teacher's figures.
@@ -112,7 +116,7 @@ class SearchFolder:
             InputError: if a search is here and is not to be resumed, or is another one than this.
         """
         if not self.exists:
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(file.name not in _BEGUN for file in self.path.iterdir()):
                 raise InputError(f"{self.path} holds other files; choose another --name or --storage")
             return
         if not resume:
@@ -133,7 +137,7 @@ class SearchFolder:
             InputError: naming the folder that forbids it.
         """
         existing = self.path
-        while not existing.exists():
+        while not os.path.lexists(existing):
             existing = existing.parent
         if not existing.is_dir():
             raise InputError(f"{existing} is a file, but must be a folder; choose another --storage")
@@ -145,7 +149,7 @@ class SearchFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "search-id").exists():
             write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
-        write_atomically(self.path / "experiment.yaml", experiment.to_yaml().encode())
+        write_atomically(self.path / "experiment.yaml", experiment.without_secrets().to_yaml().encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ def require_packages() -> None:
     if missing:
         raise InputError(
             f"{' and '.join(missing)} not installed, but needed to export ONNX; "
-            'run: pip install "cascade-pruning[export]"'
+            'run: pip install "cascade-pruning[export]", or export with --only-native'
         )
 
 
@@ -68,7 +68,7 @@ def write_onnx(
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"this {type(network).__name__} cannot be exported to ONNX ({_reason(error)}); its forward pass must not "
-            "depend on the images' values or on their number; mend it, or export the native format alone"
+            "depend on the images' values or on their number; mend it, or export with --only-native"
         ) from error
     assert exported is not None
     model = exported.model_proto

@@ -93,6 +93,16 @@ def _read(config: DataConfig, part: Part) -> Source:
     return Source(images=image_set, class_names=class_names)
 
 
+def require_both_parts(config: DataConfig) -> None:
+    """Check that test files are there too, by their names, before a search is spent on finding out.
+
+    Raises:
+        InputError: if the train or test files are missing.
+    """
+    _files(config, "train")
+    _files(config, "test")
+
+
 def _files(config: DataConfig, part: Part) -> list[Path]:
     """The part's files, sorted by name; none is of both parts, whatever name or link it goes by."""
     folder = data_folder(config)

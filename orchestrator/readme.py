@@ -8,7 +8,8 @@ import yaml
 
 from orchestrator.card import CARD_FILE, ONNX_FILE, Card
 from trainables.checkpoint import WEIGHTS_FILE
-from trainables.config import DataName, is_import_path
+from trainables.config import DataName
+from trainables.imports import is_import_path
 
 _MAX_NAMES_SHOWN = 20
 _HOW_IMAGES_ARE_MADE: Mapping[DataName, str] = {
@@ -122,7 +123,7 @@ def _input(card: Card) -> str:
 def _use(card: Card) -> str:
     parts = []
     if card.verification.native_identical is not None:
-        parts.append(f"With PyTorch (`pip install cascade-pruning`):\n\n```python\n{native_snippet(card)}```")
+        parts.append(f"With PyTorch, where this project is installed:\n\n```python\n{native_snippet(card)}```")
     if ONNX_FILE in card.files:
         parts.append(f"With ONNX Runtime (`pip install onnxruntime numpy`):\n\n```python\n{onnx_snippet(card)}```")
     return "\n\n".join(parts)

@@ -24,6 +24,9 @@ class Watcher(Protocol):
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
 
+    def going_on(self, num_ended: int) -> None:
+        """Trials begin, or go on after so many have ended."""
+
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
 

@@ -11,16 +11,19 @@ from typing import Any, Literal
 # Read when Ray is imported: no loggers of its own (tracking is ours), no hook into the terminal.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Trials stay in the current folder, so that paths in the user's own functions mean what they meant.
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import torch
 from ray import tune
 
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
-from orchestrator.study import Study
+from orchestrator.study import Study, check_space
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
 from orchestrator.trials import Reporter, TrialQueue
@@ -75,10 +78,13 @@ def run_search(
         tracker.check()
         with folder.locked():
             folder.begin(experiment)
-            tracker.start_search(
-                folder.name, search_parameters(experiment.to_dict()), experiment.to_yaml(), folder.search_id
-            )
-            return _run(experiment, folder, data, watcher, tracker, available_cpus)
+            shown = experiment.without_secrets()
+            tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
+            try:
+                return _run(experiment, folder, data, watcher, tracker, available_cpus)
+            except BaseException as error:
+                tracker.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+                raise
 
 
 def check_network(experiment: Experiment, data: DataSplits) -> None:
@@ -88,6 +94,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> None:
         InputError: naming what is wrong.
     """
     space = experiment.find_space()
+    check_space(space, experiment.cascade)
     criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
     for criterion in criteria:
         find_criterion(criterion)
@@ -95,6 +102,13 @@ def check_network(experiment: Experiment, data: DataSplits) -> None:
     if experiment.model.weights is not None:
         load_weights(network, Path(experiment.model.weights))
     find_groups(network, data.input_shape)
+    with torch.no_grad():
+        num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
+    if num_outputs != data.num_classes:
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
+            f"{data.num_classes} classes; build it with num_classes outputs"
+        )
 
 
 @contextmanager
@@ -166,12 +180,14 @@ def _run(  # noqa: PLR0913
         tracker=tracker,
         watcher=watcher,
     )
+    unfinished = record.adopt()
+    watcher.going_on(study.num_ended)
     queue = TrialQueue(
         study,
         space,
         experiment.cascade,
         num_trials=experiment.num_trials,
-        unfinished=record.adopt(),
+        unfinished=unfinished,
         states=folder.path / TRIALS,
     )
     if queue.remaining:
@@ -203,9 +219,12 @@ def _measures_latency(experiment: Experiment) -> bool:
 
 
 def _teacher_task(experiment: Experiment, folder: SearchFolder) -> TeacherTask:
+    model = experiment.model
+    if model.weights is not None:
+        model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     return TeacherTask(
         folder=folder.teacher,
-        model=experiment.model,
+        model=model,
         recipe=experiment.teacher,
         augmentation=experiment.data.augmentation,
         seed=experiment.seed,

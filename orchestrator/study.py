@@ -5,7 +5,6 @@ that was asked for ends complete or failed, and one that was running when the dr
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.pareto import OBJECTIVES
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
+
+# Optuna speaks of every trial; the search's own view does that.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _CASCADE = "cascade"
 _FAILURE = "failure"
@@ -49,8 +51,6 @@ class Study:
             objectives: names out of `pareto.OBJECTIVES`.
             seed: of the sampler.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("optuna").propagate = False
         self._objectives = tuple(objectives)
         storage = JournalStorage(JournalFileBackend(str(path)))
         self._study = optuna.create_study(
@@ -75,17 +75,9 @@ class Study:
         Raises:
             InputError: if the space gives no valid cascade.
         """
-        for _ in range(_ATTEMPTS):
-            trial = self._study.ask()
-            try:
-                cascade = space(trial, defaults)
-            except ValueError as error:  # a cascade that cannot be: not worth a trial
-                self._study.tell(trial, state=TrialState.PRUNED)
-                reason = error
-                continue
-            trial.set_user_attr(_CASCADE, json.dumps(cascade.to_dict()))
-            return Asked(number=trial.number, cascade=cascade)
-        raise InputError(f"the space gives no valid cascade in {_ATTEMPTS} draws; the last one: {reason}")
+        trial, cascade = _draw(self._study, space, defaults)
+        trial.set_user_attr(_CASCADE, json.dumps(cascade.to_dict()))
+        return Asked(number=trial.number, cascade=cascade)
 
     def tell(self, number: int, values: Sequence[float]) -> None:
         """A trial's objectives, in their order; a trial that has ended is left as it is."""
@@ -129,6 +121,34 @@ class Study:
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
+
+
+def check_space(space: Space, defaults: CascadeDefaults) -> None:
+    """Draw from a space once, beside any study, so that one that cannot work shows before the search starts.
+
+    Raises:
+        InputError: if it fails, or gives no valid cascade.
+    """
+    try:
+        _, cascade = _draw(optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), space, defaults)
+    except InputError:
+        raise
+    except Exception as error:  # the space may be the user's own
+        raise InputError(f"space: your function failed with {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(cascade, CascadeConfig):
+        raise InputError(f"space: your function gave a {type(cascade).__name__}, but must give a CascadeConfig")
+
+
+def _draw(study: optuna.Study, space: Space, defaults: CascadeDefaults) -> tuple[optuna.Trial, CascadeConfig]:
+    """Ask until the space gives a cascade that can be; one that cannot is not worth a trial."""
+    for _ in range(_ATTEMPTS):
+        trial = study.ask()
+        try:
+            return trial, space(trial, defaults)
+        except InputError as error:
+            study.tell(trial, state=TrialState.PRUNED)
+            reason = error
+    raise InputError(f"the space gives no valid cascade in {_ATTEMPTS} draws; the last one: {reason}")
 
 
 def _cascade(trial: FrozenTrial) -> CascadeConfig:

@@ -12,9 +12,11 @@ import torch
 
 from orchestrator.archive import write_atomically
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
-from trainables.config import Augmentation, ModelConfig, Recipe, is_import_path
+from trainables.config import Augmentation, ModelConfig, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
+from trainables.errors import InputError, StageFailure, first_line
+from trainables.imports import is_import_path
 from trainables.models import build, find_builder, load_weights
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
@@ -81,8 +83,14 @@ def prepare_teacher(
     if result is not None:
         return result
     remote = ray.remote(_run).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)
-    for progress in remote.remote(task, data):
-        told(EpochProgress.from_dict(ray.get(progress)))
+    try:
+        for progress in remote.remote(task, data):
+            told(EpochProgress.from_dict(ray.get(progress)))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StageFailure | InputError):
+            raise error.cause from None
+        cause = f"{type(error.cause).__name__}: {first_line(error.cause)}"
+        raise StageFailure(cause, stage="teacher") from error
     result = task.result()
     assert result is not None
     return result

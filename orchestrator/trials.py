@@ -70,6 +70,11 @@ class TrialQueue:
             "state": None if state is None else str(state),
         }
 
+    def remove_states(self, number: int) -> None:
+        """Free what a trial that has ended only needed to go on, of all starts."""
+        for checkpoint in self._states.glob(f"start-*/{number:05d}/checkpoint_*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
     def searcher(self) -> "TuneSearcher":
         """This queue as Tune's search algorithm."""
         return TuneSearcher(self)
@@ -154,7 +159,7 @@ class Reporter(Callback):  # type: ignore[misc]
             self._record.finished(self._queue.asked[number], results, networks)
         else:
             self._record.failed(number, result.get("failure", "ended without a result"))
-        self._remove_checkpoints(trial)
+        self._queue.remove_states(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, more often than it is tried again."""
@@ -163,12 +168,7 @@ class Reporter(Callback):  # type: ignore[misc]
             f"after epoch {progress['epoch']} of stage {progress['stage']}" if progress else "before its first epoch"
         )
         self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
-
-    def _remove_checkpoints(self, trial: Any) -> None:  # noqa: ANN401
-        """Free what a trial only needed to go on; its networks are among the candidates."""
-        folder = Path(trial.storage.trial_fs_path)
-        for checkpoint in folder.glob("checkpoint_*"):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        self._queue.remove_states(trial.config["trial"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

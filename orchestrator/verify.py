@@ -101,7 +101,7 @@ def verify_onnx(
     if not difference <= _TOLERANCE * max_logit:  # also true of NaN
         raise StageFailure(
             f"{path.name} gives logits that differ by {difference:.2g} from the network's own, of which the largest "
-            f"is {max_logit:.2g}; at most {_TOLERANCE:g} of that is rounding; export the native format alone",
+            f"is {max_logit:.2g}; at most {_TOLERANCE:g} of that is rounding; export with --only-native",
             stage="export",
         )
     return Verification(

@@ -18,18 +18,17 @@ from trainables.results import EpochProgress, TeacherResult
 
 
 @contextmanager
-def watching(console: Console, *, num_trials: int, num_ended: int) -> Iterator[Watcher]:
+def watching(console: Console, *, num_trials: int) -> Iterator[Watcher]:
     """A watcher that suits the terminal, or the pipe, that the console writes to.
 
     Args:
         console: where to.
         num_trials: trials that the search is to have.
-        num_ended: those that an earlier start has ended.
     """
     if not console.is_terminal:
-        yield LineWatcher(console, num_trials=num_trials, num_ended=num_ended)
+        yield LineWatcher(console, num_trials=num_trials)
         return
-    watcher = LiveWatcher(console, num_trials=num_trials, num_ended=num_ended)
+    watcher = LiveWatcher(console, num_trials=num_trials)
     with Live(get_renderable=watcher.render, console=console, refresh_per_second=4, transient=True):
         yield watcher
 
@@ -55,11 +54,11 @@ def _sizes(cascade: CascadeConfig) -> str:
 class LineWatcher:
     """One line an event, for logs and pipes."""
 
-    def __init__(self, console: Console, *, num_trials: int, num_ended: int) -> None:
+    def __init__(self, console: Console, *, num_trials: int) -> None:
         """Start counting."""
         self._console = console
         self._num_trials = num_trials
-        self._num_ended = num_ended
+        self._num_ended = 0
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -70,6 +69,10 @@ class LineWatcher:
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
         self._say(_teacher_line(result))
+
+    def going_on(self, num_ended: int) -> None:
+        """Trials begin, or go on after so many have ended."""
+        self._num_ended = num_ended
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
@@ -102,11 +105,11 @@ class _Running:
 class LiveWatcher:
     """A table of running trials, the best so far, and the time that is left; finished trials scroll by above it."""
 
-    def __init__(self, console: Console, *, num_trials: int, num_ended: int) -> None:
+    def __init__(self, console: Console, *, num_trials: int) -> None:
         """Start counting."""
-        self._lines = LineWatcher(console, num_trials=num_trials, num_ended=num_ended)
+        self._lines = LineWatcher(console, num_trials=num_trials)
         self._num_trials = num_trials
-        self._num_ended = num_ended
+        self._num_ended = 0
         self._ended_here = 0
         self._started = time.monotonic()
         self._trials_started: float | None = None
@@ -121,9 +124,14 @@ class LiveWatcher:
 
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
-        self._teacher = result
         self._trials_started = time.monotonic()
+        self._teacher = result  # last: the drawing thread looks at it first
         self._lines.teacher_ready(result)
+
+    def going_on(self, num_ended: int) -> None:
+        """Trials begin, or go on after so many have ended."""
+        self._num_ended, self._ended_here = num_ended, 0
+        self._lines.going_on(num_ended)
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""

@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainables.channels import network_widths, resize
-from trainables.config import ModelConfig, is_import_path
+from trainables.config import ModelConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.imports import is_import_path
 from trainables.models import Builder, build, call_builder, check_shapes
 from trainables.training import Tensors
 

@@ -3,10 +3,10 @@
 Everything here is standard library only, frozen, and goes to a plain dictionary and back without loss.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from trainables.imports import is_import_path
 from trainables.plain import (
     PlainConfig,
     require,
@@ -23,13 +23,6 @@ PruningCost = Literal["macs", "none"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 Stem = Literal["small", "imagenet"]
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
-
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-def is_import_path(name: str) -> bool:
-    """Tell whether `name` has the form `package.module:function`."""
-    return _IMPORT_PATH.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

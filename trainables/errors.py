@@ -1,5 +1,8 @@
 """The two ways in which work ends badly: what the user asked for is wrong, or a stage failed at it."""
 
+from functools import partial
+from typing import Any
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message names the thing, the rule, the value and the mend.
@@ -40,8 +43,19 @@ class StageFailure(RuntimeError):  # noqa: N818 - a failure of the work, not of 
         if step is not None:
             where.append(f"step {step}")
         super().__init__(f"{', '.join(where)}: {reason}")
+        self._arguments: dict[str, Any] = {"stage": stage, "level": level, "group": group, "step": step}
         self.reason = reason
         self.stage = stage
         self.level = level
         self.group = group
         self.step = step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes, which an exception with keywords does not by itself."""
+        return partial(StageFailure, **self._arguments), (self.reason,)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,6 +1,5 @@
 """Networks by name: small-image VGGs, ResNets with either stem, or a function of the user's own."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,8 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from trainables.config import ModelConfig, Stem, is_import_path
+from trainables.config import ModelConfig, Stem
 from trainables.errors import InputError
+from trainables.imports import import_function, is_import_path
 
 Builder = Callable[..., nn.Module]
 
@@ -160,14 +160,7 @@ def find_builder(name: str) -> Builder:
             f"model.name is {name!r}, but must be one of {', '.join(BUILT_IN)}, or your own function as "
             "package.module:function"
         )
-    module_name, function_name = name.split(":")
-    try:
-        builder = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"model.name is {name!r}, but it cannot be imported: {error}") from error
-    if not callable(builder):
-        raise InputError(f"model.name is {name!r}, but that is a {type(builder).__name__}, not a function")
-    return builder  # type: ignore[no-any-return]
+    return import_function(name, key="model.name")
 
 
 def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.Module:

@@ -4,7 +4,6 @@ A criterion is a plain function from the layers behind a group's gate to one sco
 pass of every micro-batch; scores are averaged over micro-batches. Shape legend: C channels of the group, N of a layer.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ import torch
 from torch import nn
 
 from trainables.channels import ChannelMap, Kept
-from trainables.config import is_import_path
 from trainables.errors import InputError
+from trainables.imports import import_function, is_import_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,14 +70,7 @@ def find_criterion(name: str) -> Criterion:
         raise InputError(
             f"pruning.saliency is {name!r}, but must be one of {', '.join(CRITERIA)} or package.module:function"
         )
-    module, function = name.split(":")
-    try:
-        criterion: Criterion = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"pruning.saliency is {name!r}, but it cannot be imported: {error}") from error
-    if not callable(criterion):
-        raise InputError(f"pruning.saliency is {name!r}, but that is a {type(criterion).__name__}, not a function")
-    return criterion
+    return import_function(name, key="pruning.saliency")
 
 
 def _summed(layers: Sequence[GateLayer], value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -78,7 +78,10 @@ class CascadeTrial:
 
         Raises:
             StageFailure: if the stage cannot give a usable network.
+            RuntimeError: if the trial is finished.
         """
+        if self.finished:
+            raise RuntimeError("this trial is finished; its levels are in networks and results")
         progress = self._stage.step()
         if self._stage.finished:
             for level in self._stage.levels:

@@ -90,11 +90,13 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train one epoch; a stage that fails ends the trial with the reason, since trying again would fail again."""
-        try:
-            progress = self._trial.step()
-        except StageFailure as failure:
-            return {"failure": str(failure), "done": True}
-        result: dict[str, Any] = {"progress": progress.to_dict(), "done": self._trial.finished}
+        result: dict[str, Any] = {}
+        if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
+            try:
+                result["progress"] = self._trial.step().to_dict()
+            except StageFailure as failure:
+                return {"failure": str(failure), "done": True}
+        result["done"] = self._trial.finished
         if self._trial.finished:
             result["networks"] = {level: self._save(level, network) for level, network in self._trial.networks.items()}
             result["results"] = [self._measured(level.to_dict()) for level in self._trial.results]

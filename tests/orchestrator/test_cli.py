@@ -181,3 +181,60 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp
     assert "trial 9 has no candidate; trials that have some: 0, 1" in unknown.err
     strict = cascade_command("export", "tiny", "--max-drop", "-1", cwd=tiny_search, code=2)
     assert len(strict.err.strip().splitlines()) == 1
+
+
+@pytest.mark.integration
+def test_overwrite_replaces_exports_alone(tiny_search, cascade_command, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    words = ["export", "tiny", "--only-native", "--overwrite", "--out", tmp_path / "thesis"]
+    refused_export = cascade_command(*words, cwd=tiny_search, code=2)
+    assert "is no export" in refused_export.err
+    assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_a_network_of_the_wrong_number_of_classes_is_refused(cascade, tmp_path):
+    (tmp_path / "wrong_outputs.py").write_text(
+        "from torch import nn\n"
+        "def network(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),"
+        " nn.Linear(4, 7))\n"
+    )
+    refused(cascade("search", "demo", "--set", "model={name: 'wrong_outputs:network'}"), "7 scores", "10 classes")
+
+
+@pytest.mark.parametrize(
+    ("module", "parts"),
+    [
+        ("def space(trial, defaults):\n    raise KeyError('size')\n", ["space", "KeyError"]),
+        ("def space(trial, defaults):\n    return 3\n", ["space", "CascadeConfig"]),
+        ("space = 3\n", ["space", "not a function"]),
+        ("def space(:\n", ["space", "cannot be imported"]),
+        (
+            "from trainables.config import CascadeConfig\n"
+            "def space(trial, defaults):\n    return CascadeConfig(macs_kept=(0.1, 0.4))\n",
+            ["macs_kept of level 2 is 0.4, but must be below level 1's 0.1"],
+        ),
+    ],
+)
+def test_a_space_of_the_users_own_is_tried_before_anything_runs(cascade, tmp_path, module, parts):
+    name = f"own_space_{abs(hash(module))}"
+    (tmp_path / f"{name}.py").write_text(module)
+    refused(cascade("search", "demo", "--set", f"space={name}:space"), *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_passwords_of_a_tracking_address_are_not_written_down(tmp_path):
+    from orchestrator.commands import _resume_command
+    from orchestrator.config import load_experiment
+    from orchestrator.folder import SearchFolder
+
+    address = "tracking.uri=https://me:hidden@example.org/mlflow"
+    experiment = load_experiment("demo", [address])
+    folder = SearchFolder(storage=tmp_path, name="x")
+    folder.begin(experiment)
+    assert "hidden" not in (folder.path / "experiment.yaml").read_text()
+    assert experiment.tracking.uri is not None
+    assert "hidden" in experiment.tracking.uri
+    assert "hidden" not in _resume_command("demo", "x", tmp_path, [address])

@@ -25,7 +25,7 @@ def test_a_file_says_only_what_differs_from_the_defaults(tmp_path):
 
 def test_spaces_are_found_by_name_and_by_import_path():
     assert Experiment(space="wide").find_space() is SPACES["wide"]
-    assert Experiment(space="search_spaces.presets:SPACES").find_space() is SPACES
+    assert Experiment(space="search_spaces.cascade:CascadeSpace").find_space() is CascadeSpace
     with pytest.raises(InputError, match="cannot be imported"):
         Experiment(space="no_such_package:space").find_space()
 

@@ -27,12 +27,13 @@ def test_cifar_comes_from_parquet_where_there_is_any(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cifar-10-batches-py"):
         load_splits(config)
     _write(tmp_path / "train.parquet", 40)
+    # A search must not find out at its export that there is no test.
+    with pytest.raises(InputError, match=r"\*test\*\.parquet"):
+        load_splits(config)
+    _write(tmp_path / "test.parquet", 10)
     splits = load_splits(config)
     assert (len(splits.train), len(splits.val)) == (30, 10)
     assert splits.input_shape == (3, 32, 32)
-    with pytest.raises(InputError, match=r"\*test\*\.parquet"):
-        load_test(config)
-    _write(tmp_path / "test.parquet", 10)
     assert load_test(config).images.labels_N.tolist() == list(range(10))
 
 

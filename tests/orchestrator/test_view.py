@@ -52,7 +52,7 @@ def run_some(watcher, candidates, view):
 
 def test_a_pipe_gets_a_line_an_event_and_no_control_characters(candidates, view):
     out = console(terminal=False)
-    with watching(out, num_trials=3, num_ended=0) as watcher:
+    with watching(out, num_trials=3) as watcher:
         run_some(watcher, candidates, view)
     said = out.file.getvalue()
     assert "\x1b" not in said
@@ -66,7 +66,7 @@ def test_a_pipe_gets_a_line_an_event_and_no_control_characters(candidates, view)
 
 
 def test_a_terminal_shows_what_runs_what_is_best_and_what_is_left(candidates, view):
-    with watching(console(terminal=True), num_trials=3, num_ended=0) as watcher:
+    with watching(console(terminal=True), num_trials=3) as watcher:
         watcher.teacher_ready(TEACHER)
         watcher.trial_started(0, CASCADE)
         watcher.trial_started(1, CASCADE)

@@ -19,9 +19,9 @@ from trainables.config import (
     Recipe,
     Schedule,
     Stem,
-    is_import_path,
 )
 from trainables.errors import InputError, StageFailure
+from trainables.imports import is_import_path
 
 PATH = {"path": "images"}
 NAN, INF = float("nan"), float("inf")

@@ -1,0 +1,92 @@
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from trainables.checkpoint import load, save_state
+from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.errors import StageFailure
+from trainables.trial import CascadeTrial
+from trainables.tune_adapter import CascadeTrainable, TrialSettings
+
+CONFIG = CascadeConfig(macs_kept=(0.6,), recipe=Recipe(epochs=2, batch_size=32), pruning=Pruning(num_prunings=2))
+MODEL = ModelConfig(name="vgg-small", width=0.25)
+
+
+@pytest.fixture
+def actor(tmp_path, data):
+    """The adapter as Tune would make it, without Ray, and the teacher that it was given."""
+    from trainables.models import build
+
+    teacher = build(MODEL, num_classes=data.num_classes, in_channels=data.in_channels, seed=1)
+    settings = TrialSettings(
+        model=MODEL,
+        augmentation="none",
+        candidates=str(tmp_path / "candidates"),
+        num_threads=1,
+        use_gpu=False,
+        measure_latency=False,
+    )
+    made = CascadeTrainable.__new__(CascadeTrainable)
+    weights = {name: tensor.numpy() for name, tensor in teacher.state_dict().items()}
+    made.setup(trial(0), teacher=weights, data=data.to_arrays(), settings=settings)
+    return made, teacher
+
+
+def trial(number, config=CONFIG, state=None):
+    return {"trial": number, "cascade": config.to_dict(), "state": state}
+
+
+def run(made):
+    result = made.step()
+    while not result["done"]:
+        result = made.step()
+    return result
+
+
+def test_a_trial_reports_epochs_and_then_its_networks(actor, tmp_path):
+    made, _ = actor
+    first = made.step()
+    assert first["progress"]["epoch"] == 1
+    assert not first["done"]
+    last = made.step()
+    assert last["done"]
+    assert last["networks"] == {1: "0-1"}
+    assert sum(p.numel() for p in load(tmp_path / "candidates/0-1").parameters()) == last["results"][0]["params"]
+
+
+def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):
+    made, _ = actor
+    first = run(made)
+    assert made.reset_config(trial(1))
+    assert run(made)["results"] == first["results"]
+
+
+def test_a_checkpoint_of_the_last_epoch_gives_the_results_without_another(actor, tmp_path, data):
+    made, teacher = actor
+    finished = CascadeTrial(teacher, config=CONFIG, data=data)
+    for _ in finished.run():
+        pass
+    save_state(tmp_path / "state.safetensors", *finished.state())
+    made.reset_config(trial(0, state=str(tmp_path / "state.safetensors")))
+    result = made.step()
+    assert result["done"]
+    assert "progress" not in result
+    assert [level["level"] for level in result["results"]] == [1]
+    with pytest.raises(RuntimeError, match="finished"):
+        finished.step()
+
+
+def test_a_failure_ends_the_trial_with_its_reason(actor):
+    made, _ = actor
+    made.reset_config(trial(0, replace(CONFIG, recipe=replace(CONFIG.recipe, learning_rate=1e12))))
+    result = run(made)
+    assert "level 1" in result["failure"]
+    assert "results" not in result
+
+
+def test_a_failure_travels_between_processes():
+    failure = StageFailure("diverged", stage="cascade", level=2, group="features.0", step=7)
+    again = pickle.loads(pickle.dumps(failure))
+    assert str(again) == str(failure)
+    assert (again.level, again.group, again.step) == (2, "features.0", 7)

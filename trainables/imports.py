@@ -1,0 +1,36 @@
+"""Functions of the user's own, named as `package.module:function`."""
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from trainables.errors import InputError
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_import_path(name: str) -> bool:
+    """Tell whether `name` has the form `package.module:function`."""
+    return _IMPORT_PATH.fullmatch(name) is not None
+
+
+def import_function(path: str, *, key: str) -> Callable[..., Any]:
+    """Import what a user named.
+
+    Args:
+        path: `package.module:function`.
+        key: the setting that named it, for the message.
+
+    Raises:
+        InputError: if it is not there, its module fails, or it is nothing to call.
+    """
+    module_name, function_name = path.split(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # the module is the user's, and may fail at anything
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{key} is {path!r}, but it cannot be imported: {cause}") from error
+    if not callable(function):
+        raise InputError(f"{key} is {path!r}, but that is a {type(function).__name__}, not a function")
+    return function  # type: ignore[no-any-return]
