@@ -62,6 +62,9 @@ class Clock:
         """The teacher is there."""
         self.teacher_ready_at = time.perf_counter()
 
+    def going_on(self, num_ended: int) -> None:
+        """Nothing; the search is new."""
+
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
         self.first_started_at = min(self.first_started_at, time.perf_counter())
