@@ -1,6 +1,7 @@
 """What a search knows, kept in one order: networks on disk, then the archive, then the study, then those who watch."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +86,7 @@ class SearchRecord:
         self._tracker = tracker
         self._watcher = watcher
         self._drawn: tuple[Candidate, ...] = ()
+        self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
 
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
@@ -131,6 +133,7 @@ class SearchRecord:
         """The search ends, for now or for good."""
         if self._archive.candidates():
             self._show_front()
+        self._artist.shutdown(wait=True)
         self._tracker.finish(status)
 
     def view(self) -> FrontView:
@@ -145,14 +148,18 @@ class SearchRecord:
 
     def _show_front(self) -> FrontView:
         view = self.view()
+        volume = front_hypervolume(view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+        # Drawing takes most of a second, for which the next trial should not wait.
+        self._artist.submit(self._draw, view, volume, self._study.num_ended)
+        return view
+
+    def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
         figures: Sequence[Path] = ()
-        if view.front != self._drawn:  # drawing takes most of a second
+        if view.front != self._drawn:
             figures = (self._folder / "front.html", self._folder / "front.png")
             save_front(view, *figures)
             self._drawn = tuple(view.front)
-        volume = front_hypervolume(view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
-        self._tracker.log_front(view, hypervolume=volume, num_trials=self._study.num_ended, figures=figures)
-        return view
+        self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
 
 
 def search_parameters(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     assert archive.candidates()[0].network == "candidates/0-1"
     assert study.num_ended == 1
     assert heard.events == [("started", 0), ("finished", 0)]
+    record.close("finished")
     assert (tmp_path / "front.png").exists()
 
 
