@@ -164,7 +164,8 @@ class Pruning(PlainConfig):
     """How channels are chosen and removed.
 
     Attributes:
-        saliency: criterion by name (`gate-gradient`) or `package.module:function` of the user's own.
+        saliency: criterion by name (`gate-gradient`, `weight-magnitude`), or a function of the user's own as
+            `package.module:function`.
         cost: what a channel's saliency is divided by before channels of all groups are ranked: `macs` that its
             removal saves, or `none` for the raw saliency.
         ramp: shape of the falling size over the ramp: `cubic` (Zhu & Gupta 2017, eq. 1) or `linear`.
