@@ -23,7 +23,6 @@ from orchestrator import onnx_file
 from orchestrator.archive import Candidate
 from orchestrator.card import CARD_FILE, ONNX_FILE, README_FILE, Card, LatencyRow, NetworkFacts
 from orchestrator.datasets import load_test
-from orchestrator.pick import pick
 from orchestrator.readme import markdown
 from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, top1, verify_onnx
 from trainables import latency
@@ -36,7 +35,7 @@ from trainables.imports import is_import_path
 from trainables.models import find_builder
 from trainables.results import TeacherResult
 
-__all__ = ["FORMATS", "Exported", "Format", "export", "pick"]
+__all__ = ["FORMATS", "Exported", "Format", "export"]
 
 Format = Literal["native", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -1,6 +1,7 @@
 """A search's folder: where its parts lie, who works in it, and what it was made for."""
 
 import fcntl
+import json
 import os
 import re
 import uuid
@@ -102,8 +103,6 @@ class SearchFolder:
         Raises:
             InputError: if the search has not got so far.
         """
-        import json
-
         path = self.teacher / "result.json"
         if not path.exists():
             raise InputError(f"search {self.name!r} has no teacher yet; let it run, or go on with --resume")

@@ -17,8 +17,8 @@ import torch
 
 from trainables.config import DataConfig
 from trainables.data import ImageSet, Source
-from trainables.errors import InputError
-from trainables.sources import Part, data_folder, decode_image, one_line
+from trainables.errors import InputError, first_line
+from trainables.sources import Part, data_folder, decode_image
 
 _SHAPE = (3, 32, 32)
 _ROWS_A_BATCH = 4096
@@ -121,7 +121,7 @@ def _one_line_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as Parquet ({one_line(error)}); fetch it again") from error
+        raise InputError(f"{file} cannot be read as Parquet ({first_line(error)}); fetch it again") from error
 
 
 def _columns(schema: Any, expected: _Format, file: Path) -> tuple[str, str]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -29,8 +29,7 @@ def import_function(path: str, *, key: str) -> Callable[..., Any]:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # the module is the user's, and may fail at anything
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{key} is {path!r}, but it cannot be imported: {cause}") from error
+        raise InputError(f"{key} is {path!r}, but it cannot be imported: {first_line(error)}") from error
     if not callable(function):
         raise InputError(f"{key} is {path!r}, but that is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.config import ModelConfig, Stem
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
 
 Builder = Callable[..., nn.Module]
@@ -175,7 +175,7 @@ def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.
     try:
         network = builder(**arguments)
     except Exception as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"model.name: your function failed with {reason}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model.name: your function gave a {type(network).__name__}, but must give an nn.Module")
@@ -193,7 +193,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         given = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"model.weights is {path}, but it cannot be read: {_first_line(error)}") from error
+        raise InputError(f"model.weights is {path}, but it cannot be read: {first_line(error)}") from error
     except Exception as error:  # UnpicklingError: the file holds more than tensors and plain values
         raise InputError(
             f"model.weights is {path}, but it holds more than a plain state dict; save network.state_dict() itself"
@@ -228,7 +228,3 @@ def check_shapes(given: object, network: nn.Module, *, where: str) -> None:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

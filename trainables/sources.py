@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trainables.config import DataConfig, DataName
 from trainables.data import ImageSet, Source
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.splits import select, stratified_split
 
 Part = Literal["train", "test"]
@@ -85,7 +85,7 @@ def _decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
         with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
             mode, rgb = image.mode, image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise InputError(f"{name} cannot be read as an image ({reason}); mend or remove it") from error
     if mode.startswith(("I", "F")):  # of which PIL clips all values above 255 without a word
         raise InputError(f"{name} has pixels of mode {mode}, but must have 8 bits a channel; convert it")
@@ -94,12 +94,6 @@ def _decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
 
 def _pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of what an exception of another library says, or its type where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 # Digits
@@ -146,7 +140,7 @@ def _read_cifar(config: DataConfig, part: Part) -> Source:
         problem = f"data.path is {config.path}, but the folder {kind.base_folder} of {config.name}"
         if config.download:
             raise InputError(
-                f"{problem} cannot be fetched into it ({one_line(error)}); unpack {kind.url} there by other means"
+                f"{problem} cannot be fetched into it ({first_line(error)}); unpack {kind.url} there by other means"
             ) from error
         raise InputError(
             f"{problem} is missing there or its files are not the published ones; set data.download: true to fetch them"
