@@ -6,13 +6,13 @@ depends on may be suggested only where it matters. A frozen callable, not a clos
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import CascadeConfig, Pruning, PruningCost, Recipe, Schedule
 from trainables.errors import InputError
-from trainables.plain import PlainConfig
+from trainables.plain import PlainConfig, require_int
 
 if TYPE_CHECKING:
     import optuna
@@ -27,10 +27,21 @@ class CascadeDefaults(PlainConfig):
     Attributes:
         recipe: how weights are trained.
         pruning: how channels are chosen.
+        seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
+            alone and stages that several of them have in common are equal.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the seed.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        require_int("cascade.seed", self.seed, at_least=0)
 
 
 Space = Callable[["optuna.Trial", CascadeDefaults], CascadeConfig]
@@ -51,6 +62,11 @@ class CascadeSpace(PlainConfig):
         cost: choices among `macs` and `none`; likewise.
         nested: choices; likewise.
         shared_affine: choices; likewise.
+        size_grid: sizes that levels may have, so many from the teacher's down to the smallest student's, evenly in
+            logarithms, at least 2; any size where it is left out. On a grid sequential cascades come to have stages
+            in common, which are computed once.
+        value_grid: values that temperature, λ and learning rate may each take, evenly over their ranges, at least 2;
+            any value where it is left out. Stages are equal only where these are equal too.
     """
 
     num_assistants: tuple[int, int] = (0, 2)
@@ -63,6 +79,8 @@ class CascadeSpace(PlainConfig):
     cost: tuple[PruningCost, ...] | None = None
     nested: tuple[bool, ...] | None = None
     shared_affine: tuple[bool, ...] | None = None
+    size_grid: int | None = None
+    value_grid: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -79,6 +97,15 @@ class CascadeSpace(PlainConfig):
         for name in ("schedule", "saliency", "cost", "nested", "shared_affine"):
             if getattr(self, name) == ():
                 raise InputError(f"space.{name} is empty; give at least one choice, or leave it out")
+        for name in ("size_grid", "value_grid"):
+            if getattr(self, name) is not None:
+                require_int(f"space.{name}", getattr(self, name), at_least=2)
+        if self.size_grid is not None and self._place(self.student_macs_kept[1]) <= self.num_assistants[1]:
+            raise InputError(
+                f"space.size_grid is {self.size_grid}, which leaves no {self.num_assistants[1]} sizes for assistants "
+                f"above a student of {self.student_macs_kept[1]:g}; give a finer grid, fewer assistants or smaller "
+                "students"
+            )
 
     def _check_range(self, name: str, *, least: float, most: float) -> None:
         low, high = getattr(self, name)
@@ -91,7 +118,7 @@ class CascadeSpace(PlainConfig):
         """Suggest a cascade."""
         recipe, pruning = defaults.recipe, defaults.pruning
         if self.learning_rate is not None:
-            rate = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
+            rate = self._suggest_value(trial, "learning_rate", self.learning_rate, log=True)
             recipe = dataclasses.replace(recipe, learning_rate=rate)
         for name in ("saliency", "cost", "nested", "shared_affine"):
             choices = getattr(self, name)
@@ -99,13 +126,22 @@ class CascadeSpace(PlainConfig):
                 pruning = dataclasses.replace(pruning, **{name: _choose(trial, name, choices)})
         return CascadeConfig(
             macs_kept=self._suggest_sizes(trial),
-            temperature=trial.suggest_float("temperature", *self.temperature, log=True),
-            distillation_weight=trial.suggest_float("distillation_weight", *self.distillation_weight),
+            temperature=self._suggest_value(trial, "temperature", self.temperature, log=True),
+            distillation_weight=self._suggest_value(trial, "distillation_weight", self.distillation_weight, log=False),
             schedule=_choose(trial, "schedule", self.schedule),
             pruning=pruning,
             recipe=recipe,
-            seed=trial.number,
+            seed=defaults.seed,
         )
+
+    def _suggest_value(self, trial: "optuna.Trial", name: str, ends: tuple[float, float], *, log: bool) -> float:
+        value = trial.suggest_float(name, *ends, log=log)
+        if self.value_grid is None or ends[0] == ends[1]:
+            return value
+        low, high, value = (math.log(number) if log else number for number in (*ends, value))
+        step = (high - low) / (self.value_grid - 1)
+        value = low + round((value - low) / step) * step
+        return round(math.exp(value) if log else value, 6)
 
     def _suggest_sizes(self, trial: "optuna.Trial") -> tuple[float, ...]:
         """Sizes that fall by construction: the way from the teacher to the student, in logarithms, cut into gaps.
@@ -124,7 +160,23 @@ class CascadeSpace(PlainConfig):
         for gap in gaps:
             passed += gap / sum(gaps)
             sizes.append(round(math.exp(passed * math.log(student)), 6))
-        return tuple(sizes)
+        return tuple(sizes) if self.size_grid is None else self._on_grid(sizes)
+
+    def _place(self, size: float) -> int:
+        """The place on the grid that is nearest to a size; 0 is the teacher's, `size_grid` the smallest student's."""
+        assert self.size_grid is not None
+        return round(self.size_grid * math.log(size) / math.log(self.student_macs_kept[0]))
+
+    def _on_grid(self, sizes: Sequence[float]) -> tuple[float, ...]:
+        """Each size at the nearest place that levels above and below it leave."""
+        assert self.size_grid is not None
+        student = min(max(self._place(sizes[-1]), self._place(self.student_macs_kept[1])), self.size_grid)
+        places: list[int] = []
+        for left, size in zip(range(len(sizes) - 1, 0, -1), sizes, strict=False):
+            lowest = places[-1] + 1 if places else 1
+            places.append(min(max(self._place(size), lowest), student - left))
+        smallest = self.student_macs_kept[0]
+        return tuple(round(smallest ** (place / self.size_grid), 6) for place in (*places, student))
 
     def starting_points(self, number: int) -> tuple[dict[str, Any], ...]:
         """Hand-laid first trials: students spread evenly in logarithms, equal gaps, a mild temperature.

@@ -11,6 +11,15 @@ SPACES: Mapping[str, CascadeSpace] = MappingProxyType(
         # Students from a twentieth of the teacher up: a safe first look.
         "mild": CascadeSpace(student_macs_kept=(0.05, 0.4)),
         "default": CascadeSpace(),
+        # One level after the other, on a grid: what cascades have in common is computed once.
+        "grid": CascadeSpace(
+            num_assistants=(0, 3),
+            student_macs_kept=(0.01, 0.1),
+            temperature=(4.0, 4.0),
+            distillation_weight=(0.7, 0.7),
+            schedule=("sequential",),
+            size_grid=8,
+        ),
         # All that can be searched.
         "wide": CascadeSpace(
             num_assistants=(0, 4),

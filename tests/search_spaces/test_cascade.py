@@ -1,3 +1,5 @@
+import math
+
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -70,12 +72,6 @@ def test_one_choice_is_no_parameter_and_two_are():
     assert isinstance(free.distributions["cost"], CategoricalDistribution)
 
 
-def test_each_trial_trains_with_its_own_seed():
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    seeds = [CascadeSpace()(study.ask(), DEFAULTS).seed for _ in range(3)]
-    assert seeds == [0, 1, 2]
-
-
 @pytest.mark.parametrize("name", list(SPACES))
 def test_starting_points_are_taken_as_they_are(name):
     space = SPACES[name]
@@ -113,3 +109,41 @@ def test_wrong_ranges_are_named(values, message):
 def test_presets_name_known_spaces():
     named = [preset["space"] for preset in PRESETS.values() if isinstance(preset["space"], str)]
     assert set(named) <= set(SPACES)
+
+
+GRID = CascadeSpace(num_assistants=(0, 3), student_macs_kept=(0.01, 0.1), size_grid=8, value_grid=3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_on_a_grid_every_size_has_its_place_and_sizes_fall(seed):
+    config, trial = sampled(GRID, seed)
+    places = [8 * math.log(size) / math.log(0.01) for size in config.macs_kept]
+    assert places == pytest.approx([round(place) for place in places], abs=1e-3)
+    assert places == sorted(set(places))
+    assert 4 <= round(places[-1]) <= 8
+    assert config.macs_kept[-1] == pytest.approx(trial.params["student_macs_kept"], rel=0.35)  # half a place away
+    assert config.temperature in (1.0, pytest.approx(math.sqrt(8)), 8.0)
+    assert config.distillation_weight in (0.3, pytest.approx(0.6), 0.9)
+
+
+def test_crowded_assistants_take_the_places_that_are_left():
+    values = {"student_macs_kept": 0.1, "num_assistants": 3, "temperature": 2.0, "distillation_weight": 0.5}
+    values |= {"assistant_1_gap": 0.5, "assistant_2_gap": 0.5, "assistant_3_gap": 2.0}
+    sizes = GRID(FixedTrial(values), DEFAULTS).macs_kept
+    assert sizes == pytest.approx([0.01 ** (place / 8) for place in (1, 2, 3, 4)], abs=1e-6)
+
+
+def test_a_grid_without_room_for_the_assistants_is_refused():
+    with pytest.raises(InputError, match=r"size_grid is 4, which leaves no 3 sizes .* above a student of 0\.1"):
+        CascadeSpace(num_assistants=(0, 3), student_macs_kept=(0.01, 0.1), size_grid=4)
+    with pytest.raises(InputError, match=r"value_grid is 1, but must be a whole number of at least 2"):
+        CascadeSpace(value_grid=1)
+
+
+def test_all_cascades_have_the_defaults_seed():
+    seeded = CascadeDefaults(seed=7)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    assert {CascadeSpace()(study.ask(), seeded).seed for _ in range(3)} == {7}
+    with pytest.raises(InputError, match=r"cascade\.seed is -1"):
+        CascadeDefaults(seed=-1)
