@@ -20,8 +20,9 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, ImageSet
 from trainables.distillation import distillation_loss
 from trainables.models import build
+from trainables.plan import StagePlan
 from trainables.saliency import GateLayer, gate_gradient
-from trainables.stages import CascadeStage, StagePlan, TeacherSize
+from trainables.stages import CascadeStage, TeacherSize
 from trainables.training import make_optimizer
 
 NUM_THREADS = 1

@@ -23,7 +23,7 @@ from orchestrator.config import Experiment, parse_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.plots import FrontView
 from trainables.config import CascadeConfig
-from trainables.results import EpochProgress, TeacherResult
+from trainables.results import EpochProgress, Reused, TeacherResult
 
 NUM_THREADS = 1
 NUM_TRIALS = 2
@@ -72,7 +72,7 @@ class Clock:
     def trial_epoch(self, number: int, progress: EpochProgress) -> None:
         """Nothing."""
 
-    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates."""
         self.last_ended_at = time.perf_counter()
         print(f"overhead: trial {number} of the search is done", file=sys.stderr)

@@ -32,8 +32,9 @@ from trainables.data import DataSplits, normalise
 from trainables.distillation import distillation_loss
 from trainables.levels import Level
 from trainables.models import build
+from trainables.plan import StagePlan
 from trainables.saliency import SaliencyMeter, find_criterion
-from trainables.stages import CascadeStage, StagePlan, TeacherSize
+from trainables.stages import CascadeStage, TeacherSize
 from trainables.teacher import TeacherStage
 from trainables.training import unprefixed
 

@@ -20,7 +20,7 @@ from orchestrator.folder import SearchFolder
 from orchestrator.fronts import front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
 from orchestrator.plots import save_front
-from orchestrator.view import percent
+from orchestrator.view import duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError
 
@@ -75,6 +75,9 @@ def run_search_command(  # noqa: PLR0913
         return 1
     if folder.archive.candidates():
         print_front(name, storage=storage, format=format)
+    if outcome.reused:
+        stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
+        console.print(f"{stages} stages were reused, which saved {duration(seconds)} of training", highlight=False)
     if outcome.status == "interrupted":
         console.print(
             f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}",

@@ -63,6 +63,7 @@ class Experiment(_Section):
         num_starting_points: hand-laid trials before the sampler takes over.
         resources: what trials take.
         tracking: where MLflow is.
+        reuse: take over stages of other trials and searches in the storage folder that are equal to one's own.
         seed: of the sampler and of the teacher.
     """
 
@@ -76,6 +77,7 @@ class Experiment(_Section):
     num_starting_points: Annotated[int, Field(ge=0)] = 6
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
+    reuse: Annotated[bool, Field(strict=True)] = True
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @field_validator("objectives")

@@ -20,7 +20,10 @@ from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
-_MAY_DIFFER = ("num_trials", "resources", "tracking")
+_MAY_DIFFER = ("num_trials", "resources", "tracking", "reuse")
+# What all searches of a storage folder share.
+STAGES = "stages"
+_SHARED = (STAGES, "mlartifacts", "mlflow.db")
 # What a search that was killed as it began may have left.
 _BEGUN = ("lock", "search-id")
 
@@ -48,6 +51,8 @@ class SearchFolder:
                 f"the search's name is {self.name!r}, but must be letters, digits, dots, dashes and underscores; "
                 "give one with --name"
             )
+        if self.name in _SHARED:
+            raise InputError(f"the search's name is {self.name!r}, which all searches share; give another with --name")
 
     @property
     def path(self) -> Path:
@@ -68,6 +73,11 @@ class SearchFolder:
     def teacher(self) -> Path:
         """Its teacher's folder."""
         return self.path / "teacher"
+
+    @property
+    def stages(self) -> Path:
+        """Finished stages, of this search and its neighbours."""
+        return self.storage.resolve() / STAGES
 
     @property
     def exists(self) -> bool:

@@ -11,7 +11,7 @@ from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
 from orchestrator.tracking import Status, Tracker
 from trainables.config import CascadeConfig
-from trainables.results import EpochProgress, LevelResult, TeacherResult
+from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
 
@@ -34,8 +34,8 @@ class Watcher(Protocol):
     def trial_epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
 
-    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
-        """A trial gave its candidates."""
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
+        """A trial gave its candidates, some stages of which may have been done before."""
 
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""
@@ -94,7 +94,7 @@ class SearchRecord:
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
             if found:
-                self._conclude(asked.number, found)
+                self._conclude(asked.number, found, Reused())
             else:
                 unfinished.append(asked)
         return tuple(unfinished)
@@ -116,12 +116,14 @@ class SearchRecord:
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)
 
-    def finished(self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str]) -> None:
+    def finished(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused
+    ) -> None:
         """A trial gave a network of every level."""
         folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
         candidates = candidates_of(asked.number, results, folders, asked.cascade)
         self._archive.add(candidates)
-        self._conclude(asked.number, candidates)
+        self._conclude(asked.number, candidates, reused)
 
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
@@ -140,11 +142,12 @@ class SearchRecord:
         """The front as it is now."""
         return front_view(self._archive.candidates(), self._objectives, teacher_val_accuracy=self._teacher.val_accuracy)
 
-    def _conclude(self, number: int, candidates: Sequence[Candidate]) -> None:
+    def _conclude(self, number: int, candidates: Sequence[Candidate], reused: Reused) -> None:
         student = max(candidates, key=lambda candidate: candidate.level)
+        self._study.note_reuse(number, reused)
         self._study.tell(number, [getattr(student, name) for name in self._objectives])
-        self._tracker.finish_trial(number, candidates, "finished")
-        self._watcher.trial_finished(number, candidates, self._show_front())
+        self._tracker.finish_trial(number, candidates, "finished", reused=reused)
+        self._watcher.trial_finished(number, candidates, self._show_front(), reused)
 
     def _show_front(self) -> FrontView:
         view = self.view()

@@ -25,6 +25,7 @@ from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
+from orchestrator.reuse import StageFolder
 from orchestrator.study import Study, check_space
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
@@ -33,8 +34,9 @@ from search_spaces.cascade import CascadeSpace
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
+from trainables.identity import data_digest, teacher_identity, trial_origin
 from trainables.models import build, load_weights
-from trainables.results import EpochProgress, TeacherResult
+from trainables.results import EpochProgress, Reused, TeacherResult
 from trainables.saliency import find_criterion
 from trainables.tune_adapter import CascadeTrainable, TrialSettings
 
@@ -49,11 +51,13 @@ class Outcome:
         status: `finished` (all trials ended), `interrupted`, or `failed` (all trials failed).
         num_ended: trials that are complete or failed.
         failures: why trials failed, by number.
+        reused: what trials did not have to compute.
     """
 
     status: Literal["finished", "interrupted", "failed"]
     num_ended: int
     failures: dict[int, str]
+    reused: tuple[Reused, ...]
 
 
 def run_search(
@@ -167,7 +171,8 @@ def _run(  # noqa: PLR0913
     tracker: Tracker,
     available_cpus: float,
 ) -> Outcome:
-    task = _teacher_task(experiment, folder)
+    digest = data_digest(data)
+    task = _teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
     space = experiment.find_space()
@@ -193,6 +198,7 @@ def _run(  # noqa: PLR0913
         states=folder.path / TRIALS,
     )
     if queue.remaining:
+        weights = task.weights()
         settings = TrialSettings(
             model=experiment.model,
             augmentation=experiment.data.augmentation,
@@ -200,10 +206,15 @@ def _run(  # noqa: PLR0913
             num_threads=_threads(experiment.resources),
             use_gpu=_uses_gpu(experiment.resources),
             measure_latency=_measures_latency(experiment),
+            finished_stages=task.finished_stages,
+            origin=trial_origin(
+                experiment.model,
+                teacher={name: torch.from_numpy(array) for name, array in weights.items()},
+                augmentation=experiment.data.augmentation,
+                data=digest,
+            ),
         )
-        trainable = tune.with_parameters(
-            CascadeTrainable, teacher=task.weights(), data=data.to_arrays(), settings=settings
-        )
+        trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
         _fit(trainable, queue, record, experiment, folder.path / TRIALS)
     return _conclude(experiment, study, record)
 
@@ -220,11 +231,19 @@ def _measures_latency(experiment: Experiment) -> bool:
     return "latency_ms" in experiment.objectives
 
 
-def _teacher_task(experiment: Experiment, folder: SearchFolder) -> TeacherTask:
+def _teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
     model = experiment.model
     if model.weights is not None:
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     return TeacherTask(
+        finished_stages=StageFolder(folder.stages) if experiment.reuse else None,
+        identity=teacher_identity(
+            model,
+            recipe=experiment.teacher,
+            augmentation=experiment.data.augmentation,
+            seed=experiment.seed,
+            data=data,
+        ),
         folder=folder.teacher,
         model=model,
         recipe=experiment.teacher,
@@ -304,12 +323,12 @@ def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
 
 
 def _conclude(experiment: Experiment, study: Study, record: SearchRecord) -> Outcome:
-    failures = study.failures()
-    if study.num_ended < experiment.num_trials:
+    outcome = Outcome(status="finished", num_ended=study.num_ended, failures=study.failures(), reused=study.reused())
+    if outcome.num_ended < experiment.num_trials:
         record.close("stopped")
-        return Outcome(status="interrupted", num_ended=study.num_ended, failures=failures)
-    if len(failures) == study.num_ended:
+        return dataclasses.replace(outcome, status="interrupted")
+    if len(outcome.failures) == outcome.num_ended:
         record.close("failed")
-        return Outcome(status="failed", num_ended=study.num_ended, failures=failures)
+        return dataclasses.replace(outcome, status="failed")
     record.close("finished")
-    return Outcome(status="finished", num_ended=study.num_ended, failures=failures)
+    return outcome

@@ -18,12 +18,14 @@ from orchestrator.pareto import OBJECTIVES
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
 from trainables.errors import InputError, first_line
+from trainables.results import Reused
 
 # Optuna speaks of every trial; the search's own view does that.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _CASCADE = "cascade"
 _FAILURE = "failure"
+_REUSED = "reused"
 _ATTEMPTS = 100
 
 
@@ -82,6 +84,17 @@ class Study:
     def tell(self, number: int, values: Sequence[float]) -> None:
         """A trial's objectives, in their order; a trial that has ended is left as it is."""
         self._study.tell(number, list(values), skip_if_finished=True)
+
+    def note_reuse(self, number: int, reused: Reused) -> None:
+        """Remember what a trial, which has not ended yet, did not have to compute."""
+        trial = self._trial(number)
+        if reused.stages and trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, _REUSED, json.dumps(reused.to_dict()))
+
+    def reused(self) -> tuple[Reused, ...]:
+        """What trials did not have to compute, for those that reused anything."""
+        noted = (trial.user_attrs.get(_REUSED) for trial in self._study.get_trials(deepcopy=False))
+        return tuple(Reused.from_dict(json.loads(text)) for text in noted if text)
 
     def fail(self, number: int, reason: str) -> None:
         """A trial gave no usable network."""

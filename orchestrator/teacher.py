@@ -2,20 +2,23 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from torch import nn
 
 from orchestrator.archive import write_atomically
+from orchestrator.reuse import StageFolder
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
 from trainables.config import Augmentation, ModelConfig, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
+from trainables.identity import Identity
 from trainables.imports import is_import_path
 from trainables.models import build, find_builder, load_weights
 from trainables.results import EpochProgress, TeacherResult
@@ -36,6 +39,8 @@ class TeacherTask:
         num_threads: CPU threads.
         use_gpu: train on the GPU that Ray assigned.
         measure_latency: measure its latency too.
+        finished_stages: where a teacher that was trained before is found; `None` trains one.
+        identity: what determines the teacher's weights.
     """
 
     folder: Path
@@ -46,6 +51,8 @@ class TeacherTask:
     num_threads: int
     use_gpu: bool
     measure_latency: bool
+    finished_stages: StageFolder | None
+    identity: Identity
 
     @property
     def network_folder(self) -> Path:
@@ -102,11 +109,11 @@ def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
     data = DataSplits.from_arrays(arrays).to(device)
     network = build(task.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=task.seed)
     if task.model.weights is None:
-        stage = TeacherStage(
-            network.to(device), recipe=task.recipe, data=data, augmentation=task.augmentation, seed=task.seed
-        )
-        yield from _train(stage, task.folder / "state.safetensors")
-        result = stage.result()
+        try:
+            result = yield from _found_or_trained(task, network.to(device), data)
+        finally:
+            if task.finished_stages is not None:
+                task.finished_stages.release()
     else:
         load_weights(network, Path(task.model.weights))
         result = TeacherResult(
@@ -127,10 +134,32 @@ def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
     (task.folder / "state.safetensors").unlink(missing_ok=True)
 
 
-def _train(stage: TeacherStage, state: Path) -> Iterator[dict[str, Any]]:
+def _found_or_trained(
+    task: TeacherTask, network: nn.Module, data: DataSplits
+) -> Generator[dict[str, Any], None, TeacherResult]:
+    """Give the network its weights, from a search that trained the same teacher or by training; yields each epoch."""
+    store = task.finished_stages
+    found = store.find_or_claim(task.identity) if store is not None else None
+    if found is not None:
+        tensors, values = found
+        network.load_state_dict(tensors)
+        for epoch in values["epochs"]:  # noqa: UP028 - Ray sends into its generators, which a list does not take
+            yield epoch
+        return TeacherResult.from_dict(values["result"] | {"reused": True})
+    state = task.folder / "state.safetensors"
+    stage = TeacherStage(network, recipe=task.recipe, data=data, augmentation=task.augmentation, seed=task.seed)
+    epochs: list[dict[str, Any]] = []
     if state.exists():
-        stage.load_state(*load_state(state))
+        tensors, values = load_state(state)
+        stage.load_state(tensors, values)
+        epochs += values["epochs"]
     while not stage.finished:
-        progress = stage.step()
-        save_state(state, *stage.state())
-        yield progress.to_dict()
+        progress = stage.step().to_dict()
+        epochs.append(progress)
+        tensors, values = stage.state()
+        save_state(state, tensors, values | {"epochs": epochs})
+        yield progress
+    result = stage.result()
+    if store is not None:
+        store.keep(task.identity, network.state_dict(), {"result": result.to_dict(), "epochs": epochs})
+    return result

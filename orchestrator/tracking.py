@@ -21,7 +21,7 @@ from orchestrator.archive import Candidate
 from orchestrator.deliveries import DeliveryThread, root_cause
 from orchestrator.plots import FrontView, front_json, front_table, readable
 from trainables.errors import InputError
-from trainables.results import EpochProgress, TeacherResult
+from trainables.results import EpochProgress, Reused, TeacherResult
 
 Status = Literal["finished", "failed", "stopped"]
 Scalar = str | int | float | bool | None
@@ -171,7 +171,12 @@ class Tracker:
         self._thread.put(send)
 
     def finish_trial(
-        self, trial: int, candidates: Sequence[Candidate], status: Status, reason: str | None = None
+        self,
+        trial: int,
+        candidates: Sequence[Candidate],
+        status: Status,
+        reason: str | None = None,
+        reused: Reused | None = None,
     ) -> None:
         """Close a trial's run with its student's figures and all its candidates; doing so again changes nothing.
 
@@ -180,6 +185,7 @@ class Tracker:
             candidates: its levels; none if it failed or was stopped.
             status: how it ended.
             reason: why it failed or was stopped.
+            reused: what it did not have to compute.
         """
         now = _now_ms()
         metrics: list[tuple[str, float | None, int]] = []
@@ -190,6 +196,9 @@ class Tracker:
         tags = {"cascade.status": status} | (
             {"cascade.reason": reason, "mlflow.note.content": reason} if reason else {}
         )
+        if reused is not None and reused.stages:
+            metrics += [("reused_epochs", reused.epochs, 0), ("reused_seconds", reused.seconds, 0)]
+            tags["cascade.reused_stages"] = ",".join(reused.stages)
 
         def send() -> None:
             client, run_id = self._client(), self._trial_run(trial)

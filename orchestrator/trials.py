@@ -13,7 +13,7 @@ from orchestrator.study import Asked, Study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.checkpoint import load_state
 from trainables.errors import InputError
-from trainables.results import EpochProgress, LevelResult
+from trainables.results import EpochProgress, LevelResult, Reused
 from trainables.tune_adapter import STATE_FILE
 
 
@@ -147,8 +147,8 @@ class Reporter(Callback):  # type: ignore[misc]
         **info: Any,  # noqa: ANN401
     ) -> None:
         """A trial trained an epoch."""
-        if "progress" in result:
-            self._record.epoch(trial.config["trial"], EpochProgress.from_dict(result["progress"]))
+        for epoch in result.get("progress", ()):
+            self._record.epoch(trial.config["trial"], EpochProgress.from_dict(epoch))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial ended by itself."""
@@ -156,16 +156,17 @@ class Reporter(Callback):  # type: ignore[misc]
         if "results" in result:
             results = [LevelResult.from_dict(level) for level in result["results"]]
             networks = {int(level): name for level, name in result["networks"].items()}
-            self._record.finished(self._queue.asked[number], results, networks)
+            reused = Reused.from_dict(result["reused"])
+            self._record.finished(self._queue.asked[number], results, networks, reused)
         else:
             self._record.failed(number, result.get("failure", "ended without a result"))
         self._queue.remove_states(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, more often than it is tried again."""
-        progress = (trial.last_result or {}).get("progress")
+        epochs = (trial.last_result or {}).get("progress")
         where = (
-            f"after epoch {progress['epoch']} of stage {progress['stage']}" if progress else "before its first epoch"
+            f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}" if epochs else "before its first epoch"
         )
         self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
         self._queue.remove_states(trial.config["trial"])

@@ -14,7 +14,7 @@ from orchestrator.archive import Candidate
 from orchestrator.plots import FrontView
 from orchestrator.record import Watcher
 from trainables.config import CascadeConfig
-from trainables.results import EpochProgress, TeacherResult
+from trainables.results import EpochProgress, Reused, TeacherResult
 
 
 @contextmanager
@@ -81,13 +81,13 @@ class LineWatcher:
     def trial_epoch(self, number: int, progress: EpochProgress) -> None:
         """Nothing; a line an epoch is too much."""
 
-    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
-        """A trial gave its candidates."""
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
+        """A trial gave its candidates, some stages of which may have been done before."""
         self._num_ended += 1
         levels = ", ".join(f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}" for c in candidates)
         self._say(
             f"trial {number} done ({self._num_ended} of {self._num_trials}): {levels}; "
-            f"front of {len(view.front)} among {len(view.candidates)}"
+            f"front of {len(view.front)} among {len(view.candidates)}{_saved(reused)}"
         )
 
     def trial_failed(self, number: int, reason: str) -> None:
@@ -141,11 +141,11 @@ class LiveWatcher:
         """A trial trained an epoch."""
         self._running[number].progress = progress
 
-    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
-        """A trial gave its candidates."""
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
+        """A trial gave its candidates, some stages of which may have been done before."""
         self._view = view
         self._end(number)
-        self._lines.trial_finished(number, candidates, view)
+        self._lines.trial_finished(number, candidates, view, reused)
 
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""
@@ -207,8 +207,16 @@ class LiveWatcher:
         return table
 
 
+def _saved(reused: Reused) -> str:
+    if not reused.stages:
+        return ""
+    return f"; {', '.join(reused.stages)} reused, which saved {duration(reused.seconds)}"
+
+
 def _teacher_line(result: TeacherResult) -> str:
     took = f", trained in {duration(result.seconds)}" if result.seconds else ", read from its file"
+    if result.reused:
+        took = f", reused from another search, which saved {duration(result.seconds)}"
     return (
         f"teacher: {percent(result.val_accuracy)} on validation, {result.macs / 1e6:.4g} M MACs, "
         f"{result.params / 1e6:.3g} M parameters{took}"

@@ -1,7 +1,7 @@
 """What stages, levels and trials produced. Standard library only, plain values, JSON round trip."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -102,6 +102,7 @@ class TeacherResult:
         params: number of parameters.
         seconds: wall time of its training; 0 for one that was read from a file.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
+        reused: whether another search trained it.
     """
 
     val_accuracy: float
@@ -109,6 +110,7 @@ class TeacherResult:
     params: int
     seconds: float
     latency_ms: float | None = None
+    reused: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -118,3 +120,36 @@ class TeacherResult:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Make one from what `to_dict` gave."""
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reused:
+    """What a trial did not have to compute, since it was done already.
+
+    Attributes:
+        stages: names of the stages, in their order.
+        epochs: that went into them.
+        seconds: that their epochs took when they were computed.
+    """
+
+    stages: tuple[str, ...] = ()
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def and_stage(self, name: str, epochs: Sequence[EpochProgress]) -> Self:
+        """The same with one more stage."""
+        return dataclasses.replace(
+            self,
+            stages=(*self.stages, name),
+            epochs=self.epochs + len(epochs),
+            seconds=self.seconds + sum(epoch.seconds for epoch in epochs),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self) | {"stages": list(self.stages)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave."""
+        return cls(**{**values, "stages": tuple(values["stages"])})

@@ -17,6 +17,7 @@ from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss
 from trainables.errors import StageFailure
 from trainables.levels import Level, SharedWeights, unused
+from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
@@ -37,23 +38,6 @@ from trainables.training import (
     set_learning_rate,
     unprefixed,
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StagePlan:
-    """What one stage of a cascade trains.
-
-    Attributes:
-        name: `cascade`, or `level-1` … of a sequential cascade.
-        levels: numbers of the levels that are trained together, the largest first.
-        epochs: passes over the training images.
-        first_epoch: epochs of the trial that lie before this stage.
-    """
-
-    name: str
-    levels: tuple[int, ...]
-    epochs: int
-    first_epoch: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,35 +2,34 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from trainables.channels import network_widths, resize
 from trainables.config import Augmentation, CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
-from trainables.results import EpochProgress, LevelResult
-from trainables.stages import CascadeStage, StagePlan, TeacherSize
+from trainables.identity import Identity, stage_identities
+from trainables.plan import stage_plans
+from trainables.results import EpochProgress, LevelResult, Reused
+from trainables.stages import CascadeStage, TeacherSize
 from trainables.training import Tensors, prefixed, unprefixed
 
 
-def stage_plans(config: CascadeConfig) -> tuple[StagePlan, ...]:
-    """The stages of a cascade: one for all levels (joint), or one a level, which share the epochs out (sequential).
+class FinishedStages(Protocol):
+    """Where stages that are done are kept, and found by whoever would compute them again."""
 
-    Where the epochs do not divide evenly, the smaller levels, which lose more, get one more.
-    """
-    epochs = config.recipe.epochs
-    if config.schedule == "joint":
-        levels = tuple(range(1, config.num_levels + 1))
-        return (StagePlan(name="cascade", levels=levels, epochs=epochs, first_epoch=0),)
-    plans = []
-    first = 0
-    for level in range(1, config.num_levels + 1):
-        share = (epochs - first) // (config.num_levels - level + 1)
-        plans.append(StagePlan(name=f"level-{level}", levels=(level,), epochs=share, first_epoch=first))
-        first += share
-    return tuple(plans)
+    def find_or_claim(self, identity: Identity) -> tuple[Tensors, dict[str, Any]] | None:
+        """What a stage gave, or `None` where it is the caller's to compute; waits while another computes it."""
+
+    def keep(self, identity: Identity, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Keep what a stage gave, and let those who wait for it have it."""
+
+    def release(self) -> None:
+        """Let others compute what was claimed and not kept."""
 
 
 class CascadeTrial:
@@ -39,10 +38,18 @@ class CascadeTrial:
     Attributes:
         networks: narrow networks of the levels whose stage is done, by level, in evaluation mode.
         results: their accuracy and cost, the largest level first.
+        reused: the stages that were found done.
     """
 
-    def __init__(
-        self, teacher: nn.Module, *, config: CascadeConfig, data: DataSplits, augmentation: Augmentation = "none"
+    def __init__(  # noqa: PLR0913
+        self,
+        teacher: nn.Module,
+        *,
+        config: CascadeConfig,
+        data: DataSplits,
+        augmentation: Augmentation = "none",
+        finished_stages: FinishedStages | None = None,
+        origin: str = "",
     ) -> None:
         """Prepare it; nothing is trained yet.
 
@@ -51,27 +58,52 @@ class CascadeTrial:
             config: the cascade.
             data: on the same device.
             augmentation: what training batches go through.
+            finished_stages: where stages are found and kept; `None` computes each of them.
+            origin: what the teacher, the data and the code come to, as `identity.trial_origin` gives it.
 
         Raises:
             InputError: if the teacher's channels cannot be traced or the saliency criterion is unknown.
         """
         self.networks: dict[int, nn.Module] = {}
         self.results: tuple[LevelResult, ...] = ()
+        self.reused = Reused()
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
         self._config = config
         self._data = data
         self._augmentation: Augmentation = augmentation
+        self._finished_stages = finished_stages
         self._plans = stage_plans(config)
+        self._identities = stage_identities(config, self._plans, origin)
         self._teacher_size = TeacherSize(
             macs=count_macs(self._teacher, data.input_shape), params=count_params(self._teacher)
         )
         self._stage_index = 0
         self._stage = self._make_stage()
+        self._epochs: tuple[EpochProgress, ...] = ()
 
     @property
     def finished(self) -> bool:
         """Whether every level is done."""
         return len(self.networks) == self._config.num_levels
+
+    def take_over(self) -> tuple[EpochProgress, ...]:
+        """Take over the stages that come next and are done already; the epochs that went into them.
+
+        Waits where another trial computes such a stage now. What is not done then is this trial's to compute, until
+        `release`.
+        """
+        taken: tuple[EpochProgress, ...] = ()
+        while self._finished_stages is not None and self._stage.epoch == 0 and not self.finished:
+            found = self._finished_stages.find_or_claim(self._identities[self._stage_index])
+            if found is None:
+                break
+            tensors, values = found
+            self._load_levels(tensors, values)
+            epochs = tuple(EpochProgress.from_dict(epoch) for epoch in values["epochs"])
+            self.reused = self.reused.and_stage(self._stage.name, epochs)
+            taken += epochs
+            self._next_stage()
+        return taken
 
     def step(self) -> EpochProgress:
         """Train one epoch of the current stage.
@@ -83,45 +115,75 @@ class CascadeTrial:
         if self.finished:
             raise RuntimeError("this trial is finished; its levels are in networks and results")
         progress = self._stage.step()
+        self._epochs += (progress,)
         if self._stage.finished:
             for level in self._stage.levels:
                 self.networks[level.number] = level.network.eval().requires_grad_(requires_grad=False)
             self.results += self._stage.results
-            if not self.finished:
-                self._stage_index += 1
-                self._stage = self._make_stage()
+            if self._finished_stages is not None:
+                tensors, values = self._levels_state(self._stage.plan.levels)
+                values["epochs"] = [epoch.to_dict() for epoch in self._epochs]
+                self._finished_stages.keep(self._identities[self._stage_index], tensors, values)
+            self._next_stage()
         return progress
 
     def run(self) -> Iterator[EpochProgress]:
         """Train all epochs that are left, one record each."""
         while not self.finished:
-            yield self.step()
+            yield from self.take_over()
+            if not self.finished:
+                yield self.step()
+
+    def release(self) -> None:
+        """Leave the stage that is being computed to others; for a trial that goes no further."""
+        if self._finished_stages is not None:
+            self._finished_stages.release()
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on, but for the teacher and the data: tensors, and plain values."""
-        tensors, values = self._stage.state()
-        tensors = prefixed("stage", tensors)
-        for number, network in self.networks.items():
-            tensors |= prefixed(f"level.{number}", network.state_dict())
-        return tensors, {
+        tensors, values = self._levels_state(tuple(self.networks))
+        stage_tensors, stage_values = self._stage.state()
+        return tensors | prefixed("stage", stage_tensors), values | {
             "stage_index": self._stage_index,
-            "stage": values,
-            "widths": {str(number): network_widths(network) for number, network in self.networks.items()},
-            "results": [result.to_dict() for result in self.results],
+            "stage": stage_values,
+            "epochs": [epoch.to_dict() for epoch in self._epochs],
+            "reused": self.reused.to_dict(),
         }
 
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, with the same teacher, data and configuration."""
-        self.networks = {}
+        self.networks, self.results = {}, ()
+        self._load_levels(tensors, values)
+        self.reused = Reused.from_dict(values["reused"])
+        self._epochs = tuple(EpochProgress.from_dict(epoch) for epoch in values["epochs"])
+        self._stage_index = values["stage_index"]
+        self._stage = self._make_stage()
+        self._stage.load_state(unprefixed("stage", tensors), values["stage"])
+
+    def _levels_state(self, levels: tuple[int, ...]) -> tuple[Tensors, dict[str, Any]]:
+        tensors: Tensors = {}
+        for number in levels:
+            tensors |= prefixed(f"level.{number}", self.networks[number].state_dict())
+        return tensors, {
+            "widths": {str(number): network_widths(self.networks[number]) for number in levels},
+            "results": [result.to_dict() for result in self.results if result.level in levels],
+        }
+
+    def _load_levels(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         for number, widths in values["widths"].items():
             network = copy.deepcopy(self._teacher)
             resize(network, widths)
             network.load_state_dict(unprefixed(f"level.{number}", tensors))
             self.networks[int(number)] = network.eval().requires_grad_(requires_grad=False)
-        self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
-        self._stage_index = values["stage_index"]
-        self._stage = self._make_stage()
-        self._stage.load_state(unprefixed("stage", tensors), values["stage"])
+        # A stage that was found may have been computed for a cascade with more or fewer levels below it.
+        results = (LevelResult.from_dict(result) for result in values["results"])
+        self.results += tuple(replace(result, num_levels=self._config.num_levels) for result in results)
+
+    def _next_stage(self) -> None:
+        self._epochs = ()
+        if not self.finished:
+            self._stage_index += 1
+            self._stage = self._make_stage()
 
     def _make_stage(self) -> CascadeStage:
         plan = self._plans[self._stage_index]

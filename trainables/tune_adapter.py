@@ -14,7 +14,7 @@ from trainables.config import Augmentation, CascadeConfig, ModelConfig
 from trainables.data import DataSplits
 from trainables.errors import StageFailure
 from trainables.models import build
-from trainables.trial import CascadeTrial
+from trainables.trial import CascadeTrial, FinishedStages
 
 STATE_FILE = "state.safetensors"
 
@@ -30,6 +30,8 @@ class TrialSettings:
         num_threads: CPU threads of a trial.
         use_gpu: run on the GPU that Ray assigned.
         measure_latency: measure each level's latency when the trial ends.
+        finished_stages: where stages that are done are found and kept; `None` computes each of them.
+        origin: what teacher, data and code come to, as `identity.trial_origin` gives it.
     """
 
     model: ModelConfig
@@ -38,6 +40,8 @@ class TrialSettings:
     num_threads: int
     use_gpu: bool
     measure_latency: bool
+    finished_stages: FinishedStages | None = None
+    origin: str = ""
 
 
 def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any]) -> nn.Module:
@@ -51,7 +55,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     """One cascade; `step` is one epoch of its current stage.
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
-    go on from, or `None`). A result holds `progress`, and at the end `results` and `networks`, or `failure`.
+    go on from, or `None`). A result holds `progress`, a list of epochs, and at the end `results`, `networks` and
+    `reused`, or `failure`.
     """
 
     def setup(
@@ -74,6 +79,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another trial on the same actor: a fresh cascade, with nothing of the last one."""
+        self._trial.release()
         self._start(new_config)
         return True
 
@@ -84,20 +90,27 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             config=CascadeConfig.from_dict(config["cascade"]),
             data=self._data,
             augmentation=self._settings.augmentation,
+            finished_stages=self._settings.finished_stages,
+            origin=self._settings.origin,
         )
         if config["state"] is not None:
             self._trial.load_state(*load_state(Path(config["state"])))
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; a stage that fails ends the trial with the reason, since trying again would fail again."""
-        result: dict[str, Any] = {}
+        """Take over stages that are done already, and train one epoch.
+
+        A stage that fails ends the trial with the reason, since trying again would fail again.
+        """
+        epochs = [epoch.to_dict() for epoch in self._trial.take_over()]
         if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
             try:
-                result["progress"] = self._trial.step().to_dict()
+                epochs.append(self._trial.step().to_dict())
             except StageFailure as failure:
-                return {"failure": str(failure), "done": True}
-        result["done"] = self._trial.finished
+                self._trial.release()
+                return {"progress": epochs, "failure": str(failure), "done": True}
+        result: dict[str, Any] = {"progress": epochs, "done": self._trial.finished}
         if self._trial.finished:
+            result["reused"] = self._trial.reused.to_dict()
             result["networks"] = {level: self._save(level, network) for level, network in self._trial.networks.items()}
             result["results"] = [self._measured(level.to_dict()) for level in self._trial.results]
         return result
@@ -119,6 +132,10 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         network = self._trial.networks[result["level"]]
         latency = measure(network, self._data.input_shape, batch_size=1, num_threads=self._settings.num_threads)
         return result | {"latency_ms": latency.median_ms}
+
+    def cleanup(self) -> None:
+        """Leave what is not done to other trials."""
+        self._trial.release()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write all that the next epoch depends on."""

@@ -8,7 +8,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.checkpoint import save_state
-from trainables.results import LevelResult, TeacherResult
+from trainables.results import LevelResult, Reused, TeacherResult
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 SPACE = CascadeSpace(num_assistants=(1, 1))
@@ -27,7 +27,7 @@ class Heard:
     def trial_epoch(self, number, progress):
         self.events.append(("epoch", number))
 
-    def trial_finished(self, number, candidates, view):
+    def trial_finished(self, number, candidates, view, reused):
         assert isinstance(view, FrontView)
         self.events.append(("finished", number))
 
@@ -84,7 +84,7 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     study, archive, heard, record = parts()
     asked = study.ask(SPACE, CascadeDefaults())
     record.started(asked)
-    record.finished(asked, results(), {1: "0-1", 2: "0-2"})
+    record.finished(asked, results(), {1: "0-1", 2: "0-2"}, Reused())
     assert [c.label for c in archive.candidates()] == ["0:1", "0:2"]
     assert archive.candidates()[0].network == "candidates/0-1"
     assert study.num_ended == 1
@@ -105,7 +105,7 @@ def test_a_failed_trial_leaves_no_candidate(parts):
 def test_a_trial_that_was_archived_but_not_told_is_adopted(parts, tmp_path):
     study, archive, _, record = parts()
     asked, left = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
-    record.finished(asked, results(), {1: "0-1", 2: "0-2"})
+    record.finished(asked, results(), {1: "0-1", 2: "0-2"}, Reused())
     study, archive, _, record = parts()
     before = archive.candidates()
     # As if the driver had died between the archive and the study.

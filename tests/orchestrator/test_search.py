@@ -99,11 +99,43 @@ def test_a_finished_search_is_resumed_at_once_and_can_be_extended(tiny_search, c
 
     shutil.copytree(tiny_search, tmp_path / "copy")
     before = front_of(cascade_command, tmp_path / "copy")
-    cascade_command("search", "tiny.yaml", "--resume", "--set", "num_trials=3", cwd=tmp_path / "copy")
+    stages = sorted((tmp_path / "copy/runs/stages").iterdir())
+    more = ["--set", "num_trials=3", "--set", "reuse=false"]
+    cascade_command("search", "tiny.yaml", "--resume", *more, cwd=tmp_path / "copy")
+    assert sorted((tmp_path / "copy/runs/stages").iterdir()) == stages  # neither found there nor kept
     after = front_of(cascade_command, tmp_path / "copy")
     kept = [row | {"on_front": None, "knee": None} for row in after if row["trial"] < 2]
     assert kept == [row | {"on_front": None, "knee": None} for row in before]
     assert {row["trial"] for row in after} == {0, 1, 2}
+
+
+ON_A_GRID = """
+space: {num_assistants: [1, 1], student_macs_kept: [0.15, 0.4], temperature: [4, 4], distillation_weight: [0.7, 0.7],
+        schedule: [sequential], size_grid: 4}
+num_trials: 3
+resources: {max_concurrent: 1}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, cascade_command):
+    from mlflow import MlflowClient
+
+    common = [line for line in tiny_yaml.splitlines() if not line.startswith(("space", "num_trials"))]
+    (tmp_path / "grid.yaml").write_text("\n".join(common) + ON_A_GRID)
+    first = cascade_command("search", "grid.yaml", cwd=tmp_path)
+    again = cascade_command("search", "grid.yaml", "--name", "again", cwd=tmp_path)
+    assert front_of(cascade_command, tmp_path, "grid") == front_of(cascade_command, tmp_path, "again")
+    assert "level-1 reused, which saved" in first.out
+    assert "level-1, level-2 reused" in again.out
+    assert "reused from another search" in again.out
+    assert "6 stages were reused" in again.out
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'cascade'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`cascade.reused_stages` = 'level-1,level-2'")
+    assert [run.data.metrics["reused_epochs"] for run in runs] == [3.0] * 3
+    histories = [len(client.get_metric_history(run.info.run_id, "level_2_val_accuracy")) for run in runs]
+    assert histories == [2, 2, 2]  # curves are whole all the same
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from orchestrator.fronts import front_json_list, front_rich_table, front_rows
 from orchestrator.record import front_view
 from orchestrator.view import duration, percent, watching
 from trainables.config import CascadeConfig, Recipe
-from trainables.results import EpochProgress, LevelProgress, TeacherResult
+from trainables.results import EpochProgress, LevelProgress, Reused, TeacherResult
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 TEACHER = TeacherResult(val_accuracy=0.95, macs=10_000_000, params=300_000, seconds=63.0)
@@ -45,7 +45,7 @@ def run_some(watcher, candidates, view):
     watcher.teacher_ready(TEACHER)
     watcher.trial_started(0, CASCADE)
     watcher.trial_epoch(0, progress(5))
-    watcher.trial_finished(0, candidates[:2], view)
+    watcher.trial_finished(0, candidates[:2], view, Reused())
     watcher.trial_started(1, CASCADE)
     watcher.trial_failed(1, "stage cascade, level 2: the loss is no longer finite")
 
@@ -74,7 +74,7 @@ def test_a_terminal_shows_what_runs_what_is_best_and_what_is_left(candidates, vi
         shown = console(terminal=False)
         shown.print(watcher.render())
         running = shown.file.getvalue()
-        watcher.trial_finished(0, candidates[:2], view)
+        watcher.trial_finished(0, candidates[:2], view, Reused())
         shown = console(terminal=False)
         shown.print(watcher.render())
         later = shown.file.getvalue()

@@ -17,8 +17,9 @@ from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
 from trainables.levels import unused
+from trainables.plan import StagePlan
 from trainables.pruning import size_at
-from trainables.stages import CascadeStage, StagePlan, TeacherSize
+from trainables.stages import CascadeStage, TeacherSize
 from trainables.training import epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)

@@ -1,5 +1,6 @@
 """A trial: its stages, the same seed twice, and going on where it stopped, bit for bit."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from trainables.config import CascadeConfig, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
-from trainables.results import EpochProgress
+from trainables.identity import digest
+from trainables.plan import stage_plans
+from trainables.results import EpochProgress, Reused
 from trainables.training import accuracy
-from trainables.trial import CascadeTrial, stage_plans
+from trainables.trial import CascadeTrial, FinishedStages
 
 CONFIG = CascadeConfig(
     macs_kept=(0.6, 0.3), recipe=Recipe(epochs=4, batch_size=16, learning_rate=0.02), pruning=Pruning(num_prunings=3)
@@ -31,8 +34,9 @@ KINDS = {
 
 @pytest.fixture
 def make_trial(networks, data: DataSplits) -> Callable[..., CascadeTrial]:
-    def make(config: CascadeConfig = CONFIG, architecture: str = "own") -> CascadeTrial:
-        return CascadeTrial(networks(architecture)[0], config=config, data=data, augmentation="crop-flip")
+    def make(config: CascadeConfig = CONFIG, stages: FinishedStages | None = None) -> CascadeTrial:
+        teacher, _ = networks("own")
+        return CascadeTrial(teacher, config=config, data=data, augmentation="crop-flip", finished_stages=stages)
 
     return make
 
@@ -179,3 +183,82 @@ def test_a_states_values_are_plain(make_trial) -> None:
     _, values = trial.state()
     assert values["results"] == [asdict(result) for result in trial.results]
     assert values["stage_index"] == 1
+
+
+class InMemory:
+    """Finished stages of one process."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[dict, dict]] = {}
+        self.claimed: list[str] = []
+
+    def find_or_claim(self, identity):
+        found = self.kept.get(digest(identity))
+        self.claimed += [] if found else [identity["stage"]]
+        return found
+
+    def keep(self, identity, tensors, values):
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.kept[digest(identity)] = copies, json.loads(json.dumps(values))
+        self.release()
+
+    def release(self):
+        self.claimed.clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_equal_trial_takes_over_every_stage(make_trial, kind: str) -> None:
+    stages = InMemory()
+    first, second = make_trial(KINDS[kind], stages), make_trial(KINDS[kind], stages)
+    wanted = list(first.run())
+    assert list(second.run()) == wanted  # to the second, as they are the same epochs
+    assert_equal(first, second)
+    assert first.reused == Reused()
+    assert second.reused.stages == tuple(dict.fromkeys(progress.stage for progress in wanted))
+    assert (second.reused.epochs, second.reused.seconds) == (4, pytest.approx(sum(p.seconds for p in wanted)))
+    assert second.finished
+    assert second.take_over() == ()
+
+
+def test_a_common_prefix_is_computed_once_and_the_rest_is_as_if_it_had_not_been(make_trial) -> None:
+    stages = InMemory()
+    list(make_trial(KINDS["sequential"], stages).run())
+    config = replace(KINDS["sequential"], macs_kept=(0.6, 0.2))
+    alone, sharing = make_trial(config), make_trial(config, stages)
+    wanted = [without_times(progress) for progress in alone.run()]
+    taken = sharing.take_over()
+    assert [progress.stage for progress in taken] == ["level-1", "level-1"]
+    assert stages.claimed == ["level-2"]
+    assert [without_times(progress) for progress in (*taken, *sharing.run())] == wanted
+    assert sharing.reused.stages == ("level-1",)
+    assert stages.claimed == []
+    assert_equal(alone, sharing)
+
+
+def test_a_stage_of_a_longer_cascade_says_how_many_levels_this_one_has(make_trial) -> None:
+    stages = InMemory()
+    list(make_trial(replace(KINDS["sequential"], macs_kept=(0.6, 0.3)), stages).run())
+    short = replace(KINDS["sequential"], macs_kept=(0.6,), recipe=replace(CONFIG.recipe, epochs=2))
+    trial = make_trial(short, stages)
+    list(trial.run())
+    assert trial.reused.stages == ("level-1",)
+    assert [result.num_levels for result in trial.results] == [1]
+
+
+def test_what_was_reused_survives_a_stop(make_trial, tmp_path: Path) -> None:
+    stages = InMemory()
+    list(make_trial(KINDS["sequential"], stages).run())
+    config = replace(KINDS["sequential"], macs_kept=(0.6, 0.2))
+    trial = make_trial(config, stages)
+    trial.take_over()
+    trial.step()
+    save_state(tmp_path / "state", *trial.state())
+    later = make_trial(config, stages)
+    later.load_state(*load_state(tmp_path / "state"))
+    assert later.take_over() == ()  # it is in the midst of a stage
+    list(later.run())
+    assert later.reused == trial.reused
+    again = make_trial(config, stages)
+    told = list(again.run())
+    assert again.reused.stages == ("level-1", "level-2")
+    assert [progress.trial_epoch for progress in told] == [1, 2, 3, 4]  # the epoch before the stop is among them

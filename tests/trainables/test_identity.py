@@ -1,0 +1,125 @@
+"""What tells stages apart, and what does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.data import DataSplits
+from trainables.identity import (
+    data_digest,
+    digest,
+    engine_digest,
+    stage_identities,
+    teacher_identity,
+    tensors_digest,
+    trial_origin,
+)
+from trainables.plan import stage_plans
+
+CONFIG = CascadeConfig(macs_kept=(0.6, 0.3, 0.1), schedule="sequential", recipe=Recipe(epochs=6))
+
+
+def keys(config: CascadeConfig, origin: str = "here") -> list[str]:
+    return [digest(identity) for identity in stage_identities(config, stage_plans(config), origin)]
+
+
+def common(first: CascadeConfig, second: CascadeConfig) -> int:
+    """How many stages from the first on are equal."""
+    pairs = zip(keys(first), keys(second), strict=False)
+    return next((index for index, (one, other) in enumerate(pairs) if one != other), 3)
+
+
+def test_equal_prefixes_meet_and_go_apart_where_sizes_do() -> None:
+    assert common(CONFIG, CONFIG) == 3
+    assert common(CONFIG, replace(CONFIG, macs_kept=(0.6, 0.3, 0.05))) == 2
+    assert common(CONFIG, replace(CONFIG, macs_kept=(0.6, 0.2, 0.1))) == 1
+    # The third stage is the same by itself, but not what it starts from.
+    assert keys(CONFIG)[2] != keys(replace(CONFIG, macs_kept=(0.6, 0.2, 0.1)))[2]
+    assert common(CONFIG, replace(CONFIG, macs_kept=(0.5, 0.3, 0.1))) == 0
+
+
+def test_cascades_of_other_lengths_meet_where_stages_last_as_long() -> None:
+    shorter = replace(CONFIG, macs_kept=(0.6, 0.3), recipe=replace(CONFIG.recipe, epochs=4))
+    assert common(CONFIG, shorter) == 3  # all of the shorter one
+    assert len(keys(shorter)) == 2
+    assert common(CONFIG, replace(shorter, recipe=CONFIG.recipe)) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 2.0},
+        {"distillation_weight": 0.5},
+        {"seed": 1},
+        {"pruning": Pruning(nested=True)},
+        {"recipe": Recipe(epochs=6, learning_rate=0.2)},
+        {"schedule": "joint"},
+    ],
+    ids=str,
+)
+def test_all_that_changes_a_weight_counts(change: dict[str, object]) -> None:
+    assert common(CONFIG, replace(CONFIG, **change)) == 0
+
+
+def test_where_a_cascade_starts_from_counts() -> None:
+    assert set(keys(CONFIG)) & set(keys(CONFIG, origin="there")) == set()
+
+
+def test_a_function_of_ones_own_counts_with_its_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    own = replace(CONFIG, pruning=Pruning(saliency="own_saliency:score"))
+    (tmp_path / "own_saliency.py").write_text("def score(gates): return 1")
+    before = keys(own)
+    assert keys(own) == before
+    (tmp_path / "own_saliency.py").write_text("def score(gates): return 2")
+    assert set(keys(own)) & set(before) == set()
+
+
+def test_tensors_differ_by_value_type_shape_and_name() -> None:
+    tensors = {"a": torch.arange(4.0), "b": torch.tensor(3)}
+    assert tensors_digest(tensors) == tensors_digest(dict(reversed(tensors.items())))
+    others = [
+        {**tensors, "a": torch.arange(4.0) + 1},
+        {**tensors, "a": torch.arange(4.0).double()},
+        {**tensors, "a": torch.arange(4.0).view(2, 2)},
+        {"c": tensors["a"], "b": tensors["b"]},
+    ]
+    assert len({tensors_digest(other) for other in [tensors, *others]}) == 5
+    transposed = torch.arange(6).view(2, 3).T
+    assert tensors_digest({"a": transposed}) == tensors_digest({"a": transposed.contiguous()})
+
+
+def test_images_and_labels_and_names_of_classes_count(data: DataSplits) -> None:
+    label = data.val.labels_N.clone()
+    label[0] += 1
+    swapped = replace(data, train=data.val, val=data.train)
+    others = [swapped, replace(data, class_names=("a", "b", "c", "e")), replace(data, mean=(0.3, 0.3, 0.4))]
+    others.append(replace(data, val=replace(data.val, labels_N=label)))
+    assert len({data_digest(other) for other in [data, *others]}) == 5
+
+
+def test_a_teacher_is_known_by_what_it_was_trained_with_and_not_by_its_file() -> None:
+    model = ModelConfig(name="vgg-small", width=0.25)
+
+    def key(model: ModelConfig = model, **changes: object) -> str:
+        given = {"recipe": Recipe(epochs=2), "augmentation": "none", "seed": 0, "data": "digits"} | changes
+        return digest(teacher_identity(model, **given))
+
+    assert key() == key(replace(model, weights="somewhere"))
+    changes = [{"recipe": Recipe(epochs=3)}, {"augmentation": "crop"}, {"seed": 1}, {"data": "others"}]
+    assert len({key(), key(replace(model, width=0.5)), *(key(**change) for change in changes)}) == 6
+
+
+def test_an_origin_is_the_teachers_weights_and_the_data() -> None:
+    model = ModelConfig()
+    weights = {"a": torch.ones(2)}
+    origins = {
+        trial_origin(model, teacher=weights, augmentation="none", data="digits"),
+        trial_origin(model, teacher={"a": torch.zeros(2)}, augmentation="none", data="digits"),
+        trial_origin(model, teacher=weights, augmentation="crop", data="digits"),
+        trial_origin(model, teacher=weights, augmentation="none", data="others"),
+    }
+    assert len(origins) == 4
+    assert engine_digest() == engine_digest()

@@ -1,0 +1,147 @@
+"""What determines a stage's result, and the digest of it, so that a stage that is done is known again.
+
+Everything counts that could change a weight: the network that the stage starts from, the images, the recipe, the sizes,
+the seed, and the code that trains, the user's own functions included. What only decides where or how fast it runs
+(device, threads, the trial's number) does not.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.config import Augmentation, CascadeConfig, ModelConfig, Recipe
+from trainables.data import DataSplits
+from trainables.imports import is_import_path
+from trainables.plan import StagePlan
+
+Identity = Mapping[str, Any]
+"""Plain values that determine a stage's result."""
+
+# Files of the engine that no weight depends on.
+_BESIDE_THE_ENGINE = ("identity.py", "latency.py", "results.py", "tune_adapter.py")
+
+
+def digest(values: Identity) -> str:
+    """32 hexadecimal digits that tell these plain values from any others."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest of tensors' names, types, shapes and values; where they lie does not count."""
+    sums = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sums.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return sums.hexdigest()[:32]
+
+
+def data_digest(data: DataSplits) -> str:
+    """Digest of all training and validation images, their labels and how they are normalised."""
+    tensors = {
+        "train.images": data.train.images_NCHW,
+        "train.labels": data.train.labels_N,
+        "val.images": data.val.images_NCHW,
+        "val.labels": data.val.labels_N,
+    }
+    described = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+    return digest({"tensors": tensors_digest(tensors), **described})
+
+
+def engine_digest() -> str:
+    """Digest of the code that trains, and of the version of torch that runs it."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    sources = {file.name: file.read_text() for file in files if file.name not in _BESIDE_THE_ENGINE}
+    return digest({"sources": sources, "torch": torch.__version__})
+
+
+def teacher_identity(
+    model: ModelConfig, *, recipe: Recipe, augmentation: Augmentation, seed: int, data: str
+) -> Identity:
+    """What determines a trained teacher.
+
+    Args:
+        model: the network; one whose weights are read from a file is not trained, and has no identity.
+        recipe: how it is trained.
+        augmentation: what training batches go through.
+        seed: of its initial weights and its training.
+        data: the images' digest.
+    """
+    return {
+        "stage": "teacher",
+        "model": _described(model),
+        "recipe": recipe.to_dict(),
+        "augmentation": augmentation,
+        "seed": seed,
+        "data": data,
+        "engine": engine_digest(),
+    }
+
+
+def trial_origin(
+    model: ModelConfig, *, teacher: Mapping[str, torch.Tensor], augmentation: Augmentation, data: str
+) -> str:
+    """Digest of what all cascades of a search have in common.
+
+    Args:
+        model: the teacher's network.
+        teacher: its trained weights.
+        augmentation: what training batches go through.
+        data: the images' digest.
+    """
+    return digest(
+        {
+            "model": _described(model),
+            "teacher": tensors_digest(teacher),
+            "augmentation": augmentation,
+            "data": data,
+            "engine": engine_digest(),
+        }
+    )
+
+
+def stage_identities(config: CascadeConfig, plans: Sequence[StagePlan], origin: str) -> tuple[Identity, ...]:
+    """What determines each stage of a cascade; a stage holds the digest of the one before, so equal prefixes meet.
+
+    Args:
+        config: the cascade.
+        plans: its stages.
+        origin: as `trial_origin` gives it.
+    """
+    plain = config.to_dict()
+    recipe = {name: value for name, value in plain["recipe"].items() if name != "epochs"}  # the plan has the stage's
+    identities: list[Identity] = []
+    before = origin
+    for plan in plans:
+        identity = {
+            "stage": plan.name,
+            "before": before,
+            "epochs": plan.epochs,
+            "macs_kept": {str(level): config.macs_kept[level - 1] for level in plan.levels},
+            "temperature": config.temperature,
+            "distillation_weight": config.distillation_weight,
+            "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
+            "recipe": recipe,
+            "seed": config.seed,
+        }
+        identities.append(identity)
+        before = digest(identity)
+    return tuple(identities)
+
+
+def _described(model: ModelConfig) -> dict[str, Any]:
+    values = model.to_dict() | {"name": _with_source(model.name)}
+    del values["weights"]
+    return values
+
+
+def _with_source(name: str) -> str:
+    """A name as it is, or that of a user's own function with the digest of the file that it stands in."""
+    if not is_import_path(name):
+        return name
+    file = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
+    return f"{name} {hashlib.sha256(Path(file).read_bytes()).hexdigest()}" if file else name
