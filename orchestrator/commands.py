@@ -147,7 +147,12 @@ def export_candidate(  # noqa: PLR0913
         raise InputError(
             f"{destination} is no export (it has no {CARD_FILE}) and is not replaced; choose another --out"
         )
-    from orchestrator.export import FORMATS, export  # torch, once the cheap checks have passed
+    from orchestrator.datasets import draws_its_test_images, load_splits  # torch, once the cheap checks have passed
+    from orchestrator.export import FORMATS, export
+    from trainables.identity import data_digest
+
+    if draws_its_test_images(experiment.data):
+        folder.require_same_data(data_digest(load_splits(experiment.data)))
 
     fresh = destination.with_name(f".{destination.name}-{os.getpid()}") if replaces else destination
     exported = export(

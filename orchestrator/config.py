@@ -33,8 +33,15 @@ class Resources(_Section):
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
-    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1, strict=True)] | None = None
     address: str = "local"
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _fraction_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise InputError(f"{gpus:g} is given, but must be a fraction of one GPU or a whole number of them")
+        return gpus
 
 
 class Tracking(_Section):
@@ -73,12 +80,12 @@ class Experiment(_Section):
     cascade: CascadeDefaults = Field(default_factory=CascadeDefaults)
     space: CascadeSpace | str = "default"
     objectives: tuple[str, ...] = ("val_accuracy", "macs_kept")
-    num_trials: Annotated[int, Field(ge=1)] = 20
-    num_starting_points: Annotated[int, Field(ge=0)] = 6
+    num_trials: Annotated[int, Field(ge=1, strict=True)] = 20
+    num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
     reuse: Annotated[bool, Field(strict=True)] = True
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
 
     @field_validator("objectives")
     @classmethod

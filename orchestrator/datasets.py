@@ -32,5 +32,10 @@ def load_test(config: DataConfig) -> Source:
     return parquet.read_test(config) if _is_parquet(config) else sources.read_test(config)
 
 
+def draws_its_test_images(config: DataConfig) -> bool:
+    """Whether test images are drawn from the same files as training images, so that adding a file moves them."""
+    return config.name == "imagefolder" and config.path is not None and not (Path(config.path) / "test").is_dir()
+
+
 def _is_parquet(config: DataConfig) -> bool:
     return config.name.startswith("cifar") and config.path is not None and parquet.has_parquet(Path(config.path))

@@ -25,7 +25,7 @@ _MAY_DIFFER = ("num_trials", "resources", "tracking", "reuse")
 STAGES = "stages"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
 # What a search that was killed as it began may have left.
-_BEGUN = ("lock", "search-id")
+_BEGUN = ("lock", "search-id", "data-digest")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +139,22 @@ class SearchFolder:
                 "give this one another --name, or leave the setting as it was"
             )
 
+    def require_same_data(self, digest: str) -> None:
+        """Refuse other images than those that the search began with, if it has begun.
+
+        Args:
+            digest: of training and validation images, as `identity.data_digest` gives it.
+
+        Raises:
+            InputError: if files were changed, added or removed since.
+        """
+        path = self.path / "data-digest"
+        if path.exists() and path.read_text().strip() != digest:
+            raise InputError(
+                f"the images under data.path are no longer those that search {self.name!r} began with, so training, "
+                "validation and test images would mix; put them back, or search them under another --name"
+            )
+
     def require_writable(self) -> None:
         """Check that files can be made.
 
@@ -153,11 +169,17 @@ class SearchFolder:
         if not os.access(existing, os.W_OK | os.X_OK):
             raise InputError(f"{existing} cannot be written to; choose another --storage or change its permissions")
 
-    def begin(self, experiment: Experiment) -> None:
-        """Make the folder, or note what this start changes."""
+    def begin(self, experiment: Experiment, *, data: str = "") -> None:
+        """Make the folder, or note what this start changes.
+
+        Args:
+            experiment: what is searched.
+            data: digest of its images.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "search-id").exists():
             write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
+        write_atomically(self.path / "data-digest", data.encode())
         write_atomically(self.path / "experiment.yaml", experiment.without_secrets().to_yaml().encode())
 
     @contextmanager

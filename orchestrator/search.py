@@ -79,15 +79,17 @@ def run_search(
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
     data = load_splits(experiment.data)
+    digest = data_digest(data)
+    folder.require_same_data(digest)
     check_network(experiment, data)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
         tracker.check()
         with folder.locked():
-            folder.begin(experiment)
+            folder.begin(experiment, data=digest)
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, watcher, tracker, available_cpus)
+                return _run(experiment, folder, data, digest, watcher, tracker, available_cpus)
             except BaseException as error:
                 tracker.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
                 raise
@@ -139,14 +141,15 @@ def ray_session(resources: Resources) -> Iterator[float]:
             "use local to start one on this machine"
         ) from error
     try:
-        available = ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for kind, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
-            if asked > available.get(kind, 0.0):
+            most = max(node.get(kind, 0.0) for node in nodes)  # a trial runs on one machine
+            if asked > most:
                 raise InputError(
-                    f"resources.{kind.lower()}s_per_trial is {asked:g}, but there are {available.get(kind, 0.0):g} "
+                    f"resources.{kind.lower()}s_per_trial is {asked:g}, but there are {most:g} "
                     f"{kind}s; ask for less or use a larger machine"
                 )
-        yield float(available.get("CPU", 1.0))
+        yield float(max(node.get("CPU", 1.0) for node in nodes))
     finally:
         ray.shutdown()
 
@@ -167,11 +170,11 @@ def _run(  # noqa: PLR0913
     experiment: Experiment,
     folder: SearchFolder,
     data: DataSplits,
+    digest: str,
     watcher: Watcher,
     tracker: Tracker,
     available_cpus: float,
 ) -> Outcome:
-    digest = data_digest(data)
     task = _teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)

@@ -34,6 +34,8 @@ def test_spaces_are_found_by_name_and_by_import_path():
     ("override", "message"),
     [
         ("num_trials=0", "num_trials is 0: .*greater than or equal to 1"),
+        ("num_trials=true", "num_trials is True: .*integer"),
+        ("resources.gpus_per_trial=1.5", "1.5 is given, but must be a fraction of one GPU or a whole number"),
         ("num_trials=many", "num_trials is 'many': .*integer"),
         ("nums_trials=1", "unknown key 'nums_trials'; did you mean 'num_trials'"),
         ("data.foo=1", "unknown key 'data.foo'; there are name, path"),

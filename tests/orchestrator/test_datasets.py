@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.datasets import load_splits, load_test
+from orchestrator.datasets import draws_its_test_images, load_splits, load_test
 from trainables.config import DataConfig
 from trainables.errors import InputError
 
@@ -47,3 +47,11 @@ def test_digits_need_no_folder_and_share_no_image_with_the_test() -> None:
     assert not any(
         bytes(image.numpy()) in trained for image in torch.cat([splits.val.images_NCHW, test.images.images_NCHW])
     )
+
+
+def test_only_a_folder_without_a_test_part_draws_its_test_images_from_the_same_files(tmp_path):
+    photos = DataConfig(name="imagefolder", path=str(tmp_path), image_size=32)
+    assert draws_its_test_images(photos)
+    (tmp_path / "test").mkdir()
+    assert not draws_its_test_images(photos)
+    assert not draws_its_test_images(DataConfig())

@@ -36,6 +36,20 @@ def test_a_search_keeps_its_id(folder, tmp_path):
     assert other.search_id != first
 
 
+def test_other_images_are_refused_once_a_search_has_begun(folder):
+    folder.require_same_data("a")
+    folder.begin(Experiment(), data="a")
+    folder.require_same_data("a")
+    with pytest.raises(InputError, match=r"images under data\.path are no longer those"):
+        folder.require_same_data("b")
+
+
+@pytest.mark.parametrize("name", ["stages", "mlartifacts", "mlflow.db"])
+def test_names_of_what_searches_share_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="which all searches share"):
+        SearchFolder(storage=tmp_path, name=name)
+
+
 def test_a_missing_search_names_those_that_are_there(folder, tmp_path):
     SearchFolder(storage=tmp_path / "runs", name="other").begin(Experiment())
     with pytest.raises(InputError, match=r"there is no search 'mine' in .*; there are other"):
