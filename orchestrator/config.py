@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orchestrator.addresses import without_credentials
 from orchestrator.pareto import OBJECTIVES
+from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.config import DataConfig, ModelConfig, Pruning, Recipe
@@ -66,6 +67,7 @@ class Experiment(_Section):
         cascade: what every cascade has where the space says nothing else.
         space: what is searched over: a name, ranges, or `package.module:function` of the user's own.
         objectives: names of what is to be good, two or more; `val_accuracy` among them.
+        sampler: name of what suggests trials, out of `samplers.SAMPLERS`.
         num_trials: cascades to try.
         num_starting_points: hand-laid trials before the sampler takes over.
         resources: what trials take.
@@ -80,6 +82,7 @@ class Experiment(_Section):
     cascade: CascadeDefaults = Field(default_factory=CascadeDefaults)
     space: CascadeSpace | str = "default"
     objectives: tuple[str, ...] = ("val_accuracy", "macs_kept")
+    sampler: str = DEFAULT_SAMPLER
     num_trials: Annotated[int, Field(ge=1, strict=True)] = 20
     num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
     resources: Resources = Field(default_factory=Resources)
@@ -98,6 +101,11 @@ class Experiment(_Section):
                 f"[{', '.join(objectives)}] is given, but must be val_accuracy and at least one cost, each once"
             )
         return objectives
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, sampler: str) -> str:
+        return check_sampler(sampler)
 
     @field_validator("space")
     @classmethod

@@ -177,7 +177,7 @@ def _run(  # noqa: PLR0913
 ) -> Outcome:
     task = _teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
-    study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
+    study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed, sampler=experiment.sampler)
     space = experiment.find_space()
     if isinstance(space, CascadeSpace):
         study.enqueue(space.starting_points(min(experiment.num_starting_points, experiment.num_trials)))

@@ -15,13 +15,14 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.pareto import OBJECTIVES
+from orchestrator.samplers import DEFAULT_SAMPLER, make_sampler
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
 from trainables.errors import InputError, first_line
 from trainables.results import Reused
 
-# Optuna speaks of every trial; the search's own view does that.
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Optuna speaks of every trial and of samplers' inner workings; the search's own view says what matters.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 _CASCADE = "cascade"
 _FAILURE = "failure"
@@ -45,13 +46,17 @@ class Asked:
 class Study:
     """Asks for cascades and is told what came of them; every call is on disk when it returns."""
 
-    def __init__(self, path: Path, *, objectives: Sequence[str], seed: int) -> None:
+    def __init__(self, path: Path, *, objectives: Sequence[str], seed: int, sampler: str = DEFAULT_SAMPLER) -> None:
         """Open the study, or make it.
 
         Args:
             path: the journal file.
             objectives: names out of `pareto.OBJECTIVES`.
             seed: of the sampler.
+            sampler: its name, out of `samplers.SAMPLERS`.
+
+        Raises:
+            InputError: if there is no such sampler.
         """
         self._objectives = tuple(objectives)
         storage = JournalStorage(JournalFileBackend(str(path)))
@@ -61,9 +66,8 @@ class Study:
             directions=[OBJECTIVES[name] for name in objectives],
             load_if_exists=True,
         )
-        # Seeded anew for each start, or a resumed search would suggest its first trials again.
         started = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = optuna.samplers.TPESampler(seed=(seed + started) % 2**32)
+        self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
 
     def enqueue(self, points: Sequence[dict[str, Any]]) -> None:
         """Let these parameters be suggested first; only where the study is new."""

@@ -50,6 +50,7 @@ def test_spaces_are_found_by_name_and_by_import_path():
         ("objectives=[val_accuracy, speed]", "objectives: 'speed' is no objective; there are val_accuracy"),
         ("objectives=[macs_kept, params_kept]", "must be val_accuracy and at least one cost"),
         ("objectives=[val_accuracy, val_accuracy]", "each once"),
+        ("sampler=bayes", "sampler: 'bayes' is no sampler; there are tpe, tpe-multivariate, gp"),
         ("space=huge", "space: 'huge' is no space; give one of"),
         ("space.student_macs_kept=[0, 2]", r"space.student_macs_kept is \[0, 2\]"),
         ("space.colour=[1, 2]", "unknown key 'space.colour'"),
