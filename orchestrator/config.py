@@ -69,7 +69,8 @@ class Experiment(_Section):
         objectives: names of what is to be good, two or more; `val_accuracy` among them.
         sampler: name of what suggests trials, out of `samplers.SAMPLERS`.
         num_trials: cascades to try.
-        num_starting_points: hand-laid trials before the sampler takes over.
+        starting_points: the user's own first trials: values by the name of what the space suggests.
+        num_starting_points: hand-laid trials after those, before the sampler takes over.
         resources: what trials take.
         tracking: where MLflow is.
         reuse: take over stages of other trials and searches in the storage folder that are equal to one's own.
@@ -84,6 +85,7 @@ class Experiment(_Section):
     objectives: tuple[str, ...] = ("val_accuracy", "macs_kept")
     sampler: str = DEFAULT_SAMPLER
     num_trials: Annotated[int, Field(ge=1, strict=True)] = 20
+    starting_points: tuple[dict[str, Any], ...] = ()
     num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)

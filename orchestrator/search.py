@@ -24,13 +24,14 @@ from ray import tune
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
+from orchestrator.probe import SpaceProbe
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
-from orchestrator.study import Study, check_space
+from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
 from orchestrator.trials import Reporter, TrialQueue
-from search_spaces.cascade import CascadeSpace
+from search_spaces.cascade import CascadeSpace, Space
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
@@ -102,7 +103,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> None:
         InputError: naming what is wrong.
     """
     space = experiment.find_space()
-    check_space(space, experiment.cascade)
+    SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)
     criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
     for criterion in criteria:
         find_criterion(criterion)
@@ -179,8 +180,7 @@ def _run(  # noqa: PLR0913
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed, sampler=experiment.sampler)
     space = experiment.find_space()
-    if isinstance(space, CascadeSpace):
-        study.enqueue(space.starting_points(min(experiment.num_starting_points, experiment.num_trials)))
+    study.enqueue(_starting_points(experiment, space))
     record = SearchRecord(
         folder=folder.path,
         objectives=experiment.objectives,
@@ -220,6 +220,13 @@ def _run(  # noqa: PLR0913
         trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
         _fit(trainable, queue, record, experiment, folder.path / TRIALS)
     return _conclude(experiment, study, record)
+
+
+def _starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any], ...]:
+    own = experiment.starting_points
+    if not isinstance(space, CascadeSpace):
+        return own
+    return own + space.starting_points(max(0, min(experiment.num_starting_points, experiment.num_trials - len(own))))
 
 
 def _uses_gpu(resources: Resources) -> bool:

@@ -5,7 +5,7 @@ that was asked for ends complete or failed, and one that was running when the dr
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.pareto import OBJECTIVES
 from orchestrator.samplers import DEFAULT_SAMPLER, make_sampler
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError
 from trainables.results import Reused
 
 # Optuna speaks of every trial and of samplers' inner workings; the search's own view says what matters.
@@ -27,6 +27,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 _CASCADE = "cascade"
 _FAILURE = "failure"
 _REUSED = "reused"
+_LAID_OUT = "starting_points"
 _ATTEMPTS = 100
 
 
@@ -69,11 +70,14 @@ class Study:
         started = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
 
-    def enqueue(self, points: Sequence[dict[str, Any]]) -> None:
-        """Let these parameters be suggested first; only where the study is new."""
-        if not self._study.get_trials(deepcopy=False):
-            for point in points:
-                self._study.enqueue_trial(point)
+    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Let these parameters be suggested first; only where no earlier start has done so."""
+        if _LAID_OUT in self._study.user_attrs:
+            return
+        for point in points:
+            # Some may be there, if an earlier start was killed between two of them.
+            self._study.enqueue_trial(dict(point), skip_if_exists=True)
+        self._study.set_user_attr(_LAID_OUT, len(points))
 
     def ask(self, space: Space, defaults: CascadeDefaults) -> Asked:
         """A new trial to run.
@@ -138,22 +142,6 @@ class Study:
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
-
-
-def check_space(space: Space, defaults: CascadeDefaults) -> None:
-    """Draw from a space once, beside any study, so that one that cannot work shows before the search starts.
-
-    Raises:
-        InputError: if it fails, or gives no valid cascade.
-    """
-    try:
-        _, cascade = _draw(optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), space, defaults)
-    except InputError:
-        raise
-    except Exception as error:  # the space may be the user's own
-        raise InputError(f"space: your function failed with {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(cascade, CascadeConfig):
-        raise InputError(f"space: your function gave a {type(cascade).__name__}, but must give a CascadeConfig")
 
 
 def _draw(study: optuna.Study, space: Space, defaults: CascadeDefaults) -> tuple[optuna.Trial, CascadeConfig]:

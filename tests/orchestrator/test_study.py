@@ -60,6 +60,16 @@ def test_starting_points_come_first_and_once(tmp_path):
     assert third.cascade.macs_kept[-1] != second.cascade.macs_kept[-1]
 
 
+def test_starting_points_that_a_killed_start_left_out_are_added(tmp_path):
+    points = SPACE.starting_points(3)
+    study = open_study(tmp_path)
+    study._study.enqueue_trial(points[0])
+    again = open_study(tmp_path)
+    again.enqueue(points)
+    sizes = [again.ask(SPACE, DEFAULTS).cascade.macs_kept[-1] for _ in range(3)]
+    assert sizes == pytest.approx([point["student_macs_kept"] for point in points], rel=1e-3)
+
+
 class SometimesImpossible:
     """Gives a cascade that cannot be for every other trial."""
 
