@@ -81,6 +81,10 @@ class Clock:
         """A trial gave nothing, so there is nothing to compare."""
         self.failures.append(reason)
 
+    def note(self, text: str) -> None:
+        """What a user would read."""
+        print(f"overhead: {text}", file=sys.stderr)
+
 
 def probe_epochs() -> int:
     """Epochs that take about a minute: a short trial, whose cost an epoch is that of a long one, and its scale."""

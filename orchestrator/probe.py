@@ -9,6 +9,7 @@ from typing import Any, cast
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from orchestrator.looks import Look, admit
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
 from trainables.errors import InputError, first_line
@@ -25,23 +26,29 @@ class SpaceProbe:
             another parameter.
     """
 
-    def __init__(self, space: Space, defaults: CascadeDefaults) -> None:
+    def __init__(self, space: Space, defaults: CascadeDefaults, look: Look = admit) -> None:
         """Draw.
+
+        Args:
+            space: to draw from.
+            defaults: what it builds on.
+            look: refuses cascades that are not worth a trial.
 
         Raises:
             InputError: if the space fails, or no draw gives a valid cascade.
         """
         self._space = space
         self._defaults = defaults
+        self._look = look
         self.distributions: dict[str, tuple[BaseDistribution, ...]] = {}
-        num_valid, reason = 0, ""
-        for trial, error in self._draws({}):
-            num_valid, reason = num_valid + (error is None), str(error)
+        num_valid, last = 0, None
+        for trial, reason in self._draws({}):
+            num_valid, last = num_valid + (reason is None), reason
             for name, distribution in trial.distributions.items():
                 met = self.distributions.get(name, ())
                 self.distributions[name] = met if distribution in met else (*met, distribution)
         if not num_valid:
-            raise InputError(f"the space gives no valid cascade in {_DRAWS} draws; the last one: {reason}")
+            raise InputError(f"the space gives no valid cascade in {_DRAWS} draws; the last one: {last}")
 
     def check_points(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Check the user's own starting configurations; what they leave out is the sampler's to fill in.
@@ -76,7 +83,7 @@ class SpaceProbe:
         met = trial.distributions
         return met.keys() == parameters.keys() and all(_rule(parameters[name], met[name]) is None for name in met)
 
-    def _draws(self, fixed: Mapping[str, Any]) -> Iterator[tuple[optuna.Trial, InputError | None]]:
+    def _draws(self, fixed: Mapping[str, Any]) -> Iterator[tuple[optuna.Trial, str | None]]:
         """Draws in which some parameters are given, each with what is wrong with its cascade."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(_DRAWS):
@@ -85,7 +92,7 @@ class SpaceProbe:
             try:
                 cascade = self._space(trial, self._defaults)
             except InputError as error:
-                yield trial, error
+                yield trial, str(error)
                 continue
             except Exception as error:  # the space may be the user's own
                 raise InputError(
@@ -93,7 +100,8 @@ class SpaceProbe:
                 ) from error
             if not isinstance(cascade, CascadeConfig):
                 raise InputError(f"space: your function gave a {type(cascade).__name__}, but must give a CascadeConfig")
-            yield trial, None
+            refusal = self._look(cascade)
+            yield trial, None if refusal is None else refusal.reason
 
     def _check_name(self, place: str, name: str) -> None:
         if name in self.distributions:
@@ -103,21 +111,21 @@ class SpaceProbe:
         raise InputError(f"{place}: the space suggests no parameter {name!r}; {mend}")
 
     def _check_together(self, place: str, point: Mapping[str, Any]) -> None:
-        unused, reason = set(point), None
+        unused, last = set(point), None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # out of range; looked at below
-            for trial, error in self._draws(point):
+            for trial, reason in self._draws(point):
                 for name in point.keys() & trial.distributions.keys():
                     _check_value(f"{place}.{name}", point[name], (trial.distributions[name],))
                 unused -= trial.distributions.keys()
-                if error is None and not unused:
+                if reason is None and not unused:
                     return
-                reason = error
+                last = reason
         if unused:
             others = ", ".join(f"{name} is {value!r}" for name, value in point.items() if name not in unused)
             beside = f" where {others}" if others else ""
             raise InputError(f"{place}: the space does not suggest {min(unused)!r}{beside}; leave it out")
-        raise InputError(f"{place}: {reason}")
+        raise InputError(f"{place}: {last}")
 
 
 def _check_value(key: str, value: Any, distributions: Sequence[BaseDistribution]) -> None:  # noqa: ANN401

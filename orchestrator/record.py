@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.archive import Archive, Candidate, candidates_of
-from orchestrator.pareto import front, front_hypervolume, knee
+from orchestrator.pareto import front, front_hypervolume, knee, losses
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
 from orchestrator.tracking import Status, Tracker
 from trainables.config import CascadeConfig
+from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
@@ -39,6 +40,9 @@ class Watcher(Protocol):
 
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""
+
+    def note(self, text: str) -> None:
+        """Something about the search as a whole that people should know."""
 
 
 def front_view(candidates: Sequence[Candidate], objectives: Sequence[str], *, teacher_val_accuracy: float) -> FrontView:
@@ -90,6 +94,7 @@ class SearchRecord:
 
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
+        self._study.settle()
         unfinished = []
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
@@ -121,7 +126,13 @@ class SearchRecord:
     ) -> None:
         """A trial gave a network of every level."""
         folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
-        candidates = candidates_of(asked.number, results, folders, asked.cascade)
+        try:
+            candidates = candidates_of(asked.number, results, folders, asked.cascade)
+            for candidate in candidates:
+                losses(candidate, self._objectives)
+        except InputError as error:  # no number where one is needed
+            self.failed(asked.number, str(error))
+            return
         self._archive.add(candidates)
         self._conclude(asked.number, candidates, reused)
 

@@ -21,10 +21,11 @@ import ray
 import torch
 from ray import tune
 
+from orchestrator.checks import check_network
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
-from orchestrator.probe import SpaceProbe
+from orchestrator.looks import Look
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
 from orchestrator.study import Study
@@ -33,12 +34,9 @@ from orchestrator.tracking import Tracker
 from orchestrator.trials import Reporter, TrialQueue
 from search_spaces.cascade import CascadeSpace, Space
 from trainables.data import DataSplits
-from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.identity import data_digest, teacher_identity, trial_origin
-from trainables.models import build, load_weights
 from trainables.results import EpochProgress, Reused, TeacherResult
-from trainables.saliency import find_criterion
 from trainables.tune_adapter import CascadeTrainable, TrialSettings
 
 TRIALS = "trials"
@@ -49,7 +47,8 @@ class Outcome:
     """How a search ended.
 
     Attributes:
-        status: `finished` (all trials ended), `interrupted`, or `failed` (all trials failed).
+        status: `finished` (all trials ended, or the space gives no more), `interrupted`, or `failed` (all of them
+            failed).
         num_ended: trials that are complete or failed.
         failures: why trials failed, by number.
         reused: what trials did not have to compute.
@@ -82,7 +81,7 @@ def run_search(
     data = load_splits(experiment.data)
     digest = data_digest(data)
     folder.require_same_data(digest)
-    check_network(experiment, data)
+    look = check_network(experiment, data)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
         tracker.check()
         with folder.locked():
@@ -90,34 +89,10 @@ def run_search(
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, digest, watcher, tracker, available_cpus)
+                return _run(experiment, folder, data, digest, look, watcher, tracker, available_cpus)
             except BaseException as error:
                 tracker.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
                 raise
-
-
-def check_network(experiment: Experiment, data: DataSplits) -> None:
-    """Build the teacher once and look at its channels and weights, so that what is wrong shows before work starts.
-
-    Raises:
-        InputError: naming what is wrong.
-    """
-    space = experiment.find_space()
-    SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)
-    criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
-    for criterion in criteria:
-        find_criterion(criterion)
-    network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
-    if experiment.model.weights is not None:
-        load_weights(network, Path(experiment.model.weights))
-    find_groups(network, data.input_shape)
-    with torch.no_grad():
-        num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
-    if num_outputs != data.num_classes:
-        raise InputError(
-            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
-            f"{data.num_classes} classes; build it with num_classes outputs"
-        )
 
 
 @contextmanager
@@ -172,6 +147,7 @@ def _run(  # noqa: PLR0913
     folder: SearchFolder,
     data: DataSplits,
     digest: str,
+    look: Look,
     watcher: Watcher,
     tracker: Tracker,
     available_cpus: float,
@@ -199,6 +175,7 @@ def _run(  # noqa: PLR0913
         num_trials=experiment.num_trials,
         unfinished=unfinished,
         states=folder.path / TRIALS,
+        look=look,
     )
     if queue.remaining:
         weights = task.weights()
@@ -219,7 +196,9 @@ def _run(  # noqa: PLR0913
         )
         trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
         _fit(trainable, queue, record, experiment, folder.path / TRIALS)
-    return _conclude(experiment, study, record)
+    if queue.exhausted:
+        watcher.note(queue.exhausted)
+    return _conclude(experiment, study, record, exhausted=queue.exhausted is not None)
 
 
 def _starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any], ...]:
@@ -332,9 +311,9 @@ def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
     return f"{trial.config['trial']:05d}"
 
 
-def _conclude(experiment: Experiment, study: Study, record: SearchRecord) -> Outcome:
+def _conclude(experiment: Experiment, study: Study, record: SearchRecord, *, exhausted: bool) -> Outcome:
     outcome = Outcome(status="finished", num_ended=study.num_ended, failures=study.failures(), reused=study.reused())
-    if outcome.num_ended < experiment.num_trials:
+    if study.running() or (outcome.num_ended < experiment.num_trials and not exhausted):
         record.close("stopped")
         return dataclasses.replace(outcome, status="interrupted")
     if len(outcome.failures) == outcome.num_ended:

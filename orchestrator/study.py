@@ -5,6 +5,7 @@ that was asked for ends complete or failed, and one that was running when the dr
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.looks import Look, Refusal, admit
 from orchestrator.pareto import OBJECTIVES
 from orchestrator.samplers import DEFAULT_SAMPLER, make_sampler
 from search_spaces.cascade import CascadeDefaults, Space
@@ -28,7 +30,13 @@ _CASCADE = "cascade"
 _FAILURE = "failure"
 _REUSED = "reused"
 _LAID_OUT = "starting_points"
-_ATTEMPTS = 100
+_REFUSAL = "refusal"
+_DRAWS = 100
+_OWN_DRAWS = 10
+
+
+class SpaceExhausted(Exception):
+    """The space gives no new cascade any more; the message says what it gives instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +77,7 @@ class Study:
         )
         started = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
+        self._tried = {_identity(_cascade(trial)): trial.number for trial in self._in() if _CASCADE in trial.user_attrs}
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Let these parameters be suggested first; only where no earlier start has done so."""
@@ -79,19 +88,75 @@ class Study:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
         self._study.set_user_attr(_LAID_OUT, len(points))
 
-    def ask(self, space: Space, defaults: CascadeDefaults) -> Asked:
-        """A new trial to run.
+    def ask(self, space: Space, defaults: CascadeDefaults, look: Look = admit) -> Asked:
+        """A new trial to run: a cascade that can be, that `look` admits, and that no trial of the study has had.
+
+        What is drawn besides is told pruned, with the reason, and does not count as a trial.
 
         Raises:
-            InputError: if the space gives no valid cascade.
+            SpaceExhausted: if there is none in 100 draws, most of them at random.
+            InputError: if so before any trial was run.
         """
-        trial, cascade = _draw(self._study, space, defaults)
-        trial.set_user_attr(_CASCADE, json.dumps(cascade.to_dict()))
-        return Asked(number=trial.number, cascade=cascade)
+        reason = ""
+        for draw in range(_DRAWS):
+            if draw == _OWN_DRAWS:  # a sampler may insist on what it likes best
+                point = self._find(space, defaults, look)
+                if point is None:
+                    break
+                self._study.enqueue_trial(point)
+            trial = self._study.ask()
+            try:
+                found = self._look_at(trial, space, defaults, look)
+            except BaseException:  # the user's own space failed, or the user stopped it
+                self._study.tell(trial, state=TrialState.FAIL)
+                raise
+            if isinstance(found, CascadeConfig):
+                trial.set_user_attr(_CASCADE, json.dumps(found.to_dict()))
+                self._tried[_identity(found)] = trial.number
+                return Asked(number=trial.number, cascade=found)
+            reason = found.reason
+            self._refuse(trial, found)
+        if not self.num_started:
+            raise InputError(f"the space gives no valid cascade in {_DRAWS} draws; the last one: {reason}")
+        raise SpaceExhausted(f"space: {_DRAWS} draws gave nothing new to run; the last one: {reason}")
 
-    def tell(self, number: int, values: Sequence[float]) -> None:
-        """A trial's objectives, in their order; a trial that has ended is left as it is."""
-        self._study.tell(number, list(values), skip_if_finished=True)
+    def _find(self, space: Space, defaults: CascadeDefaults, look: Look) -> dict[str, Any] | None:
+        """Parameters, drawn at random beside the study, of a cascade to run."""
+        beside = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(self._in())))
+        for _ in range(_DRAWS - _OWN_DRAWS):
+            trial = beside.ask()
+            if isinstance(self._look_at(trial, space, defaults, look), CascadeConfig):
+                return trial.params
+        return None
+
+    def _look_at(
+        self, trial: optuna.Trial, space: Space, defaults: CascadeDefaults, look: Look
+    ) -> CascadeConfig | Refusal:
+        """The cascade of a draw, or why it is not worth a trial."""
+        try:
+            cascade = space(trial, defaults)
+        except InputError as error:
+            return Refusal(reason=str(error))
+        if _identity(cascade) in self._tried:
+            return Refusal(reason=f"equal to trial {self._tried[_identity(cascade)]}")
+        return look(cascade) or cascade
+
+    def _refuse(self, trial: optuna.Trial, refusal: Refusal) -> None:
+        trial.set_user_attr(_REFUSAL, refusal.reason)
+        if refusal.constraint is not None:
+            trial.set_constraint(refusal.constraint, refusal.violation)
+        self._study.tell(trial, state=TrialState.PRUNED)
+
+    def tell(self, number: int, values: Sequence[float | None]) -> None:
+        """A trial's objectives, in their order; one that is missing or no number fails the trial.
+
+        A trial that has ended is left as it is.
+        """
+        for name, value in zip(self._objectives, values, strict=True):
+            if value is None or not math.isfinite(value):
+                self.fail(number, f"{name} is {value}, but is an objective and must be a finite number")
+                return
+        self._study.tell(number, [float(value) for value in values if value is not None], skip_if_finished=True)
 
     def note_reuse(self, number: int, reused: Reused) -> None:
         """Remember what a trial, which has not ended yet, did not have to compute."""
@@ -110,6 +175,16 @@ class Study:
             self._study._storage.set_trial_user_attr(self._trial(number)._trial_id, _FAILURE, reason)
         self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def settle(self) -> None:
+        """End what a driver that was killed while it asked has left half-drawn; a starting point is laid out again."""
+        for trial in self._in(TrialState.RUNNING):
+            if _CASCADE in trial.user_attrs:
+                continue
+            point = trial.system_attrs.get("fixed_params")
+            if point:
+                self._study.enqueue_trial(point)
+            self.fail(trial.number, "the driver ended while it was drawn")
+
     def running(self) -> tuple[Asked, ...]:
         """Trials that were asked for and have not ended."""
         return tuple(
@@ -124,7 +199,11 @@ class Study:
 
     def failures(self) -> dict[int, str]:
         """Why trials failed, by number."""
-        return {trial.number: trial.user_attrs.get(_FAILURE, "unknown") for trial in self._in(TrialState.FAIL)}
+        return {
+            trial.number: trial.user_attrs.get(_FAILURE, "unknown")
+            for trial in self._in(TrialState.FAIL)
+            if _CASCADE in trial.user_attrs
+        }
 
     @property
     def num_started(self) -> int:
@@ -138,23 +217,16 @@ class Study:
         return self.num_started - len(self.running())
 
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
+        return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
 
-def _draw(study: optuna.Study, space: Space, defaults: CascadeDefaults) -> tuple[optuna.Trial, CascadeConfig]:
-    """Ask until the space gives a cascade that can be; one that cannot is not worth a trial."""
-    for _ in range(_ATTEMPTS):
-        trial = study.ask()
-        try:
-            return trial, space(trial, defaults)
-        except InputError as error:
-            study.tell(trial, state=TrialState.PRUNED)
-            reason = error
-    raise InputError(f"the space gives no valid cascade in {_ATTEMPTS} draws; the last one: {reason}")
-
-
 def _cascade(trial: FrozenTrial) -> CascadeConfig:
     return CascadeConfig.from_dict(json.loads(trial.user_attrs[_CASCADE]))
+
+
+def _identity(cascade: CascadeConfig) -> str:
+    """What two cascades have in common that are the same but for their seed."""
+    return json.dumps(cascade.to_dict() | {"seed": None}, sort_keys=True)

@@ -8,8 +8,9 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from orchestrator.looks import Look, admit
 from orchestrator.record import SearchRecord
-from orchestrator.study import Asked, Study
+from orchestrator.study import Asked, SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.checkpoint import load_state
 from trainables.errors import InputError
@@ -18,7 +19,12 @@ from trainables.tune_adapter import STATE_FILE
 
 
 class TrialQueue:
-    """Trials to run: first those that an earlier start left unfinished, then new ones from the study."""
+    """Trials to run: first those that an earlier start left unfinished, then new ones from the study.
+
+    Attributes:
+        asked: trials that were given out, by number.
+        exhausted: why the space gives no more trials, once it does not.
+    """
 
     def __init__(  # noqa: PLR0913
         self,
@@ -29,6 +35,7 @@ class TrialQueue:
         num_trials: int,
         unfinished: tuple[Asked, ...],
         states: Path,
+        look: Look = admit,
     ) -> None:
         """Take what there is to do.
 
@@ -39,6 +46,7 @@ class TrialQueue:
             num_trials: trials that the study is to have in the end.
             unfinished: trials that were running when the driver ended.
             states: folder in which trials keep their checkpoints.
+            look: refuses cascades that are not worth a trial.
         """
         self._study = study
         self._space = space
@@ -46,12 +54,15 @@ class TrialQueue:
         self._num_trials = num_trials
         self._unfinished = deque(unfinished)
         self._states = states
+        self._look = look
+        self.exhausted: str | None = None
         self.asked: dict[int, Asked] = {}
 
     @property
     def remaining(self) -> int:
         """Trials that are still to run."""
-        return len(self._unfinished) + max(0, self._num_trials - self._study.num_started)
+        new = 0 if self.exhausted else max(0, self._num_trials - self._study.num_started)
+        return len(self._unfinished) + new
 
     def next(self) -> dict[str, Any] | None:
         """Configuration of the next trial, or `None` when all have been given out."""
@@ -61,7 +72,11 @@ class TrialQueue:
             asked = self._unfinished.popleft()
             state = _latest_state(self._states, asked.number)
         else:
-            asked = self._study.ask(self._space, self._defaults)
+            try:
+                asked = self._study.ask(self._space, self._defaults, self._look)
+            except SpaceExhausted as error:
+                self.exhausted = str(error)
+                return None
             state = None
         self.asked[asked.number] = asked
         return {

@@ -95,6 +95,10 @@ class LineWatcher:
         self._num_ended += 1
         self._say(f"trial {number} failed ({self._num_ended} of {self._num_trials}): {reason}")
 
+    def note(self, text: str) -> None:
+        """Something about the search as a whole."""
+        self._say(f"note: {text}")
+
 
 @dataclass(slots=True)
 class _Running:
@@ -151,6 +155,10 @@ class LiveWatcher:
         """A trial gave nothing."""
         self._end(number)
         self._lines.trial_failed(number, reason)
+
+    def note(self, text: str) -> None:
+        """Something about the search as a whole."""
+        self._lines.note(text)
 
     def _end(self, number: int) -> None:
         self._running.pop(number, None)

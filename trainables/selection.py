@@ -91,6 +91,24 @@ def select(  # noqa: PLR0913
     return chooser.result()
 
 
+def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    """MACs below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
+
+    What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave.
+    """
+    counts = []
+    for group in channel_map.groups:
+        floor = _floor(pruning, num_channels=group.num_channels)
+        rounded = -(-floor // pruning.round_to) * pruning.round_to
+        counts.append(min(rounded, group.num_channels))
+    return sizes.macs(np.array(counts)) / (1 + TOLERANCE)
+
+
+def _floor(pruning: Pruning, *, num_channels: int, num_held: int = 0) -> int:
+    """Channels that a group of so many keeps at least, where so many are held by another level."""
+    return min(max(pruning.min_channels, pruning.round_to, num_held), num_channels)
+
+
 class _Chooser:
     """The state of one choice: how many of each group's queue have gone."""
 
@@ -116,8 +134,7 @@ class _Chooser:
             pairs = [(int(kept[group.name][i]), float(scores[group.name][i])) for i in order]
             pairs = [pair for pair in pairs if pair[0] not in held]
             self._queues.append(_Queue(channels=tuple(c for c, _ in pairs), saliency=tuple(s for _, s in pairs)))
-            floor = max(pruning.min_channels, pruning.round_to, len(held))
-            floors.append(min(floor, len(kept[group.name])))
+            floors.append(_floor(pruning, num_channels=len(kept[group.name]), num_held=len(held)))
         self._start_G: IntVector = np.array([len(kept[name]) for name in self._names])
         self._floor_G: IntVector = np.array(floors)
         self._gone_G: IntVector = np.zeros(len(self._names), dtype=np.int64)

@@ -83,6 +83,8 @@ def test_a_search_that_is_not_there(cascade, tmp_path):
         (["demo", "--set", "model.weights=none.safetensors"], ["none.safetensors", "no such file"]),
         (["demo", "--set", "data={name: cifar10, path: nowhere}"], ["nowhere"]),
         (["demo", "--set", "data={name: imagefolder, path: nowhere, image_size: 32}"], ["nowhere"]),
+        (["demo", "--set", "cascade.pruning.min_channels=30"], ["no valid cascade", "must be at least", "larger size"]),
+        (["demo", "--set", "starting_points=[{temprature: 2}]"], ["starting_points.0", "did you mean 'temperature'"]),
         (["demo", "--name", "a/b"], ["name is 'a/b'", "--name"]),
     ],
 )

@@ -1,5 +1,6 @@
 import pytest
 
+from orchestrator.looks import SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig, Recipe
@@ -130,3 +131,12 @@ class Impossible:
 def test_a_space_that_cannot_work_is_refused(space, message):
     with pytest.raises(InputError, match=message):
         SpaceProbe(space, DEFAULTS)
+
+
+def test_points_and_spaces_that_a_look_refuses_are_refused():
+    look = SizeLook(smallest_kept=lambda _: 0.05)
+    probe = SpaceProbe(SPACE, DEFAULTS, look)
+    with pytest.raises(InputError, match=r"starting_points.0: macs_kept of level 1 is 0.03, but must be at least 0.05"):
+        probe.check_points([{"student_macs_kept": 0.03, "num_assistants": 0}])
+    with pytest.raises(InputError, match=r"no valid cascade in 100 draws; the last one: macs_kept of level \d is 0"):
+        SpaceProbe(SPACE, DEFAULTS, SizeLook(smallest_kept=lambda _: 0.5))

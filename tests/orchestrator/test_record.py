@@ -34,6 +34,9 @@ class Heard:
     def trial_failed(self, number, reason):
         self.events.append(("failed", number))
 
+    def note(self, text):
+        self.events.append(("note", text))
+
 
 def results(accuracy=0.9):
     return [
@@ -55,14 +58,14 @@ def results(accuracy=0.9):
 def parts(tmp_path):
     """Study, archive, watcher and a record of them; MLflow is not reached, as nothing waits for it."""
 
-    def make():
-        study = Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=0)
+    def make(objectives=OBJECTIVES):
+        study = Study(tmp_path / "study.journal", objectives=objectives, seed=0)
         archive = Archive(tmp_path / "archive.parquet")
         heard = Heard()
         tracker = Tracker(uri="http://127.0.0.1:9", storage=tmp_path, warn=lambda _text: None)
         record = SearchRecord(
             folder=tmp_path,
-            objectives=OBJECTIVES,
+            objectives=objectives,
             teacher=TEACHER,
             archive=archive,
             study=study,
@@ -74,9 +77,9 @@ def parts(tmp_path):
     return make
 
 
-def queue_of(study, record, tmp_path, num_trials=3):
+def queue_of(study, record, tmp_path, num_trials=3, space=SPACE):
     return TrialQueue(
-        study, SPACE, CascadeDefaults(), num_trials=num_trials, unfinished=record.adopt(), states=tmp_path / "trials"
+        study, space, CascadeDefaults(), num_trials=num_trials, unfinished=record.adopt(), states=tmp_path / "trials"
     )
 
 
@@ -100,6 +103,35 @@ def test_a_failed_trial_leaves_no_candidate(parts):
     assert archive.candidates() == ()
     assert study.failures() == {0: "stage cascade, level 1: diverged"}
     assert heard.events == [("failed", 0)]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "objectives", "reason"),
+    [
+        (float("nan"), OBJECTIVES, "val_accuracy of candidate 0:1 is nan, but must be in"),
+        (0.9, (*OBJECTIVES, "latency_ms"), "candidate 0:1 has no latency_ms, but it is an objective"),
+    ],
+)
+def test_a_trial_that_misses_a_number_has_failed(parts, accuracy, objectives, reason):
+    study, archive, heard, record = parts(objectives)
+    asked = study.ask(SPACE, CascadeDefaults())
+    record.finished(asked, results(accuracy), {1: "0-1", 2: "0-2"}, Reused())
+    assert archive.candidates() == ()
+    assert study.failures()[0].startswith(reason)
+    assert heard.events == [("failed", 0)]
+
+
+def test_the_queue_ends_where_the_space_does(parts, tmp_path):
+    study, _, _, record = parts()
+    one = CascadeSpace(
+        num_assistants=(0, 0), student_macs_kept=(0.1, 0.1), temperature=(4, 4), distillation_weight=(1, 1)
+    )
+    queue = queue_of(study, record, tmp_path, space=one)
+    assert queue.next()["trial"] == 0
+    assert queue.remaining == 2
+    assert queue.next() is None
+    assert queue.remaining == 0
+    assert "equal to trial 0" in queue.exhausted
 
 
 def test_a_trial_that_was_archived_but_not_told_is_adopted(parts, tmp_path):

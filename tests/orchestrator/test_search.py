@@ -186,6 +186,21 @@ def test_diverging_trials_are_marked_and_all_of_them_are_an_error(tmp_path, tiny
     assert Archive(tmp_path / "runs/tiny/archive.parquet").candidates() == ()
 
 
+ONE_CASCADE = (
+    "space={num_assistants: [0, 0], student_macs_kept: [0.3, 0.3], temperature: [4, 4], distillation_weight: [1, 1]}"
+)
+
+
+def test_a_space_that_gives_nothing_new_ends_the_search_also_when_resumed(tmp_path, tiny_yaml, cascade_command):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    first = cascade_command("search", "tiny.yaml", "--set", ONE_CASCADE, cwd=tmp_path)
+    again = cascade_command("search", "tiny.yaml", "--set", ONE_CASCADE, "--resume", cwd=tmp_path)
+    for done in (first, again):
+        assert "note: space: 100 draws gave nothing new to run; the last one: equal to trial 0" in done.out
+    assert "trial 0 runs" not in again.out
+    assert len(front_of(cascade_command, tmp_path)) == 1
+
+
 USERS_OWN = """
 import os
 from pathlib import Path

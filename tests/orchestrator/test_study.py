@@ -1,6 +1,8 @@
 import pytest
+from optuna.trial import TrialState
 
-from orchestrator.study import Study
+from orchestrator.looks import Refusal, SizeLook
+from orchestrator.study import SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig, Recipe
 from trainables.errors import InputError
@@ -10,8 +12,8 @@ DEFAULTS = CascadeDefaults()
 OBJECTIVES = ("val_accuracy", "macs_kept")
 
 
-def open_study(tmp_path, seed=0):
-    return Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=seed)
+def open_study(tmp_path, seed=0, **options):
+    return Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=seed, **options)
 
 
 def test_what_was_told_is_there_after_reopening(tmp_path):
@@ -93,3 +95,79 @@ def test_impossible_cascades_are_drawn_again_and_do_not_count(tmp_path):
 def test_a_space_without_a_possible_cascade_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"no valid cascade.*at least one epoch a level"):
         open_study(tmp_path).ask(Impossible(), DEFAULTS)
+
+
+class FourCascades:
+    def __call__(self, trial, defaults):
+        size = trial.suggest_categorical("size", [0.1, 0.2, 0.3, 0.4])
+        return CascadeConfig(macs_kept=(size,), recipe=defaults.recipe, seed=trial.number)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_nothing_is_run_twice_and_an_exhausted_space_says_so(tmp_path, sampler):
+    study = open_study(tmp_path, sampler=sampler)
+    asked = [study.ask(FourCascades(), DEFAULTS) for _ in range(2)]
+    study.tell(asked[0].number, [0.9, 0.1])
+    study.fail(asked[1].number, "diverged")
+    study = open_study(tmp_path, sampler=sampler)  # what was tried before counts too
+    asked += [study.ask(FourCascades(), DEFAULTS) for _ in range(2)]
+    assert {one.cascade.macs_kept for one in asked} == {(0.1,), (0.2,), (0.3,), (0.4,)}
+    with pytest.raises(SpaceExhausted, match="100 draws gave nothing new to run; the last one: equal to trial"):
+        study.ask(FourCascades(), DEFAULTS)
+    assert study.num_started == 4
+    assert study.running() == tuple(asked[2:])
+    assert study.failures() == {asked[1].number: "diverged"}
+
+
+def test_what_cannot_reach_its_size_is_not_run_and_the_sampler_knows(tmp_path):
+    study = open_study(tmp_path)
+    look = SizeLook(smallest_kept=lambda pruning: 0.05 * pruning.min_channels)
+    sizes = [study.ask(SPACE, DEFAULTS, look).cascade.macs_kept[-1] for _ in range(20)]
+    assert min(sizes) >= 0.05
+    refused = [trial for trial in study._study.trials if trial.state is TrialState.PRUNED]
+    assert refused
+    assert all(trial.constraints["smallest_macs_kept"] > 0 for trial in refused)
+    assert "must be at least 0.05, as every channel group keeps 1 or more" in refused[0].user_attrs["refusal"]
+
+
+def test_a_look_that_refuses_everything_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no valid cascade in 100 draws; the last one: too large"):
+        open_study(tmp_path).ask(SPACE, DEFAULTS, lambda _: Refusal(reason="too large"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_an_objective_that_is_no_number_fails_the_trial(tmp_path, value):
+    study = open_study(tmp_path)
+    asked = study.ask(SPACE, DEFAULTS)
+    study.tell(asked.number, [value, 0.1])
+    study.tell(asked.number, [0.9, 0.1])
+    assert study.failures() == {0: f"val_accuracy is {value}, but is an objective and must be a finite number"}
+
+
+class Failing:
+    def __call__(self, trial, defaults):
+        trial.suggest_float("size", 0.1, 0.9)
+        raise ZeroDivisionError
+
+
+def test_a_space_that_fails_leaves_nothing_running(tmp_path):
+    study = open_study(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        study.ask(Failing(), DEFAULTS)
+    assert [trial.state for trial in study._study.trials] == [TrialState.FAIL]
+    assert study.num_started == 0
+
+
+def test_what_was_half_drawn_when_the_driver_died_is_ended_and_its_point_laid_out_again(tmp_path):
+    study = open_study(tmp_path)
+    study.enqueue([{"student_macs_kept": 0.123}])
+    study._study.ask()  # killed before the space was called
+    study._study.ask()
+    again = open_study(tmp_path)
+    again.settle()
+    assert [trial.state for trial in again._study.trials[:2]] == [TrialState.FAIL] * 2
+    assert (again.num_started, again.failures()) == (0, {})
+    assert again.ask(SPACE, DEFAULTS).cascade.macs_kept[-1] == pytest.approx(0.123)
+    again.settle()
+    assert len(again.running()) == 1

@@ -14,7 +14,7 @@ from trainables.config import Pruning
 from trainables.cost import SizeModel, size_model
 from trainables.dependencies import find_groups
 from trainables.models import vgg
-from trainables.selection import TOLERANCE, SelectionError, check_scores, select
+from trainables.selection import TOLERANCE, SelectionError, check_scores, select, smallest_target
 
 INPUT_SHAPE = (3, 16, 16)
 
@@ -245,3 +245,15 @@ def test_saliency_that_says_nothing_is_refused_with_its_group(bad: list[float], 
 
 def test_saliency_that_tells_channels_apart_is_taken() -> None:
     check_scores({"one dead channel": torch.tensor([0.0, 1e-30]), "nothing to choose": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "pruning", [Pruning(), Pruning(min_channels=3), Pruning(round_to=4), Pruning(round_to=4, min_channels=5)]
+)
+def test_the_smallest_target_is_the_smallest_that_is_met(pruning):
+    case = small_vgg(8, "M", 10, 12)
+    smallest = smallest_target(case.sizes, case.channel_map, pruning)
+    kept = case.select(smallest * 1.001 / case.full, pruning=pruning)
+    assert case.macs(kept) == pytest.approx(smallest * (1 + TOLERANCE))
+    with pytest.raises(SelectionError, match="as close as whole channels come"):
+        case.select(smallest * 0.97 / case.full, pruning=pruning)

@@ -1,0 +1,54 @@
+"""What is looked at before a search begins: that the network, the space and the data fit one another."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from orchestrator.config import Experiment
+from orchestrator.looks import Look, SizeLook
+from orchestrator.probe import SpaceProbe
+from search_spaces.cascade import CascadeSpace
+from trainables.channels import ChannelMap
+from trainables.config import Pruning
+from trainables.cost import SizeModel, count_macs, size_model
+from trainables.data import DataSplits
+from trainables.dependencies import find_groups
+from trainables.errors import InputError
+from trainables.models import build, load_weights
+from trainables.saliency import find_criterion
+from trainables.selection import smallest_target
+
+
+def check_network(experiment: Experiment, data: DataSplits) -> Look:
+    """Build the teacher once and look at its channels and weights, so that what is wrong shows before work starts.
+
+    Returns:
+        What refuses cascades that such a teacher cannot be pruned to.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    space = experiment.find_space()
+    criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
+    for criterion in criteria:
+        find_criterion(criterion)
+    network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+    if experiment.model.weights is not None:
+        load_weights(network, Path(experiment.model.weights))
+    channel_map = find_groups(network, data.input_shape)
+    with torch.no_grad():
+        num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
+    if num_outputs != data.num_classes:
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
+            f"{data.num_classes} classes; build it with num_classes outputs"
+        )
+    sizes, macs = size_model(network, channel_map, data.input_shape), count_macs(network, data.input_shape)
+    look = SizeLook(smallest_kept=partial(_smallest_kept, sizes, channel_map, macs))
+    SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
+    return look
+
+
+def _smallest_kept(sizes: SizeModel, channel_map: ChannelMap, macs: int, pruning: Pruning) -> float:
+    return smallest_target(sizes, channel_map, pruning) / macs

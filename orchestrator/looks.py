@@ -1,0 +1,53 @@
+"""Cheap looks at a cascade before anything of it is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainables.config import CascadeConfig, Pruning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why a cascade is not worth a trial.
+
+    Attributes:
+        reason: for people to read.
+        constraint: name of what it breaks, for the sampler, where there is a measure of how far.
+        violation: how far, as a fraction of the bound, above 0.
+    """
+
+    reason: str
+    constraint: str | None = None
+    violation: float = 0.0
+
+
+Look = Callable[[CascadeConfig], Refusal | None]
+
+
+def admit(cascade: CascadeConfig) -> None:
+    """The look that refuses nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SizeLook:
+    """Refuses cascades whose student is smaller than channels can make it.
+
+    Attributes:
+        smallest_kept: the smallest fraction of the teacher's MACs that can be asked for with this pruning.
+    """
+
+    smallest_kept: Callable[[Pruning], float]
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at the smallest level; the others are larger."""
+        smallest, asked = self.smallest_kept(cascade.pruning), cascade.macs_kept[-1]
+        if asked >= smallest:
+            return None
+        pruning = cascade.pruning
+        return Refusal(
+            reason=f"macs_kept of level {cascade.num_levels} is {asked:.4g}, but must be at least {smallest:.4g}, as "
+            f"every channel group keeps {max(pruning.min_channels, pruning.round_to)} or more; ask for a larger size, "
+            "a lower pruning.min_channels or a smaller pruning.round_to",
+            constraint="smallest_macs_kept",
+            violation=smallest / asked - 1,
+        )
