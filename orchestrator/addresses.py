@@ -1,9 +1,10 @@
-"""Tracking addresses: the default one, and how one is shown."""
+"""Addresses of tracking servers and databases: the default one, and how one is shown."""
 
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+_ADDRESS = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"',}\]]+""", re.IGNORECASE)
 _SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 
 
@@ -13,7 +14,7 @@ def database_uri(storage: Path) -> str:
 
 
 def without_credentials(text: str, uri: str) -> str:
-    """A text without what a tracking address holds of user, password and query.
+    """A text without what an address holds of user, password and query.
 
     Args:
         text: the address itself, or a message in which parts of it may stand.
@@ -26,4 +27,11 @@ def without_credentials(text: str, uri: str) -> str:
     in_query = [value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)]
     for secret in (parts.query, userinfo, parts.password, unquote(parts.password or ""), *in_query):
         text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def without_all_credentials(text: str) -> str:
+    """A text in which addresses may stand anywhere, without what they hold of user, password and query."""
+    for address in _ADDRESS.findall(text):
+        text = text.replace(address, without_credentials(address, address))
     return text

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.addresses import without_credentials
+from orchestrator.addresses import without_all_credentials
 from orchestrator.config import load_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import front_json_list, front_rich_table, read_front
@@ -91,8 +91,7 @@ def run_search_command(  # noqa: PLR0913
 def _resume_command(source: str, name: str, storage: Path, overrides: Sequence[str]) -> str:
     words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
     for override in overrides:
-        key, _, value = override.partition("=")
-        words += ["--set", f"{key}={without_credentials(value, value) if '://' in value else value}"]
+        words += ["--set", without_all_credentials(override)]
     return shlex.join(words)
 
 

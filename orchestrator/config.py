@@ -57,6 +57,17 @@ class Tracking(_Section):
     experiment: Annotated[str, Field(min_length=1)] = "cascade"
 
 
+class StudyStore(_Section):
+    """Where the study is kept, and which earlier ones it learns from.
+
+    Attributes:
+        url: of an Optuna storage, such as `sqlite:///studies.db`; a journal file in the search's folder where it is
+            left out.
+    """
+
+    url: Annotated[str, Field(min_length=1)] | None = None
+
+
 class Experiment(_Section):
     """One search.
 
@@ -71,6 +82,7 @@ class Experiment(_Section):
         num_trials: cascades to try.
         starting_points: the user's own first trials: values by the name of what the space suggests.
         num_starting_points: hand-laid trials after those, before the sampler takes over.
+        study: where trials are written down.
         resources: what trials take.
         tracking: where MLflow is.
         reuse: take over stages of other trials and searches in the storage folder that are equal to one's own.
@@ -87,6 +99,7 @@ class Experiment(_Section):
     num_trials: Annotated[int, Field(ge=1, strict=True)] = 20
     starting_points: tuple[dict[str, Any], ...] = ()
     num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
+    study: StudyStore = Field(default_factory=StudyStore)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
     reuse: Annotated[bool, Field(strict=True)] = True
@@ -131,11 +144,14 @@ class Experiment(_Section):
         return import_function(self.space, key="space")
 
     def without_secrets(self) -> Self:
-        """The same experiment, with a tracking address that may be written down and shown."""
-        if self.tracking.uri is None:
-            return self
-        uri = without_credentials(self.tracking.uri, self.tracking.uri)
-        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": uri})})
+        """The same experiment, with addresses that may be written down and shown."""
+        changed = {}
+        for section, key in (("tracking", "uri"), ("study", "url")):
+            address = getattr(getattr(self, section), key)
+            if address is not None:
+                update = {key: without_credentials(address, address)}
+                changed[section] = getattr(self, section).model_copy(update=update)
+        return self.model_copy(update=changed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML."""
@@ -239,6 +255,7 @@ def _explain(error: ValidationError) -> str:
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "": tuple(Experiment.model_fields),
+    "study": tuple(StudyStore.model_fields),
     "resources": tuple(Resources.model_fields),
     "tracking": tuple(Tracking.model_fields),
     "model": ModelConfig.__slots__,

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from orchestrator.archive import Archive, write_atomically
 from orchestrator.config import Experiment, parse_experiment
+from orchestrator.differences import first_difference
 from trainables.errors import InputError
 from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
-_MAY_DIFFER = ("num_trials", "resources", "tracking", "reuse")
+_MAY_DIFFER = ("num_trials", "study.warm_start", "resources", "tracking", "reuse")
 # What all searches of a storage folder share.
 STAGES = "stages"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
@@ -132,7 +132,8 @@ class SearchFolder:
             raise InputError(
                 f"{self.path} holds a search already; go on with it by --resume, or give this one another --name"
             )
-        key = _first_difference(self.experiment().to_dict(), experiment.to_dict())
+        here = experiment.without_secrets().to_dict()
+        key = first_difference(self.experiment().to_dict(), here, may_differ=_MAY_DIFFER)
         if key is not None:
             raise InputError(
                 f"{self.path} holds another search: {key[0]} is {key[1]!r} there and {key[2]!r} here; "
@@ -198,17 +199,3 @@ class SearchFolder:
                     f"search {self.name!r} is running in another process; wait for it or stop it"
                 ) from error
             yield
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
-    for key in new:
-        if not prefix and key in _MAY_DIFFER:
-            continue
-        here, there = new[key], old.get(key)
-        if isinstance(here, dict) and isinstance(there, dict):
-            inner = _first_difference(there, here, f"{prefix}{key}.")
-            if inner is not None:
-                return inner
-        elif here != there:
-            return f"{prefix}{key}", there, here
-    return None

@@ -26,13 +26,14 @@ from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.looks import Look
+from orchestrator.opening import open_study, starting_points
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
+from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
 from orchestrator.trials import Reporter, TrialQueue
-from search_spaces.cascade import CascadeSpace, Space
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.identity import data_digest, teacher_identity, trial_origin
@@ -78,6 +79,7 @@ def run_search(
     """
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
+    find_study(study_address(experiment, folder))
     data = load_splits(experiment.data)
     digest = data_digest(data)
     folder.require_same_data(digest)
@@ -152,11 +154,11 @@ def _run(  # noqa: PLR0913
     tracker: Tracker,
     available_cpus: float,
 ) -> Outcome:
+    study = open_study(experiment, folder)
     task = _teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
-    study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed, sampler=experiment.sampler)
     space = experiment.find_space()
-    study.enqueue(_starting_points(experiment, space))
+    study.enqueue(starting_points(experiment, space))
     record = SearchRecord(
         folder=folder.path,
         objectives=experiment.objectives,
@@ -199,13 +201,6 @@ def _run(  # noqa: PLR0913
     if queue.exhausted:
         watcher.note(queue.exhausted)
     return _conclude(experiment, study, record, exhausted=queue.exhausted is not None)
-
-
-def _starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any], ...]:
-    own = experiment.starting_points
-    if not isinstance(space, CascadeSpace):
-        return own
-    return own + space.starting_points(max(0, min(experiment.num_starting_points, experiment.num_trials - len(own))))
 
 
 def _uses_gpu(resources: Resources) -> bool:

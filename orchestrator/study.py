@@ -1,23 +1,22 @@
 """The durable Optuna study: what has been tried, what came out, and what to try next.
 
-The study is a journal file in the search's folder and the truth about its trials; Ray Tune only runs them. Every trial
-that was asked for ends complete or failed, and one that was running when the driver died is found and run to its end.
+The study is kept in a journal file of the search's folder, or in a database. It is the truth about its trials; Ray Tune
+only runs them. Every trial that was asked for ends complete or failed, and one that was running when the driver died is
+found and run to its end.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.looks import Look, Refusal, admit
-from orchestrator.pareto import OBJECTIVES
 from orchestrator.samplers import DEFAULT_SAMPLER, make_sampler
+from orchestrator.storages import JOURNAL_STUDY, Place, StudyAddress, find_or_make_study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -55,25 +54,32 @@ class Asked:
 class Study:
     """Asks for cascades and is told what came of them; every call is on disk when it returns."""
 
-    def __init__(self, path: Path, *, objectives: Sequence[str], seed: int, sampler: str = DEFAULT_SAMPLER) -> None:
+    def __init__(  # noqa: PLR0913
+        self,
+        place: Place,
+        *,
+        objectives: Sequence[str],
+        seed: int,
+        sampler: str = DEFAULT_SAMPLER,
+        name: str = JOURNAL_STUDY,
+        made_for: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open the study, or make it.
 
         Args:
-            path: the journal file.
+            place: the journal file, or the URL of a database.
             objectives: names out of `pareto.OBJECTIVES`.
             seed: of the sampler.
             sampler: its name, out of `samplers.SAMPLERS`.
+            name: of the study in its storage.
+            made_for: what else tells the study from others of its name, as plain values.
 
         Raises:
-            InputError: if there is no such sampler.
+            InputError: if there is no such sampler, or the study cannot be opened or is another search's.
         """
         self._objectives = tuple(objectives)
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        self._study = optuna.create_study(
-            study_name="search",
-            storage=storage,
-            directions=[OBJECTIVES[name] for name in objectives],
-            load_if_exists=True,
+        self._study = find_or_make_study(
+            StudyAddress(place=place, name=name, objectives=self._objectives, made_for=made_for or {})
         )
         started = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)

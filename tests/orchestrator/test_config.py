@@ -52,6 +52,7 @@ def test_spaces_are_found_by_name_and_by_import_path():
         ("objectives=[val_accuracy, val_accuracy]", "each once"),
         ("sampler=bayes", "sampler: 'bayes' is no sampler; there are tpe, tpe-multivariate, gp"),
         ("starting_points=[3]", "starting_points.0 is 3: input should be a valid dictionary"),
+        ("study.uri=x", "unknown key 'study.uri'; did you mean 'url'"),
         ("space=huge", "space: 'huge' is no space; give one of"),
         ("space.student_macs_kept=[0, 2]", r"space.student_macs_kept is \[0, 2\]"),
         ("space.colour=[1, 2]", "unknown key 'space.colour'"),
