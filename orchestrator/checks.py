@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.config import Experiment
-from orchestrator.looks import Look, SizeLook
+from orchestrator.looks import BoundLook, Look, Looks, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
@@ -45,7 +45,12 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
             f"{data.num_classes} classes; build it with num_classes outputs"
         )
     sizes, macs = size_model(network, channel_map, data.input_shape), count_macs(network, data.input_shape)
-    look = SizeLook(smallest_kept=partial(_smallest_kept, sizes, channel_map, macs))
+    look = Looks(
+        looks=(
+            BoundLook(bounds=experiment.constraints, teacher_macs=macs),
+            SizeLook(smallest_kept=partial(_smallest_kept, sizes, channel_map, macs)),
+        )
+    )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
     return look
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.addresses import without_credentials
+from orchestrator.constraints import METRICS, Bound, check_bounds
 from orchestrator.pareto import OBJECTIVES
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
@@ -78,6 +79,7 @@ class Experiment(_Section):
         cascade: what every cascade has where the space says nothing else.
         space: what is searched over: a name, ranges, or `package.module:function` of the user's own.
         objectives: names of what is to be good, two or more; `val_accuracy` among them.
+        constraints: bounds on what candidates measure; one that breaks any is not on the front.
         sampler: name of what suggests trials, out of `samplers.SAMPLERS`.
         num_trials: cascades to try.
         starting_points: the user's own first trials: values by the name of what the space suggests.
@@ -95,6 +97,7 @@ class Experiment(_Section):
     cascade: CascadeDefaults = Field(default_factory=CascadeDefaults)
     space: CascadeSpace | str = "default"
     objectives: tuple[str, ...] = ("val_accuracy", "macs_kept")
+    constraints: dict[str, Bound] = Field(default_factory=dict)
     sampler: str = DEFAULT_SAMPLER
     num_trials: Annotated[int, Field(ge=1, strict=True)] = 20
     starting_points: tuple[dict[str, Any], ...] = ()
@@ -116,6 +119,12 @@ class Experiment(_Section):
                 f"[{', '.join(objectives)}] is given, but must be val_accuracy and at least one cost, each once"
             )
         return objectives
+
+    @field_validator("constraints")
+    @classmethod
+    def _known_constraints(cls, constraints: dict[str, Bound]) -> dict[str, Bound]:
+        check_bounds(constraints)
+        return constraints
 
     @field_validator("sampler")
     @classmethod
@@ -260,6 +269,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "tracking": tuple(Tracking.model_fields),
     "model": ModelConfig.__slots__,
     "data": DataConfig.__slots__,
+    **{f"constraints.{metric}": Bound.__slots__ for metric in METRICS},
     "teacher": Recipe.__slots__,
     "space": CascadeSpace.__slots__,
     "cascade": CascadeDefaults.__slots__,

@@ -22,7 +22,12 @@ def read_front(folder: SearchFolder) -> FrontView:
     candidates = folder.archive.candidates()
     if not candidates:
         raise InputError(f"no trial of search {folder.name!r} is finished yet; let it run, or go on with --resume")
-    return front_view(candidates, experiment.objectives, teacher_val_accuracy=folder.teacher_result().val_accuracy)
+    return front_view(
+        candidates,
+        experiment.objectives,
+        teacher_val_accuracy=folder.teacher_result().val_accuracy,
+        bounds=experiment.constraints,
+    )
 
 
 def front_rows(view: FrontView) -> list[dict[str, Any]]:
@@ -41,6 +46,7 @@ def front_rows(view: FrontView) -> list[dict[str, Any]]:
             "latency_ms": candidate.latency_ms,
             "on_front": candidate.key in on_front,
             "knee": view.knee is not None and candidate.key == view.knee.key,
+            "meets_constraints": candidate.key not in view.breaking,
         }
         for candidate in view.candidates
     ]
@@ -53,8 +59,10 @@ def front_json_list(view: FrontView) -> str:
 
 def front_rich_table(view: FrontView) -> Table:
     """The front for a terminal, by rising cost, the knee marked."""
+    left_out = f", {len(view.breaking)} left out as they break a constraint" if view.breaking else ""
     title = (
-        f"front: {len(view.front)} of {len(view.candidates)} candidates; teacher {percent(view.teacher_val_accuracy)}"
+        f"front: {len(view.front)} of {len(view.candidates)} candidates{left_out}; "
+        f"teacher {percent(view.teacher_val_accuracy)}"
     )
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     latency = any(candidate.latency_ms is not None for candidate in view.front)

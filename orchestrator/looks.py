@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.constraints import Bounds, size_violations
 from trainables.config import CascadeConfig, Pruning
 
 
@@ -51,3 +52,46 @@ class SizeLook:
             constraint="smallest_macs_kept",
             violation=smallest / asked - 1,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoundLook:
+    """Refuses cascades of which no level can meet the constraints, by the sizes that are asked for.
+
+    Attributes:
+        bounds: by metric.
+        teacher_macs: multiply-accumulates of the teacher.
+    """
+
+    bounds: Bounds
+    teacher_macs: int
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at every level."""
+        found = [size_violations(self.bounds, size, teacher_macs=self.teacher_macs) for size in cascade.macs_kept]
+        if any(max(level.values(), default=0.0) <= 0 for level in found):
+            return None
+        student = found[-1]  # what the sampler is told of finished trials is the student's, too
+        name = max(student, key=lambda metric: student[metric])
+        sizes = ", ".join(f"{size:.4g}" for size in cascade.macs_kept)
+        return Refusal(
+            reason=f"constraints: {name} must be {self.bounds[name]}, but no level is that keeps {sizes} of the "
+            "teacher's MACs; widen the constraint or space.student_macs_kept",
+            constraint=name,
+            violation=student[name],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looks:
+    """Several looks, one after the other.
+
+    Attributes:
+        looks: the cheapest first.
+    """
+
+    looks: tuple[Look, ...]
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """The first refusal."""
+        return next((refusal for look in self.looks if (refusal := look(cascade)) is not None), None)

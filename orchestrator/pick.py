@@ -39,6 +39,8 @@ def pick(
     if max_drop is not None and not 0.0 <= max_drop <= 1.0:
         raise InputError(f"max_drop is {max_drop!r}, but must be in [0, 1]; 0.01 is one point of accuracy")
     candidates = front if how in WAYS_TO_PICK else (_labelled(everything, how),)
+    if not candidates and everything:
+        raise InputError("the front is empty, as no candidate meets the constraints; name one as TRIAL:LEVEL")
     if not candidates:
         raise InputError("the search has no candidate to export yet; let a trial finish first")
     floor = 0.0 if max_drop is None else teacher_val_accuracy - max_drop

@@ -33,6 +33,7 @@ class FrontView:
         knee: the one to take when in doubt; `None` for an empty front.
         teacher_val_accuracy: in [0, 1].
         objectives: names out of `pareto.OBJECTIVES` that the front is of.
+        breaking: keys of candidates that break a constraint and are not on the front for that.
     """
 
     candidates: Sequence[Candidate]
@@ -40,12 +41,18 @@ class FrontView:
     knee: Candidate | None
     teacher_val_accuracy: float
     objectives: Sequence[str]
+    breaking: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def cost(self) -> str:
         """The objective on the horizontal axis: `macs_kept` if it is one of them, else the first that is minimised."""
         costs = [name for name in self.objectives if OBJECTIVES[name] == "minimize"]
         return costs[0] if costs and "macs_kept" not in costs else "macs_kept"
+
+    @property
+    def rest(self) -> str:
+        """What those that are not on the front are."""
+        return "dominated, or breaking a constraint" if self.breaking else "dominated"
 
     @property
     def plotted(self) -> tuple[Candidate, ...]:
@@ -67,7 +74,7 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
     front_keys = {candidate.key for candidate in view.front}
     dominated = [candidate for candidate in view.plotted if candidate.key not in front_keys]
     figure = go.Figure()
-    figure.add_trace(_trace(view, dominated, name="dominated", mode="markers", marker={"color": _GREY, "size": 7}))
+    figure.add_trace(_trace(view, dominated, name=view.rest, mode="markers", marker={"color": _GREY, "size": 7}))
     figure.add_trace(
         _trace(
             view,
@@ -234,7 +241,7 @@ def _png(view: FrontView) -> bytes:
 def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     front_keys = {candidate.key for candidate in view.front}
     dominated = [candidate for candidate in view.plotted if candidate.key not in front_keys]
-    axes.scatter(*_coordinates(view, dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label="dominated")
+    axes.scatter(*_coordinates(view, dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label=view.rest)
     line = "-" if _is_curve(view) else ""
     axes.plot(*_coordinates(view, view.front), line, color=_BLUE, marker="o", markersize=7, label="front", zorder=3)
     if view.knee is not None:

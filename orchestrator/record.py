@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from orchestrator.archive import Archive, Candidate, candidates_of
+from orchestrator.constraints import Bounds, meets, unmet, violations
 from orchestrator.pareto import front, front_hypervolume, knee, losses
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
@@ -15,6 +17,8 @@ from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
+# Trials after which, and after as many more, constraints that nothing has met are spoken of.
+_TRIALS_TO_MEET = 10
 
 
 class Watcher(Protocol):
@@ -45,15 +49,23 @@ class Watcher(Protocol):
         """Something about the search as a whole that people should know."""
 
 
-def front_view(candidates: Sequence[Candidate], objectives: Sequence[str], *, teacher_val_accuracy: float) -> FrontView:
-    """The front of these candidates, with its knee."""
-    best = front(candidates, objectives)
+def front_view(
+    candidates: Sequence[Candidate],
+    objectives: Sequence[str],
+    *,
+    teacher_val_accuracy: float,
+    bounds: Bounds = MappingProxyType({}),
+) -> FrontView:
+    """The front of those of these candidates that keep to the bounds, with its knee."""
+    kept = [candidate for candidate in candidates if meets(bounds, candidate)]
+    best = front(kept, objectives)
     return FrontView(
         candidates=tuple(candidates),
         front=best,
         knee=knee(best, objectives),
         teacher_val_accuracy=teacher_val_accuracy,
         objectives=tuple(objectives),
+        breaking=frozenset(candidate.key for candidate in candidates) - {candidate.key for candidate in kept},
     )
 
 
@@ -70,6 +82,7 @@ class SearchRecord:
         study: Study,
         tracker: Tracker,
         watcher: Watcher,
+        bounds: Bounds = MappingProxyType({}),
     ) -> None:
         """Take the parts.
 
@@ -81,6 +94,7 @@ class SearchRecord:
             study: of the trials.
             tracker: MLflow.
             watcher: the terminal.
+            bounds: what candidates of the front keep to.
         """
         self._folder = folder
         self._objectives = tuple(objectives)
@@ -89,6 +103,7 @@ class SearchRecord:
         self._study = study
         self._tracker = tracker
         self._watcher = watcher
+        self._bounds = bounds
         self._drawn: tuple[Candidate, ...] = ()
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
 
@@ -130,6 +145,7 @@ class SearchRecord:
             candidates = candidates_of(asked.number, results, folders, asked.cascade)
             for candidate in candidates:
                 losses(candidate, self._objectives)
+                violations(self._bounds, candidate)
         except InputError as error:  # no number where one is needed
             self.failed(asked.number, str(error))
             return
@@ -146,23 +162,40 @@ class SearchRecord:
         """The search ends, for now or for good."""
         if self._archive.candidates():
             self._show_front()
+            self._note_unmet()
         self._artist.shutdown(wait=True)
         self._tracker.finish(status)
 
     def view(self) -> FrontView:
         """The front as it is now."""
-        return front_view(self._archive.candidates(), self._objectives, teacher_val_accuracy=self._teacher.val_accuracy)
+        return front_view(
+            self._archive.candidates(),
+            self._objectives,
+            teacher_val_accuracy=self._teacher.val_accuracy,
+            bounds=self._bounds,
+        )
 
     def _conclude(self, number: int, candidates: Sequence[Candidate], reused: Reused) -> None:
         student = max(candidates, key=lambda candidate: candidate.level)
         self._study.note_reuse(number, reused)
-        self._study.tell(number, [getattr(student, name) for name in self._objectives])
+        self._study.tell(
+            number,
+            [getattr(student, name) for name in self._objectives],
+            constraints=violations(self._bounds, student),
+        )
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
         self._watcher.trial_finished(number, candidates, self._show_front(), reused)
+        if self._study.num_ended % _TRIALS_TO_MEET == 0:
+            self._note_unmet()
+
+    def _note_unmet(self) -> None:
+        text = unmet(self._bounds, self._archive.candidates())
+        if text is not None:
+            self._watcher.note(text)
 
     def _show_front(self) -> FrontView:
         view = self.view()
-        volume = front_hypervolume(view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+        volume = front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
         # Drawing takes most of a second, for which the next trial should not wait.
         self._artist.submit(self._draw, view, volume, self._study.num_ended)
         return view

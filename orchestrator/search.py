@@ -167,6 +167,7 @@ def _run(  # noqa: PLR0913
         study=study,
         tracker=tracker,
         watcher=watcher,
+        bounds=experiment.constraints,
     )
     unfinished = record.adopt()
     watcher.going_on(study.num_ended)
@@ -212,7 +213,7 @@ def _threads(resources: Resources) -> int:
 
 
 def _measures_latency(experiment: Experiment) -> bool:
-    return "latency_ms" in experiment.objectives
+    return "latency_ms" in experiment.objectives or "latency_ms" in experiment.constraints
 
 
 def _teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -29,6 +30,8 @@ _CASCADE = "cascade"
 _FAILURE = "failure"
 _REUSED = "reused"
 _LAID_OUT = "starting_points"
+# As `optuna.Trial.set_constraint` writes it; a trial object of a running trial would sample anew.
+_CONSTRAINT = "constraints"
 _REFUSAL = "refusal"
 _DRAWS = 100
 _OWN_DRAWS = 10
@@ -153,15 +156,24 @@ class Study:
             trial.set_constraint(refusal.constraint, refusal.violation)
         self._study.tell(trial, state=TrialState.PRUNED)
 
-    def tell(self, number: int, values: Sequence[float | None]) -> None:
-        """A trial's objectives, in their order; one that is missing or no number fails the trial.
+    def tell(
+        self, number: int, values: Sequence[float | None], *, constraints: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """What came of a trial; one that has ended is left as it is.
 
-        A trial that has ended is left as it is.
+        Args:
+            number: of the trial.
+            values: its objectives, in their order; one that is missing or no number fails the trial.
+            constraints: how far it breaks each constraint; 0 or below where it is met.
         """
         for name, value in zip(self._objectives, values, strict=True):
             if value is None or not math.isfinite(value):
                 self.fail(number, f"{name} is {value}, but is an objective and must be a finite number")
                 return
+        trial = self._trial(number)
+        if trial.state is TrialState.RUNNING:
+            for name, violation in constraints.items():
+                self._study._storage.set_trial_system_attr(trial._trial_id, f"{_CONSTRAINT}:{name}", violation)
         self._study.tell(number, [float(value) for value in values if value is not None], skip_if_finished=True)
 
     def note_reuse(self, number: int, reused: Reused) -> None:

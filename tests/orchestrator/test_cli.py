@@ -85,6 +85,10 @@ def test_a_search_that_is_not_there(cascade, tmp_path):
         (["demo", "--set", "data={name: imagefolder, path: nowhere, image_size: 32}"], ["nowhere"]),
         (["demo", "--set", "cascade.pruning.min_channels=30"], ["no valid cascade", "must be at least", "larger size"]),
         (["demo", "--set", "starting_points=[{temprature: 2}]"], ["starting_points.0", "did you mean 'temperature'"]),
+        (
+            ["demo", "--set", "constraints.macs_kept.at_most=0.001"],
+            ["no valid cascade", "macs_kept must be at most 0.001"],
+        ),
         (["demo", "--name", "a/b"], ["name is 'a/b'", "--name"]),
     ],
 )

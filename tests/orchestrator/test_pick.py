@@ -99,3 +99,8 @@ def test_what_does_not_fit_is_named(how: str, max_drop: float | None, message: s
 def test_an_empty_archive_is_named(how: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pick((), (), how, teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=None)
+
+
+def test_a_front_that_constraints_leave_empty_is_said() -> None:
+    with pytest.raises(InputError, match="no candidate meets the constraints; name one as TRIAL:LEVEL"):
+        pick((), EVERYTHING, "knee", teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=None)

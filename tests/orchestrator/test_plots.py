@@ -61,6 +61,16 @@ def test_figure_separates_front_knee_and_dominated() -> None:
     assert figure.layout.xaxis.ticktext == ("0.5 %", "1 %", "2 %", "5 %", "10 %", "20 %", "50 %", "100 %")
 
 
+def test_a_front_that_constraints_leave_empty_is_drawn(tmp_path: Path) -> None:
+    none = dataclasses.replace(
+        view(POPULATION), front=(), knee=None, breaking=frozenset(candidate.key for candidate in POPULATION)
+    )
+    assert [trace.name for trace in front_figure(none).data] == ["dominated, or breaking a constraint", "front"]
+    save_front(none, tmp_path / "front.html", tmp_path / "front.png")
+    with Image.open(tmp_path / "front.png") as image:
+        assert image.size == (1440, 900)
+
+
 def test_hover_tells_what_a_candidate_is() -> None:
     (text,) = front_figure(view((candidate(7, 0.97, 0.04, 1.25),))).data[1].text
     for part in ("7:1", "97.00%", "-1.50 points", "400,000", "25.0 times fewer", "1.25 ms"):

@@ -1,6 +1,8 @@
 import pytest
 
 from orchestrator.archive import Archive
+from orchestrator.constraints import Bound
+from orchestrator.fronts import front_rows
 from orchestrator.plots import FrontView
 from orchestrator.record import SearchRecord, search_parameters
 from orchestrator.study import Study
@@ -58,7 +60,7 @@ def results(accuracy=0.9):
 def parts(tmp_path):
     """Study, archive, watcher and a record of them; MLflow is not reached, as nothing waits for it."""
 
-    def make(objectives=OBJECTIVES):
+    def make(objectives=OBJECTIVES, **options):
         study = Study(tmp_path / "study.journal", objectives=objectives, seed=0)
         archive = Archive(tmp_path / "archive.parquet")
         heard = Heard()
@@ -71,6 +73,7 @@ def parts(tmp_path):
             study=study,
             tracker=tracker,
             watcher=heard,
+            **options,
         )
         return study, archive, heard, record
 
@@ -132,6 +135,40 @@ def test_the_queue_ends_where_the_space_does(parts, tmp_path):
     assert queue.next() is None
     assert queue.remaining == 0
     assert "equal to trial 0" in queue.exhausted
+
+
+def test_what_breaks_a_constraint_is_not_on_the_front_and_the_sampler_knows(parts):
+    study, archive, heard, record = parts(
+        bounds={"macs_kept": Bound(at_least=0.08), "val_accuracy": Bound(at_least=0.5)}
+    )
+    asked = study.ask(SPACE, CascadeDefaults())
+    record.finished(asked, results(), {1: "0-1", 2: "0-2"}, Reused())
+    assert len(archive.candidates()) == 2
+    view = record.view()
+    assert [candidate.label for candidate in view.front] == ["0:1"]
+    assert view.breaking == {(0, 2)}
+    assert [row["meets_constraints"] for row in front_rows(view)] == [True, False]
+    told = study._study.trials[0].constraints
+    assert told == {"macs_kept": pytest.approx(0.375), "val_accuracy": pytest.approx((0.5 - 0.88) / 0.5)}
+    assert heard.events == [("finished", 0)]
+
+
+def test_a_constraint_that_nothing_meets_is_said_in_between_and_at_the_end(parts, tmp_path):
+    study, _, heard, record = parts(bounds={"params": Bound(at_most=50)})
+    for _ in range(10):
+        asked = study.ask(SPACE, CascadeDefaults())
+        record.finished(asked, results(), {1: "0-1", 2: "0-2"}, Reused())
+    assert record.view().front == ()
+    text = "no candidate of 10 trials meets params at most 50 (the nearest has 100); so the front is empty"
+    assert [event for event in heard.events if event[0] == "note"] == [("note", text)]
+    record.close("finished")
+    assert heard.events[-1] == ("note", text)
+
+
+def test_a_constrained_latency_that_was_not_measured_fails_the_trial(parts):
+    study, _, _, record = parts(bounds={"latency_ms": Bound(at_most=5)})
+    record.finished(study.ask(SPACE, CascadeDefaults()), results(), {1: "0-1", 2: "0-2"}, Reused())
+    assert "has no latency_ms, but it is constrained" in study.failures()[0]
 
 
 def test_a_trial_that_was_archived_but_not_told_is_adopted(parts, tmp_path):

@@ -145,6 +145,24 @@ def test_an_objective_that_is_no_number_fails_the_trial(tmp_path, value):
     assert study.failures() == {0: f"val_accuracy is {value}, but is an objective and must be a finite number"}
 
 
+def test_the_sampler_keeps_to_constraints(tmp_path):
+    def sizes(name, constrained):
+        study = open_study(tmp_path / name)
+        found = []
+        for _ in range(30):
+            asked = study.ask(SPACE, DEFAULTS)
+            size = asked.cascade.macs_kept[-1]
+            broken = {"val_accuracy": 0.1 - size} if constrained else {}
+            study.tell(asked.number, [0.9 + size / 10, size], constraints=broken)
+            found.append(size)
+        return found[15:]
+
+    for name in ("free", "bound"):
+        (tmp_path / name).mkdir()
+    kept, free = ([size >= 0.1 for size in sizes(name, name == "bound")] for name in ("bound", "free"))
+    assert sum(kept) > sum(free)
+
+
 class Failing:
     def __call__(self, trial, defaults):
         trial.suggest_float("size", 0.1, 0.9)

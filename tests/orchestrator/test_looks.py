@@ -1,0 +1,38 @@
+from orchestrator.constraints import Bound
+from orchestrator.looks import BoundLook, Looks, SizeLook, admit
+from trainables.config import CascadeConfig, Pruning
+
+CASCADE = CascadeConfig(macs_kept=(0.4, 0.1), pruning=Pruning(min_channels=2))
+
+
+def test_the_look_that_admits_everything():
+    assert admit(CASCADE) is None
+
+
+def test_a_student_below_the_smallest_size_is_refused():
+    assert SizeLook(smallest_kept=lambda pruning: 0.05 * pruning.min_channels)(CASCADE) is None
+    refusal = SizeLook(smallest_kept=lambda pruning: 0.06 * pruning.min_channels)(CASCADE)
+    assert refusal.reason.startswith("macs_kept of level 2 is 0.1, but must be at least 0.12, as every channel group")
+    assert round(refusal.violation, 6) == 0.2
+
+
+def test_one_level_that_meets_the_bounds_is_enough():
+    for bound in (Bound(at_most=0.1), Bound(at_least=0.4), Bound(at_least=0.05)):
+        assert BoundLook(bounds={"macs_kept": bound}, teacher_macs=1000)(CASCADE) is None
+    refusal = BoundLook(bounds={"macs": Bound(at_most=50)}, teacher_macs=1000)(CASCADE)
+    assert refusal.reason.startswith("constraints: macs must be at most 50, but no level is that keeps 0.4, 0.1 of")
+    assert (refusal.constraint, round(refusal.violation, 6)) == ("macs", 1.0)
+    between = {"macs_kept": Bound(at_most=0.3, at_least=0.2)}
+    assert BoundLook(bounds=between, teacher_macs=1000)(CASCADE).constraint == "macs_kept"
+
+
+def test_what_is_unknown_before_training_refuses_nothing():
+    assert BoundLook(bounds={"params": Bound(at_most=0)}, teacher_macs=1000)(CASCADE) is None
+
+
+def test_the_first_refusal_counts():
+    bounds = BoundLook(bounds={"macs": Bound(at_most=50)}, teacher_macs=1000)
+    size = SizeLook(smallest_kept=lambda _: 0.5)
+    assert Looks(looks=(bounds, size))(CASCADE) == bounds(CASCADE)
+    assert Looks(looks=(admit, size))(CASCADE) == size(CASCADE)
+    assert Looks(looks=())(CASCADE) is None
