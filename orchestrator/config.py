@@ -64,9 +64,12 @@ class StudyStore(_Section):
     Attributes:
         url: of an Optuna storage, such as `sqlite:///studies.db`; a journal file in the search's folder where it is
             left out.
+        warm_start: earlier studies whose completed trials the sampler learns from: names of searches in the same
+            storage folder, folders of searches, journal files, or URLs (`sqlite:///studies.db#NAME`).
     """
 
     url: Annotated[str, Field(min_length=1)] | None = None
+    warm_start: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 class Experiment(_Section):
@@ -154,13 +157,13 @@ class Experiment(_Section):
 
     def without_secrets(self) -> Self:
         """The same experiment, with addresses that may be written down and shown."""
-        changed = {}
-        for section, key in (("tracking", "uri"), ("study", "url")):
-            address = getattr(getattr(self, section), key)
-            if address is not None:
-                update = {key: without_credentials(address, address)}
-                changed[section] = getattr(self, section).model_copy(update=update)
-        return self.model_copy(update=changed)
+        study = {"url": _shown(self.study.url), "warm_start": tuple(map(_shown, self.study.warm_start))}
+        return self.model_copy(
+            update={
+                "study": self.study.model_copy(update=study),
+                "tracking": self.tracking.model_copy(update={"uri": _shown(self.tracking.uri)}),
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML."""
@@ -172,6 +175,10 @@ class Experiment(_Section):
     def to_yaml(self) -> str:
         """The whole experiment, defaults filled in, as `load_experiment` reads it."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def _shown(address: str | None) -> str | None:
+    return address and without_credentials(address, address)
 
 
 def parse_experiment(values: Mapping[str, Any]) -> Experiment:

@@ -81,13 +81,23 @@ def violations(bounds: Bounds, candidate: "Candidate") -> dict[str, float]:
     Raises:
         InputError: if a metric was not measured.
     """
-    found = {}
-    for name, bound in bounds.items():
-        value = getattr(candidate, name)
-        if value is None:
-            raise InputError(f"candidate {candidate.label} has no {name}, but it is constrained; measure it")
-        found[name] = bound.violation(value)
+    found = measured_violations(bounds, measured(candidate))
+    if found is None:
+        name = next(name for name in bounds if getattr(candidate, name) is None)
+        raise InputError(f"candidate {candidate.label} has no {name}, but it is constrained; measure it")
     return found
+
+
+def measured(candidate: "Candidate") -> dict[str, float]:
+    """What was measured of a candidate, by metric."""
+    return {name: value for name in METRICS if (value := getattr(candidate, name)) is not None}
+
+
+def measured_violations(bounds: Bounds, values: Mapping[str, float]) -> dict[str, float] | None:
+    """How far measured values break each bound; `None` if one that it takes is missing."""
+    if not bounds.keys() <= values.keys():
+        return None
+    return {name: bound.violation(values[name]) for name, bound in bounds.items()}
 
 
 def meets(bounds: Bounds, candidate: "Candidate") -> bool:

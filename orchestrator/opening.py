@@ -6,8 +6,10 @@ from typing import Any
 from orchestrator.config import Experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.journals import mend_journal
+from orchestrator.probe import SpaceProbe
 from orchestrator.storages import shown, study_address
 from orchestrator.study import Study
+from orchestrator.warm_start import Learned, find_sources
 from search_spaces.cascade import CascadeSpace, Space
 from trainables.errors import InputError
 
@@ -43,3 +45,15 @@ def starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any
     if not isinstance(space, CascadeSpace):
         return own
     return own + space.starting_points(max(0, min(experiment.num_starting_points, experiment.num_trials - len(own))))
+
+
+def warm_start(study: Study, experiment: Experiment, folder: SearchFolder) -> tuple[Learned, ...]:
+    """Let a study learn from the earlier ones that the experiment names.
+
+    Raises:
+        InputError: if one of them is not there or does not fit.
+    """
+    sources = find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
+    if not sources:
+        return ()
+    return study.learn(sources, SpaceProbe(experiment.find_space(), experiment.cascade), experiment.constraints)

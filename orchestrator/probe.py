@@ -66,22 +66,23 @@ class SpaceProbe:
                 _check_value(f"{place}.{name}", value, self.distributions[name])
             self._check_together(place, point)
 
-    def fits(self, parameters: Mapping[str, Any]) -> bool:
-        """Tell whether these are all the parameters of one draw that the space could have made."""
+    def distributions_of(self, parameters: Mapping[str, Any]) -> dict[str, BaseDistribution] | None:
+        """Distributions of all the parameters of a draw that the space could have made; `None` if it could not."""
         if not all(
             name in self.distributions and any(_rule(value, met) is None for met in self.distributions[name])
             for name, value in parameters.items()
         ):
-            return False
+            return None
         trial = optuna.trial.FixedTrial(dict(parameters))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # out of range; looked at below
                 self._space(cast(optuna.Trial, trial), self._defaults)
         except Exception:  # a parameter that is missing, or whatever the user's own space says of it
-            return False
+            return None
         met = trial.distributions
-        return met.keys() == parameters.keys() and all(_rule(parameters[name], met[name]) is None for name in met)
+        same = met.keys() == parameters.keys()
+        return met if same and all(_rule(parameters[name], met[name]) is None for name in met) else None
 
     def _draws(self, fixed: Mapping[str, Any]) -> Iterator[tuple[optuna.Trial, str | None]]:
         """Draws in which some parameters are given, each with what is wrong with its cascade."""

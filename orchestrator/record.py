@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from orchestrator.archive import Archive, Candidate, candidates_of
-from orchestrator.constraints import Bounds, meets, unmet, violations
+from orchestrator.constraints import Bounds, measured, meets, unmet, violations
 from orchestrator.pareto import front, front_hypervolume, knee, losses
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
@@ -182,6 +182,7 @@ class SearchRecord:
             number,
             [getattr(student, name) for name in self._objectives],
             constraints=violations(self._bounds, student),
+            measured=measured(student),
         )
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
         self._watcher.trial_finished(number, candidates, self._show_front(), reused)

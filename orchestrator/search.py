@@ -26,7 +26,7 @@ from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.looks import Look
-from orchestrator.opening import open_study, starting_points
+from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
 from orchestrator.storages import find_study, study_address
@@ -34,6 +34,7 @@ from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
 from orchestrator.trials import Reporter, TrialQueue
+from orchestrator.warm_start import find_sources
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.identity import data_digest, teacher_identity, trial_origin
@@ -80,6 +81,7 @@ def run_search(
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
     find_study(study_address(experiment, folder))
+    find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
     data = load_splits(experiment.data)
     digest = data_digest(data)
     folder.require_same_data(digest)
@@ -159,6 +161,8 @@ def _run(  # noqa: PLR0913
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     space = experiment.find_space()
     study.enqueue(starting_points(experiment, space))
+    for learned in warm_start(study, experiment, folder):
+        watcher.note(str(learned))
     record = SearchRecord(
         folder=folder.path,
         objectives=experiment.objectives,

@@ -20,6 +20,9 @@ from trainables.errors import InputError, first_line
 JOURNAL_STUDY = "search"
 """Name of the only study of a journal in a search's folder."""
 OBJECTIVES_ATTRIBUTE = "objectives"
+SEARCH_ATTRIBUTE = "search"
+MEASURED_ATTRIBUTE = "measured"
+"""Of a trial: all that was measured of its student."""
 Place = Path | str
 """A journal file, or the URL of a database."""
 
@@ -51,7 +54,7 @@ def study_address(experiment: Experiment, folder: SearchFolder) -> StudyAddress:
         objectives=experiment.objectives,
         made_for={
             "space": experiment.to_dict()["space"],
-            "search": folder.search_id if folder.exists else None,
+            SEARCH_ATTRIBUTE: folder.search_id if folder.exists else None,
         },
     )
 
@@ -80,8 +83,7 @@ def open_storage(place: Place) -> BaseStorage:
     except Exception as error:  # SQLAlchemy's, the database driver's, or one for a missing driver
         reason = without_credentials(first_line(error), place)
         raise InputError(
-            f"the study's storage at {shown(place)} cannot be opened: {reason}; mend study.url, or leave it out for a "
-            "file in the search's folder"
+            f"the study's storage at {shown(place)} cannot be opened: {reason}; mend the address, or leave it out"
         ) from error
 
 

@@ -15,9 +15,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.constraints import Bounds
 from orchestrator.looks import Look, Refusal, admit
+from orchestrator.probe import SpaceProbe
 from orchestrator.samplers import DEFAULT_SAMPLER, make_sampler
-from orchestrator.storages import JOURNAL_STUDY, Place, StudyAddress, find_or_make_study
+from orchestrator.storages import JOURNAL_STUDY, MEASURED_ATTRIBUTE, Place, StudyAddress, find_or_make_study
+from orchestrator.warm_start import Learned, Source, learn
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -97,6 +100,10 @@ class Study:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
         self._study.set_user_attr(_LAID_OUT, len(points))
 
+    def learn(self, sources: Sequence[Source], probe: SpaceProbe, bounds: Bounds) -> tuple[Learned, ...]:
+        """Let the sampler know what earlier studies found, as `warm_start.learn` says; it counts as no trial here."""
+        return learn(self._study, sources, probe, objectives=self._objectives, bounds=bounds)
+
     def ask(self, space: Space, defaults: CascadeDefaults, look: Look = admit) -> Asked:
         """A new trial to run: a cascade that can be, that `look` admits, and that no trial of the study has had.
 
@@ -157,7 +164,12 @@ class Study:
         self._study.tell(trial, state=TrialState.PRUNED)
 
     def tell(
-        self, number: int, values: Sequence[float | None], *, constraints: Mapping[str, float] = MappingProxyType({})
+        self,
+        number: int,
+        values: Sequence[float | None],
+        *,
+        constraints: Mapping[str, float] = MappingProxyType({}),
+        measured: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """What came of a trial; one that has ended is left as it is.
 
@@ -165,6 +177,7 @@ class Study:
             number: of the trial.
             values: its objectives, in their order; one that is missing or no number fails the trial.
             constraints: how far it breaks each constraint; 0 or below where it is met.
+            measured: all that is known of its student, by metric, for studies that learn from this one.
         """
         for name, value in zip(self._objectives, values, strict=True):
             if value is None or not math.isfinite(value):
@@ -172,6 +185,7 @@ class Study:
                 return
         trial = self._trial(number)
         if trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, MEASURED_ATTRIBUTE, dict(measured))
             for name, violation in constraints.items():
                 self._study._storage.set_trial_system_attr(trial._trial_id, f"{_CONSTRAINT}:{name}", violation)
         self._study.tell(number, [float(value) for value in values if value is not None], skip_if_finished=True)

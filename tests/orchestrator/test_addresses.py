@@ -9,6 +9,8 @@ def test_addresses_anywhere_in_a_text_lose_their_credentials():
 
 
 def test_an_experiment_that_is_shown_has_no_credentials():
-    experiment = Experiment(study={"url": "postgresql://me:pw@host/db"}, tracking={"uri": "http://me:pw@host"})
+    study = {"url": "postgresql://me:pw@host/db", "warm_start": ["mysql://me:pw@host/a#b", "mine"]}
+    experiment = Experiment(study=study, tracking={"uri": "http://me:pw@host"})
     assert "pw" not in experiment.without_secrets().to_yaml()
     assert experiment.without_secrets().study.url == "postgresql://host/db"
+    assert experiment.without_secrets().study.warm_start == ("mysql://host/a#b", "mine")

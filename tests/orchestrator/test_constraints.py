@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.constraints import Bound, meets, size_violations, unmet, violations
+from orchestrator.constraints import Bound, measured_violations, meets, size_violations, unmet, violations
 from trainables.errors import InputError
 
 
@@ -30,6 +30,12 @@ def test_a_candidate_keeps_to_all_bounds_or_breaks_them(make_candidate):
     assert violations({"macs": Bound(at_most=50_000)}, candidate) == {"macs": pytest.approx(1.0)}
     with pytest.raises(InputError, match="candidate 0:1 has no latency_ms, but it is constrained"):
         meets({"latency_ms": Bound(at_most=1)}, candidate)
+
+
+def test_measured_values_that_say_too_little_say_nothing():
+    bounds = {"params": Bound(at_most=10), "macs_kept": Bound(at_most=0.1)}
+    assert measured_violations(bounds, {"macs_kept": 0.1}) is None
+    assert measured_violations(bounds, {"macs_kept": 0.1, "params": 5}) == {"params": -0.5, "macs_kept": 0.0}
 
 
 def test_only_sizes_are_known_before_training():

@@ -68,7 +68,9 @@ def test_only_how_much_and_where_may_differ_on_resume(folder):
     study = {"url": "sqlite://me:pw@/x.db"}
     with pytest.raises(InputError, match=r"study.url is None there and 'sqlite:///x.db' here"):
         folder.require_fresh_or_same(Experiment(study=study), resume=True)
-    folder.require_fresh_or_same(Experiment(num_trials=99, resources={"max_concurrent": 1}), resume=True)
+    folder.require_fresh_or_same(
+        Experiment(num_trials=99, study={"warm_start": ["other"]}, resources={"max_concurrent": 1}), resume=True
+    )
     with pytest.raises(InputError, match=r"teacher\.epochs is 20 there and 3 here"):
         folder.require_fresh_or_same(Experiment(teacher={"epochs": 3}), resume=True)
     with pytest.raises(InputError, match=r"sampler is 'tpe' there and 'random' here"):
