@@ -151,4 +151,6 @@ def _difference(study: optuna.Study, address: StudyAddress) -> str | None:
     if len(old) < len(wanted) and study.get_trials(deepcopy=False):
         return "it was not made by a search"
     found = first_difference(old, {key: wanted[key] for key in old})
+    if found is not None and found[0] == SEARCH_ATTRIBUTE:
+        return "it was made from another folder"
     return None if found is None else f"{found[0]} is {found[1]!r} there and {found[2]!r} here"

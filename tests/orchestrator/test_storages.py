@@ -52,7 +52,7 @@ def test_a_study_is_found_again(place):
             "its objectives are val_accuracy, macs_kept, and here val_accuracy, params",
         ),
         (OBJECTIVES, {"space": {"temperature": [1, 4]}}, r"space.temperature is \[1, 8\] there and \[1, 4\] here"),
-        (OBJECTIVES, {"search": "b"}, "search is 'a' there and 'b' here"),
+        (OBJECTIVES, {"search": "b"}, "is of another search: it was made from another folder; give"),
     ],
 )
 def test_a_study_of_something_else_is_refused_with_what_differs(place, objectives, made_for, message):
@@ -113,7 +113,7 @@ def test_a_database_keeps_studies_of_several_searches_apart(folder, tmp_path):
     other.begin(experiment)
     assert open_study(experiment, other).num_started == 0
     same_name = SearchFolder(storage=tmp_path / "elsewhere", name="mine")
-    with pytest.raises(InputError, match=r"study 'mine' in sqlite:.* is of another search: search is"):
+    with pytest.raises(InputError, match=r"study 'mine' in sqlite:.* is of another search: it was made"):
         find_study(study_address(experiment, same_name))
 
 
