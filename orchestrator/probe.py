@@ -16,6 +16,8 @@ from trainables.errors import InputError, first_line
 
 # Enough to meet every branch of a conditional space that is worth searching.
 _DRAWS = 100
+# What constraints leave of a space may be small.
+_MOST_DRAWS = 500
 
 
 class SpaceProbe:
@@ -42,13 +44,15 @@ class SpaceProbe:
         self._look = look
         self.distributions: dict[str, tuple[BaseDistribution, ...]] = {}
         num_valid, last = 0, None
-        for trial, reason in self._draws({}):
+        for draw, (trial, reason) in enumerate(self._draws({})):
+            if draw >= _DRAWS and num_valid:
+                break
             num_valid, last = num_valid + (reason is None), reason
             for name, distribution in trial.distributions.items():
                 met = self.distributions.get(name, ())
                 self.distributions[name] = met if distribution in met else (*met, distribution)
         if not num_valid:
-            raise InputError(f"the space gives no valid cascade in {_DRAWS} draws; the last one: {last}")
+            raise InputError(f"the space gives no valid cascade in {_MOST_DRAWS} draws; the last one: {last}")
 
     def check_points(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Check the user's own starting configurations; what they leave out is the sampler's to fill in.
@@ -87,7 +91,7 @@ class SpaceProbe:
     def _draws(self, fixed: Mapping[str, Any]) -> Iterator[tuple[optuna.Trial, str | None]]:
         """Draws in which some parameters are given, each with what is wrong with its cascade."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        for _ in range(_DRAWS):
+        for _ in range(_MOST_DRAWS):
             study.enqueue_trial(dict(fixed))
             trial = study.ask()
             try:

@@ -36,7 +36,8 @@ _LAID_OUT = "starting_points"
 # As `optuna.Trial.set_constraint` writes it; a trial object of a running trial would sample anew.
 _CONSTRAINT = "constraints"
 _REFUSAL = "refusal"
-_DRAWS = 100
+# Beside the study a draw costs a millisecond, and what is left of a constrained space may be small.
+_DRAWS = 500
 _OWN_DRAWS = 10
 
 
@@ -110,7 +111,7 @@ class Study:
         What is drawn besides is told pruned, with the reason, and does not count as a trial.
 
         Raises:
-            SpaceExhausted: if there is none in 100 draws, most of them at random.
+            SpaceExhausted: if there is none in 500 draws, most of them at random.
             InputError: if so before any trial was run.
         """
         reason = ""

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.looks import SizeLook
+from orchestrator.looks import Refusal, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig, Recipe
@@ -127,7 +127,7 @@ class Impossible:
     [
         (Failing(), "your function failed with ZeroDivisionError: no reason"),
         (Nothing(), "your function gave a NoneType, but must give a CascadeConfig"),
-        (Impossible(), "no valid cascade in 100 draws; the last one: macs_kept of level 2"),
+        (Impossible(), "no valid cascade in 500 draws; the last one: macs_kept of level 2"),
     ],
 )
 def test_a_space_that_cannot_work_is_refused(space, message):
@@ -140,5 +140,12 @@ def test_points_and_spaces_that_a_look_refuses_are_refused():
     probe = SpaceProbe(SPACE, DEFAULTS, look)
     with pytest.raises(InputError, match=r"starting_points.0: macs_kept of level 1 is 0.03, but must be at least 0.05"):
         probe.check_points([{"student_macs_kept": 0.03, "num_assistants": 0}])
-    with pytest.raises(InputError, match=r"no valid cascade in 100 draws; the last one: macs_kept of level \d is 0"):
+    with pytest.raises(InputError, match=r"no valid cascade in 500 draws; the last one: macs_kept of level \d is 0"):
         SpaceProbe(SPACE, DEFAULTS, SizeLook(smallest_kept=lambda _: 0.5))
+
+
+def test_a_small_part_of_a_space_that_is_left_is_found():
+    def look(cascade):
+        return None if cascade.macs_kept[-1] < 0.0206 else Refusal(reason="too large")
+
+    SpaceProbe(SPACE, DEFAULTS, look).check_points([{"temperature": 2}])

@@ -196,7 +196,7 @@ def test_a_space_that_gives_nothing_new_ends_the_search_also_when_resumed(tmp_pa
     first = cascade_command("search", "tiny.yaml", "--set", ONE_CASCADE, cwd=tmp_path)
     again = cascade_command("search", "tiny.yaml", "--set", ONE_CASCADE, "--resume", cwd=tmp_path)
     for done in (first, again):
-        assert "note: space: 100 draws gave nothing new to run; the last one: equal to trial 0" in done.out
+        assert "note: space: 500 draws gave nothing new to run; the last one: equal to trial 0" in done.out
     assert "trial 0 runs" not in again.out
     assert len(front_of(cascade_command, tmp_path)) == 1
 

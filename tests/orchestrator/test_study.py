@@ -112,7 +112,7 @@ def test_nothing_is_run_twice_and_an_exhausted_space_says_so(tmp_path, sampler):
     study = open_study(tmp_path, sampler=sampler)  # what was tried before counts too
     asked += [study.ask(FourCascades(), DEFAULTS) for _ in range(2)]
     assert {one.cascade.macs_kept for one in asked} == {(0.1,), (0.2,), (0.3,), (0.4,)}
-    with pytest.raises(SpaceExhausted, match="100 draws gave nothing new to run; the last one: equal to trial"):
+    with pytest.raises(SpaceExhausted, match="500 draws gave nothing new to run; the last one: equal to trial"):
         study.ask(FourCascades(), DEFAULTS)
     assert study.num_started == 4
     assert study.running() == tuple(asked[2:])
@@ -130,8 +130,18 @@ def test_what_cannot_reach_its_size_is_not_run_and_the_sampler_knows(tmp_path):
     assert "must be at least 0.05, as every channel group keeps 1 or more" in refused[0].user_attrs["refusal"]
 
 
+def test_the_small_part_of_a_space_that_a_look_leaves_is_found(tmp_path):
+    def look(cascade):
+        return None if cascade.macs_kept[-1] < 0.0206 else Refusal(reason="too large")
+
+    study = open_study(tmp_path)
+    assert all(study.ask(SPACE, DEFAULTS, look).cascade.macs_kept[-1] < 0.0206 for _ in range(3))
+    # Most of what was refused never came near the study.
+    assert len(study._study.trials) <= 3 * 11
+
+
 def test_a_look_that_refuses_everything_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="no valid cascade in 100 draws; the last one: too large"):
+    with pytest.raises(InputError, match="no valid cascade in 500 draws; the last one: too large"):
         open_study(tmp_path).ask(SPACE, DEFAULTS, lambda _: Refusal(reason="too large"))
 
 
