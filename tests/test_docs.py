@@ -83,6 +83,18 @@ def test_every_key_of_an_experiment_is_in_the_guide():
         assert f"`{key}`" in guide or f"`{key}." in guide, f"the guide does not say what {key} is"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_experiments_of_the_docs_are_valid(page):
+    import yaml
+
+    from orchestrator.config import parse_experiment
+    from orchestrator.probe import SpaceProbe
+
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+        experiment = parse_experiment(yaml.safe_load(block))
+        SpaceProbe(experiment.find_space(), experiment.cascade).check_points(experiment.starting_points)
+
+
 def test_help_starts_without_heavy_imports():
     import subprocess
 
