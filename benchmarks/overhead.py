@@ -77,6 +77,9 @@ class Clock:
         self.last_ended_at = time.perf_counter()
         print(f"overhead: trial {number} of the search is done", file=sys.stderr)
 
+    def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """Nothing; this search stops no trial."""
+
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing, so there is nothing to compare."""
         self.failures.append(reason)

@@ -15,13 +15,13 @@ from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import LevelResult
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since 2 there is `fidelity`
 _VERSION_KEY = b"cascade_archive_format"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One level of one finished trial: a deployable network with its accuracy and its cost.
+    """One level of one trial: a deployable network with its accuracy and its cost.
 
     Attributes:
         trial: number of the trial in the search, from 0.
@@ -36,6 +36,7 @@ class Candidate:
         latency_ms: median milliseconds for one image, above 0, where it was measured; else `None`.
         network: folder of the saved network, relative to the search's folder.
         cascade: JSON of the `CascadeConfig` that made it.
+        fidelity: fraction of its stage's epochs that went into it, in (0, 1]; below 1 only where the trial was stopped.
     """
 
     trial: int
@@ -50,6 +51,7 @@ class Candidate:
     latency_ms: float | None
     network: str
     cascade: str
+    fidelity: float = 1.0
 
     def __post_init__(self) -> None:
         """Check that what fronts are computed from is finite and in range.
@@ -62,6 +64,8 @@ class Candidate:
                 f"val_accuracy of candidate {self.label} is {self.val_accuracy!r}, but must be in [0, 1]; "
                 "a trial without a usable accuracy has failed and gives no candidate"
             )
+        if not 0.0 < self.fidelity <= 1.0:
+            raise InputError(f"fidelity of candidate {self.label} is {self.fidelity!r}, but must be in (0, 1]")
         for name in ("macs_kept", "params_kept", "latency_ms"):
             cost: float | None = getattr(self, name)
             if cost is not None and not (math.isfinite(cost) and cost > 0.0):
@@ -92,9 +96,12 @@ _SCHEMA = pa.schema(
         pa.field("latency_ms", pa.float64(), nullable=True),
         pa.field("network", pa.string(), nullable=False),
         pa.field("cascade", pa.string(), nullable=False),
+        pa.field("fidelity", pa.float64(), nullable=False),
     ],
     metadata={_VERSION_KEY: str(FORMAT_VERSION).encode()},
 )
+# Version 1 knew finished trials only.
+_SCHEMAS = {"1": _SCHEMA.remove(_SCHEMA.get_field_index("fidelity")), str(FORMAT_VERSION): _SCHEMA}
 
 
 class Archive:
@@ -144,7 +151,7 @@ class Archive:
 def candidates_of(
     trial: int, results: Sequence[LevelResult], network_folders: Mapping[int, str], cascade: CascadeConfig
 ) -> tuple[Candidate, ...]:
-    """Make one candidate of each level of a finished trial.
+    """Make one candidate of each level that a trial gave.
 
     Args:
         trial: number of the trial in the search.
@@ -170,6 +177,7 @@ def candidates_of(
             latency_ms=result.latency_ms,
             network=network_folders[result.level],
             cascade=text,
+            fidelity=result.fidelity,
         )
         for result in sorted(results, key=lambda result: result.level)
     )
@@ -215,7 +223,7 @@ def _read(path: Path) -> list[Candidate]:
             f"{path} has format version {version}, but this version of the program reads up to {FORMAT_VERSION}; "
             "upgrade the program"
         )
-    if version != str(FORMAT_VERSION) or not table.schema.equals(_SCHEMA):
+    if version not in _SCHEMAS or not table.schema.equals(_SCHEMAS[version]):
         raise InputError(f"{path} is a Parquet file, but no archive of candidates; restore it or remove it")
     return [Candidate(**row) for row in table.to_pylist()]
 

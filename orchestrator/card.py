@@ -77,6 +77,7 @@ class Card:
         processor: name of the CPU.
         versions: package → version.
         license_name: such as `apache-2.0`; `None` if none was given.
+        fidelity: fraction of its planned epochs that went into it, in (0, 1]; below 1 if its trial was stopped early.
     """
 
     search_name: str
@@ -94,6 +95,7 @@ class Card:
     processor: str
     versions: Mapping[str, str]
     license_name: str | None = None
+    fidelity: float = 1.0
 
     @property
     def name(self) -> str:
@@ -116,6 +118,11 @@ class Card:
         slow = [row.label for row in self.latency if not row.comparison.is_faster]
         noisy = [row.label for row in self.latency if row.comparison.dense.is_noisy or row.comparison.pruned.is_noisy]
         found = []
+        if self.fidelity < 1.0:
+            found.append(
+                f"Its trial was stopped early: {self.fidelity:.0%} of the planned epochs went into it, and it would "
+                "probably gain from the rest."
+            )
         if slow:
             found.append(
                 f"Fewer MACs did not make it measurably faster in {', '.join(slow)}.{self._advice_on_widths()} "
@@ -142,6 +149,7 @@ class Card:
             "search": self.search_name,
             "trial": self.trial,
             "level": self.level,
+            "fidelity": self.fidelity,
             "num_levels": self.cascade.num_levels,
             "license": self.license_name,
             "network": asdict(self.network),

@@ -11,12 +11,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from orchestrator.addresses import without_credentials
 from orchestrator.constraints import METRICS, Bound, check_bounds
 from orchestrator.pareto import OBJECTIVES
+from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.config import DataConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
+
+# Ray Tune's schedulers, without dashes and underscores.
+_SINGLE_METRIC = (
+    "asha",
+    "ashascheduler",
+    "asynchyperband",
+    "hyperband",
+    "hyperbandforbohb",
+    "bohb",
+    "medianstopping",
+    "medianstoppingrule",
+    "pb2",
+    "pbt",
+    "populationbasedtraining",
+)
 
 
 class _Section(BaseModel):
@@ -88,6 +104,7 @@ class Experiment(_Section):
         starting_points: the user's own first trials: values by the name of what the space suggests.
         num_starting_points: hand-laid trials after those, before the sampler takes over.
         study: where trials are written down.
+        early_stopping: when trials are stopped that are behind; `None` lets each of them end.
         resources: what trials take.
         tracking: where MLflow is.
         reuse: take over stages of other trials and searches in the storage folder that are equal to one's own.
@@ -106,6 +123,7 @@ class Experiment(_Section):
     starting_points: tuple[dict[str, Any], ...] = ()
     num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
     study: StudyStore = Field(default_factory=StudyStore)
+    early_stopping: EarlyStopping | None = None
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
     reuse: Annotated[bool, Field(strict=True)] = True
@@ -142,6 +160,22 @@ class Experiment(_Section):
                 f"{space!r} is no space; give one of {', '.join(SPACES)}, ranges, or package.module:function"
             )
         return space
+
+    @field_validator("early_stopping", mode="before")
+    @classmethod
+    def _named_early_stopping(cls, value: object) -> object:
+        if isinstance(value, bool):  # YAML's on and off
+            return {} if value else None
+        if not isinstance(value, str):
+            return value
+        if value == "rungs":
+            return {}
+        if value.replace("_", "").replace("-", "").lower() in _SINGLE_METRIC:
+            raise InputError(
+                f"{value!r} compares trials by a single metric, which stops the small networks of a front for their "
+                "lower accuracy; give rungs, which compares by fronts"
+            )
+        raise InputError(f"{value!r} is no way of early stopping; give rungs, its settings, or null for none")
 
     def find_space(self) -> Space:
         """The function that turns an Optuna trial into a cascade.
@@ -274,6 +308,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "study": tuple(StudyStore.model_fields),
     "resources": tuple(Resources.model_fields),
     "tracking": tuple(Tracking.model_fields),
+    "early_stopping": EarlyStopping.__slots__,
     "model": ModelConfig.__slots__,
     "data": DataConfig.__slots__,
     **{f"constraints.{metric}": Bound.__slots__ for metric in METRICS},

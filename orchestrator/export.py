@@ -118,6 +118,7 @@ def export(
             search_name=search_name,
             trial=candidate.trial,
             level=candidate.level,
+            fidelity=candidate.fidelity,
             cascade=cascade,
             model=model,
             data=data,

@@ -70,6 +70,11 @@ class SearchFolder:
         return self.path / "study.journal"
 
     @property
+    def rungs_file(self) -> Path:
+        """What early stopping has seen and decided."""
+        return self.path / "rungs.jsonl"
+
+    @property
     def teacher(self) -> Path:
         """Its teacher's folder."""
         return self.path / "teacher"

@@ -44,6 +44,7 @@ def front_rows(view: FrontView) -> list[dict[str, Any]]:
             "params": candidate.params,
             "params_kept": candidate.params_kept,
             "latency_ms": candidate.latency_ms,
+            "fidelity": candidate.fidelity,
             "on_front": candidate.key in on_front,
             "knee": view.knee is not None and candidate.key == view.knee.key,
             "meets_constraints": candidate.key not in view.breaking,
@@ -66,8 +67,9 @@ def front_rich_table(view: FrontView) -> Table:
     )
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     latency = any(candidate.latency_ms is not None for candidate in view.front)
+    unfinished = any(candidate.fidelity < 1.0 for candidate in view.front)
     columns = ["trial:level", "accuracy", "MACs", "kept", "compression", "params", "kept"]
-    for column in [*columns, *(["latency"] if latency else []), ""]:
+    for column in [*columns, *(["latency"] if latency else []), *(["fidelity"] if unfinished else []), ""]:
         table.add_column(column, justify="left" if column in ("trial:level", "") else "right")
     for candidate in view.front:
         knee = view.knee is not None and candidate.key == view.knee.key
@@ -82,5 +84,7 @@ def front_rich_table(view: FrontView) -> Table:
         ]
         if latency:
             cells.append(f"{candidate.latency_ms:.3g} ms")
+        if unfinished:
+            cells.append(percent(candidate.fidelity))
         table.add_row(*cells, "knee" if knee else "", style="bold" if knee else "")
     return table

@@ -206,6 +206,8 @@ def _hover(candidate: Candidate, teacher_val_accuracy: float) -> str:
     ]
     if candidate.latency_ms is not None:
         lines.append(f"latency {candidate.latency_ms:.3g} ms")
+    if candidate.fidelity < 1.0:
+        lines.append(f"stopped early, after {candidate.fidelity:.0%} of its epochs")
     return "<br>".join(lines)
 
 

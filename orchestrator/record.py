@@ -42,6 +42,9 @@ class Watcher(Protocol):
     def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates, some stages of which may have been done before."""
 
+    def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """A trial was stopped early, and gave the candidates that had reached their sizes."""
+
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""
 
@@ -113,8 +116,10 @@ class SearchRecord:
         unfinished = []
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
-            if found:
+            if found and _is_whole(found):
                 self._conclude(asked.number, found, Reused())
+            elif found:
+                self._conclude_stopped(asked.number, found, "early stopping, as the driver ended", Reused())
             else:
                 unfinished.append(asked)
         return tuple(unfinished)
@@ -140,17 +145,17 @@ class SearchRecord:
         self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused
     ) -> None:
         """A trial gave a network of every level."""
-        folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
-        try:
-            candidates = candidates_of(asked.number, results, folders, asked.cascade)
-            for candidate in candidates:
-                losses(candidate, self._objectives)
-                violations(self._bounds, candidate)
-        except InputError as error:  # no number where one is needed
-            self.failed(asked.number, str(error))
-            return
-        self._archive.add(candidates)
-        self._conclude(asked.number, candidates, reused)
+        candidates = self._archived(asked, results, networks)
+        if candidates is not None:
+            self._conclude(asked.number, candidates, reused)
+
+    def stopped(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused, reason: str
+    ) -> None:
+        """A trial was stopped early, and gave networks of the levels that had reached their sizes."""
+        candidates = self._archived(asked, results, networks)
+        if candidates is not None:
+            self._conclude_stopped(asked.number, candidates, reason, reused)
 
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
@@ -175,6 +180,22 @@ class SearchRecord:
             bounds=self._bounds,
         )
 
+    def _archived(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str]
+    ) -> tuple[Candidate, ...] | None:
+        """Put a trial's levels into the archive; `None` where one lacks a number that is needed: the trial failed."""
+        folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
+        try:
+            candidates = candidates_of(asked.number, results, folders, asked.cascade)
+            for candidate in candidates:
+                losses(candidate, self._objectives)
+                violations(self._bounds, candidate)
+        except InputError as error:
+            self.failed(asked.number, str(error))
+            return None
+        self._archive.add(candidates)
+        return candidates
+
     def _conclude(self, number: int, candidates: Sequence[Candidate], reused: Reused) -> None:
         student = max(candidates, key=lambda candidate: candidate.level)
         self._study.note_reuse(number, reused)
@@ -194,6 +215,12 @@ class SearchRecord:
         if text is not None:
             self._watcher.note(text)
 
+    def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
+        self._study.note_reuse(number, reused)
+        self._study.stop(number, reason)
+        self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
+        self._watcher.trial_stopped(number, reason, candidates, self._show_front() if candidates else self.view())
+
     def _show_front(self) -> FrontView:
         view = self.view()
         volume = front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
@@ -208,6 +235,11 @@ class SearchRecord:
             save_front(view, *figures)
             self._drawn = tuple(view.front)
         self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
+
+
+def _is_whole(candidates: Sequence[Candidate]) -> bool:
+    """Whether these are all levels of their trial, trained to the end."""
+    return len(candidates) == candidates[0].num_assistants + 1 and all(c.fidelity == 1.0 for c in candidates)
 
 
 def search_parameters(plain: Mapping[str, Any]) -> dict[str, Any]:

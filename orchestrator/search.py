@@ -29,6 +29,7 @@ from orchestrator.looks import Look
 from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
+from orchestrator.schedulers import RungScheduler, StoredRungs
 from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher
@@ -51,7 +52,7 @@ class Outcome:
     Attributes:
         status: `finished` (all trials ended, or the space gives no more), `interrupted`, or `failed` (all of them
             failed).
-        num_ended: trials that are complete or failed.
+        num_ended: trials that are complete, stopped or failed.
         failures: why trials failed, by number.
         reused: what trials did not have to compute.
     """
@@ -200,9 +201,10 @@ def _run(  # noqa: PLR0913
                 augmentation=experiment.data.augmentation,
                 data=digest,
             ),
+            stops=None if experiment.early_stopping is None else str(folder.path / TRIALS),
         )
         trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
-        _fit(trainable, queue, record, experiment, folder.path / TRIALS)
+        _fit(trainable, queue, record, experiment, folder.path / TRIALS, _scheduler(experiment, folder))
     if queue.exhausted:
         watcher.note(queue.exhausted)
     return _conclude(experiment, study, record, exhausted=queue.exhausted is not None)
@@ -274,12 +276,20 @@ def _prepare_teacher(  # noqa: PLR0913
     return teacher
 
 
-def _fit(
+def _scheduler(experiment: Experiment, folder: SearchFolder) -> RungScheduler | None:
+    if experiment.early_stopping is None:
+        return None
+    rungs = StoredRungs(folder.rungs_file, experiment.early_stopping, seed=experiment.seed)
+    return RungScheduler(rungs, folder.path / TRIALS)
+
+
+def _fit(  # noqa: PLR0913
     trainable: Any,  # noqa: ANN401 - Ray's
     queue: TrialQueue,
     record: SearchRecord,
     experiment: Experiment,
     storage: Path,
+    scheduler: RungScheduler | None,
 ) -> None:
     """Run what is in the queue. Each start is a Tune experiment of its own; the study is what lasts."""
     resources = experiment.resources
@@ -290,6 +300,7 @@ def _fit(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
         tune_config=tune.TuneConfig(
             search_alg=queue.searcher(),
+            scheduler=scheduler,
             num_samples=queue.remaining,
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,

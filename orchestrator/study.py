@@ -1,8 +1,8 @@
 """The durable Optuna study: what has been tried, what came out, and what to try next.
 
 The study is kept in a journal file of the search's folder, or in a database. It is the truth about its trials; Ray Tune
-only runs them. Every trial that was asked for ends complete or failed, and one that was running when the driver died is
-found and run to its end.
+only runs them. Every trial that was asked for ends complete, stopped or failed, and one that was running when the
+driver died is found and run to its end.
 """
 
 import json
@@ -31,6 +31,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 _CASCADE = "cascade"
 _FAILURE = "failure"
+_STOPPED = "stopped"
 _REUSED = "reused"
 _LAID_OUT = "starting_points"
 # As `optuna.Trial.set_constraint` writes it; a trial object of a running trial would sample anew.
@@ -204,9 +205,11 @@ class Study:
 
     def fail(self, number: int, reason: str) -> None:
         """A trial gave no usable network."""
-        if self._trial(number).state is TrialState.RUNNING:
-            self._study._storage.set_trial_user_attr(self._trial(number)._trial_id, _FAILURE, reason)
-        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        self._end(number, TrialState.FAIL, _FAILURE, reason)
+
+    def stop(self, number: int, reason: str) -> None:
+        """A trial was stopped early; what it was worth then is not what it would have been worth, and is not told."""
+        self._end(number, TrialState.PRUNED, _STOPPED, reason)
 
     def settle(self) -> None:
         """End what a driver that was killed while it asked has left half-drawn; a starting point is laid out again."""
@@ -238,16 +241,27 @@ class Study:
             if _CASCADE in trial.user_attrs
         }
 
+    def stopped(self) -> dict[int, str]:
+        """Why trials were stopped early, by number."""
+        pruned = self._in(TrialState.PRUNED)
+        return {trial.number: trial.user_attrs[_STOPPED] for trial in pruned if _STOPPED in trial.user_attrs}
+
     @property
     def num_started(self) -> int:
-        """Trials that count towards the number asked for: complete, failed or running."""
-        states = (TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
+        """Trials that count towards the number asked for: complete, stopped, failed or running."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
         return sum(_CASCADE in trial.user_attrs for trial in self._in(*states))
 
     @property
     def num_ended(self) -> int:
-        """Trials that are complete or failed."""
+        """Trials that are complete, stopped or failed."""
         return self.num_started - len(self.running())
+
+    def _end(self, number: int, state: TrialState, attribute: str, reason: str) -> None:
+        trial = self._trial(number)
+        if trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, attribute, reason)
+        self._study.tell(number, state=state, skip_if_finished=True)
 
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)

@@ -182,14 +182,14 @@ class Tracker:
 
         Args:
             trial: its number.
-            candidates: its levels; none if it failed or was stopped.
+            candidates: its levels; none if it failed, and those that had reached their sizes if it was stopped.
             status: how it ended.
             reason: why it failed or was stopped.
             reused: what it did not have to compute.
         """
         now = _now_ms()
         metrics: list[tuple[str, float | None, int]] = []
-        if candidates:
+        if status == "finished" and candidates:
             student = max(candidates, key=lambda candidate: candidate.level)
             for name in ("val_accuracy", "macs_kept", "params_kept", "macs", "params", "latency_ms"):
                 metrics.append((name, getattr(student, name), 0))

@@ -15,7 +15,7 @@ from search_spaces.cascade import CascadeDefaults, Space
 from trainables.checkpoint import load_state
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused
-from trainables.tune_adapter import STATE_FILE
+from trainables.tune_adapter import STATE_FILE, stop_note
 
 
 class TrialQueue:
@@ -89,6 +89,7 @@ class TrialQueue:
         """Free what a trial that has ended only needed to go on, of all starts."""
         for checkpoint in self._states.glob(f"start-*/{number:05d}/checkpoint_*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
+        stop_note(self._states, number).unlink(missing_ok=True)
 
     def searcher(self) -> "TuneSearcher":
         """This queue as Tune's search algorithm."""
@@ -172,7 +173,11 @@ class Reporter(Callback):  # type: ignore[misc]
             results = [LevelResult.from_dict(level) for level in result["results"]]
             networks = {int(level): name for level, name in result["networks"].items()}
             reused = Reused.from_dict(result["reused"])
-            self._record.finished(self._queue.asked[number], results, networks, reused)
+            asked = self._queue.asked[number]
+            if "stopped" in result:
+                self._record.stopped(asked, results, networks, reused, result["stopped"])
+            else:
+                self._record.finished(asked, results, networks, reused)
         else:
             self._record.failed(number, result.get("failure", "ended without a result"))
         self._queue.remove_states(number)

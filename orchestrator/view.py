@@ -90,6 +90,15 @@ class LineWatcher:
             f"front of {len(view.front)} among {len(view.candidates)}{_saved(reused)}"
         )
 
+    def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """A trial was stopped early, and gave the candidates that had reached their sizes."""
+        self._num_ended += 1
+        levels = ", ".join(f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}" for c in candidates)
+        self._say(
+            f"trial {number} stopped ({self._num_ended} of {self._num_trials}): {reason}"
+            f"{'; kept ' if levels else ''}{levels}"
+        )
+
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""
         self._num_ended += 1
@@ -150,6 +159,12 @@ class LiveWatcher:
         self._view = view
         self._end(number)
         self._lines.trial_finished(number, candidates, view, reused)
+
+    def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """A trial was stopped early, and gave the candidates that had reached their sizes."""
+        self._view = view
+        self._end(number)
+        self._lines.trial_stopped(number, reason, candidates, view)
 
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""

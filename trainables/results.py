@@ -57,8 +57,25 @@ class EpochProgress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How far a trial is and what its levels are worth now, as early stopping compares trials.
+
+    Attributes:
+        fraction: of the trial's planned epochs that are done, in [0, 1].
+        points: `val_accuracy` now and `macs_kept` as it was asked for, of each level that has been trained.
+    """
+
+    fraction: float
+    points: tuple[Mapping[str, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, ready for JSON."""
+        return {"fraction": self.fraction, "points": [dict(point) for point in self.points]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LevelResult:
-    """One level of one finished trial: a deployable network, its accuracy and its cost.
+    """One level of one trial that has ended: a deployable network, its accuracy and its cost.
 
     Attributes:
         level: 1 … L; L is the student.
@@ -70,6 +87,7 @@ class LevelResult:
         params: number of parameters.
         params_kept: the same as a fraction of the teacher's.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
+        fidelity: fraction of its stage's epochs that went into it, in (0, 1]; below 1 where the trial was stopped.
     """
 
     level: int
@@ -81,6 +99,7 @@ class LevelResult:
     params: int
     params_kept: float
     latency_ms: float | None = None
+    fidelity: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

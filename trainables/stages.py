@@ -159,6 +159,15 @@ class CascadeStage:
             ),
         )
 
+    def stop(self) -> None:
+        """End before all epochs are done; `results` are the levels as they are, if they have reached their sizes.
+
+        Raises:
+            StageFailure: if a size is missed.
+        """
+        if self._steps_taken >= max(self._prunings):
+            self.results = self._finish(self._validate())
+
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
         tensors = prefixed("weights", self._parameters)
@@ -291,6 +300,7 @@ class CascadeStage:
                     macs_kept=macs / self._teacher_size.macs,
                     params=params,
                     params_kept=params / self._teacher_size.params,
+                    fidelity=self.epoch / self.plan.epochs,
                 )
             )
         return tuple(results)

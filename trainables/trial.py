@@ -14,7 +14,7 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.identity import Identity, stage_identities
 from trainables.plan import stage_plans
-from trainables.results import EpochProgress, LevelResult, Reused
+from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages import CascadeStage, TeacherSize
 from trainables.training import Tensors, prefixed, unprefixed
 
@@ -36,7 +36,7 @@ class CascadeTrial:
     """Runs the stages of one cascade, one epoch a step; stops and goes on at any epoch, with equal results.
 
     Attributes:
-        networks: narrow networks of the levels whose stage is done, by level, in evaluation mode.
+        networks: narrow networks of the levels whose stage is done or was stopped, by level, in evaluation mode.
         results: their accuracy and cost, the largest level first.
         reused: the stages that were found done.
     """
@@ -86,6 +86,20 @@ class CascadeTrial:
         """Whether every level is done."""
         return len(self.networks) == self._config.num_levels
 
+    @property
+    def standing(self) -> Standing:
+        """How far it is, and what its levels are worth now."""
+        accuracies = {level.level: level.val_accuracy for epoch in self._epochs[-1:] for level in epoch.levels}
+        accuracies |= {result.level: result.val_accuracy for result in self.results}
+        done = 1.0 if self.finished else (self._stage.plan.first_epoch + self._stage.epoch) / self._config.recipe.epochs
+        return Standing(
+            fraction=done,
+            points=tuple(
+                {"val_accuracy": accuracy, "macs_kept": self._config.macs_kept[level - 1]}
+                for level, accuracy in sorted(accuracies.items())
+            ),
+        )
+
     def take_over(self) -> tuple[EpochProgress, ...]:
         """Take over the stages that come next and are done already; the epochs that went into them.
 
@@ -117,15 +131,25 @@ class CascadeTrial:
         progress = self._stage.step()
         self._epochs += (progress,)
         if self._stage.finished:
-            for level in self._stage.levels:
-                self.networks[level.number] = level.network.eval().requires_grad_(requires_grad=False)
-            self.results += self._stage.results
+            self._take_levels()
             if self._finished_stages is not None:
                 tensors, values = self._levels_state(self._stage.plan.levels)
                 values["epochs"] = [epoch.to_dict() for epoch in self._epochs]
                 self._finished_stages.keep(self._identities[self._stage_index], tensors, values)
             self._next_stage()
         return progress
+
+    def stop(self) -> None:
+        """End before all epochs are done: levels that have reached their sizes are taken as they are, others dropped.
+
+        Raises:
+            StageFailure: if a size is missed.
+        """
+        self.release()
+        if not self.finished:
+            self._stage.stop()
+            if self._stage.results:
+                self._take_levels()
 
     def run(self) -> Iterator[EpochProgress]:
         """Train all epochs that are left, one record each."""
@@ -178,6 +202,11 @@ class CascadeTrial:
         # A stage that was found may have been computed for a cascade with more or fewer levels below it.
         results = (LevelResult.from_dict(result) for result in values["results"])
         self.results += tuple(replace(result, num_levels=self._config.num_levels) for result in results)
+
+    def _take_levels(self) -> None:
+        for level in self._stage.levels:
+            self.networks[level.number] = level.network.eval().requires_grad_(requires_grad=False)
+        self.results += self._stage.results
 
     def _next_stage(self) -> None:
         self._epochs = ()

@@ -32,6 +32,7 @@ class TrialSettings:
         measure_latency: measure each level's latency when the trial ends.
         finished_stages: where stages that are done are found and kept; `None` computes each of them.
         origin: what teacher, data and code come to, as `identity.trial_origin` gives it.
+        stops: folder in which a trial finds a `stop_note` when it is to end before its time; `None` looks for none.
     """
 
     model: ModelConfig
@@ -42,6 +43,12 @@ class TrialSettings:
     measure_latency: bool
     finished_stages: FinishedStages | None = None
     origin: str = ""
+    stops: str | None = None
+
+
+def stop_note(stops: Path | str, number: int) -> Path:
+    """The file that tells a trial to end before its next epoch; its text is the reason."""
+    return Path(stops) / f"stop-{number:05d}"
 
 
 def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any]) -> nn.Module:
@@ -55,8 +62,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     """One cascade; `step` is one epoch of its current stage.
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
-    go on from, or `None`). A result holds `progress`, a list of epochs, and at the end `results`, `networks` and
-    `reused`, or `failure`.
+    go on from, or `None`). A result holds `progress`, a list of epochs, and `standing`; at the end also `results`,
+    `networks` and `reused`, or `failure`. A trial that found a `stop_note` ends with `stopped`, the reason, and with
+    the levels that have reached their sizes.
     """
 
     def setup(
@@ -97,10 +105,13 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             self._trial.load_state(*load_state(Path(config["state"])))
 
     def step(self) -> dict[str, Any]:
-        """Take over stages that are done already, and train one epoch.
+        """Take over stages that are done already, and train one epoch; or end, if that is what the trial was told.
 
         A stage that fails ends the trial with the reason, since trying again would fail again.
         """
+        reason = self._told_to_stop()
+        if reason is not None and not self._trial.finished:
+            return self._stop(reason)
         epochs = [epoch.to_dict() for epoch in self._trial.take_over()]
         if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
             try:
@@ -108,12 +119,29 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             except StageFailure as failure:
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
-        result: dict[str, Any] = {"progress": epochs, "done": self._trial.finished}
-        if self._trial.finished:
-            result["reused"] = self._trial.reused.to_dict()
-            result["networks"] = {level: self._save(level, network) for level, network in self._trial.networks.items()}
-            result["results"] = [self._measured(level.to_dict()) for level in self._trial.results]
-        return result
+        result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
+        return result | self._levels() if self._trial.finished else result
+
+    def _told_to_stop(self) -> str | None:
+        if self._settings.stops is None:
+            return None
+        note = stop_note(self._settings.stops, self._number)
+        return note.read_text() if note.exists() else None
+
+    def _stop(self, reason: str) -> dict[str, Any]:
+        try:
+            self._trial.stop()
+        except StageFailure as failure:
+            return {"progress": [], "failure": str(failure), "done": True}
+        return {"progress": [], "stopped": reason, "done": True} | self._levels()
+
+    def _levels(self) -> dict[str, Any]:
+        """What the trial came to."""
+        return {
+            "reused": self._trial.reused.to_dict(),
+            "networks": {level: self._save(level, network) for level, network in self._trial.networks.items()},
+            "results": [self._measured(level.to_dict()) for level in self._trial.results],
+        }
 
     def _save(self, level: int, network: nn.Module) -> str:
         """Write a level's network; name of its folder among the candidates."""

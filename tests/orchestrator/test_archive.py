@@ -86,9 +86,19 @@ def test_newer_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "candidates.parquet")
     archive.add([candidate()])
     table = pq.read_table(archive.path)
-    pq.write_table(table.replace_schema_metadata({b"cascade_archive_format": b"2"}), archive.path)
-    with pytest.raises(InputError, match=r"format version 2, but this version of the program reads up to 1"):
+    pq.write_table(table.replace_schema_metadata({b"cascade_archive_format": b"3"}), archive.path)
+    with pytest.raises(InputError, match=r"format version 3, but this version of the program reads up to 2"):
         archive.candidates()
+
+
+def test_an_archive_from_before_early_stopping_holds_finished_trials_and_can_be_added_to(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate(0)])
+    old = pq.read_table(archive.path).drop_columns("fidelity")
+    pq.write_table(old.replace_schema_metadata({b"cascade_archive_format": b"1"}), archive.path)
+    assert archive.candidates() == (candidate(0, fidelity=1.0),)
+    archive.add([candidate(1, fidelity=0.25)])
+    assert [found.fidelity for found in archive.candidates()] == [1.0, 0.25]
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
@@ -108,6 +118,9 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
         ("macs_kept", 0.0),
         ("params_kept", math.inf),
         ("latency_ms", -1),
+        ("fidelity", 0.0),
+        ("fidelity", 1.1),
+        ("fidelity", math.nan),
     ],
 )
 def test_unusable_values_make_no_candidate(name: str, value: float) -> None:
@@ -127,12 +140,13 @@ def test_candidates_of_a_trial_take_every_level() -> None:
             macs_kept=kept,
             params=10,
             params_kept=0.2,
+            fidelity=level / 4,
         )
         for level, kept in ((2, 0.1), (1, 0.3))
     ]
     made = candidates_of(7, results, {1: "trials/7/1", 2: "trials/7/2"}, cascade)
-    assert [(c.label, c.num_assistants, c.macs_kept, c.network) for c in made] == [
-        ("7:1", 1, 0.3, "trials/7/1"),
-        ("7:2", 1, 0.1, "trials/7/2"),
+    assert [(c.label, c.num_assistants, c.macs_kept, c.network, c.fidelity) for c in made] == [
+        ("7:1", 1, 0.3, "trials/7/1", 0.25),
+        ("7:2", 1, 0.1, "trials/7/2", 0.5),
     ]
     assert CascadeConfig.from_dict(json.loads(made[0].cascade)) == cascade

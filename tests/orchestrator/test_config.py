@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from orchestrator.config import Experiment, load_experiment, parse_experiment
+from orchestrator.rungs import EarlyStopping
 from search_spaces.cascade import CascadeSpace
 from search_spaces.presets import PRESETS, SPACES
 from trainables.errors import InputError
@@ -28,6 +29,23 @@ def test_spaces_are_found_by_name_and_by_import_path():
     assert Experiment(space="search_spaces.cascade:CascadeSpace").find_space() is CascadeSpace
     with pytest.raises(InputError, match="cannot be imported"):
         Experiment(space="no_such_package:space").find_space()
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("null", None),
+        ("off", None),
+        ("on", EarlyStopping()),
+        ("rungs", EarlyStopping()),
+        ("{first_rung: 0.5}", EarlyStopping(first_rung=0.5)),
+    ],
+)
+def test_early_stopping_is_off_a_name_or_settings(word, wanted):
+    experiment = load_experiment("demo", [f"early_stopping={word}"])
+    assert experiment.early_stopping == wanted
+    assert parse_experiment(yaml.safe_load(experiment.to_yaml())) == experiment
+    assert load_experiment("demo").early_stopping is None
 
 
 @pytest.mark.parametrize(
@@ -65,6 +83,15 @@ def test_spaces_are_found_by_name_and_by_import_path():
         ("space=huge", "space: 'huge' is no space; give one of"),
         ("space.student_macs_kept=[0, 2]", r"space.student_macs_kept is \[0, 2\]"),
         ("space.colour=[1, 2]", "unknown key 'space.colour'"),
+        ("early_stopping=asha", "early_stopping: 'asha' compares trials by a single metric, .*; give rungs"),
+        ("early_stopping=Async_HyperBand", "early_stopping: 'Async_HyperBand' compares trials by a single metric"),
+        ("early_stopping=median", "early_stopping: 'median' is no way of early stopping; give rungs"),
+        ("early_stopping=3", "early_stopping is 3"),
+        (
+            "early_stopping.first_rung=1",
+            r"^early_stopping.first_rung is 1(\.0)?, but must be a number above 0 and below 1",
+        ),
+        ("early_stopping.rungs=3", "unknown key 'early_stopping.rungs'; there are reduction_factor, first_rung"),
         ("resources.cpus_per_trial=0", "resources.cpus_per_trial is 0"),
         ("seed=-1", "seed is -1"),
         ("data=3", "data is 3"),

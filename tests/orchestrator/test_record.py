@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from orchestrator.archive import Archive
+from orchestrator.archive import Archive, candidates_of
 from orchestrator.constraints import Bound
 from orchestrator.fronts import front_rows
 from orchestrator.plots import FrontView
@@ -32,6 +34,10 @@ class Heard:
     def trial_finished(self, number, candidates, view, reused):
         assert isinstance(view, FrontView)
         self.events.append(("finished", number))
+
+    def trial_stopped(self, number, reason, candidates, view):
+        assert isinstance(view, FrontView)
+        self.events.append(("stopped", number, [candidate.label for candidate in candidates]))
 
     def trial_failed(self, number, reason):
         self.events.append(("failed", number))
@@ -187,6 +193,30 @@ def test_a_trial_that_was_archived_but_not_told_is_adopted(parts, tmp_path):
     assert queue.remaining == 1
     assert queue.next()["trial"] == left.number
     assert queue.next() is None
+
+
+def test_a_stopped_trial_leaves_what_had_its_size(parts):
+    study, archive, heard, record = parts()
+    first, second = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
+    record.stopped(first, [], {}, Reused(), "behind")
+    at_size = [replace(result, fidelity=0.75) for result in results()]
+    record.stopped(second, at_size, {1: "1-1", 2: "1-2"}, Reused(), "behind")
+    assert [(c.label, c.fidelity) for c in archive.candidates()] == [("1:1", 0.75), ("1:2", 0.75)]
+    assert study.stopped() == {0: "behind", 1: "behind"}
+    assert study.num_ended == 2
+    assert heard.events == [("stopped", 0, []), ("stopped", 1, ["1:1", "1:2"])]
+
+
+@pytest.mark.parametrize("fidelities", [(1.0,), (1.0, 0.75), (0.75, 0.75)])
+def test_a_stopped_trial_that_was_archived_but_not_told_is_not_taken_for_a_finished_one(parts, fidelities):
+    study, archive, _, record = parts()
+    asked = study.ask(SPACE, CascadeDefaults())
+    left = [replace(result, fidelity=fidelity) for result, fidelity in zip(results(), fidelities, strict=False)]
+    archive.add(candidates_of(asked.number, left, {1: "candidates/0-1", 2: "candidates/0-2"}, asked.cascade))
+    study, _, heard, record = parts()
+    assert record.adopt() == ()
+    assert list(study.stopped()) == [asked.number]
+    assert [event[:2] for event in heard.events] == [("stopped", 0)]
 
 
 def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path):

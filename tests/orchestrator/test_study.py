@@ -37,6 +37,22 @@ def test_telling_twice_changes_nothing(tmp_path):
     assert study._study.trials[asked.number].values == [0.9, 0.1]
 
 
+def test_a_stopped_trial_is_pruned_without_values_and_counts(tmp_path):
+    study = open_study(tmp_path)
+    first, second = study.ask(SPACE, DEFAULTS), study.ask(SPACE, DEFAULTS)
+    study.stop(first.number, "behind")
+    study.stop(first.number, "again")
+    study.tell(first.number, [0.9, 0.1])
+    study.tell(second.number, [0.9, 0.1])
+    study.stop(second.number, "late")
+    again = open_study(tmp_path)
+    assert again.stopped() == {first.number: "behind"}
+    assert (again.num_started, again.num_ended, again.failures()) == (2, 2, {})
+    assert [trial.number for trial in again._study.best_trials] == [second.number]
+    assert again._study.trials[first.number].state is TrialState.PRUNED
+    assert again.ask(SPACE, DEFAULTS).number == 2  # the sampler can do with it
+
+
 def test_a_resumed_study_does_not_suggest_its_first_trials_again(tmp_path):
     first = open_study(tmp_path).ask(SPACE, DEFAULTS)
     second = open_study(tmp_path).ask(SPACE, DEFAULTS)

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -85,6 +86,28 @@ def test_a_terminal_shows_what_runs_what_is_best_and_what_is_left(candidates, vi
     assert "1 of 3 trials" in later
     assert "best so far: 94.0 % at 30.0 % of the MACs" in later
     assert "5/10" not in later
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stopped_trial_is_told_with_its_reason_and_what_it_left(candidates, view, terminal):
+    out = console(terminal=terminal)
+    with watching(out, num_trials=3) as watcher:
+        watcher.teacher_ready(TEACHER)
+        watcher.trial_started(0, CASCADE)
+        watcher.trial_stopped(0, "behind", candidates[:1], view)
+        watcher.trial_started(1, CASCADE)
+        watcher.trial_stopped(1, "behind", (), view)
+    assert "trial 0 stopped (1 of 3): behind; kept 94.0 % at 30.0 %\n" in out.file.getvalue().replace("\r", "")
+    assert "trial 1 stopped (2 of 3): behind\n" in out.file.getvalue().replace("\r", "")
+
+
+def test_a_front_says_what_was_not_trained_to_its_end(candidates):
+    unfinished = [dataclasses.replace(candidates[0], fidelity=0.75), *candidates[1:]]
+    view = front_view(unfinished, OBJECTIVES, teacher_val_accuracy=0.95)
+    assert [row["fidelity"] for row in front_rows(view)] == [0.75, 1.0, 1.0]
+    out = console(terminal=False)
+    out.print(front_rich_table(view))
+    assert "75.0 %" in out.file.getvalue()
 
 
 def test_rows_say_what_is_on_the_front(view):

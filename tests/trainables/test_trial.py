@@ -262,3 +262,79 @@ def test_what_was_reused_survives_a_stop(make_trial, tmp_path: Path) -> None:
     told = list(again.run())
     assert again.reused.stages == ("level-1", "level-2")
     assert [progress.trial_epoch for progress in told] == [1, 2, 3, 4]  # the epoch before the stop is among them
+
+
+def test_standing_is_of_the_levels_known_so_far_at_the_sizes_asked(make_trial, tmp_path: Path) -> None:
+    trial = make_trial(KINDS["sequential"])
+    assert (trial.standing.fraction, trial.standing.points) == (0.0, ())
+    stood = []
+    for progress in trial.run():
+        stood.append(trial.standing)
+        if progress.trial_epoch == 3:
+            save_state(tmp_path / "state", *trial.state())
+            assert trial.standing.points[1]["val_accuracy"] == progress.levels[0].val_accuracy
+    assert [standing.fraction for standing in stood] == [0.25, 0.5, 0.75, 1.0]
+    assert [[point["macs_kept"] for point in standing.points] for standing in stood] == [[0.6]] * 2 + [[0.6, 0.3]] * 2
+    assert all(standing.points[0]["val_accuracy"] == trial.results[0].val_accuracy for standing in stood[1:])
+    later = make_trial(KINDS["sequential"])
+    later.load_state(*load_state(tmp_path / "state"))
+    assert later.standing == stood[2]
+    assert json.loads(json.dumps(later.standing.to_dict()))["points"] == list(stood[2].points)
+
+
+def test_standing_of_a_trial_that_took_over_everything_is_at_its_end(make_trial) -> None:
+    stages = InMemory()
+    list(make_trial(CONFIG, stages).run())
+    trial = make_trial(CONFIG, stages)
+    trial.take_over()
+    assert trial.standing.fraction == 1.0
+    assert [point["macs_kept"] for point in trial.standing.points] == [0.6, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "epochs", "fidelities"),
+    [
+        ("joint", 1, []),
+        ("joint", 2, [0.5, 0.5]),
+        ("joint", 3, [0.75, 0.75]),
+        ("sequential", 0, []),
+        ("sequential", 2, [1.0]),
+        ("sequential", 3, [1.0, 0.5]),
+    ],
+)
+def test_a_stop_gives_the_levels_that_have_their_sizes(
+    make_trial, data: DataSplits, kind: str, epochs: int, fidelities: list[float]
+) -> None:
+    stages = InMemory()
+    trial = make_trial(KINDS[kind], stages)
+    trial.take_over()
+    for _ in range(epochs):
+        trial.step()
+    trial.stop()
+    assert stages.claimed == []
+    assert [result.fidelity for result in trial.results] == fidelities
+    assert list(trial.networks) == [result.level for result in trial.results]
+    for result, size in zip(trial.results, (0.6, 0.3), strict=False):
+        network = trial.networks[result.level]
+        assert result.macs == count_macs(network, data.input_shape)
+        assert result.macs_kept == pytest.approx(size, rel=0.02)
+        assert result.val_accuracy == accuracy(network, data)
+
+
+def test_a_stop_keeps_no_unfinished_stage_for_others(make_trial) -> None:
+    stages = InMemory()
+    trial = make_trial(KINDS["sequential"], stages)
+    for _ in range(3):
+        trial.take_over()
+        trial.step()
+    trial.stop()
+    assert len(stages.kept) == 1
+
+
+def test_a_finished_trial_is_fully_trained_and_a_stop_changes_nothing(make_trial) -> None:
+    trial = make_trial()
+    list(trial.run())
+    before = trial.results
+    trial.stop()
+    assert trial.results == before
+    assert [result.fidelity for result in before] == [1.0, 1.0]

@@ -7,7 +7,7 @@ from trainables.checkpoint import load, save_state
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import StageFailure
 from trainables.trial import CascadeTrial
-from trainables.tune_adapter import CascadeTrainable, TrialSettings
+from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note
 
 CONFIG = CascadeConfig(macs_kept=(0.6,), recipe=Recipe(epochs=2, batch_size=32), pruning=Pruning(num_prunings=2))
 MODEL = ModelConfig(name="vgg-small", width=0.25)
@@ -26,6 +26,7 @@ def actor(tmp_path, data):
         num_threads=1,
         use_gpu=False,
         measure_latency=False,
+        stops=str(tmp_path),
     )
     made = CascadeTrainable.__new__(CascadeTrainable)
     weights = {name: tensor.numpy() for name, tensor in teacher.state_dict().items()}
@@ -75,6 +76,40 @@ def test_a_checkpoint_of_the_last_epoch_gives_the_results_without_another(actor,
     assert [level["level"] for level in result["results"]] == [1]
     with pytest.raises(RuntimeError, match="finished"):
         finished.step()
+
+
+def test_a_trial_that_finds_a_note_ends_with_what_has_its_size(actor, tmp_path):
+    made, _ = actor
+    standing = made.step()["standing"]
+    assert (standing["fraction"], [point["macs_kept"] for point in standing["points"]]) == (0.5, [0.6])
+    stop_note(tmp_path, 1).write_text("for another trial")
+    stop_note(tmp_path, 0).write_text("behind")
+    last = made.step()
+    assert (last["stopped"], last["done"], last["progress"]) == ("behind", True, [])
+    assert [(result["level"], result["fidelity"]) for result in last["results"]] == [(1, 0.5)]
+    assert sum(p.numel() for p in load(tmp_path / "candidates/0-1").parameters()) == last["results"][0]["params"]
+
+
+def test_a_trial_that_is_stopped_on_its_way_to_its_size_leaves_nothing(actor, tmp_path):
+    made, _ = actor
+    made.reset_config(trial(0, replace(CONFIG, recipe=replace(CONFIG.recipe, epochs=4))))
+    made.step()
+    stop_note(tmp_path, 0).write_text("behind")
+    last = made.step()
+    assert (last["stopped"], last["results"], last["networks"]) == ("behind", [], {})
+    assert not (tmp_path / "candidates").exists()
+
+
+def test_a_note_that_comes_too_late_does_not_undo_a_finished_trial(actor, tmp_path, data):
+    made, teacher = actor
+    finished = CascadeTrial(teacher, config=CONFIG, data=data)
+    list(finished.run())
+    save_state(tmp_path / "state.safetensors", *finished.state())
+    stop_note(tmp_path, 0).write_text("behind")
+    made.reset_config(trial(0, state=str(tmp_path / "state.safetensors")))
+    result = made.step()
+    assert "stopped" not in result
+    assert [level["fidelity"] for level in result["results"]] == [1.0]
 
 
 def test_a_failure_ends_the_trial_with_its_reason(actor):
