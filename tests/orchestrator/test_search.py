@@ -165,6 +165,56 @@ def test_a_killed_driver_loses_nothing_that_was_finished(slower, cascade_command
     assert (study.running(), study.num_ended, study.failures()) == ((), 2, {})
 
 
+BEHIND = """
+from dataclasses import replace
+
+from trainables.config import CascadeConfig
+
+
+def space(trial, defaults):
+    size = trial.suggest_float("size", 0.2, 0.2) + 0.1 * trial.number
+    recipe = replace(defaults.recipe, epochs=6, learning_rate=0.05 if trial.number == 0 else 1e-6)
+    return CascadeConfig(macs_kept=(size, size / 2), recipe=recipe, pruning=defaults.pruning)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_rungs_survive_a_kill_and_stop_a_larger_cascade_that_does_not_learn(tmp_path, tiny_yaml, cascade_command):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    (tmp_path / "behind.py").write_text(BEHIND)
+    words = ["--set", "space=behind:space", "--set", "resources.max_concurrent=1"]
+    words += ["--set", "early_stopping={reduction_factor: 2, first_rung: 0.6}"]
+    process = start(tmp_path, *words)
+    read_until(process, "trial 1 runs")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    # Alone on its rung, the second trial would go on.
+    done = cascade_command("search", "tiny.yaml", "--resume", *words, cwd=tmp_path)
+    assert "trial 1 stopped (2 of 2): early stopping after 67 % of its epochs" in done.out
+    passings = [json.loads(line) for line in (tmp_path / "runs/tiny/rungs.jsonl").read_text().splitlines()]
+    assert [(passing["trial"], passing["goes_on"]) for passing in passings] == [(0, True), (1, False)]
+    rows = front_of(cascade_command, tmp_path)
+    assert [(row["trial"], row["fidelity"], row["on_front"]) for row in rows] == [
+        (0, 1.0, True),
+        (0, 1.0, True),
+        (1, pytest.approx(2 / 3), False),
+        (1, pytest.approx(2 / 3), False),
+    ]
+    study = Study(tmp_path / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+    assert (study.num_ended, list(study.stopped()), study.running()) == (2, [1], ())
+    assert list(tmp_path.glob("runs/tiny/trials/stop-*")) == []
+    assert list(tmp_path.glob("runs/tiny/trials/*/*/checkpoint_*")) == []
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cascade").experiment_id])
+    stopped = next(run for run in runs if run.info.run_name == "trial 1")
+    assert (stopped.info.status, stopped.data.tags["cascade.status"]) == ("KILLED", "stopped")
+    assert stopped.data.tags["cascade.reason"].startswith("early stopping after 67 %")
+    assert "val_accuracy" not in stopped.data.metrics
+
+
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(slower, cascade_command):
     folder, words = slower
     process = start(folder, *words)
