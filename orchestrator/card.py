@@ -120,8 +120,8 @@ class Card:
         found = []
         if self.fidelity < 1.0:
             found.append(
-                f"Its trial was stopped early: {self.fidelity:.0%} of the planned epochs went into it, and it would "
-                "probably gain from the rest."
+                f"Its trial was stopped early: {100 * self.fidelity:.0f} % of the planned epochs went into it, "
+                "and it would probably gain from the rest."
             )
         if slow:
             found.append(

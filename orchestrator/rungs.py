@@ -136,7 +136,7 @@ class Rungs:
         Args:
             trial: its number.
             fraction: of its planned work that is done, in (0, 1]; a trial that is done is not compared.
-            points: values of the objectives of each level that is known so far.
+            points: values of the objectives of each level that is known so far, at least one.
 
         Raises:
             InputError: if a value is not finite, or a cost is not above 0.

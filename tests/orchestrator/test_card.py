@@ -123,6 +123,14 @@ def test_noise_is_said() -> None:
     assert "scattered by more than 10 % in ONNX Runtime at batch 1" in warning
 
 
+def test_a_network_of_a_stopped_trial_says_so() -> None:
+    card = changed(fidelity=0.75)
+    (warning,) = card.warnings
+    assert "stopped early: 75 % of the planned epochs" in warning
+    assert warning in markdown(card)
+    assert (card.to_dict()["fidelity"], CARD.to_dict()["fidelity"]) == (0.75, 1.0)
+
+
 def test_one_format_alone_tells_nothing_of_the_other() -> None:
     native = changed(
         verification=Verification(num_images=5, max_logit=1.0, native_identical=True),
