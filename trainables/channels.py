@@ -1,8 +1,13 @@
 """Channel groups, what a level keeps of them, and narrow layers.
 
+Plain convolutions and linear layers mix all their inputs; they have the axes `out` and `in`. Blockwise layers give each
+block of inputs back as a block of outputs: normalisation and PReLU channel by channel, a grouped convolution group by
+group (depthwise: of one channel each). They have the axis `out` alone, and their inputs go with it.
+
 Shape legend: C channels of a group, N positions along one axis of a layer.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +24,7 @@ Widths = Mapping[str, tuple[int, int]]
 """Output and input channels of layers by name; of a normalisation layer both are its number of features."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-LAYERS = (nn.Conv2d, nn.Linear, *BATCH_NORMS)
+LAYERS = (nn.Conv2d, nn.Linear, nn.PReLU, *BATCH_NORMS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -28,9 +33,10 @@ class Member:
 
     Attributes:
         layer: the layer's name in the network.
-        axis: `out` or `in`; normalisation layers and depthwise convolutions have `out` alone.
-        positions_N: positions along the axis, int64.
-        channels_N: the group's channel at each of these positions; a channel may stand at several (after a flatten).
+        axis: `out` or `in`; blockwise layers have `out` alone.
+        positions_N: positions along the axis, sorted int64.
+        channels_N: the group's channel at each of these positions; each channel stands at equally many (at several
+            after a flatten, or where a grouped convolution ties the channels of a block together).
     """
 
     layer: str
@@ -47,7 +53,7 @@ class ChannelGroup:
         name: name of the layer that the group was found from.
         num_channels: C.
         members: every axis of a layer that shrinks with the group.
-        gates: layers after which the group's gate stands: normalisation layers, and layers that none follows.
+        gates: layers after which the group's gate stands: closed, it silences all that other layers read.
     """
 
     name: str
@@ -63,12 +69,14 @@ class ChannelMap:
     Attributes:
         groups: in the order in which the network computes them.
         widths: of the layers that groups touch.
-        elementwise: those of them that give each input channel back by itself (batch norm, depthwise).
+        blockwise: those of them that are blockwise.
+        held: why channels that could be thought of as groups stay whole, by the name of a layer that gives them.
     """
 
     groups: tuple[ChannelGroup, ...]
     widths: Widths
-    elementwise: frozenset[str]
+    blockwise: frozenset[str]
+    held: Mapping[str, str]
 
     def everything(self) -> dict[str, torch.Tensor]:
         """Keep every channel of every group."""
@@ -94,18 +102,24 @@ class ChannelMap:
         for layer, (num_out, num_in) in self.widths.items():
             out_N = positions.get((layer, "out"))
             new_out = num_out if out_N is None else len(out_N)
-            in_N = out_N if layer in self.elementwise else positions.get((layer, "in"))
-            narrowed[layer] = (new_out, num_in if in_N is None else len(in_N))
+            in_N = positions.get((layer, "in"))
+            new_in = num_in if in_N is None else len(in_N)
+            narrowed[layer] = (new_out, num_in * new_out // num_out if layer in self.blockwise else new_in)
         return narrowed
 
 
-def is_depthwise(layer: nn.Module) -> bool:
-    """Tell whether a layer is a convolution with one input channel a group and as many outputs."""
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+def is_grouped(layer: nn.Module) -> bool:
+    """Tell whether a layer is a convolution in several groups, such as a depthwise one."""
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1
+
+
+def is_blockwise(layer: nn.Module) -> bool:
+    """Tell whether a layer gives each block of its inputs back as a block of outputs."""
+    return isinstance(layer, (nn.PReLU, *BATCH_NORMS)) or is_grouped(layer)
 
 
 def layer_widths(layer: nn.Module) -> tuple[int, int]:
-    """Output and input channels of a convolution, linear or batch-norm layer.
+    """Output and input channels of a layer.
 
     Raises:
         InputError: for any other layer.
@@ -116,14 +130,16 @@ def layer_widths(layer: nn.Module) -> tuple[int, int]:
         return layer.out_features, layer.in_features
     if isinstance(layer, BATCH_NORMS):
         return layer.num_features, layer.num_features
-    raise InputError(f"a {type(layer).__name__} cannot be narrowed; Conv2d, Linear and BatchNorm layers can")
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters, layer.num_parameters
+    raise InputError(f"a {type(layer).__name__} cannot be narrowed; Conv2d, Linear, BatchNorm and PReLU layers can")
 
 
 def tensor_axes(layer: nn.Module, tensor: str) -> tuple[Axis, ...]:
     """What the leading dimensions of a layer's parameter or buffer run over; () for a scalar."""
     if tensor == "num_batches_tracked":
         return ()
-    if tensor == "weight" and isinstance(layer, nn.Conv2d | nn.Linear) and not is_depthwise(layer):
+    if tensor == "weight" and not is_blockwise(layer):
         return ("out", "in")
     return ("out",)
 
@@ -141,21 +157,33 @@ def resize(network: nn.Module, widths: Widths) -> None:
             raise InputError(f"the network has no layer {name!r}; the widths belong to another network") from error
         if layer_widths(layer) == (num_out, num_in):
             continue
-        depthwise = is_depthwise(layer)
         lengths: dict[Axis, int] = {"out": num_out, "in": num_in}
         for tensor_name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
             axes = tensor_axes(layer, tensor_name)
             narrow = tensor.new_empty([lengths[axis] for axis in axes] + list(tensor.shape[len(axes) :]))
             setattr(layer, tensor_name, nn.Parameter(narrow) if isinstance(tensor, nn.Parameter) else narrow)
         if isinstance(layer, nn.Conv2d):
+            if is_grouped(layer):  # groups go whole
+                layer.groups = layer.groups * num_in // layer.in_channels
             layer.out_channels, layer.in_channels = num_out, num_in
-            layer.groups = num_in if depthwise else layer.groups
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = num_out, num_in
         elif isinstance(layer, BATCH_NORMS):
             layer.num_features = num_out
+        elif isinstance(layer, nn.PReLU):
+            layer.num_parameters = num_out
 
 
 def network_widths(network: nn.Module) -> dict[str, tuple[int, int]]:
     """Widths of all layers of a network that can be narrowed, by name."""
     return {name: layer_widths(layer) for name, layer in network.named_modules() if isinstance(layer, LAYERS)}
+
+
+def skeleton(network: nn.Module) -> nn.Module:
+    """The same network in evaluation mode on the meta device, where shapes flow and nothing is computed or copied."""
+    tensors = [*network.parameters(), *network.buffers()]
+    bare = {
+        id(tensor): nn.Parameter(tensor.to("meta")) if isinstance(tensor, nn.Parameter) else tensor.to("meta")
+        for tensor in tensors
+    }
+    return copy.deepcopy(network, bare).eval()

@@ -1,9 +1,9 @@
 """What a network costs: multiply-accumulates and parameters, of a network and of widths that it might have.
 
-MACs count convolutions and linear layers, one for each multiply-add; biases, normalisation and pooling count nothing.
+MACs count convolutions, linear layers and other matrix products (attention), one for each multiply-add, as
+`torch.utils.flop_counter` finds them; biases, normalisation and pooling count nothing.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.channels import ChannelMap
-from trainables.errors import InputError
+from trainables.channels import ChannelMap, skeleton
+from trainables.errors import InputError, first_line
 
 FloatVector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
@@ -30,14 +31,13 @@ def count_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     Raises:
         InputError: if the network fails on such an image.
     """
-    uses = _kernel_uses(network, input_shape)
-    return sum(uses[name] * _weight(network.get_submodule(name)).numel() for name in uses)
+    macs, _ = _trace(network, input_shape)
+    return macs
 
 
-def _kernel_uses(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
-    """How often one image uses each weight of a convolution (output pixels) or linear layer."""
-    # On the meta device shapes flow and nothing is computed.
-    network = copy.deepcopy(network).to("meta").eval()
+def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, dict[str, int]]:
+    """MACs of one image, and how often it uses each weight of a convolution (output pixels) or linear layer."""
+    network = skeleton(network)
     uses: dict[str, int] = {}
 
     def count(name: str, layer: nn.Module, output: torch.Tensor) -> None:
@@ -48,12 +48,14 @@ def _kernel_uses(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(lambda layer, _inputs, output, name=name: count(name, layer, output))
     try:
-        with torch.no_grad():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(2, *input_shape, device="meta"))
     except Exception as error:  # the user's own forward pass
-        shape, reason = "x".join(map(str, input_shape)), str(error).partition("\n")[0]
-        raise InputError(f"the MACs of the network on an image of {shape} cannot be counted: {reason}") from error
-    return uses
+        shape = "x".join(map(str, input_shape))
+        raise InputError(
+            f"the MACs of the network on an image of {shape} cannot be counted: {first_line(error)}"
+        ) from error
+    return counter.get_total_flops() // 4, uses  # two images, and two operations for each multiply-add
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,13 +66,15 @@ class SizeModel:
     Shape legend: L layers, G groups, B choices of counts.
 
     Attributes:
+        fixed: MACs outside these layers (attention), which no group changes.
         unit_L: MACs for one output and one input channel.
         out_L: outputs that no group owns.
-        in_L: inputs that no group owns; 1 for depthwise convolutions.
+        in_L: inputs that no group owns; of a grouped convolution those of one block, which go only with it.
         out_LG: outputs that come with each channel of a group.
         in_LG: inputs that come with each channel of a group.
     """
 
+    fixed: float
     unit_L: FloatVector
     out_L: FloatVector
     in_L: FloatVector
@@ -83,7 +87,7 @@ class SizeModel:
 
     def macs_each(self, counts_BG: IntVector) -> FloatVector:
         """MACs of several choices of counts at once."""
-        macs_B: FloatVector = (self._outputs(counts_BG) * self._inputs(counts_BG)) @ self.unit_L
+        macs_B: FloatVector = self.fixed + (self._outputs(counts_BG) * self._inputs(counts_BG)) @ self.unit_L
         return macs_B
 
     def saved(self, counts_G: IntVector, removed_G: IntVector) -> FloatVector:
@@ -106,7 +110,7 @@ class SizeModel:
 
 def size_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int]) -> SizeModel:
     """Derive the closed form from one trace of the network."""
-    uses = _kernel_uses(network, input_shape)
+    macs, uses = _trace(network, input_shape)
     names = list(uses)
     layers = [network.get_submodule(name) for name in names]
     out_LG, in_LG = np.zeros((2, len(names), len(channel_map.groups)))
@@ -116,8 +120,10 @@ def size_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[i
                 matrix = out_LG if member.axis == "out" else in_LG
                 matrix[names.index(member.layer), column] += len(member.positions_N) / group.num_channels
     full_G = np.array([group.num_channels for group in channel_map.groups])
+    unit_L = np.array([uses[name] * _pixels(layer) for name, layer in zip(names, layers, strict=True)], np.float64)
     return SizeModel(
-        unit_L=np.array([uses[name] * _pixels(layer) for name, layer in zip(names, layers, strict=True)], np.float64),
+        fixed=macs - float((_outputs(layers) * _inputs(layers)) @ unit_L),
+        unit_L=unit_L,
         out_L=_outputs(layers) - out_LG @ full_G,
         in_L=_inputs(layers) - in_LG @ full_G,
         out_LG=out_LG,
@@ -134,7 +140,7 @@ def _outputs(layers: Sequence[nn.Module]) -> FloatVector:
 
 
 def _inputs(layers: Sequence[nn.Module]) -> FloatVector:
-    # A depthwise convolution's weight has one input channel, and so has the closed form.
+    # A grouped convolution's weight has the inputs of one block, and so has the closed form.
     return np.array([_weight(layer).shape[1] for layer in layers], np.float64)
 
 

@@ -47,12 +47,40 @@ class Own(nn.Module):
         return scores
 
 
+class Modern(nn.Module):
+    """A user's network: PReLU, grouped convolutions of equal and unequal sides, squeeze-excitation, a gated unit."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.PReLU(16))
+        self.equal = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(16), nn.SiLU())
+        self.more = nn.Sequential(nn.Conv2d(16, 24, 3, stride=2, padding=1, groups=8), nn.PReLU())
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 6, 1), nn.ReLU())
+        self.excite = nn.Sequential(nn.Conv2d(6, 24, 1), nn.Sigmoid())
+        self.value = nn.Conv2d(24, 20, 1)
+        self.open = nn.Conv2d(24, 20, 1)
+        self.scores = nn.Linear(20, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.more(x + self.equal(x))
+        x = self.excite(self.squeeze(x)) * x
+        x = self.open(x).sigmoid() * self.value(x)
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+OWN = {"own": Own, "modern": Modern}
+
+
 def make_network(name: str) -> nn.Module:
     """A network whose batch norms look as if it had been trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = (
-            Own(NUM_CLASSES) if name == "own" else build(BUILT_IN[name], num_classes=NUM_CLASSES, in_channels=3, seed=1)
+            OWN[name](NUM_CLASSES)
+            if name in OWN
+            else build(BUILT_IN[name], num_classes=NUM_CLASSES, in_channels=3, seed=1)
         )
         for layer in network.modules():
             if isinstance(layer, BATCH_NORMS):
@@ -93,11 +121,11 @@ def networks() -> Networks:
 
 
 @pytest.fixture(scope="session")
-def own_builder() -> type[nn.Module]:
-    return Own
+def own_builders() -> dict[str, type[nn.Module]]:
+    return OWN
 
 
-@pytest.fixture(params=[*BUILT_IN, "own"], scope="session")
+@pytest.fixture(params=[*BUILT_IN, *OWN], scope="session")
 def architecture(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.channels import is_depthwise, layer_widths, network_widths, resize, tensor_axes
+from trainables.channels import is_blockwise, is_grouped, layer_widths, network_widths, resize, skeleton, tensor_axes
 from trainables.errors import InputError
 
 
@@ -37,7 +37,7 @@ def test_resized_networks_have_the_plans_widths_and_run(architecture, networks, 
     assert network_widths(network).items() >= narrowed.items()
     for name, layer in network.named_modules():
         if name in narrowed and isinstance(layer, nn.Conv2d):
-            inputs = 1 if layer.groups > 1 else narrowed[name][1]
+            inputs = narrowed[name][1] // layer.groups
             assert layer.weight.shape[:2] == (narrowed[name][0], inputs)
         elif name in narrowed and isinstance(layer, nn.BatchNorm2d):
             assert {len(t) for t in layer.state_dict().values() if t.ndim} == {narrowed[name][0]}
@@ -57,14 +57,17 @@ def test_keeping_everything_changes_no_width(architecture, networks) -> None:
     [
         (nn.Conv2d(3, 5, 3), (5, 3), ("out", "in")),
         (nn.Conv2d(4, 4, 3, groups=4), (4, 4), ("out",)),
+        (nn.Conv2d(4, 6, 3, groups=2), (6, 4), ("out",)),
         (nn.Linear(6, 2), (2, 6), ("out", "in")),
         (nn.BatchNorm2d(7), (7, 7), ("out",)),
         (nn.BatchNorm1d(7), (7, 7), ("out",)),
+        (nn.PReLU(5), (5, 5), ("out",)),
     ],
 )
 def test_widths_and_axes_of_each_kind_of_layer(layer: nn.Module, widths, axes) -> None:
     assert layer_widths(layer) == widths
     assert tensor_axes(layer, "weight") == axes
+    assert is_blockwise(layer) is (axes == ("out",))
     assert tensor_axes(layer, "bias") == ("out",)
     assert tensor_axes(layer, "running_var") == ("out",)
     assert tensor_axes(layer, "num_batches_tracked") == ()
@@ -73,10 +76,30 @@ def test_widths_and_axes_of_each_kind_of_layer(layer: nn.Module, widths, axes) -
 def test_a_depthwise_convolution_stays_one_down_to_a_single_channel() -> None:
     network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
     resize(network, {"0": (3, 3)})
-    assert is_depthwise(network[0])
+    assert is_grouped(network[0])
     resize(network, {"0": (1, 1)})
     assert network[0].groups == 1
     assert network(torch.zeros(1, 1, 4, 4)).shape == (1, 1, 2, 2)
+
+
+def test_groups_of_a_grouped_convolution_go_whole() -> None:
+    network = nn.Sequential(nn.Conv2d(12, 8, 3, groups=4))
+    resize(network, {"0": (4, 6)})
+    assert (network[0].groups, network[0].weight.shape) == (2, (4, 3, 3, 3))
+    assert network(torch.zeros(1, 6, 4, 4)).shape == (1, 4, 2, 2)
+
+
+def test_a_skeleton_has_the_networks_shapes_and_ties_and_nothing_of_its_memory(networks) -> None:
+    network, _ = networks("own")
+    network.tied = network.hidden
+    bare = skeleton(network.train())
+    assert network.training
+    assert not bare.training
+    assert {tensor.device.type for tensor in bare.state_dict().values()} == {"meta"}
+    assert bare.tied.weight is bare.hidden.weight
+    assert {name: t.shape for name, t in bare.state_dict().items()} == {
+        name: t.shape for name, t in network.state_dict().items()
+    }
 
 
 def test_a_resized_network_keeps_dtype_device_and_parameters_kind() -> None:

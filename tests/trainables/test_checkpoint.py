@@ -38,6 +38,7 @@ CONFIGS = {
     "resnet18-imagenet": ModelConfig(name="resnet18", width=1 / 16, stem="imagenet"),
     "resnet50": ModelConfig(name="resnet50", width=1 / 16),
     "own": ModelConfig(name="some.module:Own"),
+    "modern": ModelConfig(name="some.module:Modern"),
 }
 
 
@@ -55,11 +56,11 @@ def narrow(networks, random_plan) -> Callable[[str, int], nn.Module]:
 @settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_a_network_that_is_read_back_gives_equal_outputs(
-    architecture, narrow, own_builder, tmp_path_factory, seed: int
+    architecture, narrow, own_builders, tmp_path_factory, seed: int
 ) -> None:
     network, folder = narrow(architecture, seed), tmp_path_factory.mktemp("saved") / "network"
     save_network(folder, network, model=CONFIGS[architecture], input_spec=SPEC)
-    builder = own_builder if architecture == "own" else None
+    builder = own_builders.get(architecture)
     saved = load_network(folder, builder=builder)
     assert (saved.model, saved.input) == (CONFIGS[architecture], SPEC)
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(seed))

@@ -58,7 +58,7 @@ def test_groups_of_own_network_are_what_its_forward_pass_says(networks) -> None:
     # The depthwise convolution gives its input channels back, so the stem's outputs are in its group.
     assert list(groups) == ["depthwise.0", "plain", "normed.0", "merged", "hidden"]
     assert {name: group.gates for name, group in groups.items()} == {
-        "depthwise.0": ("depthwise.1", "stem.1"),
+        "depthwise.0": ("depthwise.1",),  # the last before the channels are read
         "plain": ("plain",),
         "normed.0": ("normed.1",),
         "merged": ("merged",),
@@ -69,7 +69,7 @@ def test_groups_of_own_network_are_what_its_forward_pass_says(networks) -> None:
     flat = next(m for m in groups["merged"].members if m.layer == "hidden")
     assert flat.positions_N.tolist() == list(range(32))
     assert flat.channels_N.tolist() == [position // 4 for position in range(32)]
-    assert channel_map.elementwise == {"stem.1", "depthwise.0", "depthwise.1", "normed.1"}
+    assert channel_map.blockwise == {"stem.1", "depthwise.0", "depthwise.1", "normed.1"}
 
 
 @pytest.mark.parametrize(("name", "number", "coupled"), [("resnet18", 12, 4), ("resnet50", 37, 4), ("vgg-small", 6, 0)])
@@ -84,7 +84,7 @@ def test_every_layer_but_the_ends_is_narrowed(architecture, networks) -> None:
     outputs = {m.layer for group in channel_map.groups for m in group.members if m.axis == "out"}
     inputs = {m.layer for group in channel_map.groups for m in group.members if m.axis == "in"}
     layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    depthwise = {name for name in layers if name in channel_map.elementwise}
+    depthwise = set(layers) & channel_map.blockwise
     assert set(layers) - outputs == {layers[-1]}
     assert set(layers) - inputs - depthwise == {layers[0]}
 
@@ -97,6 +97,25 @@ def test_the_network_is_left_as_it_was(architecture, networks) -> None:
     assert network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_groups_of_a_modern_network_are_what_its_forward_pass_says(networks) -> None:
+    _, channel_map = networks("modern")
+    groups = {group.name: group for group in channel_map.groups}
+    assert {name: (group.num_channels, group.gates) for name, group in groups.items()} == {
+        # Blocks of two channels go together from the stem on; the last convolution alone is read.
+        "more.0": (8, ("more.0",)),
+        "squeeze.1": (6, ("squeeze.1",)),
+        "value": (20, ("value",)),  # a sigmoid is not zero at zero, but it multiplies what is
+    }
+    axes = {(m.layer, m.axis): m.channels_N.tolist() for m in groups["more.0"].members}
+    assert axes["stem.0", "out"] == [position // 2 for position in range(16)]
+    assert axes["stem.2", "out"] == axes["equal.1", "out"] == axes["stem.0", "out"]
+    assert axes["more.0", "out"] == [position // 3 for position in range(24)] == axes["squeeze.1", "in"]
+    assert ("more.0", "in") not in axes
+    assert ("more.1", "out") not in axes  # one slope for all channels
+    assert channel_map.blockwise == {"stem.1", "stem.2", "equal.0", "equal.1", "more.0"}
+    assert channel_map.held == {"scores": "its outputs are the class scores"}
 
 
 def test_a_concatenation_of_a_layer_with_itself_keeps_both_places() -> None:
@@ -142,6 +161,11 @@ class WithParameter(nn.Module):
         return x * self.scale
 
 
+class Lifted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
 def _fails(_x: torch.Tensor) -> torch.Tensor:
     raise AssertionError("wrong image height")
 
@@ -149,12 +173,13 @@ def _fails(_x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Layers(nn.Conv2d(8, 8, 3, padding=1, groups=4)), "layer asked is a convolution in 4 groups"),
-        (lambda: Layers(nn.Conv2d(8, 16, 3, padding=1, groups=8), channels=16), "layer asked is a convolution in 8"),
-        (lambda: Layers(nn.LayerNorm([8, 8, 8])), "layer asked is a LayerNorm"),
+        (lambda: Layers(nn.LayerNorm([8, 8, 8])), "first: layer asked is a LayerNorm"),
         (lambda: Layers(nn.GroupNorm(2, 8)), "layer asked is a GroupNorm"),
         (lambda: Layers(nn.BatchNorm2d(8, affine=False)), "layer asked is a batch norm without scale and shift"),
-        (lambda: Layers(WithParameter()), "group first reaches a bare parameter"),
+        (lambda: Layers(WithParameter()), "first: it reaches a bare parameter"),
+        (lambda: Layers(nn.Sigmoid()), "first: no gate silences what layer scores reads"),
+        (lambda: Layers(nn.Softplus()), "first: no gate silences what layer scores reads"),
+        (lambda: Layers(Lifted()), "first: no gate silences what layer scores reads"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "no channels that could be removed"),
         (nn.Flatten, "no convolution and no linear layer"),
         (lambda: nn.Conv2d(3, 4, 1), "must return one tensor of class scores"),

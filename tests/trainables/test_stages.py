@@ -268,6 +268,6 @@ def test_a_user_s_criterion_that_gives_nan_is_blamed_on_its_group(make_stage, mo
 
 
 def test_networks_that_cannot_be_narrowed_are_refused_before_work_starts(make_stage) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(8 * 144, 4))
-    with pytest.raises(InputError, match="layer 1 is a convolution in 4 groups"):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 196, 4))
+    with pytest.raises(InputError, match="layer 1 is a GroupNorm"):
         make_stage(teacher=network)
