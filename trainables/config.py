@@ -30,9 +30,10 @@ class ModelConfig(PlainConfig):
     """Which network the teacher is.
 
     Attributes:
-        name: a built-in name (`vgg16`, `vgg-small`, `resnet18`, `resnet50`) or `package.module:function` of the
-            user's own; the function is called with `num_classes` and must return an `nn.Module`.
-        width: multiplier of every built-in layer's channels, above 0; user functions take only 1.
+        name: a built-in name (`vgg16`, `vgg-small`, `resnet18`, `resnet20`, `resnet50`, `resnet56`), another
+            classification network of torchvision by its name there, or `package.module:function` of the user's own;
+            the function is called with `num_classes` and must return an `nn.Module`.
+        width: multiplier of every built-in layer's channels, above 0; torchvision and user functions take only 1.
         stem: `small` for images of about 32x32 (no early downsampling), `imagenet` for 224x224. ResNets only.
         weights: path of a pretrained teacher (safetensors, or a state dict that `torch.load(weights_only=True)`
             reads); without one a teacher is trained.

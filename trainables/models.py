@@ -1,4 +1,4 @@
-"""Networks by name: small-image VGGs, ResNets with either stem, or a function of the user's own."""
+"""Networks by name: small-image VGGs and ResNets, torchvision's, or a function of the user's own."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -54,7 +55,8 @@ def vgg(*, plan: Sequence[int | str], num_classes: int, in_channels: int, width:
 class ResNet(nn.Module):
     """Residual network of torchvision's blocks, under torchvision's names, with a width and a choice of stem.
 
-    At width 1 and the `imagenet` stem its state dict is torchvision's (He et al. 2016).
+    With four stages, at width 1 and the `imagenet` stem, its state dict is torchvision's (He et al. 2016). Where a
+    block changes the number of channels its shortcut is a 1x1 convolution.
     """
 
     def __init__(
@@ -66,20 +68,21 @@ class ResNet(nn.Module):
         in_channels: int,
         width: float,
         stem: Stem,
+        planes: Sequence[int] = (64, 128, 256, 512),
     ) -> None:
         """Build it.
 
         Args:
             block: torchvision's `BasicBlock` or `Bottleneck`.
-            depths: blocks of each of the four stages.
+            depths: blocks of each stage; a stage after the first halves the image.
             num_classes: outputs.
             in_channels: channels of an image.
             width: multiplier of all channels.
             stem: `small` keeps the image's size before the stages, `imagenet` quarters it.
+            planes: channels of each stage's 3x3 convolutions at width 1.
         """
         super().__init__()
-        planes = [_wide(channels, width) for channels in (64, 128, 256, 512)]
-        self.inplanes = planes[0]
+        self.inplanes = _wide(planes[0], width)
         if stem == "small":
             self.conv1 = nn.Conv2d(in_channels, self.inplanes, 3, padding=1, bias=False)
             self.maxpool: nn.Module = nn.Identity()
@@ -88,10 +91,10 @@ class ResNet(nn.Module):
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(self.inplanes)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(block, planes[0], depths[0], stride=1)
-        self.layer2 = self._stage(block, planes[1], depths[1], stride=2)
-        self.layer3 = self._stage(block, planes[2], depths[2], stride=2)
-        self.layer4 = self._stage(block, planes[3], depths[3], stride=2)
+        self.stages = tuple(f"layer{number}" for number in range(1, len(depths) + 1))
+        for name, channels, depth in zip(self.stages, planes, depths, strict=True):
+            stride = 1 if name == "layer1" else 2
+            self.add_module(name, self._stage(block, _wide(channels, width), depth, stride=stride))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.inplanes, num_classes)
         _initialise(self)
@@ -113,7 +116,8 @@ class ResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Class scores, images x classes, of images x channels x height x width."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
         scores: torch.Tensor = self.fc(self.avgpool(x).flatten(1))
         return scores
 
@@ -125,10 +129,16 @@ def _initialise(network: nn.Module) -> None:
 
 
 _VGGS: dict[str, Builder] = {"vgg16": partial(vgg, plan=_VGG16), "vgg-small": partial(vgg, plan=_VGG_SMALL)}
+_CIFAR = (16, 32, 64)
 _RESNETS: dict[str, Builder] = {
     "resnet18": partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2)),
+    "resnet20": partial(ResNet, block=BasicBlock, depths=(3, 3, 3), planes=_CIFAR),
     "resnet50": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3)),
+    "resnet56": partial(ResNet, block=BasicBlock, depths=(9, 9, 9), planes=_CIFAR),
 }
+# Heads that are there for training alone, and slow draws of weights that batch norm makes pointless.
+_INCEPTION = {"aux_logits": False, "init_weights": False}
+_TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 BUILT_IN = (*_VGGS, *_RESNETS)
 
 
@@ -146,7 +156,21 @@ def build(config: ModelConfig, *, num_classes: int, in_channels: int, seed: int 
             return _RESNETS[config.name](
                 num_classes=num_classes, in_channels=in_channels, width=config.width, stem=config.stem
             )
+        if config.name in torchvision.models.list_models(module=torchvision.models):
+            return _from_torchvision(config, num_classes=num_classes, in_channels=in_channels)
         return call_builder(find_builder(config.name), num_classes=num_classes, in_channels=in_channels)
+
+
+def _from_torchvision(config: ModelConfig, *, num_classes: int, in_channels: int) -> nn.Module:
+    if config.width != 1.0 or in_channels != 3:
+        wrong = f"images have {in_channels} channels" if config.width == 1.0 else f"model.width is {config.width!r}"
+        raise InputError(
+            f"{wrong}, but {config.name} is torchvision's and takes 3 channels at width 1; "
+            f"use one of {', '.join(BUILT_IN)}, or your own function"
+        )
+    options = _TORCHVISION_OPTIONS.get(config.name, {})
+    network: nn.Module = torchvision.models.get_model(config.name, num_classes=num_classes, **options)
+    return network
 
 
 def find_builder(name: str) -> Builder:
@@ -157,8 +181,8 @@ def find_builder(name: str) -> Builder:
     """
     if not is_import_path(name):
         raise InputError(
-            f"model.name is {name!r}, but must be one of {', '.join(BUILT_IN)}, or your own function as "
-            "package.module:function"
+            f"model.name is {name!r}, but must be one of {', '.join(BUILT_IN)}, a classification network of "
+            "torchvision by its name there, or your own function as package.module:function"
         )
     return import_function(name, key="model.name")
 

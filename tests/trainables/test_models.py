@@ -39,6 +39,35 @@ def test_an_equal_state_dict_gives_torchvisions_scores() -> None:
         torch.testing.assert_close(ours(images), theirs(images))
 
 
+@pytest.mark.parametrize(("depth", "params"), [(20, 269_722), (56, 853_018)])
+def test_resnets_for_cifar_have_the_published_depth_and_size(depth: int, params: int) -> None:
+    network = build(ModelConfig(name=f"resnet{depth}"), num_classes=10, in_channels=3)
+    published = {n: layer for n, layer in network.named_modules() if "downsample" not in n}  # their shortcuts are free
+    assert sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in published.values()) == depth
+    # He et al. 2016, table 6: 0.27 M and 0.85 M.
+    assert sum(p.numel() for layer in published.values() for p in layer.parameters(recurse=False)) == params
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "inception_v3", "vgg11_bn"])
+def test_networks_of_torchvision_are_built_by_their_names(name: str) -> None:
+    with torch.device("meta"):
+        network = build(ModelConfig(name=name), num_classes=7, in_channels=3)
+        for mode in (network.eval(), network.train()):
+            assert mode(torch.zeros(2, 3, 96, 96)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("config", "in_channels", "message"),
+    [
+        (ModelConfig(name="mobilenet_v2"), 1, "images have 1 channels, but mobilenet_v2 is torchvision's"),
+        (ModelConfig(name="mobilenet_v2", width=0.5), 3, r"model\.width is 0\.5, but mobilenet_v2 is torchvision's"),
+    ],
+)
+def test_networks_of_torchvision_are_as_they_are(config: ModelConfig, in_channels: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(config, num_classes=7, in_channels=in_channels)
+
+
 def test_the_small_stem_keeps_the_images_size() -> None:
     network = build(ModelConfig(name="resnet18", width=1 / 16), num_classes=4, in_channels=3)
     assert network.maxpool(network.conv1(torch.zeros(1, 3, 32, 32))).shape == (1, 4, 32, 32)
@@ -96,7 +125,7 @@ def test_a_users_function_that_gives_no_network_is_refused(user_module: str, fun
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("vgg19", "must be one of vgg16, vgg-small"), ("no.such:f", "cannot be imported")]
+    ("name", "message"), [("vgg7", "must be one of vgg16, vgg-small"), ("no.such:f", "cannot be imported")]
 )
 def test_unknown_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
