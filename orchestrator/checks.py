@@ -11,9 +11,10 @@ from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
 from trainables.config import Pruning
+from trainables.contracts import Findings, check_contracts
 from trainables.cost import SizeModel, count_macs, size_model
 from trainables.data import DataSplits
-from trainables.dependencies import find_groups
+from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
 from trainables.models import build, load_weights
 from trainables.saliency import find_criterion
@@ -21,7 +22,7 @@ from trainables.selection import smallest_target
 
 
 def check_network(experiment: Experiment, data: DataSplits) -> Look:
-    """Build the teacher once and look at its channels and weights, so that what is wrong shows before work starts.
+    """Build the teacher once and check its contracts and weights, so that what is wrong shows before work starts.
 
     Returns:
         What refuses cascades that such a teacher cannot be pruned to.
@@ -36,7 +37,17 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
     if experiment.model.weights is not None:
         load_weights(network, Path(experiment.model.weights))
-    channel_map = find_groups(network, data.input_shape)
+    findings = check_contracts(network, data.input_shape, pruning=experiment.cascade.pruning)
+    if findings.silent and experiment.model.weights is not None:
+        raise InputError(
+            f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
+            "nothing tells its channels apart; is a layer behind it all zeros?"
+        )
+    if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < findings.smallest:
+        raise InputError(
+            f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
+            f"{findings.smallest:.3g} of the MACs are left{_held(findings)}; start above that"
+        )
     with torch.no_grad():
         num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
     if num_outputs != data.num_classes:
@@ -44,6 +55,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
             f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
             f"{data.num_classes} classes; build it with num_classes outputs"
         )
+    channel_map = findings.channel_map
     sizes, macs = size_model(network, channel_map, data.input_shape), count_macs(network, data.input_shape)
     look = Looks(
         looks=(
@@ -53,6 +65,12 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
     return look
+
+
+def _held(findings: Findings) -> str:
+    """What stays whole besides the scores, and why; the first of it."""
+    reasons = [f"{layer}: {reason}" for layer, reason in findings.channel_map.held.items() if reason != CLASS_SCORES]
+    return f" ({len(reasons)} groups stay whole, such as {reasons[0]})" if reasons else ""
 
 
 def _smallest_kept(sizes: SizeModel, channel_map: ChannelMap, macs: int, pruning: Pruning) -> float:

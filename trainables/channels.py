@@ -10,6 +10,7 @@ Shape legend: C channels of a group, N positions along one axis of a layer.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -61,6 +62,15 @@ class ChannelGroup:
     members: tuple[Member, ...]
     gates: tuple[str, ...]
 
+    @property
+    def block(self) -> int:
+        """Outputs of one layer that each channel stands for: 1, unless a grouped convolution ties blocks together."""
+        return min(len(member.positions_N) for member in self.members if member.axis == "out") // self.num_channels
+
+    def gives(self, pattern: str) -> bool:
+        """Tell whether a pattern means one of the layers that give these channels."""
+        return any(matches(member.layer, pattern) for member in self.members if member.axis == "out")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ChannelMap:
@@ -106,6 +116,11 @@ class ChannelMap:
             new_in = num_in if in_N is None else len(in_N)
             narrowed[layer] = (new_out, num_in * new_out // num_out if layer in self.blockwise else new_in)
         return narrowed
+
+
+def matches(layer: str, pattern: str) -> bool:
+    """Tell whether a pattern means a layer: its name, the name of a part that holds it, or a pattern with `*`."""
+    return layer == pattern or layer.startswith(f"{pattern}.") or fnmatchcase(layer, pattern)
 
 
 def is_grouped(layer: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 Everything here is standard library only, frozen, and goes to a plain dictionary and back without loss.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -174,8 +175,10 @@ class Pruning(PlainConfig):
         num_prunings: pruning events over the ramp, at least 1.
         nested: a level keeps only channels that the level above keeps.
         shared_affine: levels share scale and shift of normalisation layers; statistics stay private.
-        round_to: widths of prunable groups become multiples of this.
-        min_channels: floor of channels a group keeps.
+        round_to: widths of prunable layers become multiples of this.
+        min_channels: floor of channels that layers keep.
+        floors: other floors for some layers: name or pattern → channels.
+        keep: layers that are left alone: names, names of parts that hold them, or patterns (`layer4`, `*.conv3`).
     """
 
     saliency: str = "gate-gradient"
@@ -187,6 +190,8 @@ class Pruning(PlainConfig):
     shared_affine: bool = False
     round_to: int = 1
     min_channels: int = 1
+    floors: Mapping[str, int] = field(default_factory=dict, hash=False)  # equal ones still have equal hashes
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -203,6 +208,19 @@ class Pruning(PlainConfig):
         require_int("pruning.num_prunings", self.num_prunings, at_least=1)
         require_int("pruning.round_to", self.round_to, at_least=1)
         require_int("pruning.min_channels", self.min_channels, at_least=1)
+        require(
+            isinstance(self.floors, Mapping),
+            f"pruning.floors is {self.floors!r}, but must map layers to channels, such as {{layer4: 64}}",
+        )
+        for layer, floor in self.floors.items():
+            require_text("a layer in pruning.floors", layer)
+            require_int(f"pruning.floors of {layer}", floor, at_least=1)
+        require(
+            isinstance(self.keep, tuple),
+            f"pruning.keep is {self.keep!r}, but must be a list of layers, such as [layer4]",
+        )
+        for layer in self.keep:
+            require_text("a layer in pruning.keep", layer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

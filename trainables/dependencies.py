@@ -8,7 +8,6 @@ not end on some networks.
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from trainables.channels import (
     is_blockwise,
     is_grouped,
     layer_widths,
+    matches,
     skeleton,
 )
 from trainables.errors import InputError, first_line
@@ -36,6 +36,9 @@ Node = Any
 """torch-pruning's: `module`, the nodes that it reads (`inputs`) and that read it (`outputs`), and `dependencies`."""
 Places = set[tuple[int, int]]
 """Positions along one axis of a node, each with the channel that stands there: `idx` and `root_idx`."""
+
+CLASS_SCORES = "its outputs are the class scores"
+"""Why the channels of the last layer are held."""
 
 _MOST_PLACES = 2_000_000
 """Places that are looked at for one group, some seconds' worth, before a network is refused."""
@@ -77,7 +80,7 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
         met |= {node for node, axis in reached if axis == "out"}
         try:
             if any(node.module is scores for node, axis in reached if axis == "out"):
-                raise _HeldError("its outputs are the class scores")
+                raise _HeldError(CLASS_SCORES)
             groups.append(_group(root, reached, names, left_alone))
         except _HeldError as reason:
             held[names[module]] = str(reason)
@@ -93,11 +96,6 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
         blockwise=frozenset(layer for layer in layers if is_blockwise(network.get_submodule(layer))),
         held=held,
     )
-
-
-def matches(layer: str, pattern: str) -> bool:
-    """Tell whether a pattern means a layer: its name, the name of a part that holds it, or a pattern with `*`."""
-    return layer == pattern or layer.startswith(f"{pattern}.") or fnmatchcase(layer, pattern)
 
 
 def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:

@@ -3,13 +3,14 @@
 Shape legend: G groups, B choices that are compared.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trainables.channels import ChannelMap, Kept
+from trainables.channels import ChannelGroup, ChannelMap, Kept
 from trainables.config import Pruning
 from trainables.cost import FloatVector, IntVector, SizeModel
 
@@ -56,6 +57,18 @@ def check_scores(scores: Mapping[str, torch.Tensor]) -> None:
             )
 
 
+def least_channels(group: ChannelGroup, pruning: Pruning) -> int:
+    """How many channels of a group must stay: the floor of its layers, which counts outputs, and once rounded."""
+    floors = [floor for pattern, floor in pruning.floors.items() if group.gives(pattern)]
+    floor = max(floors, default=pruning.min_channels)
+    return min(max(math.ceil(floor / group.block), round_step(group, pruning)), group.num_channels)
+
+
+def round_step(group: ChannelGroup, pruning: Pruning) -> int:
+    """Channels of a group that go together so that widths become multiples; a channel may stand for many outputs."""
+    return pruning.round_to // math.gcd(pruning.round_to, group.block)
+
+
 def select(  # noqa: PLR0913
     kept: Kept,
     scores: Mapping[str, torch.Tensor],
@@ -98,15 +111,9 @@ def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning)
     """
     counts = []
     for group in channel_map.groups:
-        floor = _floor(pruning, num_channels=group.num_channels)
-        rounded = -(-floor // pruning.round_to) * pruning.round_to
-        counts.append(min(rounded, group.num_channels))
+        step = round_step(group, pruning)
+        counts.append(min(math.ceil(least_channels(group, pruning) / step) * step, group.num_channels))
     return sizes.macs(np.array(counts)) / (1 + TOLERANCE)
-
-
-def _floor(pruning: Pruning, *, num_channels: int, num_held: int = 0) -> int:
-    """Channels that a group of so many keeps at least, where so many are held by another level."""
-    return min(max(pruning.min_channels, pruning.round_to, num_held), num_channels)
 
 
 class _Chooser:
@@ -125,7 +132,8 @@ class _Chooser:
         self._sizes = sizes
         self._names = [group.name for group in channel_map.groups]
         self._per_mac = pruning.cost == "macs"
-        self._round_to = pruning.round_to
+        self._rounds = pruning.round_to > 1
+        self._round_G: IntVector = np.array([round_step(group, pruning) for group in channel_map.groups])
         self._queues = []
         floors = []
         for group in channel_map.groups:
@@ -134,7 +142,8 @@ class _Chooser:
             pairs = [(int(kept[group.name][i]), float(scores[group.name][i])) for i in order]
             pairs = [pair for pair in pairs if pair[0] not in held]
             self._queues.append(_Queue(channels=tuple(c for c, _ in pairs), saliency=tuple(s for _, s in pairs)))
-            floors.append(_floor(pruning, num_channels=len(kept[group.name]), num_held=len(held)))
+            floor = max(least_channels(group, pruning), len(held))
+            floors.append(min(floor, len(kept[group.name])))
         self._start_G: IntVector = np.array([len(kept[name]) for name in self._names])
         self._floor_G: IntVector = np.array(floors)
         self._gone_G: IntVector = np.zeros(len(self._names), dtype=np.int64)
@@ -179,8 +188,8 @@ class _Chooser:
     def _steps(self) -> IntVector:
         """Channels that would go together from each group: down to the next multiple; 0 where the floor forbids."""
         counts_G = self._counts()
-        over_G = counts_G % self._round_to
-        step_G = np.where(over_G > 0, over_G, self._round_to)
+        over_G = counts_G % self._round_G
+        step_G = np.where(over_G > 0, over_G, self._round_G)
         available_G = np.array([len(queue.channels) for queue in self._queues]) - self._gone_G
         allowed = (counts_G - step_G >= self._floor_G) & (available_G >= step_G)
         return np.where(allowed, step_G, 0)
@@ -200,9 +209,9 @@ class _Chooser:
     def _greedy(self, target: float, final: float) -> None:
         """Remove the cheapest channels until `target` is met or nothing fits above the final size."""
         # Rounded widths cannot land exactly; they may fall below by what their last step is worth.
-        least = 0.0 if self._round_to > 1 else final * (1 - TOLERANCE)
-        if self._round_to > 1:
-            self._gone_G += np.where(self._counts() % self._round_to > 0, self._steps(), 0)
+        least = 0.0 if self._rounds else final * (1 - TOLERANCE)
+        if self._rounds:
+            self._gone_G += np.where(self._counts() % self._round_G > 0, self._steps(), 0)
         macs = self._macs()
         while macs > target:
             step_G = self._steps()
@@ -227,7 +236,7 @@ class _Chooser:
         self._greedy(final, final)
         if self._macs() <= final * (1 + TOLERANCE):
             return True
-        if self._round_to > 1:
+        if self._rounds:
             return False
         # Beam search around the greedy choices: the fewest channels exchanged, then the least saliency lost.
         one_GG = np.eye(len(self._names), dtype=np.int64)

@@ -88,7 +88,7 @@ class CascadeStage:
         self._augmentation: Augmentation = augmentation
         self._teacher_size = teacher_size
         self._larger = larger.eval().requires_grad_(requires_grad=False)
-        channel_map = find_groups(larger, data.input_shape)
+        channel_map = find_groups(larger, data.input_shape, keep=config.pruning.keep)
         self._shared = SharedWeights(larger, channel_map)
         shared_affine = config.pruning.shared_affine
         self.levels = tuple(Level(number, self._shared, shared_affine=shared_affine) for number in plan.levels)

@@ -53,6 +53,10 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (Pruning, {"cost": "params"}, "pruning.cost is 'params', but must be one of macs, none"),
     (Pruning, {"ramp": "square"}, "pruning.ramp is 'square'"),
     *[(Pruning, {"ramp_fraction": v}, f"pruning.ramp_fraction is {v}, but must be") for v in (0, 1, -1)],
+    (Pruning, {"keep": "layer4"}, "pruning.keep is 'layer4', but must be a list of layers"),
+    (Pruning, {"keep": ("",)}, "a layer in pruning.keep is ''"),
+    (Pruning, {"floors": 8}, "pruning.floors is 8, but must map layers to channels"),
+    (Pruning, {"floors": {"layer4": 0}}, "pruning.floors of layer4 is 0"),
     *[(Pruning, {k: 0}, f"pruning.{k} is 0") for k in ("num_prunings", "round_to", "min_channels")],
     *[(Pruning, {k: 1}, f"pruning.{k} is 1, but must be true or false") for k in ("nested", "shared_affine")],
     *[(CascadeConfig, {"macs_kept": v}, f"macs_kept is {v!r}, but must be a tuple") for v in ((), 0.5, "0.5", None)],
@@ -141,6 +145,8 @@ prunings = st.builds(
     shared_affine=st.booleans(),
     round_to=counts,
     min_channels=counts,
+    floors=st.dictionaries(st.sampled_from(["layer1", "*.conv2"]), counts),
+    keep=st.lists(st.sampled_from(["layer1", "*.conv2"])).map(tuple),
 )
 sizes = st.lists(st.floats(1e-6, 1), min_size=1, max_size=6, unique=True).map(lambda s: tuple(sorted(s, reverse=True)))
 cascades = st.builds(

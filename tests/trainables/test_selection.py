@@ -14,7 +14,15 @@ from trainables.config import Pruning
 from trainables.cost import SizeModel, size_model
 from trainables.dependencies import find_groups
 from trainables.models import vgg
-from trainables.selection import TOLERANCE, SelectionError, check_scores, select, smallest_target
+from trainables.selection import (
+    TOLERANCE,
+    SelectionError,
+    check_scores,
+    least_channels,
+    round_step,
+    select,
+    smallest_target,
+)
 
 INPUT_SHAPE = (3, 16, 16)
 
@@ -195,6 +203,25 @@ def test_no_group_falls_below_its_floor(case, target: float, seed: int, floor: i
 def test_a_floor_above_a_groups_width_leaves_the_group(tiny) -> None:
     kept = tiny.select(0.7, pruning=Pruning(min_channels=12))
     assert len(kept["features.0"]) == 8
+
+
+def test_a_pattern_gives_some_groups_a_floor_of_their_own(case) -> None:
+    pruning = Pruning(min_channels=2, floors={"features.0": 9, "features.7": 20, "no.such": 30})
+    assert [least_channels(group, pruning) for group in case.channel_map.groups] == [9, 2, 20, 2]
+    kept = case.select(0.2, pruning=pruning)
+    assert len(kept["features.0"]) >= 9
+    assert len(kept["features.7"]) >= 20
+
+
+def test_floors_and_multiples_count_the_outputs_of_tied_blocks(networks) -> None:
+    channel_map = networks("modern")[1]  # blocks of two, then single channels
+    assert [group.block for group in channel_map.groups] == [2, 1, 1]
+    assert [least_channels(group, Pruning(min_channels=5)) for group in channel_map.groups] == [3, 5, 5]
+    assert [round_step(group, Pruning(round_to=4)) for group in channel_map.groups] == [2, 4, 4]
+    case = Case(networks("modern")[0])
+    kept = case.select(0.5, pruning=Pruning(round_to=4))
+    assert [len(channels) % step for channels, step in zip(kept.values(), (2, 4, 4), strict=True)] == [0, 0, 0]
+    assert case.macs(kept) <= 0.5 * case.full
 
 
 @settings(max_examples=15, deadline=None)

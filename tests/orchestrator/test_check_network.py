@@ -1,0 +1,89 @@
+"""What is said of a network, its weights and its space before a search starts."""
+
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.config import parse_experiment
+from orchestrator.search import check_network
+from trainables.config import ModelConfig
+from trainables.data import DataSplits, ImageSet
+from trainables.errors import InputError
+from trainables.models import build
+
+
+class Transformer(nn.Module):
+    """A convolution whose channels a LayerNorm looks at together, and a hidden layer."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.norm = nn.LayerNorm(16)
+        self.hidden = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.scores = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.scores((x + self.hidden(self.norm(x))).mean(1))
+
+
+class Few(nn.Module):
+    """Gives three scores whatever is asked."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.scores = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.scores(self.layers(x))
+
+
+@pytest.fixture(scope="module")
+def data():
+    images = ImageSet(images_NCHW=torch.zeros(8, 3, 16, 16, dtype=torch.uint8), labels_N=torch.arange(8) % 4)
+    return DataSplits(train=images, val=images, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=("a", "b", "c", "d"))
+
+
+def experiment(model, **others):
+    return parse_experiment({"model": model} | others)
+
+
+def own(network, monkeypatch):
+    monkeypatch.setattr("torchvision.own_network_of_this_test", network, raising=False)
+    return {"name": "torchvision:own_network_of_this_test"}
+
+
+def test_a_network_that_is_sound_is_told_about(data):
+    findings = check_network(experiment({"name": "vgg-small", "width": 0.25}), data)
+    assert len(findings.channel_map.groups) == 6
+    assert list(findings.channel_map.held) == ["classifier"]
+
+
+def test_sizes_below_what_can_be_removed_are_refused(data, monkeypatch):
+    model = own(Transformer, monkeypatch)
+    assert check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data).smallest < 0.6
+    with pytest.raises(InputError, match=r"student_macs_kept starts at 0\.02, but .* layer norm is a LayerNorm"):
+        check_network(experiment(model), data)
+
+
+def test_layers_that_are_kept_are_kept(data):
+    pruning = {"keep": ["features.*"], "floors": {"features": 4}}
+    with pytest.raises(InputError, match=r"no channels that could be removed.*is kept as asked"):
+        check_network(experiment({"name": "vgg-small", "width": 0.25}, cascade={"pruning": pruning}), data)
+    with pytest.raises(InputError, match=r"pruning\.keep has 'layer9', but no layer is called so"):
+        check_network(experiment({"name": "vgg-small"}, cascade={"pruning": {"keep": ["layer9"]}}), data)
+
+
+def test_weights_that_tell_no_channels_apart_are_refused(data, tmp_path):
+    network = build(ModelConfig(name="vgg-small", width=0.25), num_classes=4, in_channels=3)
+    nn.init.zeros_(network.classifier.weight)
+    torch.save(network.state_dict(), tmp_path / "zero.pt")
+    model = {"name": "vgg-small", "width": 0.25, "weights": str(tmp_path / "zero.pt")}
+    with pytest.raises(InputError, match=r"zero\.pt, but with it group features\.0 has no saliency"):
+        check_network(experiment(model), data)
+
+
+def test_other_scores_than_classes_are_refused(data, monkeypatch):
+    with pytest.raises(InputError, match="gives 3 scores an image, but the data has 4 classes"):
+        check_network(experiment(own(Few, monkeypatch), space={"student_macs_kept": [0.5, 0.6]}), data)

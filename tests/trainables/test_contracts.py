@@ -1,0 +1,151 @@
+"""What a search checks of a network first: on networks that keep the contracts, and on those that break one."""
+
+import copy
+from collections import namedtuple
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from trainables.config import Pruning
+from trainables.contracts import check_contracts, closed_gates, draw_weights
+from trainables.errors import InputError
+
+SHAPE = (3, 16, 16)
+Two = namedtuple("Two", ["scores", "auxiliary"])
+
+
+class Between(nn.Module):
+    """Three convolutions, and an operation behind the second."""
+
+    def __init__(self, operation: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1))
+        self.operation = operation
+        self.third = nn.Conv2d(8, 10, 3, padding=1)
+        self.scores = nn.Linear(10, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.third(self.operation(self.second(self.first(x))))
+        scores: torch.Tensor = self.scores(x.relu().mean((2, 3)))
+        return scores
+
+
+class Reversed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flip(1)
+
+
+class Weighed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.rand(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weights
+
+
+def test_networks_keep_the_contracts(architecture, networks) -> None:
+    network, channel_map = networks(architecture)
+    before = copy.deepcopy(network.state_dict())
+    generator_state = torch.get_rng_state()
+    findings = check_contracts(network.train(), SHAPE, pruning=Pruning())
+    assert [group.name for group in findings.channel_map.groups] == [group.name for group in channel_map.groups]
+    assert findings.silent == ()
+    assert 0 <= findings.difference < 1e-4
+    assert 0 < findings.smallest < 0.2
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(layer._forward_hooks for layer in network.modules())
+    assert torch.equal(torch.get_rng_state(), generator_state)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (Reversed(), r"group second\.1: the network without half of its channels gives other scores"),
+        (nn.Hardtanh(0.5, 1.0), r"group second\.1: the network without half of its channels gives other scores"),
+        (Weighed(), r"group second\.1: without half of its channels the network fails"),
+    ],
+)
+def test_a_network_that_breaks_a_contract_is_refused_by_its_groups_name(operation: nn.Module, message: str) -> None:
+    network = Between(operation)
+    with pytest.raises(InputError, match=message) as caught:
+        check_contracts(network, SHAPE, pruning=Pruning())
+    assert "\n" not in str(caught.value)
+    findings = check_contracts(network, SHAPE, pruning=Pruning(keep=("second.1",)))  # the mend that it names
+    assert [group.name for group in findings.channel_map.groups] == ["third"]
+
+
+def test_auxiliary_heads_are_refused() -> None:
+    class Auxiliary(Between):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = super().forward(x)
+            return Two(scores, scores) if self.training else scores
+
+    with pytest.raises(InputError, match="in training the network returns a Two"):
+        check_contracts(Auxiliary(nn.Identity()), SHAPE, pruning=Pruning())
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    network = Between(nn.Identity())
+    nn.init.constant_(network.scores.bias, torch.nan)
+    with pytest.raises(InputError, match="loss on images of noise is not finite"):
+        check_contracts(network, SHAPE, pruning=Pruning())
+
+
+def test_groups_behind_a_zero_initialised_layer_are_silent() -> None:
+    network = torchvision.models.resnet18(num_classes=4, zero_init_residual=True)
+    findings = check_contracts(network, SHAPE, pruning=Pruning())
+    assert findings.silent == tuple(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1))
+    network = Between(nn.Identity())
+    nn.init.zeros_(network.scores.weight)
+    assert check_contracts(network, SHAPE, pruning=Pruning()).silent == ("first", "second.1", "third")
+
+
+@pytest.mark.parametrize(("name", "size"), [("swin_t", 224), ("shufflenet_v2_x0_5", 32)])
+def test_networks_that_cannot_be_followed_are_refused_after_a_set_amount_of_work(name: str, size: int) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, num_classes=4)
+    with pytest.raises(InputError, match=r"cannot be (traced|followed)"):
+        check_contracts(network, (3, size, size), pruning=Pruning())
+
+
+def test_floors_decide_the_smallest_size(networks) -> None:
+    network, _ = networks("vgg-small")  # 4, 4, 8, 8, 16, 16 channels
+    smallest = [
+        check_contracts(network, SHAPE, pruning=pruning).smallest
+        for pruning in (Pruning(), Pruning(min_channels=4), Pruning(floors={"features": 16}), Pruning(round_to=8))
+    ]
+    assert smallest[0] < smallest[1] < smallest[3] < smallest[2] == 1.0
+
+
+def test_floors_of_layers_that_are_not_there_are_refused(networks) -> None:
+    with pytest.raises(InputError, match=r"pruning\.floors has 'classifier', but no layer whose channels"):
+        check_contracts(networks("vgg-small")[0], SHAPE, pruning=Pruning(floors={"classifier": 2}))
+
+
+def test_drawn_weights_have_neither_zeros_nor_ones(networks) -> None:
+    network, _ = networks("own")
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    draw_weights(network, torch.Generator().manual_seed(0))
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim:
+            assert tensor.isfinite().all(), name
+            assert ((tensor != 0) & (tensor != 1)).all(), name
+    again = copy.deepcopy(network)
+    draw_weights(again, torch.Generator().manual_seed(0))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_closed_gates_are_open_again_afterwards(networks, random_plan) -> None:
+    network, channel_map = networks("own")
+    images = torch.ones(2, *SHAPE)
+    with torch.no_grad():
+        open_NK = network(images)
+        with closed_gates(network, channel_map, random_plan(channel_map, 3)):
+            assert not torch.equal(network(images), open_NK)
+        assert torch.equal(network(images), open_NK)
