@@ -211,7 +211,10 @@ def _build_dense(model: ModelConfig, spec: InputSpec, builder: Builder | None) -
                 "import it yourself and give it: load(path, builder=function)"
             )
         return call_builder(builder, num_classes=spec.num_classes, in_channels=spec.channels)
-    with torch.device("meta"):  # no weights are made only to be thrown away
+    try:
+        with torch.device("meta"):  # no weights are made only to be thrown away
+            return build(model, num_classes=spec.num_classes, in_channels=spec.channels)
+    except NotImplementedError:  # some of torchvision's compute their widths with tensors
         return build(model, num_classes=spec.num_classes, in_channels=spec.channels)
 
 

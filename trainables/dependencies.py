@@ -1,20 +1,11 @@
-"""Find the channel groups of a network: torch-pruning's dependency graph, turned into a `ChannelMap`.
+"""Find the channel groups of a network: what was followed through its graph, turned into a `ChannelMap`."""
 
-Of torch-pruning only the graph is used: which operation reads which, and where channels stand behind a concatenation or
-a flatten. Not its importances, which pass over batch norm; not its pruners; and not its walk over the graph, which does
-not end on some networks.
-"""
-
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
-import torch_pruning
 from torch import nn
 from torch_pruning import ops
-from torch_pruning._helpers import _HybridIndex
 
 from trainables.channels import (
     BATCH_NORMS,
@@ -24,24 +15,16 @@ from trainables.channels import (
     ChannelMap,
     Member,
     is_blockwise,
-    is_grouped,
     layer_widths,
     matches,
     skeleton,
 )
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError
 from trainables.gates import find_gates
-
-Node = Any
-"""torch-pruning's: `module`, the nodes that it reads (`inputs`) and that read it (`outputs`), and `dependencies`."""
-Places = set[tuple[int, int]]
-"""Positions along one axis of a node, each with the channel that stands there: `idx` and `root_idx`."""
+from trainables.tracing import Node, Places, classifier, dependency_graph, execution_order, follow
 
 CLASS_SCORES = "its outputs are the class scores"
 """Why the channels of the last layer are held."""
-
-_MOST_PLACES = 2_000_000
-"""Places that are looked at for one group, some seconds' worth, before a network is refused."""
 
 
 class _HeldError(Exception):
@@ -66,22 +49,22 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
     names = {module: name for name, module in network.named_modules()}
     # Two images: some networks squeeze a batch of one away.
     example = torch.zeros(2, *input_shape, device="meta")
-    order = _execution_order(network, example)
+    order = execution_order(network, example)
     left_alone = _left_alone(network, keep)
-    graph = _graph(network, example)
-    scores = _classifier(order)
+    graph = dependency_graph(network, example)
+    scores = classifier(order)
     groups: list[ChannelGroup] = []
     held: dict[str, str] = {}
     met: set[Node] = set()
     for module, root in graph.items():
         if module not in names or not isinstance(module, nn.Conv2d | nn.Linear) or root in met:
             continue
-        reached = _reached(root)
+        reached = follow(root)
         met |= {node for node, axis in reached if axis == "out"}
         try:
             if any(node.module is scores for node, axis in reached if axis == "out"):
                 raise _HeldError(CLASS_SCORES)
-            groups.append(_group(root, reached, names, left_alone))
+            groups.extend(_groups(root, reached, names, left_alone))
         except _HeldError as reason:
             held[names[module]] = str(reason)
     if not groups:
@@ -111,97 +94,13 @@ def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:
     return frozenset(left_alone)
 
 
-def _execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Module]:
-    order: list[nn.Module] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _inputs, _output: order.append(module))
-        for module in network.modules()
-        if isinstance(module, LAYERS)
-    ]
-    try:
-        with torch.no_grad():
-            output = network(example)
-    except Exception as error:  # the user's own forward pass
-        shape = "x".join(map(str, example.shape[1:]))
-        raise InputError(f"the network fails on an image of {shape}: {first_line(error)}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        raise InputError("the network must return one tensor of class scores, images x classes")
-    return order
-
-
-def _classifier(order: Sequence[nn.Module]) -> nn.Module:
-    scoring = [module for module in order if isinstance(module, nn.Conv2d | nn.Linear)]
-    if not scoring:
-        raise InputError("the network has no convolution and no linear layer")
-    return scoring[-1]
-
-
-def _graph(network: nn.Module, example: torch.Tensor) -> Mapping[nn.Module, Node]:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # on bare parameters, which are held
-            graph = torch_pruning.DependencyGraph().build_dependency(network, example)
-    except Exception as error:  # torch-pruning fails in many ways on what it does not know
-        raise InputError(
-            f"the channels of this {type(network).__name__} cannot be traced ({first_line(error)}); "
-            "its forward pass must consist of ordinary layers on one image tensor"
-        ) from error
-    nodes: Mapping[nn.Module, Node] = graph.module2node
-    return nodes
-
-
-def _reached(root: Node) -> dict[tuple[Node, Axis], Places]:
-    """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them."""
-    reached: dict[tuple[Node, Axis], Places] = defaultdict(set)
-    num_out = layer_widths(root.module)[0]
-    waiting: list[tuple[Node, Axis, Iterable[Any]]] = [(root, "out", [_HybridIndex(c, c) for c in range(num_out)])]
-    num_places = 0
-    while waiting:
-        node, axis, places = waiting.pop()
-        new = set(places) - reached.get((node, axis), set())
-        if not new:
-            continue
-        reached[node, axis] |= new
-        num_places += len(new)
-        if num_places > _MOST_PLACES:
-            raise InputError(
-                f"the channels of {root.name.partition(' ')[0]} cannot be followed through the network: they stand "
-                "at ever more places; reshapes and shifts of whole images are not supported"
-            )
-        across = _across(node, axis, new)
-        if across:
-            waiting.append((node, "in" if axis == "out" else "out", across))
-        # torch-pruning lists the ways to the inputs first.
-        ways = node.dependencies[: len(node.inputs)] if axis == "in" else node.dependencies[len(node.inputs) :]
-        for way in ways:
-            there: Iterable[Any] = new
-            for mapping in way.index_mapping:
-                there = there if mapping is None else mapping(there)
-            waiting.append((way.target, "out" if axis == "in" else "in", there))
-    return reached
-
-
-def _across(node: Node, axis: Axis, places: Places) -> Iterable[Any]:
-    """The same channels on a node's other side; none where it mixes them."""
-    layer = node.module
-    if is_grouped(layer):
-        num_out, num_in = (width // layer.groups for width in layer_widths(layer))
-        here, there = (num_out, num_in) if axis == "out" else (num_in, num_out)
-        # One channel stands for its whole block, and on its way back it meets the others of the block.
-        first = {position // here: channel for position, channel in sorted(places, reverse=True)}
-        return [_HybridIndex(b * there + offset, channel) for b, channel in first.items() for offset in range(there)]
-    return () if isinstance(layer, ops.TORCH_CONV | ops.TORCH_LINEAR) else places
-
-
-def _group(
+def _groups(
     root: Node,
     reached: Mapping[tuple[Node, Axis], Places],
     names: Mapping[nn.Module, str],
     left_alone: Collection[str],
-) -> ChannelGroup:
-    """Make a group of what was reached.
+) -> list[ChannelGroup]:
+    """Make groups of what was reached: one, or several where not all channels stand in the same layers.
 
     Raises:
         _HeldError: if the channels must stay whole.
@@ -211,26 +110,48 @@ def _group(
         _check(node, names, left_alone)
         if _has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
             layers[names[node.module], axis] = places
+    gates = _gates(reached, names)
     channel_of = _tied(layers.values(), layer_widths(root.module)[0])
-    num_channels = len(set(channel_of.values()))
+    stands = {
+        axis: dict(sorted((position, channel_of[channel]) for position, channel in places))
+        for axis, places in layers.items()
+    }
+    name = names[root.module]
+    alike = _alike(stands.values(), len(set(channel_of.values())))
+    return [
+        _group(name if len(alike) == 1 else f"{name}[{number}]", channels, stands, gates)
+        for number, channels in enumerate(alike)
+    ]
+
+
+def _alike(stands: Iterable[Mapping[int, int]], num_channels: int) -> list[list[int]]:
+    """Sort channels by how often they stand in each layer; behind a concatenation that differs."""
+    counts = torch.stack([torch.bincount(torch.tensor([*at.values()]), minlength=num_channels) for at in stands], dim=1)
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for channel, often in enumerate(counts.tolist()):
+        alike[tuple(often)].append(channel)
+    return list(alike.values())
+
+
+def _group(
+    name: str,
+    channels: Sequence[int],
+    stands: Mapping[tuple[str, Axis], Mapping[int, int]],
+    gates: Collection[str],
+) -> ChannelGroup:
+    number = {channel: index for index, channel in enumerate(channels)}
     members = []
-    for (layer, axis), places in layers.items():
-        stands = dict(sorted((position, channel_of[channel]) for position, channel in places))
-        member = Member(
-            layer=layer,
-            axis=axis,
-            positions_N=torch.tensor(list(stands)),
-            channels_N=torch.tensor(list(stands.values())),
-        )
-        counts = torch.bincount(member.channels_N, minlength=num_channels)
-        if (counts != counts[0]).any():
-            raise _HeldError(f"its channels meet layer {layer} unevenly")
-        members.append(member)
+    for (layer, axis), at in stands.items():
+        places = [(position, number[channel]) for position, channel in at.items() if channel in number]
+        if places:
+            positions_N, channels_N = torch.tensor(places).T
+            members.append(Member(layer=layer, axis=axis, positions_N=positions_N, channels_N=channels_N))
+    give = {member.layer for member in members if member.axis == "out"}
     return ChannelGroup(
-        name=names[root.module],
-        num_channels=num_channels,
+        name=name,
+        num_channels=len(channels),
         members=tuple(members),
-        gates=_gates(reached, names),
+        gates=tuple(sorted(give & set(gates))),
     )
 
 
