@@ -1,0 +1,272 @@
+"""Which networks hold the contracts: each is checked, pruned by a cascade that trains, saved, read back and exported.
+
+`python -m benchmarks networks` checks all of them and writes docs/networks.md; the tests check the same, most without
+ONNX.
+"""
+
+import copy
+import math
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from benchmarks.table import Row, machine
+from orchestrator.onnx_file import open_session, session_logits, write_onnx
+from trainables.checkpoint import InputSpec, load_network, save_network
+from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.contracts import TOLERANCE, Findings, check_contracts, draw_weights
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits, ImageSet
+from trainables.dependencies import CLASS_SCORES
+from trainables.errors import InputError
+from trainables.models import build
+from trainables.stages import CascadeStage, StagePlan, TeacherSize
+
+NUM_CLASSES = 10
+MACS_KEPT = 0.5
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """A network of the table.
+
+    Attributes:
+        model: how it is built.
+        size: pixels of an image, about as few as it takes.
+        macs_kept: size that the cascade prunes it to.
+    """
+
+    model: ModelConfig
+    size: int = 32
+    macs_kept: float = MACS_KEPT
+
+
+def vit_b_16(num_classes: int) -> nn.Module:
+    """Torchvision's ViT-B/16 for images of 32 pixels; its own name builds it for 224."""
+    network: nn.Module = torchvision.models.vit_b_16(num_classes=num_classes, image_size=32)
+    return network
+
+
+def _torchvision(*names: str, size: int = 32) -> dict[str, Network]:
+    return {name: Network(model=ModelConfig(name=name), size=size) for name in names}
+
+
+_RESNETS = ("resnet18", "resnet50")
+NETWORKS: dict[str, Network] = {
+    **{f"{name} (small images)": Network(model=ModelConfig(name=name)) for name in ("vgg16", *_RESNETS)},
+    **_torchvision("resnet20", "resnet56"),
+    **{name: Network(model=ModelConfig(name=name, stem="imagenet")) for name in _RESNETS},
+    **_torchvision("resnet34", "resnet101", "wide_resnet50_2", "resnext50_32x4d", "regnet_y_400mf"),
+    **_torchvision("vgg11", "vgg13", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    "torchvision.models:vgg16": Network(model=ModelConfig(name="torchvision.models:vgg16")),
+    **_torchvision("alexnet", size=64),
+    **_torchvision("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "mnasnet1_0"),
+    **_torchvision("efficientnet_b0", "efficientnet_v2_s", "densenet121", "squeezenet1_1", "googlenet"),
+    **_torchvision("inception_v3", size=75),
+    **_torchvision("convnext_tiny"),
+    "vit_b_16": Network(model=ModelConfig(name="benchmarks.networks:vit_b_16"), macs_kept=0.6),
+}
+REFUSED: dict[str, Network] = _torchvision("shufflenet_v2_x1_0") | _torchvision("swin_t", size=224)
+ONNX_IN_TESTS = ("resnet20", "mobilenet_v3_small")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conformance:
+    """What was seen of a network.
+
+    Attributes:
+        findings: what a search sees before it starts.
+        macs: of the dense network, on one image.
+        params: of the dense network.
+        macs_kept: size of the level, after its cascade.
+        exported: largest difference between the network and its `torch.export`, relative to the scores.
+        onnx: the same of ONNX Runtime; NaN where it was not tried.
+        seconds: what the check of the contracts took.
+    """
+
+    findings: Findings
+    macs: int
+    params: int
+    macs_kept: float
+    exported: float
+    onnx: float
+    seconds: float
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Reasons for which channels other than the class scores stay whole."""
+        return tuple(reason for reason in self.findings.channel_map.held.values() if reason != CLASS_SCORES)
+
+
+def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
+    """Do with a network all that a search and an export do.
+
+    Raises:
+        InputError: if it does not hold a contract.
+        StageFailure: if its cascade fails.
+        AssertionError: if what is read back or exported gives other scores.
+    """
+    data = noise(network.size)
+    dense = build(network.model, num_classes=NUM_CLASSES, in_channels=3, seed=0)
+    started = time.perf_counter()
+    findings = check_contracts(dense, data.input_shape, pruning=Pruning())
+    seconds = time.perf_counter() - started
+    # As if it were trained: torchvision's ViT has a head of zeros, and ConvNeXt's branches begin at a millionth.
+    draw_weights(dense, torch.Generator().manual_seed(0))
+    macs, params = count_macs(dense, data.input_shape), count_params(dense)
+    stage = cascade(dense, data, network.macs_kept, TeacherSize(macs=macs, params=params))
+    narrow = stage.levels[0].network.eval().requires_grad_(requires_grad=False)
+    images_NCHW = torch.randn(3, *data.input_shape, generator=torch.Generator().manual_seed(1))
+    with tempfile.TemporaryDirectory() as folder:
+        scores_NK = narrow(images_NCHW)
+        check_reading_back(Path(folder) / "network", narrow, network, data, images_NCHW)
+        return Conformance(
+            findings=findings,
+            macs=macs,
+            params=params,
+            macs_kept=stage.results[0].macs_kept,
+            exported=relative(exported_scores(narrow, images_NCHW), scores_NK),
+            onnx=relative(onnx_scores(narrow, images_NCHW, Path(folder)), scores_NK) if onnx else math.nan,
+            seconds=seconds,
+        )
+
+
+def noise(size: int) -> DataSplits:
+    """Images of noise: two training batches of four, and one for validation."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        ImageSet(
+            images_NCHW=torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8),
+            labels_N=torch.arange(count) % NUM_CLASSES,
+        )
+        for count in (8, 4)
+    ]
+    names = tuple(str(label) for label in range(NUM_CLASSES))
+    return DataSplits(train=parts[0], val=parts[1], mean=(0.5,) * 3, std=(0.25,) * 3, class_names=names)
+
+
+def cascade(dense: nn.Module, data: DataSplits, macs_kept: float, size: TeacherSize) -> CascadeStage:
+    """A cascade of one level, run to its end; it fails by itself where saliency is zero or a size is missed."""
+    stage = CascadeStage(
+        dense,
+        plan=StagePlan(name="cascade", levels=(1,), epochs=2, first_epoch=0),
+        config=CascadeConfig(
+            macs_kept=(macs_kept,),
+            pruning=Pruning(num_prunings=2),
+            recipe=Recipe(epochs=2, batch_size=4, learning_rate=1e-3, max_grad_norm=1.0),
+        ),
+        teacher_size=size,
+        data=data,
+    )
+    while not stage.finished:
+        stage.step()
+    return stage
+
+
+@torch.no_grad()
+def check_reading_back(
+    folder: Path, narrow: nn.Module, network: Network, data: DataSplits, images_NCHW: torch.Tensor
+) -> None:
+    """Save and load: the same scores, bit for bit."""
+    save_network(folder, narrow, model=network.model, input_spec=InputSpec.of(data))
+    builder = None
+    if ":" in network.model.name:
+        builder = partial(build_dense, network.model)
+    again = load_network(folder, builder=builder).network
+    assert torch.equal(again(images_NCHW), narrow(images_NCHW)), "what is read back gives other scores"
+
+
+def build_dense(model: ModelConfig, num_classes: int) -> nn.Module:
+    """Build a network that is named by an import path, as its user would."""
+    return build(model, num_classes=num_classes, in_channels=3)
+
+
+def exported_scores(narrow: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
+    """What `torch.export` gives for another number of images than it saw."""
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(copy.deepcopy(narrow), (images_NCHW[:2],), dynamic_shapes=dynamic)
+    scores_NK: torch.Tensor = program.module()(images_NCHW)
+    return scores_NK
+
+
+def onnx_scores(narrow: nn.Module, images_NCHW: torch.Tensor, folder: Path) -> torch.Tensor:
+    """What ONNX Runtime gives."""
+    _, channels, height, width = images_NCHW.shape
+    write_onnx(copy.deepcopy(narrow), (channels, height, width), folder / "model.onnx")
+    return session_logits(open_session(folder / "model.onnx", num_threads=1), [images_NCHW])
+
+
+def relative(found_NK: torch.Tensor, wanted_NK: torch.Tensor) -> float:
+    """Largest difference, relative to the largest score."""
+    return float((found_NK - wanted_NK).abs().max() / wanted_NK.abs().max())
+
+
+def page(seen: dict[str, Conformance], refused: dict[str, str]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# Networks",
+        "",
+        "Written by `python -m benchmarks networks`, which checks each network as a search does, prunes it to about",
+        f"{MACS_KEPT:.0%} of its MACs in a short cascade on images of noise, saves it, reads it back bit for bit, and",
+        "exports it. *Gated − narrow* is the largest difference between the scores of the dense network with half of",
+        "its channels silenced and the network without them, relative to what silencing changes. *Smallest* is what is",
+        "left of the MACs when each group keeps one channel. The last two are the largest differences of the scores",
+        "after `torch.export` and in ONNX Runtime.",
+        "",
+        "| network | pixels | groups | gated − narrow | smallest | MACs kept | export | ONNX |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, found in seen.items():
+        groups = f"{len(found.findings.channel_map.groups)}" + (f" (+ {len(found.held)} whole)" if found.held else "")
+        lines.append(
+            f"| `{name}` | {NETWORKS[name].size} | {groups} | {found.findings.difference:.0e} "
+            f"| {found.findings.smallest:.2%} | {found.macs_kept:.1%} | {found.exported:.0e} | {found.onnx:.0e} |"
+        )
+    lines += ["", "Channels that stay whole:", ""]
+    for name, found in seen.items():
+        if found.held:
+            lines.append(f"- `{name}`: {found.held[0]}" + ("; and the like" if len(found.held) > 1 else ""))
+    lines += ["", "Refused before a search starts:", ""]
+    lines += [f"- `{name}`: {reason}" for name, reason in refused.items()]
+    return "\n".join([*lines, "", f"Last written on {machine()}.", ""])
+
+
+def run() -> list[Row]:
+    """Check all of them and write the page."""
+    torch.set_num_threads(1)
+    seen: dict[str, Conformance] = {}
+    refused: dict[str, str] = {}
+    rows = []
+    for name, network in NETWORKS.items():
+        found = seen[name] = conformance(network, onnx=True)
+        print(f"networks: {name}, checked in {found.seconds:.1f} s", file=sys.stderr)
+        rows.append(
+            Row(
+                name=f"{name}: gated network − narrow network",
+                figure=found.findings.difference,
+                rule="at most",
+                target=TOLERANCE,
+                note=f"{found.macs / 1e6:.4g} M MACs, {found.macs_kept:.3f} kept, "
+                f"{found.params / 1e6:.3g} M parameters, ONNX differs by {found.onnx:.0e}, "
+                f"checked in {found.seconds:.1f} s",
+            )
+        )
+    for name, network in REFUSED.items():
+        started = time.perf_counter()
+        try:
+            dense = build(network.model, num_classes=NUM_CLASSES, in_channels=3)
+            check_contracts(dense, (3, network.size, network.size), pruning=Pruning())
+        except InputError as error:
+            refused[name] = str(error)
+        taken = time.perf_counter() - started
+        rows.append(Row(name=f"{name}: refused after", figure=taken, unit="s", rule="at most", target=30.0))
+    PAGE.write_text(page(seen, refused))
+    return rows

@@ -1,0 +1,28 @@
+"""The networks of docs/networks.md, by the code that writes it; those that take seconds are integration tests."""
+
+import pytest
+
+from benchmarks.networks import NETWORKS, ONNX_IN_TESTS, PAGE, REFUSED, conformance
+from trainables.contracts import TOLERANCE
+from trainables.selection import TOLERANCE as SIZE_TOLERANCE
+
+QUICK = ("resnet20", "squeezenet1_1", "mobilenet_v3_small")
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.integration) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_network_of_the_table_holds_the_contracts(name):
+    found = conformance(NETWORKS[name], onnx=name in ONNX_IN_TESTS)
+    assert found.findings.difference <= TOLERANCE
+    assert found.macs_kept == pytest.approx(NETWORKS[name].macs_kept, rel=SIZE_TOLERANCE)
+    assert found.exported <= TOLERANCE
+    assert not found.onnx > TOLERANCE
+    assert f"| `{name}` | {NETWORKS[name].size} | {len(found.findings.channel_map.groups)} " in PAGE.read_text()
+    assert all(f"- `{name}`: {reason}" in PAGE.read_text() for reason in found.held[:1])
+
+
+def test_the_table_has_these_networks_and_no_others():
+    rows = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert rows == list(NETWORKS)
+    refused = PAGE.read_text().partition("Refused before")[2]
+    assert [line.split("`")[1] for line in refused.splitlines() if line.startswith("- `")] == list(REFUSED)
