@@ -119,7 +119,7 @@ def change(folder: Path, key: str, value: Any) -> None:
         ("format", "another", "does not describe a network of this project"),
         ("version", 2, "format version 2, but this program reads 1"),
         ("version", None, "format version None"),
-        ("model", {"name": "vgg19"}, "must be one of"),
+        ("model", {"name": "vgg7"}, "must be one of"),
         ("model", {"name": "vgg-small", "depth": 3}, "unknown key 'depth'"),
         ("model", [], "must be a mapping"),
         ("model/width", 1e300, "is damaged"),

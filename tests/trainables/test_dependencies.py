@@ -13,6 +13,7 @@ from trainables.channels import ChannelMap, Kept, layer_widths
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.levels import Level, SharedWeights
+from trainables.models import vgg
 
 
 def gated(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> nn.Module:
@@ -138,6 +139,27 @@ def test_a_concatenation_of_a_layer_with_itself_keeps_both_places() -> None:
     }
 
 
+def test_channels_that_stand_in_other_layers_are_groups_of_their_own() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 3, 1)
+            self.depthwise = nn.Conv2d(5, 5, 3, groups=5)
+            self.scores = nn.Linear(5, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.depthwise(torch.cat([self.left(x), self.right(x)], 1))
+            scores: torch.Tensor = self.scores(x.relu().mean((2, 3)))
+            return scores
+
+    groups = find_groups(Joined(), (3, 8, 8)).groups
+    assert {group.name: {(m.layer, m.axis): m.positions_N.tolist() for m in group.members} for group in groups} == {
+        "depthwise[0]": {("depthwise", "out"): [0, 1], ("left", "out"): [0, 1], ("scores", "in"): [0, 1]},
+        "depthwise[1]": {("depthwise", "out"): [2, 3, 4], ("right", "out"): [0, 1, 2], ("scores", "in"): [2, 3, 4]},
+    }
+    assert {group.gates for group in groups} == {("depthwise",)}
+
+
 class Layers(nn.Module):
     """A convolution, a layer in question, and what gives the scores."""
 
@@ -189,6 +211,22 @@ def _fails(_x: torch.Tensor) -> torch.Tensor:
 def test_what_cannot_be_narrowed_is_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_groups(make(), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ((), ["features.0", "features.3", "features.7", "features.10"]),
+        (("features.0",), ["features.3", "features.7", "features.10"]),
+        (("features.8", "classifier"), ["features.0", "features.3"]),
+        (("features.1*",), ["features.3"]),  # the first norm, and the last convolution with its inputs
+    ],
+)
+def test_layers_that_are_kept_change_on_neither_side(keep: tuple[str, ...], left: list[str]) -> None:
+    network = vgg(plan=(4, 6, "pool", 8, 8), num_classes=4, in_channels=3, width=1.0)
+    channel_map = find_groups(network, (3, 16, 16), keep=keep)
+    assert [group.name for group in channel_map.groups] == left
+    assert all("is kept as asked" in reason for layer, reason in channel_map.held.items() if layer != "classifier")
 
 
 def test_a_forward_pass_that_asserts_is_refused(networks) -> None:
