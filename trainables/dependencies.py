@@ -195,11 +195,11 @@ def _tied(layers: Iterable[Places], num_channels: int) -> dict[int, int]:
 
 
 def _gates(reached: Mapping[tuple[Node, Axis], Places], names: Mapping[nn.Module, str]) -> tuple[str, ...]:
-    nodes = {node for node, _ in reached}
+    giving = {node for node, axis in reached if axis == "out"}
     gates: set[str] = set()
     for node, axis in reached:
         if axis == "in" and isinstance(node.module, LAYERS) and not is_blockwise(node.module):
-            silencing = find_gates(node, nodes)
+            silencing = find_gates(node, giving)
             if silencing is None:
                 raise _HeldError(f"no gate silences what layer {names[node.module]} reads, which is not zero at zero")
             gates |= {names[layer] for layer in silencing}

@@ -18,12 +18,12 @@ from trainables.channels import LAYERS
 Node = Any
 """torch-pruning's: its `module`, and `inputs`, the nodes that it reads."""
 
-_PRODUCT = re.compile(r"\(Mul\w*Backward")
-_SUM = re.compile(r"\((Add|Sub|Rsub)\w*Backward")
+_PRODUCT = re.compile(r"\(MulBackward\d")
+_SUM = re.compile(r"\((Add|Sub|Rsub)Backward\d")
 # Autograd's names of functions that are not zero at zero.
 _LIFTS_ZERO = re.compile(
     r"\((Sigmoid|Hardsigmoid|LogSigmoid|Softplus|Softmax|LogSoftmax|Exp|Exp2|Cos|Cosh|Acos|Log|Log2|Log10|Rsqrt"
-    r"|Reciprocal|Erfc)\w*Backward"
+    r"|Reciprocal|Erfc)Backward\d"
 )
 
 
@@ -32,7 +32,7 @@ def find_gates(node: Node, within: Collection[Node]) -> frozenset[nn.Module] | N
 
     Args:
         node: of a layer that reads the group's channels.
-        within: all nodes where the group's channels stand.
+        within: all nodes that give the group's channels on.
 
     Returns:
         The layers, or `None` where no gates can.
