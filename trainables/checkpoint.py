@@ -26,7 +26,7 @@ from trainables.config import ModelConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.imports import is_import_path
-from trainables.models import Builder, build, call_builder, check_shapes
+from trainables.models import Builder, build, call_builder, check_shapes, versioned
 from trainables.training import Tensors
 
 ARCHITECTURE_FILE = "architecture.json"
@@ -180,7 +180,7 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
             raise InputError(
                 f"{folder / WEIGHTS_FILE} has {name} as {weights[name].dtype}, but it must be {tensor.dtype}"
             )
-    network.load_state_dict(weights, assign=True)
+    network.load_state_dict(versioned(weights, network), assign=True)
     return SavedNetwork(network=network.eval().requires_grad_(requires_grad=False), model=model, input=spec)
 
 

@@ -1,7 +1,8 @@
 """Networks by name: small-image VGGs and ResNets, torchvision's, or a function of the user's own."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -225,7 +226,17 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if isinstance(given, dict) and isinstance(given.get("state_dict"), dict):
         given = given["state_dict"]
     check_shapes(given, network, where=f"model.weights {path}")
-    network.load_state_dict(given)
+    network.load_state_dict(versioned(given, network))
+
+
+def versioned(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
+    """A state dict that says of which version its layers are; plain tensors by name are of the network's own.
+
+    Some layers refuse to load what says nothing (torchvision's MNASNet), or take it for older than it is.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = getattr(tensors, "_metadata", None) or network.state_dict()._metadata  # type: ignore[attr-defined]
+    return state
 
 
 def check_shapes(given: object, network: nn.Module, *, where: str) -> None:

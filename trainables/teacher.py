@@ -13,6 +13,7 @@ from trainables.config import Augmentation, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, num_batches
 from trainables.errors import StageFailure
+from trainables.models import versioned
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     Tensors,
@@ -136,7 +137,7 @@ class TeacherStage:
 
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.network.load_state_dict(unprefixed("network", tensors))
+        self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
         load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
         self.epoch = values["epoch"]
         self._seconds = values["seconds"]

@@ -13,6 +13,7 @@ from trainables.config import Augmentation, CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.identity import Identity, stage_identities
+from trainables.models import versioned
 from trainables.plan import stage_plans
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages import CascadeStage, TeacherSize
@@ -197,7 +198,7 @@ class CascadeTrial:
         for number, widths in values["widths"].items():
             network = copy.deepcopy(self._teacher)
             resize(network, widths)
-            network.load_state_dict(unprefixed(f"level.{number}", tensors))
+            network.load_state_dict(versioned(unprefixed(f"level.{number}", tensors), network))
             self.networks[int(number)] = network.eval().requires_grad_(requires_grad=False)
         # A stage that was found may have been computed for a cascade with more or fewer levels below it.
         results = (LevelResult.from_dict(result) for result in values["results"])

@@ -13,7 +13,7 @@ from trainables.checkpoint import InputSpec, load_state, save_network, save_stat
 from trainables.config import Augmentation, CascadeConfig, ModelConfig
 from trainables.data import DataSplits
 from trainables.errors import StageFailure
-from trainables.models import build
+from trainables.models import build, versioned
 from trainables.trial import CascadeTrial, FinishedStages
 
 STATE_FILE = "state.safetensors"
@@ -54,7 +54,7 @@ def stop_note(stops: Path | str, number: int) -> Path:
 def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any]) -> nn.Module:
     """The teacher from arrays that processes share; its weights are copied."""
     network = build(model, num_classes=data.num_classes, in_channels=data.in_channels)
-    network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    network.load_state_dict(versioned({name: torch.tensor(array) for name, array in weights.items()}, network))
     return network
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from trainables.config import ModelConfig
 from trainables.errors import InputError
-from trainables.models import BUILT_IN, build, load_weights
+from trainables.models import BUILT_IN, build, load_weights, versioned
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -130,6 +130,17 @@ def test_a_users_function_that_gives_no_network_is_refused(user_module: str, fun
 def test_unknown_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(ModelConfig(name=name), num_classes=4, in_channels=3)
+
+
+def test_plain_tensors_are_of_the_networks_own_version() -> None:
+    network = build(ModelConfig(name="mnasnet0_5"), num_classes=4, in_channels=3)  # refuses what says no version
+    plain = dict(network.state_dict())
+    with pytest.raises(ValueError, match="version"):
+        network.load_state_dict(plain)
+    network.load_state_dict(versioned(plain, network))
+    old = network.state_dict()
+    old._metadata["layers.0"] = {"version": 1}
+    assert versioned(old, network)._metadata == old._metadata
 
 
 def small(num_classes: int = 4) -> nn.Module:
