@@ -215,10 +215,10 @@ def page(seen: dict[str, Conformance], refused: dict[str, str]) -> str:
         "# Networks",
         "",
         "Written by `python -m benchmarks networks`, which checks each network as a search does, prunes it to about",
-        f"{MACS_KEPT:.0%} of its MACs in a short cascade on images of noise, saves it, reads it back bit for bit, and",
-        "exports it. *Gated − narrow* is the largest difference between the scores of the dense network with half of",
-        "its channels silenced and the network without them, relative to what silencing changes. *Smallest* is what is",
-        "left of the MACs when each group keeps one channel. The last two are the largest differences of the scores",
+        f"{100 * MACS_KEPT:.0f} % of its MACs in a short cascade on images of noise, saves it, reads it back bit for bit,",
+        "and exports it. *Gated − narrow* is the largest difference between the scores of the dense network with half",
+        "of its channels silenced and the network without them, relative to what silencing changes. *Smallest* is what",
+        "is left of the MACs when each group keeps one channel. The last two are the largest differences of the scores",
         "after `torch.export` and in ONNX Runtime.",
         "",
         "| network | pixels | groups | gated − narrow | smallest | MACs kept | export | ONNX |",
@@ -228,7 +228,8 @@ def page(seen: dict[str, Conformance], refused: dict[str, str]) -> str:
         groups = f"{len(found.findings.channel_map.groups)}" + (f" (+ {len(found.held)} whole)" if found.held else "")
         lines.append(
             f"| `{name}` | {NETWORKS[name].size} | {groups} | {found.findings.difference:.0e} "
-            f"| {found.findings.smallest:.2%} | {found.macs_kept:.1%} | {found.exported:.0e} | {found.onnx:.0e} |"
+            f"| {100 * found.findings.smallest:.2f} % | {100 * found.macs_kept:.1f} % | {found.exported:.0e} "
+            f"| {found.onnx:.0e} |"
         )
     lines += ["", "Channels that stay whole:", ""]
     for name, found in seen.items():

@@ -1,4 +1,7 @@
-"""The networks of docs/networks.md, by the code that writes it; those that take seconds are integration tests."""
+"""The networks of docs/networks.md, by the code that writes it; those that take seconds are integration tests.
+
+Deeper and wider ones of a family are checked by the command alone, `python -m benchmarks networks`.
+"""
 
 import pytest
 
@@ -7,7 +10,24 @@ from trainables.contracts import TOLERANCE
 from trainables.selection import TOLERANCE as SIZE_TOLERANCE
 
 QUICK = ("resnet20", "squeezenet1_1", "mobilenet_v3_small")
-EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.integration) for name in NETWORKS]
+SLOW = (
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "regnet_y_400mf",
+    "vgg11",
+    "vgg11_bn",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mnasnet1_0",
+    "efficientnet_b0",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "convnext_tiny",
+    "vit_b_16",
+)
+EACH = [*QUICK, *(pytest.param(name, marks=pytest.mark.integration) for name in SLOW)]
 
 
 @pytest.mark.parametrize("name", EACH)
