@@ -27,7 +27,8 @@ from trainables.data import DataSplits, ImageSet
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
 from trainables.models import build
-from trainables.stages import CascadeStage, StagePlan, TeacherSize
+from trainables.plan import StagePlan
+from trainables.stages import CascadeStage, TeacherSize
 
 NUM_CLASSES = 10
 MACS_KEPT = 0.5
@@ -215,11 +216,11 @@ def page(seen: dict[str, Conformance], refused: dict[str, str]) -> str:
         "# Networks",
         "",
         "Written by `python -m benchmarks networks`, which checks each network as a search does, prunes it to about",
-        f"{100 * MACS_KEPT:.0f} % of its MACs in a short cascade on images of noise, saves it, reads it back bit for bit,",
-        "and exports it. *Gated − narrow* is the largest difference between the scores of the dense network with half",
-        "of its channels silenced and the network without them, relative to what silencing changes. *Smallest* is what",
-        "is left of the MACs when each group keeps one channel. The last two are the largest differences of the scores",
-        "after `torch.export` and in ONNX Runtime.",
+        f"{100 * MACS_KEPT:.0f} % of its MACs in a short cascade on images of noise, saves it, reads it back bit for",
+        "bit, and exports it. *Gated − narrow* is the largest difference between the scores of the dense network with",
+        "half of its channels silenced and the network without them, relative to what silencing changes. *Smallest* is",
+        "what is left of the MACs when each group keeps one channel. The last two are the largest differences of the",
+        "scores after `torch.export` and in ONNX Runtime.",
         "",
         "| network | pixels | groups | gated − narrow | smallest | MACs kept | export | ONNX |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

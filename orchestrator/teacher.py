@@ -20,7 +20,7 @@ from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.identity import Identity
 from trainables.imports import is_import_path
-from trainables.models import build, find_builder, load_weights
+from trainables.models import build, find_builder, load_weights, versioned
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
 from trainables.training import accuracy
@@ -142,7 +142,7 @@ def _found_or_trained(
     found = store.find_or_claim(task.identity) if store is not None else None
     if found is not None:
         tensors, values = found
-        network.load_state_dict(tensors)
+        network.load_state_dict(versioned(tensors, network))
         for epoch in values["epochs"]:  # noqa: UP028 - Ray sends into its generators, which a list does not take
             yield epoch
         return TeacherResult.from_dict(values["result"] | {"reused": True})
