@@ -37,6 +37,13 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
     if experiment.model.weights is not None:
         load_weights(network, Path(experiment.model.weights))
+    with torch.no_grad():
+        num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
+    if num_outputs != data.num_classes:
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
+            f"{data.num_classes} classes; build it with num_classes outputs"
+        )
     findings = check_contracts(network, data.input_shape, pruning=experiment.cascade.pruning)
     if findings.silent and experiment.model.weights is not None:
         raise InputError(
@@ -46,14 +53,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < findings.smallest:
         raise InputError(
             f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
-            f"{findings.smallest:.3g} of the MACs are left{_held(findings)}; start above that"
-        )
-    with torch.no_grad():
-        num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
-    if num_outputs != data.num_classes:
-        raise InputError(
-            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
-            f"{data.num_classes} classes; build it with num_classes outputs"
+            f"{findings.smallest:.3g} of the MACs are left{_held(findings)}; start above that, or lower pruning.min_channels or pruning.round_to"
         )
     channel_map = findings.channel_map
     sizes, macs = size_model(network, channel_map, data.input_shape), count_macs(network, data.input_shape)

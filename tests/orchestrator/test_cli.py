@@ -83,7 +83,10 @@ def test_a_search_that_is_not_there(cascade, tmp_path):
         (["demo", "--set", "model.weights=none.safetensors"], ["none.safetensors", "no such file"]),
         (["demo", "--set", "data={name: cifar10, path: nowhere}"], ["nowhere"]),
         (["demo", "--set", "data={name: imagefolder, path: nowhere, image_size: 32}"], ["nowhere"]),
-        (["demo", "--set", "cascade.pruning.min_channels=30"], ["no valid cascade", "must be at least", "larger size"]),
+        (
+            ["demo", "--set", "cascade.pruning.min_channels=30"],
+            ["starts at 0.005", "of the MACs are left", "pruning.round_to"],
+        ),
         (["demo", "--set", "starting_points=[{temprature: 2}]"], ["starting_points.0", "did you mean 'temperature'"]),
         (
             ["demo", "--set", "constraints.macs_kept.at_most=0.001"],

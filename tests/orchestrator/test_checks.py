@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.checks import check_network
 from orchestrator.config import parse_experiment
-from orchestrator.search import check_network
-from trainables.config import ModelConfig
+from trainables.config import CascadeConfig, ModelConfig
 from trainables.data import DataSplits, ImageSet
 from trainables.errors import InputError
 from trainables.models import build
@@ -54,15 +54,15 @@ def own(network, monkeypatch):
     return {"name": "torchvision:own_network_of_this_test"}
 
 
-def test_a_network_that_is_sound_is_told_about(data):
-    findings = check_network(experiment({"name": "vgg-small", "width": 0.25}), data)
-    assert len(findings.channel_map.groups) == 6
-    assert list(findings.channel_map.held) == ["classifier"]
+def test_a_sound_network_gives_a_look_that_refuses_what_it_cannot_be_pruned_to(data):
+    look = check_network(experiment({"name": "vgg-small", "width": 0.25}), data)
+    assert look(CascadeConfig(macs_kept=(0.5, 0.1))) is None
+    assert "must be at least" in look(CascadeConfig(macs_kept=(0.5, 1e-5))).reason
 
 
 def test_sizes_below_what_can_be_removed_are_refused(data, monkeypatch):
     model = own(Transformer, monkeypatch)
-    assert check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data).smallest < 0.6
+    check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data)
     with pytest.raises(InputError, match=r"student_macs_kept starts at 0\.02, but .* layer norm is a LayerNorm"):
         check_network(experiment(model), data)
 
