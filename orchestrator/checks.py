@@ -53,7 +53,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < findings.smallest:
         raise InputError(
             f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
-            f"{findings.smallest:.3g} of the MACs are left{_held(findings)}; start above that, or lower pruning.min_channels or pruning.round_to"
+            f"{findings.smallest:.3g} of the MACs are left{_held(findings)}; start above that, or "
+            "lower pruning.min_channels or pruning.round_to"
         )
     channel_map = findings.channel_map
     sizes, macs = size_model(network, channel_map, data.input_shape), count_macs(network, data.input_shape)
