@@ -183,6 +183,15 @@ def candidates_of(
     )
 
 
+def results_of(candidates: Sequence[Candidate]) -> tuple[LevelResult, ...]:
+    """What the levels of one trial came to, by level: what `candidates_of` made them of."""
+    names = [field.name for field in dataclasses.fields(LevelResult) if field.name != "num_levels"]
+    return tuple(
+        LevelResult(num_levels=candidate.num_assistants + 1, **{name: getattr(candidate, name) for name in names})
+        for candidate in sorted(candidates, key=lambda candidate: candidate.level)
+    )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
 

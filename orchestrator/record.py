@@ -6,8 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from orchestrator.archive import Archive, Candidate, candidates_of
+from orchestrator.archive import Archive, Candidate, candidates_of, results_of
 from orchestrator.constraints import Bounds, measured, meets, unmet, violations
+from orchestrator.curves import Curves
 from orchestrator.pareto import front, front_hypervolume, knee, losses
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
@@ -17,6 +18,7 @@ from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
+CURVES = "curves"
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
 _TRIALS_TO_MEET = 10
 
@@ -107,6 +109,7 @@ class SearchRecord:
         self._tracker = tracker
         self._watcher = watcher
         self._bounds = bounds
+        self._curves = Curves(folder / CURVES)
         self._drawn: tuple[Candidate, ...] = ()
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
 
@@ -126,7 +129,9 @@ class SearchRecord:
 
     def started(self, asked: Asked) -> None:
         """A trial begins, or goes on."""
-        parameters = self._study.parameters(asked.number) | {
+        suggested = self._study.parameters(asked.number)
+        self._curves.started(asked, suggested)
+        parameters = suggested | {
             "num_assistants": asked.cascade.num_assistants,
             "schedule": asked.cascade.schedule,
             "epochs": asked.cascade.recipe.epochs,
@@ -138,6 +143,7 @@ class SearchRecord:
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
+        self._curves.epoch(number, progress)
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)
 
@@ -159,6 +165,7 @@ class SearchRecord:
 
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
+        self._curves.ended(number, "failed")
         self._study.fail(number, reason)
         self._tracker.finish_trial(number, (), "failed", reason)
         self._watcher.trial_failed(number, reason)
@@ -197,6 +204,7 @@ class SearchRecord:
         return candidates
 
     def _conclude(self, number: int, candidates: Sequence[Candidate], reused: Reused) -> None:
+        self._curves.ended(number, "finished", results_of(candidates))
         student = max(candidates, key=lambda candidate: candidate.level)
         self._study.note_reuse(number, reused)
         self._study.tell(
@@ -216,6 +224,7 @@ class SearchRecord:
             self._watcher.note(text)
 
     def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
+        self._curves.ended(number, "stopped", results_of(candidates))
         self._study.note_reuse(number, reused)
         self._study.stop(number, reason)
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.archive import Archive, candidates_of
 from orchestrator.constraints import Bound
+from orchestrator.curves import read_curves
 from orchestrator.fronts import front_rows
 from orchestrator.plots import FrontView
 from orchestrator.record import SearchRecord, search_parameters
@@ -12,7 +13,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.checkpoint import save_state
-from trainables.results import LevelResult, Reused, TeacherResult
+from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused, TeacherResult
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 SPACE = CascadeSpace(num_assistants=(1, 1))
@@ -60,6 +61,13 @@ def results(accuracy=0.9):
         )
         for level in (1, 2)
     ]
+
+
+def progress(epoch):
+    levels = tuple(LevelProgress(level=level, macs_kept=0.1, train_loss=1.0, val_accuracy=0.5) for level in (1, 2))
+    return EpochProgress(
+        stage="cascade", epoch=epoch, num_epochs=9, trial_epoch=epoch, learning_rate=0.1, seconds=1.0, levels=levels
+    )
 
 
 @pytest.fixture
@@ -217,6 +225,22 @@ def test_a_stopped_trial_that_was_archived_but_not_told_is_not_taken_for_a_finis
     assert record.adopt() == ()
     assert list(study.stopped()) == [asked.number]
     assert [event[:2] for event in heard.events] == [("stopped", 0)]
+
+
+def test_curves_are_kept_of_what_finished_failed_and_was_adopted(parts, tmp_path):
+    study, archive, _, record = parts()
+    done, failed, adopted = (study.ask(SPACE, CascadeDefaults()) for _ in range(3))
+    for asked in (done, failed, adopted):
+        record.started(asked)
+        record.epoch(asked.number, progress(1))
+    record.finished(done, results(), {1: "0-1", 2: "0-2"}, Reused())
+    record.failed(failed.number, "diverged")
+    archive.add([replace(candidate, trial=adopted.number) for candidate in archive.candidates()])
+    parts()[-1].adopt()
+    curves = read_curves(tmp_path / "curves")
+    assert [curve.end for curve in curves] == ["finished", "failed", "finished"]
+    assert [len(curve.results) for curve in curves] == [2, 0, 2]
+    assert curves[0].parameters == study.parameters(done.number)
 
 
 def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path):
