@@ -21,13 +21,19 @@ _POPULATION = 20
 def _tpe(seed: int, num_started: int) -> "BaseSampler":
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=_reseeded(seed, num_started))
+    from orchestrator.history import BoundedHistory
+
+    return BoundedHistory(TPESampler(seed=_reseeded(seed, num_started)))
 
 
 def _tpe_multivariate(seed: int, num_started: int) -> "BaseSampler":
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=_reseeded(seed, num_started), multivariate=True, group=True, constant_liar=True)
+    from orchestrator.history import BoundedHistory
+
+    return BoundedHistory(
+        TPESampler(seed=_reseeded(seed, num_started), multivariate=True, group=True, constant_liar=True)
+    )
 
 
 def _gp(seed: int, num_started: int) -> "BaseSampler":

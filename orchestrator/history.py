@@ -1,0 +1,136 @@
+"""What of a long study a sampler looks at, so that a suggestion costs the same after ten thousand trials as after some.
+
+TPE weighs every trial of the study for every parameter, in all about 0.04 ms a trial and suggestion. What it learns
+from are the best trials, against a picture of all others; the most recent ones give that picture.
+"""
+
+from collections.abc import Container, Sequence
+from typing import Any, cast
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+NUM_BEST = 200
+NUM_RECENT = 800
+_CHUNK = 500
+
+
+class BoundedHistory(BaseSampler):
+    """A sampler that sees the best and the most recent trials of a study; in a short study that is all.
+
+    The best are the first by the front that they lie on; where a front does not fit in, its older trials.
+    """
+
+    def __init__(self, sampler: BaseSampler, *, num_best: int = NUM_BEST, num_recent: int = NUM_RECENT) -> None:
+        """Wrap a sampler.
+
+        Args:
+            sampler: one that reads a study by its trials alone, as TPE does.
+            num_best: completed trials that stay in sight, at least 1.
+            num_recent: newest trials, in whatever state, at least 1.
+        """
+        self._sampler = sampler
+        self._sight = _Sight(num_best=num_best, num_recent=num_recent)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What the sampler makes of what it sees."""
+        return self._sampler.infer_relative_search_space(self._seen(study), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What the sampler makes of what it sees."""
+        return self._sampler.sample_relative(self._seen(study), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:  # noqa: ANN401 - Optuna's
+        """What the sampler makes of what it sees."""
+        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Pass it on."""
+        self._sampler.before_trial(self._seen(study), trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass it on."""
+        self._sampler.after_trial(self._seen(study), trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """Pass it on."""
+        self._sampler.reseed_rng()
+
+    def _seen(self, study: Study) -> Study:
+        return cast(Study, _SeenStudy(study, self._sight))
+
+
+class _SeenStudy:
+    """A study of which only some trials are seen."""
+
+    def __init__(self, study: Study, sight: "_Sight") -> None:
+        self._study, self._sight = study, sight
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,  # noqa: FBT001, FBT002 - Optuna's signature
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,  # noqa: FBT001, FBT002
+    ) -> list[FrozenTrial]:
+        # Copies are for callers that change trials, which samplers do not.
+        trials = self._study._get_trials(deepcopy=False, use_cache=use_cache)
+        seen = self._sight.of(trials, self._study.directions)
+        return [trial for trial in seen if states is None or trial.state in states]
+
+    def get_trials(
+        self,
+        deepcopy: bool = True,  # noqa: FBT001, FBT002
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._study, name)
+
+
+class _Sight:
+    """Remembers the best of the older trials, so that each is ranked once."""
+
+    def __init__(self, *, num_best: int, num_recent: int) -> None:
+        self._num_best, self._num_recent = num_best, num_recent
+        self._best: list[FrozenTrial] = []
+        self._num_looked_at = 0
+        self._unfinished: list[int] = []
+
+    def of(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+        """The trials in sight, by number, out of all of a study."""
+        end = len(trials) - self._num_recent
+        if end <= self._num_best:
+            return list(trials)
+        signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions])
+        older = [*self._unfinished, *range(self._num_looked_at, end)]
+        self._unfinished = [index for index in older if not trials[index].state.is_finished()]
+        self._num_looked_at = end
+        done = [trials[index] for index in older if trials[index].state is TrialState.COMPLETE]
+        for start in range(0, len(done), _CHUNK):
+            pool = sorted([*self._best, *done[start : start + _CHUNK]], key=lambda trial: trial.number)
+            losses_ND = signs * np.array([trial.values for trial in pool])
+            self._best = [pool[index] for index in sorted(_first_by_front(losses_ND, self._num_best))]
+        return [*self._best, *trials[end:]]
+
+
+def _first_by_front(losses_ND: np.ndarray, number: int) -> list[int]:
+    """Indices of so many points, front by front, all coordinates to be minimised."""
+    chosen: list[int] = []
+    left = np.arange(len(losses_ND))
+    while len(chosen) < number and len(left):
+        points_MD = losses_ND[left]
+        no_worse_MM = (points_MD[:, None] <= points_MD[None]).all(axis=2)
+        better_MM = no_worse_MM & (points_MD[:, None] < points_MD[None]).any(axis=2)
+        dominated_M = better_MM.any(axis=0)
+        chosen += left[~dominated_M].tolist()
+        left = left[dominated_M]
+    return chosen[:number]
