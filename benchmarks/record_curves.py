@@ -95,7 +95,7 @@ def main() -> None:
     if options.trials:
         record(folder, num_trials=options.trials)
     curves = folder.path / CURVES
-    write_table(options.out, read_table(curves))
+    write_table(options.out, read_table(curves), experiment=folder.experiment().to_dict())
     print(f"{options.out}: {len(read_curves(options.out))} trials, {options.out.stat().st_size / 1000:.0f} kB")
 
 

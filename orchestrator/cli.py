@@ -87,6 +87,41 @@ def export(  # noqa: PLR0913
 
 
 @app.command()
+def simulate(  # noqa: PLR0913
+    curves: Annotated[
+        str, typer.Argument(help="Name of a search whose curves are replayed, or a Parquet file of them.")
+    ],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="SAMPLER[+start[:N]][+rungs], again for each; the first is what others are compared to."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Budget: the work of so many full trials.", min=1)] = 60,
+    until: Annotated[float, typer.Option(help="Fraction of the best known hypervolume to reach.")] = 0.95,
+    seeds: Annotated[int, typer.Option(help="Searches a policy.", min=1)] = 10,
+    workers: Annotated[int, typer.Option(help="Trials at the same time.", min=1)] = 4,
+    work: Annotated[
+        Literal["epochs", "macs"], typer.Option(help="What an epoch counts: 1, or by its size.")
+    ] = "epochs",
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Replay searches on the learning curves of CURVES, and compare samplers, starts and early stopping."""
+    from orchestrator.simulations import print_simulation
+
+    print_simulation(
+        curves,
+        policies=policy or [],
+        num_trials=trials,
+        until=until,
+        num_seeds=seeds,
+        num_workers=workers,
+        work=work,
+        storage=storage,
+        format=format,
+    )
+
+
+@app.command()
 def ui(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

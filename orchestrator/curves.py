@@ -21,6 +21,7 @@ from trainables.results import EpochProgress, LevelResult
 
 FORMAT_VERSION = 1
 _VERSION_KEY = b"cascade_curves_format"
+_EXPERIMENT_KEY = b"cascade_experiment"
 # Readers of a folder of Parquet pass over what begins with an underscore.
 _RUNNING = "_running"
 End = Literal["finished", "stopped", "failed"]
@@ -145,8 +146,17 @@ class Curves:
         return self._folder / _RUNNING / f"{number:05d}.jsonl"
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write curves in one step, compressed."""
+def write_table(path: Path, table: pa.Table, *, experiment: Mapping[str, Any] | None = None) -> None:
+    """Write curves in one step, compressed.
+
+    Args:
+        path: the Parquet file.
+        table: as `read_table` gives it.
+        experiment: plain values of the search that they come from, to be kept with them.
+    """
+    if experiment is not None:
+        metadata = {**SCHEMA.metadata, _EXPERIMENT_KEY: json.dumps(experiment).encode()}
+        table = table.replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", compression_level=9)
     write_atomically(path, sink.getvalue().to_pybytes())
@@ -167,6 +177,19 @@ def read_table(path: Path) -> pa.Table:
             f"{path} holds no learning curves; give the folder `curves` of a search, or a Parquet file made of one"
         )
     return pa.concat_tables(_read_file(file) for file in files)
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """Plain values of the search that the curves of one file come from.
+
+    Raises:
+        InputError: if the file does not say, or is none of curves.
+    """
+    text = (_read_file(path).schema.metadata or {}).get(_EXPERIMENT_KEY)
+    if text is None:
+        raise InputError(f"{path} does not say which search its curves come from; give the search's name instead")
+    values: dict[str, Any] = json.loads(text)
+    return values
 
 
 def read_curves(path: Path) -> tuple[TrialCurve, ...]:

@@ -23,8 +23,8 @@ OBJECTIVES_ATTRIBUTE = "objectives"
 SEARCH_ATTRIBUTE = "search"
 MEASURED_ATTRIBUTE = "measured"
 """Of a trial: all that was measured of its student."""
-Place = Path | str
-"""A journal file, or the URL of a database."""
+Place = Path | str | BaseStorage
+"""A journal file, the URL of a database, or a storage of Optuna's, such as one in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,8 @@ def open_storage(place: Place) -> BaseStorage:
     Raises:
         InputError: if that fails, without the credentials that the URL may hold.
     """
+    if isinstance(place, BaseStorage):
+        return place
     if isinstance(place, Path):
         try:
             return JournalStorage(JournalFileBackend(str(place), lock_obj=JournalLock(place)))
@@ -89,7 +91,7 @@ def open_storage(place: Place) -> BaseStorage:
 
 def shown(place: Place) -> str:
     """A place as it may be written down."""
-    return str(place) if isinstance(place, Path) else without_credentials(place, place)
+    return without_credentials(place, place) if isinstance(place, str) else str(place)
 
 
 def find_study(address: StudyAddress) -> optuna.Study | None:

@@ -75,7 +75,7 @@ class Study:
         """Open the study, or make it.
 
         Args:
-            place: the journal file, or the URL of a database.
+            place: the journal file, the URL of a database, or a storage.
             objectives: names out of `pareto.OBJECTIVES`.
             seed: of the sampler.
             sampler: its name, out of `samplers.SAMPLERS`.

@@ -1,0 +1,242 @@
+"""Recorded trials as a table to replay searches from: what a cascade would have come to, and how good a front is."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from orchestrator.curves import TrialCurve
+from orchestrator.pareto import OBJECTIVES, hypervolume
+from trainables.config import CascadeConfig
+from trainables.errors import InputError
+
+Work = Literal["epochs", "macs"]
+Point = Mapping[str, float]
+"""Values of objectives by name."""
+
+RECORDED_OBJECTIVES = ("val_accuracy", "macs_kept", "params_kept")
+# Sizes are objectives themselves: a neighbour of another size answers another question.
+_SIZE_WEIGHT = 3.0
+_AT_SIZE = 0.02  # as near as the engine meets a size
+_REFERENCE = 1.1
+_TRAINING_PASSES = 3  # forward and, at twice its cost, backward
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedEpoch:
+    """One epoch of a recorded trial.
+
+    Attributes:
+        work: what it cost, in the table's unit.
+        reported: accuracy of each level that has begun, and the size that was asked for.
+        counted: the levels that would reach the front if the trial were stopped here, as they are here.
+    """
+
+    work: float
+    reported: tuple[Point, ...]
+    counted: tuple[Point, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedTrial:
+    """A trial to replay.
+
+    Attributes:
+        trial: its number where it was recorded.
+        num_epochs: that were planned; a failed one has fewer.
+        epochs: what was recorded of each.
+        results: of its levels, the largest first; none if it failed.
+    """
+
+    trial: int
+    num_epochs: int
+    epochs: tuple[RecordedEpoch, ...]
+    results: tuple[Point, ...]
+
+
+class Recorded:
+    """The recorded trials of one search.
+
+    An asked cascade is answered by the nearest recorded one, always by the same, so that accuracies and sizes are ones
+    that were seen. Nearest of those with the same number of levels, schedule and everything else that is no number to
+    search over, by Euclidean distance of temperature (in logarithms), distillation weight, learning rate (in
+    logarithms), each scaled to the range of the table, and the levels' sizes (in logarithms), which weigh three
+    times as much.
+    """
+
+    def __init__(self, curves: Sequence[TrialCurve], *, objectives: Sequence[str], work: Work = "epochs") -> None:
+        """Build the table; trials that were stopped early are left out, as nobody knows how they would have gone on.
+
+        Args:
+            curves: of one search.
+            objectives: names out of `RECORDED_OBJECTIVES`.
+            work: how an epoch counts: each as one, or by the multiply-accumulates of its levels and the teacher, as
+                a fraction of those of an epoch in which one level of the teacher's size is trained.
+
+        Raises:
+            InputError: if an objective is not recorded, or no trial finished.
+        """
+        for name in objectives:
+            if name not in RECORDED_OBJECTIVES:
+                raise InputError(
+                    f"objective {name!r} is not in learning curves; there are {', '.join(RECORDED_OBJECTIVES)}"
+                )
+        assert work in get_args(Work)
+        self.objectives = tuple(objectives)
+        self.trials = tuple(_recorded(curve, self.objectives, work) for curve in curves if curve.end != "stopped")
+        whole = [curve for curve in curves if curve.end != "stopped"]
+        finished = [trial for trial in self.trials if trial.results]
+        if not finished:
+            raise InputError("no trial of these learning curves finished; let the search run on")
+        self.work_per_trial = sum(epoch.work for trial in finished for epoch in trial.epochs) / len(finished)
+        self._ranges = _ranges([curve.cascade for curve in whole])
+        self._cells: dict[str, tuple[list[RecordedTrial], list[np.ndarray]]] = {}
+        for curve, trial in zip(whole, self.trials, strict=True):
+            trials, places = self._cells.setdefault(_kind(curve.cascade), ([], []))
+            trials.append(trial)
+            places.append(self._place(curve.cascade))
+        self._scale = _Scale([point for trial in finished for point in trial.results], self.objectives)
+
+    def nearest(self, cascade: CascadeConfig) -> RecordedTrial:
+        """The recorded trial that answers for a cascade.
+
+        Raises:
+            InputError: if none is of its kind.
+        """
+        found = self._cells.get(_kind(cascade))
+        if found is None:
+            raise InputError(
+                f"no recorded trial has {cascade.num_assistants} assistants, schedule {cascade.schedule} and the same "
+                "recipe and pruning; replay the space and the recipe that were recorded"
+            )
+        trials, places = found
+        distances = ((np.array(places) - self._place(cascade)) ** 2).sum(axis=1)
+        return trials[int(distances.argmin())]
+
+    def front(self) -> "Front":
+        """An empty front, measured against the best that the table holds."""
+        return Front(self._scale)
+
+    def _place(self, cascade: CascadeConfig) -> np.ndarray:
+        numbers = _numbers(cascade)
+        sizes = [_SIZE_WEIGHT * math.log(size) / self._ranges["size"] for size in cascade.macs_kept]
+        return np.array([*sizes, *(value / self._ranges[name] for name, value in numbers.items())])
+
+
+class Front:
+    """What a replayed search has found so far."""
+
+    def __init__(self, scale: "_Scale") -> None:
+        """Begin with nothing."""
+        self._scale = scale
+        self._points: list[tuple[float, ...]] = []
+        self.share = 0.0
+        """The hypervolume as a fraction of that of all recorded results, in [0, 1]."""
+
+    def add(self, points: Iterable[Point]) -> None:
+        """Take what a trial gave."""
+        before = len(self._points)
+        self._points += [self._scale.place(point) for point in points]
+        if len(self._points) > before:
+            self._points = _non_dominated(self._points)
+            self.share = hypervolume(self._points, self._scale.reference) / self._scale.best
+
+
+class _Scale:
+    """Objectives, to be minimised and costs in logarithms, scaled so that the best known front spans 0 to 1 in each.
+
+    The reference point lies a tenth beyond the front's worst values, so that its ends count (Ishibuchi et al. 2018,
+    "How to specify a reference point in hypervolume calculation for fair performance comparison").
+    """
+
+    def __init__(self, points: Sequence[Point], objectives: Sequence[str]) -> None:
+        self._objectives = tuple(objectives)
+        self._low, self._span = (0.0,) * len(objectives), (1.0,) * len(objectives)
+        columns = list(zip(*_non_dominated([self.place(point) for point in points]), strict=True))
+        self._low = tuple(min(column) for column in columns)
+        self._span = tuple((max(column) - min(column)) or 1.0 for column in columns)
+        self.reference = (_REFERENCE,) * len(objectives)
+        self.best = hypervolume(_non_dominated([self.place(point) for point in points]), self.reference)
+
+    def place(self, point: Point) -> tuple[float, ...]:
+        losses = (
+            -point[name] if OBJECTIVES[name] == "maximize" else math.log(point[name]) for name in self._objectives
+        )
+        return tuple((loss - low) / span for loss, low, span in zip(losses, self._low, self._span, strict=True))
+
+
+def _non_dominated(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    kept: list[tuple[float, ...]] = []
+    for point in sorted(points):
+        if not any(all(a <= b for a, b in zip(better, point, strict=True)) for better in kept):
+            kept.append(point)
+    return kept
+
+
+def _numbers(cascade: CascadeConfig) -> dict[str, float]:
+    return {
+        "temperature": math.log(cascade.temperature),
+        "distillation_weight": cascade.distillation_weight,
+        "learning_rate": math.log(cascade.recipe.learning_rate),
+    }
+
+
+def _ranges(cascades: Sequence[CascadeConfig]) -> dict[str, float]:
+    """How far each number to search over reaches in the table; 1 where it does not vary."""
+    values: dict[str, list[float]] = {"size": [math.log(cascade.macs_kept[-1]) for cascade in cascades]}
+    for cascade in cascades:
+        for name, value in _numbers(cascade).items():
+            values.setdefault(name, []).append(value)
+    return {name: (max(column) - min(column)) or 1.0 for name, column in values.items()}
+
+
+def _kind(cascade: CascadeConfig) -> str:
+    """All of a cascade that is no number to search over."""
+    rest = cascade.to_dict()
+    for name in ("macs_kept", "temperature", "distillation_weight", "seed"):
+        del rest[name]
+    if cascade.num_levels == 1:  # with one level to train there is nothing to put in an order
+        del rest["schedule"]
+    rest["recipe"] = {name: value for name, value in rest["recipe"].items() if name != "learning_rate"}
+    return json.dumps([cascade.num_levels, rest], sort_keys=True)
+
+
+def _recorded(curve: TrialCurve, objectives: Sequence[str], work: Work) -> RecordedTrial:
+    results = {
+        result.level: {name: float(getattr(result, name)) for name in RECORDED_OBJECTIVES} for result in curve.results
+    }
+    last_epochs = {point.level: point.trial_epoch for point in curve.points}
+    epochs: list[RecordedEpoch] = []
+    reported: dict[int, Point] = {}
+    counted: dict[int, Point] = {}
+    for number in range(1, max(last_epochs.values()) + 1):
+        points = [point for point in curve.points if point.trial_epoch == number]
+        for point in points:
+            reported[point.level] = {
+                "val_accuracy": point.val_accuracy,
+                "macs_kept": curve.cascade.macs_kept[point.level - 1],
+            }
+            result = results.get(point.level)
+            if result is None:
+                continue
+            if number == last_epochs[point.level]:
+                counted[point.level] = result
+            elif abs(point.macs_kept / result["macs_kept"] - 1.0) <= _AT_SIZE:
+                counted[point.level] = result | {"val_accuracy": point.val_accuracy}
+        macs = (1.0 + _TRAINING_PASSES * sum(point.macs_kept for point in points)) / (1.0 + _TRAINING_PASSES)
+        epochs.append(
+            RecordedEpoch(
+                work=1.0 if work == "epochs" else macs,
+                reported=tuple(reported[level] for level in sorted(reported)),
+                counted=tuple(counted[level] for level in sorted(counted)),
+            )
+        )
+    return RecordedTrial(
+        trial=curve.trial,
+        num_epochs=curve.cascade.recipe.epochs,
+        epochs=tuple(epochs),
+        results=tuple(results[level] for level in sorted(results)),
+    )

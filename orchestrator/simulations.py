@@ -1,0 +1,105 @@
+"""The command `cascade simulate`: which curves, which policies, and the table that compares them."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.config import Experiment, parse_experiment
+from orchestrator.curves import TrialCurve, read_curves, read_experiment
+from orchestrator.folder import SearchFolder
+from orchestrator.record import CURVES
+from orchestrator.recorded import Recorded, Work
+from orchestrator.simulate import Comparison, Simulation, compare
+from orchestrator.view import percent
+from trainables.errors import InputError
+
+DEFAULT_POLICIES = ("random", "tpe", "tpe+start", "tpe+start+rungs")
+
+
+def read_recorded(source: str, *, storage: Path) -> tuple[Experiment, tuple[TrialCurve, ...]]:
+    """An experiment and the curves of its search.
+
+    Args:
+        source: a Parquet file that says which experiment it comes from, or the name of a search.
+        storage: folder of all searches.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if source.endswith(".parquet"):
+        path = Path(source)
+        return parse_experiment(read_experiment(path)), read_curves(path)
+    folder = SearchFolder(storage=storage, name=source)
+    return folder.experiment(), read_curves(folder.path / CURVES)
+
+
+def print_simulation(  # noqa: PLR0913
+    source: str,
+    *,
+    policies: Sequence[str],
+    num_trials: int,
+    until: float,
+    num_seeds: int,
+    num_workers: int,
+    work: Work,
+    storage: Path,
+    format: Literal["text", "json"],
+) -> None:
+    """Replay policies and print what they came to.
+
+    Raises:
+        InputError: if there are no curves, or a policy is not one or needs what was not recorded.
+    """
+    if not 0.0 < until <= 1.0:
+        raise InputError(f"--until is {until:g}, but must be a fraction of the best known hypervolume, in (0, 1]")
+    experiment, curves = read_recorded(source, storage=storage)
+    recorded = Recorded(curves, objectives=experiment.objectives, work=work)
+    simulation = Simulation(
+        space=experiment.find_space(),
+        defaults=experiment.cascade,
+        recorded=recorded,
+        num_workers=num_workers,
+        budget=num_trials * recorded.work_per_trial,
+    )
+    num_processes = min(os.cpu_count() or 1, num_seeds)
+    replays = simulation.run_all(policies or DEFAULT_POLICIES, num_seeds=num_seeds, num_processes=num_processes)
+    comparisons = compare(replays, until=until)
+    if format == "json":
+        sys.stdout.write(json.dumps([dataclasses.asdict(comparison) for comparison in comparisons], indent=1) + "\n")
+        return
+    title = (
+        f"{len(recorded.trials)} recorded trials, {num_seeds} searches a policy, {num_workers} workers; work in {work}"
+    )
+    console = Console()
+    console.print(_table(comparisons, title=title, until=until))
+    short = [f"{found.policy} {found.num_short}" for found in comparisons if found.num_short]
+    if short:
+        console.print(
+            f"not reached within {simulation.budget:.0f}, which is what they count with: {', '.join(short)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _table(comparisons: Sequence[Comparison], *, title: str, until: float) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("policy", "trials", "stopped", "hypervolume", f"work to {until:.0%}", "ratio"):
+        table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
+    for found in comparisons:
+        table.add_row(
+            found.policy,
+            f"{found.num_trials:.0f}",
+            f"{found.num_stopped:.0f}",
+            percent(found.share.mean),
+            f"{found.work.mean:.0f} ({found.work.low:.0f} … {found.work.high:.0f})",
+            f"{found.ratio.mean:.2f} ({found.ratio.low:.2f} … {found.ratio.high:.2f})",
+        )
+    return table

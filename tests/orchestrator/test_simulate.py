@@ -1,0 +1,171 @@
+"""Replays spend what they are given, count what a search would count, and depend on their seed alone."""
+
+import itertools
+
+import pytest
+
+from orchestrator.recorded import Recorded
+from orchestrator.rungs import EarlyStopping
+from orchestrator.simulate import (
+    Estimate,
+    OwnSearcher,
+    Policy,
+    Replay,
+    Simulation,
+    compare,
+    ratio_of_means,
+    replay,
+)
+from orchestrator.study import Asked
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.config import Recipe
+from trainables.errors import InputError
+
+OBJECTIVES = ("val_accuracy", "macs_kept")
+SPACE = CascadeSpace(num_assistants=(1, 1), student_macs_kept=(0.01, 0.2), learning_rate=(0.01, 1.0))
+DEFAULTS = CascadeDefaults(recipe=Recipe(epochs=4))
+
+
+@pytest.fixture(scope="module")
+def grid(make_curve):
+    """A grid of sizes and learning rates, of which the middle one is best."""
+    curves = []
+    for size, rate in itertools.product((0.01, 0.03, 0.1, 0.2), (0.01, 0.1, 1.0)):
+        accuracy = 0.9 + size / 2 - (0.2 if rate != 0.1 else 0.0)
+        accuracies = (accuracy + 0.01, accuracy)
+        curves.append(make_curve(len(curves), sizes=(size**0.5, size), accuracies=accuracies, rate=rate))
+    return curves
+
+
+@pytest.fixture(scope="module")
+def recorded(grid):
+    return Recorded(grid, objectives=OBJECTIVES)
+
+
+class Scripted:
+    """Asks for cascades in turn and stops those it is told to, after so many epochs."""
+
+    def __init__(self, cascades, stop_after=()):
+        self.cascades, self.stop_after = cascades, dict(stop_after)
+        self.heard, self.fractions = [], []
+        self.num_asked = 0
+
+    def ask(self):
+        number, self.num_asked = self.num_asked, self.num_asked + 1
+        return Asked(number=number, cascade=self.cascades[number % len(self.cascades)])
+
+    def report(self, number, fraction, points):
+        self.fractions.append((number, fraction))
+        return fraction * 4 < self.stop_after.get(number, 4)
+
+    def finished(self, number, result):
+        self.heard.append(("finished", number, result["macs_kept"]))
+
+    def stopped(self, number):
+        self.heard.append(("stopped", number))
+
+    def failed(self, number):
+        self.heard.append(("failed", number))
+
+
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        ("random", Policy(sampler="random")),
+        ("tpe-multivariate+start", Policy(sampler="tpe-multivariate", num_starting_points=6)),
+        ("gp+start:12+rungs", Policy(sampler="gp", num_starting_points=12, early_stopping=EarlyStopping())),
+        ("nsga2+rungs", Policy(sampler="nsga2", early_stopping=EarlyStopping())),
+    ],
+)
+def test_policies_are_read(words, policy):
+    assert Policy.parse(words) == policy
+
+
+@pytest.mark.parametrize("words", ["", "tpe+rungs+start", "tpe+start:", "TPE", "tpe rungs"])
+def test_other_words_are_refused(words):
+    with pytest.raises(InputError, match=r"must be SAMPLER\[\+start\[:N\]\]\[\+rungs\]"):
+        Policy.parse(words)
+
+
+def test_unknown_samplers_are_refused():
+    with pytest.raises(InputError, match="'tpee' is no sampler; there are tpe,"):
+        Policy.parse("tpee+start")
+
+
+def test_students_are_told_and_failures_too(make_curve):
+    cascade = make_curve().cascade
+    recorded = Recorded([make_curve(0), make_curve(1, end="failed", rate=1.0)], objectives=OBJECTIVES)
+    searcher = Scripted([cascade, make_curve(rate=1.0).cascade])
+    found = replay(searcher, recorded, num_workers=1, budget=6)
+    assert searcher.heard == [("finished", 0, 0.1), ("failed", 1)]
+    assert (found.num_trials, found.num_stopped, found.share) == (2, 0, 1.0)
+    assert found.trace == ((4.0, 1.0),)
+
+
+def test_workers_train_side_by_side_and_the_budget_is_theirs_together(recorded, grid):
+    searcher = Scripted([curve.cascade for curve in grid])
+    found = replay(searcher, recorded, num_workers=3, budget=8)
+    assert [number for number, _ in searcher.fractions] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert (found.num_trials, searcher.num_asked) == (0, 3)
+
+
+def test_a_stopped_trial_frees_its_worker_and_counts_only_at_its_size(make_curve):
+    recorded = Recorded([make_curve(0)], objectives=OBJECTIVES)
+    searcher = Scripted([make_curve().cascade], stop_after={0: 1, 1: 3})
+    found = replay(searcher, recorded, num_workers=1, budget=8)
+    assert searcher.heard == [("stopped", 0), ("stopped", 1), ("finished", 2, 0.1)]
+    assert (found.num_trials, found.num_stopped) == (3, 2)
+    # Stopped after one epoch nothing is at its size; after three it is, and less accurate than in the end.
+    (first, early), (last, share) = found.trace
+    assert (first, last, share) == (4.0, 8.0, 1.0)
+    assert 0.0 < early < 1.0
+
+
+@pytest.mark.parametrize("words", ["random", "tpe+start:3", "tpe+start:3+rungs"])
+def test_the_seed_alone_decides(recorded, words):
+    simulation = Simulation(space=SPACE, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=48)
+    one, again, other = (simulation.run(Policy.parse(words), seed) for seed in (0, 0, 1))
+    assert one == again
+    assert one.trace != other.trace
+
+
+def test_rungs_stop_trials_and_leave_room_for_others(recorded):
+    simulation = Simulation(space=SPACE, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=160)
+    plain, stopping = (simulation.run(Policy.parse(words), 0) for words in ("random", "random+rungs"))
+    assert (plain.num_stopped, plain.num_trials) == (0, 40)
+    assert stopping.num_stopped > 0
+    assert stopping.num_trials > 40
+
+
+def test_the_hand_laid_start_comes_first(recorded):
+    searcher = OwnSearcher(
+        Policy(sampler="random", num_starting_points=2), SPACE, DEFAULTS, objectives=OBJECTIVES, seed=0
+    )
+    assert [searcher.ask().cascade.macs_kept[-1] for _ in range(2)] == pytest.approx([0.01, 0.2])
+
+
+def test_a_hand_laid_start_needs_ranges(recorded):
+    policy = Policy(sampler="random", num_starting_points=2)
+    with pytest.raises(InputError, match=r"leave \+start out"):
+        OwnSearcher(policy, lambda trial, defaults: None, DEFAULTS, objectives=OBJECTIVES, seed=0)
+
+
+def test_policies_are_compared_seed_by_seed():
+    def found(*works):
+        return [
+            Replay(trace=((1.0, 0.5), (work, 0.97)) if work else (), budget=40.0, num_trials=5, num_stopped=1)
+            for work in works
+        ]
+
+    slow, fast = compare({"slow": found(20.0, 30.0), "fast": found(10.0, None)}, until=0.95)
+    assert (slow.work.mean, slow.num_short, slow.ratio.mean, slow.ratio.low) == (25.0, 0, 1.0, 1.0)
+    assert (fast.work.mean, fast.num_short, fast.share.mean) == (25.0, 1, pytest.approx(0.485))
+    assert (fast.ratio.low, fast.ratio.high) == (pytest.approx(0.5), pytest.approx(40 / 30))
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_more_seeds():
+    few, many = (Estimate.of([1.0, 2.0, 3.0, 4.0] * times) for times in (1, 25))
+    assert few.low < few.mean == many.mean == 2.5 < few.high
+    assert many.high - many.low < (few.high - few.low) / 3
+    assert Estimate.of([7.0]) == Estimate(mean=7.0, low=7.0, high=7.0)
+    assert ratio_of_means([2.0, 4.0], [4.0, 8.0]) == 0.5

@@ -1,0 +1,100 @@
+"""`cascade simulate`: on a file of curves, on a search's own, and what it refuses."""
+
+import json
+
+import pytest
+
+from orchestrator.curves import Curves, read_table, write_table
+from orchestrator.simulations import print_simulation
+from orchestrator.study import Asked
+from trainables.errors import InputError
+from trainables.results import EpochProgress, LevelProgress
+
+EXPERIMENT = {
+    "space": {"num_assistants": [1, 1], "student_macs_kept": [0.01, 0.2]},
+    "cascade": {"recipe": {"epochs": 4}},
+}
+
+
+@pytest.fixture
+def curves_file(tmp_path, make_curve):
+    """One recorded trial in a file."""
+    curve = make_curve()
+    curves = Curves(tmp_path / "curves")
+    curves.started(Asked(number=0, cascade=curve.cascade), {})
+    for epoch in range(1, 5):
+        levels = [point for point in curve.points if point.trial_epoch == epoch]
+        progress = EpochProgress(
+            stage="cascade",
+            epoch=epoch,
+            num_epochs=4,
+            trial_epoch=epoch,
+            learning_rate=0.1,
+            seconds=1.0,
+            levels=tuple(
+                LevelProgress(
+                    level=point.level, macs_kept=point.macs_kept, train_loss=1.0, val_accuracy=point.val_accuracy
+                )
+                for point in levels
+            ),
+        )
+        curves.epoch(0, progress)
+    curves.ended(0, "finished", curve.results)
+    write_table(tmp_path / "curves.parquet", read_table(tmp_path / "curves"), experiment=EXPERIMENT)
+    return tmp_path / "curves.parquet"
+
+
+def simulate(source, **others):
+    options = {
+        "policies": ["random"],
+        "num_trials": 3,
+        "until": 0.95,
+        "num_seeds": 1,
+        "num_workers": 2,
+        "work": "epochs",
+        "format": "json",
+    }
+    print_simulation(str(source), storage=source.parent, **options | others)
+
+
+def test_a_file_of_curves_is_replayed(curves_file, capsys):
+    simulate(curves_file, policies=["random", "tpe+start:2"])
+    random, tpe = json.loads(capsys.readouterr().out)
+    assert (random["policy"], tpe["policy"]) == ("random", "tpe+start:2")
+    # The one trial answers everything: the two that run side by side spend eight epochs, less the second's last.
+    assert random["work"]["mean"] == tpe["work"]["mean"] == 7.0
+    assert (random["share"]["mean"], random["num_trials"], random["num_short"]) == (1.0, 2.0, 0)
+
+
+def test_a_table_is_printed_and_what_was_not_reached_is_said(curves_file, capsys):
+    simulate(curves_file, num_trials=1, format="text")
+    said = capsys.readouterr().out
+    assert "1 recorded trials, 1 searches a policy, 2 workers; work in epochs" in said
+    assert "not reached within 4, which is what they count with: random 1" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"until": 0.0}, "--until is 0, but must be a fraction"),
+        ({"policies": ["best"]}, "'best' is no sampler"),
+        ({"policies": ["tpe+asha"]}, r"must be SAMPLER\[\+start"),
+    ],
+)
+def test_what_cannot_be_is_said(curves_file, options, says):
+    with pytest.raises(InputError, match=says):
+        simulate(curves_file, **options)
+
+
+def test_a_file_that_says_no_experiment_is_refused(curves_file):
+    other = curves_file.with_name("other.parquet")
+    write_table(other, read_table(curves_file.with_name("curves")))
+    with pytest.raises(InputError, match="does not say which search its curves come from"):
+        simulate(other)
+
+
+@pytest.mark.integration
+def test_a_search_is_replayed_from_its_own_curves(tiny_search, cascade_command):
+    words = ["--trials", "2", "--seeds", "2", "--workers", "1", "--policy", "random", "--format", "json"]
+    (random,) = cascade_command("simulate", "tiny", *words, cwd=tiny_search).json()
+    assert random["num_trials"] == 2.0
