@@ -73,7 +73,7 @@ class TrialCurve:
     results: tuple[LevelResult, ...]
 
 
-_RESULT_FIELDS = ("val_accuracy", "macs_kept", "params_kept", "macs", "params")
+_RESULT_FIELDS = ("val_accuracy", "macs_kept", "params_kept", "macs", "params", "fidelity")
 SCHEMA = pa.schema(
     [
         pa.field("trial", pa.int64(), nullable=False),
@@ -96,6 +96,7 @@ SCHEMA = pa.schema(
         pa.field("result_params_kept", pa.float64(), nullable=True),
         pa.field("result_macs", pa.int64(), nullable=True),
         pa.field("result_params", pa.int64(), nullable=True),
+        pa.field("result_fidelity", pa.float64(), nullable=True),
     ],
     metadata={_VERSION_KEY: str(FORMAT_VERSION).encode()},
 )

@@ -31,7 +31,7 @@ class RecordedEpoch:
 
     Attributes:
         work: what it cost, in the table's unit.
-        reported: accuracy of each level that has begun, and the size that was asked for.
+        reported: accuracy of each level that has begun, as a running trial tells it, and the size that was asked for.
         counted: the levels that would reach the front if the trial were stopped here, as they are here.
     """
 
@@ -70,6 +70,8 @@ class Recorded:
     def __init__(self, curves: Sequence[TrialCurve], *, objectives: Sequence[str], work: Work = "epochs") -> None:
         """Build the table; trials that were stopped early are left out, as nobody knows how they would have gone on.
 
+        So are those of which epochs are missing, as after a start whose files were lost.
+
         Args:
             curves: of one search.
             objectives: names out of `RECORDED_OBJECTIVES`.
@@ -86,8 +88,8 @@ class Recorded:
                 )
         assert work in get_args(Work)
         self.objectives = tuple(objectives)
-        self.trials = tuple(_recorded(curve, self.objectives, work) for curve in curves if curve.end != "stopped")
-        whole = [curve for curve in curves if curve.end != "stopped"]
+        whole = [curve for curve in curves if _is_whole(curve)]
+        self.trials = tuple(_recorded(curve, work) for curve in whole)
         finished = [trial for trial in self.trials if trial.results]
         if not finished:
             raise InputError("no trial of these learning curves finished; let the search run on")
@@ -204,7 +206,15 @@ def _kind(cascade: CascadeConfig) -> str:
     return json.dumps([cascade.num_levels, rest], sort_keys=True)
 
 
-def _recorded(curve: TrialCurve, objectives: Sequence[str], work: Work) -> RecordedTrial:
+def _is_whole(curve: TrialCurve) -> bool:
+    epochs = sorted({point.trial_epoch for point in curve.points})
+    gapless = epochs == list(range(1, len(epochs) + 1))
+    return gapless and (
+        curve.end == "failed" or (curve.end == "finished" and len(epochs) == curve.cascade.recipe.epochs)
+    )
+
+
+def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
     results = {
         result.level: {name: float(getattr(result, name)) for name in RECORDED_OBJECTIVES} for result in curve.results
     }
@@ -224,6 +234,7 @@ def _recorded(curve: TrialCurve, objectives: Sequence[str], work: Work) -> Recor
                 continue
             if number == last_epochs[point.level]:
                 counted[point.level] = result
+                reported[point.level] = {**reported[point.level], "val_accuracy": result["val_accuracy"]}
             elif abs(point.macs_kept / result["macs_kept"] - 1.0) <= _AT_SIZE:
                 counted[point.level] = result | {"val_accuracy": point.val_accuracy}
         macs = (1.0 + _TRAINING_PASSES * sum(point.macs_kept for point in points)) / (1.0 + _TRAINING_PASSES)

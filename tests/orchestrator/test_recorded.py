@@ -60,6 +60,13 @@ def test_levels_count_once_they_are_at_their_sizes(make_curve):
     assert trial.epochs[0].reported[1] == {"val_accuracy": pytest.approx(0.7), "macs_kept": 0.1}
 
 
+def test_trials_with_epochs_missing_are_left_out(make_curve):
+    curve = make_curve(1)
+    gap = dataclasses.replace(curve, points=tuple(point for point in curve.points if point.trial_epoch != 2))
+    short = dataclasses.replace(curve, points=curve.points[:4])
+    assert [trial.trial for trial in table(make_curve(0), gap, short).trials] == [0]
+
+
 def test_a_failed_trial_counts_nothing(make_curve):
     failed = table(make_curve(0), make_curve(1, end="failed")).trials[1]
     assert (len(failed.epochs), failed.num_epochs, failed.results, failed.epochs[-1].counted) == (2, 4, (), ())
