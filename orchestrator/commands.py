@@ -85,6 +85,14 @@ def run_search_command(  # noqa: PLR0913
             soft_wrap=True,
         )
         return 130
+    if outcome.num_ended < experiment.num_trials:
+        console.print(
+            f"ended after {outcome.num_ended} of {experiment.num_trials} trials by {outcome.reason}; "
+            "--resume with a larger limit goes on",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.archive import Archive, Candidate, candidates_of
+from orchestrator.budget import Budget
 from orchestrator.pareto import front, front_hypervolume, knee
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
@@ -64,6 +65,7 @@ class SearchRecord:
         teacher: TeacherResult,
         archive: Archive,
         study: Study,
+        budget: Budget,
         tracker: Tracker,
         watcher: Watcher,
     ) -> None:
@@ -75,6 +77,7 @@ class SearchRecord:
             teacher: what sizes and accuracies compare to.
             archive: of the candidates.
             study: of the trials.
+            budget: counts what they take.
             tracker: MLflow.
             watcher: the terminal.
         """
@@ -83,6 +86,7 @@ class SearchRecord:
         self._teacher = teacher
         self._archive = archive
         self._study = study
+        self._budget = budget
         self._tracker = tracker
         self._watcher = watcher
         self._drawn: tuple[Candidate, ...] = ()
@@ -94,7 +98,7 @@ class SearchRecord:
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
             if found:
-                self._conclude(asked.number, found, Reused())
+                self._conclude(asked, found, Reused())
             else:
                 unfinished.append(asked)
         return tuple(unfinished)
@@ -113,6 +117,7 @@ class SearchRecord:
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
+        self._budget.trained(number, progress.trial_epoch)
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)
 
@@ -123,38 +128,44 @@ class SearchRecord:
         folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
         candidates = candidates_of(asked.number, results, folders, asked.cascade)
         self._archive.add(candidates)
-        self._conclude(asked.number, candidates, reused)
+        self._conclude(asked, candidates, reused)
 
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
+        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(self.view())))
         self._study.fail(number, reason)
         self._tracker.finish_trial(number, (), "failed", reason)
         self._watcher.trial_failed(number, reason)
 
-    def close(self, status: Status) -> None:
-        """The search ends, for now or for good."""
+    def close(self, status: Status, reason: str) -> None:
+        """The search ends, for now or for good; why."""
         if self._archive.candidates():
-            self._show_front()
+            self._show_front(self.view())
         self._artist.shutdown(wait=True)
-        self._tracker.finish(status)
+        self._tracker.finish(status, reason)
 
     def view(self) -> FrontView:
         """The front as it is now."""
         return front_view(self._archive.candidates(), self._objectives, teacher_val_accuracy=self._teacher.val_accuracy)
 
-    def _conclude(self, number: int, candidates: Sequence[Candidate], reused: Reused) -> None:
+    def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
+        number, view = asked.number, self.view()
         student = max(candidates, key=lambda candidate: candidate.level)
+        # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
+        epochs = asked.cascade.recipe.epochs - reused.epochs
+        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs))
         self._study.note_reuse(number, reused)
         self._study.tell(number, [getattr(student, name) for name in self._objectives])
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
-        self._watcher.trial_finished(number, candidates, self._show_front(), reused)
+        self._show_front(view)
+        self._watcher.trial_finished(number, candidates, view, reused)
 
-    def _show_front(self) -> FrontView:
-        view = self.view()
-        volume = front_hypervolume(view.candidates, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+    def _hypervolume(self, view: FrontView) -> float:
+        return front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+
+    def _show_front(self, view: FrontView) -> None:
         # Drawing takes most of a second, for which the next trial should not wait.
-        self._artist.submit(self._draw, view, volume, self._study.num_ended)
-        return view
+        self._artist.submit(self._draw, view, self._hypervolume(view), self._study.num_ended)
 
     def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
         figures: Sequence[Path] = ()

@@ -21,6 +21,7 @@ import ray
 import torch
 from ray import tune
 
+from orchestrator.budget import Budget
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
@@ -33,7 +34,7 @@ from orchestrator.trials import Reporter, TrialQueue
 from search_spaces.cascade import CascadeSpace
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.identity import data_digest, teacher_identity, trial_origin
 from trainables.models import build, load_weights
 from trainables.results import EpochProgress, Reused, TeacherResult
@@ -41,6 +42,7 @@ from trainables.saliency import find_criterion
 from trainables.tune_adapter import CascadeTrainable, TrialSettings
 
 TRIALS = "trials"
+_INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +50,15 @@ class Outcome:
     """How a search ended.
 
     Attributes:
-        status: `finished` (all trials ended), `interrupted`, or `failed` (all trials failed).
+        status: `finished` (all trials ended, or a limit was reached), `interrupted`, or `failed` (all trials failed).
+        reason: why it ended, for people to read.
         num_ended: trials that are complete or failed.
         failures: why trials failed, by number.
         reused: what trials did not have to compute.
     """
 
     status: Literal["finished", "interrupted", "failed"]
+    reason: str
     num_ended: int
     failures: dict[int, str]
     reused: tuple[Reused, ...]
@@ -76,6 +80,7 @@ def run_search(
         InputError: if anything that was asked for cannot be; nothing has been started then.
         StageFailure: if the teacher cannot be trained.
     """
+    budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
     data = load_splits(experiment.data)
@@ -89,9 +94,10 @@ def run_search(
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, digest, watcher, tracker, available_cpus)
+                return _run(experiment, folder, data, digest, budget, watcher, tracker, available_cpus)
             except BaseException as error:
-                tracker.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+                stopped = isinstance(error, KeyboardInterrupt)
+                tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
                 raise
 
 
@@ -171,6 +177,7 @@ def _run(  # noqa: PLR0913
     folder: SearchFolder,
     data: DataSplits,
     digest: str,
+    budget: Budget,
     watcher: Watcher,
     tracker: Tracker,
     available_cpus: float,
@@ -181,12 +188,14 @@ def _run(  # noqa: PLR0913
     space = experiment.find_space()
     if isinstance(space, CascadeSpace):
         study.enqueue(space.starting_points(min(experiment.num_starting_points, experiment.num_trials)))
+    budget.recall(study.ended())
     record = SearchRecord(
         folder=folder.path,
         objectives=experiment.objectives,
         teacher=teacher,
         archive=folder.archive,
         study=study,
+        budget=budget,
         tracker=tracker,
         watcher=watcher,
     )
@@ -197,6 +206,7 @@ def _run(  # noqa: PLR0913
         space,
         experiment.cascade,
         num_trials=experiment.num_trials,
+        budget=budget,
         unfinished=unfinished,
         states=folder.path / TRIALS,
     )
@@ -219,7 +229,7 @@ def _run(  # noqa: PLR0913
         )
         trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
         _fit(trainable, queue, record, experiment, folder.path / TRIALS)
-    return _conclude(experiment, study, record)
+    return _conclude(experiment, study, budget, record)
 
 
 def _uses_gpu(resources: Resources) -> bool:
@@ -325,13 +335,14 @@ def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
     return f"{trial.config['trial']:05d}"
 
 
-def _conclude(experiment: Experiment, study: Study, record: SearchRecord) -> Outcome:
-    outcome = Outcome(status="finished", num_ended=study.num_ended, failures=study.failures(), reused=study.reused())
-    if outcome.num_ended < experiment.num_trials:
-        record.close("stopped")
-        return dataclasses.replace(outcome, status="interrupted")
-    if len(outcome.failures) == outcome.num_ended:
-        record.close("failed")
-        return dataclasses.replace(outcome, status="failed")
-    record.close("finished")
-    return outcome
+def _conclude(experiment: Experiment, study: Study, budget: Budget, record: SearchRecord) -> Outcome:
+    failures, num_ended = study.failures(), study.num_ended
+    all_ended = num_ended >= experiment.num_trials
+    reason = f"num_trials: {num_ended} trials have ended" if all_ended else budget.reached()
+    status: Literal["finished", "interrupted", "failed"] = "finished"
+    if reason is None or study.running():
+        status, reason = "interrupted", _INTERRUPTED
+    elif failures and len(failures) == num_ended:
+        status, reason = "failed", f"all {num_ended} trials failed"
+    record.close("stopped" if status == "interrupted" else status, reason)
+    return Outcome(status=status, reason=reason, num_ended=num_ended, failures=failures, reused=study.reused())

@@ -4,6 +4,7 @@ The study is a journal file in the search's folder and the truth about its trial
 that was asked for ends complete or failed, and one that was running when the driver died is found and run to its end.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.budget import Ended
 from orchestrator.pareto import OBJECTIVES
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
@@ -26,6 +28,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 _CASCADE = "cascade"
 _FAILURE = "failure"
 _REUSED = "reused"
+_ENDED = "ended"
 _ATTEMPTS = 100
 
 
@@ -101,6 +104,17 @@ class Study:
         if self._trial(number).state is TrialState.RUNNING:
             self._study._storage.set_trial_user_attr(self._trial(number)._trial_id, _FAILURE, reason)
         self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def note_end(self, number: int, ended: Ended) -> None:
+        """Keep what a trial took, before it is told or failed; a trial that has ended is left as it is."""
+        trial = self._trial(number)
+        if trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, _ENDED, dataclasses.asdict(ended))
+
+    def ended(self) -> tuple[Ended, ...]:
+        """What trials that have ended took, by number."""
+        trials = (trial for trial in self._in(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+        return tuple(Ended(**trial.user_attrs[_ENDED]) for trial in trials if _ENDED in trial.user_attrs)
 
     def running(self) -> tuple[Asked, ...]:
         """Trials that were asked for and have not ended."""

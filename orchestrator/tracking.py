@@ -239,11 +239,12 @@ class Tracker:
 
         self._thread.put(send)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.
 
         Args:
             status: how the search ended.
+            reason: why it ended.
         """
         now = _now_ms()
 
@@ -253,7 +254,7 @@ class Tracker:
                 client.set_terminated(child.info.run_id, "KILLED", end_time=now)
                 self._set_tags(child.info.run_id, {"cascade.status": "interrupted"})
             client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
-            self._set_tags(run_id, {"cascade.status": status})
+            self._set_tags(run_id, {"cascade.status": status} | ({"cascade.reason": reason} if reason else {}))
 
         self._thread.put(send)
 

@@ -8,6 +8,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from orchestrator.budget import Budget
 from orchestrator.record import SearchRecord
 from orchestrator.study import Asked, Study
 from search_spaces.cascade import CascadeDefaults, Space
@@ -27,6 +28,7 @@ class TrialQueue:
         defaults: CascadeDefaults,
         *,
         num_trials: int,
+        budget: Budget,
         unfinished: tuple[Asked, ...],
         states: Path,
     ) -> None:
@@ -37,6 +39,7 @@ class TrialQueue:
             space: from which cascades come.
             defaults: what the space builds on.
             num_trials: trials that the study is to have in the end.
+            budget: says when no more new ones are to be given out, however many are left.
             unfinished: trials that were running when the driver ended.
             states: folder in which trials keep their checkpoints.
         """
@@ -44,17 +47,19 @@ class TrialQueue:
         self._space = space
         self._defaults = defaults
         self._num_trials = num_trials
+        self._budget = budget
         self._unfinished = deque(unfinished)
         self._states = states
         self.asked: dict[int, Asked] = {}
 
     @property
     def remaining(self) -> int:
-        """Trials that are still to run."""
-        return len(self._unfinished) + max(0, self._num_trials - self._study.num_started)
+        """Trials that are still to run: all that were begun, and new ones while the budget lasts."""
+        new = 0 if self._budget.reached() else max(0, self._num_trials - self._study.num_started)
+        return len(self._unfinished) + new
 
     def next(self) -> dict[str, Any] | None:
-        """Configuration of the next trial, or `None` when all have been given out."""
+        """Configuration of the next trial, or `None` when no more are to be given out."""
         if not self.remaining:
             return None
         if self._unfinished:

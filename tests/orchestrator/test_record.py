@@ -1,6 +1,8 @@
 import pytest
 
 from orchestrator.archive import Archive
+from orchestrator.budget import Budget
+from orchestrator.config import Stop
 from orchestrator.plots import FrontView
 from orchestrator.record import SearchRecord, search_parameters
 from orchestrator.study import Study
@@ -8,7 +10,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.checkpoint import save_state
-from trainables.results import LevelResult, Reused, TeacherResult
+from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 SPACE = CascadeSpace(num_assistants=(1, 1))
@@ -51,12 +53,26 @@ def results(accuracy=0.9):
     ]
 
 
+def progress(trial_epoch):
+    return EpochProgress(
+        stage="cascade",
+        epoch=trial_epoch,
+        num_epochs=20,
+        trial_epoch=trial_epoch,
+        learning_rate=0.1,
+        seconds=1.0,
+        levels=(),
+    )
+
+
 @pytest.fixture
 def parts(tmp_path):
     """Study, archive, watcher and a record of them; MLflow is not reached, as nothing waits for it."""
 
     def make():
         study = Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=0)
+        budget = Budget(Stop())
+        budget.recall(study.ended())
         archive = Archive(tmp_path / "archive.parquet")
         heard = Heard()
         tracker = Tracker(uri="http://127.0.0.1:9", storage=tmp_path, warn=lambda _text: None)
@@ -66,6 +82,7 @@ def parts(tmp_path):
             teacher=TEACHER,
             archive=archive,
             study=study,
+            budget=budget,
             tracker=tracker,
             watcher=heard,
         )
@@ -74,9 +91,15 @@ def parts(tmp_path):
     return make
 
 
-def queue_of(study, record, tmp_path, num_trials=3):
+def queue_of(study, record, tmp_path, num_trials=3, budget=None):
     return TrialQueue(
-        study, SPACE, CascadeDefaults(), num_trials=num_trials, unfinished=record.adopt(), states=tmp_path / "trials"
+        study,
+        SPACE,
+        CascadeDefaults(),
+        num_trials=num_trials,
+        budget=budget or Budget(Stop()),
+        unfinished=record.adopt(),
+        states=tmp_path / "trials",
     )
 
 
@@ -89,7 +112,7 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     assert archive.candidates()[0].network == "candidates/0-1"
     assert study.num_ended == 1
     assert heard.events == [("started", 0), ("finished", 0)]
-    record.close("finished")
+    record.close("finished", "all trials ended")
     assert (tmp_path / "front.png").exists()
 
 
@@ -141,6 +164,28 @@ def test_the_queue_gives_as_many_trials_as_were_asked_for(parts, tmp_path):
     queue = queue_of(study, record, tmp_path, num_trials=2)
     assert [queue.next()["trial"], queue.next()["trial"]] == [0, 1]
     assert queue.next() is None
+
+
+def test_what_trials_took_is_kept_from_start_to_start(parts):
+    study, _, _, record = parts()
+    done, failed = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
+    record.epoch(failed.number, progress(trial_epoch=7))
+    record.failed(failed.number, "diverged")
+    record.finished(done, results(), {1: "0-1", 2: "0-2"}, Reused())
+    first, second = parts()[0].ended()
+    assert (first.order, first.epochs) == (2, CascadeDefaults().recipe.epochs)
+    assert (second.order, second.epochs, second.hypervolume) == (1, 7, 0.0)
+    assert first.hypervolume == pytest.approx(0.88 * 0.95 + 0.01 * 0.9)
+
+
+def test_no_new_trial_is_given_out_once_a_limit_is_reached(parts, tmp_path):
+    study, _, _, record = parts()
+    begun = study.ask(SPACE, CascadeDefaults())
+    budget = Budget(Stop(max_epochs=10))
+    queue = queue_of(study, record, tmp_path, budget=budget)
+    budget.trained(begun.number, 10)
+    assert queue.next()["trial"] == begun.number
+    assert (queue.remaining, queue.next()) == (0, None)
 
 
 def test_parameters_are_flat():
