@@ -30,7 +30,8 @@ from orchestrator.reuse import StageFolder
 from orchestrator.study import Study, check_space
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
-from orchestrator.trials import Reporter, TrialQueue
+from orchestrator.trials import TrialQueue
+from orchestrator.waves import run_waves
 from search_spaces.cascade import CascadeSpace
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
@@ -228,7 +229,15 @@ def _run(  # noqa: PLR0913
             ),
         )
         trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
-        _fit(trainable, queue, record, experiment, folder.path / TRIALS)
+        run_waves(
+            trainable,
+            queue,
+            record,
+            resources=experiment.resources,
+            # Latency means nothing while other trials run.
+            max_concurrent=1 if _measures_latency(experiment) else experiment.resources.max_concurrent,
+            storage=folder.path / TRIALS,
+        )
     return _conclude(experiment, study, budget, record)
 
 
@@ -296,43 +305,6 @@ def _prepare_teacher(  # noqa: PLR0913
     tracker.log_teacher(teacher, epochs)
     watcher.teacher_ready(teacher)
     return teacher
-
-
-def _fit(
-    trainable: Any,  # noqa: ANN401 - Ray's
-    queue: TrialQueue,
-    record: SearchRecord,
-    experiment: Experiment,
-    storage: Path,
-) -> None:
-    """Run what is in the queue. Each start is a Tune experiment of its own; the study is what lasts."""
-    resources = experiment.resources
-    # Latency means nothing while other trials run.
-    max_concurrent = 1 if _measures_latency(experiment) else resources.max_concurrent
-    attempt = f"start-{len(list(storage.glob('start-*'))) + 1:03d}"
-    tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
-        tune_config=tune.TuneConfig(
-            search_alg=queue.searcher(),
-            num_samples=queue.remaining,
-            max_concurrent_trials=max_concurrent,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=attempt,
-            storage_path=str(storage),
-            callbacks=[Reporter(queue, record)],
-            failure_config=tune.FailureConfig(max_failures=2),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2, checkpoint_at_end=False),
-            verbose=0,
-        ),
-    ).fit()
-
-
-def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
-    return f"{trial.config['trial']:05d}"
 
 
 def _conclude(experiment: Experiment, study: Study, budget: Budget, record: SearchRecord) -> Outcome:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 from trainables.checkpoint import InputSpec, load_state, save_network, save_state
@@ -109,6 +110,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
         result: dict[str, Any] = {"progress": epochs, "done": self._trial.finished}
+        # Of a trial that has ended nothing is to go on.
+        result[SHOULD_CHECKPOINT] = not self._trial.finished
         if self._trial.finished:
             result["reused"] = self._trial.reused.to_dict()
             result["networks"] = {level: self._save(level, network) for level, network in self._trial.networks.items()}
