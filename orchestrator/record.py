@@ -115,9 +115,17 @@ class SearchRecord:
         self._tracker.start_trial(asked.number, parameters)
         self._watcher.trial_started(asked.number, asked.cascade)
 
+    def took_over(self, number: int, progress: EpochProgress) -> None:
+        """A trial had an epoch that another one trained."""
+        self._budget.took_over(number)
+        self._show_epoch(number, progress)
+
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
         self._budget.trained(number, progress.trial_epoch)
+        self._show_epoch(number, progress)
+
+    def _show_epoch(self, number: int, progress: EpochProgress) -> None:
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)
 

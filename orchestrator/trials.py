@@ -250,8 +250,12 @@ class Reporter(Callback):  # type: ignore[misc]
         **info: Any,  # noqa: ANN401
     ) -> None:
         """A trial trained an epoch."""
-        for epoch in result.get("progress", ()):
-            self._record.epoch(trial.config["trial"], EpochProgress.from_dict(epoch))
+        number = trial.config["trial"]
+        epochs = [EpochProgress.from_dict(epoch) for epoch in result.get("progress", ())]
+        for epoch in epochs[:-1]:  # of stages that were there already; the last one was trained now
+            self._record.took_over(number, epoch)
+        for epoch in epochs[-1:]:
+            self._record.epoch(number, epoch)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial ended by itself."""
