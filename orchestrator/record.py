@@ -90,6 +90,7 @@ class SearchRecord:
         self._tracker = tracker
         self._watcher = watcher
         self._drawn: tuple[Candidate, ...] = ()
+        self._newest_view: FrontView | None = None
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
 
     def adopt(self) -> tuple[Asked, ...]:
@@ -173,9 +174,12 @@ class SearchRecord:
 
     def _show_front(self, view: FrontView) -> None:
         # Drawing takes most of a second, for which the next trial should not wait.
+        self._newest_view = view
         self._artist.submit(self._draw, view, self._hypervolume(view), self._study.num_ended)
 
     def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
+        if view is not self._newest_view:
+            return  # trials end faster than fronts are drawn, and a newer one waits
         figures: Sequence[Path] = ()
         if view.front != self._drawn:
             figures = (self._folder / "front.html", self._folder / "front.png")

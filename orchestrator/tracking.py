@@ -259,7 +259,7 @@ class Tracker:
         self._thread.put(send)
 
     def close(self, timeout_seconds: float = 30.0) -> None:
-        """Wait until everything is sent, at most so long; what is left then is dropped with a warning."""
+        """Wait until everything is sent, at most so long for a record; what is left then is dropped with a warning."""
         self._thread.close(timeout_seconds)
 
     # All below runs in the background thread.
