@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.table import machine, read_rows, table, write_rows
 
-NAMES = ("startup", "engine", "saliency", "overhead", "reuse_actors", "demo", "reuse")
+NAMES = ("startup", "engine", "saliency", "overhead", "reuse_actors", "crash", "demo", "reuse")
 
 
 def main() -> int:

@@ -177,6 +177,8 @@ class SearchFolder:
             data: digest of its images.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        for aside in self.path.glob(".*.[0-9]*"):  # what a killed driver was about to write
+            aside.unlink(missing_ok=True)
         if not (self.path / "search-id").exists():
             write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
         write_atomically(self.path / "data-digest", data.encode())

@@ -10,7 +10,7 @@ from orchestrator.budget import Budget
 from orchestrator.pareto import front, front_hypervolume, knee
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
-from orchestrator.tracking import Status, Tracker
+from orchestrator.tracking import ClosedTrial, Status, Tracker
 from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
@@ -96,16 +96,31 @@ class SearchRecord:
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
         unfinished = []
+        self._study.drop_undrawn()
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
             if found:
                 self._conclude(asked, found, Reused())
             else:
                 unfinished.append(asked)
+        # What a driver told the study, but could not tell MLflow any more.
+        self._tracker.settle(self._study.concluded(), self._closed)
         return tuple(unfinished)
+
+    def _closed(self, number: int) -> ClosedTrial:
+        candidates = [candidate for candidate in self._archive.candidates() if candidate.trial == number]
+        return ClosedTrial(
+            parameters=self._parameters(self._study.asked(number)),
+            candidates=candidates,
+            reason=self._study.failures().get(number),
+        )
 
     def started(self, asked: Asked) -> None:
         """A trial begins, or goes on."""
+        self._tracker.start_trial(asked.number, self._parameters(asked))
+        self._watcher.trial_started(asked.number, asked.cascade)
+
+    def _parameters(self, asked: Asked) -> dict[str, Any]:
         parameters = self._study.parameters(asked.number) | {
             "num_assistants": asked.cascade.num_assistants,
             "schedule": asked.cascade.schedule,
@@ -113,8 +128,7 @@ class SearchRecord:
         }
         for level, size in enumerate(asked.cascade.macs_kept, start=1):
             parameters[f"level_{level}_macs_kept_asked"] = size
-        self._tracker.start_trial(asked.number, parameters)
-        self._watcher.trial_started(asked.number, asked.cascade)
+        return parameters
 
     def took_over(self, number: int, progress: EpochProgress) -> None:
         """A trial had an epoch that another one trained."""

@@ -13,6 +13,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Tune need not write its own snapshots: a search goes on from its study, and nobody would read them.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
+# Why a trial failed is in the study and on the terminal, in one line.
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 # Trials stay in the current folder, so that paths in the user's own functions mean what they meant.
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -21,6 +23,7 @@ import ray
 import torch
 from ray import tune
 
+from orchestrator import journal
 from orchestrator.budget import Budget
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
@@ -31,7 +34,7 @@ from orchestrator.study import Study, check_space
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
-from orchestrator.waves import run_waves
+from orchestrator.waves import run_waves, sweep
 from search_spaces.cascade import CascadeSpace
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
@@ -185,6 +188,7 @@ def _run(  # noqa: PLR0913
 ) -> Outcome:
     task = _teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
+    journal.mend(folder.study_file)
     study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
     space = experiment.find_space()
     if isinstance(space, CascadeSpace):
@@ -211,6 +215,7 @@ def _run(  # noqa: PLR0913
         unfinished=unfinished,
         states=folder.path / TRIALS,
     )
+    sweep(folder.path / TRIALS, queue)
     if queue.remaining:
         weights = task.weights()
         settings = TrialSettings(

@@ -6,10 +6,11 @@ that was asked for ends complete or failed, and one that was running when the dr
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -30,6 +31,9 @@ _FAILURE = "failure"
 _REUSED = "reused"
 _ENDED = "ended"
 _ATTEMPTS = 100
+_CONCLUSIONS: Mapping[TrialState, Literal["finished", "failed", "stopped"]] = MappingProxyType(
+    {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +119,22 @@ class Study:
         """What trials that have ended took, by number."""
         trials = (trial for trial in self._in(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
         return tuple(Ended(**trial.user_attrs[_ENDED]) for trial in trials if _ENDED in trial.user_attrs)
+
+    def drop_undrawn(self) -> None:
+        """End trials that a driver had begun to draw when it died; no one runs them."""
+        for trial in self._in(TrialState.RUNNING):
+            if _CASCADE not in trial.user_attrs:
+                self._study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+
+    def asked(self, number: int) -> Asked:
+        """A trial that was asked for, whatever has become of it."""
+        return Asked(number=number, cascade=_cascade(self._trial(number)))
+
+    def concluded(self) -> dict[int, Literal["finished", "failed", "stopped"]]:
+        """How trials that were asked for ended, by number."""
+        return {
+            trial.number: _CONCLUSIONS[trial.state] for trial in self._in(*_CONCLUSIONS) if _CASCADE in trial.user_attrs
+        }
 
     def running(self) -> tuple[Asked, ...]:
         """Trials that were asked for and have not ended."""

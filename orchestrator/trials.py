@@ -1,7 +1,11 @@
 """Ray Tune's ends of a search: where it asks for trials, may stop them, and says what came of them."""
 
+import errno
+import os
 import shutil
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ from trainables.checkpoint import load_state
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused
 from trainables.tune_adapter import STATE_FILE
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TrialQueue:
@@ -138,6 +144,7 @@ class Wave:
         self._running: set[int] = set()
         self._taken_back: set[int] = set()
         self._over = False
+        self.broken: OSError | None = None
 
     @property
     def done(self) -> bool:
@@ -188,7 +195,9 @@ class WaveSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 - a configuration, or a word of Tune's
         """Configuration of a new trial."""
         assert self._wave is not None
-        config = self._wave.next()
+        config = None
+        with writing(self._wave):
+            config = self._wave.next()
         return Searcher.FINISHED if config is None else config
 
     def on_trial_complete(
@@ -222,8 +231,8 @@ class WaveStopper(Stopper):  # type: ignore[misc]
         return not result.get("done") and self._wave.wants_back(result["config"]["trial"])
 
     def stop_all(self) -> bool:
-        """Nothing ends the whole run."""
-        return False
+        """Whether the whole run shall end: nothing can be written any more."""
+        return self._wave.broken is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -239,7 +248,8 @@ class Reporter(Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial got its resources, for the first time or after its actor died."""
-        self._record.started(self._wave.queue.given(trial.config["trial"]))
+        with writing(self._wave):
+            self._record.started(self._wave.queue.given(trial.config["trial"]))
 
     def on_trial_result(
         self,
@@ -260,31 +270,58 @@ class Reporter(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial ended by itself."""
         number, result = trial.config["trial"], trial.last_result
-        if "results" in result:
-            results = [LevelResult.from_dict(level) for level in result["results"]]
-            networks = {int(level): name for level, name in result["networks"].items()}
-            reused = Reused.from_dict(result["reused"])
-            self._record.finished(self._wave.queue.given(number), results, networks, reused)
-        elif self._wave.takes_back(number):
-            return
-        else:
-            self._record.failed(number, result.get("failure", "ended without a result"))
-        self._wave.ended(number)
+        with writing(self._wave):
+            if "results" in result:
+                results = [LevelResult.from_dict(level) for level in result["results"]]
+                networks = {int(level): name for level, name in result["networks"].items()}
+                reused = Reused.from_dict(result["reused"])
+                self._record.finished(self._wave.queue.given(number), results, networks, reused)
+            elif self._wave.takes_back(number):
+                return
+            else:
+                self._record.failed(number, result.get("failure", "ended without a result"))
+            self._wave.ended(number)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        """A trial's actor died, or raised, and is to be tried again; on a full disk that would only fail again."""
+        self._look_for_room(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, more often than it is tried again."""
+        if self._look_for_room(trial):
+            return
         epochs = (trial.last_result or {}).get("progress")
         where = (
             f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}" if epochs else "before its first epoch"
         )
-        self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
-        self._wave.ended(trial.config["trial"])
+        with writing(self._wave):
+            self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
+            self._wave.ended(trial.config["trial"])
+
+    def _look_for_room(self, trial: Any) -> bool:  # noqa: ANN401
+        """Whether a trial could not write what it had to, which is no failure of the trial's."""
+        cause = _cause(trial)
+        for number in _NO_ROOM:
+            if os.strerror(number) in cause:
+                self._wave.broken = OSError(number, os.strerror(number))
+        return self._wave.broken is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
+@contextmanager
+def writing(wave: Wave) -> Iterator[None]:
+    """Note that a wave cannot write any more: Tune would blame the trial that just happened to report."""
+    try:
+        yield
+    except OSError as error:
+        wave.broken = error
+
+
 def _cause(trial: Any) -> str:  # noqa: ANN401
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error or "the actor died").splitlines() if line.strip()]
+    """The last line of what an actor raised, from the file that Tune's driver keeps of it."""
+    file = Path(trial.error_file or "")
+    said = file.read_text() if file.is_file() else ""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[-1] if lines else "the actor died"

@@ -44,8 +44,10 @@ def run_waves(  # noqa: PLR0913
         max_concurrent: trials at the same time; as many as fit where it is `None`.
         storage: folder of Tune's files and of checkpoints; each wave has a folder of its own in it.
         wave_trials: new trials of a wave at the most, at least 1.
+
+    Raises:
+        OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
     """
-    _sweep(storage, queue)
     while queue.remaining:
         size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
         wave = Wave(queue, size=size)
@@ -71,7 +73,12 @@ def run_waves(  # noqa: PLR0913
         )
         with _own_interrupts():
             tuner.fit()
-        _sweep(storage, queue)
+        sweep(storage, queue)
+        if wave.broken is not None:
+            raise OSError(
+                f"nothing more can be written to {storage.parent}: {wave.broken.strerror or wave.broken}; what was "
+                "finished is kept; make room and go on with --resume"
+            ) from wave.broken
         if not wave.done:  # Tune takes an interrupt for itself, and ends the run
             return
 
@@ -91,8 +98,13 @@ def _last(storage: Path) -> int:
     return max(map(start_number, storage.glob("start-*")), default=0)
 
 
-def _sweep(storage: Path, queue: TrialQueue) -> None:
-    """Remove what earlier runs of Tune left: all but the checkpoints of trials that are to go on."""
+def sweep(storage: Path, queue: TrialQueue) -> None:
+    """Remove what earlier runs of Tune left: all but the checkpoints of trials that are to go on.
+
+    Args:
+        storage: folder of Tune's files.
+        queue: knows which trials are to go on.
+    """
     unfinished = queue.unfinished
     for run in storage.glob("start-*"):
         for path in run.iterdir():

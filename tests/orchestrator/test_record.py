@@ -143,7 +143,8 @@ def test_a_trial_that_was_archived_but_not_told_is_adopted(parts, tmp_path):
     assert queue.next() is None
 
 
-def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path):
+@pytest.mark.parametrize("damage", [lambda whole: whole[:50], lambda whole: b"", lambda whole: b"\xff" * len(whole)])
+def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path, damage):
     import torch
 
     study, _, _, record = parts()
@@ -153,7 +154,7 @@ def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tm
     save_state(tmp_path / "trials/start-001/00000/checkpoint_000002/state.safetensors", {"x": torch.zeros(2)}, {})
     cut = tmp_path / "trials/start-002/00000/checkpoint_000000/state.safetensors"
     cut.parent.mkdir(parents=True)
-    cut.write_bytes(good.read_bytes()[:50])
+    cut.write_bytes(damage(good.read_bytes()))
     study, _, _, record = parts()
     config = queue_of(study, record, tmp_path).next()
     assert config == {"trial": 0, "cascade": asked.cascade.to_dict(), "state": str(good)}
@@ -176,6 +177,16 @@ def test_what_trials_took_is_kept_from_start_to_start(parts):
     assert (first.order, first.epochs) == (2, CascadeDefaults().recipe.epochs)
     assert (second.order, second.epochs, second.hypervolume) == (1, 7, 0.0)
     assert first.hypervolume == pytest.approx(0.88 * 0.95 + 0.01 * 0.9)
+
+
+def test_a_trial_that_a_driver_had_begun_to_draw_is_ended(parts):
+    study, _, _, record = parts()
+    study._study.ask()
+    asked = study.ask(SPACE, CascadeDefaults())
+    study, _, _, record = parts()
+    assert record.adopt() == (asked,)
+    assert [trial.state.name for trial in study._study.trials] == ["PRUNED", "RUNNING"]
+    assert (study.num_started, study.concluded()) == (1, {})
 
 
 def test_no_new_trial_is_given_out_once_a_limit_is_reached(parts, tmp_path):
