@@ -184,6 +184,18 @@ def candidates_of(
     )
 
 
+def cascade_of(candidate: Candidate) -> CascadeConfig:
+    """The configuration that made a candidate.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return CascadeConfig.from_dict(json.loads(candidate.cascade))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the archive's configuration of candidate {candidate.label} is damaged: {error}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
 

@@ -186,7 +186,7 @@ def _run(  # noqa: PLR0913
     tracker: Tracker,
     available_cpus: float,
 ) -> Outcome:
-    task = _teacher_task(experiment, folder, digest)
+    task = teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     journal.mend(folder.study_file)
     study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
@@ -217,25 +217,15 @@ def _run(  # noqa: PLR0913
     )
     sweep(folder.path / TRIALS, queue)
     if queue.remaining:
-        weights = task.weights()
-        settings = TrialSettings(
-            model=experiment.model,
-            augmentation=experiment.data.augmentation,
-            candidates=str(folder.path / CANDIDATES),
-            num_threads=_threads(experiment.resources),
-            use_gpu=_uses_gpu(experiment.resources),
-            measure_latency=_measures_latency(experiment),
-            finished_stages=task.finished_stages,
-            origin=trial_origin(
-                experiment.model,
-                teacher={name: torch.from_numpy(array) for name, array in weights.items()},
-                augmentation=experiment.data.augmentation,
-                data=digest,
-            ),
-        )
-        trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
         run_waves(
-            trainable,
+            trainable(
+                experiment,
+                task,
+                data,
+                digest,
+                networks=folder.path / CANDIDATES,
+                measure_latency=_measures_latency(experiment),
+            ),
             queue,
             record,
             resources=experiment.resources,
@@ -244,6 +234,38 @@ def _run(  # noqa: PLR0913
             storage=folder.path / TRIALS,
         )
     return _conclude(experiment, study, budget, record)
+
+
+def trainable(  # noqa: PLR0913
+    experiment: Experiment, task: TeacherTask, data: DataSplits, digest: str, *, networks: Path, measure_latency: bool
+) -> Any:  # noqa: ANN401 - Ray's
+    """What Tune runs: trials that share the teacher, the images and their settings.
+
+    Args:
+        experiment: says what network, and what a trial takes.
+        task: of the teacher, which is there.
+        data: the images.
+        digest: of the images.
+        networks: folder into which the networks of finished trials go.
+        measure_latency: measure each level's latency when a trial ends.
+    """
+    weights = task.weights()
+    settings = TrialSettings(
+        model=experiment.model,
+        augmentation=experiment.data.augmentation,
+        candidates=str(networks),
+        num_threads=_threads(experiment.resources),
+        use_gpu=_uses_gpu(experiment.resources),
+        measure_latency=measure_latency,
+        finished_stages=task.finished_stages,
+        origin=trial_origin(
+            experiment.model,
+            teacher={name: torch.from_numpy(array) for name, array in weights.items()},
+            augmentation=experiment.data.augmentation,
+            data=digest,
+        ),
+    )
+    return tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
 
 
 def _uses_gpu(resources: Resources) -> bool:
@@ -258,7 +280,8 @@ def _measures_latency(experiment: Experiment) -> bool:
     return "latency_ms" in experiment.objectives
 
 
-def _teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
+def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
+    """How a search gets its teacher; `data` is the digest of its images."""
     model = experiment.model
     if model.weights is not None:
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))

@@ -21,6 +21,7 @@ from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
 from orchestrator.deliveries import DeliveryThread, root_cause
 from orchestrator.plots import FrontView, front_json, front_table, readable
+from orchestrator.repeats import Repeat
 from trainables.errors import InputError
 from trainables.results import EpochProgress, Reused, TeacherResult
 
@@ -128,6 +129,34 @@ class Tracker:
             self._client().log_text(run_id, config_text, "config.yaml")
 
         self._thread.put(send)
+
+    def join_search(self, name: str, search_id: str) -> None:
+        """Record beside a search that has ended; its own run is left as it is.
+
+        Args:
+            name: what people call the search.
+            search_id: what tells this search from every other.
+        """
+        self._search_id, self._search_name = search_id, name
+
+    def log_repeats(self, repeats: Sequence[Repeat]) -> None:
+        """Record cascades that were trained again, a child run each; doing so again changes nothing."""
+        now = _now_ms()
+
+        def send() -> None:
+            parent = {"mlflow.parentRunId": self._search_run()}
+            for repeat in repeats:
+                tags = {"cascade.kind": "confirm", "cascade.trial": str(repeat.trial)}
+                tags["cascade.repeat"] = str(repeat.index)
+                run = self._find_or_create(f"confirm {repeat.trial}, seed {repeat.index}", tags, parent)
+                if "cascade.status" not in run.data.tags:
+                    self._close_repeat(run.info.run_id, repeat, now)
+
+        self._thread.put(send)
+
+    def log_confirmed(self, text: str) -> None:
+        """Record what repeats say of the front, in the search's run, as `confirm/confirm.json`."""
+        self._thread.put(lambda: self._client().log_text(self._search_run(), text, "confirm/confirm.json"))
 
     def log_teacher(self, result: TeacherResult, epochs: Sequence[EpochProgress]) -> None:
         """Record the teacher in the search's run; on resume it is there already and nothing is done.
@@ -392,6 +421,15 @@ class Tracker:
         client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
         # Last, as it is what says that all of the above was sent.
         self._set_tags(run_id, tags)
+
+    def _close_repeat(self, run_id: str, repeat: Repeat, now: int) -> None:
+        accuracies = enumerate(repeat.val_accuracies, start=1)
+        self._log_metrics(run_id, [(f"level_{level}_val_accuracy", value, 0) for level, value in accuracies], now)
+        self._client().log_param(run_id, "seed", repeat.seed)
+        status: Status = "failed" if repeat.failure else "finished"
+        self._client().set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
+        reason = {"cascade.reason": repeat.failure} if repeat.failure else {}
+        self._set_tags(run_id, {"cascade.status": status} | reason)
 
     def _log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float | None, int]], timestamp: int) -> None:
         from mlflow.entities import Metric

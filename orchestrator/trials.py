@@ -1,27 +1,49 @@
-"""Ray Tune's ends of a search: where it asks for trials, may stop them, and says what came of them."""
+"""Trials to run, and where Ray Tune takes them from."""
 
-import errno
-import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ray.tune import Callback, Stopper
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from orchestrator.budget import Budget
-from orchestrator.record import SearchRecord
 from orchestrator.study import Asked, Study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.checkpoint import load_state
 from trainables.errors import InputError
-from trainables.results import EpochProgress, LevelResult, Reused
 from trainables.tune_adapter import STATE_FILE
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+class Queue(Protocol):
+    """Where trials to run come from, and what becomes of them."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Trials that were begun and wait to go on; they are given out first."""
+
+    @property
+    def num_new(self) -> int:
+        """New trials that are still to be given out."""
+
+    @property
+    def unfinished(self) -> frozenset[int]:
+        """Numbers of trials whose checkpoints are to stay."""
+
+    def next(self) -> dict[str, Any] | None:
+        """Configuration of the next trial, or `None` when no more are to be given out."""
+
+    def given(self, number: int) -> Asked:
+        """A trial that was given out and has not ended."""
+
+    def take_back(self, number: int) -> None:
+        """Put a trial that was given out back, to go on from its last checkpoint."""
+
+    def ended(self, number: int) -> None:
+        """Forget a trial, and free what it only needed to go on."""
 
 
 class TrialQueue:
@@ -84,7 +106,7 @@ class TrialQueue:
             return None
         if self._unfinished:
             asked = self._unfinished.popleft()
-            state = _latest_state(self._states, asked.number)
+            state = latest_state(self._states, asked.number)
         else:
             asked = self._study.ask(self._space, self._defaults)
             state = None
@@ -106,8 +128,7 @@ class TrialQueue:
     def ended(self, number: int) -> None:
         """Forget a trial, and free what it only needed to go on, of all starts."""
         self._given.pop(number, None)
-        for folder in self._states.glob(f"start-*/{number:05d}"):
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_states(self._states, number)
 
 
 def start_number(run: Path) -> int:
@@ -115,7 +136,13 @@ def start_number(run: Path) -> int:
     return int(run.name.partition("-")[2])
 
 
-def _latest_state(states: Path, number: int) -> Path | None:
+def remove_states(states: Path, number: int) -> None:
+    """Remove all checkpoints of a trial, of all starts."""
+    for folder in states.glob(f"start-*/{number:05d}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def latest_state(states: Path, number: int) -> Path | None:
     """The newest checkpoint of a trial that can be read, over all starts."""
     files = states.glob(f"start-*/{number:05d}/checkpoint_*/{STATE_FILE}")
     for file in sorted(files, key=lambda path: (start_number(path.parents[2]), path.parts[-2]), reverse=True):
@@ -130,7 +157,7 @@ def _latest_state(states: Path, number: int) -> Path | None:
 class Wave:
     """Some of a queue's trials, for one run of Tune."""
 
-    def __init__(self, queue: TrialQueue, *, size: int) -> None:
+    def __init__(self, queue: Queue, *, size: int) -> None:
         """Take the queue.
 
         Args:
@@ -182,6 +209,15 @@ class Wave:
         self._running.discard(number)
         self.queue.take_back(number)
         return True
+
+
+@contextmanager
+def writing(wave: Wave) -> Iterator[None]:
+    """Note that a wave cannot write any more: Tune would blame the trial that just happened to report."""
+    try:
+        yield
+    except OSError as error:
+        wave.broken = error
 
 
 class WaveSearcher(Searcher):  # type: ignore[misc]
@@ -236,92 +272,3 @@ class WaveStopper(Stopper):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-class Reporter(Callback):  # type: ignore[misc]
-    """Hands what trials report to the search's record."""
-
-    def __init__(self, wave: Wave, record: SearchRecord) -> None:
-        """Take the wave that knows the trials, and the record."""
-        self._wave = wave
-        self._record = record
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        """A trial got its resources, for the first time or after its actor died."""
-        with writing(self._wave):
-            self._record.started(self._wave.queue.given(trial.config["trial"]))
-
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[Any],
-        trial: Any,
-        result: dict[str, Any],
-        **info: Any,  # noqa: ANN401
-    ) -> None:
-        """A trial trained an epoch."""
-        number = trial.config["trial"]
-        epochs = [EpochProgress.from_dict(epoch) for epoch in result.get("progress", ())]
-        for epoch in epochs[:-1]:  # of stages that were there already; the last one was trained now
-            self._record.took_over(number, epoch)
-        for epoch in epochs[-1:]:
-            self._record.epoch(number, epoch)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        """A trial ended by itself."""
-        number, result = trial.config["trial"], trial.last_result
-        with writing(self._wave):
-            if "results" in result:
-                results = [LevelResult.from_dict(level) for level in result["results"]]
-                networks = {int(level): name for level, name in result["networks"].items()}
-                reused = Reused.from_dict(result["reused"])
-                self._record.finished(self._wave.queue.given(number), results, networks, reused)
-            elif self._wave.takes_back(number):
-                return
-            else:
-                self._record.failed(number, result.get("failure", "ended without a result"))
-            self._wave.ended(number)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        """A trial's actor died, or raised, and is to be tried again; on a full disk that would only fail again."""
-        self._look_for_room(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
-        """A trial's actor died, or raised, more often than it is tried again."""
-        if self._look_for_room(trial):
-            return
-        epochs = (trial.last_result or {}).get("progress")
-        where = (
-            f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}" if epochs else "before its first epoch"
-        )
-        with writing(self._wave):
-            self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
-            self._wave.ended(trial.config["trial"])
-
-    def _look_for_room(self, trial: Any) -> bool:  # noqa: ANN401
-        """Whether a trial could not write what it had to, which is no failure of the trial's."""
-        cause = _cause(trial)
-        for number in _NO_ROOM:
-            if os.strerror(number) in cause:
-                self._wave.broken = OSError(number, os.strerror(number))
-        return self._wave.broken is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-@contextmanager
-def writing(wave: Wave) -> Iterator[None]:
-    """Note that a wave cannot write any more: Tune would blame the trial that just happened to report."""
-    try:
-        yield
-    except OSError as error:
-        wave.broken = error
-
-
-def _cause(trial: Any) -> str:  # noqa: ANN401
-    """The last line of what an actor raised, from the file that Tune's driver keeps of it."""
-    file = Path(trial.error_file or "")
-    said = file.read_text() if file.is_file() else ""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1] if lines else "the actor died"

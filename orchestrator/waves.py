@@ -18,16 +18,16 @@ from typing import Any
 from ray import tune
 
 from orchestrator.config import Resources
-from orchestrator.record import SearchRecord
-from orchestrator.trials import Reporter, TrialQueue, Wave, WaveSearcher, WaveStopper, start_number
+from orchestrator.reporter import Listener, Reporter
+from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
 
 WAVE_TRIALS = 500
 
 
 def run_waves(  # noqa: PLR0913
     trainable: Any,  # noqa: ANN401 - Ray's
-    queue: TrialQueue,
-    record: SearchRecord,
+    queue: Queue,
+    record: Listener,
     *,
     resources: Resources,
     max_concurrent: int | None,
@@ -48,7 +48,7 @@ def run_waves(  # noqa: PLR0913
     Raises:
         OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
     """
-    while queue.remaining:
+    while queue.num_waiting or queue.num_new:
         size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
         wave = Wave(queue, size=size)
         tuner = tune.Tuner(
@@ -98,7 +98,7 @@ def _last(storage: Path) -> int:
     return max(map(start_number, storage.glob("start-*")), default=0)
 
 
-def sweep(storage: Path, queue: TrialQueue) -> None:
+def sweep(storage: Path, queue: Queue) -> None:
     """Remove what earlier runs of Tune left: all but the checkpoints of trials that are to go on.
 
     Args:

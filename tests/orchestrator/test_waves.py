@@ -92,7 +92,6 @@ from orchestrator import search
 from orchestrator.config import parse_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.tracking import Tracker
-from orchestrator.trials import Reporter
 from orchestrator.waves import run_waves
 
 starts, epochs, files = [], [], []
