@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.table import machine, read_rows, table, write_rows
 
-NAMES = ("startup", "engine", "saliency", "overhead", "demo", "reuse", "networks")
+NAMES = ("startup", "engine", "saliency", "overhead", "reuse_actors", "crash", "demo", "reuse", "networks")
 
 
 def main() -> int:

@@ -114,6 +114,8 @@ class Archive:
             path: the Parquet file; one that does not exist is an empty archive.
         """
         self.path = path
+        self._known: tuple[Candidate, ...] = ()
+        self._known_of: tuple[int, int, int] | None = None
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates, sorted by (trial, level).
@@ -121,9 +123,14 @@ class Archive:
         Raises:
             InputError: if the file is no archive, is damaged, or was written by a newer version.
         """
-        if not self.path.exists():
+        # Files are replaced and never changed, so one that was read need not be read again.
+        version = _version(self.path)
+        if version is None:
             return ()
-        return tuple(sorted(_read(self.path), key=lambda candidate: candidate.key))
+        if version != self._known_of:
+            self._known = tuple(sorted(_read(self.path), key=lambda candidate: candidate.key))
+            self._known_of = version
+        return self._known
 
     def add(self, candidates: Iterable[Candidate]) -> None:
         """Merge candidates in; the file is replaced in one step, so that a reader sees the old or the new one.
@@ -145,7 +152,9 @@ class Archive:
                     "a folder of its own"
                 )
         if len(known) > num_known:
-            write_atomically(self.path, _to_parquet([known[key] for key in sorted(known)]))
+            merged = tuple(known[key] for key in sorted(known))
+            write_atomically(self.path, _to_parquet(merged))
+            self._known, self._known_of = merged, _version(self.path)
 
 
 def candidates_of(
@@ -192,6 +201,18 @@ def results_of(candidates: Sequence[Candidate]) -> tuple[LevelResult, ...]:
     )
 
 
+def cascade_of(candidate: Candidate) -> CascadeConfig:
+    """The configuration that made a candidate.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return CascadeConfig.from_dict(json.loads(candidate.cascade))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the archive's configuration of candidate {candidate.label} is damaged: {error}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
 
@@ -213,11 +234,21 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _to_parquet(candidates: Sequence[Candidate]) -> bytes:
-    table = pa.Table.from_pylist([dataclasses.asdict(candidate) for candidate in candidates], schema=_SCHEMA)
+    columns = {name: [getattr(candidate, name) for candidate in candidates] for name in _SCHEMA.names}
+    table = pa.Table.from_pydict(columns, schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from the one that replaces it; `None` where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read(path: Path) -> list[Candidate]:

@@ -59,6 +59,22 @@ def front(
 
 
 @app.command()
+def confirm(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    seeds: Annotated[int, typer.Option(help="New seeds for each member, at least 2.")] = 5,
+    pick: Annotated[
+        list[str] | None, typer.Option(help="front, knee, smallest, most-accurate, or TRIAL:LEVEL; may be repeated.")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Train members of the front of search NAME again with new seeds; mean and interval of each."""
+    from orchestrator.commands import confirm_candidates
+
+    raise typer.Exit(confirm_candidates(name, picks=pick or [], num_seeds=seeds, storage=storage, format=format))
+
+
+@app.command()
 def export(  # noqa: PLR0913
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     pick: Annotated[str, typer.Option(help="knee, smallest, most-accurate, or TRIAL:LEVEL.")] = "knee",

@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.addresses import without_all_credentials
+from orchestrator.archive import Candidate, cascade_of
 from orchestrator.config import load_experiment
 from orchestrator.folder import SearchFolder
-from orchestrator.fronts import front_json_list, front_rich_table, read_front
+from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
-from orchestrator.plots import save_front
+from orchestrator.plots import FrontView, save_front
+from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.view import duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError
@@ -85,6 +87,14 @@ def run_search_command(  # noqa: PLR0913
             soft_wrap=True,
         )
         return 130
+    if outcome.num_ended < experiment.num_trials:
+        console.print(
+            f"ended after {outcome.num_ended} of {experiment.num_trials} trials by {outcome.reason}; "
+            "--resume with a larger limit goes on",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0
 
 
@@ -113,6 +123,75 @@ def print_front(name: str, *, storage: Path, format: Format) -> None:
     console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _picked(view: FrontView, how: str, *, max_drop: float | None) -> Candidate:
+    return choose(
+        view.front,
+        view.candidates,
+        how,
+        teacher_val_accuracy=view.teacher_val_accuracy,
+        objectives=view.objectives,
+        max_drop=max_drop,
+    )
+
+
+def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, storage: Path, format: Format) -> int:
+    """Train chosen candidates' cascades again with new seeds and print what came of them; the exit code.
+
+    Raises:
+        InputError: if there is no such search or candidate, or its images have changed.
+    """
+    if not 2 <= num_seeds <= MOST_SEEDS:
+        raise InputError(
+            f"--seeds is {num_seeds}, but must be within 2 … {MOST_SEEDS}; an interval takes two draws, a good one five"
+        )
+    folder = SearchFolder(storage=storage, name=name)
+    view = read_front(folder)
+    chosen: dict[tuple[int, int], Candidate] = {}
+    for how in picks or ["front"]:
+        found = view.front if how == "front" else [_picked(view, how, max_drop=None)]
+        chosen |= {candidate.key: candidate for candidate in found}
+    cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
+    experiment = folder.experiment()
+    from orchestrator.confirm import run_repeats  # Ray and torch, once the cheap checks have passed
+    from orchestrator.tracking import Tracker
+
+    console, warnings = Console(stderr=format == "json"), Console(stderr=True)
+    file = RepeatFile(folder.path / "confirm.parquet")
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def told(repeat: Repeat) -> None:
+        levels = ", ".join(percent(value) for value in repeat.val_accuracies)
+        say(f"trial {repeat.trial}, seed {repeat.index} of {num_seeds}: {levels or f'failed: {repeat.failure}'}")
+
+    tracker = Tracker(
+        uri=experiment.tracking.uri,
+        storage=storage,
+        experiment=experiment.tracking.experiment,
+        warn=lambda text: warnings.print(text, markup=False, highlight=False),
+    )
+    try:
+        done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker)
+        rows = confirmed(chosen.values(), file.read(), num_seeds)
+        text = json.dumps([row.to_dict() for row in rows], indent=1)
+        if done:
+            tracker.join_search(folder.name, folder.search_id)
+            tracker.log_confirmed(text)
+    except KeyboardInterrupt:
+        done = False
+    finally:
+        tracker.close()
+    if not done:
+        say("stopped; what was trained is kept, and the same command goes on")
+        return 130
+    if format == "json":
+        sys.stdout.write(text + "\n")
+    else:
+        console.print(confirmed_rich_table(rows))
+    return 1 if all(row.mean is None for row in rows) else 0
+
+
 def export_candidate(  # noqa: PLR0913
     name: str,
     *,
@@ -132,14 +211,7 @@ def export_candidate(  # noqa: PLR0913
     folder = SearchFolder(storage=storage, name=name)
     view = read_front(folder)
     experiment = folder.experiment()
-    candidate = choose(
-        view.front,
-        view.candidates,
-        pick,
-        teacher_val_accuracy=view.teacher_val_accuracy,
-        objectives=view.objectives,
-        max_drop=max_drop,
-    )
+    candidate = _picked(view, pick, max_drop=max_drop)
     destination = (out or folder.path / "exports" / f"{candidate.trial}-{candidate.level}").resolve()
     replaces = overwrite and destination.exists()
     if replaces and not (destination / CARD_FILE).is_file():

@@ -88,6 +88,22 @@ class StudyStore(_Section):
     warm_start: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
+class Stop(_Section):
+    """What ends a search before `num_trials`: no new trial is given out then, and what runs is run to its end.
+
+    Attributes:
+        max_minutes: wall time of this start, the teacher included.
+        max_epochs: epochs of all trials together, over all starts.
+        trials_without_gain: trials over which the front's hypervolume has to grow.
+        min_gain: by how much it has to grow over them, as a fraction of itself.
+    """
+
+    max_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_epochs: Annotated[int, Field(ge=1)] | None = None
+    trials_without_gain: Annotated[int, Field(ge=1)] | None = None
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
+
+
 class Experiment(_Section):
     """One search.
 
@@ -105,6 +121,7 @@ class Experiment(_Section):
         num_starting_points: hand-laid trials after those, before the sampler takes over.
         study: where trials are written down.
         early_stopping: when trials are stopped that are behind; `None` lets each of them end.
+        stop: what ends the search before.
         resources: what trials take.
         tracking: where MLflow is.
         reuse: take over stages of other trials and searches in the storage folder that are equal to one's own.
@@ -124,6 +141,7 @@ class Experiment(_Section):
     num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
     study: StudyStore = Field(default_factory=StudyStore)
     early_stopping: EarlyStopping | None = None
+    stop: Stop = Field(default_factory=Stop)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
     reuse: Annotated[bool, Field(strict=True)] = True
@@ -306,6 +324,7 @@ def _explain(error: ValidationError) -> str:
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "": tuple(Experiment.model_fields),
     "study": tuple(StudyStore.model_fields),
+    "stop": tuple(Stop.model_fields),
     "resources": tuple(Resources.model_fields),
     "tracking": tuple(Tracking.model_fields),
     "early_stopping": EarlyStopping.__slots__,

@@ -47,10 +47,13 @@ class DeliveryThread:
         done.result()
 
     def close(self, timeout_seconds: float) -> None:
-        """Wait for all jobs, no longer than the timeout nor, while the other side is down, than one more try."""
+        """Wait for all jobs, at most the timeout for each, and while the other side is down for one more try."""
         self._closing.set()
         self._jobs.put(None)
-        self._thread.join(timeout_seconds)
+        num_done = None
+        while self._thread.is_alive() and num_done != self._num_done:
+            num_done = self._num_done
+            self._thread.join(timeout_seconds)
         self._gave_up.set()
         if self._num_done < self._num_put:
             self._warn(f"{self._num_put - self._num_done} records could not be sent and are lost")

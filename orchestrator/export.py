@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from orchestrator import onnx_file
-from orchestrator.archive import Candidate
+from orchestrator.archive import Candidate, cascade_of
 from orchestrator.card import CARD_FILE, ONNX_FILE, README_FILE, Card, LatencyRow, NetworkFacts
 from orchestrator.datasets import load_test
 from orchestrator.readme import markdown
 from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, top1, verify_onnx
 from trainables import latency
 from trainables.checkpoint import InputSpec, SavedNetwork, load_network, save_network
-from trainables.config import CascadeConfig, DataConfig, ModelConfig
+from trainables.config import DataConfig, ModelConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import ImageSet, Source
 from trainables.errors import InputError
@@ -103,7 +103,7 @@ def export(
         params=candidate.params,
     )
     teacher = _load_teacher(search_folder, model)
-    cascade = _read_cascade(candidate)
+    cascade = cascade_of(candidate)
     spec = found.saved.input
     test = load_test(data)  # the first time that anything looks at these images
     _check_data(test, spec)
@@ -203,13 +203,6 @@ def _load_teacher(search_folder: Path, model: ModelConfig) -> _Loaded:
         macs=result.macs,
         params=result.params,
     )
-
-
-def _read_cascade(candidate: Candidate) -> CascadeConfig:
-    try:
-        return CascadeConfig.from_dict(json.loads(candidate.cascade))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"the archive's configuration of candidate {candidate.label} is damaged: {error}") from error
 
 
 def _check_data(test: Source, spec: InputSpec) -> None:

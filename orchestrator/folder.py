@@ -20,7 +20,7 @@ from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
-_MAY_DIFFER = ("num_trials", "study.warm_start", "resources", "tracking", "reuse")
+_MAY_DIFFER = ("num_trials", "stop", "study.warm_start", "resources", "tracking", "reuse")
 # What all searches of a storage folder share.
 STAGES = "stages"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
@@ -183,6 +183,8 @@ class SearchFolder:
             data: digest of its images.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        for aside in self.path.glob(".*.[0-9]*"):  # what a killed driver was about to write
+            aside.unlink(missing_ok=True)
         if not (self.path / "search-id").exists():
             write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
         write_atomically(self.path / "data-digest", data.encode())

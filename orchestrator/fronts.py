@@ -1,6 +1,7 @@
 """The front of a finished or running search, as people and as scripts read it."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -8,6 +9,7 @@ from rich.table import Table
 from orchestrator.folder import SearchFolder
 from orchestrator.plots import FrontView
 from orchestrator.record import front_view
+from orchestrator.repeats import Confirmed
 from orchestrator.view import percent
 from trainables.errors import InputError
 
@@ -56,6 +58,25 @@ def front_rows(view: FrontView) -> list[dict[str, Any]]:
 def front_json_list(view: FrontView) -> str:
     """`front_rows` as JSON."""
     return json.dumps(front_rows(view), indent=1)
+
+
+def confirmed_rich_table(rows: Sequence[Confirmed]) -> Table:
+    """What repeats say of candidates, for a terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("trial:level", "kept", "accuracy", "again, mean", "95 % interval", "seeds", "failed"):
+        table.add_column(column, justify="left" if column == "trial:level" else "right")
+    for row in rows:
+        interval = "" if row.interval is None else " … ".join(percent(end) for end in row.interval)
+        table.add_row(
+            row.candidate.label,
+            percent(row.candidate.macs_kept),
+            percent(row.candidate.val_accuracy),
+            "" if row.mean is None else percent(row.mean),
+            interval,
+            str(len(row.val_accuracies)),
+            str(row.num_failed) if row.num_failed else "",
+        )
+    return table
 
 
 def front_rich_table(view: FrontView) -> Table:

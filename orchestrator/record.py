@@ -7,12 +7,13 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from orchestrator.archive import Archive, Candidate, candidates_of, results_of
+from orchestrator.budget import Budget
 from orchestrator.constraints import Bounds, measured, meets, unmet, violations
 from orchestrator.curves import Curves
 from orchestrator.pareto import front, front_hypervolume, knee, losses
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
-from orchestrator.tracking import Status, Tracker
+from orchestrator.tracking import ClosedTrial, Status, Tracker
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
@@ -85,6 +86,7 @@ class SearchRecord:
         teacher: TeacherResult,
         archive: Archive,
         study: Study,
+        budget: Budget,
         tracker: Tracker,
         watcher: Watcher,
         bounds: Bounds = MappingProxyType({}),
@@ -97,6 +99,7 @@ class SearchRecord:
             teacher: what sizes and accuracies compare to.
             archive: of the candidates.
             study: of the trials.
+            budget: counts what they take.
             tracker: MLflow.
             watcher: the terminal.
             bounds: what candidates of the front keep to.
@@ -106,11 +109,13 @@ class SearchRecord:
         self._teacher = teacher
         self._archive = archive
         self._study = study
+        self._budget = budget
         self._tracker = tracker
         self._watcher = watcher
         self._bounds = bounds
         self._curves = Curves(folder / CURVES)
         self._drawn: tuple[Candidate, ...] = ()
+        self._newest_view: FrontView | None = None
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
 
     def adopt(self) -> tuple[Asked, ...]:
@@ -120,29 +125,50 @@ class SearchRecord:
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
             if found and _is_whole(found):
-                self._conclude(asked.number, found, Reused())
+                self._conclude(asked, found, Reused())
             elif found:
                 self._conclude_stopped(asked.number, found, "early stopping, as the driver ended", Reused())
             else:
                 unfinished.append(asked)
+        # What a driver told the study, but could not tell MLflow any more.
+        self._tracker.settle(self._study.concluded(), self._closed)
         return tuple(unfinished)
+
+    def _closed(self, number: int) -> ClosedTrial:
+        candidates = [candidate for candidate in self._archive.candidates() if candidate.trial == number]
+        return ClosedTrial(
+            parameters=self._parameters(self._study.asked(number)),
+            candidates=candidates,
+            reason=(self._study.failures() | self._study.stopped()).get(number),
+        )
 
     def started(self, asked: Asked) -> None:
         """A trial begins, or goes on."""
-        suggested = self._study.parameters(asked.number)
-        self._curves.started(asked, suggested)
-        parameters = suggested | {
+        self._curves.started(asked, self._study.parameters(asked.number))
+        self._tracker.start_trial(asked.number, self._parameters(asked))
+        self._watcher.trial_started(asked.number, asked.cascade)
+
+    def _parameters(self, asked: Asked) -> dict[str, Any]:
+        parameters = self._study.parameters(asked.number) | {
             "num_assistants": asked.cascade.num_assistants,
             "schedule": asked.cascade.schedule,
             "epochs": asked.cascade.recipe.epochs,
         }
         for level, size in enumerate(asked.cascade.macs_kept, start=1):
             parameters[f"level_{level}_macs_kept_asked"] = size
-        self._tracker.start_trial(asked.number, parameters)
-        self._watcher.trial_started(asked.number, asked.cascade)
+        return parameters
+
+    def took_over(self, number: int, progress: EpochProgress) -> None:
+        """A trial had an epoch that another one trained."""
+        self._budget.took_over(number)
+        self._show_epoch(number, progress)
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
+        self._budget.trained(number, progress.trial_epoch)
+        self._show_epoch(number, progress)
+
+    def _show_epoch(self, number: int, progress: EpochProgress) -> None:
         self._curves.epoch(number, progress)
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)
@@ -153,7 +179,7 @@ class SearchRecord:
         """A trial gave a network of every level."""
         candidates = self._archived(asked, results, networks)
         if candidates is not None:
-            self._conclude(asked.number, candidates, reused)
+            self._conclude(asked, candidates, reused)
 
     def stopped(
         self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused, reason: str
@@ -166,17 +192,18 @@ class SearchRecord:
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
         self._curves.ended(number, "failed")
+        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(self.view())))
         self._study.fail(number, reason)
         self._tracker.finish_trial(number, (), "failed", reason)
         self._watcher.trial_failed(number, reason)
 
-    def close(self, status: Status) -> None:
-        """The search ends, for now or for good."""
+    def close(self, status: Status, reason: str) -> None:
+        """The search ends, for now or for good; why."""
         if self._archive.candidates():
-            self._show_front()
+            self._show_front(self.view())
             self._note_unmet()
         self._artist.shutdown(wait=True)
-        self._tracker.finish(status)
+        self._tracker.finish(status, reason)
 
     def view(self) -> FrontView:
         """The front as it is now."""
@@ -203,9 +230,13 @@ class SearchRecord:
         self._archive.add(candidates)
         return candidates
 
-    def _conclude(self, number: int, candidates: Sequence[Candidate], reused: Reused) -> None:
+    def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
+        number, view = asked.number, self.view()
         self._curves.ended(number, "finished", results_of(candidates))
         student = max(candidates, key=lambda candidate: candidate.level)
+        # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
+        epochs = asked.cascade.recipe.epochs - reused.epochs
+        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs))
         self._study.note_reuse(number, reused)
         self._study.tell(
             number,
@@ -214,7 +245,8 @@ class SearchRecord:
             measured=measured(student),
         )
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
-        self._watcher.trial_finished(number, candidates, self._show_front(), reused)
+        self._show_front(view)
+        self._watcher.trial_finished(number, candidates, view, reused)
         if self._study.num_ended % _TRIALS_TO_MEET == 0:
             self._note_unmet()
 
@@ -224,20 +256,27 @@ class SearchRecord:
             self._watcher.note(text)
 
     def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
+        view = self.view()
         self._curves.ended(number, "stopped", results_of(candidates))
+        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(view)))
         self._study.note_reuse(number, reused)
         self._study.stop(number, reason)
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
-        self._watcher.trial_stopped(number, reason, candidates, self._show_front() if candidates else self.view())
+        if candidates:
+            self._show_front(view)
+        self._watcher.trial_stopped(number, reason, candidates, view)
 
-    def _show_front(self) -> FrontView:
-        view = self.view()
-        volume = front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+    def _hypervolume(self, view: FrontView) -> float:
+        return front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+
+    def _show_front(self, view: FrontView) -> None:
         # Drawing takes most of a second, for which the next trial should not wait.
-        self._artist.submit(self._draw, view, volume, self._study.num_ended)
-        return view
+        self._newest_view = view
+        self._artist.submit(self._draw, view, self._hypervolume(view), self._study.num_ended)
 
     def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
+        if view is not self._newest_view:
+            return  # trials end faster than fronts are drawn, and a newer one waits
         figures: Sequence[Path] = ()
         if view.front != self._drawn:
             figures = (self._folder / "front.html", self._folder / "front.png")

@@ -13,6 +13,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Tune need not write its own snapshots: a search goes on from its study, and nobody would read them.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
+# Why a trial failed is in the study and on the terminal, in one line.
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 # Trials stay in the current folder, so that paths in the user's own functions mean what they meant.
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -21,6 +23,7 @@ import ray
 import torch
 from ray import tune
 
+from orchestrator.budget import Budget
 from orchestrator.checks import check_network
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
@@ -34,15 +37,17 @@ from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from orchestrator.tracking import Tracker
-from orchestrator.trials import Reporter, TrialQueue
+from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources
+from orchestrator.waves import run_waves, sweep
 from trainables.data import DataSplits
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.identity import data_digest, teacher_identity, trial_origin
 from trainables.results import EpochProgress, Reused, TeacherResult
 from trainables.tune_adapter import CascadeTrainable, TrialSettings
 
 TRIALS = "trials"
+_INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +55,16 @@ class Outcome:
     """How a search ended.
 
     Attributes:
-        status: `finished` (all trials ended, or the space gives no more), `interrupted`, or `failed` (all of them
-            failed).
+        status: `finished` (all trials ended, a limit was reached, or the space gives no more), `interrupted`, or
+            `failed` (all of them failed).
+        reason: why it ended, for people to read.
         num_ended: trials that are complete, stopped or failed.
         failures: why trials failed, by number.
         reused: what trials did not have to compute.
     """
 
     status: Literal["finished", "interrupted", "failed"]
+    reason: str
     num_ended: int
     failures: dict[int, str]
     reused: tuple[Reused, ...]
@@ -79,6 +86,7 @@ def run_search(
         InputError: if anything that was asked for cannot be; nothing has been started then.
         StageFailure: if the teacher cannot be trained.
     """
+    budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
     find_study(study_address(experiment, folder))
@@ -94,9 +102,10 @@ def run_search(
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, digest, look, watcher, tracker, available_cpus)
+                return _run(experiment, folder, data, digest, look, budget, watcher, tracker, available_cpus)
             except BaseException as error:
-                tracker.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+                stopped = isinstance(error, KeyboardInterrupt)
+                tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
                 raise
 
 
@@ -153,23 +162,26 @@ def _run(  # noqa: PLR0913
     data: DataSplits,
     digest: str,
     look: Look,
+    budget: Budget,
     watcher: Watcher,
     tracker: Tracker,
     available_cpus: float,
 ) -> Outcome:
     study = open_study(experiment, folder)
-    task = _teacher_task(experiment, folder, digest)
+    task = teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     space = experiment.find_space()
     study.enqueue(starting_points(experiment, space))
     for learned in warm_start(study, experiment, folder):
         watcher.note(str(learned))
+    budget.recall(study.ended())
     record = SearchRecord(
         folder=folder.path,
         objectives=experiment.objectives,
         teacher=teacher,
         archive=folder.archive,
         study=study,
+        budget=budget,
         tracker=tracker,
         watcher=watcher,
         bounds=experiment.constraints,
@@ -181,33 +193,75 @@ def _run(  # noqa: PLR0913
         space,
         experiment.cascade,
         num_trials=experiment.num_trials,
+        budget=budget,
         unfinished=unfinished,
         states=folder.path / TRIALS,
         look=look,
     )
+    sweep(folder.path / TRIALS, queue)
     if queue.remaining:
-        weights = task.weights()
-        settings = TrialSettings(
-            model=experiment.model,
-            augmentation=experiment.data.augmentation,
-            candidates=str(folder.path / CANDIDATES),
-            num_threads=_threads(experiment.resources),
-            use_gpu=_uses_gpu(experiment.resources),
-            measure_latency=_measures_latency(experiment),
-            finished_stages=task.finished_stages,
-            origin=trial_origin(
-                experiment.model,
-                teacher={name: torch.from_numpy(array) for name, array in weights.items()},
-                augmentation=experiment.data.augmentation,
-                data=digest,
+        run_waves(
+            trainable(
+                experiment,
+                task,
+                data,
+                digest,
+                networks=folder.path / CANDIDATES,
+                measure_latency=_measures_latency(experiment),
+                stops=None if experiment.early_stopping is None else folder.path / TRIALS,
             ),
-            stops=None if experiment.early_stopping is None else str(folder.path / TRIALS),
+            queue,
+            record,
+            resources=experiment.resources,
+            # Latency means nothing while other trials run.
+            max_concurrent=1 if _measures_latency(experiment) else experiment.resources.max_concurrent,
+            storage=folder.path / TRIALS,
+            make_scheduler=lambda: _scheduler(experiment, folder),
         )
-        trainable = tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
-        _fit(trainable, queue, record, experiment, folder.path / TRIALS, _scheduler(experiment, folder))
     if queue.exhausted:
         watcher.note(queue.exhausted)
-    return _conclude(experiment, study, record, exhausted=queue.exhausted is not None)
+    return _conclude(experiment, study, budget, record, exhausted=queue.exhausted)
+
+
+def trainable(  # noqa: PLR0913
+    experiment: Experiment,
+    task: TeacherTask,
+    data: DataSplits,
+    digest: str,
+    *,
+    networks: Path,
+    measure_latency: bool,
+    stops: Path | None = None,
+) -> Any:  # noqa: ANN401 - Ray's
+    """What Tune runs: trials that share the teacher, the images and their settings.
+
+    Args:
+        experiment: says what network, and what a trial takes.
+        task: of the teacher, which is there.
+        data: the images.
+        digest: of the images.
+        networks: folder into which the networks of finished trials go.
+        measure_latency: measure each level's latency when a trial ends.
+        stops: folder in which trials look for a note that tells them to stop; `None` for trials that are not stopped.
+    """
+    weights = task.weights()
+    settings = TrialSettings(
+        model=experiment.model,
+        augmentation=experiment.data.augmentation,
+        candidates=str(networks),
+        num_threads=_threads(experiment.resources),
+        use_gpu=_uses_gpu(experiment.resources),
+        measure_latency=measure_latency,
+        finished_stages=task.finished_stages,
+        origin=trial_origin(
+            experiment.model,
+            teacher={name: torch.from_numpy(array) for name, array in weights.items()},
+            augmentation=experiment.data.augmentation,
+            data=digest,
+        ),
+        stops=None if stops is None else str(stops),
+    )
+    return tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
 
 
 def _uses_gpu(resources: Resources) -> bool:
@@ -222,7 +276,8 @@ def _measures_latency(experiment: Experiment) -> bool:
     return "latency_ms" in experiment.objectives or "latency_ms" in experiment.constraints
 
 
-def _teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
+def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
+    """How a search gets its teacher; `data` is the digest of its images."""
     model = experiment.model
     if model.weights is not None:
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
@@ -283,52 +338,16 @@ def _scheduler(experiment: Experiment, folder: SearchFolder) -> RungScheduler | 
     return RungScheduler(rungs, folder.path / TRIALS)
 
 
-def _fit(  # noqa: PLR0913
-    trainable: Any,  # noqa: ANN401 - Ray's
-    queue: TrialQueue,
-    record: SearchRecord,
-    experiment: Experiment,
-    storage: Path,
-    scheduler: RungScheduler | None,
-) -> None:
-    """Run what is in the queue. Each start is a Tune experiment of its own; the study is what lasts."""
-    resources = experiment.resources
-    # Latency means nothing while other trials run.
-    max_concurrent = 1 if _measures_latency(experiment) else resources.max_concurrent
-    attempt = f"start-{len(list(storage.glob('start-*'))) + 1:03d}"
-    tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
-        tune_config=tune.TuneConfig(
-            search_alg=queue.searcher(),
-            scheduler=scheduler,
-            num_samples=queue.remaining,
-            max_concurrent_trials=max_concurrent,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=attempt,
-            storage_path=str(storage),
-            callbacks=[Reporter(queue, record)],
-            failure_config=tune.FailureConfig(max_failures=2),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2, checkpoint_at_end=False),
-            verbose=0,
-        ),
-    ).fit()
-
-
-def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
-    return f"{trial.config['trial']:05d}"
-
-
-def _conclude(experiment: Experiment, study: Study, record: SearchRecord, *, exhausted: bool) -> Outcome:
-    outcome = Outcome(status="finished", num_ended=study.num_ended, failures=study.failures(), reused=study.reused())
-    if study.running() or (outcome.num_ended < experiment.num_trials and not exhausted):
-        record.close("stopped")
-        return dataclasses.replace(outcome, status="interrupted")
-    if len(outcome.failures) == outcome.num_ended:
-        record.close("failed")
-        return dataclasses.replace(outcome, status="failed")
-    record.close("finished")
-    return outcome
+def _conclude(
+    experiment: Experiment, study: Study, budget: Budget, record: SearchRecord, *, exhausted: str | None
+) -> Outcome:
+    failures, num_ended = study.failures(), study.num_ended
+    all_ended = num_ended >= experiment.num_trials
+    reason = f"num_trials: {num_ended} trials have ended" if all_ended else budget.reached() or exhausted
+    status: Literal["finished", "interrupted", "failed"] = "finished"
+    if reason is None or study.running():
+        status, reason = "interrupted", _INTERRUPTED
+    elif failures and len(failures) == num_ended:
+        status, reason = "failed", f"all {num_ended} trials failed"
+    record.close("stopped" if status == "interrupted" else status, reason)
+    return Outcome(status=status, reason=reason, num_ended=num_ended, failures=failures, reused=study.reused())

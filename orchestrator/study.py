@@ -5,16 +5,18 @@ only runs them. Every trial that was asked for ends complete, stopped or failed,
 driver died is found and run to its end.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.budget import Ended
 from orchestrator.constraints import Bounds
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
@@ -33,6 +35,10 @@ _CASCADE = "cascade"
 _FAILURE = "failure"
 _STOPPED = "stopped"
 _REUSED = "reused"
+_ENDED = "ended"
+_CONCLUSIONS: Mapping[TrialState, Literal["finished", "failed", "stopped"]] = MappingProxyType(
+    {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
+)
 _LAID_OUT = "starting_points"
 # As `optuna.Trial.set_constraint` writes it; a trial object of a running trial would sample anew.
 _CONSTRAINT = "constraints"
@@ -220,6 +226,27 @@ class Study:
             if point:
                 self._study.enqueue_trial(point)
             self.fail(trial.number, "the driver ended while it was drawn")
+
+    def note_end(self, number: int, ended: Ended) -> None:
+        """Keep what a trial took, before it is told or failed; a trial that has ended is left as it is."""
+        trial = self._trial(number)
+        if trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, _ENDED, dataclasses.asdict(ended))
+
+    def ended(self) -> tuple[Ended, ...]:
+        """What trials that have ended took, by number."""
+        trials = (trial for trial in self._in(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+        return tuple(Ended(**trial.user_attrs[_ENDED]) for trial in trials if _ENDED in trial.user_attrs)
+
+    def asked(self, number: int) -> Asked:
+        """A trial that was asked for, whatever has become of it."""
+        return Asked(number=number, cascade=_cascade(self._trial(number)))
+
+    def concluded(self) -> dict[int, Literal["finished", "failed", "stopped"]]:
+        """How trials that were asked for ended, by number."""
+        return {
+            trial.number: _CONCLUSIONS[trial.state] for trial in self._in(*_CONCLUSIONS) if _CASCADE in trial.user_attrs
+        }
 
     def running(self) -> tuple[Asked, ...]:
         """Trials that were asked for and have not ended."""

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
 from orchestrator.deliveries import DeliveryThread, root_cause
 from orchestrator.plots import FrontView, front_json, front_table, readable
+from orchestrator.repeats import Repeat
 from trainables.errors import InputError
 from trainables.results import EpochProgress, Reused, TeacherResult
 
@@ -37,6 +39,21 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     }
 )
 _MAX_TEXT = 5000  # characters; MLflow refuses longer parameters and tags
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClosedTrial:
+    """A trial that has ended, for a run that does not say so.
+
+    Attributes:
+        parameters: its configuration, flat.
+        candidates: its levels; none if it failed or was stopped.
+        reason: why it failed or was stopped.
+    """
+
+    parameters: Mapping[str, Scalar]
+    candidates: Sequence[Candidate]
+    reason: str | None
 
 
 class Tracker:
@@ -113,6 +130,34 @@ class Tracker:
 
         self._thread.put(send)
 
+    def join_search(self, name: str, search_id: str) -> None:
+        """Record beside a search that has ended; its own run is left as it is.
+
+        Args:
+            name: what people call the search.
+            search_id: what tells this search from every other.
+        """
+        self._search_id, self._search_name = search_id, name
+
+    def log_repeats(self, repeats: Sequence[Repeat]) -> None:
+        """Record cascades that were trained again, a child run each; doing so again changes nothing."""
+        now = _now_ms()
+
+        def send() -> None:
+            parent = {"mlflow.parentRunId": self._search_run()}
+            for repeat in repeats:
+                tags = {"cascade.kind": "confirm", "cascade.trial": str(repeat.trial)}
+                tags["cascade.repeat"] = str(repeat.index)
+                run = self._find_or_create(f"confirm {repeat.trial}, seed {repeat.index}", tags, parent)
+                if "cascade.status" not in run.data.tags:
+                    self._close_repeat(run.info.run_id, repeat, now)
+
+        self._thread.put(send)
+
+    def log_confirmed(self, text: str) -> None:
+        """Record what repeats say of the front, in the search's run, as `confirm/confirm.json`."""
+        self._thread.put(lambda: self._client().log_text(self._search_run(), text, "confirm/confirm.json"))
+
     def log_teacher(self, result: TeacherResult, epochs: Sequence[EpochProgress]) -> None:
         """Record the teacher in the search's run; on resume it is there already and nothing is done.
 
@@ -170,6 +215,29 @@ class Tracker:
 
         self._thread.put(send)
 
+    def settle(self, statuses: Mapping[int, Status], closed: Callable[[int], ClosedTrial]) -> None:
+        """Close runs of trials that have ended, but were not told so before the driver died; on resume.
+
+        Args:
+            statuses: of all trials that have ended, by number.
+            closed: gives what there is of one of them; called in the background.
+        """
+        now = _now_ms()
+
+        def send() -> None:
+            told: dict[int, str | None] = {}
+            for run in self._find({"cascade.kind": "trial"}):
+                number = int(run.data.tags["cascade.trial"])
+                told[number] = run.data.tags.get("cascade.status")
+                self._know_trial(number, run)
+            for number, status in statuses.items():
+                if told.get(number) != status:
+                    trial = closed(number)
+                    self._reopen(self._trial_run(number), trial.parameters)
+                    self._close_trial(number, trial.candidates, status, trial.reason, None, now)
+
+        self._thread.put(send)
+
     def finish_trial(
         self,
         trial: int,
@@ -188,30 +256,7 @@ class Tracker:
             reused: what it did not have to compute.
         """
         now = _now_ms()
-        metrics: list[tuple[str, float | None, int]] = []
-        if status == "finished" and candidates:
-            student = max(candidates, key=lambda candidate: candidate.level)
-            for name in ("val_accuracy", "macs_kept", "params_kept", "macs", "params", "latency_ms"):
-                metrics.append((name, getattr(student, name), 0))
-        tags = {"cascade.status": status} | (
-            {"cascade.reason": reason, "mlflow.note.content": reason} if reason else {}
-        )
-        if reused is not None and reused.stages:
-            metrics += [("reused_epochs", reused.epochs, 0), ("reused_seconds", reused.seconds, 0)]
-            tags["cascade.reused_stages"] = ",".join(reused.stages)
-
-        def send() -> None:
-            client, run_id = self._client(), self._trial_run(trial)
-            if client.get_run(run_id).data.tags.get("cascade.status") == status:
-                return
-            self._log_metrics(run_id, metrics, now)
-            if candidates:
-                client.log_text(run_id, json.dumps([readable(c) for c in candidates], indent=2), "candidates.json")
-            client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
-            # Last, as it is what says that all of the above was sent.
-            self._set_tags(run_id, tags)
-
-        self._thread.put(send)
+        self._thread.put(lambda: self._close_trial(trial, candidates, status, reason, reused, now))
 
     def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
         """Record the front in the search's run: two metrics, a table, and figures, under `front/`.
@@ -239,11 +284,12 @@ class Tracker:
 
         self._thread.put(send)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.
 
         Args:
             status: how the search ended.
+            reason: why it ended.
         """
         now = _now_ms()
 
@@ -253,12 +299,12 @@ class Tracker:
                 client.set_terminated(child.info.run_id, "KILLED", end_time=now)
                 self._set_tags(child.info.run_id, {"cascade.status": "interrupted"})
             client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
-            self._set_tags(run_id, {"cascade.status": status})
+            self._set_tags(run_id, {"cascade.status": status} | ({"cascade.reason": reason} if reason else {}))
 
         self._thread.put(send)
 
     def close(self, timeout_seconds: float = 30.0) -> None:
-        """Wait until everything is sent, at most so long; what is left then is dropped with a warning."""
+        """Wait until everything is sent, at most so long for a record; what is left then is dropped with a warning."""
         self._thread.close(timeout_seconds)
 
     # All below runs in the background thread.
@@ -329,9 +375,12 @@ class Tracker:
         if trial not in self._trial_runs:
             parent = {"mlflow.parentRunId": self._search_run()}
             run = self._find_or_create(f"trial {trial}", {"cascade.kind": "trial", "cascade.trial": str(trial)}, parent)
-            self._last_epochs[trial] = int(run.data.metrics.get("epoch", 0))
-            self._trial_runs[trial] = run.info.run_id
+            self._know_trial(trial, run)
         return self._trial_runs[trial]
+
+    def _know_trial(self, trial: int, run: Any) -> None:  # noqa: ANN401
+        self._last_epochs[trial] = int(run.data.metrics.get("epoch", 0))
+        self._trial_runs[trial] = run.info.run_id
 
     def _reopen(self, run_id: str, parameters: Mapping[str, Scalar]) -> None:
         from mlflow.entities import Param
@@ -342,6 +391,45 @@ class Tracker:
         client.log_batch(run_id, params=params)
         client.update_run(run_id, status="RUNNING")
         self._set_tags(run_id, {"cascade.status": "running"})
+
+    def _close_trial(  # noqa: PLR0913
+        self,
+        trial: int,
+        candidates: Sequence[Candidate],
+        status: Status,
+        reason: str | None,
+        reused: Reused | None,
+        now: int,
+    ) -> None:
+        metrics: list[tuple[str, float | None, int]] = []
+        if status == "finished" and candidates:
+            student = max(candidates, key=lambda candidate: candidate.level)
+            for name in ("val_accuracy", "macs_kept", "params_kept", "macs", "params", "latency_ms"):
+                metrics.append((name, getattr(student, name), 0))
+        tags = {"cascade.status": status} | (
+            {"cascade.reason": reason, "mlflow.note.content": reason} if reason else {}
+        )
+        if reused is not None and reused.stages:
+            metrics += [("reused_epochs", reused.epochs, 0), ("reused_seconds", reused.seconds, 0)]
+            tags["cascade.reused_stages"] = ",".join(reused.stages)
+        client, run_id = self._client(), self._trial_run(trial)
+        if client.get_run(run_id).data.tags.get("cascade.status") == status:
+            return
+        self._log_metrics(run_id, metrics, now)
+        if candidates:
+            client.log_text(run_id, json.dumps([readable(c) for c in candidates], indent=2), "candidates.json")
+        client.set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
+        # Last, as it is what says that all of the above was sent.
+        self._set_tags(run_id, tags)
+
+    def _close_repeat(self, run_id: str, repeat: Repeat, now: int) -> None:
+        accuracies = enumerate(repeat.val_accuracies, start=1)
+        self._log_metrics(run_id, [(f"level_{level}_val_accuracy", value, 0) for level, value in accuracies], now)
+        self._client().log_param(run_id, "seed", repeat.seed)
+        status: Status = "failed" if repeat.failure else "finished"
+        self._client().set_terminated(run_id, _MLFLOW_STATUS[status], end_time=now)
+        reason = {"cascade.reason": repeat.failure} if repeat.failure else {}
+        self._set_tags(run_id, {"cascade.status": status} | reason)
 
     def _log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float | None, int]], timestamp: int) -> None:
         from mlflow.entities import Metric

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 from trainables.checkpoint import InputSpec, load_state, save_network, save_state
@@ -120,6 +121,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
+        # Of a trial that has ended nothing is to go on.
+        result[SHOULD_CHECKPOINT] = not self._trial.finished
         return result | self._levels() if self._trial.finished else result
 
     def _told_to_stop(self) -> str | None:
@@ -133,7 +136,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             self._trial.stop()
         except StageFailure as failure:
             return {"progress": [], "failure": str(failure), "done": True}
-        return {"progress": [], "stopped": reason, "done": True} | self._levels()
+        return {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False} | self._levels()
 
     def _levels(self) -> dict[str, Any]:
         """What the trial came to."""

@@ -3,6 +3,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.archive import Archive, candidates_of
+from orchestrator.budget import Budget
+from orchestrator.config import Stop
 from orchestrator.constraints import Bound
 from orchestrator.curves import read_curves
 from orchestrator.fronts import front_rows
@@ -17,7 +19,7 @@ from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 SPACE = CascadeSpace(num_assistants=(1, 1))
-TEACHER = TeacherResult(val_accuracy=0.95, macs=1_000_000, params=1000, seconds=1.0)
+TEACHER = TeacherResult(val_accuracy=0.95, macs=1_000_000, params=1000, seconds=1.0, latency_ms=2.0)
 
 
 class Heard:
@@ -66,7 +68,7 @@ def results(accuracy=0.9):
 def progress(epoch):
     levels = tuple(LevelProgress(level=level, macs_kept=0.1, train_loss=1.0, val_accuracy=0.5) for level in (1, 2))
     return EpochProgress(
-        stage="cascade", epoch=epoch, num_epochs=9, trial_epoch=epoch, learning_rate=0.1, seconds=1.0, levels=levels
+        stage="cascade", epoch=epoch, num_epochs=20, trial_epoch=epoch, learning_rate=0.1, seconds=1.0, levels=levels
     )
 
 
@@ -76,6 +78,8 @@ def parts(tmp_path):
 
     def make(objectives=OBJECTIVES, **options):
         study = Study(tmp_path / "study.journal", objectives=objectives, seed=0)
+        budget = Budget(Stop())
+        budget.recall(study.ended())
         archive = Archive(tmp_path / "archive.parquet")
         heard = Heard()
         tracker = Tracker(uri="http://127.0.0.1:9", storage=tmp_path, warn=lambda _text: None)
@@ -85,6 +89,7 @@ def parts(tmp_path):
             teacher=TEACHER,
             archive=archive,
             study=study,
+            budget=budget,
             tracker=tracker,
             watcher=heard,
             **options,
@@ -94,9 +99,15 @@ def parts(tmp_path):
     return make
 
 
-def queue_of(study, record, tmp_path, num_trials=3, space=SPACE):
+def queue_of(study, record, tmp_path, num_trials=3, space=SPACE, budget=None):
     return TrialQueue(
-        study, space, CascadeDefaults(), num_trials=num_trials, unfinished=record.adopt(), states=tmp_path / "trials"
+        study,
+        space,
+        CascadeDefaults(),
+        num_trials=num_trials,
+        budget=budget or Budget(Stop()),
+        unfinished=record.adopt(),
+        states=tmp_path / "trials",
     )
 
 
@@ -109,7 +120,7 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     assert archive.candidates()[0].network == "candidates/0-1"
     assert study.num_ended == 1
     assert heard.events == [("started", 0), ("finished", 0)]
-    record.close("finished")
+    record.close("finished", "all trials ended")
     assert (tmp_path / "front.png").exists()
 
 
@@ -175,7 +186,7 @@ def test_a_constraint_that_nothing_meets_is_said_in_between_and_at_the_end(parts
     assert record.view().front == ()
     text = "no candidate of 10 trials meets params at most 50 (the nearest has 100); so the front is empty"
     assert [event for event in heard.events if event[0] == "note"] == [("note", text)]
-    record.close("finished")
+    record.close("finished", "done")
     assert heard.events[-1] == ("note", text)
 
 
@@ -243,7 +254,8 @@ def test_curves_are_kept_of_what_finished_failed_and_was_adopted(parts, tmp_path
     assert curves[0].parameters == study.parameters(done.number)
 
 
-def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path):
+@pytest.mark.parametrize("damage", [lambda whole: whole[:50], lambda whole: b"", lambda whole: b"\xff" * len(whole)])
+def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tmp_path, damage):
     import torch
 
     study, _, _, record = parts()
@@ -253,7 +265,7 @@ def test_unfinished_trials_go_on_from_their_newest_readable_checkpoint(parts, tm
     save_state(tmp_path / "trials/start-001/00000/checkpoint_000002/state.safetensors", {"x": torch.zeros(2)}, {})
     cut = tmp_path / "trials/start-002/00000/checkpoint_000000/state.safetensors"
     cut.parent.mkdir(parents=True)
-    cut.write_bytes(good.read_bytes()[:50])
+    cut.write_bytes(damage(good.read_bytes()))
     study, _, _, record = parts()
     config = queue_of(study, record, tmp_path).next()
     assert config == {"trial": 0, "cascade": asked.cascade.to_dict(), "state": str(good)}
@@ -264,6 +276,38 @@ def test_the_queue_gives_as_many_trials_as_were_asked_for(parts, tmp_path):
     queue = queue_of(study, record, tmp_path, num_trials=2)
     assert [queue.next()["trial"], queue.next()["trial"]] == [0, 1]
     assert queue.next() is None
+
+
+def test_what_trials_took_is_kept_from_start_to_start(parts):
+    study, _, _, record = parts()
+    done, failed = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
+    record.epoch(failed.number, progress(7))
+    record.failed(failed.number, "diverged")
+    record.finished(done, results(), {1: "0-1", 2: "0-2"}, Reused())
+    first, second = parts()[0].ended()
+    assert (first.order, first.epochs) == (2, CascadeDefaults().recipe.epochs)
+    assert (second.order, second.epochs, second.hypervolume) == (1, 7, 0.0)
+    assert first.hypervolume == pytest.approx(0.88 * 0.95 + 0.01 * 0.9)
+
+
+def test_a_trial_that_a_driver_had_begun_to_draw_is_ended(parts):
+    study, _, _, record = parts()
+    study._study.ask()
+    asked = study.ask(SPACE, CascadeDefaults())
+    study, _, _, record = parts()
+    assert record.adopt() == (asked,)
+    assert [trial.state.name for trial in study._study.trials] == ["FAIL", "RUNNING"]
+    assert (study.num_started, study.concluded()) == (1, {})
+
+
+def test_no_new_trial_is_given_out_once_a_limit_is_reached(parts, tmp_path):
+    study, _, _, record = parts()
+    begun = study.ask(SPACE, CascadeDefaults())
+    budget = Budget(Stop(max_epochs=10))
+    queue = queue_of(study, record, tmp_path, budget=budget)
+    budget.trained(begun.number, 10)
+    assert queue.next()["trial"] == begun.number
+    assert (queue.remaining, queue.next()) == (0, None)
 
 
 def test_parameters_are_flat():

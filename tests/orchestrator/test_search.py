@@ -138,6 +138,25 @@ def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, casc
     assert histories == [2, 2, 2]  # curves are whole all the same
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_a_limit_ends_a_search_and_a_larger_one_goes_on(tmp_path, tiny_yaml, cascade_command):
+    from mlflow import MlflowClient
+
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    words = ["search", "tiny.yaml", "--set", "num_trials=5", "--set", "resources.max_concurrent=1", "--set"]
+    first = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=4", cwd=tmp_path)
+    assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = client.search_runs(
+        [client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind` = 'search'"
+    )
+    assert [(run.info.status, run.data.tags["cascade.reason"]) for run in runs] == [
+        ("FINISHED", "stop.max_epochs: 6 of 4 epochs have been trained")
+    ]
+    second = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=7", "--resume", cwd=tmp_path)
+    assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
+
+
 @pytest.fixture
 def slower(tmp_path, tiny_yaml):
     """A folder with the tiny experiment, of trials that last long enough to be stopped in."""
@@ -262,8 +281,8 @@ from trainables.saliency import gate_gradient
 
 def network(num_classes, in_channels):
     return nn.Sequential(
-        nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+        nn.Conv2d(in_channels, 24, 3), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, num_classes),
     )
 
 

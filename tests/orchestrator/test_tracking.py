@@ -15,7 +15,7 @@ from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
 from orchestrator.deliveries import DeliveryThread
 from orchestrator.plots import FrontView
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import ClosedTrial, Tracker
 from orchestrator.ui import serve
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
@@ -268,6 +268,40 @@ def test_server_that_is_gone_costs_one_warning_and_never_raises(tmp_path: Path) 
     assert len(warnings) == 2
     assert "does not answer" in warnings[0]
     assert "7 records could not be sent" in warnings[1]
+
+
+@pytest.mark.integration
+def test_trials_that_ended_untold_are_told_on_resume(storage: Path) -> None:
+    killed = open_tracker(storage, experiment="here")
+    killed.start_search("digits", {}, "data: digits", SEARCH)
+    for trial in (0, 1):
+        killed.start_trial(trial, {"temperature": 4.0})
+        killed.log_epoch(trial, epoch(1))
+    killed.finish_trial(0, (candidate(0, 1),), "finished")
+    killed.close()  # the rest never went out
+    asked: list[int] = []
+
+    def closed(number: int) -> ClosedTrial:
+        asked.append(number)
+        candidates = () if number == 2 else (candidate(number, 1),)
+        return ClosedTrial(parameters={"temperature": 4.0}, candidates=candidates, reason="diverged")
+
+    resumed = open_tracker(storage, experiment="here")
+    resumed.start_search("digits", {}, "data: digits", SEARCH)
+    resumed.settle({0: "finished", 1: "finished", 2: "failed"}, closed)
+    resumed.finish("finished", "num_trials: 3 trials have ended")
+    resumed.close()
+    found = runs(storage)
+    assert asked == [1, 2]
+    assert {name: run.info.status for name, run in found.items()} == {
+        "digits": "FINISHED",
+        "trial 0": "FINISHED",
+        "trial 1": "FINISHED",
+        "trial 2": "FAILED",
+    }
+    assert found["trial 1"].data.metrics["val_accuracy"] == candidate(1, 1).val_accuracy
+    assert found["trial 2"].data.params["temperature"] == "4.0"
+    assert found["digits"].data.tags["cascade.reason"] == "num_trials: 3 trials have ended"
 
 
 @pytest.mark.integration

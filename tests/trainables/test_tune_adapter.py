@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from trainables.checkpoint import load, save_state
-from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import StageFailure
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note
@@ -61,6 +61,87 @@ def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):
     first = run(made)
     assert made.reset_config(trial(1))
     assert run(made)["results"] == first["results"]
+
+
+WITH_DROPOUT = """
+from torch import nn
+
+
+def network(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 24, 3), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(32, num_classes),
+    )
+"""
+
+
+@pytest.fixture
+def on_digits(tmp_path, monkeypatch):
+    """Makes actors on real digits, of a network that draws random numbers as it trains, with a folder each."""
+    from trainables.data import DataSplits
+    from trainables.models import build
+    from trainables.sources import read_train
+
+    (tmp_path / "with_dropout.py").write_text(WITH_DROPOUT)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = ModelConfig(name="with_dropout:network")
+    images = read_train(DataConfig(image_size=8)).images
+    parts = [
+        replace(images, images_NCHW=images.images_NCHW[part], labels_N=images.labels_N[part])
+        for part in (slice(0, 300), slice(300, 400))
+    ]
+    digits = DataSplits(
+        train=parts[0], val=parts[1], mean=(0.3,), std=(0.4,), class_names=tuple(str(digit) for digit in range(10))
+    )
+    weights = {
+        name: tensor.numpy()
+        for name, tensor in build(model, num_classes=10, in_channels=1, seed=1).state_dict().items()
+    }
+
+    def make(name, config):
+        settings = TrialSettings(
+            model=model,
+            augmentation="crop",
+            candidates=str(tmp_path / name),
+            num_threads=1,
+            use_gpu=False,
+            measure_latency=False,
+        )
+        made = CascadeTrainable.__new__(CascadeTrainable)
+        made.setup(config, teacher=weights, data=digits.to_arrays(), settings=settings)
+        return made
+
+    return make
+
+
+def test_a_trial_on_a_used_actor_is_bit_identical_to_one_on_a_fresh_actor(on_digits, tmp_path):
+    recipe = Recipe(epochs=4, batch_size=64, learning_rate=0.05)
+    pruning = Pruning(num_prunings=3, nested=True)
+    wanted = trial(
+        7, CascadeConfig(macs_kept=(0.6, 0.3), schedule="sequential", recipe=recipe, pruning=pruning, seed=7)
+    )
+    others = [
+        CascadeConfig(macs_kept=(0.7, 0.5, 0.2), recipe=recipe, pruning=replace(pruning, shared_affine=True)),
+        CascadeConfig(macs_kept=(0.4,), recipe=replace(recipe, learning_rate=1e12)),
+        CascadeConfig(macs_kept=(0.5,), recipe=recipe, seed=3),
+    ]
+    fresh = run(on_digits("fresh", wanted))
+    used = on_digits("used", trial(0, others[0]))
+    assert "results" in run(used)
+    used.reset_config(trial(1, others[1]))
+    assert "failure" in run(used)
+    used.reset_config(trial(2, others[2]))
+    used.step()  # and is left in the middle
+    used.reset_config(wanted)
+    again = run(used)
+    for result in (fresh, again):
+        for epoch in result["progress"]:
+            epoch.pop("seconds")
+    assert again == fresh
+    for name in ("7-1", "7-2"):
+        weights = [(tmp_path / actor / name / "weights.safetensors").read_bytes() for actor in ("fresh", "used")]
+        assert weights[0] == weights[1]
 
 
 def test_a_checkpoint_of_the_last_epoch_gives_the_results_without_another(actor, tmp_path, data):

@@ -1,0 +1,255 @@
+"""Trials a second that do nothing: the search's machinery against plain Ray Tune, actors used again in both.
+
+Each arm runs in a process of its own with a Ray of two CPUs, the arms in turn, some rounds. The time is that from the
+first trial's end to the last one's, so that starts do not count. Plain Tune is as it comes, its loggers on: with
+random configurations, with its `OptunaSearch` on two objectives, and without reuse. The search's arm is all that runs
+beside a trial: the durable study, the archive, the front and its drawing, MLflow in the background, and a boundary
+between two waves. What its driver's memory grows by, and the files that a trial leaves, stand beside it.
+"""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import Row
+
+NUM_CPUS = 2
+NUM_TRIALS = 300
+WAVE_TRIALS = 150
+NUM_WITHOUT_REUSE = 12
+ROUNDS = 3
+ARMS = ("search", "search, one wave", "plain", "plain, OptunaSearch", "plain, no reuse")
+OBJECTIVES = ("val_accuracy", "macs_kept")
+
+
+class Ends:
+    """Notes when trials ended and how much memory this process had then."""
+
+    def __init__(self) -> None:
+        """Nothing has ended."""
+        self.times: list[float] = []
+        self.megabytes: list[float] = []
+        self.num_files = 0
+        self.tracking_seconds = 0.0
+
+    def note(self) -> None:
+        """A trial has ended."""
+        import psutil
+
+        self.times.append(time.perf_counter())
+        self.megabytes.append(psutil.Process().memory_info().rss / 1e6)
+
+
+class EndsWatcher(Ends):
+    """The same as a search's watcher."""
+
+    def teacher_epoch(self, progress: Any) -> None:
+        """Nothing."""
+
+    def teacher_ready(self, result: Any) -> None:
+        """Nothing."""
+
+    def going_on(self, num_ended: int) -> None:
+        """Nothing."""
+
+    def trial_started(self, number: int, cascade: Any) -> None:
+        """Nothing."""
+
+    def trial_epoch(self, number: int, progress: Any) -> None:
+        """Nothing."""
+
+    def trial_finished(self, number: int, candidates: Sequence[Any], view: Any, reused: Any) -> None:
+        """A trial gave its candidates."""
+        self.note()
+
+    def trial_failed(self, number: int, reason: str) -> None:
+        """No trial of this benchmark fails."""
+        raise SystemExit(f"trial {number} failed: {reason}")
+
+
+def run_plain(arm: str, storage: Path) -> Ends:
+    """Plain Ray Tune."""
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Nothing(tune.Trainable):  # type: ignore[misc]
+        def step(self) -> dict[str, Any]:
+            return {"val_accuracy": self.config["size"], "macs_kept": self.config["size"], "done": True}
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True
+
+    class Noting(tune.Callback):  # type: ignore[misc]
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ends.note()
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+    ends = Ends()
+    ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    space = {"size": tune.uniform(0.1, 0.9)}
+    optuna = OptunaSearch(space, metric=list(OBJECTIVES), mode=["max", "min"]) if arm.endswith("OptunaSearch") else None
+    tune.Tuner(
+        tune.with_resources(Nothing, {"cpu": 1}),
+        param_space=None if optuna else space,
+        tune_config=tune.TuneConfig(
+            search_alg=optuna,
+            num_samples=NUM_WITHOUT_REUSE if arm.endswith("no reuse") else NUM_TRIALS,
+            max_concurrent_trials=NUM_CPUS if optuna else None,
+            reuse_actors=not arm.endswith("no reuse"),
+        ),
+        run_config=tune.RunConfig(storage_path=str(storage), callbacks=[Noting()], verbose=0),
+    ).fit()
+    ray.shutdown()
+    return ends
+
+
+def run_search(arm: str, storage: Path) -> Ends:
+    """The search's machinery; its trials alone do nothing."""
+    from functools import partial
+
+    from orchestrator import search  # first, as it sets what Ray reads when it is imported
+    from orchestrator.config import parse_experiment
+    from orchestrator.folder import SearchFolder
+    from orchestrator.tracking import Tracker
+    from orchestrator.waves import run_waves
+
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the database of the storage folder, as on a fresh machine
+    experiment = parse_experiment(
+        {
+            "model": {"name": "vgg-small", "width": 0.25},
+            "data": {"name": "digits", "image_size": 8},
+            "teacher": {"epochs": 1},
+            "num_trials": NUM_TRIALS,
+            "resources": {"max_concurrent": NUM_CPUS},
+        }
+    )
+    search.CascadeTrainable = nothing_of_a_cascade()
+    search.run_waves = partial(run_waves, wave_trials=WAVE_TRIALS if arm == "search" else NUM_TRIALS)
+    tracker = Tracker(uri=None, storage=storage, warn=lambda text: print(text, file=sys.stderr))
+    ends = EndsWatcher()
+    folder = SearchFolder(storage=storage, name="nothing")
+    search.run_search(experiment, folder, resume=False, watcher=ends, tracker=tracker)
+    left = [path for path in folder.path.rglob("*") if path.is_file()]
+    ends.num_files = len([path for path in left if "trials" in path.relative_to(folder.path).parts])
+    started = time.perf_counter()
+    tracker.close()
+    ends.tracking_seconds = time.perf_counter() - started
+    return ends
+
+
+def nothing_of_a_cascade() -> type:
+    """A trainable that reports a result at once, as `CascadeTrainable` does after its last epoch."""
+    from ray import tune
+
+    from trainables.results import EpochProgress, LevelResult
+
+    class Nothing(tune.Trainable):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any], **shared: Any) -> None:
+            pass
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True
+
+        def step(self) -> dict[str, Any]:
+            number, sizes = self.config["trial"], self.config["cascade"]["macs_kept"]
+            luck = random.Random(number)
+            levels = [
+                LevelResult(
+                    level=level,
+                    num_levels=len(sizes),
+                    val_accuracy=size**0.1 * luck.uniform(0.8, 1.0),
+                    val_accuracy_before_recalibration=0.5,
+                    macs=int(1e6 * size),
+                    macs_kept=size,
+                    params=int(1e6 * size),
+                    params_kept=size,
+                ).to_dict()
+                for level, size in enumerate(sizes, start=1)
+            ]
+            epoch = EpochProgress(
+                stage="cascade", epoch=1, num_epochs=1, trial_epoch=1, learning_rate=0.1, seconds=0.0, levels=()
+            )
+            networks = {level["level"]: f"{number}-{level['level']}" for level in levels}
+            return {
+                "progress": [epoch.to_dict()],
+                "results": levels,
+                "networks": networks,
+                "reused": {"stages": ()},
+                "done": True,
+            }
+
+    return Nothing
+
+
+def run_arm(arm: str) -> dict[str, float]:
+    """Trials a second of an arm, and what they cost, from a process of its own."""
+    with tempfile.TemporaryDirectory() as storage:
+        command = [sys.executable, "-m", "benchmarks.reuse_actors", arm, storage]
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(answer.splitlines()[-1])
+    print(f"reuse_actors: {arm}: {found}", file=sys.stderr)
+    return found
+
+
+def run() -> list[Row]:
+    """Measure it."""
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for _ in range(ROUNDS):
+        for arm in ARMS:
+            found[arm].append(run_arm(arm))
+    rate = {arm: statistics.median(one["trials_a_second"] for one in found[arm]) for arm in ARMS}
+    spread = {
+        arm: f"{min(each):.3g} … {max(each):.3g}"
+        for arm, each in ((arm, [one["trials_a_second"] for one in found[arm]]) for arm in ARMS)
+    }
+    rows = [
+        Row(
+            name="trials a second that do nothing, search / plain Ray Tune with OptunaSearch",
+            figure=rate["search, one wave"] / rate["plain, OptunaSearch"],
+            rule="at least",
+            target=0.9,
+            note=f"{NUM_TRIALS} trials, {ROUNDS} rounds, {NUM_CPUS} CPUs",
+        )
+    ]
+    rows += [Row(name=f"… {arm}", figure=rate[arm], unit="/s", note=spread[arm]) for arm in ARMS]
+    for key, name, unit in (
+        ("kilobytes_a_trial", "memory of the driver, a trial", "kB"),
+        ("files_a_trial", "files under trials/ that a trial leaves", ""),
+        ("boundary_seconds", "longest time between two ends of trials: a wave's boundary", "s"),
+        ("tracking_seconds", "MLflow, after the last trial", "s"),
+    ):
+        rows.append(Row(name=name, figure=statistics.median(one[key] for one in found["search"]), unit=unit))
+    return rows
+
+
+def main(arm: str, storage: Path) -> None:
+    """Run one arm and print what was found."""
+    ends = run_search(arm, storage) if arm.startswith("search") else run_plain(arm, storage)
+    gaps = [later - earlier for earlier, later in zip(ends.times, ends.times[1:], strict=False)]
+    half = len(ends.times) // 2
+    print(
+        json.dumps(
+            {
+                "trials_a_second": (len(ends.times) - 1) / (ends.times[-1] - ends.times[0]),
+                "kilobytes_a_trial": 1e3 * (ends.megabytes[-1] - ends.megabytes[half]) / (len(ends.times) - 1 - half),
+                "boundary_seconds": max(gaps),
+                "files_a_trial": ends.num_files / len(ends.times),
+                "tracking_seconds": ends.tracking_seconds,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

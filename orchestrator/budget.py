@@ -1,0 +1,130 @@
+"""When a search has done enough: by wall time, by epochs trained, or because its front grows no more.
+
+Pure logic; what ended trials took is handed in and out as plain values, so that it lasts from start to start.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Limits(Protocol):
+    """What `config.Stop` gives; `None` stands for no limit."""
+
+    @property
+    def max_minutes(self) -> float | None:
+        """Wall time of one start, above 0."""
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs of all trials over all starts, at least 1."""
+
+    @property
+    def trials_without_gain(self) -> int | None:
+        """Trials over which the hypervolume has to grow, at least 1."""
+
+    @property
+    def min_gain(self) -> float:
+        """By how much it has to grow over them, as a fraction of itself, at least 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """What is kept of a trial that has ended.
+
+    Attributes:
+        order: trials that had ended with it, from 1.
+        epochs: that it trained.
+        hypervolume: of the front after it, at least 0.
+    """
+
+    order: int
+    epochs: int
+    hypervolume: float
+
+
+class Budget:
+    """Counts what trials take and says when no new one is to be given out. A limit that was reached stays reached."""
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start the clock.
+
+        Args:
+            limits: what ends the search.
+            clock: seconds from any origin that never run backwards: what people set their clocks to must not count.
+        """
+        self._limits = limits
+        self._clock = clock
+        self._started = clock()
+        self._ended: list[Ended] = []
+        self._running: dict[int, int] = {}
+        self._taken_over: dict[int, int] = {}
+        self._reached: str | None = None
+
+    def recall(self, past: Iterable[Ended]) -> None:
+        """Take in what trials took that had ended before this start, in any order."""
+        self._ended = sorted(past, key=lambda trial: trial.order)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far, those of running trials and of earlier starts included."""
+        return sum(trial.epochs for trial in self._ended) + sum(self._running.values())
+
+    def took_over(self, number: int) -> None:
+        """A running trial had an epoch that was trained before, by another trial."""
+        self._taken_over[number] = self._taken_over.get(number, 0) + 1
+
+    def trained(self, number: int, trial_epoch: int) -> None:
+        """A running trial has done so many epochs, those that it took over included.
+
+        Epochs that are trained again after a crash count once.
+        """
+        trained = trial_epoch - self._taken_over.get(number, 0)
+        self._running[number] = max(trained, self._running.get(number, 0))
+
+    def end(self, number: int, *, hypervolume: float, epochs: int | None = None) -> Ended:
+        """A trial has ended.
+
+        Args:
+            number: of the trial.
+            hypervolume: of the front now.
+            epochs: that it trained, where that is known better than from what was heard of it.
+
+        Returns:
+            What to keep of it.
+        """
+        heard = self._running.pop(number, 0)
+        self._taken_over.pop(number, None)
+        order = self._ended[-1].order + 1 if self._ended else 1
+        ended = Ended(order=order, epochs=heard if epochs is None else epochs, hypervolume=hypervolume)
+        self._ended.append(ended)
+        return ended
+
+    def reached(self) -> str | None:
+        """Which limit has been reached, for people to read; `None` while there is none."""
+        if self._reached is None:
+            self._reached = self._out_of_time() or self._out_of_epochs() or self._standing_still()
+        return self._reached
+
+    def _out_of_time(self) -> str | None:
+        limit = self._limits.max_minutes
+        if limit is None or self._clock() - self._started < 60 * limit:
+            return None
+        return f"stop.max_minutes: {limit:g} minutes have passed"
+
+    def _out_of_epochs(self) -> str | None:
+        limit = self._limits.max_epochs
+        if limit is None or self.epochs < limit:
+            return None
+        return f"stop.max_epochs: {self.epochs} of {limit} epochs have been trained"
+
+    def _standing_still(self) -> str | None:
+        limit = self._limits.trials_without_gain
+        if limit is None or len(self._ended) <= limit:
+            return None
+        before, now = self._ended[-limit - 1].hypervolume, self._ended[-1].hypervolume
+        if now > before * (1 + self._limits.min_gain):
+            return None
+        growth = f"{100 * (now / before - 1):.2g} %" if before else "nothing"
+        return f"stop.trials_without_gain: the hypervolume grew by {growth} over the last {limit} trials"

@@ -1,0 +1,123 @@
+"""Many trials as waves: runs of Ray Tune, one after the other, over one study.
+
+Tune keeps every trial of a run in memory, in its snapshot and in its loops, so a run of thousands grows and slows. A
+wave is a run of some hundreds, with actors reused inside it. When a wave has given out its trials, those that still
+run are not waited for: each is taken back after its next epoch, whose checkpoint is on disk by then, and is the first
+to go on in the next wave. No actor waits longer than for an epoch and a new actor's start.
+"""
+
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from orchestrator.config import Resources
+from orchestrator.reporter import Listener, Reporter
+from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
+
+WAVE_TRIALS = 500
+
+
+def run_waves(  # noqa: PLR0913
+    trainable: Any,  # noqa: ANN401 - Ray's
+    queue: Queue,
+    record: Listener,
+    *,
+    resources: Resources,
+    max_concurrent: int | None,
+    storage: Path,
+    make_scheduler: Callable[[], Any] = lambda: None,
+    wave_trials: int = WAVE_TRIALS,
+) -> None:
+    """Run what is in the queue, until it is empty or the user interrupts.
+
+    Args:
+        trainable: a `ray.tune.Trainable` that reports as `CascadeTrainable` does.
+        queue: of the trials.
+        record: hears what they report.
+        resources: what a trial takes.
+        max_concurrent: trials at the same time; as many as fit where it is `None`.
+        storage: folder of Tune's files and of checkpoints; each wave has a folder of its own in it.
+        make_scheduler: gives Tune's scheduler for each wave; `None` lets every trial run to its end.
+        wave_trials: new trials of a wave at the most, at least 1.
+
+    Raises:
+        OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
+    """
+    while queue.num_waiting or queue.num_new:
+        size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
+        wave = Wave(queue, size=size)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+            tune_config=tune.TuneConfig(
+                search_alg=WaveSearcher(wave),
+                scheduler=make_scheduler(),
+                num_samples=queue.num_waiting + size,
+                max_concurrent_trials=max_concurrent,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"start-{_last(storage) + 1:03d}",
+                storage_path=str(storage),
+                stop=WaveStopper(wave),
+                callbacks=[Reporter(wave, record)],
+                failure_config=tune.FailureConfig(max_failures=2),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        with _own_interrupts():
+            tuner.fit()
+        sweep(storage, queue)
+        if wave.broken is not None:
+            raise OSError(
+                f"nothing more can be written to {storage.parent}: {wave.broken.strerror or wave.broken}; what was "
+                "finished is kept; make room and go on with --resume"
+            ) from wave.broken
+        if not wave.done:  # Tune takes an interrupt for itself, and ends the run
+            return
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Put back who takes Ctrl-C: Tune's own handler stays after a run, and would swallow the next one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _last(storage: Path) -> int:
+    return max(map(start_number, storage.glob("start-*")), default=0)
+
+
+def sweep(storage: Path, queue: Queue) -> None:
+    """Remove what earlier runs of Tune left: all but the checkpoints of trials that are to go on.
+
+    Args:
+        storage: folder of Tune's files.
+        queue: knows which trials are to go on.
+    """
+    unfinished = queue.unfinished
+    for run in storage.glob("start-*"):
+        for path in run.iterdir():
+            if not path.is_dir():
+                path.unlink()
+            elif not path.name.isdecimal() or int(path.name) not in unfinished:
+                shutil.rmtree(path, ignore_errors=True)
+        if not any(run.iterdir()):
+            run.rmdir()
+
+
+def _trial_name(trial: Any) -> str:  # noqa: ANN401 - Ray's
+    return f"{trial.config['trial']:05d}"

@@ -1,0 +1,78 @@
+"""Searches whose processes are killed, whose disk is full, or whose files are damaged: nothing finished is lost."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.archive import Archive
+from orchestrator.study import Study
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.integration
+
+
+def test_three_kills_lose_nothing_that_was_finished():
+    """The benchmark with fewer moments: one kill of the whole machine, one of the driver, one of a worker."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.crash", "--kills", "3", "--seed", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=290,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills: 1 of the driver, 1 of the machine, 1 of the worker" in done.stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of a few megabytes."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a disk can be mounted by root alone")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
+    tmp_path, tiny_yaml, small_disk, cascade_command
+):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    words = [
+        "search",
+        "tiny.yaml",
+        "--storage",
+        small_disk,
+        "--set",
+        "num_trials=4",
+        "--set",
+        "resources.max_concurrent=1",
+    ]
+    first = cascade_command(*words, "--set", "stop.max_epochs=1", cwd=tmp_path)
+    assert "ended after 1 of 4 trials" in first.out
+    kept = Archive(small_disk / "tiny/archive.parquet").candidates()
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 60_000))  # enough for a start, not for a trial
+    full = cascade_command(*words, "--resume", cwd=tmp_path, code=1)
+    lines = [line for line in full.err.splitlines() if line.startswith("cascade: ")]
+    assert len(lines) == 1
+    assert "No space left on device" in lines[0]
+    assert "Traceback" not in full.out + full.err
+    ballast.unlink()
+    last = cascade_command(*words, "--resume", cwd=tmp_path)
+    assert "trial 0 runs" not in last.out
+    study = Study(small_disk / "tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+    assert (study.running(), study.num_ended, study.failures()) == ((), 4, {})
+    after = Archive(small_disk / "tiny/archive.parquet").candidates()
+    assert after[: len(kept)] == kept
+    assert {candidate.trial for candidate in after} == {0, 1, 2, 3}

@@ -1,0 +1,144 @@
+"""Waves of a queue, alone and on real Ray."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.budget import Budget
+from orchestrator.config import Stop
+from orchestrator.study import Study
+from orchestrator.trials import TrialQueue, Wave, WaveSearcher, WaveStopper
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+
+SPACE = CascadeSpace(num_assistants=(0, 0))
+
+
+@pytest.fixture
+def make_queue(tmp_path):
+    """A queue of so many trials."""
+
+    def make(num_trials):
+        study = Study(tmp_path / "study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+        return TrialQueue(
+            study,
+            SPACE,
+            CascadeDefaults(),
+            num_trials=num_trials,
+            budget=Budget(Stop()),
+            unfinished=study.running(),
+            states=tmp_path / "trials",
+        )
+
+    return make
+
+
+def report(number, *, done=False):
+    return {"config": {"trial": number}, "done": done}
+
+
+def test_a_wave_gives_out_as_many_trials_as_it_is_for(make_queue):
+    wave = Wave(make_queue(5), size=2)
+    searcher = WaveSearcher(wave)
+    assert [searcher.suggest("a")["trial"], searcher.suggest("b")["trial"]] == [0, 1]
+    assert searcher.suggest("c") == WaveSearcher.FINISHED
+    assert not wave.done
+
+
+def test_trials_of_a_wave_that_is_over_go_on_first_in_the_next(make_queue):
+    queue = make_queue(4)
+    wave = Wave(queue, size=2)
+    stops = WaveStopper(wave)
+    wave.next()
+    assert not stops("a", report(0))  # the wave still has a trial to give
+    wave.next()
+    assert not stops("a", report(0, done=True))  # it ends by itself
+    assert stops("b", report(1))
+    wave.ended(0)
+    assert wave.takes_back(1)
+    assert wave.done
+    following = Wave(queue, size=1)
+    assert [following.next()["trial"] for _ in range(2)] == [1, 2]
+    assert following.next() is None
+
+
+def test_nothing_is_taken_back_in_the_last_wave(make_queue):
+    wave = Wave(make_queue(2), size=2)
+    wave.next()
+    wave.next()
+    assert not WaveStopper(wave)("a", report(0))
+    assert not wave.takes_back(0)
+    wave.ended(0)
+    assert not wave.done
+    wave.ended(1)
+    assert wave.done
+
+
+def test_a_wave_whose_queue_is_empty_before_is_done_too(make_queue):
+    wave = Wave(make_queue(1), size=3)
+    wave.next()
+    assert wave.next() is None
+    wave.ended(0)
+    assert wave.done
+
+
+WAVES = """
+import json, sys
+from pathlib import Path
+
+from orchestrator import search
+from orchestrator.config import parse_experiment
+from orchestrator.folder import SearchFolder
+from orchestrator.tracking import Tracker
+from orchestrator.waves import run_waves
+
+starts, epochs, files = [], [], []
+
+
+class Heard:
+    def __getattr__(self, name):
+        into = {"trial_started": starts, "trial_epoch": epochs}.get(name, [])
+        return lambda *told: into.append(told)
+
+
+def in_waves(*words, storage, **named):
+    run_waves(*words, storage=storage, wave_trials=1, **named)
+    files.extend(str(path) for path in storage.rglob("*"))
+
+
+search.run_waves = in_waves
+folder = SearchFolder(storage=Path("runs"), name="tiny")
+tracker = Tracker(uri=None, storage=folder.storage, warn=print)
+experiment = search.Experiment.model_validate(json.loads(sys.argv[1]))
+outcome = search.run_search(experiment, folder, resume=False, watcher=Heard(), tracker=tracker)
+tracker.close()
+print(json.dumps({
+    "status": outcome.status, "ended": outcome.num_ended, "failures": outcome.failures, "files": files,
+    "starts": [number for number, _ in starts], "epochs": [[n, p.trial_epoch] for n, p in epochs],
+}))
+"""
+
+
+@pytest.mark.integration
+def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(tmp_path, tiny_yaml):
+    import yaml
+
+    values = yaml.safe_load(tiny_yaml) | {"num_trials": 2}
+    done = subprocess.run(
+        [sys.executable, "-c", WAVES, json.dumps(values)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["status"], told["ended"], told["failures"]) == ("finished", 2, {})
+    # A trial that went on in another wave began twice, and yet no epoch was trained twice.
+    assert len(told["starts"]) == 3
+    assert sorted(told["epochs"]) == [[number, epoch] for number in range(2) for epoch in (1, 2, 3)]
+    assert told["files"] == []
