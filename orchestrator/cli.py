@@ -109,7 +109,9 @@ def simulate(  # noqa: PLR0913
     ],
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="SAMPLER[+start[:N]][+rungs], again for each; the first is what others are compared to."),
+        typer.Option(
+            help="SAMPLER[+start[:N]][+rungs[:FIRST[:FACTOR]]], again for each; others are compared to the first."
+        ),
     ] = None,
     trials: Annotated[int, typer.Option(help="Budget: the work of so many full trials.", min=1)] = 60,
     until: Annotated[float, typer.Option(help="Fraction of the best known hypervolume to reach.")] = 0.95,
@@ -118,6 +120,10 @@ def simulate(  # noqa: PLR0913
     work: Annotated[
         Literal["epochs", "macs"], typer.Option(help="What an epoch counts: 1, or by its size.")
     ] = "epochs",
+    corner: Annotated[
+        Literal["teacher", "front"],
+        typer.Option(help="Hypervolume from the teacher's cost and no accuracy, or just beyond the best known front."),
+    ] = "teacher",
     storage: Storage = DEFAULT_STORAGE,
     format: Format = "text",
 ) -> None:
@@ -132,6 +138,7 @@ def simulate(  # noqa: PLR0913
         num_seeds=seeds,
         num_workers=workers,
         work=work,
+        corner=corner,
         storage=storage,
         format=format,
     )

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,14 +15,16 @@ from trainables.config import CascadeConfig
 from trainables.errors import InputError
 
 Work = Literal["epochs", "macs"]
+Corner = Literal["teacher", "front"]
 Point = Mapping[str, float]
 """Values of objectives by name."""
 
 RECORDED_OBJECTIVES = ("val_accuracy", "macs_kept", "params_kept")
 # Sizes are objectives themselves: a neighbour of another size answers another question.
 _SIZE_WEIGHT = 3.0
+_NUM_NEIGHBOURS = 3
 _AT_SIZE = 0.02  # as near as the engine meets a size
-_REFERENCE = 1.1
+_BEYOND = 0.1
 _TRAINING_PASSES = 3  # forward and, at twice its cost, backward
 
 
@@ -60,11 +63,11 @@ class RecordedTrial:
 class Recorded:
     """The recorded trials of one search.
 
-    An asked cascade is answered by the nearest recorded one, always by the same, so that accuracies and sizes are ones
-    that were seen. Nearest of those with the same number of levels, schedule and everything else that is no number to
-    search over, by Euclidean distance of temperature (in logarithms), distillation weight, learning rate (in
-    logarithms), each scaled to the range of the table, and the levels' sizes (in logarithms), which weigh three
-    times as much.
+    An asked cascade is answered by one of the three nearest recorded ones, drawn at random: accuracies and sizes are
+    such as were seen, and which of them is luck, as it is in training. Nearest of those with the same number of levels,
+    schedule and everything else that is no number to search over, by Euclidean distance of temperature (in logarithms),
+    distillation weight and learning rate (in logarithms), each scaled to the range of the table, and the levels' sizes
+    (in logarithms), which weigh three times as much.
     """
 
     def __init__(self, curves: Sequence[TrialCurve], *, objectives: Sequence[str], work: Work = "epochs") -> None:
@@ -100,10 +103,13 @@ class Recorded:
             trials, places = self._cells.setdefault(_kind(curve.cascade), ([], []))
             trials.append(trial)
             places.append(self._place(curve.cascade))
-        self._scale = _Scale([point for trial in finished for point in trial.results], self.objectives)
 
-    def nearest(self, cascade: CascadeConfig) -> RecordedTrial:
-        """The recorded trial that answers for a cascade.
+    def answer(self, cascade: CascadeConfig, draws: random.Random) -> RecordedTrial:
+        """A recorded trial that answers for a cascade.
+
+        Args:
+            cascade: what is asked for.
+            draws: draws one of the nearest.
 
         Raises:
             InputError: if none is of its kind.
@@ -116,11 +122,8 @@ class Recorded:
             )
         trials, places = found
         distances = ((np.array(places) - self._place(cascade)) ** 2).sum(axis=1)
-        return trials[int(distances.argmin())]
-
-    def front(self) -> "Front":
-        """An empty front, measured against the best that the table holds."""
-        return Front(self._scale)
+        nearest: list[int] = np.argsort(distances, kind="stable")[:_NUM_NEIGHBOURS].tolist()
+        return trials[draws.choice(nearest)]
 
     def _place(self, cascade: CascadeConfig) -> np.ndarray:
         numbers = _numbers(cascade)
@@ -128,54 +131,56 @@ class Recorded:
         return np.array([*sizes, *(value / self._ranges[name] for name, value in numbers.items())])
 
 
-class Front:
-    """What a replayed search has found so far."""
+class Yardstick:
+    """How good a front is: its hypervolume as a fraction of that of all recorded results, costs in logarithms.
 
-    def __init__(self, scale: "_Scale") -> None:
-        """Begin with nothing."""
-        self._scale = scale
-        self._points: list[tuple[float, ...]] = []
-        self.share = 0.0
-        """The hypervolume as a fraction of that of all recorded results, in [0, 1]."""
-
-    def add(self, points: Iterable[Point]) -> None:
-        """Take what a trial gave."""
-        before = len(self._points)
-        self._points += [self._scale.place(point) for point in points]
-        if len(self._points) > before:
-            self._points = _non_dominated(self._points)
-            self.share = hypervolume(self._points, self._scale.reference) / self._scale.best
-
-
-class _Scale:
-    """Objectives, to be minimised and costs in logarithms, scaled so that the best known front spans 0 to 1 in each.
-
-    The reference point lies a tenth beyond the front's worst values, so that its ends count (Ishibuchi et al. 2018,
-    "How to specify a reference point in hypervolume calculation for fair performance comparison").
+    Measured from the corner `teacher`, its cost and no accuracy at all, a front is good when it reaches far down in
+    cost; that is the corner of `pareto.front_hypervolume`. From the corner `front`, a tenth beyond the worst values of
+    the best known front, small differences in accuracy decide (Ishibuchi et al. 2018, "How to specify a reference
+    point in hypervolume calculation for fair performance comparison").
     """
 
-    def __init__(self, points: Sequence[Point], objectives: Sequence[str]) -> None:
-        self._objectives = tuple(objectives)
-        self._low, self._span = (0.0,) * len(objectives), (1.0,) * len(objectives)
-        columns = list(zip(*_non_dominated([self.place(point) for point in points]), strict=True))
-        self._low = tuple(min(column) for column in columns)
-        self._span = tuple((max(column) - min(column)) or 1.0 for column in columns)
-        self.reference = (_REFERENCE,) * len(objectives)
-        self.best = hypervolume(_non_dominated([self.place(point) for point in points]), self.reference)
+    def __init__(self, recorded: Recorded, corner: Corner = "teacher") -> None:
+        """Measure the best known front.
 
-    def place(self, point: Point) -> tuple[float, ...]:
-        losses = (
+        Args:
+            recorded: the table.
+            corner: where hypervolume is measured from.
+        """
+        assert corner in get_args(Corner)
+        self._objectives = recorded.objectives
+        known = self._non_dominated(point for trial in recorded.trials for point in trial.results)
+        if corner == "teacher":
+            self._reference = tuple(0.0 for _ in self._objectives)  # accuracy 0, and the logarithm of all of the cost
+        else:
+            columns = list(zip(*known, strict=True))
+            self._reference = tuple(max(column) + _BEYOND * (max(column) - min(column)) for column in columns)
+        self._best = hypervolume(known, self._reference)
+
+    def shares(self, groups: Iterable[Sequence[Point]]) -> Iterator[float]:
+        """The fraction, in [0, 1], after each group of points that is found."""
+        found: list[tuple[float, ...]] = []
+        share = 0.0
+        for group in groups:
+            if group:
+                found = self._non_dominated(group, found)
+                share = hypervolume(found, self._reference) / self._best
+            yield share
+
+    def _non_dominated(
+        self, points: Iterable[Point], known: Sequence[tuple[float, ...]] = ()
+    ) -> list[tuple[float, ...]]:
+        kept: list[tuple[float, ...]] = []
+        for place in sorted([*known, *(self._place(point) for point in points)]):
+            if not any(all(a <= b for a, b in zip(better, place, strict=True)) for better in kept):
+                kept.append(place)
+        return kept
+
+    def _place(self, point: Point) -> tuple[float, ...]:
+        """Objectives to be minimised, costs in logarithms."""
+        return tuple(
             -point[name] if OBJECTIVES[name] == "maximize" else math.log(point[name]) for name in self._objectives
         )
-        return tuple((loss - low) / span for loss, low, span in zip(losses, self._low, self._span, strict=True))
-
-
-def _non_dominated(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    kept: list[tuple[float, ...]] = []
-    for point in sorted(points):
-        if not any(all(a <= b for a, b in zip(better, point, strict=True)) for better in kept):
-            kept.append(point)
-    return kept
 
 
 def _numbers(cascade: CascadeConfig) -> dict[str, float]:

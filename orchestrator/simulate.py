@@ -10,6 +10,7 @@ import math
 import random
 import re
 import statistics
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from typing import Protocol
 
 from optuna.storages import InMemoryStorage
 
-from orchestrator.recorded import Point, Recorded, RecordedTrial
+from orchestrator.recorded import Point, Recorded, RecordedTrial, Yardstick
 from orchestrator.rungs import STOPPING_OBJECTIVES, EarlyStopping, Rungs
 from orchestrator.samplers import check_sampler
 from orchestrator.study import Asked, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from trainables.errors import InputError
 
-_WORDS = re.compile(r"(?P<sampler>[a-z0-9-]+)(\+start(:(?P<points>\d+))?)?(?P<rungs>\+rungs)?")
+_NUMBER = r"\d*\.?\d+"
+_WORDS = re.compile(
+    r"(?P<sampler>[a-z0-9-]+)(?P<start>\+start(:(?P<points>\d+))?)?"
+    rf"(?P<rungs>\+rungs(:(?P<first>{_NUMBER})(:(?P<factor>{_NUMBER}))?)?)?"
+)
 DEFAULT_STARTING_POINTS = 6
 
 
@@ -45,19 +50,24 @@ class Policy:
 
     @classmethod
     def parse(cls, words: str) -> "Policy":
-        """Read `SAMPLER[+start[:N]][+rungs]`, such as `tpe+start:8+rungs`.
+        """Read `SAMPLER[+start[:N]][+rungs[:FIRST[:FACTOR]]]`, such as `tpe+start:8+rungs:0.6:3`.
 
         Raises:
             InputError: if it is not of this form, or there is no such sampler.
         """
         match = _WORDS.fullmatch(words)
         if match is None:
-            raise InputError(f"policy is {words!r}, but must be SAMPLER[+start[:N]][+rungs], such as tpe+start:6+rungs")
-        points = match["points"] or (DEFAULT_STARTING_POINTS if "+start" in words else 0)
+            raise InputError(
+                f"policy is {words!r}, but must be SAMPLER[+start[:N]][+rungs[:FIRST[:FACTOR]]], "
+                "such as tpe+start:6+rungs:0.6:3"
+            )
+        points = match["points"] or (DEFAULT_STARTING_POINTS if match["start"] else 0)
+        rungs = {"first_rung": match["first"], "reduction_factor": match["factor"]}
+        settings = {name: float(number) for name, number in rungs.items() if number is not None}
         return cls(
             sampler=check_sampler(match["sampler"]),
             num_starting_points=int(points),
-            early_stopping=EarlyStopping() if match["rungs"] else None,
+            early_stopping=EarlyStopping(**settings) if match["rungs"] else None,
         )
 
 
@@ -128,25 +138,16 @@ class Replay:
     """One replayed search.
 
     Attributes:
-        trace: work spent, all workers together, and fraction of the best known hypervolume, at each gain.
-        budget: work after which it ended.
-        num_trials: trials that ended.
-        num_stopped: of them, those that were stopped early.
+        work: spent when each trial ended, all workers together.
+        given: what each of them gave.
+        num_stopped: trials that were stopped early.
+        budget: work after which the search ended.
     """
 
-    trace: tuple[tuple[float, float], ...]
-    budget: float
-    num_trials: int
+    work: tuple[float, ...]
+    given: tuple[tuple[Point, ...], ...]
     num_stopped: int
-
-    @property
-    def share(self) -> float:
-        """Fraction of the best known hypervolume in the end."""
-        return self.trace[-1][1] if self.trace else 0.0
-
-    def work_until(self, share: float) -> float | None:
-        """Work until this fraction of the best known hypervolume was reached; `None` if it was not."""
-        return next((work for work, reached in self.trace if reached >= share), None)
+    budget: float
 
 
 @dataclass(kw_only=True, slots=True)
@@ -176,7 +177,7 @@ class _Clock:
         return running
 
 
-def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: float) -> Replay:
+def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: float, seed: int) -> Replay:
     """Run one search on recorded trials.
 
     Args:
@@ -184,37 +185,35 @@ def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: 
         recorded: the table.
         num_workers: trials at the same time; an epoch lasts as long as it costs work.
         budget: work to spend, in the table's unit; what is still running then is dropped.
+        seed: of the table's answers.
 
     Raises:
         InputError: if a cascade is asked for of whose kind nothing is recorded.
     """
-    clock, front = _Clock(), recorded.front()
-    trace: list[tuple[float, float]] = []
-    spent, num_trials, num_stopped = 0.0, 0, 0
+    clock, draws = _Clock(), random.Random(seed)
+    work: list[float] = []
+    given: list[tuple[Point, ...]] = []
+    spent, num_stopped = 0.0, 0
     while spent < budget:
         while len(clock) < num_workers:
             asked = searcher.ask()
-            clock.train(_Running(number=asked.number, trial=recorded.nearest(asked.cascade)))
+            clock.train(_Running(number=asked.number, trial=recorded.answer(asked.cascade, draws)))
         running = clock.wait()
         epoch = running.trial.epochs[running.num_done]
         running.num_done += 1
         spent += epoch.work
         if running.num_done == len(running.trial.epochs):
             _end(searcher, running)
-            given: Sequence[Point] = running.trial.results
+            given.append(running.trial.results)
         elif searcher.report(running.number, running.num_done / running.trial.num_epochs, epoch.reported):
             clock.train(running)
             continue
         else:
             searcher.stopped(running.number)
-            given = epoch.counted
+            given.append(epoch.counted)
             num_stopped += 1
-        num_trials += 1
-        before = front.share
-        front.add(given)
-        if front.share > before:
-            trace.append((spent, front.share))
-    return Replay(trace=tuple(trace), budget=budget, num_trials=num_trials, num_stopped=num_stopped)
+        work.append(spent)
+    return Replay(work=tuple(work), given=tuple(given), num_stopped=num_stopped, budget=budget)
 
 
 def _end(searcher: Searcher, running: _Running) -> None:
@@ -245,9 +244,15 @@ class Estimate:
         )
 
 
-def work_until(replays: Sequence[Replay], share: float) -> list[float]:
-    """Work of each search until this fraction was reached; one that did not reach it counts with all its budget."""
-    return [found if (found := replay.work_until(share)) is not None else replay.budget for replay in replays]
+def work_until(replays: Sequence[Replay], yardstick: Yardstick, share: float) -> list[float | None]:
+    """Work of each search until it had reached this fraction of the best known hypervolume; `None` if it did not."""
+    return [
+        next(
+            (work for work, reached in zip(found.work, yardstick.shares(found.given), strict=True) if reached >= share),
+            None,
+        )
+        for found in replays
+    ]
 
 
 def ratio_of_means(ones: Sequence[float], others: Sequence[float]) -> float:
@@ -278,26 +283,30 @@ class Comparison:
     num_stopped: float
 
 
-def compare(replays: Mapping[str, Sequence[Replay]], *, until: float) -> tuple[Comparison, ...]:
+def compare(replays: Mapping[str, Sequence[Replay]], yardstick: Yardstick, *, until: float) -> tuple[Comparison, ...]:
     """Compare policies, each replayed with the same seeds.
 
     Args:
         replays: by policy; the first is what the others are compared to.
+        yardstick: what fronts are measured by.
         until: fraction of the best known hypervolume to reach, in (0, 1].
     """
-    first = work_until(next(iter(replays.values())), until)
-    comparisons = []
-    for policy, found in replays.items():
-        work = work_until(found, until)
+    comparisons: list[Comparison] = []
+    first: list[float] = []
+    for policy, searches in replays.items():
+        reached = work_until(searches, yardstick, until)
+        work = [found if found is not None else search.budget for found, search in zip(reached, searches, strict=True)]
+        first = first or work
+        ends = [deque(yardstick.shares(search.given), maxlen=1) for search in searches]
         comparisons.append(
             Comparison(
                 policy=policy,
-                share=Estimate.of([replay.share for replay in found]),
+                share=Estimate.of([end[0] if end else 0.0 for end in ends]),
                 work=Estimate.of(work),
-                num_short=sum(replay.work_until(until) is None for replay in found),
+                num_short=reached.count(None),
                 ratio=Estimate.of(work, first, figure=ratio_of_means),
-                num_trials=statistics.fmean(replay.num_trials for replay in found),
-                num_stopped=statistics.fmean(replay.num_stopped for replay in found),
+                num_trials=statistics.fmean(len(search.work) for search in searches),
+                num_stopped=statistics.fmean(search.num_stopped for search in searches),
             )
         )
     return tuple(comparisons)
@@ -325,7 +334,7 @@ class Simulation:
         """Replay one search."""
         objectives = self.recorded.objectives
         searcher = OwnSearcher(policy, self.space, self.defaults, objectives=objectives, seed=seed)
-        return replay(searcher, self.recorded, num_workers=self.num_workers, budget=self.budget)
+        return replay(searcher, self.recorded, num_workers=self.num_workers, budget=self.budget, seed=seed)
 
     def run_all(self, policies: Sequence[str], *, num_seeds: int, num_processes: int) -> dict[str, list[Replay]]:
         """Replay each policy with each seed, 0 … num_seeds − 1.

@@ -15,7 +15,7 @@ from orchestrator.config import Experiment, parse_experiment
 from orchestrator.curves import TrialCurve, read_curves, read_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.record import CURVES
-from orchestrator.recorded import Recorded, Work
+from orchestrator.recorded import Corner, Recorded, Work, Yardstick
 from orchestrator.simulate import Comparison, Simulation, compare
 from orchestrator.view import percent
 from trainables.errors import InputError
@@ -49,6 +49,7 @@ def print_simulation(  # noqa: PLR0913
     num_seeds: int,
     num_workers: int,
     work: Work,
+    corner: Corner,
     storage: Path,
     format: Literal["text", "json"],
 ) -> None:
@@ -70,7 +71,7 @@ def print_simulation(  # noqa: PLR0913
     )
     num_processes = min(os.cpu_count() or 1, num_seeds)
     replays = simulation.run_all(policies or DEFAULT_POLICIES, num_seeds=num_seeds, num_processes=num_processes)
-    comparisons = compare(replays, until=until)
+    comparisons = compare(replays, Yardstick(recorded, corner), until=until)
     if format == "json":
         sys.stdout.write(json.dumps([dataclasses.asdict(comparison) for comparison in comparisons], indent=1) + "\n")
         return

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+import random
 
 import pytest
 
-from orchestrator.recorded import Recorded
+from orchestrator.recorded import Recorded, Yardstick
 from trainables.config import CascadeConfig, Recipe
 from trainables.errors import InputError
 
@@ -16,35 +17,40 @@ def table(*curves, **options):
     return Recorded(curves, objectives=OBJECTIVES, **options)
 
 
-def test_the_nearest_of_the_same_kind_answers(make_curve):
+def answers(recorded, cascade):
+    """All trials that answer for a cascade."""
+    draws = random.Random(0)
+    return {recorded.answer(cascade, draws).trial for _ in range(50)}
+
+
+def test_the_three_nearest_of_the_same_kind_answer(make_curve):
     recorded = table(
-        make_curve(0),
-        make_curve(1, rate=0.01),
-        make_curve(2, sizes=(0.1,), accuracies=(0.8,)),
-        make_curve(3, schedule="sequential"),
+        *(make_curve(number, rate=0.01 * 2**number) for number in range(6)),
+        make_curve(6, sizes=(0.1,), accuracies=(0.8,)),
+        make_curve(7, schedule="sequential"),
     )
     asked = make_curve(rate=0.02).cascade
-    assert recorded.nearest(asked).trial == 1
-    assert recorded.nearest(dataclasses.replace(asked, schedule="sequential", seed=7)).trial == 3
-    assert recorded.nearest(CascadeConfig(macs_kept=(0.4,), recipe=asked.recipe)).trial == 2
+    assert answers(recorded, asked) == {0, 1, 2}
+    assert answers(recorded, dataclasses.replace(asked, schedule="sequential", seed=7)) == {7}
+    assert answers(recorded, CascadeConfig(macs_kept=(0.4,), recipe=asked.recipe)) == {6}
 
 
 def test_one_level_is_the_same_in_either_schedule(make_curve):
     recorded = table(make_curve(sizes=(0.1,), accuracies=(0.8,), schedule="sequential"))
-    assert recorded.nearest(CascadeConfig(macs_kept=(0.1,), recipe=Recipe(epochs=4))).trial == 0
+    assert answers(recorded, CascadeConfig(macs_kept=(0.1,), recipe=Recipe(epochs=4))) == {0}
 
 
 def test_sizes_weigh_more_than_the_rest(make_curve):
-    near_in_size = make_curve(0, sizes=(0.5, 0.02), rate=1.0)
-    near_in_rate = make_curve(1, sizes=(0.5, 0.2), rate=0.01)
-    recorded = table(near_in_size, near_in_rate)
+    near_in_size = [make_curve(number, sizes=(0.5, 0.02), rate=1.0) for number in range(3)]
+    near_in_rate = [make_curve(number, sizes=(0.5, 0.2), rate=0.01) for number in range(3, 6)]
+    recorded = table(*near_in_size, *near_in_rate)
     # Halfway between the two sizes but for a little, and as the second in its rate.
-    assert recorded.nearest(make_curve(sizes=(0.5, 0.04), rate=0.01).cascade).trial == 0
+    assert answers(recorded, make_curve(sizes=(0.5, 0.04), rate=0.01).cascade) == {0, 1, 2}
 
 
 def test_what_was_not_recorded_is_named(make_curve):
     with pytest.raises(InputError, match="no recorded trial has 2 assistants, schedule joint"):
-        table(make_curve()).nearest(CascadeConfig(macs_kept=(0.5, 0.2, 0.1)))
+        table(make_curve()).answer(CascadeConfig(macs_kept=(0.5, 0.2, 0.1)), random.Random(0))
     with pytest.raises(InputError, match="objective 'latency_ms' is not in learning curves"):
         Recorded([make_curve()], objectives=("val_accuracy", "latency_ms"))
     with pytest.raises(InputError, match="no trial of these learning curves finished"):
@@ -79,17 +85,23 @@ def test_work_is_counted_in_epochs_or_by_size(make_curve):
     assert [epoch.work for epoch in recorded.trials[0].epochs] == pytest.approx([full, full, small, small])
 
 
-def test_the_best_front_of_the_table_is_all_and_its_ends_count(make_curve):
-    curves = [make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))]
-    recorded = table(*curves)
-    front = recorded.front()
-    assert front.share == 0.0
-    front.add(recorded.trials[0].results)
-    # Scaled: sizes 0.5, 0.1, 0.01 to 1, log(10)/log(50), 0 and accuracies 0.9, 0.8, 0.6 to 0, 1/3, 1; corner 1.1.
-    middle = math.log(10) / math.log(50)
-    without_end = (1.1 - 1) * 1.1 + (1 - middle) * (1.1 - 1 / 3)
-    assert front.share == pytest.approx(without_end / (without_end + middle * 0.1))
-    front.add(recorded.trials[1].results)
-    assert front.share == pytest.approx(1.0)
-    front.add(recorded.trials[1].results)
-    assert front.share == pytest.approx(1.0)
+def test_the_best_front_of_the_table_is_all(make_curve):
+    one, other = make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))
+    recorded = table(one, other)
+    groups = [(), recorded.trials[0].results, (), recorded.trials[1].results, recorded.trials[1].results]
+    # Steps of the staircase over the logarithm of the cost: from 0.01 to 0.1, from there to 0.5, and on to 1.
+    steps = [math.log(10), math.log(5), math.log(2)]
+    found = 0.8 * steps[1] + 0.9 * steps[2]
+    share = pytest.approx(found / (found + 0.6 * steps[0]))
+    assert list(Yardstick(recorded, "teacher").shares(groups)) == [0.0, share, share, 1.0, 1.0]
+
+
+def test_from_the_corner_of_the_front_its_ends_count_a_tenth(make_curve):
+    one, other = make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))
+    recorded = table(one, other)
+    steps = [math.log(10), math.log(5), 0.1 * math.log(50)]
+    worst = 0.6 - 0.1 * 0.3
+    heights = [0.6 - worst, 0.8 - worst, 0.9 - worst]
+    found = heights[1] * steps[1] + heights[2] * steps[2]
+    (share,) = Yardstick(recorded, "front").shares([recorded.trials[0].results])
+    assert share == pytest.approx(found / (found + heights[0] * steps[0]))

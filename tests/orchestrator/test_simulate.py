@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from orchestrator.recorded import Recorded
+from orchestrator.recorded import Recorded, Yardstick
 from orchestrator.rungs import EarlyStopping
 from orchestrator.simulate import (
     Estimate,
@@ -75,15 +75,26 @@ class Scripted:
         ("tpe-multivariate+start", Policy(sampler="tpe-multivariate", num_starting_points=6)),
         ("gp+start:12+rungs", Policy(sampler="gp", num_starting_points=12, early_stopping=EarlyStopping())),
         ("nsga2+rungs", Policy(sampler="nsga2", early_stopping=EarlyStopping())),
+        ("tpe+rungs:0.6", Policy(sampler="tpe", early_stopping=EarlyStopping(first_rung=0.6))),
+        (
+            "tpe+start+rungs:.5:2.5",
+            Policy(
+                sampler="tpe",
+                num_starting_points=6,
+                early_stopping=EarlyStopping(first_rung=0.5, reduction_factor=2.5),
+            ),
+        ),
     ],
 )
 def test_policies_are_read(words, policy):
     assert Policy.parse(words) == policy
 
 
-@pytest.mark.parametrize("words", ["", "tpe+rungs+start", "tpe+start:", "TPE", "tpe rungs"])
+@pytest.mark.parametrize(
+    "words", ["", "tpe+rungs+start", "tpe+start:", "TPE", "tpe rungs", "tpe+rungs:", "tpe+rungs:a"]
+)
 def test_other_words_are_refused(words):
-    with pytest.raises(InputError, match=r"must be SAMPLER\[\+start\[:N\]\]\[\+rungs\]"):
+    with pytest.raises(InputError, match=r"must be SAMPLER\[\+start\[:N\]\]\[\+rungs"):
         Policy.parse(words)
 
 
@@ -94,31 +105,33 @@ def test_unknown_samplers_are_refused():
 
 def test_students_are_told_and_failures_too(make_curve):
     cascade = make_curve().cascade
-    recorded = Recorded([make_curve(0), make_curve(1, end="failed", rate=1.0)], objectives=OBJECTIVES)
+    failing = [make_curve(number, end="failed", rate=1.0) for number in range(3, 6)]
+    recorded = Recorded([*(make_curve(number) for number in range(3)), *failing], objectives=OBJECTIVES)
     searcher = Scripted([cascade, make_curve(rate=1.0).cascade])
-    found = replay(searcher, recorded, num_workers=1, budget=6)
+    found = replay(searcher, recorded, num_workers=1, budget=6, seed=0)
     assert searcher.heard == [("finished", 0, 0.1), ("failed", 1)]
-    assert (found.num_trials, found.num_stopped, found.share) == (2, 0, 1.0)
-    assert found.trace == ((4.0, 1.0),)
+    assert (found.work, found.given, found.num_stopped) == ((4.0, 6.0), (recorded.trials[0].results, ()), 0)
 
 
 def test_workers_train_side_by_side_and_the_budget_is_theirs_together(recorded, grid):
     searcher = Scripted([curve.cascade for curve in grid])
-    found = replay(searcher, recorded, num_workers=3, budget=8)
+    found = replay(searcher, recorded, num_workers=3, budget=8, seed=0)
     assert [number for number, _ in searcher.fractions] == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert (found.num_trials, searcher.num_asked) == (0, 3)
+    assert (len(found.work), searcher.num_asked) == (0, 3)
 
 
 def test_a_stopped_trial_frees_its_worker_and_counts_only_at_its_size(make_curve):
     recorded = Recorded([make_curve(0)], objectives=OBJECTIVES)
     searcher = Scripted([make_curve().cascade], stop_after={0: 1, 1: 3})
-    found = replay(searcher, recorded, num_workers=1, budget=8)
+    found = replay(searcher, recorded, num_workers=1, budget=8, seed=0)
     assert searcher.heard == [("stopped", 0), ("stopped", 1), ("finished", 2, 0.1)]
-    assert (found.num_trials, found.num_stopped) == (3, 2)
+    assert (found.work, found.num_stopped) == ((1.0, 4.0, 8.0), 2)
     # Stopped after one epoch nothing is at its size; after three it is, and less accurate than in the end.
-    (first, early), (last, share) = found.trace
-    assert (first, last, share) == (4.0, 8.0, 1.0)
-    assert 0.0 < early < 1.0
+    assert [[round(point["val_accuracy"], 3) for point in group] for group in found.given] == [
+        [],
+        [0.8, 0.7],
+        [0.9, 0.8],
+    ]
 
 
 @pytest.mark.parametrize("words", ["random", "tpe+start:3", "tpe+start:3+rungs"])
@@ -126,15 +139,15 @@ def test_the_seed_alone_decides(recorded, words):
     simulation = Simulation(space=SPACE, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=48)
     one, again, other = (simulation.run(Policy.parse(words), seed) for seed in (0, 0, 1))
     assert one == again
-    assert one.trace != other.trace
+    assert one.given != other.given
 
 
 def test_rungs_stop_trials_and_leave_room_for_others(recorded):
     simulation = Simulation(space=SPACE, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=160)
     plain, stopping = (simulation.run(Policy.parse(words), 0) for words in ("random", "random+rungs"))
-    assert (plain.num_stopped, plain.num_trials) == (0, 40)
+    assert (plain.num_stopped, len(plain.work)) == (0, 40)
     assert stopping.num_stopped > 0
-    assert stopping.num_trials > 40
+    assert len(stopping.work) > 40
 
 
 def test_the_hand_laid_start_comes_first(recorded):
@@ -150,17 +163,25 @@ def test_a_hand_laid_start_needs_ranges(recorded):
         OwnSearcher(policy, lambda trial, defaults: None, DEFAULTS, objectives=OBJECTIVES, seed=0)
 
 
-def test_policies_are_compared_seed_by_seed():
-    def found(*works):
-        return [
-            Replay(trace=((1.0, 0.5), (work, 0.97)) if work else (), budget=40.0, num_trials=5, num_stopped=1)
-            for work in works
-        ]
+def test_policies_are_compared_seed_by_seed(make_curve):
+    good, bad = make_curve(0, sizes=(0.01,), accuracies=(0.9,)), make_curve(1, sizes=(0.1,), accuracies=(0.9,))
+    recorded = Recorded([good, bad], objectives=OBJECTIVES)
+    good, bad = (trial.results for trial in recorded.trials)
 
-    slow, fast = compare({"slow": found(20.0, 30.0), "fast": found(10.0, None)}, until=0.95)
+    def found(*works):
+        """Searches that found half of it at once and, unless it is `None`, all of it after so much work."""
+        for work in works:
+            ends = (1.0,) if work is None else (1.0, work)
+            yield Replay(work=ends, given=(bad, good)[: len(ends)], budget=40.0, num_stopped=1)
+
+    searches = {"slow": list(found(20.0, 30.0)), "fast": list(found(10.0, None))}
+    slow, fast = compare(searches, Yardstick(recorded), until=0.95)
     assert (slow.work.mean, slow.num_short, slow.ratio.mean, slow.ratio.low) == (25.0, 0, 1.0, 1.0)
-    assert (fast.work.mean, fast.num_short, fast.share.mean) == (25.0, 1, pytest.approx(0.485))
+    assert (fast.work.mean, fast.num_short, fast.share.mean) == (25.0, 1, pytest.approx(0.75))
     assert (fast.ratio.low, fast.ratio.high) == (pytest.approx(0.5), pytest.approx(40 / 30))
+    assert (fast.num_trials, fast.num_stopped) == (1.5, 1.0)
+    easy, _ = compare(searches, Yardstick(recorded), until=0.5)
+    assert easy.work.mean == 1.0
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_more_seeds():

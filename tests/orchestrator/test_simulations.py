@@ -52,6 +52,7 @@ def simulate(source, **others):
         "num_seeds": 1,
         "num_workers": 2,
         "work": "epochs",
+        "corner": "teacher",
         "format": "json",
     }
     print_simulation(str(source), storage=source.parent, **options | others)
