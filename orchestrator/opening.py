@@ -44,7 +44,9 @@ def starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any
     own = experiment.starting_points
     if not isinstance(space, CascadeSpace):
         return own
-    return own + space.starting_points(max(0, min(experiment.num_starting_points, experiment.num_trials - len(own))))
+    return own + space.starting_points(
+        max(0, min(experiment.num_starting_points, experiment.num_trials - len(own))), experiment.cascade
+    )
 
 
 def warm_start(study: Study, experiment: Experiment, folder: SearchFolder) -> tuple[Learned, ...]:

@@ -107,7 +107,7 @@ class OwnSearcher:
         if policy.num_starting_points:
             if not isinstance(space, CascadeSpace):
                 raise InputError("a hand-laid start is known of spaces given as ranges alone; leave +start out")
-            self._study.enqueue(space.starting_points(policy.num_starting_points))
+            self._study.enqueue(space.starting_points(policy.num_starting_points, defaults))
         self._rungs = None
         if policy.early_stopping is not None:
             self._rungs = Rungs(policy.early_stopping, objectives=STOPPING_OBJECTIVES, seed=seed)

@@ -178,26 +178,60 @@ class CascadeSpace(PlainConfig):
         smallest = self.student_macs_kept[0]
         return tuple(round(smallest ** (place / self.size_grid), 6) for place in (*places, student))
 
-    def starting_points(self, number: int) -> tuple[dict[str, Any], ...]:
-        """Hand-laid first trials: students spread evenly in logarithms, equal gaps, a mild temperature.
+    def starting_points(self, number: int, defaults: CascadeDefaults | None = None) -> tuple[dict[str, Any], ...]:
+        """Hand-laid first trials, in an order in which any first few of them spread over the sizes.
 
-        Parameters that are left out are for the sampler to fill in.
+        The smallest student comes first, then the largest, then others between them, closer together where students
+        are small, since that is where fronts bend. Assistants are evenly spaced, as many as there may be at first,
+        then one fewer each time. Everything else is as a cascade has it that nobody tuned. What is left out is for
+        the sampler to fill in.
+
+        Args:
+            number: how many.
+            defaults: what the space builds on; its learning rate is taken where the space searches for one.
         """
+        recipe = (defaults or CascadeDefaults()).recipe
+        plain: dict[str, Any] = {
+            "temperature": _within(_PLAIN.temperature, self.temperature),
+            "distillation_weight": _within(_PLAIN.distillation_weight, self.distillation_weight),
+        }
+        if self.learning_rate is not None:
+            plain["learning_rate"] = _within(recipe.learning_rate, self.learning_rate)
+        if len(self.schedule) > 1:
+            plain["schedule"] = _PLAIN.schedule
         low, high = (math.log(size) for size in self.student_macs_kept)
         fewest, most = self.num_assistants
         points = []
         for index in range(number):
-            num_assistants = fewest + index % (most - fewest + 1)
-            size = math.exp(low + (high - low) * index / max(1, number - 1))
+            num_assistants = most - index % (most - fewest + 1)
+            size = math.exp(low + (high - low) * _spread(index) ** 2)
             points.append(
                 {
-                    "student_macs_kept": min(max(size, self.student_macs_kept[0]), self.student_macs_kept[1]),
+                    "student_macs_kept": _within(size, self.student_macs_kept),
                     "num_assistants": num_assistants,
-                    "temperature": min(max(4.0, self.temperature[0]), self.temperature[1]),
                 }
+                | plain
                 | {f"assistant_{assistant}_gap": 1.0 for assistant in range(1, num_assistants + 1)}
             )
         return tuple(points)
+
+
+_PLAIN = CascadeConfig(macs_kept=(1.0,))
+
+
+def _within(value: float, ends: tuple[float, float]) -> float:
+    return min(max(value, ends[0]), ends[1])
+
+
+def _spread(index: int) -> float:
+    """Both ends of [0, 1], then the middle, the quarters, the eighths (van der Corput 1935)."""
+    if index < 2:
+        return float(index)
+    place, step, rest = 0.0, 0.5, index - 1
+    while rest:
+        place += step * (rest % 2)
+        rest, step = rest // 2, step / 2
+    return place
 
 
 def _choose(trial: "optuna.Trial", name: str, choices: tuple[Any, ...]) -> Any:

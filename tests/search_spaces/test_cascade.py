@@ -80,13 +80,31 @@ def test_starting_points_are_taken_as_they_are(name):
     for point in points:
         study.enqueue_trial(point)
     configs = [space(study.ask(), DEFAULTS) for _ in points]
-    students = [config.macs_kept[-1] for config in configs]
-    assert students == sorted(students)
-    assert students[0] == pytest.approx(space.student_macs_kept[0], rel=1e-3)
-    assert students[-1] == pytest.approx(space.student_macs_kept[1], rel=1e-3)
-    assert {config.num_assistants for config in configs} == set(
-        range(space.num_assistants[0], space.num_assistants[1] + 1)
-    )
+    students = [math.log(config.macs_kept[-1]) for config in configs]
+    low, high = (math.log(size) for size in space.student_macs_kept)
+    places = [(student - low) / (high - low) for student in students]
+    step = 0.0 if space.size_grid is None else -low / space.size_grid / (high - low)
+    assert places == pytest.approx([0.0, 1.0, 1 / 4, 1 / 16, 9 / 16, 1 / 64], abs=1e-3 + step)
+    fewest, most = space.num_assistants
+    wanted = [most - index % (most - fewest + 1) for index in range(6)]
+    assert [config.num_assistants for config in configs] == wanted
+    for config in configs:
+        assert (config.temperature, config.distillation_weight) == pytest.approx((4.0, 0.7), rel=0.1)
+        assert config.schedule == ("joint" if "joint" in space.schedule else "sequential")
+
+
+def test_starting_points_take_the_learning_rate_of_the_recipe_as_far_as_the_space_reaches():
+    space = CascadeSpace(learning_rate=(0.01, 0.1), temperature=(5.0, 8.0), distillation_weight=(0.1, 0.2))
+    for rate, taken in ((0.03, 0.03), (0.5, 0.1)):
+        (point,) = space.starting_points(1, CascadeDefaults(recipe=Recipe(learning_rate=rate)))
+        assert (point["learning_rate"], point["temperature"], point["distillation_weight"]) == (taken, 5.0, 0.2)
+    assert "learning_rate" not in CascadeSpace().starting_points(1)[0]
+
+
+def test_more_starting_points_leave_the_first_as_they_are():
+    assert CascadeSpace().starting_points(12)[:5] == CascadeSpace().starting_points(5)
+    sizes = [point["student_macs_kept"] for point in CascadeSpace().starting_points(33)]
+    assert len(set(sizes)) == 33
 
 
 @pytest.mark.parametrize(
