@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from orchestrator.curves import TrialCurve
+from orchestrator.looks import Refusal
 from orchestrator.pareto import OBJECTIVES, hypervolume
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -104,6 +105,15 @@ class Recorded:
             trials.append(trial)
             places.append(self._place(curve.cascade))
 
+    def look(self, cascade: CascadeConfig) -> Refusal | None:
+        """Refuse a cascade of whose kind nothing is recorded, as a search refuses what cannot be."""
+        if _kind(cascade) in self._cells:
+            return None
+        return Refusal(
+            reason=f"no recorded trial has {cascade.num_assistants} assistants, schedule {cascade.schedule} and this "
+            "recipe and pruning; replay the space and the recipe that were recorded"
+        )
+
     def answer(self, cascade: CascadeConfig, draws: random.Random) -> RecordedTrial:
         """A recorded trial that answers for a cascade.
 
@@ -114,13 +124,10 @@ class Recorded:
         Raises:
             InputError: if none is of its kind.
         """
-        found = self._cells.get(_kind(cascade))
-        if found is None:
-            raise InputError(
-                f"no recorded trial has {cascade.num_assistants} assistants, schedule {cascade.schedule} and the same "
-                "recipe and pruning; replay the space and the recipe that were recorded"
-            )
-        trials, places = found
+        refusal = self.look(cascade)
+        if refusal is not None:
+            raise InputError(refusal.reason)
+        trials, places = self._cells[_kind(cascade)]
         distances = ((np.array(places) - self._place(cascade)) ** 2).sum(axis=1)
         nearest: list[int] = np.argsort(distances, kind="stable")[:_NUM_NEIGHBOURS].tolist()
         return trials[draws.choice(nearest)]

@@ -19,10 +19,11 @@ from typing import Protocol
 
 from optuna.storages import InMemoryStorage
 
+from orchestrator.looks import Look, admit
 from orchestrator.recorded import Point, Recorded, RecordedTrial, Yardstick
 from orchestrator.rungs import STOPPING_OBJECTIVES, EarlyStopping, Rungs
 from orchestrator.samplers import check_sampler
-from orchestrator.study import Asked, Study
+from orchestrator.study import Asked, SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from trainables.errors import InputError
 
@@ -75,7 +76,11 @@ class Searcher(Protocol):
     """What is replayed: gives out cascades, and hears what becomes of them."""
 
     def ask(self) -> Asked:
-        """The next trial."""
+        """The next trial.
+
+        Raises:
+            SpaceExhausted: if there is none.
+        """
 
     def report(self, number: int, fraction: float, points: Sequence[Point]) -> bool:
         """A trial has done this fraction of its work; whether it goes on."""
@@ -93,15 +98,30 @@ class Searcher(Protocol):
 class OwnSearcher:
     """The searcher of this project, its study in memory."""
 
-    def __init__(
-        self, policy: Policy, space: Space, defaults: CascadeDefaults, *, objectives: Sequence[str], seed: int
+    def __init__(  # noqa: PLR0913
+        self,
+        policy: Policy,
+        space: Space,
+        defaults: CascadeDefaults,
+        *,
+        objectives: Sequence[str],
+        seed: int,
+        look: Look = admit,
     ) -> None:
         """Begin a search.
+
+        Args:
+            policy: how it chooses.
+            space: what it searches.
+            defaults: what the space builds on.
+            objectives: names out of `pareto.OBJECTIVES`.
+            seed: of sampler and rungs.
+            look: refuses what cannot be run.
 
         Raises:
             InputError: if a hand-laid start is asked for in a space that is a function of the user's own.
         """
-        self._space, self._defaults = space, defaults
+        self._space, self._defaults, self._look = space, defaults, look
         self._objectives = tuple(objectives)
         self._study = Study(InMemoryStorage(), objectives=objectives, seed=seed, sampler=policy.sampler)
         if policy.num_starting_points:
@@ -114,7 +134,7 @@ class OwnSearcher:
 
     def ask(self) -> Asked:
         """The next trial."""
-        return self._study.ask(self._space, self._defaults)
+        return self._study.ask(self._space, self._defaults, self._look)
 
     def report(self, number: int, fraction: float, points: Sequence[Point]) -> bool:
         """A trial has done this fraction of its work; whether it goes on."""
@@ -184,7 +204,8 @@ def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: 
         searcher: a new one.
         recorded: the table.
         num_workers: trials at the same time; an epoch lasts as long as it costs work.
-        budget: work to spend, in the table's unit; what is still running then is dropped.
+        budget: work to spend, in the table's unit, unless the space is exhausted before; what is still running then is
+            dropped.
         seed: of the table's answers.
 
     Raises:
@@ -195,9 +216,13 @@ def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: 
     given: list[tuple[Point, ...]] = []
     spent, num_stopped = 0.0, 0
     while spent < budget:
-        while len(clock) < num_workers:
-            asked = searcher.ask()
-            clock.train(_Running(number=asked.number, trial=recorded.answer(asked.cascade, draws)))
+        try:
+            while len(clock) < num_workers:
+                asked = searcher.ask()
+                clock.train(_Running(number=asked.number, trial=recorded.answer(asked.cascade, draws)))
+        except SpaceExhausted:
+            if not clock:
+                break
         running = clock.wait()
         epoch = running.trial.epochs[running.num_done]
         running.num_done += 1
@@ -333,7 +358,8 @@ class Simulation:
     def run(self, policy: Policy, seed: int) -> Replay:
         """Replay one search."""
         objectives = self.recorded.objectives
-        searcher = OwnSearcher(policy, self.space, self.defaults, objectives=objectives, seed=seed)
+        look = self.recorded.look
+        searcher = OwnSearcher(policy, self.space, self.defaults, objectives=objectives, seed=seed, look=look)
         return replay(searcher, self.recorded, num_workers=self.num_workers, budget=self.budget, seed=seed)
 
     def run_all(self, policies: Sequence[str], *, num_seeds: int, num_processes: int) -> dict[str, list[Replay]]:

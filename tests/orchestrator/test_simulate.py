@@ -142,6 +142,25 @@ def test_the_seed_alone_decides(recorded, words):
     assert one.given != other.given
 
 
+def test_kinds_that_were_not_recorded_are_not_asked_for(recorded):
+    space = CascadeSpace(num_assistants=(0, 2), student_macs_kept=(0.01, 0.2), learning_rate=(0.01, 1.0))
+    simulation = Simulation(space=space, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=40)
+    assert len(simulation.run(Policy.parse("random+start:3"), 0).work) == 10
+
+
+def test_a_space_that_is_exhausted_ends_the_search(recorded):
+    space = CascadeSpace(
+        num_assistants=(1, 1),
+        student_macs_kept=(0.1, 0.1),
+        temperature=(1.0, 2.0),
+        distillation_weight=(0.5, 0.5),
+        size_grid=2,
+        value_grid=2,
+    )
+    simulation = Simulation(space=space, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=100)
+    assert len(simulation.run(Policy.parse("random"), 0).work) == 2
+
+
 def test_rungs_stop_trials_and_leave_room_for_others(recorded):
     simulation = Simulation(space=SPACE, defaults=DEFAULTS, recorded=recorded, num_workers=2, budget=160)
     plain, stopping = (simulation.run(Policy.parse(words), 0) for words in ("random", "random+rungs"))
