@@ -40,6 +40,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(900)  # a dozen commands, each a process; on a busy machine they took more than five minutes
 def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_command):
     shutil.copytree(tiny_search / "runs", photos / "runs")
     shutil.move(photos / "runs/tiny", photos / "runs/demo")
