@@ -321,9 +321,9 @@ class Tracker:
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
         from mlflow import MlflowClient
 
-        # MLflow announces each migration of a new database.
-        for name in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        # MLflow announces each migration of a new database, and prints what it raises, which is told in a line of ours.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         served = urlsplit(self._uri).scheme in ("http", "https", "databricks", "uc")
         if not served:
             self._storage.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ run are not waited for: each is taken back after its next epoch, whose checkpoin
 to go on in the next wave. No actor waits longer than for an epoch and a new actor's start.
 """
 
+import logging
 import math
 import shutil
 import signal
@@ -22,6 +23,10 @@ from orchestrator.reporter import Listener, Reporter
 from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
 
 WAVE_TRIALS = 500
+
+# Tune's snapshot of a run is not what a search goes on from: one that cannot be written is nobody's loss, and where a
+# disk is full the search says so itself.
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 
 def run_waves(  # noqa: PLR0913
