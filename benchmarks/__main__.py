@@ -9,7 +9,20 @@ from pathlib import Path
 
 from benchmarks.table import machine, read_rows, table, write_rows
 
-NAMES = ("startup", "engine", "saliency", "overhead", "reuse_actors", "crash", "demo", "reuse", "networks")
+NAMES = (
+    "startup",
+    "engine",
+    "saliency",
+    "overhead",
+    "reuse_actors",
+    "scale",
+    "policies",
+    "crash",
+    "demo",
+    "reuse",
+    "real_search",
+    "networks",
+)
 
 
 def main() -> int:
