@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests side by side, as many as there are cores, but no more whole searches at a time than a laptop bears.
+BESIDE := --numprocesses logical --maxprocesses 4 --maxschedchunk 1
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | sort
@@ -18,10 +20,10 @@ demo: $(READY) ## Search the demo, print its front, export the smallest good net
 	@echo "look at it in a browser: $(BIN)/cascade ui"
 
 test: $(READY) lint ## Check style, types and layers, then run all tests
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q $(BESIDE)
 
 test-unit: $(READY) ## Run the tests that take seconds
-	@$(BIN)/pytest -q -m "not integration"
+	@$(BIN)/pytest -q $(BESIDE) -m "not integration"
 
 lint: $(READY) ## Check style, types and layers
 	@$(BIN)/ruff format --check -q .

@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+# Tests run side by side, a core each; threads that wait for one another on a busy machine take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from filelock import FileLock
 
 from orchestrator.archive import Candidate
 from trainables.config import CascadeConfig
@@ -54,11 +58,18 @@ def cascade_command():
 
 
 @pytest.fixture(scope="session")
-def tiny_search(tmp_path_factory, cascade_command):
+def tiny_search(tmp_path_factory, cascade_command, worker_id):
     """A folder in which the tiny experiment `tiny.yaml` was searched, once for all tests that only read it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.yaml").write_text(TINY)
-    cascade_command("search", "tiny.yaml", cwd=folder)
+    base = tmp_path_factory.getbasetemp()
+    folder = (
+        base if worker_id == "master" else base.parent
+    ) / "tiny"  # processes that share the tests share the parent
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            (folder / "tiny.yaml").write_text(TINY)
+            cascade_command("search", "tiny.yaml", cwd=folder)
+            (folder / "done").touch()
     return folder
 
 
@@ -86,3 +97,8 @@ def make_candidate():
         return Candidate(trial=trial, level=level, val_accuracy=val_accuracy, macs_kept=macs_kept, **fields | others)
 
     return make
+
+
+def pytest_collection_modifyitems(items):
+    """Whole searches first: what takes long must not be left for one process at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("integration") is None)
