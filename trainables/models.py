@@ -2,145 +2,26 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from trainables.config import ModelConfig, Stem
+from trainables.config import ModelConfig
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
+from trainables.vggs import VGGS
 
 Builder = Callable[..., nn.Module]
 
-_VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
-_VGG_SMALL = (32, 32, "pool", 64, 64, "pool", 128, 128)
-
-
-def _wide(channels: int, width: float) -> int:
-    return max(1, round(channels * width))
-
-
-def vgg(*, plan: Sequence[int | str], num_classes: int, in_channels: int, width: float) -> nn.Module:
-    """Convolutions with batch norm, global average pooling, one linear layer (after Simonyan & Zisserman 2015).
-
-    Args:
-        plan: channels of each 3x3 convolution, and `pool` where a 2x2 maximum halves the image.
-        num_classes: outputs.
-        in_channels: channels of an image.
-        width: multiplier of all channels.
-    """
-    layers: list[nn.Module] = []
-    channels = in_channels
-    for entry in plan:
-        if isinstance(entry, str):
-            layers.append(nn.MaxPool2d(2))
-            continue
-        wide = _wide(entry, width)
-        layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
-        channels = wide
-    network = nn.Sequential()
-    network.add_module("features", nn.Sequential(*layers))
-    network.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    network.add_module("classifier", nn.Linear(channels, num_classes))
-    _initialise(network)
-    return network
-
-
-class ResNet(nn.Module):
-    """Residual network of torchvision's blocks, under torchvision's names, with a width and a choice of stem.
-
-    With four stages, at width 1 and the `imagenet` stem, its state dict is torchvision's (He et al. 2016). Where a
-    block changes the number of channels its shortcut is a 1x1 convolution.
-    """
-
-    def __init__(
-        self,
-        *,
-        block: type[BasicBlock | Bottleneck],
-        depths: Sequence[int],
-        num_classes: int,
-        in_channels: int,
-        width: float,
-        stem: Stem,
-        planes: Sequence[int] = (64, 128, 256, 512),
-    ) -> None:
-        """Build it.
-
-        Args:
-            block: torchvision's `BasicBlock` or `Bottleneck`.
-            depths: blocks of each stage; a stage after the first halves the image.
-            num_classes: outputs.
-            in_channels: channels of an image.
-            width: multiplier of all channels.
-            stem: `small` keeps the image's size before the stages, `imagenet` quarters it.
-            planes: channels of each stage's 3x3 convolutions at width 1.
-        """
-        super().__init__()
-        self.inplanes = _wide(planes[0], width)
-        if stem == "small":
-            self.conv1 = nn.Conv2d(in_channels, self.inplanes, 3, padding=1, bias=False)
-            self.maxpool: nn.Module = nn.Identity()
-        else:
-            self.conv1 = nn.Conv2d(in_channels, self.inplanes, 7, stride=2, padding=3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.bn1 = nn.BatchNorm2d(self.inplanes)
-        self.relu = nn.ReLU(inplace=True)
-        self.stages = tuple(f"layer{number}" for number in range(1, len(depths) + 1))
-        for name, channels, depth in zip(self.stages, planes, depths, strict=True):
-            stride = 1 if name == "layer1" else 2
-            self.add_module(name, self._stage(block, _wide(channels, width), depth, stride=stride))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(self.inplanes, num_classes)
-        _initialise(self)
-
-    def _stage(self, block: type[BasicBlock | Bottleneck], planes: int, depth: int, *, stride: int) -> nn.Sequential:
-        outplanes = planes * block.expansion
-        blocks = []
-        for index in range(depth):
-            step = stride if index == 0 else 1
-            downsample = None
-            if step != 1 or self.inplanes != outplanes:
-                downsample = nn.Sequential(
-                    nn.Conv2d(self.inplanes, outplanes, 1, stride=step, bias=False), nn.BatchNorm2d(outplanes)
-                )
-            blocks.append(block(self.inplanes, planes, step, downsample))
-            self.inplanes = outplanes
-        return nn.Sequential(*blocks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Class scores, images x classes, of images x channels x height x width."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for name in self.stages:
-            x = self.get_submodule(name)(x)
-        scores: torch.Tensor = self.fc(self.avgpool(x).flatten(1))
-        return scores
-
-
-def _initialise(network: nn.Module) -> None:
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
-_VGGS: dict[str, Builder] = {"vgg16": partial(vgg, plan=_VGG16), "vgg-small": partial(vgg, plan=_VGG_SMALL)}
-_CIFAR = (16, 32, 64)
-_RESNETS: dict[str, Builder] = {
-    "resnet18": partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2)),
-    "resnet20": partial(ResNet, block=BasicBlock, depths=(3, 3, 3), planes=_CIFAR),
-    "resnet50": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3)),
-    "resnet56": partial(ResNet, block=BasicBlock, depths=(9, 9, 9), planes=_CIFAR),
-}
 # Heads that are there for training alone, and slow draws of weights that batch norm makes pointless.
 _INCEPTION = {"aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
-BUILT_IN = (*_VGGS, *_RESNETS)
+_RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
+BUILT_IN = (*VGGS, *_RESNETS)
 
 
 def build(config: ModelConfig, *, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
@@ -151,15 +32,26 @@ def build(config: ModelConfig, *, num_classes: int, in_channels: int, seed: int 
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # networks are built on the CPU; other devices' states stay
-        if config.name in _VGGS:
-            return _VGGS[config.name](num_classes=num_classes, in_channels=in_channels, width=config.width)
+        if config.name in VGGS:
+            return VGGS[config.name](num_classes=num_classes, in_channels=in_channels, width=config.width)
         if config.name in _RESNETS:
-            return _RESNETS[config.name](
+            from trainables.resnets import RESNETS
+
+            return RESNETS[config.name](
                 num_classes=num_classes, in_channels=in_channels, width=config.width, stem=config.stem
             )
-        if config.name in torchvision.models.list_models(module=torchvision.models):
+        if not is_import_path(config.name) and _is_torchvisions(config.name):
             return _from_torchvision(config, num_classes=num_classes, in_channels=in_channels)
         return call_builder(find_builder(config.name), num_classes=num_classes, in_channels=in_channels)
+
+
+# Torchvision takes a second to import, as it brings torch's compiler along; most processes do without it.
+
+
+def _is_torchvisions(name: str) -> bool:
+    import torchvision
+
+    return name in torchvision.models.list_models(module=torchvision.models)
 
 
 def _from_torchvision(config: ModelConfig, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -169,6 +61,8 @@ def _from_torchvision(config: ModelConfig, *, num_classes: int, in_channels: int
             f"{wrong}, but {config.name} is torchvision's and takes 3 channels at width 1; "
             f"use one of {', '.join(BUILT_IN)}, or your own function"
         )
+    import torchvision
+
     options = _TORCHVISION_OPTIONS.get(config.name, {})
     network: nn.Module = torchvision.models.get_model(config.name, num_classes=num_classes, **options)
     return network

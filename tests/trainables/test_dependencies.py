@@ -13,7 +13,7 @@ from trainables.channels import ChannelMap, Kept, layer_widths
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.levels import Level, SharedWeights
-from trainables.models import vgg
+from trainables.vggs import vgg
 
 
 def gated(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> nn.Module:

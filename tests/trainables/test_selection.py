@@ -13,7 +13,6 @@ from trainables.channels import ChannelMap, Kept
 from trainables.config import Pruning
 from trainables.cost import SizeModel, size_model
 from trainables.dependencies import find_groups
-from trainables.models import vgg
 from trainables.selection import (
     TOLERANCE,
     SelectionError,
@@ -23,6 +22,7 @@ from trainables.selection import (
     select,
     smallest_target,
 )
+from trainables.vggs import vgg
 
 INPUT_SHAPE = (3, 16, 16)
 
