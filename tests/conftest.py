@@ -13,7 +13,7 @@ from filelock import FileLock
 from orchestrator.archive import Candidate
 from trainables.config import CascadeConfig
 
-# A search that is over in seconds: 8x8 digits, a network of some channels.
+# A search that is over in seconds: 8x8 digits, a network of some channels, one process that trains it.
 TINY = """
 model: {name: vgg-small, width: 0.25}
 data: {name: digits, image_size: 8, val_fraction: 0.3}
@@ -22,6 +22,7 @@ cascade: {recipe: {epochs: 3, batch_size: 128, learning_rate: 0.05}, pruning: {n
 space: {num_assistants: [0, 1], student_macs_kept: [0.2, 0.5], schedule: [joint, sequential]}
 num_trials: 2
 num_starting_points: 2
+resources: {max_concurrent: 1}
 """
 
 

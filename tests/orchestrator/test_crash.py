@@ -55,8 +55,6 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
         small_disk,
         "--set",
         "num_trials=4",
-        "--set",
-        "resources.max_concurrent=1",
     ]
     first = cascade_command(*words, "--set", "stop.max_epochs=1", cwd=tmp_path)
     assert "ended after 1 of 4 trials" in first.out

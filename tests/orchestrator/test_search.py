@@ -113,7 +113,6 @@ ON_A_GRID = """
 space: {num_assistants: [1, 1], student_macs_kept: [0.15, 0.4], temperature: [4, 4], distillation_weight: [0.7, 0.7],
         schedule: [sequential], size_grid: 4}
 num_trials: 3
-resources: {max_concurrent: 1}
 """
 
 
@@ -143,7 +142,7 @@ def test_a_limit_ends_a_search_and_a_larger_one_goes_on(tmp_path, tiny_yaml, cas
     from mlflow import MlflowClient
 
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    words = ["search", "tiny.yaml", "--set", "num_trials=5", "--set", "resources.max_concurrent=1", "--set"]
+    words = ["search", "tiny.yaml", "--set", "num_trials=5", "--set"]
     first = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=4", cwd=tmp_path)
     assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
@@ -161,7 +160,7 @@ def test_a_limit_ends_a_search_and_a_larger_one_goes_on(tmp_path, tiny_yaml, cas
 def slower(tmp_path, tiny_yaml):
     """A folder with the tiny experiment, of trials that last long enough to be stopped in."""
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    return tmp_path, ["--set", "cascade.recipe.epochs=12", "--set", "resources.max_concurrent=1"]
+    return tmp_path, ["--set", "cascade.recipe.epochs=12"]
 
 
 def test_a_killed_driver_loses_nothing_that_was_finished(slower, cascade_command):
@@ -201,7 +200,7 @@ def space(trial, defaults):
 def test_rungs_survive_a_kill_and_stop_a_larger_cascade_that_does_not_learn(tmp_path, tiny_yaml, cascade_command):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "behind.py").write_text(BEHIND)
-    words = ["--set", "space=behind:space", "--set", "resources.max_concurrent=1"]
+    words = ["--set", "space=behind:space"]
     words += ["--set", "early_stopping={reduction_factor: 2, first_rung: 0.6}"]
     process = start(tmp_path, *words)
     read_until(process, "trial 1 runs")
