@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Tests side by side, as many as there are cores, but no more whole searches at a time than a laptop bears.
-BESIDE := --numprocesses logical --maxprocesses 4 --maxschedchunk 1
+# Tests side by side. Three keep two cores busy, since whole searches wait for processes to start and to end.
+BESIDE := --numprocesses 3 --maxschedchunk 1
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | sort

@@ -16,18 +16,19 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
 
 
-def test_three_kills_lose_nothing_that_was_finished():
-    """The benchmark with fewer moments: one kill of the whole machine, one of the driver, one of a worker."""
+@pytest.mark.timeout(600)  # it waits for trials to run, and for Ray's last processes to go
+def test_kills_lose_nothing_that_was_finished():
+    """The benchmark with fewer moments: one kill of the whole machine, one of the driver."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.crash", "--kills", "3", "--seed", "1"],
+        [sys.executable, "-m", "benchmarks.crash", "--kills", "2", "--seed", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills: 1 of the driver, 1 of the machine, 1 of the worker" in done.stdout
+    assert "2 kills: 1 of the driver, 1 of the machine" in done.stdout
 
 
 @pytest.fixture
