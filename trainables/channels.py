@@ -162,6 +162,8 @@ def tensor_axes(layer: nn.Module, tensor: str) -> tuple[Axis, ...]:
 def resize(network: nn.Module, widths: Widths) -> None:
     """Give layers new widths, in place; their parameters and buffers become uninitialised where they changed.
 
+    Parameters stay the same objects, so that an optimiser still knows them.
+
     Raises:
         InputError: if a layer is missing or is of a kind that cannot be narrowed.
     """
@@ -175,8 +177,14 @@ def resize(network: nn.Module, widths: Widths) -> None:
         lengths: dict[Axis, int] = {"out": num_out, "in": num_in}
         for tensor_name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
             axes = tensor_axes(layer, tensor_name)
-            narrow = tensor.new_empty([lengths[axis] for axis in axes] + list(tensor.shape[len(axes) :]))
-            setattr(layer, tensor_name, nn.Parameter(narrow) if isinstance(tensor, nn.Parameter) else narrow)
+            shape = [lengths[axis] for axis in axes] + list(tensor.shape[len(axes) :])
+            if list(tensor.shape) == shape:
+                continue
+            narrow = tensor.new_empty(shape)
+            if isinstance(tensor, nn.Parameter):
+                tensor.data, tensor.grad = narrow, None
+            else:
+                setattr(layer, tensor_name, narrow)
         if isinstance(layer, nn.Conv2d):
             if is_grouped(layer):  # groups go whole
                 layer.groups = layer.groups * num_in // layer.in_channels

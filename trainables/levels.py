@@ -1,52 +1,115 @@
 """Shared weights and the levels that view them.
 
-There is one set of dense weights θ. A level is a physically narrow network whose parameters are gathered from θ by
+There is one set of weights θ. A level is a physically narrow network whose parameters are gathered from θ by
 index before each step (`refresh`), and whose gradients are added back to θ at the same indices after it
 (`accumulate_gradients`): the gather and its adjoint, written out, so that a level costs what its own size costs and no
 dense copy of a gradient is made for each. Batch-norm statistics belong to the level; so do scale and shift, unless
 they are shared.
+
+Channels keep the numbers that they have in the dense network, whatever goes. θ holds those that some level keeps, and
+says which (`SharedWeights.kept`); where a channel lies in θ is looked up in that, once after each pruning.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from trainables.channels import BATCH_NORMS, ChannelMap, Kept, resize, tensor_axes
+from trainables.channels import BATCH_NORMS, Axis, ChannelMap, Kept, resize, tensor_axes
 
 Indices = tuple[torch.Tensor | None, torch.Tensor | None]
 """Positions that stay along a tensor's first and second dimension; `None` for all of them."""
+Cuts = dict[nn.Parameter, Indices]
+"""Parameters that became smaller, and what stayed of them."""
 
 
-def gather(dense: torch.Tensor, indices: Indices, *, out: torch.Tensor) -> None:
-    """Copy the kept rows and columns of `dense` into `out`."""
+def pick(wide: torch.Tensor, indices: Indices) -> torch.Tensor:
+    """The kept rows and columns of `wide`."""
     rows, columns = indices
-    narrow = dense if rows is None else dense.index_select(0, rows)
+    narrow = wide if rows is None else wide.index_select(0, rows)
+    return narrow if columns is None else narrow.index_select(1, columns)
+
+
+def gather(wide: torch.Tensor, indices: Indices, *, out: torch.Tensor) -> None:
+    """Copy the kept rows and columns of `wide` into `out`."""
+    rows, columns = indices
+    narrow = wide if rows is None else wide.index_select(0, rows)
     if columns is None:
         out.copy_(narrow)
     else:
         torch.index_select(narrow, 1, columns, out=out)
 
 
-def scatter_add(dense: torch.Tensor, indices: Indices, narrow: torch.Tensor) -> None:
-    """Add `narrow` to the kept rows and columns of `dense`: the adjoint of `gather`."""
+def scatter_add(wide: torch.Tensor, indices: Indices, narrow: torch.Tensor) -> None:
+    """Add `narrow` to the kept rows and columns of `wide`: the adjoint of `gather`."""
     rows, columns = indices
     if columns is None:
-        dense.add_(narrow) if rows is None else dense.index_add_(0, rows, narrow)
+        wide.add_(narrow) if rows is None else wide.index_add_(0, rows, narrow)
     elif rows is None:
-        dense.index_add_(1, columns, narrow)
+        wide.index_add_(1, columns, narrow)
     else:  # one dimension after the other, as `gather`: indexing both at once takes twice as long
-        wide = narrow.new_zeros(len(rows), *dense.shape[1:]).index_copy_(1, columns, narrow)
-        dense.index_add_(0, rows, wide)
+        widened = narrow.new_zeros(len(rows), *wide.shape[1:]).index_copy_(1, columns, narrow)
+        wide.index_add_(0, rows, widened)
+
+
+def find_indices(network: nn.Module, channel_map: ChannelMap, *, wide: Kept, narrow: Kept) -> dict[str, Indices]:
+    """Where each parameter and buffer of a network that keeps `narrow` lies in that of one that keeps `wide`.
+
+    Args:
+        network: any network with the layers that `channel_map` is about, whatever it keeps.
+        channel_map: the groups.
+        wide: channels of the wide network, by group.
+        narrow: some of these.
+    """
+    lies_in, lies = channel_map.kept_positions(wide), channel_map.kept_positions(narrow)
+    along = {axis: torch.searchsorted(lies_in[axis], lies[axis]) for axis in lies}
+    along = {axis: places for axis, places in along.items() if len(places) < len(lies_in[axis])}
+    indices: dict[str, Indices] = {}
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        layer, _, tensor_name = name.rpartition(".")
+        axes: Sequence[Axis] = ()
+        if layer in channel_map.widths:
+            axes = tensor_axes(network.get_submodule(layer), tensor_name)
+        chosen: list[torch.Tensor | None] = [None, None]
+        for dimension, axis in enumerate(axes):
+            places = along.get((layer, axis))
+            chosen[dimension] = None if places is None else places.to(tensor.device)
+        indices[name] = (chosen[0], chosen[1])
+    return indices
+
+
+def remove_channels(network: nn.Module, channel_map: ChannelMap, *, before: Kept, after: Kept) -> dict[str, Indices]:
+    """Remove channels physically, in place; the parameters, which stay the same objects, lose their gradients.
+
+    Args:
+        network: it keeps `before`.
+        channel_map: the groups.
+        before: channels by group.
+        after: some of these, which stay.
+
+    Returns:
+        What stayed of each parameter and buffer that became smaller.
+    """
+    indices = find_indices(network, channel_map, wide=before, narrow=after)
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    stays = {name: which for name, which in indices.items() if which != (None, None)}
+    values = {name: pick(tensors[name].detach(), which) for name, which in stays.items()}
+    resize(network, channel_map.narrowed(after))
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, value in values.items():
+        tensors[name].copy_(value)
+    return stays
 
 
 class SharedWeights:
-    """The dense weights θ of a cascade, initialised from the teacher.
+    """The weights θ of a cascade, initialised from the teacher.
 
     Attributes:
-        network: the dense network that holds θ; it is never run.
+        network: the network that holds θ; it is never run.
         channel_map: its channel groups.
+        kept: channels that it still has, by group: those that some level keeps.
     """
 
     def __init__(self, network: nn.Module, channel_map: ChannelMap) -> None:
@@ -56,16 +119,35 @@ class SharedWeights:
             network: the teacher, or in a sequential cascade the level before.
             channel_map: the groups of that network.
         """
-        self.network = copy.deepcopy(network)
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=True)
         self.channel_map = channel_map
-        for parameter in self.network.parameters():
-            parameter.requires_grad = True
-            parameter.grad = torch.zeros_like(parameter)
+        self.kept: dict[str, torch.Tensor] = channel_map.everything()
+        self._make_gradients()
 
     @property
     def norms(self) -> tuple[str, ...]:
         """Names of the normalisation layers."""
         return tuple(name for name, layer in self.network.named_modules() if isinstance(layer, BATCH_NORMS))
+
+    @torch.no_grad()
+    def drop_unread(self, levels: Sequence["Level"]) -> Cuts:
+        """Remove what none of these levels keeps, and let them look up where the rest is; gradients become zero.
+
+        What is left of a layer is rows and columns that are read; a weight in a row of one level and a column of
+        another may be read by none. It moves nothing that is read, and stays.
+        """
+        groups = self.channel_map.groups
+        union = {group.name: torch.unique(torch.cat([level.kept[group.name] for level in levels])) for group in groups}
+        stays = remove_channels(self.network, self.channel_map, before=self.kept, after=union)
+        self.kept = union
+        self._make_gradients()
+        for level in levels:
+            level.look_up()
+        return {p: stays[name] for name, p in self.network.named_parameters() if name in stays}
+
+    def _make_gradients(self) -> None:
+        for parameter in self.network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
 
 
 class Level:
@@ -75,7 +157,7 @@ class Level:
         number: 1 … L.
         kept: channels that stay, by group.
         network: the narrow network, an ordinary module, ready to run after `refresh`.
-        private: dense-sized scale and shift of its own, by parameter name; empty if they are shared.
+        private: scale and shift of its own, as wide as its network's, by parameter name; empty if they are shared.
     """
 
     def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool) -> None:
@@ -83,7 +165,7 @@ class Level:
 
         Args:
             number: 1 … L.
-            shared: the weights that it views.
+            shared: the weights that it views, all of them still there.
             shared_affine: take scale and shift of normalisation layers from the shared weights too.
         """
         self.number = number
@@ -92,19 +174,20 @@ class Level:
         self.network = copy.deepcopy(shared.network)
         self.private: dict[str, nn.Parameter] = {}
         if not shared_affine:
-            dense = dict(shared.network.named_parameters())
+            parameters = dict(shared.network.named_parameters())
             affine = [f"{norm}.{tensor}" for norm in shared.norms for tensor in ("weight", "bias")]
             for name in affine:
-                if name in dense:
-                    self.private[name] = nn.Parameter(dense[name].detach().clone())
+                if name in parameters:
+                    self.private[name] = nn.Parameter(parameters[name].detach().clone())
                     self.private[name].grad = torch.zeros_like(self.private[name])
         self._sources = dict(shared.network.named_parameters()) | self.private
-        self._indices = self._index()
+        self.look_up()
 
-    def sources(self) -> Iterator[tuple[torch.Tensor, Indices]]:
-        """Each dense tensor that the level reads from, and the indices it reads."""
-        for name in self._indices:
-            yield self._sources[name], self._indices[name]
+    def look_up(self) -> None:
+        """Find where the parameters lie in the shared weights as these are now."""
+        shared = self.shared
+        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
+        self._indices = {name: (None, None) if name in self.private else indices[name] for name in self._sources}
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -115,64 +198,36 @@ class Level:
 
     @torch.no_grad()
     def accumulate_gradients(self) -> None:
-        """Add the network's gradients to those of the dense parameters that it views."""
+        """Add the network's gradients to those of the parameters that it views."""
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None:
-                dense_gradient = self._sources[name].grad
-                assert dense_gradient is not None
-                scatter_add(dense_gradient, self._indices[name], parameter.grad)
+                gradient = self._sources[name].grad
+                assert gradient is not None
+                scatter_add(gradient, self._indices[name], parameter.grad)
 
     @torch.no_grad()
-    def keep(self, kept: Kept) -> None:
-        """Remove all channels but these, physically; `kept` must be part of what the level keeps now."""
-        channel_map = self.shared.channel_map
-        before = channel_map.kept_positions(self.kept)
-        after = channel_map.kept_positions(kept)
-        survivors = {axis: torch.searchsorted(before[axis], after[axis]) for axis in after}
-        statistics = {
-            f"{norm}.{name}": buffer[survivors[norm, "out"].to(buffer.device)] if buffer.ndim else buffer
-            for norm in self.shared.norms
-            if (norm, "out") in survivors
-            for name, buffer in self.network.get_submodule(norm).named_buffers()
-        }
-        resize(self.network, channel_map.narrowed(kept))
-        for name, buffer in self.network.named_buffers():
-            if name in statistics:
-                buffer.copy_(statistics[name])
+    def keep(self, kept: Kept) -> Cuts:
+        """Remove all channels but these, physically; `kept` must be part of what the level keeps now.
+
+        Returns:
+            What stayed of the private parameters that became smaller; their gradients become zero.
+        """
+        stays = remove_channels(self.network, self.shared.channel_map, before=self.kept, after=kept)
+        cuts = {parameter: stays[name] for name, parameter in self.private.items() if name in stays}
+        for parameter, indices in cuts.items():
+            parameter.grad, parameter.data = None, pick(parameter.data, indices)
+            parameter.grad = torch.zeros_like(parameter)
         self.kept = dict(kept)
-        self._indices = self._index()
+        self.look_up()
         self.refresh()
-
-    def _index(self) -> dict[str, Indices]:
-        positions = self.shared.channel_map.kept_positions(self.kept)
-        widths = self.shared.channel_map.widths
-        indices: dict[str, Indices] = {}
-        for name, parameter in self._sources.items():
-            layer, _, tensor = name.rpartition(".")
-            axes = tensor_axes(self.shared.network.get_submodule(layer), tensor) if layer in widths else ()
-            chosen: list[torch.Tensor | None] = [None, None]
-            for dimension, axis in enumerate(axes):
-                kept = positions.get((layer, axis))
-                if kept is not None and len(kept) < parameter.shape[dimension]:
-                    chosen[dimension] = kept.to(parameter.device)
-            indices[name] = (chosen[0], chosen[1])
-        return indices
+        return cuts
 
 
-def unused(levels: Sequence[Level]) -> Mapping[torch.Tensor, torch.Tensor]:
-    """For each dense tensor of these levels, where it is read by none of them, as a mask of the tensor's shape."""
-    masks: dict[torch.Tensor, torch.Tensor] = {}
-    for level in levels:
-        for dense, (rows, columns) in level.sources():
-            mask = masks.get(dense)
-            if mask is None:
-                mask = masks[dense] = torch.ones_like(dense, dtype=torch.bool)
-            if rows is None and columns is None:
-                mask.zero_()
-            elif columns is None:
-                mask[rows] = False
-            elif rows is None:
-                mask[:, columns] = False
-            else:
-                mask[rows[:, None], columns] = False
-    return masks
+def cut_state(state: Mapping[torch.Tensor, MutableMapping[str, Any]], cuts: Cuts) -> None:
+    """Cut what an optimiser keeps for each weight of a parameter as the parameter was cut; counts of steps stay."""
+    for parameter, indices in cuts.items():
+        if parameter in state:
+            of_parameter = state[parameter]
+            for name, value in of_parameter.items():
+                if isinstance(value, torch.Tensor) and value.ndim > 0:
+                    of_parameter[name] = pick(value, indices)

@@ -8,7 +8,7 @@ import torch
 from trainables.channels import Kept
 from trainables.config import Pruning, Ramp
 from trainables.cost import SizeModel
-from trainables.levels import Level
+from trainables.levels import Cuts, Level
 from trainables.saliency import Criterion, SaliencyMeter
 from trainables.selection import TOLERANCE, SelectionError, check_scores, select
 
@@ -69,22 +69,25 @@ class LevelPruner:
         groups = self.level.shared.channel_map.groups
         return round(self._sizes.macs(np.array([len(self.level.kept[group.name]) for group in groups])))
 
-    def fall(self, fraction: float, *, protected: Kept | None) -> None:
+    def fall(self, fraction: float, *, protected: Kept | None) -> Cuts:
         """Remove channels until the size at this fraction of the ramp is met, and look at saliency anew.
 
         Args:
             fraction: of the ramp, in (0, 1].
             protected: channels that must stay.
 
+        Returns:
+            What stayed of the level's private parameters that became smaller.
+
         Raises:
             SelectionError: if saliency says nothing, or the size cannot be met.
         """
         target = size_at(fraction, start=self._start_macs, end=self.final_macs, ramp=self._pruning.ramp)
-        if self.macs > target:
-            self._remove(target, protected)
+        cuts = self._remove(target, protected) if self.macs > target else {}
         self.meter.reset(self.level.network, self.level.kept)
+        return cuts
 
-    def _remove(self, target: float, protected: Kept | None) -> None:
+    def _remove(self, target: float, protected: Kept | None) -> Cuts:
         before = self.macs
         scores = self.meter.scores()
         check_scores(scores)
@@ -98,9 +101,10 @@ class LevelPruner:
             pruning=self._pruning,
             protected=protected,
         )
-        self.level.keep(kept)
+        cuts = self.level.keep(kept)
         if self.macs == before and before > target * (1 + TOLERANCE):
             raise SelectionError("a pruning step removed nothing")
+        return cuts
 
     def check_size(self, macs: int) -> None:
         """Compare a count of the finished network with what was asked.

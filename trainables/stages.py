@@ -16,7 +16,7 @@ from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss
 from trainables.errors import StageFailure
-from trainables.levels import Level, SharedWeights, unused
+from trainables.levels import Cuts, Level, SharedWeights, cut_state
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.results import EpochProgress, LevelProgress, LevelResult
@@ -186,9 +186,6 @@ class CascadeStage:
     @torch.no_grad()
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, with the same larger network."""
-        for name, parameter in self._parameters.items():
-            parameter.copy_(tensors[f"weights.{name}"])
-        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
         for pruner, num_batches_seen in zip(self.pruners, values["saliency_batches"], strict=True):
             number = pruner.level.number
             pruner.load(
@@ -197,6 +194,10 @@ class CascadeStage:
                 unprefixed(f"saliency.{number}", tensors),
                 num_batches_seen,
             )
+        self._shared.drop_unread(self.levels)
+        for name, parameter in self._parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
         self.epoch = values["epoch"]
         self._steps_taken = self.epoch * self._steps_per_epoch
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
@@ -264,15 +265,14 @@ class CascadeStage:
         # A nested level keeps only what the level above keeps, so the smaller level chooses first and what it keeps
         # is closed to the choice of the level above.
         protected = None
+        cuts: Cuts = {}
         for pruner in reversed(self.pruners):
             with self._failing(pruner.level):
-                pruner.fall(fraction, protected=protected)
+                cuts |= pruner.fall(fraction, protected=protected)
             if self._config.pruning.nested:
                 protected = pruner.level.kept
-        for dense, mask in unused(self.levels).items():
-            momentum = self._optimizer.state[dense].get("momentum_buffer")
-            if momentum is not None:
-                momentum.masked_fill_(mask, 0.0)
+        cuts |= self._shared.drop_unread(self.levels)
+        cut_state(self._optimizer.state, cuts)
 
     def _validate(self) -> list[float]:
         accuracies = []

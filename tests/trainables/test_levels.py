@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, resize, tensor_axes
-from trainables.levels import Level, SharedWeights, unused
+from trainables.levels import Level, SharedWeights, cut_state, find_indices, pick
 
 
 def make_levels(networks, random_plan, architecture: str, seeds: list[int], *, shared_affine: bool = False):
@@ -25,7 +25,7 @@ def make_levels(networks, random_plan, architecture: str, seeds: list[int], *, s
 
 
 def gathered(dense: dict[str, torch.Tensor], level: Level) -> dict[str, torch.Tensor]:
-    """The level's parameters, indexed out of dense ones so that autograd sees it."""
+    """The level's parameters, but for private ones, indexed out of dense ones so that autograd sees it."""
     channel_map = level.shared.channel_map
     positions = channel_map.kept_positions(level.kept)
     narrow = {}
@@ -55,7 +55,7 @@ def test_gradients_are_the_sum_over_levels_of_autograds(architecture, networks, 
     private = [{name: p.detach().clone().requires_grad_() for name, p in level.private.items()} for level in levels]
     total = torch.zeros(())
     for level, own in zip(levels, private, strict=True):
-        logits = torch.func.functional_call(level.network, gathered(dense | own, level), (images,))
+        logits = torch.func.functional_call(level.network, gathered(dense, level) | own, (images,))
         total = total + level.number * F.cross_entropy(logits, labels)
     total.backward()
 
@@ -79,7 +79,7 @@ def test_refreshed_parameters_are_the_kept_ones_bit_for_bit(architecture, networ
         for parameter in shared.network.parameters():
             parameter.add_(1.0)
     level.refresh()
-    wanted = gathered(dict(shared.network.named_parameters()) | level.private, level)
+    wanted = gathered(dict(shared.network.named_parameters()), level) | level.private
     for name, parameter in level.network.named_parameters():
         assert torch.equal(parameter, wanted[name])
         assert parameter.grad is None
@@ -110,27 +110,75 @@ def test_scale_and_shift_are_private_unless_they_are_shared(
     networks, random_plan, *, shared_affine: bool, equal: bool
 ) -> None:
     shared, levels = make_levels(networks, random_plan, "own", [1, 1], shared_affine=shared_affine)
-    tensors = [set() for _ in levels]
-    for level, seen in zip(levels, tensors, strict=True):
-        seen.update(dense for dense, _ in level.sources() if dense.ndim == 1)
-    norms = {p for norm in shared.norms for p in shared.network.get_submodule(norm).parameters()}
-    assert (norms <= tensors[0]) is equal
-    assert bool(norms & tensors[1]) is equal
+    norms = [p for norm in shared.norms for p in shared.network.get_submodule(norm).parameters()]
+    for level in levels:
+        for parameter in level.network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        level.accumulate_gradients()
+    assert all(p.grad.any() for p in norms) is equal
+    assert any(p.grad.any() for p in norms) is equal
+    assert all(p.grad.all() for level in levels for p in level.private.values())
     assert len(levels[0].private) == (0 if shared_affine else 2 * len(shared.norms))
     assert set(levels[0].private.values()).isdisjoint(levels[1].private.values())
 
 
-def test_unused_is_what_no_level_reads(architecture, networks, random_plan) -> None:
-    shared, levels = make_levels(networks, random_plan, architecture, [7, 8])
-    dense = {name: torch.zeros_like(p, requires_grad=True) for name, p in shared.network.named_parameters()}
-    sum(tensor.sum() for level in levels for tensor in gathered(dense, level).values()).backward()
-    masks = unused(levels)
-    for name, parameter in shared.network.named_parameters():
-        if parameter in masks:
-            assert torch.equal(masks[parameter], dense[name].grad == 0), name
+@pytest.mark.parametrize("shared_affine", [False, True])
+def test_levels_do_not_see_that_what_none_of_them_reads_is_gone(
+    architecture, networks, random_plan, *, shared_affine: bool
+) -> None:
+    """Parameters, and gradients at what stays, are those of levels that view all of θ, bit for bit."""
+    whole, wanted = make_levels(networks, random_plan, architecture, [8, 9], shared_affine=shared_affine)
+    cut, levels = make_levels(networks, random_plan, architecture, [8, 9], shared_affine=shared_affine)
+    cuts = cut.drop_unread(levels)
+    assert cuts
+    kept = find_indices(whole.network, whole.channel_map, wide=whole.kept, narrow=cut.kept)
+    images, labels = batch()
+    for level in (*wanted, *levels):
+        level.refresh()
+        F.cross_entropy(level.network(images), labels).backward()
+        level.accumulate_gradients()
+    for level, other in zip(levels, wanted, strict=True):
+        for name, parameter in level.network.named_parameters():
+            assert torch.equal(parameter, other.network.get_parameter(name)), name
+        for name, parameter in level.private.items():
+            assert parameter.shape == level.network.get_parameter(name).shape
+            assert torch.equal(parameter.grad, other.private[name].grad)
+    for name, parameter in cut.network.named_parameters():
+        dense = whole.network.get_parameter(name)
+        assert torch.equal(parameter, pick(dense, kept[name])), name
+        assert torch.equal(parameter.grad, pick(dense.grad, kept[name])), name
+        assert (parameter.shape != dense.shape) is (parameter in cuts)
+    assert sum(p.numel() for p in cut.network.parameters()) < sum(p.numel() for p in whole.network.parameters())
+
+
+def test_shared_weights_may_be_cut_again(networks, random_plan) -> None:
+    shared, levels = make_levels(networks, random_plan, "own", [8, 9])
+    shared.drop_unread(levels)
     for level in levels:
-        for tensor in level.private.values():
-            assert tensor in masks
+        level.keep({name: kept[len(kept) // 2 :] for name, kept in level.kept.items()})
+    wanted = [{name: p.clone() for name, p in level.network.named_parameters()} for level in levels]
+    shared.drop_unread(levels)
+    for level, parameters in zip(levels, wanted, strict=True):
+        level.refresh()
+        assert all(torch.equal(level.network.get_parameter(name), p) for name, p in parameters.items())
+    assert shared.drop_unread(levels) == {}
+
+
+def test_an_optimisers_state_is_cut_as_its_parameter_and_counts_of_steps_stay() -> None:
+    parameter, whole = (nn.Parameter(torch.arange(12.0).view(4, 3)) for _ in range(2))
+    optimizers = [torch.optim.AdamW([p], lr=0.1, amsgrad=True) for p in (parameter, whole)]
+    rows, columns = torch.tensor([0, 3]), torch.tensor([1])
+    for step in range(4):
+        for p, optimizer in zip((parameter, whole), optimizers, strict=True):
+            full = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+            p.grad = full if p.shape == full.shape else pick(full, (rows, columns))
+            optimizer.step()
+        if step == 1:
+            parameter.grad, parameter.data = None, pick(parameter.data, (rows, columns))
+            cut_state(optimizers[0].state, {parameter: (rows, columns)})
+    assert torch.equal(parameter, pick(whole, (rows, columns)))
+    assert optimizers[0].state[parameter]["step"] == 4
+    assert parameter.shape == optimizers[0].state[parameter]["exp_avg_sq"].shape == (2, 1)
 
 
 def test_a_level_is_an_ordinary_narrow_network(architecture, networks, random_plan) -> None:

@@ -16,7 +16,7 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
-from trainables.levels import unused
+from trainables.levels import find_indices, pick
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
 from trainables.stages import CascadeStage, TeacherSize
@@ -176,22 +176,43 @@ def test_the_gradient_of_shared_weights_is_the_sum_over_levels(make_stage, data:
     torch.testing.assert_close(weight.grad, parts[0] + parts[1])
 
 
-def test_momentum_of_what_no_level_keeps_is_cleared_and_the_rest_is_untouched(make_stage, data: DataSplits) -> None:
+def test_what_no_level_keeps_is_cut_with_its_momentum_and_the_rest_is_untouched(make_stage, data: DataSplits) -> None:
     stage = make_stage()
     for level in stage.levels:
         level.network.train()
     for seed in range(3):
         stage.train_step(*first_batch(data, seed))
-    buffers = {p: s["momentum_buffer"] for p, s in stage._optimizer.state.items()}
-    before = {p: buffer.clone() for p, buffer in buffers.items()}
+    shared, channel_map = stage.levels[0].shared, stage.levels[0].shared.channel_map
+    before = {p: (p.detach().clone(), s["momentum_buffer"].clone()) for p, s in stage._optimizer.state.items()}
     stage._prune(1.0)
-    masks = unused(stage.levels)
-    cleared = 0
-    for parameter, mask in masks.items():
-        assert not buffers[parameter][mask].any()
-        assert torch.equal(buffers[parameter][~mask], before[parameter][~mask])
-        cleared += int((before[parameter][mask] != 0).sum())
-    assert cleared > 0
+    for group in channel_map.groups:
+        kept = [set(level.kept[group.name].tolist()) for level in stage.levels]
+        assert set(shared.kept[group.name].tolist()) == kept[0] | kept[1]
+    everything = channel_map.everything()
+    stores = [(dict(shared.network.named_parameters()), shared.kept)]
+    stores += [(level.private, level.kept) for level in stage.levels]
+    num_cut = 0
+    for parameters, kept in stores:
+        indices = find_indices(shared.network, channel_map, wide=everything, narrow=kept)
+        for name, parameter in parameters.items():
+            now = (parameter, stage._optimizer.state[parameter]["momentum_buffer"])
+            assert parameter.grad.shape == parameter.shape
+            for found, wide in zip(now, before[parameter], strict=True):
+                assert torch.equal(found, pick(wide, indices[name]))
+                num_cut += wide.numel() - found.numel()
+    assert num_cut > 0
+
+
+def test_a_checkpoint_and_what_is_trained_fall_with_the_largest_level(make_stage) -> None:
+    stage = make_stage()
+    sizes = []
+    for _ in range(3):
+        tensors, _ = stage.state()
+        sizes.append(sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("weights.shared")))
+        if not stage.finished:
+            stage.step()
+    assert sizes[1] < 0.8 * sizes[0]
+    assert sizes[2] == sizes[1]  # levels are held
 
 
 @pytest.mark.parametrize("nested", [False, True])
