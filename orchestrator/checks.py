@@ -68,6 +68,15 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     return look
 
 
+def precision_note(experiment: Experiment) -> str | None:
+    """What to say of a precision that this machine's processor only imitates, if trials run on it."""
+    recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
+    asked = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
+    if not asked or experiment.resources.gpus_per_trial > 0 or torch.cpu.get_capabilities().get("avx512_bf16"):
+        return None
+    return f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
+
+
 def _held(findings: Findings) -> str:
     """What stays whole besides the scores, and why; the first of it."""
     reasons = [f"{layer}: {reason}" for layer, reason in findings.channel_map.held.items() if reason != CLASS_SCORES]

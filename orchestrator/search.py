@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from orchestrator.budget import Budget
-from orchestrator.checks import check_network
+from orchestrator.checks import check_network, precision_note
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
@@ -95,6 +95,9 @@ def run_search(
     digest = data_digest(data)
     folder.require_same_data(digest)
     look = check_network(experiment, data)
+    slow = precision_note(experiment)
+    if slow is not None:
+        watcher.note(slow)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
         tracker.check()
         with folder.locked():

@@ -23,6 +23,7 @@ Ramp = Literal["cubic", "linear"]
 PruningCost = Literal["macs", "none"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 Stem = Literal["small", "imagenet"]
+Precision = Literal["fp32", "bf16"]
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
 
 
@@ -133,6 +134,8 @@ class Recipe(PlainConfig):
         warmup: fraction of the steps over which the learning rate rises linearly, in [0, 1).
         label_smoothing: of the cross-entropy, in [0, 1).
         max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
+        precision: `fp32`, or `bf16`: the forward and backward passes of training multiply in bfloat16; weights,
+            losses, saliency and all measurements stay float32.
     """
 
     epochs: int = 20
@@ -143,6 +146,7 @@ class Recipe(PlainConfig):
     warmup: float = 0.2
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -159,6 +163,7 @@ class Recipe(PlainConfig):
         require_number("label_smoothing", self.label_smoothing, at_least=0.0, below=1.0)
         if self.max_grad_norm is not None:
             require_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        require_one_of("precision", self.precision, get_args(Precision))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

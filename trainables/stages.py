@@ -25,6 +25,7 @@ from trainables.selection import SelectionError
 from trainables.training import (
     Tensors,
     accuracy,
+    autocast,
     clip_gradients,
     derive_seed,
     epoch_batches,
@@ -233,13 +234,16 @@ class CascadeStage:
         for parameter in self._parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
-        with torch.no_grad():
-            larger_logits = self._larger(images)
+        precision = autocast(self._config.recipe, images.device)
+        with torch.no_grad(), precision:
+            larger_logits = self._larger(images).float()
         losses = []
         for pruner in self.pruners:
             level = pruner.level
             level.refresh()
-            logits = level.network(images)
+            with precision:
+                logits = level.network(images)
+            logits = logits.float()  # losses are sums of exponentials
             loss = distillation_loss(
                 logits,
                 larger_logits,

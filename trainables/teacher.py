@@ -18,6 +18,7 @@ from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     Tensors,
     accuracy,
+    autocast,
     clip_gradients,
     derive_seed,
     epoch_batches,
@@ -95,7 +96,9 @@ class TeacherStage:
             ):
                 rate = learning_rate(index, self._recipe.epochs * steps, self._recipe)
                 set_learning_rate(self._optimizer, rate)
-                loss = F.cross_entropy(self.network(images), labels, label_smoothing=self._recipe.label_smoothing)
+                with autocast(self._recipe, device):
+                    logits = self.network(images)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._recipe.label_smoothing)
                 self._optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 clip_gradients(self._parameters.values(), self._recipe)

@@ -32,6 +32,11 @@ def seeded_layers(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Within it layers compute in the recipe's precision; parameters and their gradients stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
 def learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
     """Rate of step `step` of 0 … num_steps−1: a linear rise over the warm-up, then a cosine to zero."""
     warmup_steps = recipe.warmup * num_steps

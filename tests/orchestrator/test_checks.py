@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.checks import check_network
+from orchestrator.checks import check_network, precision_note
 from orchestrator.config import parse_experiment
 from trainables.config import CascadeConfig, ModelConfig
 from trainables.data import DataSplits, ImageSet
@@ -87,3 +87,15 @@ def test_weights_that_tell_no_channels_apart_are_refused(data, tmp_path):
 def test_other_scores_than_classes_are_refused(data, monkeypatch):
     with pytest.raises(InputError, match="gives 3 scores an image, but the data has 4 classes"):
         check_network(experiment(own(Few, monkeypatch), space={"student_macs_kept": [0.5, 0.6]}), data)
+
+
+def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(monkeypatch):
+    bf16 = experiment({"name": "vgg-small"}, cascade={"recipe": {"precision": "bf16"}})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert precision_note(bf16) is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert precision_note(bf16).startswith("cascade.recipe.precision is bf16, but this processor has no avx512_bf16")
+    assert precision_note(experiment({"name": "vgg-small"})) is None
+    assert precision_note(experiment({"name": "vgg-small"}, teacher={"precision": "bf16"})).startswith("teacher.prec")
+    on_gpu = experiment({"name": "vgg-small"}, teacher={"precision": "bf16"}, resources={"gpus_per_trial": 0.5})
+    assert precision_note(on_gpu) is None

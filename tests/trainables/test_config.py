@@ -49,6 +49,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     *[(Recipe, {k: v}, f"{k} is {v}") for k in ("momentum", "warmup", "label_smoothing") for v in (-0.1, 1.0)],
     (Recipe, {"weight_decay": -1e-9}, "weight_decay is -1e-09, but must be a number at least 0"),
     (Recipe, {"max_grad_norm": 0}, "max_grad_norm is 0, but must be a number above 0"),
+    (Recipe, {"precision": "fp16"}, "precision is 'fp16', but must be one of fp32, bf16"),
     (Pruning, {"saliency": ""}, "pruning.saliency is ''"),
     (Pruning, {"cost": "params"}, "pruning.cost is 'params', but must be one of macs, none"),
     (Pruning, {"ramp": "square"}, "pruning.ramp is 'square'"),
@@ -133,6 +134,7 @@ recipes = st.builds(
     warmup=half_open,
     label_smoothing=half_open,
     max_grad_norm=st.none() | positive,
+    precision=st.sampled_from(["fp32", "bf16"]),
 )
 prunings = st.builds(
     Pruning,

@@ -148,6 +148,23 @@ def test_each_level_learns_from_the_next_larger(make_stage, networks, data: Data
     torch.testing.assert_close(stage.train_step(images, labels), torch.stack(wanted))
 
 
+def test_bf16_gives_nearly_the_losses_and_saliencies_of_fp32(architecture, make_stage, data: DataSplits) -> None:
+    told = {}
+    for precision in ("fp32", "bf16"):
+        stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, precision=precision)), architecture=architecture)
+        for level in stage.levels:
+            level.network.eval()  # neither dropout nor statistics of few images
+        losses = stage.train_step(*first_batch(data))
+        scores = torch.cat(list(stage.pruners[0].meter.scores().values()))
+        assert losses.dtype == torch.float32
+        told[precision] = losses, scores
+    assert torch.isfinite(told["bf16"][1]).all()
+    torch.testing.assert_close(told["bf16"][0], told["fp32"][0], rtol=0.05, atol=0.02)
+    scores = torch.stack([told["fp32"][1], told["bf16"][1]])
+    assert torch.corrcoef(scores)[0, 1] > 0.9
+    assert not torch.equal(scores[0], scores[1])
+
+
 @pytest.mark.parametrize("shared_affine", [False, True])
 def test_scores_of_level_1_do_not_see_level_2(make_stage, data: DataSplits, *, shared_affine: bool) -> None:
     """Level 2's size and what it keeps leave level 1's scores bit-identical, from the same weights."""

@@ -51,6 +51,17 @@ def test_it_learns_and_tells_of_each_epoch(networks, data: DataSplits) -> None:
     assert result.seconds == pytest.approx(sum(p.seconds for p in told))
 
 
+def test_bf16_is_near_fp32_and_keeps_weights_and_momentum_in_float32(networks, data: DataSplits) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        stage = make_stage(networks, data, recipe=replace(RECIPE, epochs=1, precision=precision))
+        losses[precision] = stage.step().levels[0].train_loss
+        tensors, _ = stage.state()
+        assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in tensors.values())
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
 def test_the_first_steps_are_plain_sgd(networks, data: DataSplits) -> None:
     """One batch an epoch and no momentum: the network moves against its gradient, by the rate."""
     recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.1, momentum=0.0, weight_decay=0.0, warmup=0.0)

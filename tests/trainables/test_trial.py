@@ -28,6 +28,7 @@ KINDS = {
     "joint": CONFIG,
     "sequential": replace(CONFIG, schedule="sequential"),
     "nested": replace(CONFIG, pruning=replace(CONFIG.pruning, nested=True)),
+    "bf16": replace(CONFIG, recipe=replace(CONFIG.recipe, precision="bf16")),
     "shared affine": replace(CONFIG, pruning=replace(CONFIG.pruning, shared_affine=True)),
 }
 
