@@ -26,6 +26,7 @@ from trainables.training import (
     Tensors,
     accuracy,
     autocast,
+    batch_layout,
     clip_gradients,
     derive_seed,
     epoch_batches,
@@ -89,6 +90,7 @@ class CascadeStage:
         self._augmentation: Augmentation = augmentation
         self._teacher_size = teacher_size
         self._larger = larger.eval().requires_grad_(requires_grad=False)
+        self._layout = batch_layout(self._larger, data)
         channel_map = find_groups(larger, data.input_shape, keep=config.pruning.keep)
         self._shared = SharedWeights(larger, channel_map)
         shared_affine = config.pruning.shared_affine
@@ -213,7 +215,7 @@ class CascadeStage:
         for level in self.levels:
             level.network.train()
         with seeded_layers(seed, device):
-            for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed):
+            for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed, self._layout):
                 rate = learning_rate(self._steps_taken, self._num_steps, recipe)
                 set_learning_rate(self._optimizer, rate)
                 totals += self.train_step(images, labels)

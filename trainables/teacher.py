@@ -19,6 +19,7 @@ from trainables.training import (
     Tensors,
     accuracy,
     autocast,
+    batch_layout,
     clip_gradients,
     derive_seed,
     epoch_batches,
@@ -67,6 +68,7 @@ class TeacherStage:
         self._data = data
         self._augmentation: Augmentation = augmentation
         self._seed = seed
+        self._layout = batch_layout(network, data)
         self._seconds = 0.0
         self._val_accuracy = 0.0
         self._parameters = dict(network.named_parameters())
@@ -92,7 +94,8 @@ class TeacherStage:
         self.network.train()
         with seeded_layers(seed, device):
             for index, (images, labels) in enumerate(
-                epoch_batches(self._data, self._recipe, self._augmentation, seed), start=self.epoch * steps
+                epoch_batches(self._data, self._recipe, self._augmentation, seed, self._layout),
+                start=self.epoch * steps,
             ):
                 rate = learning_rate(index, self._recipe.epochs * steps, self._recipe)
                 set_learning_rate(self._optimizer, rate)

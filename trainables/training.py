@@ -101,11 +101,30 @@ def recalibrate(network: nn.Module, data: DataSplits, *, batch_size: int, seed: 
         layer.eval()
 
 
+@torch.no_grad()
+def batch_layout(network: nn.Module, data: DataSplits) -> torch.memory_format:
+    """How training images lie in memory: channels last, as narrow convolutions are up to a third faster so.
+
+    A network that views a feature map as flat, which only works where channels come first, gets them first. The
+    network is left in evaluation mode.
+    """
+    images = data.val.images_NCHW[:2].float().contiguous(memory_format=torch.channels_last)
+    try:
+        network.eval()(images)
+    except RuntimeError:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 def epoch_batches(
-    data: DataSplits, recipe: Recipe, augmentation: Augmentation, seed: int
+    data: DataSplits,
+    recipe: Recipe,
+    augmentation: Augmentation,
+    seed: int,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of one epoch, whose order and augmentation come from `seed` alone."""
-    return training_batches(
+    """Batches of one epoch in a layout, whose order and augmentation come from `seed` alone."""
+    batches = training_batches(
         data.train,
         mean=data.mean,
         std=data.std,
@@ -113,6 +132,7 @@ def epoch_batches(
         augmentation=augmentation,
         generator=torch.Generator().manual_seed(seed),
     )
+    return ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

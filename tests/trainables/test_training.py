@@ -14,6 +14,7 @@ from trainables.config import Recipe
 from trainables.data import DataSplits, normalise, training_batches
 from trainables.training import (
     accuracy,
+    batch_layout,
     clip_gradients,
     derive_seed,
     epoch_batches,
@@ -181,3 +182,33 @@ def test_prefixes_come_off_again_and_do_not_mix() -> None:
     assert set(both) == {"level.1.a.b", "level.10.a.b"}
     assert unprefixed("level.1", both) == one
     assert unprefixed("level.10", both) == ten
+
+
+class Flat(nn.Module):
+    """Views a feature map as flat, as only one with its channels first can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.scores = nn.Linear(4 * 14 * 14, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.convolution(x)
+        scores: torch.Tensor = self.scores(x.view(len(x), -1))
+        return scores
+
+
+def test_images_lie_channels_last_unless_the_network_cannot_read_them_so(networks, data: DataSplits) -> None:
+    assert batch_layout(networks("own")[0], data) == torch.channels_last
+    assert batch_layout(Flat(), data) == torch.contiguous_format
+
+
+def test_layout_changes_nothing_but_the_layout(data: DataSplits) -> None:
+    recipe = Recipe(batch_size=16)
+    first = list(epoch_batches(data, recipe, "crop-flip", 3))
+    last = list(epoch_batches(data, recipe, "crop-flip", 3, torch.channels_last))
+    for (images, labels), (others, other_labels) in zip(first, last, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+        assert images.is_contiguous()
+        assert others.is_contiguous(memory_format=torch.channels_last)
