@@ -33,7 +33,7 @@ class CurvePoint:
 
     Attributes:
         level: 1 … L.
-        stage: `cascade`, or `level-1` … of a sequential cascade.
+        stage: `cascade`, `level-1` … of a sequential cascade, or `recovery-1` …
         epoch: epochs of the stage that are done, from 1.
         trial_epoch: epochs of the whole trial that are done, from 1.
         macs_kept: fraction of the teacher's MACs that the level keeps now, in (0, 1].
@@ -244,7 +244,7 @@ def _rows(
     trial = {
         "trial": number,
         "num_levels": cascade.num_levels,
-        "num_epochs": cascade.recipe.epochs,
+        "num_epochs": cascade.num_epochs,
         "end": end,
         "parameters": json.dumps(header["parameters"], sort_keys=True),
         "cascade": json.dumps(cascade.to_dict(), sort_keys=True),

@@ -152,7 +152,7 @@ class SearchRecord:
         parameters = self._study.parameters(asked.number) | {
             "num_assistants": asked.cascade.num_assistants,
             "schedule": asked.cascade.schedule,
-            "epochs": asked.cascade.recipe.epochs,
+            "epochs": asked.cascade.num_epochs,
         }
         for level, size in enumerate(asked.cascade.macs_kept, start=1):
             parameters[f"level_{level}_macs_kept_asked"] = size
@@ -235,7 +235,7 @@ class SearchRecord:
         self._curves.ended(number, "finished", results_of(candidates))
         student = max(candidates, key=lambda candidate: candidate.level)
         # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
-        epochs = asked.cascade.recipe.epochs - reused.epochs
+        epochs = asked.cascade.num_epochs - reused.epochs
         self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs))
         self._study.note_reuse(number, reused)
         self._study.tell(

@@ -221,9 +221,7 @@ def _kind(cascade: CascadeConfig) -> str:
 def _is_whole(curve: TrialCurve) -> bool:
     epochs = sorted({point.trial_epoch for point in curve.points})
     gapless = epochs == list(range(1, len(epochs) + 1))
-    return gapless and (
-        curve.end == "failed" or (curve.end == "finished" and len(epochs) == curve.cascade.recipe.epochs)
-    )
+    return gapless and (curve.end == "failed" or (curve.end == "finished" and len(epochs) == curve.cascade.num_epochs))
 
 
 def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
@@ -259,7 +257,7 @@ def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
         )
     return RecordedTrial(
         trial=curve.trial,
-        num_epochs=curve.cascade.recipe.epochs,
+        num_epochs=curve.cascade.num_epochs,
         epochs=tuple(epochs),
         results=tuple(results[level] for level in sorted(results)),
     )

@@ -208,7 +208,7 @@ class LiveWatcher:
         done = float(self._ended_here)
         for running in self._running.values():
             if running.progress is not None:
-                done += running.progress.trial_epoch / running.cascade.recipe.epochs
+                done += running.progress.trial_epoch / running.cascade.num_epochs
         ahead = self._num_trials - self._num_ended - (done - self._ended_here)
         if done < 0.2:
             return None

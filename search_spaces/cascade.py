@@ -27,20 +27,23 @@ class CascadeDefaults(PlainConfig):
     Attributes:
         recipe: how weights are trained.
         pruning: how channels are chosen.
+        recovery_epochs: for which each level's network is trained alone once it has its size.
         seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
             alone and stages that several of them have in common are equal.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
+    recovery_epochs: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the seed.
+        """Check ranges.
 
         Raises:
             InputError: naming the key, the rule and the value.
         """
+        require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("cascade.seed", self.seed, at_least=0)
 
 
@@ -131,6 +134,7 @@ class CascadeSpace(PlainConfig):
             schedule=_choose(trial, "schedule", self.schedule),
             pruning=pruning,
             recipe=recipe,
+            recovery_epochs=defaults.recovery_epochs,
             seed=defaults.seed,
         )
 

@@ -240,6 +240,8 @@ class CascadeConfig(PlainConfig):
         schedule: `joint` trains all levels at once, `sequential` one after the other.
         pruning: how channels are chosen.
         recipe: how weights are trained; `epochs` is the budget of the whole cascade in either schedule.
+        recovery_epochs: passes over the training images that each level's network is trained for alone, once it has its
+            size, beyond the recipe's epochs; 0 for no recovery.
         seed: seed of data order, augmentation and dropout.
     """
 
@@ -249,6 +251,7 @@ class CascadeConfig(PlainConfig):
     schedule: Schedule = "joint"
     pruning: Pruning = field(default_factory=Pruning)
     recipe: Recipe = field(default_factory=Recipe)
+    recovery_epochs: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -272,6 +275,7 @@ class CascadeConfig(PlainConfig):
         require_number("temperature", self.temperature, above=0.0)
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
         require_one_of("schedule", self.schedule, get_args(Schedule))
+        require_int("recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("seed", self.seed, at_least=0)
         require(
             self.schedule == "joint" or self.recipe.epochs >= self.num_levels,
@@ -283,6 +287,11 @@ class CascadeConfig(PlainConfig):
     def num_levels(self) -> int:
         """Networks below the teacher, L."""
         return len(self.macs_kept)
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the training images of all stages."""
+        return self.recipe.epochs + self.num_levels * self.recovery_epochs
 
     @property
     def num_assistants(self) -> int:

@@ -1,8 +1,11 @@
 """The stages of a cascade: what each of them trains, and for how long."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from trainables.config import CascadeConfig
+
+StageKind = Literal["pruning", "recovery"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -10,31 +13,44 @@ class StagePlan:
     """What one stage of a cascade trains.
 
     Attributes:
-        name: `cascade`, or `level-1` … of a sequential cascade.
+        name: `cascade`, or `level-1` … of a sequential cascade; `recovery-1` … of a level's recovery.
         levels: numbers of the levels that are trained together, the largest first.
         epochs: passes over the training images.
         first_epoch: epochs of the trial that lie before this stage.
+        kind: `pruning`: the levels fall to their sizes; `recovery`: one level, which has its size, is trained alone.
     """
 
     name: str
     levels: tuple[int, ...]
     epochs: int
     first_epoch: int
+    kind: StageKind = "pruning"
 
 
 def stage_plans(config: CascadeConfig) -> tuple[StagePlan, ...]:
-    """The stages of a cascade: one for all levels (joint), or one a level, which share the epochs out (sequential).
+    """The stages of a cascade, in their order.
 
-    Where the epochs do not divide evenly, the smaller levels, which lose more, get one more.
+    Joint: one for all levels, then a recovery of each, the largest first. Sequential: one a level, each followed by
+    the level's recovery. Each level is recovered before the next smaller one that learns from it.
     """
-    epochs = config.recipe.epochs
+    plans: list[StagePlan] = []
+
+    def add(name: str, levels: tuple[int, ...], epochs: int, kind: StageKind = "pruning") -> None:
+        first = plans[-1].first_epoch + plans[-1].epochs if plans else 0
+        plans.append(StagePlan(name=name, levels=levels, epochs=epochs, first_epoch=first, kind=kind))
+
+    numbers = tuple(range(1, config.num_levels + 1))
     if config.schedule == "joint":
-        levels = tuple(range(1, config.num_levels + 1))
-        return (StagePlan(name="cascade", levels=levels, epochs=epochs, first_epoch=0),)
-    plans = []
-    first = 0
-    for level in range(1, config.num_levels + 1):
-        share = (epochs - first) // (config.num_levels - level + 1)
-        plans.append(StagePlan(name=f"level-{level}", levels=(level,), epochs=share, first_epoch=first))
-        first += share
+        add("cascade", numbers, config.recipe.epochs)
+    for level, epochs in zip(numbers, _shares(config), strict=True):
+        if config.schedule == "sequential":
+            add(f"level-{level}", (level,), epochs)
+        if config.recovery_epochs > 0:
+            add(f"recovery-{level}", (level,), config.recovery_epochs, "recovery")
     return tuple(plans)
+
+
+def _shares(config: CascadeConfig) -> list[int]:
+    """Epochs of each level of a sequential cascade; where they do not divide evenly, smaller levels get one more."""
+    share, left = divmod(config.recipe.epochs, config.num_levels)
+    return [share + (level > config.num_levels - left) for level in range(1, config.num_levels + 1)]

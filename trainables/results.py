@@ -28,7 +28,7 @@ class EpochProgress:
     """One epoch of one stage: what is reported, tracked and shown.
 
     Attributes:
-        stage: `teacher`, `cascade`, or `level-1` … `level-L` of a sequential cascade.
+        stage: `teacher`, `cascade`, `level-1` … `level-L` of a sequential cascade, or `recovery-1` … `recovery-L`.
         epoch: epochs of this stage that are done, 1 … num_epochs.
         num_epochs: epochs of this stage.
         trial_epoch: epochs of the whole trial that are done, from 1.
@@ -87,7 +87,7 @@ class LevelResult:
         params: number of parameters.
         params_kept: the same as a fraction of the teacher's.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
-        fidelity: fraction of its stage's epochs that went into it, in (0, 1]; below 1 where the trial was stopped.
+        fidelity: fraction of its epochs that went into it, in (0, 1]; below 1 where the trial was stopped.
     """
 
     level: int

@@ -53,6 +53,8 @@ class TeacherSize:
 class CascadeStage:
     """Trains and prunes levels that view one set of weights, one epoch a step; stops and goes on at any epoch.
 
+    A recovery is the same for one level that has its size: nothing is removed, and it starts from itself.
+
     Attributes:
         plan: what it trains.
         levels: the levels, the largest first.
@@ -69,16 +71,18 @@ class CascadeStage:
         teacher_size: TeacherSize,
         data: DataSplits,
         augmentation: Augmentation = "none",
+        start: nn.Module | None = None,
     ) -> None:
         """Prepare it; nothing is trained yet.
 
         Args:
-            larger: the network that the first level starts from and learns from: the teacher, or the level before.
+            larger: the network that the first level learns from: the teacher, or the level before.
             plan: levels and epochs.
             config: of the whole cascade.
             teacher_size: what `macs_kept` is a fraction of.
             data: on the network's device.
             augmentation: what training batches go through.
+            start: the network that the levels start from; `None` for the larger one.
 
         Raises:
             InputError: if the network's channels cannot be traced or the criterion is unknown.
@@ -91,12 +95,13 @@ class CascadeStage:
         self._teacher_size = teacher_size
         self._larger = larger.eval().requires_grad_(requires_grad=False)
         self._layout = batch_layout(self._larger, data)
-        channel_map = find_groups(larger, data.input_shape, keep=config.pruning.keep)
-        self._shared = SharedWeights(larger, channel_map)
+        start = larger if start is None else start
+        channel_map = find_groups(start, data.input_shape, keep=config.pruning.keep)
+        self._shared = SharedWeights(start, channel_map)
         shared_affine = config.pruning.shared_affine
         self.levels = tuple(Level(number, self._shared, shared_affine=shared_affine) for number in plan.levels)
-        sizes = size_model(larger, channel_map, data.input_shape)
-        start_macs = count_macs(larger, data.input_shape)
+        sizes = size_model(start, channel_map, data.input_shape)
+        start_macs = count_macs(start, data.input_shape)
         self.pruners = tuple(
             LevelPruner(
                 level,
@@ -114,7 +119,8 @@ class CascadeStage:
         self._optimizer = make_optimizer(self._parameters.values(), config.recipe)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
-        self._prunings = pruning_steps(config.pruning, self._num_steps)
+        self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
+        self._last_pruning = max(self._prunings, default=0)
         self._steps_taken = 0
         self.results: tuple[LevelResult, ...] = ()
 
@@ -168,7 +174,7 @@ class CascadeStage:
         Raises:
             StageFailure: if a size is missed.
         """
-        if self._steps_taken >= max(self._prunings):
+        if self._steps_taken >= self._last_pruning:
             self.results = self._finish(self._validate())
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
@@ -256,7 +262,7 @@ class CascadeStage:
             )
             loss.backward()  # type: ignore[no-untyped-call]
             level.accumulate_gradients()
-            if self._steps_taken < max(self._prunings):  # later on nothing is chosen any more
+            if self._steps_taken < self._last_pruning:  # later on nothing is chosen any more
                 pruner.meter.update()
             larger_logits = logits.detach()
             losses.append(loss.detach())

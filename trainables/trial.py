@@ -1,7 +1,7 @@
 """A trial: one cascade, from the teacher to a narrow network of every level."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -78,21 +78,26 @@ class CascadeTrial:
         self._teacher_size = TeacherSize(
             macs=count_macs(self._teacher, data.input_shape), params=count_params(self._teacher)
         )
-        self._stage_index = 0
+        self._num_stages_done = 0
         self._stage = self._make_stage()
         self._epochs: tuple[EpochProgress, ...] = ()
 
     @property
     def finished(self) -> bool:
-        """Whether every level is done."""
-        return len(self.networks) == self._config.num_levels
+        """Whether every stage is done."""
+        return self._num_stages_done == len(self._plans)
+
+    @property
+    def _stage_index(self) -> int:
+        """Of the stage that runs or ran last."""
+        return min(self._num_stages_done, len(self._plans) - 1)
 
     @property
     def standing(self) -> Standing:
         """How far it is, and what its levels are worth now."""
         accuracies = {level.level: level.val_accuracy for epoch in self._epochs[-1:] for level in epoch.levels}
         accuracies |= {result.level: result.val_accuracy for result in self.results}
-        done = 1.0 if self.finished else (self._stage.plan.first_epoch + self._stage.epoch) / self._config.recipe.epochs
+        done = 1.0 if self.finished else (self._stage.plan.first_epoch + self._stage.epoch) / self._config.num_epochs
         return Standing(
             fraction=done,
             points=tuple(
@@ -151,6 +156,7 @@ class CascadeTrial:
             self._stage.stop()
             if self._stage.results:
                 self._take_levels()
+            self.results = tuple(replace(result, fidelity=self._fidelity(result.level)) for result in self.results)
 
     def run(self) -> Iterator[EpochProgress]:
         """Train all epochs that are left, one record each."""
@@ -169,7 +175,7 @@ class CascadeTrial:
         tensors, values = self._levels_state(tuple(self.networks))
         stage_tensors, stage_values = self._stage.state()
         return tensors | prefixed("stage", stage_tensors), values | {
-            "stage_index": self._stage_index,
+            "num_stages_done": self._num_stages_done,
             "stage": stage_values,
             "epochs": [epoch.to_dict() for epoch in self._epochs],
             "reused": self.reused.to_dict(),
@@ -181,7 +187,7 @@ class CascadeTrial:
         self._load_levels(tensors, values)
         self.reused = Reused.from_dict(values["reused"])
         self._epochs = tuple(EpochProgress.from_dict(epoch) for epoch in values["epochs"])
-        self._stage_index = values["stage_index"]
+        self._num_stages_done = values["num_stages_done"]
         self._stage = self._make_stage()
         self._stage.load_state(unprefixed("stage", tensors), values["stage"])
 
@@ -202,23 +208,39 @@ class CascadeTrial:
             self.networks[int(number)] = network.eval().requires_grad_(requires_grad=False)
         # A stage that was found may have been computed for a cascade with more or fewer levels below it.
         results = (LevelResult.from_dict(result) for result in values["results"])
-        self.results += tuple(replace(result, num_levels=self._config.num_levels) for result in results)
+        self._take_results(replace(result, num_levels=self._config.num_levels) for result in results)
 
     def _take_levels(self) -> None:
-        for level in self._stage.levels:
-            self.networks[level.number] = level.network.eval().requires_grad_(requires_grad=False)
-        self.results += self._stage.results
+        """Take what the stage gave; of a level that was recovered whichever network validation finds better."""
+        before = {result.level: result.val_accuracy for result in self.results}
+        for level, result in zip(self._stage.levels, self._stage.results, strict=True):
+            if result.val_accuracy >= before.get(level.number, 0.0):
+                self.networks[level.number] = level.network.eval().requires_grad_(requires_grad=False)
+                self._take_results([result])
+
+    def _take_results(self, results: Iterable[LevelResult]) -> None:
+        by_level = {result.level: result for result in (*self.results, *results)}
+        self.results = tuple(by_level[level] for level in sorted(by_level))
+
+    def _fidelity(self, level: int) -> float:
+        """Fraction of a level's epochs that were trained, over all stages that train it."""
+        plans = [(index, plan) for index, plan in enumerate(self._plans) if level in plan.levels]
+        done = [plan.epochs if index < self._num_stages_done else 0 for index, plan in plans]
+        running = self._stage.epoch if not self.finished and level in self._stage.plan.levels else 0
+        return (sum(done) + running) / sum(plan.epochs for _, plan in plans)
 
     def _next_stage(self) -> None:
         self._epochs = ()
+        self._num_stages_done += 1
         if not self.finished:
-            self._stage_index += 1
             self._stage = self._make_stage()
 
     def _make_stage(self) -> CascadeStage:
         plan = self._plans[self._stage_index]
+        level = plan.levels[0]
         return CascadeStage(
-            self.networks.get(plan.levels[0] - 1, self._teacher),
+            self.networks.get(level - 1, self._teacher),
+            start=self.networks[level] if plan.kind == "recovery" else None,
             plan=plan,
             config=self._config,
             teacher_size=self._teacher_size,

@@ -165,3 +165,20 @@ def test_all_cascades_have_the_defaults_seed():
     assert {CascadeSpace()(study.ask(), seeded).seed for _ in range(3)} == {7}
     with pytest.raises(InputError, match=r"cascade\.seed is -1"):
         CascadeDefaults(seed=-1)
+
+
+def test_all_cascades_have_the_defaults_recovery():
+    trial = optuna.trial.FixedTrial(
+        {
+            "num_assistants": 0,
+            "student_macs_kept": 0.1,
+            "temperature": 4.0,
+            "distillation_weight": 0.5,
+            "schedule": "joint",
+        }
+    )
+    cascade = CascadeSpace()(trial, CascadeDefaults(recovery_epochs=3))
+    assert cascade.recovery_epochs == 3
+    assert cascade.num_epochs == cascade.recipe.epochs + 3
+    with pytest.raises(InputError, match=r"cascade.recovery_epochs is -1, but must be"):
+        CascadeDefaults(recovery_epochs=-1)

@@ -159,6 +159,7 @@ cascades = st.builds(
     schedule=st.sampled_from(get_args(Schedule)),
     pruning=prunings,
     recipe=recipes,
+    recovery_epochs=st.integers(0, 100),
     seed=st.integers(0, 2**63),
 )
 models = st.builds(

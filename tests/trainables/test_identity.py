@@ -63,6 +63,15 @@ def test_all_that_changes_a_weight_counts(change: dict[str, object]) -> None:
     assert common(CONFIG, replace(CONFIG, **change)) == 0
 
 
+def test_a_recovery_is_a_stage_of_its_own_and_counts_for_what_follows() -> None:
+    joint = replace(CONFIG, schedule="joint")
+    assert keys(replace(joint, recovery_epochs=2))[0] == keys(joint)[0]
+    assert len(keys(replace(joint, recovery_epochs=2))) == 4
+    assert common(replace(joint, recovery_epochs=2), replace(joint, recovery_epochs=3)) == 1
+    assert common(CONFIG, replace(CONFIG, recovery_epochs=2)) == 1
+    assert keys(CONFIG)[1] not in keys(replace(CONFIG, recovery_epochs=2))
+
+
 def test_where_a_cascade_starts_from_counts() -> None:
     assert set(keys(CONFIG)) & set(keys(CONFIG, origin="there")) == set()
 

@@ -27,6 +27,8 @@ CONFIG = CascadeConfig(
 KINDS = {
     "joint": CONFIG,
     "sequential": replace(CONFIG, schedule="sequential"),
+    "joint, recovery": replace(CONFIG, recovery_epochs=1),
+    "sequential, recovery": replace(CONFIG, schedule="sequential", recovery_epochs=1),
     "nested": replace(CONFIG, pruning=replace(CONFIG.pruning, nested=True)),
     "bf16": replace(CONFIG, recipe=replace(CONFIG.recipe, precision="bf16")),
     "shared affine": replace(CONFIG, pruning=replace(CONFIG.pruning, shared_affine=True)),
@@ -71,12 +73,28 @@ def test_stages_share_the_epochs_out(num_levels: int, more: int) -> None:
     assert [plan.first_epoch for plan in plans] == [sum(shares[:index]) for index in range(num_levels)]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "stages"),
+    [
+        ("joint", ["cascade", "recovery-1", "recovery-2"]),
+        ("sequential", ["level-1", "recovery-1", "level-2", "recovery-2"]),
+    ],
+)
+def test_each_level_is_recovered_before_the_next_one_learns_from_it(schedule: str, stages: list[str]) -> None:
+    config = replace(CONFIG, schedule=schedule, recovery_epochs=3)
+    plans = stage_plans(config)
+    assert [plan.name for plan in plans] == stages
+    assert [plan.epochs for plan in plans if plan.kind == "recovery"] == [3, 3]
+    assert [plan.first_epoch for plan in plans] == [sum(p.epochs for p in plans[:i]) for i in range(len(plans))]
+    assert sum(plan.epochs for plan in plans) == config.num_epochs == 10
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trial_gives_a_network_and_a_result_for_each_level(make_trial, data: DataSplits, kind: str) -> None:
     trial = make_trial(KINDS[kind])
     told = list(trial.run())
     assert trial.finished
-    assert [progress.trial_epoch for progress in told] == [1, 2, 3, 4]
+    assert [progress.trial_epoch for progress in told] == list(range(1, KINDS[kind].num_epochs + 1))
     assert list(trial.networks) == [result.level for result in trial.results] == [1, 2]
     for result, size in zip(trial.results, (0.6, 0.3), strict=True):
         network = trial.networks[result.level]
@@ -85,8 +103,9 @@ def test_a_trial_gives_a_network_and_a_result_for_each_level(make_trial, data: D
         assert result.params == count_params(network)
         assert result.val_accuracy == accuracy(network, data)
         assert not any(parameter.requires_grad for parameter in network.parameters())
-    stages = ["cascade"] * 4 if kind != "sequential" else ["level-1", "level-1", "level-2", "level-2"]
-    assert [progress.stage for progress in told] == stages
+    assert [progress.stage for progress in told] == [
+        plan.name for plan in stage_plans(KINDS[kind]) for _ in range(plan.epochs)
+    ]
 
 
 def test_a_sequential_level_starts_from_the_one_before(make_trial) -> None:
@@ -120,7 +139,7 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, t
     whole = make_trial(config)
     wanted = [without_times(progress) for progress in whole.run()]
     stopped = make_trial(config)
-    for epoch in range(4):
+    for epoch in range(config.num_epochs + 1):
         save_state(tmp_path / "state", *stopped.state())
         later = make_trial(config)
         later.load_state(*load_state(tmp_path / "state"))
@@ -128,10 +147,10 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, t
         assert values == plain
         assert tensors.keys() == found.keys()
         assert all(torch.equal(tensor, found[name]) for name, tensor in tensors.items())
-        assert later.finished == (epoch == 3)
+        assert later.finished == (epoch == config.num_epochs)
         assert [without_times(progress) for progress in later.run()] == wanted[epoch:]
         assert_equal(whole, later)
-        if epoch < 3:
+        if not stopped.finished:
             stopped.step()
 
 
@@ -183,7 +202,7 @@ def test_a_states_values_are_plain(make_trial) -> None:
     list(trial.run())
     _, values = trial.state()
     assert values["results"] == [asdict(result) for result in trial.results]
-    assert values["stage_index"] == 1
+    assert values["num_stages_done"] == 2
 
 
 class InMemory:
@@ -216,7 +235,8 @@ def test_an_equal_trial_takes_over_every_stage(make_trial, kind: str) -> None:
     assert_equal(first, second)
     assert first.reused == Reused()
     assert second.reused.stages == tuple(dict.fromkeys(progress.stage for progress in wanted))
-    assert (second.reused.epochs, second.reused.seconds) == (4, pytest.approx(sum(p.seconds for p in wanted)))
+    assert second.reused.epochs == KINDS[kind].num_epochs
+    assert second.reused.seconds == pytest.approx(sum(p.seconds for p in wanted))
     assert second.finished
     assert second.take_over() == ()
 
@@ -301,6 +321,9 @@ def test_standing_of_a_trial_that_took_over_everything_is_at_its_end(make_trial)
         ("sequential", 0, []),
         ("sequential", 2, [1.0]),
         ("sequential", 3, [1.0, 0.5]),
+        ("joint, recovery", 4, [0.8, 0.8]),
+        ("joint, recovery", 5, [1.0, 0.8]),
+        ("sequential, recovery", 2, [2 / 3]),
     ],
 )
 def test_a_stop_gives_the_levels_that_have_their_sizes(
@@ -339,3 +362,60 @@ def test_a_finished_trial_is_fully_trained_and_a_stop_changes_nothing(make_trial
     trial.stop()
     assert trial.results == before
     assert [result.fidelity for result in before] == [1.0, 1.0]
+
+
+def test_a_recovery_trains_one_level_alone_and_changes_no_size(make_trial) -> None:
+    trial = make_trial(KINDS["joint, recovery"])
+    for _ in range(4):
+        trial.step()
+    before = dict(trial.networks)
+    sizes = [(result.macs, result.params) for result in trial.results]
+    found = trial.results
+    trained = trial._stage.levels[0]
+    (progress,) = [trial.step()]
+    assert (progress.stage, [level.level for level in progress.levels]) == ("recovery-1", [1])
+    assert progress.levels[0].macs_kept == found[0].macs_kept
+    now, then = trained.network.state_dict(), before[1].state_dict()
+    assert all(tensor.shape == then[name].shape for name, tensor in now.items())
+    assert not torch.equal(now["merged.weight"], then["merged.weight"])
+    assert trial.networks[2] is before[2]
+    trial.step()
+    assert trial.finished
+    assert [(result.macs, result.params) for result in trial.results] == sizes
+    assert all(now.val_accuracy >= then.val_accuracy for now, then in zip(trial.results, found, strict=True))
+
+
+def test_a_recovered_network_is_taken_unless_validation_finds_it_worse(make_trial) -> None:
+    kept, taken = make_trial(KINDS["joint, recovery"]), make_trial(KINDS["joint, recovery"])
+    for trial, known in ((kept, 1.0), (taken, 0.0)):
+        for _ in range(4):
+            trial.step()
+        trial.results = tuple(replace(result, val_accuracy=known) for result in trial.results)
+        before = trial.networks[1]
+        trial.step()
+        assert (trial.networks[1] is before) == (trial is kept)
+    assert kept.results[0].val_accuracy == 1.0
+    assert taken.results[0].val_accuracy == accuracy(taken.networks[1], taken._data)
+
+
+def test_a_smaller_level_learns_from_the_recovered_one(make_trial) -> None:
+    for kind in ("joint, recovery", "sequential, recovery"):
+        trial = make_trial(KINDS[kind])
+        while trial._stage.plan.name not in ("recovery-2", "level-2"):
+            trial.step()
+        assert trial._stage._larger is trial.networks[1]
+
+
+def test_a_cascade_is_found_done_by_one_that_adds_a_recovery(make_trial) -> None:
+    stages = InMemory()
+    list(make_trial(CONFIG, stages).run())
+    trial = make_trial(KINDS["joint, recovery"], stages)
+    told = list(trial.run())
+    assert trial.reused.stages == ("cascade",)
+    assert [progress.trial_epoch for progress in told] == [1, 2, 3, 4, 5, 6]
+    assert_equal(trial, make_run(make_trial(KINDS["joint, recovery"])))
+
+
+def make_run(trial: CascadeTrial) -> CascadeTrial:
+    list(trial.run())
+    return trial
