@@ -12,6 +12,7 @@ from benchmarks.table import machine, read_rows, table, write_rows
 NAMES = (
     "startup",
     "engine",
+    "speed",
     "saliency",
     "overhead",
     "reuse_actors",

@@ -6,16 +6,15 @@ and an optimiser of the same kind. They take turns, so that a busy machine slows
 
 import copy
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from benchmarks.table import Row
 from trainables.channels import BATCH_NORMS, Kept
-from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig, ModelConfig, Precision, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, ImageSet
 from trainables.distillation import distillation_loss
@@ -39,13 +38,13 @@ def ranked(layers: Sequence[GateLayer]) -> torch.Tensor:
     return (scores_C.argsort().argsort() + 1) / len(scores_C)
 
 
-def random_splits() -> DataSplits:
+def random_splits(batch: int = BATCH, image_size: int = 32) -> DataSplits:
     """Images of noise, one training batch and one for validation."""
     generator = torch.Generator().manual_seed(0)
     parts = [
         ImageSet(
-            images_NCHW=torch.randint(256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8),
-            labels_N=torch.randint(NUM_CLASSES, (BATCH,), generator=generator),
+            images_NCHW=torch.randint(256, (batch, 3, image_size, image_size), generator=generator, dtype=torch.uint8),
+            labels_N=torch.randint(NUM_CLASSES, (batch,), generator=generator),
         )
         for _ in range(2)
     ]
@@ -53,21 +52,69 @@ def random_splits() -> DataSplits:
     return DataSplits(train=parts[0], val=parts[1], mean=(0.5,) * 3, std=(0.25,) * 3, class_names=names)
 
 
-def pruned_stage(teacher: nn.Module, pruning: Pruning) -> tuple[CascadeStage, CascadeConfig]:
-    """A real joint stage whose levels are at their sizes: one epoch of one step, after which its one pruning falls."""
-    data = random_splits()
-    config = CascadeConfig(macs_kept=SIZES, pruning=pruning, recipe=Recipe(epochs=2, batch_size=BATCH))
+EVENLY = Pruning(saliency="benchmarks.engine:ranked", cost="none", num_prunings=1, ramp_fraction=0.5)
+"""Every group falls to the same share, in one event."""
+
+
+def full_stage(
+    teacher: nn.Module,
+    data: DataSplits,
+    sizes: Sequence[float] = SIZES,
+    *,
+    precision: Precision = "fp32",
+    pruning: Pruning = EVENLY,
+    epochs: int = 2,
+) -> tuple[CascadeStage, CascadeConfig]:
+    """A real joint stage whose levels still keep everything; an epoch is one step, and has one pruning at most."""
+    recipe = Recipe(epochs=epochs, batch_size=len(data.train), precision=precision)
+    config = CascadeConfig(macs_kept=tuple(sizes), pruning=pruning, recipe=recipe)
     stage = CascadeStage(
         teacher,
-        plan=StagePlan(name="cascade", levels=(1, 2, 3), epochs=2, first_epoch=0),
+        plan=StagePlan(name="cascade", levels=tuple(range(1, len(sizes) + 1)), epochs=epochs, first_epoch=0),
         config=config,
         teacher_size=TeacherSize(macs=count_macs(teacher, data.input_shape), params=count_params(teacher)),
         data=data,
     )
+    for level in stage.levels:
+        level.network.train()
+    return stage, config
+
+
+def pruned_stage(
+    teacher: nn.Module, data: DataSplits, sizes: Sequence[float] = SIZES, *, precision: Precision = "fp32"
+) -> tuple[CascadeStage, CascadeConfig]:
+    """The same with its levels at their sizes."""
+    stage, config = full_stage(teacher, data, sizes, precision=precision)
     stage.step()
     for level in stage.levels:
         level.network.train()
     return stage, config
+
+
+def random_batch(batch: int = BATCH, image_size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of noise as training sees them, and labels."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(batch, 3, image_size, image_size, generator=generator)
+    labels = torch.randint(NUM_CLASSES, (batch,), generator=generator)
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def medians(
+    arms: Mapping[str, Step], images: torch.Tensor, labels: torch.Tensor, *, rounds: int, warm_up: int = WARM_UP
+) -> dict[str, float]:
+    """Median seconds of a step of each arm; they take turns, so that a busy machine slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(warm_up + rounds):
+        for name, step in arms.items():
+            taken = seconds(step, images, labels)
+            if turn >= warm_up:
+                times[name].append(taken)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def frozen(model: ModelConfig) -> nn.Module:
+    """A teacher that nobody trained."""
+    return build(model, num_classes=NUM_CLASSES, in_channels=3).eval().requires_grad_(requires_grad=False)
 
 
 def _loss(logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor, config: CascadeConfig) -> torch.Tensor:
@@ -146,41 +193,28 @@ def seconds(step: Step, images: torch.Tensor, labels: torch.Tensor) -> float:
 def run() -> list[Row]:
     """Measure it."""
     torch.set_num_threads(NUM_THREADS)
-    teacher = build(ModelConfig(name="vgg16"), num_classes=NUM_CLASSES, in_channels=3).eval()
-    teacher.requires_grad_(requires_grad=False)
-    stage, config = pruned_stage(
-        teacher, Pruning(saliency="benchmarks.engine:ranked", cost="none", num_prunings=1, ramp_fraction=0.5)
-    )
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(BATCH, 3, 32, 32, generator=generator)
-    labels = torch.randint(NUM_CLASSES, (BATCH,), generator=generator)
+    teacher = frozen(ModelConfig(name="vgg16"))
+    stage, config = pruned_stage(teacher, random_splits())
     arms: dict[str, Step] = {
         "joint": stage.train_step,
         "masked": masked_step(teacher, stage, config),
         "separate": separate_step(teacher, stage, config),
     }
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(WARM_UP + ROUNDS):
-        for name, step in arms.items():
-            taken = seconds(step, images, labels)
-            if turn >= WARM_UP:
-                times[name].append(taken)
-        print(f"engine: round {turn + 1} of {WARM_UP + ROUNDS}", file=sys.stderr)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    took = medians(arms, *random_batch(), rounds=ROUNDS)
     sizes = ", ".join(f"{count_macs(level.network, (3, 32, 32)) / 1e6:.0f} M" for level in stage.levels)
     return [
         Row(
             name="joint step / masks on the dense network",
-            figure=medians["joint"] / medians["masked"],
+            figure=took["joint"] / took["masked"],
             rule="at most",
             target=0.50,
             note=f"VGG16, batch {BATCH}, levels of {sizes} MACs, {NUM_THREADS} thread, median of {ROUNDS}",
         ),
         Row(
             name="joint step / three separate narrow networks",
-            figure=medians["joint"] / medians["separate"],
+            figure=took["joint"] / took["separate"],
             rule="at most",
             target=1.15,
-            note=", ".join(f"{name} {value:.2f} s" for name, value in medians.items()),
+            note=", ".join(f"{name} {value:.2f} s" for name, value in took.items()),
         ),
     ]

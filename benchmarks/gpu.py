@@ -1,0 +1,227 @@
+"""What a card does: its bf16 rate, a teacher on CIFAR-10, the joint step, images/s, trials packed on it.
+
+`benchmarks/gpu.sh --data FOLDER` does all of it. With `--device cpu --noise 64 --steps 2` the same code runs anywhere,
+to see that it is free of errors; its figures mean nothing then.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import multiprocessing
+
+from benchmarks.engine import SIZES, frozen, pruned_stage, random_batch, random_splits
+from benchmarks.table import Row, machine, table, write_rows
+from orchestrator.datasets import load_splits
+from trainables.config import DataConfig, ModelConfig, Recipe
+from trainables.cost import count_macs
+from trainables.data import DataSplits
+from trainables.models import build
+from trainables.stages import CascadeStage
+from trainables.teacher import TeacherStage
+from trainables.training import epoch_batches
+
+GOAL = 0.93
+TRAINING_PASSES = 3  # forward once, backward twice
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
+    parser.add_argument("--device", default="cuda", help="cuda (the default), or cpu to see that all of it runs")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", help="folder with CIFAR-10: torchvision's, or Parquet files")
+    source.add_argument("--noise", type=int, help="this many images of noise instead")
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 into the folder if it is not there")
+    parser.add_argument("--epochs", type=int, default=30, help="of the teacher")
+    parser.add_argument("--steps", type=int, default=50, help="that are timed of each arm, after as many to warm up")
+    parser.add_argument("--batch", type=int, default=512, help="images a step")
+    parser.add_argument("--width", type=float, default=1.0, help="of VGG16")
+    parser.add_argument("--packed", type=int, default=4, help="trials at once on the card")
+    parser.add_argument("--rows", type=Path, help="also write the figures to this file, as JSON")
+    return parser.parse_args(arguments)
+
+
+def wait(device: torch.device) -> None:
+    """Until the card has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bf16_rate(device: torch.device) -> float:
+    """Measured TFLOP/s of a square bf16 matrix product."""
+    size = 8192 if device.type == "cuda" else 256
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    took = []
+    for _ in range(20):
+        started = time.perf_counter()
+        matrix @ matrix
+        wait(device)
+        took.append(time.perf_counter() - started)
+    return float(2 * size**3 / statistics.median(took) / 1e12)
+
+
+def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
+    """Train VGG16 and say when it passed the goal."""
+    network = build(ModelConfig(name="vgg16", width=options.width), num_classes=data.num_classes, in_channels=3)
+    recipe = Recipe(
+        epochs=options.epochs,
+        batch_size=options.batch,
+        learning_rate=0.2,
+        label_smoothing=0.1,
+        precision="bf16",
+    )
+    stage = TeacherStage(network.to(options.device), recipe=recipe, data=data, augmentation="crop-flip")
+    took, reached = 0.0, float("nan")
+    while not stage.finished:
+        epoch = stage.step()
+        took += epoch.seconds
+        found = epoch.levels[0].val_accuracy
+        if found >= GOAL and reached != reached:
+            reached = took
+        print(f"teacher: epoch {epoch.epoch}, {found:.2%}, {took:.0f} s", file=sys.stderr)
+    note = f"{options.epochs} epochs of batch {options.batch}, bf16, crop-flip, validation images"
+    return [
+        Row(
+            name="VGG16 teacher: accuracy", figure=stage.result().val_accuracy, rule="at least", target=GOAL, note=note
+        ),
+        Row(name=f"VGG16 teacher: time to {GOAL:.0%}", figure=reached, unit="s", note=f"all epochs {took:.1f} s"),
+    ]
+
+
+def cascade(options: argparse.Namespace) -> CascadeStage:
+    """A joint stage of three levels at their sizes, in bf16."""
+    device = torch.device(options.device)
+    stage, _ = pruned_stage(
+        frozen(ModelConfig(name="vgg16", width=options.width)).to(device),
+        random_splits(options.batch).to(device),
+        precision="bf16",
+    )
+    return stage
+
+
+def step_seconds(options: argparse.Namespace, stage: CascadeStage) -> float:
+    """Seconds of one joint step, over many between two waits, so that the card is never idle."""
+    device = torch.device(options.device)
+    images, labels = (tensor.to(device) for tensor in random_batch(options.batch))
+    for _ in range(2):  # the first warms up
+        wait(device)
+        started = time.perf_counter()
+        for _ in range(options.steps):
+            stage.train_step(images, labels)
+        wait(device)
+        took = time.perf_counter() - started
+    return took / options.steps
+
+
+def joint(options: argparse.Namespace, rate: float) -> list[Row]:
+    """The joint step, and what it makes of the card."""
+    stage = cascade(options)
+    took = step_seconds(options, stage)
+    shape = (3, 32, 32)
+    macs = count_macs(frozen(ModelConfig(name="vgg16", width=options.width)), shape)
+    macs += TRAINING_PASSES * sum(count_macs(level.network, shape) for level in stage.levels)
+    achieved = 2 * macs * options.batch / took / 1e12
+    sizes = ", ".join(f"{size:g}" for size in SIZES)
+    return [
+        Row(
+            name="joint step",
+            figure=1000 * took,
+            unit="ms",
+            note=f"VGG16, bf16, batch {options.batch}, levels of {sizes}; mean of {options.steps}",
+        ),
+        Row(name="joint step: achieved", figure=achieved, unit="TFLOP/s", note=f"{achieved / rate:.1%} of the card's"),
+    ]
+
+
+def images_per_second(options: argparse.Namespace, data: DataSplits) -> list[Row]:
+    """Joint steps on real batches, with the images on the card and with the images in main memory."""
+    device = torch.device(options.device)
+    rows = []
+    for place, held in (("on the card", data), ("in main memory", data.to("cpu"))):
+        stage = cascade(options)
+        recipe = Recipe(batch_size=options.batch)
+        for turn in range(2):  # the first warms up
+            wait(device)
+            started, count = time.perf_counter(), 0
+            for images, labels in epoch_batches(held, recipe, "crop-flip", turn, torch.channels_last):
+                stage.train_step(images.to(device), labels.to(device))
+                count += len(labels)
+                if count >= options.steps * options.batch:
+                    break
+            wait(device)
+            took = time.perf_counter() - started
+        rows.append(Row(name=f"images/s of the joint step, images {place}", figure=count / took, note="crop-flip"))
+    return rows
+
+
+def _work(
+    options: argparse.Namespace,
+    ready: "multiprocessing.Barrier",  # type: ignore[name-defined]
+    results: "multiprocessing.Queue[float]",  # type: ignore[name-defined]
+) -> None:
+    torch.set_num_threads(1)
+    stage = cascade(options)
+    step_seconds(options, stage)
+    ready.wait()
+    results.put(step_seconds(options, stage))
+
+
+def packed(options: argparse.Namespace) -> list[Row]:
+    """Steps a second of trials that share the card, against one alone, each a process of its own."""
+    rates = {}
+    for number in (1, options.packed):
+        context = multiprocessing.get_context("spawn")
+        ready, results = context.Barrier(number), context.Queue()
+        workers = [context.Process(target=_work, args=(options, ready, results)) for _ in range(number)]
+        for worker in workers:
+            worker.start()
+        rates[number] = sum(1.0 / results.get(timeout=1800) for _ in workers)
+        for worker in workers:
+            worker.join()
+    return [
+        Row(
+            name=f"{options.packed} trials on one card / one at a time",
+            figure=rates[options.packed] / rates[1],
+            note=f"{rates[options.packed]:.2f} against {rates[1]:.2f} joint steps/s in all",
+        )
+    ]
+
+
+def splits(options: argparse.Namespace) -> DataSplits:
+    """CIFAR-10, or noise, on the device."""
+    if options.noise is not None:
+        return random_splits(options.noise).to(options.device)
+    data = load_splits(DataConfig(name="cifar10", path=options.data, download=options.download, val_fraction=0.1))
+    return data.to(options.device)
+
+
+def card(device: torch.device) -> str:
+    """The name of what runs it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "no card"
+
+
+def main(arguments: list[str]) -> int:
+    """Measure all of it; 2 where there is no card."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("there is no CUDA card here; --device cpu only shows that the code runs", file=sys.stderr)
+        return 2
+    data = splits(options)
+    rate = bf16_rate(device)
+    rows = [Row(name="bf16 matrix product", figure=rate, unit="TFLOP/s", note=card(device))]
+    rows += teacher(options, data)
+    rows += [*joint(options, rate), *images_per_second(options, data), *packed(options)]
+    if options.rows is not None:
+        write_rows(rows, options.rows)
+    print(machine())
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,222 @@
+"""What a cascade costs beyond its networks: sharing, levels, precision, dead weights, pruning, set-up, images.
+
+Ratios within one process, arms in turn, medians. Images are noise, as speed does not know the difference.
+"""
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.engine import (
+    BATCH,
+    NUM_THREADS,
+    Step,
+    frozen,
+    full_stage,
+    masked_step,
+    medians,
+    pruned_stage,
+    random_batch,
+    random_splits,
+    separate_step,
+)
+from benchmarks.table import Row
+from trainables.config import Augmentation, ModelConfig, Pruning, Recipe
+from trainables.distillation import distillation_loss
+from trainables.pruning import pruning_steps
+from trainables.stages import CascadeStage
+from trainables.training import epoch_batches
+
+VGG16 = ModelConfig(name="vgg16")
+RESNET50 = ModelConfig(name="resnet50", stem="imagenet")
+MOBILENET = ModelConfig(name="mobilenet_v2")
+NETWORKS = {"VGG16": (VGG16, 32, BATCH), "ResNet-50": (RESNET50, 64, 64), "MobileNetV2": (MOBILENET, 64, 64)}
+ONE_SUM = ((0.6,), (0.36, 0.24), (0.3, 0.2, 0.1), (0.24, 0.18, 0.12, 0.06), (0.2, 0.16, 0.12, 0.08, 0.04))
+ROUNDS = 7
+TRAIN_IMAGES = 40_000  # CIFAR-10 less a validation fifth
+
+
+def against_separate() -> Iterator[Row]:
+    for name, (model, size, batch) in NETWORKS.items():
+        teacher = frozen(model)
+        stage, config = pruned_stage(teacher, random_splits(batch, size))
+        arms: dict[str, Step] = {"joint": stage.train_step, "separate": separate_step(teacher, stage, config)}
+        took = medians(arms, *random_batch(batch, size), rounds=ROUNDS)
+        yield Row(
+            name=f"{name}: joint step / three separate narrow networks",
+            figure=took["joint"] / took["separate"],
+            rule="at most",
+            target=1.05,
+            note=f"{size}x{size}, batch {batch}, {NUM_THREADS} thread; "
+            + ", ".join(f"{arm} {seconds:.3f} s" for arm, seconds in took.items()),
+        )
+
+
+def by_number_of_levels() -> Row:
+    teacher = frozen(VGG16)
+    arms = {f"{len(sizes)}": pruned_stage(teacher, random_splits(), sizes)[0].train_step for sizes in ONE_SUM}
+    took = medians(arms, *random_batch(), rounds=ROUNDS)
+    return Row(
+        name="step with 1 … 5 levels at one sum of macs_kept: slowest / fastest",
+        figure=max(took.values()) / min(took.values()),
+        rule="at most",
+        target=1.15,
+        note="VGG16; levels and seconds: " + ", ".join(f"{arm} {seconds:.2f}" for arm, seconds in took.items()),
+    )
+
+
+def by_precision() -> Iterator[Row]:
+    for name, (model, size, batch) in NETWORKS.items():
+        teacher, data = frozen(model), random_splits(batch, size)
+        arms = {
+            "fp32": pruned_stage(teacher, data)[0].train_step,
+            "bf16": pruned_stage(teacher, data, precision="bf16")[0].train_step,
+        }
+        took = medians(arms, *random_batch(batch, size), rounds=ROUNDS)
+        yield Row(
+            name=f"{name}: joint step in fp32 / in bf16",
+            figure=took["fp32"] / took["bf16"],
+            rule="at least",
+            target=1.5,
+            note=f"batch {batch}; " + ", ".join(f"{arm} {seconds:.3f} s" for arm, seconds in took.items()),
+        )
+
+
+def _peak(step: Callable[[], object]) -> float:
+    """Most memory of the process during a second call, in MB."""
+    step()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    step()
+    (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return float(peak.split()[1]) / 1024
+
+
+def _tensors(stage: CascadeStage) -> float:
+    """Weights, gradients, optimiser state and levels of a stage, in MB."""
+    parameters = [*stage.levels[0].shared.network.parameters()]
+    parameters += [p for level in stage.levels for p in level.private.values()]
+    numbers = 3 * sum(p.numel() for p in parameters)
+    numbers += 2 * sum(p.numel() for level in stage.levels for p in level.network.parameters())
+    return 4 * numbers / 2**20
+
+
+def _cost(stage: CascadeStage) -> tuple[float, float]:
+    batch = random_batch()
+    return _peak(lambda: stage.train_step(*batch)), _tensors(stage)
+
+
+def memory() -> Iterator[Row]:
+    teacher, data = frozen(VGG16), random_splits()
+    before = _cost(full_stage(teacher, data)[0])
+    pruned, config = pruned_stage(teacher, data)
+    after = _cost(pruned)
+    masked, batch = masked_step(teacher, pruned, config), random_batch()
+    dense = _peak(lambda: masked(*batch))
+    yield Row(
+        name="VGG16: peak memory of a joint step / of the masked engine's",
+        figure=after[0] / dense,
+        note=f"whole process; levels full {before[0]:.0f} MB, at their sizes {after[0]:.0f} MB, masks {dense:.0f} MB",
+    )
+    yield Row(
+        name="VGG16: weights, gradients and optimiser state with levels at their sizes / full",
+        figure=after[1] / before[1],
+        note=f"{after[1]:.0f} MB of {before[1]:.0f} MB",
+    )
+
+
+def pruning_events() -> Iterator[Row]:
+    steps = TRAIN_IMAGES // BATCH
+    events = len(pruning_steps(Pruning(), Recipe().epochs * steps)) / (Pruning().ramp_fraction * Recipe().epochs)
+    for name, (model, size, batch) in NETWORKS.items():
+        stage, _ = full_stage(frozen(model), random_splits(batch, size), pruning=Pruning(), epochs=40)
+        images, labels = random_batch(batch, size)
+        stage.train_step(images, labels)
+        steps_took, events_took = [], []
+        for event in range(1, 9):
+            started = time.perf_counter()
+            stage.train_step(images, labels)
+            steps_took.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            stage._prune(event / 8)
+            events_took.append(time.perf_counter() - started)
+        epoch = statistics.median(steps_took) * TRAIN_IMAGES / batch
+        took = statistics.median(events_took)
+        yield Row(
+            name=f"{name}: pruning events / an epoch",
+            figure=events * took / epoch,
+            rule="at most",
+            target=0.02,
+            note=f"{events:g} events an epoch, {took:.2f} s each; {TRAIN_IMAGES} images, {epoch:.0f} s",
+        )
+
+
+def set_up() -> Row:
+    torch.set_num_threads(2)
+    teacher, data = frozen(RESNET50), random_splits(8, 64)
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        full_stage(teacher, data)
+        took.append(time.perf_counter() - started)
+    torch.set_num_threads(NUM_THREADS)
+    return Row(
+        name="set-up of a cascade, ResNet-50, three levels",
+        figure=statistics.median(took),
+        unit="s",
+        rule="at most",
+        target=3.0,
+        note=f"two threads; {', '.join(f'{seconds:.2f}' for seconds in took)} s",
+    )
+
+
+def images() -> Iterator[Row]:
+    """Augmented batches against the smallest level alone, which is told what to say by logits that are there."""
+    augmentations: tuple[Augmentation, ...] = ("crop-flip",)
+    for name, model, kept in (("VGG16", VGG16, 0.09), ("vgg-small", ModelConfig(name="vgg-small"), 0.02)):
+        stage, config = pruned_stage(frozen(model), random_splits(), (kept,))
+        (level,) = stage.levels
+        batch = random_batch()
+        larger = torch.zeros(BATCH, 10)
+        optimizer = torch.optim.SGD(level.network.parameters(), lr=0.01, fused=True)
+
+        def train(
+            images: torch.Tensor,
+            labels: torch.Tensor,
+            network: nn.Module = level.network,
+            larger: torch.Tensor = larger,
+            optimizer: torch.optim.SGD = optimizer,
+        ) -> None:
+            optimizer.zero_grad()
+            distillation_loss(network(images), larger, labels, temperature=4.0, weight=0.5).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        data = random_splits(32 * BATCH)
+        for augmentation in augmentations:
+            trained, fed = [], []
+            for turn in range(ROUNDS):
+                started = time.perf_counter()
+                for _ in epoch_batches(data, config.recipe, augmentation, turn, torch.channels_last):
+                    pass
+                fed.append((time.perf_counter() - started) * config.recipe.batch_size / len(data.train))
+                trained.append(medians({"train": train}, *batch, rounds=3, warm_up=0)["train"])
+            rates = [config.recipe.batch_size / statistics.median(took) for took in (fed, trained)]
+            yield Row(
+                name=f"{name}: images/s of the input / of a level of {kept:.0%} of the MACs",
+                figure=rates[0] / rates[1],
+                rule="at least",
+                target=3.0,
+                note=f"{augmentation}, {rates[0]:,.0f} and {rates[1]:,.0f} images/s, {NUM_THREADS} thread",
+            )
+
+
+def run() -> list[Row]:
+    """Measure it."""
+    torch.set_num_threads(NUM_THREADS)
+    rows = [*against_separate(), by_number_of_levels(), *by_precision(), *memory(), *pruning_events(), set_up()]
+    return [*rows, *images()]

@@ -1,0 +1,47 @@
+"""The one command for a machine with a card, on the CPU: that it runs to its end, whatever its figures."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.table import read_rows
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
+TINY = ["--batch=16", "--width=0.1", "--epochs=1", "--steps=2", "--packed=2"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["sh", SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
+
+
+@pytest.mark.integration
+def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    done = run("--device=cpu", "--noise=64", f"--rows={rows}", *TINY)
+    assert done.returncode == 0, done.stderr
+    names = [row.name for row in read_rows(rows)]
+    assert names == [
+        "bf16 matrix product",
+        "VGG16 teacher: accuracy",
+        "VGG16 teacher: time to 93%",
+        "joint step",
+        "joint step: achieved",
+        "images/s of the joint step, images on the card",
+        "images/s of the joint step, images in main memory",
+        "2 trials on one card / one at a time",
+    ]
+    assert all(name in done.stdout for name in names)
+
+
+@pytest.mark.integration
+def test_data_is_asked_for_and_nothing_is_downloaded_unasked(tmp_path: Path) -> None:
+    assert "one of the arguments --data --noise is required" in run("--device=cpu").stderr
+    done = run("--device=cpu", f"--data={tmp_path}", *TINY)
+    assert done.returncode != 0
+    assert "download" in done.stderr
