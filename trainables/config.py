@@ -20,6 +20,8 @@ from trainables.plain import (
 
 Schedule = Literal["joint", "sequential"]
 Ramp = Literal["cubic", "linear"]
+Optimizer = Literal["sgd", "adamw"]
+LearningRateSchedule = Literal["cosine", "one-cycle"]
 PruningCost = Literal["macs", "none"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 Stem = Literal["small", "imagenet"]
@@ -122,17 +124,20 @@ class DataConfig(PlainConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe(PlainConfig):
-    """How weights are trained: SGD with Nesterov momentum, warm-up, then a cosine to zero.
+    """How weights are trained.
 
     Attributes:
         epochs: passes over the training images, for all stages of a cascade together.
         batch_size: images a step.
-        learning_rate: peak of the schedule.
-        momentum: Nesterov momentum, in [0, 1).
-        weight_decay: L2 on all weights but normalisation layers and biases.
-        warmup: fraction of the steps over which the learning rate rises linearly, in [0, 1).
+        learning_rate: peak of the schedule; below 0.1 for AdamW.
+        momentum: Nesterov momentum of SGD, β₁ of AdamW, in [0, 1).
+        weight_decay: of all weights but normalisation layers and biases: L2 for SGD, decoupled for AdamW.
+        warmup: fraction of the steps over which the learning rate rises, in [0, 1).
         label_smoothing: of the cross-entropy, in [0, 1).
         max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
+        optimizer: `sgd` with Nesterov momentum, or `adamw` with β₂ 0.999 and ε 1e-8.
+        learning_rate_schedule: `cosine` rises linearly and falls to zero on a cosine; `one-cycle` rises from a 25th of
+            the peak on a cosine and falls to a 250,000th of it on another.
     """
 
     epochs: int = 20
@@ -143,6 +148,8 @@ class Recipe(PlainConfig):
     warmup: float = 0.2
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
+    optimizer: Optimizer = "sgd"
+    learning_rate_schedule: LearningRateSchedule = "cosine"
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -159,6 +166,13 @@ class Recipe(PlainConfig):
         require_number("label_smoothing", self.label_smoothing, at_least=0.0, below=1.0)
         if self.max_grad_norm is not None:
             require_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        require_one_of("optimizer", self.optimizer, get_args(Optimizer))
+        require_one_of("learning_rate_schedule", self.learning_rate_schedule, get_args(LearningRateSchedule))
+        require(
+            self.optimizer == "sgd" or self.learning_rate < 0.1,
+            f"learning_rate is {self.learning_rate!r}, but must be below 0.1 for adamw, which moves every weight by "
+            "about so much a step; give it, 0.001 say",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

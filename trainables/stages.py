@@ -17,6 +17,15 @@ from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss
 from trainables.errors import StageFailure
 from trainables.levels import Level, SharedWeights, unused
+from trainables.optimizers import (
+    clear_state,
+    clip_gradients,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.results import EpochProgress, LevelProgress, LevelResult
@@ -25,17 +34,11 @@ from trainables.selection import SelectionError
 from trainables.training import (
     Tensors,
     accuracy,
-    clip_gradients,
     derive_seed,
     epoch_batches,
-    learning_rate,
-    load_momentum,
-    make_optimizer,
-    momentum_state,
     prefixed,
     recalibrate,
     seeded_layers,
-    set_learning_rate,
     unprefixed,
 )
 
@@ -171,7 +174,7 @@ class CascadeStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
         tensors = prefixed("weights", self._parameters)
-        tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
+        tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
         for pruner in self.pruners:
             level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
@@ -188,7 +191,7 @@ class CascadeStage:
         """Go on from what `state` gave, with the same larger network."""
         for name, parameter in self._parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
-        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
+        load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
         for pruner, num_batches_seen in zip(self.pruners, values["saliency_batches"], strict=True):
             number = pruner.level.number
             pruner.load(
@@ -269,10 +272,7 @@ class CascadeStage:
                 pruner.fall(fraction, protected=protected)
             if self._config.pruning.nested:
                 protected = pruner.level.kept
-        for dense, mask in unused(self.levels).items():
-            momentum = self._optimizer.state[dense].get("momentum_buffer")
-            if momentum is not None:
-                momentum.masked_fill_(mask, 0.0)
+        clear_state(self._optimizer, unused(self.levels))
 
     def _validate(self) -> list[float]:
         accuracies = []

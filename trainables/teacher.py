@@ -14,20 +14,22 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, num_batches
 from trainables.errors import StageFailure
 from trainables.models import versioned
+from trainables.optimizers import (
+    clip_gradients,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     Tensors,
     accuracy,
-    clip_gradients,
     derive_seed,
     epoch_batches,
-    learning_rate,
-    load_momentum,
-    make_optimizer,
-    momentum_state,
     prefixed,
     seeded_layers,
-    set_learning_rate,
     unprefixed,
 )
 
@@ -132,13 +134,13 @@ class TeacherStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on: tensors, and plain values."""
         tensors = prefixed("network", self.network.state_dict())
-        tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
+        tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
         return tensors, {"epoch": self.epoch, "seconds": self._seconds, "val_accuracy": self._val_accuracy}
 
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
-        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
+        load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
         self.epoch = values["epoch"]
         self._seconds = values["seconds"]
         self._val_accuracy = values["val_accuracy"]

@@ -1,8 +1,7 @@
-"""What all stages share: the schedule, the optimiser, seeds of an epoch, accuracy, recalibration."""
+"""What all stages share: seeds and batches of an epoch, accuracy, recalibration."""
 
 import hashlib
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -30,33 +29,6 @@ def seeded_layers(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
-
-
-def learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
-    """Rate of step `step` of 0 … num_steps−1: a linear rise over the warm-up, then a cosine to zero."""
-    warmup_steps = recipe.warmup * num_steps
-    if step < warmup_steps:
-        return recipe.learning_rate * (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
-    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; scales, shifts and biases (one dimension) are not decayed."""
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0.0, fused=True
-    )
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
-    """Scale gradients down to the recipe's norm, if it has one."""
-    if recipe.max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
 
 
 @torch.no_grad()
@@ -108,27 +80,6 @@ def epoch_batches(
         augmentation=augmentation,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameter groups this rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def momentum_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Tensors:
-    """The optimiser's momentum by parameter name; nothing before the first step."""
-    return {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in parameters.items()
-        if optimizer.state[parameter].get("momentum_buffer") is not None
-    }
-
-
-def load_momentum(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], momentum: Tensors) -> None:
-    """Put back what `momentum_state` gave."""
-    for name, buffer in momentum.items():
-        optimizer.state[parameters[name]]["momentum_buffer"] = buffer.to(parameters[name].device).clone()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:

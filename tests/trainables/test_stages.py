@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig, Optimizer, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
@@ -176,21 +176,27 @@ def test_the_gradient_of_shared_weights_is_the_sum_over_levels(make_stage, data:
     torch.testing.assert_close(weight.grad, parts[0] + parts[1])
 
 
-def test_momentum_of_what_no_level_keeps_is_cleared_and_the_rest_is_untouched(make_stage, data: DataSplits) -> None:
-    stage = make_stage()
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_remembered_of_weights_that_no_level_keeps_is_cleared(
+    make_stage, data: DataSplits, optimizer: Optimizer
+) -> None:
+    stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, optimizer=optimizer)))
     for level in stage.levels:
         level.network.train()
     for seed in range(3):
         stage.train_step(*first_batch(data, seed))
-    buffers = {p: s["momentum_buffer"] for p, s in stage._optimizer.state.items()}
-    before = {p: buffer.clone() for p, buffer in buffers.items()}
+    dense = set(unused(stage.levels))
+    remembered = [(p, t) for p in dense for t in stage._optimizer.state[p].values() if t.shape == p.shape]
+    assert len(remembered) == len(dense) * (2 if optimizer == "adamw" else 1)
+    before = [tensor.clone() for _, tensor in remembered]
     stage._prune(1.0)
     masks = unused(stage.levels)
     cleared = 0
-    for parameter, mask in masks.items():
-        assert not buffers[parameter][mask].any()
-        assert torch.equal(buffers[parameter][~mask], before[parameter][~mask])
-        cleared += int((before[parameter][mask] != 0).sum())
+    for (parameter, tensor), was in zip(remembered, before, strict=True):
+        mask = masks[parameter]
+        assert not tensor[mask].any()
+        assert torch.equal(tensor[~mask], was[~mask])
+        cleared += int((was[mask] != 0).sum())
     assert cleared > 0
 
 

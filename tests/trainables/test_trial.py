@@ -29,6 +29,10 @@ KINDS = {
     "sequential": replace(CONFIG, schedule="sequential"),
     "nested": replace(CONFIG, pruning=replace(CONFIG.pruning, nested=True)),
     "shared affine": replace(CONFIG, pruning=replace(CONFIG.pruning, shared_affine=True)),
+    "adamw": replace(
+        CONFIG,
+        recipe=replace(CONFIG.recipe, optimizer="adamw", learning_rate=0.005, learning_rate_schedule="one-cycle"),
+    ),
 }
 
 
@@ -115,7 +119,7 @@ def test_the_seed_alone_decides(make_trial, kind: str) -> None:
 def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, tmp_path: Path, kind: str) -> None:
     # Channels go between the ends of epochs, so that saliency is half gathered where the trial stops.
     pruning = replace(KINDS[kind].pruning, num_prunings=2, ramp_fraction=0.8)
-    config = replace(KINDS[kind], recipe=replace(CONFIG.recipe, epochs=3), pruning=pruning)
+    config = replace(KINDS[kind], recipe=replace(KINDS[kind].recipe, epochs=3), pruning=pruning)
     whole = make_trial(config)
     wanted = [without_times(progress) for progress in whole.run()]
     stopped = make_trial(config)
