@@ -10,13 +10,14 @@ from orchestrator.looks import BoundLook, Look, Looks, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
-from trainables.config import Pruning
+from trainables.config import Pruning, Recipe
 from trainables.contracts import Findings, check_contracts
 from trainables.cost import SizeModel, count_macs, size_model
 from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
 from trainables.models import build, load_weights
+from trainables.objective import Objective
 from trainables.saliency import find_criterion
 from trainables.selection import smallest_target
 
@@ -30,6 +31,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     Raises:
         InputError: naming what is wrong.
     """
+    for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
+        _check_recipe(key, recipe, data)
     space = experiment.find_space()
     criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
     for criterion in criteria:
@@ -66,6 +69,13 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
     return look
+
+
+def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
+    try:
+        Objective.of(recipe, data)
+    except InputError as error:
+        raise InputError(f"{key}.{error}") from error
 
 
 def _held(findings: Findings) -> str:

@@ -22,8 +22,10 @@ Schedule = Literal["joint", "sequential"]
 Ramp = Literal["cubic", "linear"]
 Optimizer = Literal["sgd", "adamw"]
 LearningRateSchedule = Literal["cosine", "one-cycle"]
+ClassWeights = Literal["none", "balanced"]
+Mix = Literal["none", "mixup", "cutmix", "both"]
 PruningCost = Literal["macs", "none"]
-Augmentation = Literal["none", "crop", "crop-flip"]
+Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
 
@@ -77,8 +79,9 @@ class DataConfig(PlainConfig):
         val_fraction: part of the training images held out for validation, stratified by class, in (0, 1).
         test_fraction: part of all images held out for test where a data set has no test split of its own
             (`digits`, an `imagefolder` without a `test` folder), stratified by class, in (0, 1).
-        augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random), or
-            `crop-flip` (also mirrored at random).
+        augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random),
+            `crop-flip` (also mirrored at random), `randaugment` (two random changes of shape or colour an image), or
+            `crop-flip-randaugment`.
         seed: seed of the splits.
         download: fetch CIFAR into `path` if it is not there; nothing is fetched unless this is asked.
     """
@@ -138,6 +141,15 @@ class Recipe(PlainConfig):
         optimizer: `sgd` with Nesterov momentum, or `adamw` with β₂ 0.999 and ε 1e-8.
         learning_rate_schedule: `cosine` rises linearly and falls to zero on a cosine; `one-cycle` rises from a 25th of
             the peak on a cosine and falls to a 250,000th of it on another.
+        accumulate: micro-batches that a batch is cut into, of two images or more each, whose gradients are summed to
+            the batch's: less memory for the same step. Batch norm sees a micro-batch at a time.
+        ema: decay of a moving average of the weights, in (0, 1), which is what is validated and handed on; `None`
+            takes the weights of the last step.
+        class_weights: what classes count in the cross-entropy: `none` for all alike, `balanced` for the inverse of how
+            many training images they have, or a number above 0 for each, of which only the ratios count.
+        mix: what is made of each batch: `none`, `mixup` (pairs of images blended), `cutmix` (a box cut from the other
+            of a pair), or `both` (one of the two by chance); labels are mixed likewise.
+        mix_alpha: both parameters of the Beta distribution that the shares of a pair are drawn from, above 0.
     """
 
     epochs: int = 20
@@ -150,6 +162,11 @@ class Recipe(PlainConfig):
     max_grad_norm: float | None = None
     optimizer: Optimizer = "sgd"
     learning_rate_schedule: LearningRateSchedule = "cosine"
+    accumulate: int = 1
+    ema: float | None = None
+    class_weights: ClassWeights | tuple[float, ...] = "none"
+    mix: Mix = "none"
+    mix_alpha: float = 1.0
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -173,6 +190,24 @@ class Recipe(PlainConfig):
             f"learning_rate is {self.learning_rate!r}, but must be below 0.1 for adamw, which moves every weight by "
             "about so much a step; give it, 0.001 say",
         )
+        require_int("accumulate", self.accumulate, at_least=1)
+        require(
+            2 * self.accumulate <= self.batch_size,
+            f"accumulate is {self.accumulate}, but each micro-batch must have at least 2 of the {self.batch_size} "
+            "images of a batch; accumulate less or raise batch_size",
+        )
+        if self.ema is not None:
+            require_number("ema", self.ema, above=0.0, below=1.0)
+        if isinstance(self.class_weights, tuple) and self.class_weights:
+            for label, weight in enumerate(self.class_weights):
+                require_number(f"class_weights of class {label}", weight, above=0.0)
+        else:
+            require(
+                self.class_weights in get_args(ClassWeights),
+                f"class_weights is {self.class_weights!r}, but must be none, balanced, or a list of one number a class",
+            )
+        require_one_of("mix", self.mix, get_args(Mix))
+        require_number("mix_alpha", self.mix_alpha, above=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,12 +9,14 @@ Shape suffixes: N images, C channels, H height, W width.
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from trainables.config import Augmentation
 from trainables.errors import InputError
@@ -209,22 +211,48 @@ def normalise(images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[fl
     return images_NCHW.to(torch.float32).mul_(scale).add_(shift)
 
 
-def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Shift each image by up to an eighth of its size, and mirror each with probability one half.
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let what draws from torch's global generator on the CPU (torchvision has no other) draw from this one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+        yield
 
-    What a shift leaves open is zero: black for uint8 pixels, which is what `training_batches` gives, the mean colour
+
+def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Change each image at random.
+
+    What a change leaves open is zero: black for uint8 pixels, which is what `training_batches` gives, the mean colour
     for normalised ones.
 
     Args:
-        images_NCHW: of any type, on any device.
-        kind: `none` gives the images back as they are, `crop` shifts, `crop-flip` shifts and mirrors.
+        images_NCHW: of any type, on any device; for RandAugment uint8.
+        kind: `none` gives the images back as they are. `crop` shifts each by up to an eighth of its size; `crop-flip`
+            also mirrors each with probability one half. `randaugment` does what torchvision's RandAugment does by
+            default: two of 14 changes at magnitude 9 of 30 (Cubuk et al. 2020). `crop-flip-randaugment` does all.
         generator: on the CPU; the same state gives the same result.
 
     Returns:
         Images of the same shape, type and device.
+
+    Raises:
+        InputError: if RandAugment cannot take such images.
     """
     if kind == "none":
         return images_NCHW
+    if kind in ("crop", "crop-flip"):
+        return _cropped(images_NCHW, kind, generator)
+    channels = images_NCHW.shape[1]
+    if channels not in (1, 3):
+        raise InputError(f"images have {channels} channels, but must have 1 or 3 for randaugment; augment otherwise")
+    if kind == "crop-flip-randaugment":
+        images_NCHW = _cropped(images_NCHW, "crop-flip", generator)
+    change = v2.RandAugment()
+    with drawing_from(generator):  # image by image, since a whole batch would get one and the same change
+        return torch.stack([change(image_CHW) for image_CHW in images_NCHW])
+
+
+def _cropped(images_NCHW: torch.Tensor, kind: Literal["crop", "crop-flip"], generator: torch.Generator) -> torch.Tensor:
     num_images, _, height, width = images_NCHW.shape
     device = images_NCHW.device
     pad_y, pad_x = height // _PAD_PARTS, width // _PAD_PARTS

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainables.averaging import WeightAverage
 from trainables.config import Augmentation, CascadeConfig
 from trainables.cost import count_macs, count_params, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
-from trainables.distillation import distillation_loss
 from trainables.errors import StageFailure
 from trainables.levels import Level, SharedWeights, unused
+from trainables.objective import Objective
 from trainables.optimizers import (
     clear_state,
     clip_gradients,
@@ -32,10 +33,12 @@ from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.selection import SelectionError
 from trainables.training import (
+    CALIBRATION_BATCHES,
     Tensors,
     accuracy,
     derive_seed,
     epoch_batches,
+    micro_batches,
     prefixed,
     recalibrate,
     seeded_layers,
@@ -82,7 +85,8 @@ class CascadeStage:
             augmentation: what training batches go through.
 
         Raises:
-            InputError: if the network's channels cannot be traced or the criterion is unknown.
+            InputError: if the network's channels cannot be traced, the criterion is unknown, or the recipe does not
+                fit the classes.
         """
         self.plan = plan
         self.epoch = 0
@@ -112,6 +116,8 @@ class CascadeStage:
         for level in self.levels:
             self._parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
         self._optimizer = make_optimizer(self._parameters.values(), config.recipe)
+        self._average = WeightAverage(self._parameters, config.recipe.ema)
+        self._objective = Objective.of(config.recipe, data)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
         self._prunings = pruning_steps(config.pruning, self._num_steps)
@@ -175,6 +181,7 @@ class CascadeStage:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
         tensors = prefixed("weights", self._parameters)
         tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
+        tensors |= prefixed("average", self._average.tensors)
         for pruner in self.pruners:
             level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
@@ -192,6 +199,7 @@ class CascadeStage:
         for name, parameter in self._parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
         load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
+        self._average.load(unprefixed("average", tensors))
         for pruner, num_batches_seen in zip(self.pruners, values["saliency_batches"], strict=True):
             number = pruner.level.number
             pruner.load(
@@ -227,39 +235,55 @@ class CascadeStage:
 
         Args:
             images: normalised, N x channels x height x width.
-            labels: N classes.
+            labels: N classes, or the share of every class, N x classes.
 
         Returns:
             The loss of each level, detached.
         """
+        parts = micro_batches(images, labels, self._config.recipe.accumulate)
         for parameter in self._parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
         with torch.no_grad():
-            larger_logits = self._larger(images)
+            larger_logits = [self._larger(part) for part, _ in parts]
         losses = []
         for pruner in self.pruners:
-            level = pruner.level
-            level.refresh()
+            pruner.level.refresh()
+            loss, larger_logits = self._level_gradients(pruner.level, parts, larger_logits)
+            pruner.level.accumulate_gradients()
+            # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+            if self._steps_taken < max(self._prunings):  # later on nothing is chosen any more
+                pruner.meter.update()
+            losses.append(loss)
+        clip_gradients(self._parameters.values(), self._config.recipe)
+        self._optimizer.step()
+        self._average.update()
+        self._steps_taken += 1
+        return torch.stack(losses)
+
+    def _level_gradients(
+        self,
+        level: Level,
+        parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        larger_logits: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
+        num_images = sum(len(labels) for _, labels in parts)
+        total = torch.zeros((), device=larger_logits[0].device)
+        found = []
+        for (images, labels), larger in zip(parts, larger_logits, strict=True):
             logits = level.network(images)
-            loss = distillation_loss(
+            loss = self._objective.of_level(
                 logits,
-                larger_logits,
+                larger,
                 labels,
                 temperature=self._config.temperature,
                 weight=self._config.distillation_weight,
-                label_smoothing=self._config.recipe.label_smoothing,
-            )
+            ) * (len(labels) / num_images)
             loss.backward()  # type: ignore[no-untyped-call]
-            level.accumulate_gradients()
-            if self._steps_taken < max(self._prunings):  # later on nothing is chosen any more
-                pruner.meter.update()
-            larger_logits = logits.detach()
-            losses.append(loss.detach())
-        clip_gradients(self._parameters.values(), self._config.recipe)
-        self._optimizer.step()
-        self._steps_taken += 1
-        return torch.stack(losses)
+            total += loss.detach()
+            found.append(logits.detach())
+        return total, found
 
     @torch.no_grad()
     def _prune(self, fraction: float) -> None:
@@ -275,11 +299,19 @@ class CascadeStage:
         clear_state(self._optimizer, unused(self.levels))
 
     def _validate(self) -> list[float]:
+        with self._average.in_place():
+            for level in self.levels:
+                level.refresh()
         accuracies = []
         for level in self.levels:
-            level.refresh()
+            if self._config.recipe.ema is not None:  # training left statistics of other weights
+                self._recalibrate(level, max_batches=CALIBRATION_BATCHES)
             accuracies.append(accuracy(level.network, self._data))
         return accuracies
+
+    def _recalibrate(self, level: Level, *, max_batches: int | None = None) -> None:
+        recipe, seed = self._config.recipe, self._config.seed
+        recalibrate(level.network, self._data, batch_size=recipe.batch_size, seed=seed, max_batches=max_batches)
 
     def _finish(self, accuracies: Sequence[float]) -> tuple[LevelResult, ...]:
         results = []
@@ -288,7 +320,7 @@ class CascadeStage:
             macs = count_macs(level.network, self._data.input_shape)
             with self._failing(level):
                 pruner.check_size(macs)
-            recalibrate(level.network, self._data, batch_size=self._config.recipe.batch_size, seed=self._config.seed)
+            self._recalibrate(level)
             params = count_params(level.network)
             results.append(
                 LevelResult(

@@ -1,6 +1,7 @@
 """What all stages share: seeds and batches of an epoch, accuracy, recalibration."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,10 +11,13 @@ from torch import nn
 from trainables.channels import BATCH_NORMS
 from trainables.config import Augmentation, Recipe
 from trainables.data import DataSplits, evaluation_batches, training_batches
+from trainables.mixing import Mixer
 
 Tensors = dict[str, torch.Tensor]
 
 EVALUATION_BATCH = 512
+# Batches that statistics are measured on where an average of weights is validated in the midst of training.
+CALIBRATION_BATCHES = 16
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
@@ -41,11 +45,20 @@ def accuracy(network: nn.Module, data: DataSplits) -> float:
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, data: DataSplits, *, batch_size: int, seed: int) -> None:
+def recalibrate(
+    network: nn.Module, data: DataSplits, *, batch_size: int, seed: int, max_batches: int | None = None
+) -> None:
     """Measure batch-norm statistics anew: cumulative averages over shuffled training images, weights frozen.
 
     Statistics of the batch must be used while they are measured (train mode), or each layer would be calibrated
     behind an uncalibrated one (Yu & Huang 2019). Other layers stay in evaluation mode.
+
+    Args:
+        network: changed in place.
+        data: gives the training images.
+        batch_size: images a batch.
+        seed: of their order.
+        max_batches: at most so many batches; all images where it is left out.
     """
     network.eval()
     norms = [layer for layer in network.modules() if isinstance(layer, BATCH_NORMS) and layer.track_running_stats]
@@ -54,14 +67,15 @@ def recalibrate(network: nn.Module, data: DataSplits, *, batch_size: int, seed: 
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
-    for images, _ in training_batches(
+    batches = training_batches(
         data.train,
         mean=data.mean,
         std=data.std,
         batch_size=batch_size,
         augmentation="none",
         generator=torch.Generator().manual_seed(derive_seed(seed, "recalibration")),
-    ):
+    )
+    for images, _ in itertools.islice(batches, max_batches):
         network(images)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
@@ -71,8 +85,12 @@ def recalibrate(network: nn.Module, data: DataSplits, *, batch_size: int, seed: 
 def epoch_batches(
     data: DataSplits, recipe: Recipe, augmentation: Augmentation, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of one epoch, whose order and augmentation come from `seed` alone."""
-    return training_batches(
+    """Batches of one epoch, whose order, augmentation and mixing come from `seed` alone.
+
+    Yields:
+        float32 images (batch, C, H, W) and labels: int64 (batch,), or where they are mixed, float32 (batch, classes).
+    """
+    batches = training_batches(
         data.train,
         mean=data.mean,
         std=data.std,
@@ -80,6 +98,21 @@ def epoch_batches(
         augmentation=augmentation,
         generator=torch.Generator().manual_seed(seed),
     )
+    if recipe.mix == "none":
+        yield from batches
+        return
+    mixer = Mixer(recipe, data.num_classes)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "mix"))
+    for images, labels in batches:
+        yield mixer(images, labels, generator)
+
+
+def micro_batches(
+    images: torch.Tensor, labels: torch.Tensor, number: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """A batch in so many parts, as equal as can be; fewer where a part would have less than two images."""
+    number = max(1, min(number, len(images) // 2))
+    return tuple(zip(images.tensor_split(number), labels.tensor_split(number), strict=True))
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:

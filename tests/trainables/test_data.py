@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from trainables.config import Augmentation, DataConfig
 from trainables.data import (
@@ -13,6 +14,7 @@ from trainables.data import (
     ImageSet,
     Source,
     augment,
+    drawing_from,
     evaluation_batches,
     normalise,
     num_batches,
@@ -245,6 +247,43 @@ def test_augmentation_follows_its_generator() -> None:
     before = generator.get_state()
     assert torch.equal(augment(images, "none", generator), images)
     assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 32])
+def test_randaugment_changes_each_image_by_itself(channels: int, size: int) -> None:
+    """As torchvision's own does, image by image, from the same draws; small and grey images too."""
+    image = torch.randint(0, 256, (1, channels, size, size), generator=_generator()).to(torch.uint8)
+    images = image.expand(64, -1, -1, -1)
+    augmented = augment(images, "randaugment", _generator(3))
+    assert augmented.shape == images.shape
+    assert augmented.dtype == torch.uint8
+    assert len({tuple(result.flatten().tolist()) for result in augmented}) > 20
+    with drawing_from(_generator(3)):
+        transform = v2.RandAugment()
+        wanted = [transform(image[0]) for _ in range(64)]
+    assert torch.equal(augmented, torch.stack(wanted))
+    assert torch.equal(images[63], image[0])
+
+
+def test_randaugment_follows_crops_where_both_are_asked() -> None:
+    images = _images(16).images_NCHW
+    generator = _generator(5)
+    cropped = augment(images, "crop-flip", generator)
+    wanted = augment(cropped, "randaugment", generator)
+    assert torch.equal(augment(images, "crop-flip-randaugment", _generator(5)), wanted)
+
+
+def test_randaugment_of_images_that_are_neither_grey_nor_coloured_is_refused() -> None:
+    with pytest.raises(InputError, match="images have 2 channels, but must have 1 or 3 for randaugment"):
+        augment(torch.zeros(4, 2, 8, 8, dtype=torch.uint8), "randaugment", _generator())
+
+
+@pytest.mark.parametrize("kind", ["crop-flip", "randaugment"])
+def test_augmentation_leaves_the_global_generator(kind: Augmentation) -> None:
+    before = torch.get_rng_state()
+    augment(_images(4).images_NCHW, kind, _generator())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # Batches

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.distillation import distillation_loss
+from trainables.distillation import distillation_loss, label_loss
 
 
 def naive_loss(logits, larger, labels, temperature: float, weight: float, smoothing: float) -> float:
@@ -35,6 +35,34 @@ def test_loss_is_its_formula(seed: int, temperature: float, weight: float, smoot
     logits, larger, labels = draw(seed)
     loss = distillation_loss(logits, larger, labels, temperature=temperature, weight=weight, label_smoothing=smoothing)
     assert float(loss) == pytest.approx(naive_loss(logits, larger, labels, temperature, weight, smoothing))
+
+
+@given(st.integers(0, 2**31), st.floats(0, 0.9))
+def test_classes_count_as_their_weights_say(seed: int, smoothing: float) -> None:
+    logits, _, labels = draw(seed)
+    weights = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    total = 0.0
+    for row, label in zip(logits.log_softmax(1).tolist(), labels.tolist(), strict=True):
+        targets = [smoothing / 5 + (1 - smoothing) * (k == label) for k in range(5)]
+        total -= sum(w * t * z for w, t, z in zip(weights.tolist(), targets, row, strict=True))
+    loss = label_loss(logits, labels, label_smoothing=smoothing, class_weights_K=weights)
+    assert float(loss) == pytest.approx(total / len(labels))
+    parts = [label_loss(logits[part], labels[part], class_weights_K=weights) for part in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(torch.stack(parts).mean(), label_loss(logits, labels, class_weights_K=weights))
+
+
+def test_shares_of_a_single_class_are_that_class() -> None:
+    logits, larger, labels = draw(3)
+    shares = F.one_hot(labels, 5).float()
+    for weights in (None, torch.linspace(1, 2, 5, dtype=torch.float64)):
+        torch.testing.assert_close(
+            *(
+                distillation_loss(
+                    logits, larger, y, temperature=2.0, weight=0.3, label_smoothing=0.1, class_weights_K=weights
+                )
+                for y in (labels, shares)
+            )
+        )
 
 
 def test_weight_0_is_the_cross_entropy() -> None:

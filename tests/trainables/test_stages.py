@@ -20,7 +20,7 @@ from trainables.levels import unused
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
 from trainables.stages import CascadeStage, TeacherSize
-from trainables.training import epoch_batches, recalibrate
+from trainables.training import accuracy, epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=3))
@@ -198,6 +198,69 @@ def test_what_is_remembered_of_weights_that_no_level_keeps_is_cleared(
         assert torch.equal(tensor[~mask], was[~mask])
         cleared += int((was[mask] != 0).sum())
     assert cleared > 0
+
+
+class Plain(nn.Sequential):
+    """Without batch norm, where a batch is the sum of its parts."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=3), nn.ReLU(), nn.Flatten()
+        super().__init__(*layers, nn.Linear(5 * 16, 4))
+
+
+@pytest.mark.parametrize("parts", [2, 5, 8])
+def test_micro_batches_give_the_gradients_losses_and_scores_of_the_batch(
+    make_stage, data: DataSplits, parts: int
+) -> None:
+    stages = []
+    for accumulate in (1, parts):
+        recipe = replace(RECIPE, accumulate=accumulate, class_weights=(1.0, 2.0, 3.0, 4.0), label_smoothing=0.1)
+        stage = make_stage(replace(CONFIG, recipe=recipe), teacher=Plain())
+        stage.levels[1].keep({name: kept[1:] for name, kept in stage.levels[1].kept.items()})
+        stage.pruners[1].meter.reset(stage.levels[1].network, stage.levels[1].kept)
+        stages.append((stage, stage.train_step(*first_batch(data))))
+    (whole, loss), (cut, cut_loss) = stages
+    torch.testing.assert_close(cut_loss, loss)
+    for name, parameter in whole._parameters.items():
+        assert parameter.grad.any()
+        torch.testing.assert_close(cut._parameters[name].grad, parameter.grad)
+    for pruner, cut_pruner in zip(whole.pruners, cut.pruners, strict=True):
+        assert pruner.meter.num_batches == cut_pruner.meter.num_batches == 1
+        for group, scores in pruner.meter.scores().items():
+            torch.testing.assert_close(cut_pruner.meter.scores()[group], scores, rtol=1e-3, atol=1e-10)
+
+
+def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits) -> None:
+    """The average is that of a naive one, gathered at what a level keeps, with statistics that were measured for it."""
+    stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=0.7)))
+    wanted = {name: p.detach().clone() for name, p in stage._parameters.items()}
+    step = stage._optimizer.step
+
+    def step_and_average() -> None:
+        step()
+        for name, parameter in stage._parameters.items():
+            wanted[name].mul_(0.7).add_(parameter.detach(), alpha=0.3)
+
+    stage._optimizer.step = step_and_average
+    run(stage)
+    for level, result in zip(stage.levels, stage.results, strict=True):
+        first = level.kept["features.0"]
+        weight, scale = (level.network.get_submodule(f"features.{layer}").weight.detach() for layer in (0, 1))
+        torch.testing.assert_close(weight, wanted["shared.features.0.weight"][first])
+        torch.testing.assert_close(scale, wanted[f"level-{level.number}.features.1.weight"][first])
+        again = copy.deepcopy(level.network)
+        recalibrate(again, data, batch_size=RECIPE.batch_size, seed=CONFIG.seed)
+        found = level.network.state_dict()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in again.state_dict().items())
+        assert result.val_accuracy == accuracy(level.network, data)
+    # Training itself goes on from the weights, not from their average.
+    assert not torch.equal(stage._parameters["shared.features.0.weight"].detach(), wanted["shared.features.0.weight"])
+
+
+def test_averaging_changes_no_weight_in_training(make_stage) -> None:
+    plain, averaged = (run(make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=ema)))) for ema in (None, 0.9))
+    assert all(torch.equal(p, averaged._parameters[name]) for name, p in plain._parameters.items())
 
 
 @pytest.mark.parametrize("nested", [False, True])

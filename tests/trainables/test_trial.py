@@ -33,6 +33,9 @@ KINDS = {
         CONFIG,
         recipe=replace(CONFIG.recipe, optimizer="adamw", learning_rate=0.005, learning_rate_schedule="one-cycle"),
     ),
+    "averaged": replace(
+        CONFIG, recipe=replace(CONFIG.recipe, ema=0.8, accumulate=3, mix="both", class_weights="balanced")
+    ),
 }
 
 
