@@ -31,12 +31,16 @@ class NetworkFacts:
         val_accuracy: top-1 on the validation images, in [0, 1], as the search measured it.
         macs: multiply-accumulates for one image.
         params: number of parameters.
+        test_top5: part of the test images whose class is among the five most likely; `None` with five classes or less.
+        test_class_accuracies: of each class, in the order of their names; `None` for one without test images.
     """
 
     test_accuracy: float
     val_accuracy: float
     macs: int
     params: int
+    test_top5: float | None = None
+    test_class_accuracies: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import ImageSet, Source
 from trainables.errors import InputError
+from trainables.evaluation import class_accuracies, has_top5, in_top5
 from trainables.imports import is_import_path
 from trainables.models import find_builder
 from trainables.results import TeacherResult
@@ -123,8 +124,8 @@ def export(
             model=model,
             data=data,
             input=spec,
-            network=found.facts(top1(logits_NK, test.images)),
-            teacher=teacher.facts(top1(teacher_logits_NK, test.images)),
+            network=found.facts(logits_NK, test.images),
+            teacher=teacher.facts(teacher_logits_NK, test.images),
             verification=_verify(package, logits_NK, test.images, spec, formats, num_threads),
             latency=_measure(teacher.saved, network, package, formats, num_threads, min_seconds),
             files={path.name: path.stat().st_size for path in sorted(package.iterdir())},
@@ -147,9 +148,15 @@ class _Loaded:
     macs: int
     params: int
 
-    def facts(self, test_accuracy: float) -> NetworkFacts:
+    def facts(self, logits_NK: torch.Tensor, images: ImageSet) -> NetworkFacts:
+        labels_N = images.labels_N
         return NetworkFacts(
-            test_accuracy=test_accuracy, val_accuracy=self.val_accuracy, macs=self.macs, params=self.params
+            test_accuracy=top1(logits_NK, images),
+            val_accuracy=self.val_accuracy,
+            macs=self.macs,
+            params=self.params,
+            test_top5=in_top5(logits_NK, labels_N).double().mean().item() if has_top5(logits_NK.shape[1]) else None,
+            test_class_accuracies=class_accuracies(logits_NK, labels_N),
         )
 
 

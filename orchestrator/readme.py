@@ -29,6 +29,8 @@ def markdown(card: Card) -> str:
         *(f"> **Note:** {warning}" for warning in card.warnings),
         f"## Results\n\n{_results(card)}",
     ]
+    if card.network.test_class_accuracies:
+        parts.append(f"## Classes\n\n{_classes(card)}")
     if card.latency:
         parts.append(f"## Latency\n\n{_latency(card)}")
     parts += [
@@ -84,6 +86,7 @@ def _results(card: Card) -> str:
     network, teacher = card.network, card.teacher
     rows = [
         ("test accuracy", _percent(network.test_accuracy), _percent(teacher.test_accuracy), ""),
+        *_top5(card),
         ("validation accuracy", _percent(network.val_accuracy), _percent(teacher.val_accuracy), ""),
         ("MACs for one image", f"{network.macs:,}", f"{teacher.macs:,}", _percent(network.macs / teacher.macs)),
         ("parameters", f"{network.params:,}", f"{teacher.params:,}", _percent(network.params / teacher.params)),
@@ -91,6 +94,34 @@ def _results(card: Card) -> str:
     return (
         _table(("", "this network", "teacher", "kept"), rows)
         + "\n\nThe network was chosen on validation accuracy. The test images were read for this card alone."
+    )
+
+
+def _top5(card: Card) -> list[tuple[str, ...]]:
+    network, teacher = card.network.test_top5, card.teacher.test_top5
+    if network is None or teacher is None:
+        return []
+    return [("test accuracy, five most likely classes", _percent(network), _percent(teacher), "")]
+
+
+def _classes(card: Card) -> str:
+    """Test accuracy of each class, those first that lose most against the teacher."""
+    known = [
+        (name, network, teacher)
+        for name, network, teacher in zip(
+            card.input.class_names, card.network.test_class_accuracies, card.teacher.test_class_accuracies, strict=True
+        )
+        if network is not None and teacher is not None
+    ]
+    known.sort(key=lambda row: (row[1] - row[2], row[1]))
+    rows = [
+        (f"`{name}`", _percent(network), _percent(teacher), f"{(network - teacher) * 100:+.2f}")
+        for name, network, teacher in known[:_MAX_NAMES_SHOWN]
+    ]
+    table = _table(("class", "this network", "teacher", "points"), rows)
+    more = len(known) - len(rows)
+    return f"Test accuracy of each class, the greatest losses first.\n\n{table}" + (
+        f"\n\n{more} more are in `{CARD_FILE}`." if more else ""
     )
 
 

@@ -15,12 +15,14 @@ class LevelProgress:
         macs_kept: fraction of the teacher's MACs that the level keeps now, in (0, 1].
         train_loss: mean of the level's own loss over the epoch.
         val_accuracy: top-1 on the validation images, in [0, 1].
+        val_top5: the same of the five most likely classes; `None` with five classes or less.
     """
 
     level: int
     macs_kept: float
     train_loss: float
     val_accuracy: float
+    val_top5: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,8 @@ class LevelResult:
         params_kept: the same as a fraction of the teacher's.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
         fidelity: fraction of its stage's epochs that went into it, in (0, 1]; below 1 where the trial was stopped.
+        val_top5: part of the validation images whose class is among the five most likely, after recalibration, in
+            [0, 1]; `None` with five classes or less.
     """
 
     level: int
@@ -100,6 +104,7 @@ class LevelResult:
     params_kept: float
     latency_ms: float | None = None
     fidelity: float = 1.0
+    val_top5: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -122,6 +127,7 @@ class TeacherResult:
         seconds: wall time of its training; 0 for one that was read from a file.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
         reused: whether another search trained it.
+        val_top5: the same of the five most likely classes; `None` with five classes or less.
     """
 
     val_accuracy: float
@@ -130,6 +136,7 @@ class TeacherResult:
     seconds: float
     latency_ms: float | None = None
     reused: bool = False
+    val_top5: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

@@ -16,6 +16,7 @@ from trainables.cost import count_macs, count_params, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
+from trainables.evaluation import Evaluation, evaluate
 from trainables.levels import Level, SharedWeights, unused
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -35,7 +36,6 @@ from trainables.selection import SelectionError
 from trainables.training import (
     CALIBRATION_BATCHES,
     Tensors,
-    accuracy,
     derive_seed,
     epoch_batches,
     micro_batches,
@@ -147,9 +147,9 @@ class CascadeStage:
         for level, loss in zip(self.levels, losses, strict=True):
             if not math.isfinite(loss):
                 raise self._failure("the loss is no longer finite; lower the learning rate", level=level.number)
-        accuracies = self._validate()
+        found = self._validate()
         if self.finished:
-            self.results = self._finish(accuracies)
+            self.results = self._finish(found)
         return EpochProgress(
             stage=self.name,
             epoch=self.epoch,
@@ -162,9 +162,10 @@ class CascadeStage:
                     level=pruner.level.number,
                     macs_kept=pruner.macs / self._teacher_size.macs,
                     train_loss=loss,
-                    val_accuracy=accuracy,
+                    val_accuracy=evaluation.accuracy,
+                    val_top5=evaluation.top5,
                 )
-                for pruner, loss, accuracy in zip(self.pruners, losses, accuracies, strict=True)
+                for pruner, loss, evaluation in zip(self.pruners, losses, found, strict=True)
             ),
         )
 
@@ -298,41 +299,43 @@ class CascadeStage:
                 protected = pruner.level.kept
         clear_state(self._optimizer, unused(self.levels))
 
-    def _validate(self) -> list[float]:
+    def _validate(self) -> list[Evaluation]:
         with self._average.in_place():
             for level in self.levels:
                 level.refresh()
-        accuracies = []
+        found = []
         for level in self.levels:
             if self._config.recipe.ema is not None:  # training left statistics of other weights
                 self._recalibrate(level, max_batches=CALIBRATION_BATCHES)
-            accuracies.append(accuracy(level.network, self._data))
-        return accuracies
+            found.append(evaluate(level.network, self._data))
+        return found
 
     def _recalibrate(self, level: Level, *, max_batches: int | None = None) -> None:
         recipe, seed = self._config.recipe, self._config.seed
         recalibrate(level.network, self._data, batch_size=recipe.batch_size, seed=seed, max_batches=max_batches)
 
-    def _finish(self, accuracies: Sequence[float]) -> tuple[LevelResult, ...]:
+    def _finish(self, evaluations: Sequence[Evaluation]) -> tuple[LevelResult, ...]:
         results = []
-        for pruner, before in zip(self.pruners, accuracies, strict=True):
+        for pruner, before in zip(self.pruners, evaluations, strict=True):
             level = pruner.level
             macs = count_macs(level.network, self._data.input_shape)
             with self._failing(level):
                 pruner.check_size(macs)
             self._recalibrate(level)
             params = count_params(level.network)
+            found = evaluate(level.network, self._data)
             results.append(
                 LevelResult(
                     level=level.number,
                     num_levels=self._config.num_levels,
-                    val_accuracy=accuracy(level.network, self._data),
-                    val_accuracy_before_recalibration=before,
+                    val_accuracy=found.accuracy,
+                    val_accuracy_before_recalibration=before.accuracy,
                     macs=macs,
                     macs_kept=macs / self._teacher_size.macs,
                     params=params,
                     params_kept=params / self._teacher_size.params,
                     fidelity=self.epoch / self.plan.epochs,
+                    val_top5=found.top5,
                 )
             )
         return tuple(results)

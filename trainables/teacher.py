@@ -1,5 +1,6 @@
 """The teacher stage: train the dense network that a cascade starts from."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from trainables.config import Augmentation, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, num_batches
 from trainables.errors import StageFailure
+from trainables.evaluation import Evaluation, evaluate
 from trainables.models import versioned
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -27,7 +29,6 @@ from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     CALIBRATION_BATCHES,
     Tensors,
-    accuracy,
     derive_seed,
     epoch_batches,
     micro_batches,
@@ -76,7 +77,7 @@ class TeacherStage:
         self._augmentation: Augmentation = augmentation
         self._seed = seed
         self._seconds = 0.0
-        self._val_accuracy = 0.0
+        self._found = Evaluation(accuracy=0.0)
         self._parameters = dict(network.named_parameters())
         self._optimizer = make_optimizer(self._parameters.values(), recipe)
         self._average = WeightAverage(self._parameters, recipe.ema)
@@ -120,7 +121,7 @@ class TeacherStage:
             raise StageFailure(
                 "the loss is no longer finite; lower the learning rate", stage=self.name, step=self.epoch * steps
             )
-        self._val_accuracy = self._validate()
+        self._found = self._validate()
         seconds = time.perf_counter() - started
         self._seconds += seconds
         return EpochProgress(
@@ -130,13 +131,21 @@ class TeacherStage:
             trial_epoch=self.epoch,
             learning_rate=rate,
             seconds=seconds,
-            levels=(LevelProgress(level=0, macs_kept=1.0, train_loss=mean_loss, val_accuracy=self._val_accuracy),),
+            levels=(
+                LevelProgress(
+                    level=0,
+                    macs_kept=1.0,
+                    train_loss=mean_loss,
+                    val_accuracy=self._found.accuracy,
+                    val_top5=self._found.top5,
+                ),
+            ),
         )
 
-    def _validate(self) -> float:
-        """Accuracy of the averaged weights where there are any; in the end they are the network's."""
+    def _validate(self) -> Evaluation:
+        """Evaluate the averaged weights where there are any; in the end they are the network's."""
         if self._recipe.ema is None:
-            return accuracy(self.network, self._data)
+            return evaluate(self.network, self._data)
         with self._average.in_place():
             recalibrate(
                 self.network,
@@ -145,7 +154,7 @@ class TeacherStage:
                 seed=self._seed,
                 max_batches=None if self.finished else CALIBRATION_BATCHES,
             )
-            found = accuracy(self.network, self._data)
+            found = evaluate(self.network, self._data)
         if self.finished:
             self._average.take()
         return found
@@ -153,7 +162,8 @@ class TeacherStage:
     def result(self) -> TeacherResult:
         """What came out."""
         return TeacherResult(
-            val_accuracy=self._val_accuracy,
+            val_accuracy=self._found.accuracy,
+            val_top5=self._found.top5,
             macs=count_macs(self.network, self._data.input_shape),
             params=count_params(self.network),
             seconds=self._seconds,
@@ -164,7 +174,7 @@ class TeacherStage:
         tensors = prefixed("network", self.network.state_dict())
         tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
         tensors |= prefixed("average", self._average.tensors)
-        return tensors, {"epoch": self.epoch, "seconds": self._seconds, "val_accuracy": self._val_accuracy}
+        return tensors, {"epoch": self.epoch, "seconds": self._seconds, "found": dataclasses.asdict(self._found)}
 
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -173,4 +183,4 @@ class TeacherStage:
         self._average.load(unprefixed("average", tensors))
         self.epoch = values["epoch"]
         self._seconds = values["seconds"]
-        self._val_accuracy = values["val_accuracy"]
+        self._found = Evaluation(**values["found"])

@@ -1,4 +1,4 @@
-"""What all stages share: seeds and batches of an epoch, accuracy, recalibration."""
+"""What all stages share: seeds and batches of an epoch, recalibration."""
 
 import hashlib
 import itertools
@@ -10,12 +10,11 @@ from torch import nn
 
 from trainables.channels import BATCH_NORMS
 from trainables.config import Augmentation, Recipe
-from trainables.data import DataSplits, evaluation_batches, training_batches
+from trainables.data import DataSplits, training_batches
 from trainables.mixing import Mixer
 
 Tensors = dict[str, torch.Tensor]
 
-EVALUATION_BATCH = 512
 # Batches that statistics are measured on where an average of weights is validated in the midst of training.
 CALIBRATION_BATCHES = 16
 
@@ -33,15 +32,6 @@ def seeded_layers(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, data: DataSplits) -> float:
-    """Top-1 of a network on the validation images, in [0, 1]; the network is left in evaluation mode."""
-    network.eval()
-    batches = evaluation_batches(data.val, mean=data.mean, std=data.std, batch_size=EVALUATION_BATCH)
-    correct = sum((network(images).argmax(dim=1) == labels).sum() for images, labels in batches)
-    return int(correct) / len(data.val)
 
 
 @torch.no_grad()

@@ -16,11 +16,12 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
+from trainables.evaluation import accuracy
 from trainables.levels import unused
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
 from trainables.stages import CascadeStage, TeacherSize
-from trainables.training import accuracy, epoch_batches, recalibrate
+from trainables.training import epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=3))

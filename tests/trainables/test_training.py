@@ -1,4 +1,4 @@
-"""Seeds and batches of an epoch, accuracy, recalibration."""
+"""Seeds and batches of an epoch, recalibration."""
 
 import copy
 
@@ -9,7 +9,6 @@ from trainables.channels import BATCH_NORMS
 from trainables.config import Recipe
 from trainables.data import DataSplits, normalise, training_batches
 from trainables.training import (
-    accuracy,
     derive_seed,
     epoch_batches,
     prefixed,
@@ -35,15 +34,6 @@ def test_seeded_layers_are_repeatable_and_leave_the_global_generator() -> None:
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSplits) -> None:
-    class Constant(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert not self.training
-            return torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(len(x), 4)
-
-    assert accuracy(Constant(), data) == 0.25
 
 
 def test_recalibration_is_the_cumulative_average_over_batches(architecture, networks, data: DataSplits) -> None:

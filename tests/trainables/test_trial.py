@@ -15,10 +15,10 @@ from trainables.config import CascadeConfig, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
+from trainables.evaluation import accuracy
 from trainables.identity import digest
 from trainables.plan import stage_plans
 from trainables.results import EpochProgress, Reused
-from trainables.training import accuracy
 from trainables.trial import CascadeTrial, FinishedStages
 
 CONFIG = CascadeConfig(
