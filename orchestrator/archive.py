@@ -27,7 +27,8 @@ class Candidate:
         trial: number of the trial in the search, from 0.
         level: 1 … L; L is the student.
         num_assistants: L − 1.
-        val_accuracy: top-1 on the validation images after recalibration, in [0, 1].
+        val_accuracy: top-1 on the validation images after recalibration, in [0, 1]; macro mean average precision where
+            they have several labels.
         val_accuracy_before_recalibration: the same with the statistics that training left.
         macs: multiply-accumulates for one image.
         macs_kept: the same as a fraction of the teacher's, above 0.

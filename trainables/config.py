@@ -27,7 +27,7 @@ Mix = Literal["none", "mixup", "cutmix", "both"]
 PruningCost = Literal["macs", "none"]
 Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
-DataName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
+DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +72,10 @@ class DataConfig(PlainConfig):
     """Which images are trained on, and how they are split.
 
     Attributes:
-        name: `digits` (embedded), `cifar10`, `cifar100` or `imagefolder`.
+        name: `digits` (embedded), `cifar10`, `cifar100`, `imagefolder`, or `parquet` (files of encoded images with one
+            label or several).
         path: folder of the data set; needed by all but `digits`.
-        image_size: height and width in pixels that images are brought to; needed by `imagefolder`.
+        image_size: height and width in pixels that images are brought to; needed by `imagefolder` and `parquet`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
         val_fraction: part of the training images held out for validation, stratified by class, in (0, 1).
         test_fraction: part of all images held out for test where a data set has no test split of its own
@@ -116,7 +117,7 @@ class DataConfig(PlainConfig):
             f"data.path is missing, but {self.name} lies in a folder; set data.path to it",
         )
         require(
-            self.name != "imagefolder" or self.image_size is not None,
+            self.name not in ("imagefolder", "parquet") or self.image_size is not None,
             "data.image_size is missing, but images of a folder must be brought to one size; set it, to 64 say",
         )
         require(

@@ -30,7 +30,7 @@ class ImageSet:
 
     Attributes:
         images_NCHW: uint8, values 0 … 255.
-        labels_N: int64, on the same device.
+        labels_N: on the same device: int64, one class an image; or bool of shape (N, K), which of K classes it shows.
     """
 
     images_NCHW: torch.Tensor
@@ -45,8 +45,10 @@ class ImageSet:
         images, labels = self.images_NCHW, self.labels_N
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise InputError(f"images are {_described(images)}, but must be uint8 of shape (N, C, H, W)")
-        if labels.ndim != 1 or labels.dtype != torch.int64:
-            raise InputError(f"labels are {_described(labels)}, but must be int64 of shape (N,)")
+        if (labels.ndim, labels.dtype) not in ((1, torch.int64), (2, torch.bool)):
+            raise InputError(
+                f"labels are {_described(labels)}, but must be int64 of shape (N,), or bool of shape (N, K)"
+            )
         if len(images) != len(labels):
             raise InputError(f"there are {len(images)} images and {len(labels)} labels; give one label an image")
         if images.numel() == 0:
@@ -54,6 +56,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.labels_N.ndim == 2
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`; shares memory where it is there already."""
@@ -79,6 +86,10 @@ class Source:
             InputError: naming the first bad row, its label and the range.
         """
         labels_N, num_classes = self.images.labels_N, len(self.class_names)
+        if self.images.multi_label:
+            if labels_N.shape[1] != num_classes:
+                raise InputError(f"labels are of {labels_N.shape[1]} classes, but {num_classes} have names; name each")
+            return
         bad_N = (labels_N < 0) | (labels_N >= num_classes)
         if bad_N.any():
             row = int(bad_N.nonzero()[0])
@@ -118,6 +129,16 @@ class DataSplits:
                 f"validation images have shape {val_shape}, but must have the training images' {train_shape}"
             )
         _check_channels(self.train.images_NCHW, self.mean, self.std)
+        if self.train.labels_N.shape[1:] != self.val.labels_N.shape[1:]:
+            raise InputError(
+                f"validation labels are {_described(self.val.labels_N)}, but must be as training labels, which are "
+                f"{_described(self.train.labels_N)}"
+            )
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.train.multi_label
 
     @property
     def num_classes(self) -> int:
@@ -296,7 +317,7 @@ def training_batches(
         generator: on the CPU; gives the order and the augmentation.
 
     Yields:
-        float32 images (batch, C, H, W) and int64 labels (batch,).
+        float32 images (batch, C, H, W), and the labels of these images as the set has them.
     """
     order = torch.randperm(len(images), generator=generator).to(images.labels_N.device)
     for number in range(num_batches(len(images), batch_size)):

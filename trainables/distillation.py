@@ -1,4 +1,4 @@
-"""Losses of a level. Shape legend: N images, K classes."""
+"""Losses of a level, where an image has one label and where it has several. Shape legend: N images, K classes."""
 
 import torch
 import torch.nn.functional as F
@@ -58,3 +58,44 @@ def distillation_loss(  # noqa: PLR0913
     own = F.log_softmax(logits_NK / temperature, dim=1)
     larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
     return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+
+
+def multi_label_loss(logits_NK: torch.Tensor, labels_NK: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, the mean over images and classes; a scalar.
+
+    Args:
+        logits_NK: of the network.
+        labels_NK: whether an image is of a class, or how much of it is, in [0, 1].
+    """
+    return F.binary_cross_entropy_with_logits(logits_NK, labels_NK.to(logits_NK.dtype))
+
+
+def multi_label_distillation_loss(
+    logits_NK: torch.Tensor,
+    larger_logits_NK: torch.Tensor,
+    labels_NK: torch.Tensor,
+    *,
+    temperature: float,
+    weight: float,
+) -> torch.Tensor:
+    """`distillation_loss` where each class is a question of its own, with sigmoids for the softmax; a scalar.
+
+    (1 − λ)·BCE + λ·T²·KL(σ(z_larger/T) ‖ σ(z/T)), the KL divergence of two coins, the mean over images and classes.
+
+    Args:
+        logits_NK: of the level.
+        larger_logits_NK: of the next larger level or the teacher; no gradient flows into them.
+        labels_NK: as of `multi_label_loss`.
+        temperature: T, above 0.
+        weight: λ, in [0, 1].
+    """
+    labels_term = multi_label_loss(logits_NK, labels_NK)
+    larger, own = _coins(larger_logits_NK.detach() / temperature), _coins(logits_NK / temperature)
+    larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
+    return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+
+
+def _coins(logits_NK: torch.Tensor) -> torch.Tensor:
+    """Logarithms of yes and no by a sigmoid, of shape (N·K, 2)."""
+    flat = logits_NK.flatten()
+    return torch.stack([F.logsigmoid(flat), F.logsigmoid(-flat)], dim=1)

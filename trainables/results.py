@@ -14,7 +14,8 @@ class LevelProgress:
         level: 0 for the teacher, 1 … L below it.
         macs_kept: fraction of the teacher's MACs that the level keeps now, in (0, 1].
         train_loss: mean of the level's own loss over the epoch.
-        val_accuracy: top-1 on the validation images, in [0, 1].
+        val_accuracy: top-1 on the validation images, in [0, 1]; macro mean average precision where they have several
+            labels.
         val_top5: the same of the five most likely classes; `None` with five classes or less.
     """
 
@@ -82,7 +83,8 @@ class LevelResult:
     Attributes:
         level: 1 … L; L is the student.
         num_levels: L.
-        val_accuracy: top-1 on the validation images after recalibration, in [0, 1].
+        val_accuracy: top-1 on the validation images after recalibration, in [0, 1]; macro mean average precision where
+            they have several labels.
         val_accuracy_before_recalibration: the same with the statistics that training left.
         macs: multiply-accumulates for one image, counted after channels are removed.
         macs_kept: the same as a fraction of the teacher's.
@@ -121,7 +123,8 @@ class TeacherResult:
     """The teacher as the search uses it.
 
     Attributes:
-        val_accuracy: top-1 on the validation images, in [0, 1].
+        val_accuracy: top-1 on the validation images, in [0, 1]; macro mean average precision where they have several
+            labels.
         macs: multiply-accumulates for one image.
         params: number of parameters.
         seconds: wall time of its training; 0 for one that was read from a file.

@@ -87,6 +87,27 @@ def test_classes_are_told_the_greatest_loss_first() -> None:
     assert "five most likely" not in markdown(CARD)
 
 
+def test_of_several_labels_the_mean_average_precision_is_told() -> None:
+    several = changed(
+        input=dataclasses.replace(CARD.input, multi_label=True),
+        data=DataConfig(name="parquet", path="/secret", image_size=32),
+        network=dataclasses.replace(CARD.network, test_class_accuracies=(0.9, 0.4)),
+        teacher=dataclasses.replace(CARD.teacher, test_class_accuracies=(0.9, 0.5)),
+    )
+    text = markdown(several)
+    assert "at a test mean average precision of 90.00 %" in text
+    assert "| validation mean average precision | 91.00 % | 93.00 % |" in text
+    assert "Test average precision of each class" in text
+    assert "accuracy" not in text
+    assert json.loads(several.to_json())["metric"] == "mean average precision"
+    (result,) = front_matter(several)["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "mean_average_precision", "name": "macro mAP", "value": 0.9}]
+    assert "datasets" not in front_matter(several)
+    for snippet in (onnx_snippet(several), native_snippet(several)):
+        compile(snippet, "snippet", "exec")
+        assert "argmax" not in snippet
+
+
 def test_of_many_classes_the_worst_are_shown() -> None:
     names = tuple(f"class-{index}" for index in range(30))
     accuracies = (None, *(index / 30 for index in range(1, 30)))

@@ -40,6 +40,8 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"name": "mnist"}, "data.name is 'mnist', but must be one of digits, cifar10"),
     (DataConfig, {"name": "cifar10"}, "data.path is missing, but cifar10 lies in a folder"),
     (DataConfig, {"name": "imagefolder", **PATH}, "data.image_size is missing"),
+    (DataConfig, {"name": "parquet", **PATH}, "data.image_size is missing"),
+    (DataConfig, {"name": "parquet", "image_size": 32}, "data.path is missing, but parquet lies in a folder"),
     (DataConfig, {"name": "cifar100", "image_size": 64, **PATH}, "data.image_size is 64, but CIFAR images are 32x32"),
     (DataConfig, {"path": 5}, "data.path is 5"),
     *[(DataConfig, {"image_size": v}, f"data.image_size is {v!r}, but must be a whole") for v in (7, 16.0, True)],
@@ -188,7 +190,7 @@ models = st.builds(
 )
 data_sets = st.builds(
     DataConfig,
-    name=st.sampled_from(["digits", "imagefolder"]),
+    name=st.sampled_from(["digits", "imagefolder", "parquet"]),
     path=st.text(min_size=1),
     image_size=st.integers(8, 1000),
     val_fraction=unit,

@@ -21,7 +21,7 @@ from trainables.data import (
     training_batches,
 )
 from trainables.errors import InputError
-from trainables.splits import split, stratified_split
+from trainables.splits import random_split, split, stratified_split
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
 
@@ -284,6 +284,33 @@ def test_augmentation_leaves_the_global_generator(kind: Augmentation) -> None:
     before = torch.get_rng_state()
     augment(_images(4).images_NCHW, kind, _generator())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_of_several_labels_are_split_at_random_by_the_seed() -> None:
+    images = _images(20).images_NCHW
+    labels = torch.zeros(20, 3, dtype=torch.bool)
+    labels[0, 2] = True  # a class with a single image, which no stratified split takes
+    source = Source(images=ImageSet(images_NCHW=images, labels_N=labels), class_names=("a", "b", "c"))
+    first, again, other = (split(source, DataConfig(val_fraction=0.3, seed=seed)) for seed in (1, 1, 2))
+    assert (len(first.train), len(first.val), first.multi_label) == (14, 6, True)
+    assert torch.equal(first.val.images_NCHW, again.val.images_NCHW)
+    assert not torch.equal(first.val.images_NCHW, other.val.images_NCHW)
+    both = torch.cat([first.train.images_NCHW, first.val.images_NCHW]).flatten(1)
+    assert torch.equal(both.unique(dim=0), images.flatten(1).unique(dim=0))
+    back = DataSplits.from_arrays(first.to_arrays())
+    assert torch.equal(back.train.labels_N, first.train.labels_N)
+    assert back.train.labels_N.dtype == torch.bool
+    with pytest.raises(InputError, match="there is 1 image to split, but must be at least 2"):
+        random_split(1, fraction=0.5, seed=0)
+
+
+def test_several_labels_must_be_of_the_classes_that_have_names() -> None:
+    images = ImageSet(images_NCHW=_images(4).images_NCHW, labels_N=torch.zeros(4, 3, dtype=torch.bool))
+    with pytest.raises(InputError, match="labels are of 3 classes, but 2 have names; name each"):
+        Source(images=images, class_names=("a", "b"))
+    one = _images(4)
+    with pytest.raises(InputError, match=r"validation labels are int64 of shape \(4,\), but must be as"):
+        DataSplits(train=images, val=one, mean=(0.5,) * 3, std=(0.5,) * 3, class_names=("a", "b", "c"))
 
 
 # Batches

@@ -141,6 +141,28 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, t
             stopped.step()
 
 
+def test_a_trial_of_several_labels_learns_and_goes_on_where_it_stopped(data: DataSplits, networks) -> None:
+    def with_neighbours(labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(labels, 4).bool() | (torch.arange(4) == 3)  # the last class is always there
+
+    train, val = (replace(part, labels_N=with_neighbours(part.labels_N)) for part in (data.train, data.val))
+    several = replace(data, train=train, val=val)
+    recipe = replace(CONFIG.recipe, epochs=6, learning_rate=0.2, mix="mixup", mix_alpha=0.1, ema=0.5)
+    teacher, _ = networks("vgg-small")
+
+    def trial() -> CascadeTrial:
+        return CascadeTrial(teacher, config=replace(CONFIG, recipe=recipe, distillation_weight=0.1), data=several)
+
+    whole, stopped, later = trial(), trial(), trial()
+    told = list(whole.run())
+    stopped.step()
+    later.load_state(*stopped.state())
+    assert [without_times(progress) for progress in later.run()] == [without_times(progress) for progress in told[1:]]
+    assert_equal(whole, later)
+    assert told[-1].levels[0].train_loss < told[0].levels[0].train_loss
+    assert all(result.val_accuracy > 0.7 and result.val_top5 is None for result in whole.results)
+
+
 def test_a_state_may_be_loaded_over_a_trial_that_has_run(make_trial) -> None:
     trial = make_trial(KINDS["sequential"])
     trial.step()
