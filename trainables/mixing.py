@@ -6,8 +6,8 @@ Shape suffixes: N images, C channels, H height, W width, K classes.
 import torch
 from torchvision.transforms import v2
 
+from trainables.augmentation import drawing_from
 from trainables.config import Recipe
-from trainables.data import drawing_from
 
 
 class Mixer:
