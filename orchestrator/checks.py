@@ -1,5 +1,6 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
         _check_recipe(key, recipe, data)
     space = experiment.find_space()
+    if isinstance(space, CascadeSpace) and space.learning_rate is not None:
+        _check_rates(space.learning_rate, experiment.cascade.recipe)
     criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
     for criterion in criteria:
         find_criterion(criterion)
@@ -76,6 +79,13 @@ def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
         Objective.of(recipe, data)
     except InputError as error:
         raise InputError(f"{key}.{error}") from error
+
+
+def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
+    try:
+        dataclasses.replace(recipe, learning_rate=rates[1])
+    except InputError as error:
+        raise InputError(f"space.learning_rate ends where cascade.recipe.{error}") from error
 
 
 def _held(findings: Findings) -> str:

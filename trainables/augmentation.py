@@ -3,26 +3,16 @@
 Shape suffixes: N images, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch.nn import functional
-from torchvision.transforms import v2
 
 from trainables.config import Augmentation
 from trainables.errors import InputError
+from trainables.randaugment import randaugment
 
 _PAD_PARTS = 8  # a crop may shift by this part of the size
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let what draws from torch's global generator on the CPU (torchvision has no other) draw from this one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
-        yield
 
 
 def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -34,8 +24,8 @@ def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Gene
     Args:
         images_NCHW: of any type, on any device; for RandAugment uint8.
         kind: `none` gives the images back as they are. `crop` shifts each by up to an eighth of its size; `crop-flip`
-            also mirrors each with probability one half. `randaugment` does what torchvision's RandAugment does by
-            default: two of 14 changes at magnitude 9 of 30 (Cubuk et al. 2020). `crop-flip-randaugment` does all.
+            also mirrors each with probability one half. `randaugment` makes two of 14 changes (Cubuk et al. 2020).
+            `crop-flip-randaugment` does all.
         generator: on the CPU; the same state gives the same result.
 
     Returns:
@@ -53,9 +43,7 @@ def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Gene
         raise InputError(f"images have {channels} channels, but must have 1 or 3 for randaugment; augment otherwise")
     if kind == "crop-flip-randaugment":
         images_NCHW = _cropped(images_NCHW, "crop-flip", generator)
-    change = v2.RandAugment()
-    with drawing_from(generator):  # image by image, since a whole batch would get one and the same change
-        return torch.stack([change(image_CHW) for image_CHW in images_NCHW])
+    return randaugment(images_NCHW, generator)
 
 
 def _cropped(images_NCHW: torch.Tensor, kind: Literal["crop", "crop-flip"], generator: torch.Generator) -> torch.Tensor:

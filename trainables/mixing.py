@@ -3,10 +3,12 @@
 Shape suffixes: N images, C channels, H height, W width, K classes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torchvision.transforms import v2
 
-from trainables.augmentation import drawing_from
 from trainables.config import Recipe
 
 
@@ -38,6 +40,14 @@ class Mixer:
         Returns:
             Images of the same shape, and for each the share of every class in it, float32 (N, K), rows of sum 1.
         """
-        with drawing_from(generator):
+        with _drawing_from(generator):
             mixed: tuple[torch.Tensor, torch.Tensor] = self._transform(images_NCHW, labels_N)
         return mixed
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let what draws from torch's global generator on the CPU (torchvision has no other) draw from this one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+        yield

@@ -75,6 +75,14 @@ def test_a_recipe_that_does_not_fit_the_classes_is_refused(data, key):
         check_network(experiment({"name": "vgg-small"}, **section), data)
 
 
+def test_rates_that_the_optimiser_would_refuse_in_a_trial_are_refused_before(data):
+    recipe = {"optimizer": "adamw", "learning_rate": 0.001}
+    with pytest.raises(InputError, match=r"^space\.learning_rate ends where cascade\.recipe\.learning_rate is 0\.2"):
+        check_network(
+            experiment({"name": "vgg-small"}, cascade={"recipe": recipe}, space={"learning_rate": [0.01, 0.2]}), data
+        )
+
+
 def test_layers_that_are_kept_are_kept(data):
     pruning = {"keep": ["features.*"], "floors": {"features": 4}}
     with pytest.raises(InputError, match=r"no channels that could be removed.*is kept as asked"):

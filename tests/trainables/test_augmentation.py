@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from torchvision.transforms import v2
 
-from trainables.augmentation import augment, drawing_from
+from trainables.augmentation import augment
 from trainables.config import Augmentation
 from trainables.errors import InputError
 
@@ -58,23 +57,6 @@ def test_augmentation_follows_its_generator() -> None:
     before = generator.get_state()
     assert torch.equal(augment(images, "none", generator), images)
     assert torch.equal(generator.get_state(), before)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [8, 32])
-def test_randaugment_changes_each_image_by_itself(channels: int, size: int) -> None:
-    """As torchvision's own does, image by image, from the same draws; small and grey images too."""
-    image = torch.randint(0, 256, (1, channels, size, size), generator=_generator()).to(torch.uint8)
-    images = image.expand(64, -1, -1, -1)
-    augmented = augment(images, "randaugment", _generator(3))
-    assert augmented.shape == images.shape
-    assert augmented.dtype == torch.uint8
-    assert len({tuple(result.flatten().tolist()) for result in augmented}) > 20
-    with drawing_from(_generator(3)):
-        transform = v2.RandAugment()
-        wanted = [transform(image[0]) for _ in range(64)]
-    assert torch.equal(augmented, torch.stack(wanted))
-    assert torch.equal(images[63], image[0])
 
 
 def test_randaugment_follows_crops_where_both_are_asked() -> None:
