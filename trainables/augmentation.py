@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from trainables.config import Augmentation
 from trainables.errors import InputError
-from trainables.randaugment import randaugment
 
 _PAD_PARTS = 8  # a crop may shift by this part of the size
 
@@ -43,6 +42,8 @@ def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Gene
         raise InputError(f"images have {channels} channels, but must have 1 or 3 for randaugment; augment otherwise")
     if kind == "crop-flip-randaugment":
         images_NCHW = _cropped(images_NCHW, "crop-flip", generator)
+    from trainables.randaugment import randaugment  # torchvision takes more than a second to import
+
     return randaugment(images_NCHW, generator)
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from trainables.channels import BATCH_NORMS
 from trainables.config import Augmentation, Recipe
 from trainables.data import DataSplits, training_batches
-from trainables.mixing import Mixer
 
 Tensors = dict[str, torch.Tensor]
 
@@ -91,6 +90,8 @@ def epoch_batches(
     if recipe.mix == "none":
         yield from batches
         return
+    from trainables.mixing import Mixer  # torchvision takes more than a second to import
+
     mixer = Mixer(recipe, data.num_classes)
     generator = torch.Generator().manual_seed(derive_seed(seed, "mix"))
     for images, labels in batches:
