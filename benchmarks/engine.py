@@ -19,10 +19,10 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, ImageSet
 from trainables.distillation import distillation_loss
 from trainables.models import build
+from trainables.optimizers import make_optimizer
 from trainables.plan import StagePlan
 from trainables.saliency import GateLayer, gate_gradient
 from trainables.stages import CascadeStage, TeacherSize
-from trainables.training import make_optimizer
 
 NUM_THREADS = 1
 NUM_CLASSES = 10

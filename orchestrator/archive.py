@@ -15,7 +15,7 @@ from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import LevelResult
 
-FORMAT_VERSION = 2  # since 2 there is `fidelity`
+FORMAT_VERSION = 3  # since 2 there is `fidelity`, since 3 `val_top5`
 _VERSION_KEY = b"cascade_archive_format"
 
 
@@ -27,7 +27,8 @@ class Candidate:
         trial: number of the trial in the search, from 0.
         level: 1 … L; L is the student.
         num_assistants: L − 1.
-        val_accuracy: top-1 on the validation images after recalibration, in [0, 1].
+        val_accuracy: top-1 on the validation images after recalibration, in [0, 1]; macro mean average precision where
+            they have several labels.
         val_accuracy_before_recalibration: the same with the statistics that training left.
         macs: multiply-accumulates for one image.
         macs_kept: the same as a fraction of the teacher's, above 0.
@@ -37,6 +38,8 @@ class Candidate:
         network: folder of the saved network, relative to the search's folder.
         cascade: JSON of the `CascadeConfig` that made it.
         fidelity: fraction of its stage's epochs that went into it, in (0, 1]; below 1 only where the trial was stopped.
+        val_top5: of the five most likely classes, after recalibration, in [0, 1]; `None` with five classes or less, and
+            in archives of format 2 or before.
     """
 
     trial: int
@@ -52,6 +55,7 @@ class Candidate:
     network: str
     cascade: str
     fidelity: float = 1.0
+    val_top5: float | None = None
 
     def __post_init__(self) -> None:
         """Check that what fronts are computed from is finite and in range.
@@ -97,11 +101,14 @@ _SCHEMA = pa.schema(
         pa.field("network", pa.string(), nullable=False),
         pa.field("cascade", pa.string(), nullable=False),
         pa.field("fidelity", pa.float64(), nullable=False),
+        pa.field("val_top5", pa.float64(), nullable=True),
     ],
     metadata={_VERSION_KEY: str(FORMAT_VERSION).encode()},
 )
+_SCHEMA_2 = _SCHEMA.remove(_SCHEMA.get_field_index("val_top5"))
 # Version 1 knew finished trials only.
-_SCHEMAS = {"1": _SCHEMA.remove(_SCHEMA.get_field_index("fidelity")), str(FORMAT_VERSION): _SCHEMA}
+_SCHEMA_1 = _SCHEMA_2.remove(_SCHEMA_2.get_field_index("fidelity"))
+_SCHEMAS = {"1": _SCHEMA_1, "2": _SCHEMA_2, str(FORMAT_VERSION): _SCHEMA}
 
 
 class Archive:
@@ -187,6 +194,7 @@ def candidates_of(
             network=network_folders[result.level],
             cascade=text,
             fidelity=result.fidelity,
+            val_top5=result.val_top5,
         )
         for result in sorted(results, key=lambda result: result.level)
     )

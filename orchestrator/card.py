@@ -27,16 +27,21 @@ class NetworkFacts:
     """What is known of one network.
 
     Attributes:
-        test_accuracy: top-1 on the test images, in [0, 1].
-        val_accuracy: top-1 on the validation images, in [0, 1], as the search measured it.
+        test_accuracy: top-1 on the test images, in [0, 1]; macro mean average precision where they have several labels.
+        val_accuracy: the same on the validation images, as the search measured it.
         macs: multiply-accumulates for one image.
         params: number of parameters.
+        test_top5: part of the test images whose class is among the five most likely; `None` with five classes or less.
+        test_class_accuracies: of each class, in the order of their names; average precisions where images have several
+            labels; `None` for one without test images.
     """
 
     test_accuracy: float
     val_accuracy: float
     macs: int
     params: int
+    test_top5: float | None = None
+    test_class_accuracies: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +108,11 @@ class Card:
         return f"{self.search_name} {self.trial}:{self.level}"
 
     @property
+    def metric(self) -> str:
+        """What accuracies are called."""
+        return "mean average precision" if self.input.multi_label else "accuracy"
+
+    @property
     def macs_ratio(self) -> float:
         """How many times fewer MACs the network has than the teacher."""
         return self.teacher.macs / self.network.macs
@@ -150,6 +160,7 @@ class Card:
             "trial": self.trial,
             "level": self.level,
             "fidelity": self.fidelity,
+            "metric": self.metric,
             "num_levels": self.cascade.num_levels,
             "license": self.license_name,
             "network": asdict(self.network),

@@ -1,5 +1,6 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from orchestrator.looks import BoundLook, Look, Looks, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
-from trainables.config import Pruning
+from trainables.config import Pruning, Recipe
 from trainables.contracts import Findings, check_contracts
 from trainables.cost import SizeModel, count_macs, size_model
 from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
 from trainables.models import build, load_weights
+from trainables.objective import Objective
 from trainables.saliency import find_criterion
 from trainables.selection import smallest_target
 
@@ -30,7 +32,11 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     Raises:
         InputError: naming what is wrong.
     """
+    for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
+        _check_recipe(key, recipe, data)
     space = experiment.find_space()
+    if isinstance(space, CascadeSpace) and space.learning_rate is not None:
+        _check_rates(space.learning_rate, experiment.cascade.recipe)
     criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
     for criterion in criteria:
         find_criterion(criterion)
@@ -75,6 +81,20 @@ def precision_note(experiment: Experiment) -> str | None:
     if not asked or experiment.resources.gpus_per_trial > 0 or torch.cpu.get_capabilities().get("avx512_bf16"):
         return None
     return f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
+
+
+def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
+    try:
+        Objective.of(recipe, data)
+    except InputError as error:
+        raise InputError(f"{key}.{error}") from error
+
+
+def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
+    try:
+        dataclasses.replace(recipe, learning_rate=rates[1])
+    except InputError as error:
+        raise InputError(f"space.learning_rate ends where cascade.recipe.{error}") from error
 
 
 def _held(findings: Findings) -> str:

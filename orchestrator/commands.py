@@ -254,7 +254,7 @@ def _print_card(exported: "Exported") -> None:
     for column in ("", "teacher", "network", ""):
         table.add_column(column, justify="left" if not column else "right")
     teacher, network = card.teacher, card.network
-    table.add_row("test accuracy", percent(teacher.test_accuracy), percent(network.test_accuracy))
+    table.add_row(f"test {card.metric}", percent(teacher.test_accuracy), percent(network.test_accuracy))
     table.add_row("MACs", f"{teacher.macs:,}", f"{network.macs:,}", f"{card.macs_ratio:.3g} times fewer")
     table.add_row("parameters", f"{teacher.params:,}", f"{network.params:,}", f"{card.params_ratio:.3g} times fewer")
     for row in card.latency:

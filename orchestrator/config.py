@@ -303,9 +303,14 @@ def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     """One line for the first thing that is wrong, with its key."""
-    first = error.errors()[0]
+    first, *others = error.errors()
+    or_list = ""
+    if "[" in str(first["loc"][-1]):  # a choice of words or a list; what is wrong within a list says more
+        first = next((other for other in others if other["loc"][:-2] == first["loc"][:-1]), first)
+        or_list = " or a list" if "[" in str(first["loc"][-1]) else ""
     # The branches of a union (ranges or a name) are no keys of the user's.
-    place = ".".join(str(part) for part in first["loc"] if part not in ("CascadeSpace", "str"))
+    branches = ("CascadeSpace", "str")
+    place = ".".join(str(part) for part in first["loc"] if part not in branches and "[" not in str(part))
     own = first.get("ctx", {}).get("error")
     if isinstance(own, InputError):
         section, head = place.rpartition(".")[::2]
@@ -318,7 +323,7 @@ def _explain(error: ValidationError) -> str:
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
         return f"unknown key {place!r}; {mend}"
-    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
 
 
 _KEYS: Mapping[str, tuple[str, ...]] = {

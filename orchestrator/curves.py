@@ -37,7 +37,8 @@ class CurvePoint:
         epoch: epochs of the stage that are done, from 1.
         trial_epoch: epochs of the whole trial that are done, from 1.
         macs_kept: fraction of the teacher's MACs that the level keeps now, in (0, 1].
-        val_accuracy: top-1 on the validation images, in [0, 1].
+        val_accuracy: top-1 on the validation images, in [0, 1]; macro mean average precision where they have several
+            labels.
         train_loss: mean of the level's own loss over the epoch.
         seconds: wall time of the epoch, of all levels together, validation included.
     """

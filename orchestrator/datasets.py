@@ -38,4 +38,6 @@ def draws_its_test_images(config: DataConfig) -> bool:
 
 
 def _is_parquet(config: DataConfig) -> bool:
+    if config.name == "parquet":
+        return True
     return config.name.startswith("cifar") and config.path is not None and parquet.has_parquet(Path(config.path))

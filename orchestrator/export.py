@@ -24,13 +24,14 @@ from orchestrator.archive import Candidate, cascade_of
 from orchestrator.card import CARD_FILE, ONNX_FILE, README_FILE, Card, LatencyRow, NetworkFacts
 from orchestrator.datasets import load_test
 from orchestrator.readme import markdown
-from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, top1, verify_onnx
+from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, verify_onnx
 from trainables import latency
 from trainables.checkpoint import InputSpec, SavedNetwork, load_network, save_network
 from trainables.config import DataConfig, ModelConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import ImageSet, Source
 from trainables.errors import InputError
+from trainables.evaluation import class_scores, score, top5
 from trainables.imports import is_import_path
 from trainables.models import find_builder
 from trainables.results import TeacherResult
@@ -123,8 +124,8 @@ def export(
             model=model,
             data=data,
             input=spec,
-            network=found.facts(top1(logits_NK, test.images)),
-            teacher=teacher.facts(top1(teacher_logits_NK, test.images)),
+            network=found.facts(logits_NK, test.images),
+            teacher=teacher.facts(teacher_logits_NK, test.images),
             verification=_verify(package, logits_NK, test.images, spec, formats, num_threads),
             latency=_measure(teacher.saved, network, package, formats, num_threads, min_seconds),
             files={path.name: path.stat().st_size for path in sorted(package.iterdir())},
@@ -147,9 +148,15 @@ class _Loaded:
     macs: int
     params: int
 
-    def facts(self, test_accuracy: float) -> NetworkFacts:
+    def facts(self, logits_NK: torch.Tensor, images: ImageSet) -> NetworkFacts:
+        labels = images.labels_N
         return NetworkFacts(
-            test_accuracy=test_accuracy, val_accuracy=self.val_accuracy, macs=self.macs, params=self.params
+            test_accuracy=score(logits_NK, labels),
+            val_accuracy=self.val_accuracy,
+            macs=self.macs,
+            params=self.params,
+            test_top5=top5(logits_NK, labels),
+            test_class_accuracies=class_scores(logits_NK, labels),
         )
 
 
@@ -214,6 +221,15 @@ def _check_data(test: Source, spec: InputSpec) -> None:
             f"the data set has the classes {_some(test.class_names)}, but the network was trained on "
             f"{_some(spec.class_names)}; give the data set of the search"
         )
+    if test.images.multi_label != spec.multi_label:
+        raise InputError(
+            f"a test image has {_labels(test.images.multi_label)}, but the network was trained on "
+            f"{_labels(spec.multi_label)} an image; give the data set of the search"
+        )
+
+
+def _labels(multi_label: bool) -> str:  # noqa: FBT001 - reads as a phrase where it is called
+    return "several labels" if multi_label else "one label"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ def front_rows(view: FrontView) -> list[dict[str, Any]]:
             "level": candidate.level,
             "num_assistants": candidate.num_assistants,
             "val_accuracy": candidate.val_accuracy,
+            "val_top5": candidate.val_top5,
             "macs": candidate.macs,
             "macs_kept": candidate.macs_kept,
             "params": candidate.params,

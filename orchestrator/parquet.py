@@ -1,7 +1,8 @@
-"""CIFAR-10 and CIFAR-100 as Parquet files of encoded images, the form in which hubs of data sets serve them.
+"""Parquet files of encoded images, the form in which hubs of data sets serve them: CIFAR, and images of one's own.
 
 The folder holds one or several files with `train` in their name and one or several with `test`. Columns: `img` or
-`image`, a struct whose `bytes` are one encoded 32x32 image, and `label`, or `fine_label` for CIFAR-100.
+`image`, a struct whose `bytes` are one encoded image (of 32x32 for CIFAR), and `label`, or `fine_label` for CIFAR-100.
+Where images of one's own have several labels each, or none, `labels` is a list of them.
 """
 
 import json
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from trainables.config import DataConfig
 from trainables.data import ImageSet, Source
 from trainables.errors import InputError, first_line
-from trainables.sources import Part, data_folder, decode_image
+from trainables.sources import Part, data_folder, decode_image, decode_square
 
 _SHAPE = (3, 32, 32)
 _ROWS_A_BATCH = 4096
@@ -28,10 +30,15 @@ _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "fro
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Format:
-    """What the files of one data set look like: names of the label's column, best first, and of the classes."""
+    """What the files of one data set look like.
+
+    Attributes:
+        label_columns: names that the labels' column may have, the best first.
+        class_names: where the files do not tell them; empty for as many as there are labels.
+    """
 
     label_columns: tuple[str, ...]
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
 
 _FORMATS = {
@@ -39,6 +46,7 @@ _FORMATS = {
     "cifar100": _Format(
         label_columns=("fine_label", "label"), class_names=tuple(f"class-{label:02d}" for label in range(100))
     ),
+    "parquet": _Format(label_columns=("labels", "label")),
 }
 
 
@@ -51,7 +59,7 @@ def read_train(config: DataConfig) -> Source:
     """All images that are not test images: validation is still among them.
 
     Args:
-        config: of `cifar10` or `cifar100`.
+        config: of `cifar10`, `cifar100` or `parquet`.
 
     Raises:
         InputError: if files, columns or rows are missing or not what they must be; names file and row, from 0.
@@ -63,7 +71,7 @@ def read_test(config: DataConfig) -> Source:
     """The test images, which only export and report may see.
 
     Args:
-        config: of `cifar10` or `cifar100`.
+        config: of `cifar10`, `cifar100` or `parquet`.
 
     Raises:
         InputError: if files, columns or rows are missing or not what they must be; names file and row, from 0.
@@ -74,22 +82,26 @@ def read_test(config: DataConfig) -> Source:
 def _read(config: DataConfig, part: Part) -> Source:
     expected = _FORMATS[config.name]
     images: list[torch.Tensor] = []
-    labels: list[int] = []
-    class_names = expected.class_names
+    labels: list[torch.Tensor] = []
+    class_names = expected.class_names or _own_class_names(config, expected)
+    size = None if expected.class_names else config.image_size
     for file in _files(config, part):
         with _one_line_errors(file), pq.ParquetFile(file) as parquet:
             image_column, label_column = _columns(parquet.schema_arrow, expected, file)
-            class_names = _names_in_metadata(parquet.schema_arrow, label_column, expected)
+            if expected.class_names:
+                class_names = _names_in_metadata(parquet.schema_arrow, label_column, len(class_names)) or class_names
             first_row = 0
             columns = [f"{image_column}.bytes", label_column]
             for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns):
                 encoded = batch.column(image_column).field("bytes")
-                labels += _labels(batch.column(label_column), len(class_names), file, first_row)
-                images.append(_decoded(encoded, file, first_row))
+                labels.append(_labels(batch.column(label_column), len(class_names), file, first_row))
+                images.append(_decoded(encoded, file, first_row, size))
                 first_row += batch.num_rows
     if not images:
         raise InputError(f"{config.path} has no rows in its {part} files of {config.name}; fetch them again")
-    image_set = ImageSet(images_NCHW=torch.cat(images), labels_N=torch.tensor(labels, dtype=torch.int64))
+    if len({part_of_labels.ndim for part_of_labels in labels}) > 1:
+        raise InputError(f"{config.path} has {part} files with one label an image and others with lists of them")
+    image_set = ImageSet(images_NCHW=torch.cat(images), labels_N=torch.cat(labels))
     return Source(images=image_set, class_names=class_names)
 
 
@@ -135,40 +147,75 @@ def _columns(schema: Any, expected: _Format, file: Path) -> tuple[str, str]:
     image_type, label_type = (schema.field(name).type for name in found)
     if not (pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0):
         raise InputError(f"column {found[0]} of {file} is {image_type}, but must be a struct with a field bytes")
-    if not pa.types.is_integer(label_type):
-        raise InputError(f"column {found[1]} of {file} is {label_type}, but must hold whole numbers")
+    several = expected.class_names == () and _is_list(label_type)
+    if not pa.types.is_integer(label_type.value_type if several else label_type):
+        lists = "" if expected.class_names else ", or lists of them"
+        raise InputError(f"column {found[1]} of {file} is {label_type}, but must hold whole numbers{lists}")
     return found[0], found[1]
 
 
-def _names_in_metadata(schema: Any, label_column: str, expected: _Format) -> tuple[str, ...]:
-    """Class names as the hub's metadata give them, or the usual ones where they do not."""
+def _is_list(kind: Any) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _names_in_metadata(schema: Any, label_column: str, num_classes: int | None) -> tuple[str, ...]:
+    """Class names as the hub's metadata give them; none where they do not, or not of so many classes."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = tuple(str(name) for name in features[label_column]["names"])
-    except (KeyError, TypeError, ValueError):
-        return expected.class_names
-    return names if len(names) == len(expected.class_names) else expected.class_names
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label_column]
+        names = tuple(str(name) for name in feature.get("feature", feature)["names"])  # a list holds its element's
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ()
+    return names if num_classes in (None, len(names)) else ()
 
 
-def _labels(column: Any, num_classes: int, file: Path, first_row: int) -> list[int]:
-    labels: list[int | None] = column.to_pylist()
-    checked = []
-    for row, label in enumerate(labels, start=first_row):
-        if label is None or not 0 <= label < num_classes:
-            raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
-        checked.append(label)
-    return checked
+def _own_class_names(config: DataConfig, expected: _Format) -> tuple[str, ...]:
+    """Names of the classes of the training files, or numbers up to the largest label in them."""
+    largest = -1
+    for file in _files(config, "train"):
+        with _one_line_errors(file), pq.ParquetFile(file) as parquet:
+            _, label_column = _columns(parquet.schema_arrow, expected, file)
+            names = _names_in_metadata(parquet.schema_arrow, label_column, None)
+            if names:
+                return names
+            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=[label_column]):
+                labels = batch.column(0)
+                labels = labels.flatten() if _is_list(labels.type) else labels
+                largest = max(largest, pc.max(labels).as_py() or 0) if len(labels) else largest
+    if largest < 1:
+        raise InputError(f"{config.path} has {largest + 1} classes in its train files, but must have at least 2")
+    width = len(str(largest))
+    return tuple(f"class-{label:0{width}d}" for label in range(largest + 1))
 
 
-def _decoded(encoded: Any, file: Path, first_row: int) -> torch.Tensor:
-    """uint8 images (N, 3, 32, 32) of a column of encoded bytes."""
-    images_NCHW = torch.empty(len(encoded), *_SHAPE, dtype=torch.uint8)
+def _labels(column: Any, num_classes: int, file: Path, first_row: int) -> torch.Tensor:
+    """int64 labels of shape (N,), or of a column of lists bool of shape (N, K)."""
+    rows = column.to_pylist()
+    several = _is_list(column.type)
+    for row, value in enumerate(rows, start=first_row):
+        for label in value if several and value is not None else [value]:
+            if label is None or not 0 <= label < num_classes:
+                raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
+    if not several:
+        return torch.tensor(rows, dtype=torch.int64)
+    labels_NK = torch.zeros(len(rows), num_classes, dtype=torch.bool)
+    for index, value in enumerate(rows):
+        labels_NK[index, value] = True
+    return labels_NK
+
+
+def _decoded(encoded: Any, file: Path, first_row: int, size: int | None) -> torch.Tensor:
+    """uint8 images (N, 3, size, size) of a column of encoded bytes; without a size they must be of 32x32."""
+    shape = _SHAPE if size is None else (3, size, size)
+    images_NCHW = torch.empty(len(encoded), *shape, dtype=torch.uint8)
     # One after the other: at this size threads wait for the interpreter, and take longer than one alone.
     for index in range(len(encoded)):
         name = f"image of row {first_row + index} of {file}"
         data = encoded[index].as_py()
         if data is None:
             raise InputError(f"{name} has no bytes, but must hold an encoded image; fetch the file again")
+        if size is not None:
+            images_NCHW[index] = decode_square(data, name=name, size=size)
+            continue
         pixels = decode_image(data, name=name)
         if pixels.shape != _SHAPE:
             raise InputError(f"{name} has shape {tuple(pixels.shape)}, but must have {_SHAPE}")

@@ -12,11 +12,14 @@ from trainables.config import DataName
 from trainables.imports import is_import_path
 
 _MAX_NAMES_SHOWN = 20
+_SQUARE = "RGB images, of which the largest central square is brought to size (bilinear, antialiased)"
+_OWN_IMAGES: tuple[DataName, ...] = ("imagefolder", "parquet")
 _HOW_IMAGES_ARE_MADE: Mapping[DataName, str] = {
     "digits": "Grey images of 8x8 with values 0 … 16, enlarged bilinearly and scaled to 0 … 255",
     "cifar10": "RGB images as they come",
     "cifar100": "RGB images as they come",
-    "imagefolder": "RGB images, of which the largest central square is brought to size (bilinear, antialiased)",
+    "imagefolder": _SQUARE,
+    "parquet": _SQUARE,
 }
 
 
@@ -29,6 +32,8 @@ def markdown(card: Card) -> str:
         *(f"> **Note:** {warning}" for warning in card.warnings),
         f"## Results\n\n{_results(card)}",
     ]
+    if card.network.test_class_accuracies:
+        parts.append(f"## Classes\n\n{_classes(card)}")
     if card.latency:
         parts.append(f"## Latency\n\n{_latency(card)}")
     parts += [
@@ -41,7 +46,9 @@ def markdown(card: Card) -> str:
 
 
 def _front_matter(card: Card) -> dict[str, Any]:
-    accuracy = {"type": "accuracy", "name": "top-1", "value": round(card.network.test_accuracy, 6)}
+    metric = "mean_average_precision" if card.input.multi_label else "accuracy"
+    name = "macro mAP" if card.input.multi_label else "top-1"
+    accuracy = {"type": metric, "name": name, "value": round(card.network.test_accuracy, 6)}
     dataset = {"name": card.data.name, "type": card.data.name, "split": "test"}
     task = "image-classification"
     tags = [task, "pruning", "distillation", "cascade-pruning", *(["onnx"] if ONNX_FILE in card.files else [])]
@@ -49,8 +56,8 @@ def _front_matter(card: Card) -> dict[str, Any]:
         **({"license": card.license_name} if card.license_name else {}),
         "pipeline_tag": task,
         "tags": tags,
-        **({} if card.data.name == "imagefolder" else {"datasets": [card.data.name]}),
-        "metrics": ["accuracy"],
+        **({} if card.data.name in _OWN_IMAGES else {"datasets": [card.data.name]}),
+        "metrics": [metric],
         "model-index": [
             {
                 "name": card.name,
@@ -65,7 +72,7 @@ def _summary(card: Card) -> str:
     return (
         f"A `{card.model.name}` for {card.input.num_classes} classes of `{card.data.name}`, made physically smaller: "
         f"{card.macs_ratio:.1f}x fewer multiply-accumulates (MACs) and {card.params_ratio:.1f}x fewer parameters than "
-        f"its teacher, at a test accuracy of {_percent(card.network.test_accuracy)} against "
+        f"its teacher, at a test {card.metric} of {_percent(card.network.test_accuracy)} against "
         f"{_percent(card.teacher.test_accuracy)} ({gained * 100:+.2f} points, {card.verification.num_images:,} images)."
     )
 
@@ -83,14 +90,44 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def _results(card: Card) -> str:
     network, teacher = card.network, card.teacher
     rows = [
-        ("test accuracy", _percent(network.test_accuracy), _percent(teacher.test_accuracy), ""),
-        ("validation accuracy", _percent(network.val_accuracy), _percent(teacher.val_accuracy), ""),
+        (f"test {card.metric}", _percent(network.test_accuracy), _percent(teacher.test_accuracy), ""),
+        *_top5(card),
+        (f"validation {card.metric}", _percent(network.val_accuracy), _percent(teacher.val_accuracy), ""),
         ("MACs for one image", f"{network.macs:,}", f"{teacher.macs:,}", _percent(network.macs / teacher.macs)),
         ("parameters", f"{network.params:,}", f"{teacher.params:,}", _percent(network.params / teacher.params)),
     ]
     return (
         _table(("", "this network", "teacher", "kept"), rows)
-        + "\n\nThe network was chosen on validation accuracy. The test images were read for this card alone."
+        + f"\n\nThe network was chosen on validation {card.metric}. The test images were read for this card alone."
+    )
+
+
+def _top5(card: Card) -> list[tuple[str, ...]]:
+    network, teacher = card.network.test_top5, card.teacher.test_top5
+    if network is None or teacher is None:
+        return []
+    return [("test accuracy, five most likely classes", _percent(network), _percent(teacher), "")]
+
+
+def _classes(card: Card) -> str:
+    """Test accuracy of each class, those first that lose most against the teacher."""
+    known = [
+        (name, network, teacher)
+        for name, network, teacher in zip(
+            card.input.class_names, card.network.test_class_accuracies, card.teacher.test_class_accuracies, strict=True
+        )
+        if network is not None and teacher is not None
+    ]
+    known.sort(key=lambda row: (row[1] - row[2], row[1]))
+    rows = [
+        (f"`{name}`", _percent(network), _percent(teacher), f"{(network - teacher) * 100:+.2f}")
+        for name, network, teacher in known[:_MAX_NAMES_SHOWN]
+    ]
+    table = _table(("class", "this network", "teacher", "points"), rows)
+    more = len(known) - len(rows)
+    what = "average precision" if card.input.multi_label else "accuracy"
+    return f"Test {what} of each class, the greatest losses first.\n\n{table}" + (
+        f"\n\n{more} more are in `{CARD_FILE}`." if more else ""
     )
 
 
@@ -111,11 +148,12 @@ def _latency(card: Card) -> str:
 def _input(card: Card) -> str:
     spec = card.input
     names = ", ".join(f"`{name}`" for name in spec.class_names[:_MAX_NAMES_SHOWN])
+    several = ", each a yes or no of its own by its sigmoid" if spec.multi_label else ""
     more = f" … ({spec.num_classes} in all, in `{CARD_FILE}`)" if spec.num_classes > _MAX_NAMES_SHOWN else ""
     return (
         f"{_HOW_IMAGES_ARE_MADE[card.data.name]}; batch x {spec.channels} x {spec.image_size} x {spec.image_size}. "
         "Pixels are divided by 255, the mean is taken from them, and the rest is divided by the standard deviation; "
-        "the network takes the result as float32 and gives one logit a class.\n\n"
+        f"the network takes the result as float32 and gives one logit a class{several}.\n\n"
         f"- mean: `{list(spec.mean)}`\n- standard deviation: `{list(spec.std)}`\n- classes: {names}{more}"
     )
 
@@ -146,7 +184,7 @@ def native_snippet(card: Card) -> str:
         f"{load}\n"
         "with torch.inference_mode():\n"
         "    logits = network((pixels / 255 - mean) / std)\n"
-        "print(logits.argmax(1))\n"
+        f"print({'logits.sigmoid() > 0.5' if spec.multi_label else 'logits.argmax(1)'})\n"
     )
 
 
@@ -161,7 +199,9 @@ def onnx_snippet(card: Card) -> str:
         "  # your images, 0 … 255\n\n"
         f'session = onnxruntime.InferenceSession("{ONNX_FILE}")\n'
         'images = (pixels.astype(np.float32) / 255 - mean) / std\n(logits,) = session.run(["logits"], '
-        '{"images": images})\nprint(logits.argmax(1))\n'
+        '{"images": images})\n'
+        f"print({'logits > 0' if spec.multi_label else 'logits.argmax(1)'})"
+        f"{'  # where the sigmoid is above one half' if spec.multi_label else ''}\n"
     )
 
 
@@ -176,7 +216,7 @@ def _verification(card: Card) -> str:
         lines.append(
             f"- `{ONNX_FILE}` in ONNX Runtime: logits differ by at most {checked.onnx_max_difference:.1e} (the largest "
             f"is {checked.max_logit:.3g}), the most likely class agrees on {_percent(checked.onnx_top1_agreement)}, "
-            f"test accuracy {_percent(checked.onnx_test_accuracy)}; batches of 1, 3, 64 and what is left"
+            f"test {card.metric} {_percent(checked.onnx_test_accuracy)}; batches of 1, 3, 64 and what is left"
         )
     lines.append("- MACs and parameters were counted again on the network as it was read back")
     return "\n".join(lines)

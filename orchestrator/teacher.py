@@ -18,12 +18,12 @@ from trainables.config import Augmentation, ModelConfig, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
+from trainables.evaluation import evaluate
 from trainables.identity import Identity
 from trainables.imports import is_import_path
 from trainables.models import build, find_builder, load_weights, versioned
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
-from trainables.training import accuracy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +116,10 @@ def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 task.finished_stages.release()
     else:
         load_weights(network, Path(task.model.weights))
+        found = evaluate(network.to(device), data)
         result = TeacherResult(
-            val_accuracy=accuracy(network.to(device), data),
+            val_accuracy=found.accuracy,
+            val_top5=found.top5,
             macs=count_macs(network, data.input_shape),
             params=count_params(network),
             seconds=0.0,

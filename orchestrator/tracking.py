@@ -170,7 +170,11 @@ class Tracker:
             (f"teacher_epoch_{name}", value, epoch.epoch)
             for epoch in epochs
             for level in epoch.levels
-            for name, value in (("val_accuracy", level.val_accuracy), ("train_loss", level.train_loss))
+            for name, value in (
+                ("val_accuracy", level.val_accuracy),
+                ("val_top5", level.val_top5),
+                ("train_loss", level.train_loss),
+            )
         ]
         finals = [(f"teacher_{name}", value, 0) for name, value in result.to_dict().items()]
 
@@ -204,7 +208,7 @@ class Tracker:
             ("learning_rate", progress.learning_rate, step),
         ]
         for level in progress.levels:
-            for name in ("val_accuracy", "train_loss", "macs_kept"):
+            for name in ("val_accuracy", "val_top5", "train_loss", "macs_kept"):
                 metrics.append((f"level_{level.level}_{name}", getattr(level, name), step))
 
         def send() -> None:
@@ -404,7 +408,7 @@ class Tracker:
         metrics: list[tuple[str, float | None, int]] = []
         if status == "finished" and candidates:
             student = max(candidates, key=lambda candidate: candidate.level)
-            for name in ("val_accuracy", "macs_kept", "params_kept", "macs", "params", "latency_ms"):
+            for name in ("val_accuracy", "val_top5", "macs_kept", "params_kept", "macs", "params", "latency_ms"):
                 metrics.append((name, getattr(student, name), 0))
         tags = {"cascade.status": status} | (
             {"cascade.reason": reason, "mlflow.note.content": reason} if reason else {}

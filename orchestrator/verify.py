@@ -14,6 +14,7 @@ from orchestrator import onnx_file
 from trainables.checkpoint import InputSpec
 from trainables.data import ImageSet, normalise
 from trainables.errors import StageFailure
+from trainables.evaluation import score
 
 # Of float32 with some hundred layers a few 1e-6 of the largest logit are to be expected, of a wrong file far more.
 _TOLERANCE = 1e-4
@@ -31,7 +32,7 @@ class Verification:
         native_identical: every tensor that was read back equals the search's bit for bit; `None` without that format.
         onnx_max_difference: largest absolute difference of a logit in ONNX Runtime; `None` without that format.
         onnx_top1_agreement: part of the images with the same most likely class in ONNX Runtime, in [0, 1].
-        onnx_test_accuracy: top-1 on the test images in ONNX Runtime, in [0, 1].
+        onnx_test_accuracy: on the test images in ONNX Runtime, in [0, 1].
     """
 
     num_images: int
@@ -46,11 +47,6 @@ def logits_of(network: nn.Module, images: ImageSet, spec: InputSpec) -> torch.Te
     """Class scores, float32 of shape (N, K), of a network on the CPU in evaluation mode."""
     with torch.inference_mode():
         return torch.cat([network(batch_NCHW) for batch_NCHW in _batches(images, spec)])
-
-
-def top1(logits_NK: torch.Tensor, images: ImageSet) -> float:
-    """Part of the images whose most likely class is their label, in [0, 1]."""
-    return (logits_NK.argmax(1) == images.labels_N).double().mean().item()
 
 
 def check_finite(logits_NK: torch.Tensor) -> None:
@@ -109,7 +105,7 @@ def verify_onnx(
         max_logit=max_logit,
         onnx_max_difference=difference,
         onnx_top1_agreement=(logits_NK.argmax(1) == expected_NK.argmax(1)).double().mean().item(),
-        onnx_test_accuracy=top1(logits_NK, images),
+        onnx_test_accuracy=score(logits_NK, images.labels_N),
     )
 
 

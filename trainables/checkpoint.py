@@ -45,6 +45,7 @@ class InputSpec:
         mean: per channel.
         std: per channel, above 0.
         class_names: one for each output.
+        multi_label: whether each output is a yes or no of its own (sigmoid), or all are one choice (softmax).
     """
 
     channels: int
@@ -52,6 +53,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         """Check that it can be computed with.
@@ -88,6 +90,7 @@ class InputSpec:
             mean=tuple(map(float, values["mean"])),
             std=tuple(map(float, values["std"])),
             class_names=tuple(map(str, values["class_names"])),
+            multi_label=bool(values.get("multi_label", False)),  # networks from before there was any lack it
         )
 
     @classmethod
@@ -99,6 +102,7 @@ class InputSpec:
             mean=tuple(data.mean),
             std=tuple(data.std),
             class_names=tuple(data.class_names),
+            multi_label=data.multi_label,
         )
 
 

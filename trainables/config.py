@@ -20,11 +20,15 @@ from trainables.plain import (
 
 Schedule = Literal["joint", "sequential"]
 Ramp = Literal["cubic", "linear"]
+Optimizer = Literal["sgd", "adamw"]
+LearningRateSchedule = Literal["cosine", "one-cycle"]
+ClassWeights = Literal["none", "balanced"]
+Mix = Literal["none", "mixup", "cutmix", "both"]
 PruningCost = Literal["macs", "none"]
-Augmentation = Literal["none", "crop", "crop-flip"]
+Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
 Precision = Literal["fp32", "bf16"]
-DataName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
+DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,15 +73,17 @@ class DataConfig(PlainConfig):
     """Which images are trained on, and how they are split.
 
     Attributes:
-        name: `digits` (embedded), `cifar10`, `cifar100` or `imagefolder`.
+        name: `digits` (embedded), `cifar10`, `cifar100`, `imagefolder`, or `parquet` (files of encoded images with one
+            label or several).
         path: folder of the data set; needed by all but `digits`.
-        image_size: height and width in pixels that images are brought to; needed by `imagefolder`.
+        image_size: height and width in pixels that images are brought to; needed by `imagefolder` and `parquet`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
         val_fraction: part of the training images held out for validation, stratified by class, in (0, 1).
         test_fraction: part of all images held out for test where a data set has no test split of its own
             (`digits`, an `imagefolder` without a `test` folder), stratified by class, in (0, 1).
-        augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random), or
-            `crop-flip` (also mirrored at random).
+        augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random),
+            `crop-flip` (also mirrored at random), `randaugment` (two random changes of shape or colour an image), or
+            `crop-flip-randaugment`.
         seed: seed of the splits.
         download: fetch CIFAR into `path` if it is not there; nothing is fetched unless this is asked.
     """
@@ -112,7 +118,7 @@ class DataConfig(PlainConfig):
             f"data.path is missing, but {self.name} lies in a folder; set data.path to it",
         )
         require(
-            self.name != "imagefolder" or self.image_size is not None,
+            self.name not in ("imagefolder", "parquet") or self.image_size is not None,
             "data.image_size is missing, but images of a folder must be brought to one size; set it, to 64 say",
         )
         require(
@@ -123,19 +129,31 @@ class DataConfig(PlainConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe(PlainConfig):
-    """How weights are trained: SGD with Nesterov momentum, warm-up, then a cosine to zero.
+    """How weights are trained.
 
     Attributes:
         epochs: passes over the training images, for all stages of a cascade together.
         batch_size: images a step.
-        learning_rate: peak of the schedule.
-        momentum: Nesterov momentum, in [0, 1).
-        weight_decay: L2 on all weights but normalisation layers and biases.
-        warmup: fraction of the steps over which the learning rate rises linearly, in [0, 1).
+        learning_rate: peak of the schedule; below 0.1 for AdamW.
+        momentum: Nesterov momentum of SGD, β₁ of AdamW, in [0, 1).
+        weight_decay: of all weights but normalisation layers and biases: L2 for SGD, decoupled for AdamW.
+        warmup: fraction of the steps over which the learning rate rises, in [0, 1).
         label_smoothing: of the cross-entropy, in [0, 1).
         max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
         precision: `fp32`, or `bf16`: the forward and backward passes of training multiply in bfloat16; weights,
             losses, saliency and all measurements stay float32.
+        optimizer: `sgd` with Nesterov momentum, or `adamw` with β₂ 0.999 and ε 1e-8.
+        learning_rate_schedule: `cosine` rises linearly and falls to zero on a cosine; `one-cycle` rises from a 25th of
+            the peak on a cosine and falls to a 250,000th of it on another.
+        accumulate: micro-batches that a batch is cut into, of two images or more each, whose gradients are summed to
+            the batch's: less memory for the same step. Batch norm sees a micro-batch at a time.
+        ema: decay of a moving average of the weights, in (0, 1), which is what is validated and handed on; `None`
+            takes the weights of the last step.
+        class_weights: what classes count in the cross-entropy: `none` for all alike, `balanced` for the inverse of how
+            many training images they have, or a number above 0 for each, of which only the ratios count.
+        mix: what is made of each batch: `none`, `mixup` (pairs of images blended), `cutmix` (a box cut from the other
+            of a pair), or `both` (one of the two by chance); labels are mixed likewise.
+        mix_alpha: both parameters of the Beta distribution that the shares of a pair are drawn from, above 0.
     """
 
     epochs: int = 20
@@ -147,6 +165,13 @@ class Recipe(PlainConfig):
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
     precision: Precision = "fp32"
+    optimizer: Optimizer = "sgd"
+    learning_rate_schedule: LearningRateSchedule = "cosine"
+    accumulate: int = 1
+    ema: float | None = None
+    class_weights: ClassWeights | tuple[float, ...] = "none"
+    mix: Mix = "none"
+    mix_alpha: float = 1.0
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -164,6 +189,31 @@ class Recipe(PlainConfig):
         if self.max_grad_norm is not None:
             require_number("max_grad_norm", self.max_grad_norm, above=0.0)
         require_one_of("precision", self.precision, get_args(Precision))
+        require_one_of("optimizer", self.optimizer, get_args(Optimizer))
+        require_one_of("learning_rate_schedule", self.learning_rate_schedule, get_args(LearningRateSchedule))
+        require(
+            self.optimizer == "sgd" or self.learning_rate < 0.1,
+            f"learning_rate is {self.learning_rate!r}, but must be below 0.1 for adamw, which moves every weight by "
+            "about so much a step; give it, 0.001 say",
+        )
+        require_int("accumulate", self.accumulate, at_least=1)
+        require(
+            2 * self.accumulate <= self.batch_size,
+            f"accumulate is {self.accumulate}, but each micro-batch must have at least 2 of the {self.batch_size} "
+            "images of a batch; accumulate less or raise batch_size",
+        )
+        if self.ema is not None:
+            require_number("ema", self.ema, above=0.0, below=1.0)
+        if isinstance(self.class_weights, tuple) and self.class_weights:
+            for label, weight in enumerate(self.class_weights):
+                require_number(f"class_weights of class {label}", weight, above=0.0)
+        else:
+            require(
+                self.class_weights in get_args(ClassWeights),
+                f"class_weights is {self.class_weights!r}, but must be none, balanced, or a list of one number a class",
+            )
+        require_one_of("mix", self.mix, get_args(Mix))
+        require_number("mix_alpha", self.mix_alpha, above=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

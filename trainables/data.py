@@ -1,4 +1,4 @@
-"""Images in memory: how they are held, split, normalised, augmented and cut into batches.
+"""Images in memory: how they are held, split, normalised and cut into batches.
 
 Images are decoded once and stay uint8; a batch becomes float when it is drawn. Random draws are made on the CPU by the
 generator that the caller gives, and moved to where the images are, so that every device sees the same order.
@@ -14,12 +14,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from trainables.augmentation import augment
 from trainables.config import Augmentation
 from trainables.errors import InputError
-
-_PAD_PARTS = 8  # a crop may shift by this part of the size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -28,7 +26,7 @@ class ImageSet:
 
     Attributes:
         images_NCHW: uint8, values 0 … 255.
-        labels_N: int64, on the same device.
+        labels_N: on the same device: int64, one class an image; or bool of shape (N, K), which of K classes it shows.
     """
 
     images_NCHW: torch.Tensor
@@ -43,8 +41,10 @@ class ImageSet:
         images, labels = self.images_NCHW, self.labels_N
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise InputError(f"images are {_described(images)}, but must be uint8 of shape (N, C, H, W)")
-        if labels.ndim != 1 or labels.dtype != torch.int64:
-            raise InputError(f"labels are {_described(labels)}, but must be int64 of shape (N,)")
+        if (labels.ndim, labels.dtype) not in ((1, torch.int64), (2, torch.bool)):
+            raise InputError(
+                f"labels are {_described(labels)}, but must be int64 of shape (N,), or bool of shape (N, K)"
+            )
         if len(images) != len(labels):
             raise InputError(f"there are {len(images)} images and {len(labels)} labels; give one label an image")
         if images.numel() == 0:
@@ -52,6 +52,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.labels_N.ndim == 2
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`; shares memory where it is there already."""
@@ -77,6 +82,10 @@ class Source:
             InputError: naming the first bad row, its label and the range.
         """
         labels_N, num_classes = self.images.labels_N, len(self.class_names)
+        if self.images.multi_label:
+            if labels_N.shape[1] != num_classes:
+                raise InputError(f"labels are of {labels_N.shape[1]} classes, but {num_classes} have names; name each")
+            return
         bad_N = (labels_N < 0) | (labels_N >= num_classes)
         if bad_N.any():
             row = int(bad_N.nonzero()[0])
@@ -116,6 +125,16 @@ class DataSplits:
                 f"validation images have shape {val_shape}, but must have the training images' {train_shape}"
             )
         _check_channels(self.train.images_NCHW, self.mean, self.std)
+        if self.train.labels_N.shape[1:] != self.val.labels_N.shape[1:]:
+            raise InputError(
+                f"validation labels are {_described(self.val.labels_N)}, but must be as training labels, which are "
+                f"{_described(self.train.labels_N)}"
+            )
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes, or of none."""
+        return self.train.multi_label
 
     @property
     def num_classes(self) -> int:
@@ -209,37 +228,6 @@ def normalise(images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[fl
     return images_NCHW.to(torch.float32).mul_(scale).add_(shift)
 
 
-def augment(images_NCHW: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Shift each image by up to an eighth of its size, and mirror each with probability one half.
-
-    What a shift leaves open is zero: black for uint8 pixels, which is what `training_batches` gives, the mean colour
-    for normalised ones.
-
-    Args:
-        images_NCHW: of any type, on any device.
-        kind: `none` gives the images back as they are, `crop` shifts, `crop-flip` shifts and mirrors.
-        generator: on the CPU; the same state gives the same result.
-
-    Returns:
-        Images of the same shape, type and device.
-    """
-    if kind == "none":
-        return images_NCHW
-    num_images, _, height, width = images_NCHW.shape
-    device = images_NCHW.device
-    pad_y, pad_x = height // _PAD_PARTS, width // _PAD_PARTS
-    top_N = torch.randint(2 * pad_y + 1, (num_images,), generator=generator).to(device)
-    left_N = torch.randint(2 * pad_x + 1, (num_images,), generator=generator).to(device)
-    padded = functional.pad(images_NCHW, (pad_x, pad_x, pad_y, pad_y))
-    # A view of every window of the padded images, (N, tops, lefts, C, H, W); indexing it copies one window an image.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    cropped_NCHW = windows[torch.arange(num_images, device=device), top_N, left_N]
-    if kind == "crop":
-        return cropped_NCHW
-    mirrored_N = torch.randint(2, (num_images,), generator=generator).to(device, torch.bool)
-    return torch.where(mirrored_N.view(-1, 1, 1, 1), cropped_NCHW.flip(3), cropped_NCHW)
-
-
 def num_batches(num_images: int, batch_size: int) -> int:
     """Batches that `training_batches` gives for one pass."""
     return max(1, num_images // batch_size)
@@ -268,7 +256,7 @@ def training_batches(
         generator: on the CPU; gives the order and the augmentation.
 
     Yields:
-        float32 images (batch, C, H, W) and int64 labels (batch,).
+        float32 images (batch, C, H, W), and the labels of these images as the set has them.
     """
     order = torch.randperm(len(images), generator=generator).to(images.labels_N.device)
     for number in range(num_batches(len(images), batch_size)):

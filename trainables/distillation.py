@@ -1,17 +1,43 @@
-"""Losses of a level. Shape legend: N images, K classes."""
+"""Losses of a level, where an image has one label and where it has several. Shape legend: N images, K classes."""
 
 import torch
 import torch.nn.functional as F
 
 
+def label_loss(
+    logits_NK: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights_K: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of the labels, the mean over images; a scalar.
+
+    −Σ_k w_k·t_k·log softmax(z)_k for each image, with targets t that are smoothed (Szegedy et al. 2016, section 7). The
+    sum is divided by N and not by the weights' sum, so that a batch is the mean of its equal parts.
+
+    Args:
+        logits_NK: of the network.
+        labels: classes, 0 … K−1, of shape (N,); or the share of every class, of shape (N, K).
+        label_smoothing: in [0, 1).
+        class_weights_K: w; `None` for 1.
+    """
+    if class_weights_K is not None and labels.ndim == 1:
+        labels = F.one_hot(labels, logits_NK.shape[1])
+    if labels.ndim == 2:
+        labels = labels.to(torch.promote_types(logits_NK.dtype, torch.float32))
+    return F.cross_entropy(logits_NK, labels, weight=class_weights_K, label_smoothing=label_smoothing)
+
+
 def distillation_loss(  # noqa: PLR0913
     logits_NK: torch.Tensor,
     larger_logits_NK: torch.Tensor,
-    labels_N: torch.Tensor,
+    labels: torch.Tensor,
     *,
     temperature: float,
     weight: float,
     label_smoothing: float = 0.0,
+    class_weights_K: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Loss of a level that learns from the labels and from the next larger level; a scalar.
 
@@ -21,13 +47,55 @@ def distillation_loss(  # noqa: PLR0913
     Args:
         logits_NK: of the level.
         larger_logits_NK: of the next larger level or the teacher; no gradient flows into them.
-        labels_N: classes, 0 … K−1.
+        labels: as of `label_loss`.
         temperature: T, above 0.
         weight: λ, in [0, 1].
         label_smoothing: of the cross-entropy, in [0, 1).
+        class_weights_K: of the cross-entropy; `None` for 1.
     """
-    labels_term = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
+    labels_term = label_loss(logits_NK, labels, label_smoothing=label_smoothing, class_weights_K=class_weights_K)
     larger = F.log_softmax(larger_logits_NK.detach() / temperature, dim=1)
     own = F.log_softmax(logits_NK / temperature, dim=1)
     larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
     return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+
+
+def multi_label_loss(logits_NK: torch.Tensor, labels_NK: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, the mean over images and classes; a scalar.
+
+    Args:
+        logits_NK: of the network.
+        labels_NK: whether an image is of a class, or how much of it is, in [0, 1].
+    """
+    return F.binary_cross_entropy_with_logits(logits_NK, labels_NK.to(logits_NK.dtype))
+
+
+def multi_label_distillation_loss(
+    logits_NK: torch.Tensor,
+    larger_logits_NK: torch.Tensor,
+    labels_NK: torch.Tensor,
+    *,
+    temperature: float,
+    weight: float,
+) -> torch.Tensor:
+    """`distillation_loss` where each class is a question of its own, with sigmoids for the softmax; a scalar.
+
+    (1 − λ)·BCE + λ·T²·KL(σ(z_larger/T) ‖ σ(z/T)), the KL divergence of two coins, the mean over images and classes.
+
+    Args:
+        logits_NK: of the level.
+        larger_logits_NK: of the next larger level or the teacher; no gradient flows into them.
+        labels_NK: as of `multi_label_loss`.
+        temperature: T, above 0.
+        weight: λ, in [0, 1].
+    """
+    labels_term = multi_label_loss(logits_NK, labels_NK)
+    larger, own = _coins(larger_logits_NK.detach() / temperature), _coins(logits_NK / temperature)
+    larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
+    return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+
+
+def _coins(logits_NK: torch.Tensor) -> torch.Tensor:
+    """Logarithms of yes and no by a sigmoid, of shape (N·K, 2)."""
+    flat = logits_NK.flatten()
+    return torch.stack([F.logsigmoid(flat), F.logsigmoid(-flat)], dim=1)

@@ -11,8 +11,7 @@ says which (`SharedWeights.kept`); where a channel lies in θ is looked up in th
 """
 
 import copy
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -239,13 +238,3 @@ class Level:
         self.look_up()
         self.refresh()
         return cuts
-
-
-def cut_state(state: Mapping[torch.Tensor, MutableMapping[str, Any]], cuts: Cuts) -> None:
-    """Cut what an optimiser keeps for each weight of a parameter as the parameter was cut; counts of steps stay."""
-    for parameter, indices in cuts.items():
-        if parameter in state:
-            of_parameter = state[parameter]
-            for name, value in of_parameter.items():
-                if isinstance(value, torch.Tensor) and value.ndim > 0:
-                    of_parameter[name] = pick(value, indices)

@@ -14,13 +14,16 @@ class LevelProgress:
         level: 0 for the teacher, 1 … L below it.
         macs_kept: fraction of the teacher's MACs that the level keeps now, in (0, 1].
         train_loss: mean of the level's own loss over the epoch.
-        val_accuracy: top-1 on the validation images, in [0, 1].
+        val_accuracy: top-1 on the validation images, in [0, 1]; macro mean average precision where they have several
+            labels.
+        val_top5: the same of the five most likely classes; `None` with five classes or less.
     """
 
     level: int
     macs_kept: float
     train_loss: float
     val_accuracy: float
+    val_top5: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,8 @@ class LevelResult:
     Attributes:
         level: 1 … L; L is the student.
         num_levels: L.
-        val_accuracy: top-1 on the validation images after recalibration, in [0, 1].
+        val_accuracy: top-1 on the validation images after recalibration, in [0, 1]; macro mean average precision where
+            they have several labels.
         val_accuracy_before_recalibration: the same with the statistics that training left.
         macs: multiply-accumulates for one image, counted after channels are removed.
         macs_kept: the same as a fraction of the teacher's.
@@ -88,6 +92,8 @@ class LevelResult:
         params_kept: the same as a fraction of the teacher's.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
         fidelity: fraction of its epochs that went into it, in (0, 1]; below 1 where the trial was stopped.
+        val_top5: part of the validation images whose class is among the five most likely, after recalibration, in
+            [0, 1]; `None` with five classes or less.
     """
 
     level: int
@@ -100,6 +106,7 @@ class LevelResult:
     params_kept: float
     latency_ms: float | None = None
     fidelity: float = 1.0
+    val_top5: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
@@ -116,12 +123,14 @@ class TeacherResult:
     """The teacher as the search uses it.
 
     Attributes:
-        val_accuracy: top-1 on the validation images, in [0, 1].
+        val_accuracy: top-1 on the validation images, in [0, 1]; macro mean average precision where they have several
+            labels.
         macs: multiply-accumulates for one image.
         params: number of parameters.
         seconds: wall time of its training; 0 for one that was read from a file.
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
         reused: whether another search trained it.
+        val_top5: the same of the five most likely classes; `None` with five classes or less.
     """
 
     val_accuracy: float
@@ -130,6 +139,7 @@ class TeacherResult:
     seconds: float
     latency_ms: float | None = None
     reused: bool = False
+    val_top5: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

@@ -80,6 +80,20 @@ def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
     return _pixels(_decode_rgb(data, name=name))
 
 
+def decode_square(data: bytes | Path, *, name: str, size: int) -> torch.Tensor:
+    """The largest central square of an encoded image, brought to `size` pixels with antialiasing.
+
+    Args:
+        data: as of `decode_image`, and so are `name` and the errors.
+        name: what an error calls the image.
+        size: height and width in pixels.
+
+    Returns:
+        uint8 RGB of shape (3, size, size).
+    """
+    return _pixels(_central_square(_decode_rgb(data, name=name), size))
+
+
 def _decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
     try:
         with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
@@ -213,8 +227,7 @@ def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataCon
 
     def fill(start: int) -> None:
         for row in range(start, min(start + _ROWS_A_TASK, len(files))):
-            image = _decode_rgb(files[row], name=str(files[row]))
-            images_NCHW[row] = _pixels(_central_square(image, size))
+            images_NCHW[row] = decode_square(files[row], name=str(files[row]), size=size)
 
     # PIL's decoders release the interpreter: threads pay off from about 128 pixels a side on.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -229,6 +242,7 @@ def _central_square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
 
 
+# Parquet is read outside of this package, which knows torch alone.
 READERS: Mapping[DataName, Callable[[DataConfig, Part], Source]] = {
     "digits": _read_digits,
     "cifar10": _read_cifar,

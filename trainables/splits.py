@@ -50,6 +50,27 @@ def stratified_split(
     return (~is_held_out_N).nonzero().flatten(), is_held_out_N.nonzero().flatten()
 
 
+def random_split(num_images: int, *, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of two parts, where images have several labels, so that no split keeps all shares.
+
+    Args:
+        num_images: in all, at least 2.
+        fraction: part that is held out, rounded, but at least one image is in either part; in (0, 1).
+        seed: the same seed gives the same split.
+
+    Returns:
+        Sorted int64 indices of the images that stay and of those that are held out.
+
+    Raises:
+        InputError: if there are fewer than two images.
+    """
+    if num_images < 2:
+        raise InputError(f"there is {num_images} image to split, but must be at least 2, one for either part; add some")
+    num_held_out = min(max(round(fraction * num_images), 1), num_images - 1)
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    return order[num_held_out:].sort().values, order[:num_held_out].sort().values
+
+
 def select(images: ImageSet, indices: torch.Tensor) -> ImageSet:
     """The images of a set at int64 `indices`, copied."""
     return ImageSet(images_NCHW=images.images_NCHW[indices], labels_N=images.labels_N[indices])
@@ -58,16 +79,20 @@ def select(images: ImageSet, indices: torch.Tensor) -> ImageSet:
 def split(source: Source, config: DataConfig) -> DataSplits:
     """Hold out validation images and measure the channels of those that stay.
 
+    The split is stratified by class, or plainly random where images have several labels.
+
     Args:
         source: all images that are not test.
         config: gives `val_fraction` and `seed`.
 
     Raises:
-        InputError: if a class has fewer than two images.
+        InputError: if a class has fewer than two images, or there are fewer than two in all.
     """
-    stay, held_out = stratified_split(
-        source.images.labels_N, fraction=config.val_fraction, seed=config.seed, class_names=source.class_names
-    )
+    labels_N, fraction, seed = source.images.labels_N, config.val_fraction, config.seed
+    if source.images.multi_label:
+        stay, held_out = random_split(len(labels_N), fraction=fraction, seed=seed)
+    else:
+        stay, held_out = stratified_split(labels_N, fraction=fraction, seed=seed, class_names=source.class_names)
     train = select(source.images, stay)
     mean, std = _channel_statistics(train.images_NCHW)
     return DataSplits(

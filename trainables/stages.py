@@ -10,34 +10,40 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainables.averaging import WeightAverage
 from trainables.config import Augmentation, CascadeConfig
 from trainables.cost import count_macs, count_params, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
-from trainables.distillation import distillation_loss
 from trainables.errors import StageFailure
-from trainables.levels import Cuts, Level, SharedWeights, cut_state
+from trainables.evaluation import Evaluation, evaluate
+from trainables.levels import Cuts, Level, SharedWeights
+from trainables.objective import Objective
+from trainables.optimizers import (
+    clip_gradients,
+    cut_state,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.selection import SelectionError
 from trainables.training import (
+    CALIBRATION_BATCHES,
     Tensors,
-    accuracy,
     autocast,
     batch_layout,
-    clip_gradients,
     derive_seed,
     epoch_batches,
-    learning_rate,
-    load_momentum,
-    make_optimizer,
-    momentum_state,
+    micro_batches,
     prefixed,
     recalibrate,
     seeded_layers,
-    set_learning_rate,
     unprefixed,
 )
 
@@ -85,7 +91,8 @@ class CascadeStage:
             start: the network that the levels start from; `None` for the larger one.
 
         Raises:
-            InputError: if the network's channels cannot be traced or the criterion is unknown.
+            InputError: if the network's channels cannot be traced, the criterion is unknown, or the recipe does not
+                fit the classes.
         """
         self.plan = plan
         self.epoch = 0
@@ -117,6 +124,8 @@ class CascadeStage:
         for level in self.levels:
             self._parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
         self._optimizer = make_optimizer(self._parameters.values(), config.recipe)
+        self._average = WeightAverage(self._parameters, config.recipe.ema)
+        self._objective = Objective.of(config.recipe, data)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
@@ -147,9 +156,9 @@ class CascadeStage:
         for level, loss in zip(self.levels, losses, strict=True):
             if not math.isfinite(loss):
                 raise self._failure("the loss is no longer finite; lower the learning rate", level=level.number)
-        accuracies = self._validate()
+        found = self._validate()
         if self.finished:
-            self.results = self._finish(accuracies)
+            self.results = self._finish(found)
         return EpochProgress(
             stage=self.name,
             epoch=self.epoch,
@@ -162,9 +171,10 @@ class CascadeStage:
                     level=pruner.level.number,
                     macs_kept=pruner.macs / self._teacher_size.macs,
                     train_loss=loss,
-                    val_accuracy=accuracy,
+                    val_accuracy=evaluation.accuracy,
+                    val_top5=evaluation.top5,
                 )
-                for pruner, loss, accuracy in zip(self.pruners, losses, accuracies, strict=True)
+                for pruner, loss, evaluation in zip(self.pruners, losses, found, strict=True)
             ),
         )
 
@@ -180,7 +190,8 @@ class CascadeStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
         tensors = prefixed("weights", self._parameters)
-        tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
+        tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
+        tensors |= prefixed("average", self._average.tensors)
         for pruner in self.pruners:
             level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
@@ -206,7 +217,8 @@ class CascadeStage:
         self._shared.drop_unread(self.levels)
         for name, parameter in self._parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
-        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
+        load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
+        self._average.load(unprefixed("average", tensors))
         self.epoch = values["epoch"]
         self._steps_taken = self.epoch * self._steps_per_epoch
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
@@ -234,42 +246,58 @@ class CascadeStage:
 
         Args:
             images: normalised, N x channels x height x width.
-            labels: N classes.
+            labels: N classes, or the share of every class, N x classes.
 
         Returns:
             The loss of each level, detached.
         """
+        parts = micro_batches(images, labels, self._config.recipe.accumulate)
         for parameter in self._parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
         precision = autocast(self._config.recipe, images.device)
         with torch.no_grad(), precision:
-            larger_logits = self._larger(images).float()
+            larger_logits = [self._larger(part).float() for part, _ in parts]
         losses = []
         for pruner in self.pruners:
-            level = pruner.level
-            level.refresh()
-            with precision:
+            pruner.level.refresh()
+            loss, larger_logits = self._level_gradients(pruner.level, parts, larger_logits)
+            pruner.level.accumulate_gradients()
+            # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+            if self._steps_taken < self._last_pruning:  # later on nothing is chosen any more
+                pruner.meter.update()
+            losses.append(loss)
+        clip_gradients(self._parameters.values(), self._config.recipe)
+        self._optimizer.step()
+        self._average.update()
+        self._steps_taken += 1
+        return torch.stack(losses)
+
+    def _level_gradients(
+        self,
+        level: Level,
+        parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        larger_logits: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
+        num_images = sum(len(labels) for _, labels in parts)
+        total = torch.zeros((), device=larger_logits[0].device)
+        found = []
+        for (images, labels), larger in zip(parts, larger_logits, strict=True):
+            with autocast(self._config.recipe, images.device):
                 logits = level.network(images)
             logits = logits.float()  # losses are sums of exponentials
-            loss = distillation_loss(
+            loss = self._objective.of_level(
                 logits,
-                larger_logits,
+                larger,
                 labels,
                 temperature=self._config.temperature,
                 weight=self._config.distillation_weight,
-                label_smoothing=self._config.recipe.label_smoothing,
-            )
+            ) * (len(labels) / num_images)
             loss.backward()  # type: ignore[no-untyped-call]
-            level.accumulate_gradients()
-            if self._steps_taken < self._last_pruning:  # later on nothing is chosen any more
-                pruner.meter.update()
-            larger_logits = logits.detach()
-            losses.append(loss.detach())
-        clip_gradients(self._parameters.values(), self._config.recipe)
-        self._optimizer.step()
-        self._steps_taken += 1
-        return torch.stack(losses)
+            total += loss.detach()
+            found.append(logits.detach())
+        return total, found
 
     @torch.no_grad()
     def _prune(self, fraction: float) -> None:
@@ -284,35 +312,46 @@ class CascadeStage:
             if self._config.pruning.nested:
                 protected = pruner.level.kept
         cuts |= self._shared.drop_unread(self.levels)
-        cut_state(self._optimizer.state, cuts)
+        cut_state(self._optimizer, cuts)
+        self._average.cut(cuts)
 
-    def _validate(self) -> list[float]:
-        accuracies = []
+    def _validate(self) -> list[Evaluation]:
+        with self._average.in_place():
+            for level in self.levels:
+                level.refresh()
+        found = []
         for level in self.levels:
-            level.refresh()
-            accuracies.append(accuracy(level.network, self._data))
-        return accuracies
+            if self._config.recipe.ema is not None:  # training left statistics of other weights
+                self._recalibrate(level, max_batches=CALIBRATION_BATCHES)
+            found.append(evaluate(level.network, self._data))
+        return found
 
-    def _finish(self, accuracies: Sequence[float]) -> tuple[LevelResult, ...]:
+    def _recalibrate(self, level: Level, *, max_batches: int | None = None) -> None:
+        recipe, seed = self._config.recipe, self._config.seed
+        recalibrate(level.network, self._data, batch_size=recipe.batch_size, seed=seed, max_batches=max_batches)
+
+    def _finish(self, evaluations: Sequence[Evaluation]) -> tuple[LevelResult, ...]:
         results = []
-        for pruner, before in zip(self.pruners, accuracies, strict=True):
+        for pruner, before in zip(self.pruners, evaluations, strict=True):
             level = pruner.level
             macs = count_macs(level.network, self._data.input_shape)
             with self._failing(level):
                 pruner.check_size(macs)
-            recalibrate(level.network, self._data, batch_size=self._config.recipe.batch_size, seed=self._config.seed)
+            self._recalibrate(level)
             params = count_params(level.network)
+            found = evaluate(level.network, self._data)
             results.append(
                 LevelResult(
                     level=level.number,
                     num_levels=self._config.num_levels,
-                    val_accuracy=accuracy(level.network, self._data),
-                    val_accuracy_before_recalibration=before,
+                    val_accuracy=found.accuracy,
+                    val_accuracy_before_recalibration=before.accuracy,
                     macs=macs,
                     macs_kept=macs / self._teacher_size.macs,
                     params=params,
                     params_kept=params / self._teacher_size.params,
                     fidelity=self.epoch / self.plan.epochs,
+                    val_top5=found.top5,
                 )
             )
         return tuple(results)

@@ -1,35 +1,42 @@
 """The teacher stage: train the dense network that a cascade starts from."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from trainables.averaging import WeightAverage
 from trainables.config import Augmentation, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, num_batches
 from trainables.errors import StageFailure
+from trainables.evaluation import Evaluation, evaluate
 from trainables.models import versioned
+from trainables.objective import Objective
+from trainables.optimizers import (
+    clip_gradients,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
+    CALIBRATION_BATCHES,
     Tensors,
-    accuracy,
     autocast,
     batch_layout,
-    clip_gradients,
     derive_seed,
     epoch_batches,
-    learning_rate,
-    load_momentum,
-    make_optimizer,
-    momentum_state,
+    micro_batches,
     prefixed,
+    recalibrate,
     seeded_layers,
-    set_learning_rate,
     unprefixed,
 )
 
@@ -61,6 +68,9 @@ class TeacherStage:
             data: on the same device.
             augmentation: what training batches go through.
             seed: of data order, augmentation and dropout.
+
+        Raises:
+            InputError: if the recipe does not fit the classes.
         """
         self.network = network
         self.epoch = 0
@@ -70,9 +80,11 @@ class TeacherStage:
         self._seed = seed
         self._layout = batch_layout(network, data)
         self._seconds = 0.0
-        self._val_accuracy = 0.0
+        self._found = Evaluation(accuracy=0.0)
         self._parameters = dict(network.named_parameters())
         self._optimizer = make_optimizer(self._parameters.values(), recipe)
+        self._average = WeightAverage(self._parameters, recipe.ema)
+        self._objective = Objective.of(recipe, data)
 
     @property
     def finished(self) -> bool:
@@ -99,21 +111,23 @@ class TeacherStage:
             ):
                 rate = learning_rate(index, self._recipe.epochs * steps, self._recipe)
                 set_learning_rate(self._optimizer, rate)
-                with autocast(self._recipe, device):
-                    logits = self.network(images)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._recipe.label_smoothing)
                 self._optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                for part, part_labels in micro_batches(images, labels, self._recipe.accumulate):
+                    with autocast(self._recipe, device):
+                        logits = self.network(part)
+                    loss = self._objective.of_labels(logits.float(), part_labels) * (len(part) / len(images))
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    total_loss += loss.detach()
                 clip_gradients(self._parameters.values(), self._recipe)
                 self._optimizer.step()
-                total_loss += loss.detach()
+                self._average.update()
         self.epoch += 1
         mean_loss = float(total_loss) / steps
         if not math.isfinite(mean_loss):
             raise StageFailure(
                 "the loss is no longer finite; lower the learning rate", stage=self.name, step=self.epoch * steps
             )
-        self._val_accuracy = accuracy(self.network, self._data)
+        self._found = self._validate()
         seconds = time.perf_counter() - started
         self._seconds += seconds
         return EpochProgress(
@@ -123,13 +137,39 @@ class TeacherStage:
             trial_epoch=self.epoch,
             learning_rate=rate,
             seconds=seconds,
-            levels=(LevelProgress(level=0, macs_kept=1.0, train_loss=mean_loss, val_accuracy=self._val_accuracy),),
+            levels=(
+                LevelProgress(
+                    level=0,
+                    macs_kept=1.0,
+                    train_loss=mean_loss,
+                    val_accuracy=self._found.accuracy,
+                    val_top5=self._found.top5,
+                ),
+            ),
         )
+
+    def _validate(self) -> Evaluation:
+        """Evaluate the averaged weights where there are any; in the end they are the network's."""
+        if self._recipe.ema is None:
+            return evaluate(self.network, self._data)
+        with self._average.in_place():
+            recalibrate(
+                self.network,
+                self._data,
+                batch_size=self._recipe.batch_size,
+                seed=self._seed,
+                max_batches=None if self.finished else CALIBRATION_BATCHES,
+            )
+            found = evaluate(self.network, self._data)
+        if self.finished:
+            self._average.take()
+        return found
 
     def result(self) -> TeacherResult:
         """What came out."""
         return TeacherResult(
-            val_accuracy=self._val_accuracy,
+            val_accuracy=self._found.accuracy,
+            val_top5=self._found.top5,
             macs=count_macs(self.network, self._data.input_shape),
             params=count_params(self.network),
             seconds=self._seconds,
@@ -138,13 +178,15 @@ class TeacherStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on: tensors, and plain values."""
         tensors = prefixed("network", self.network.state_dict())
-        tensors |= prefixed("momentum", momentum_state(self._optimizer, self._parameters))
-        return tensors, {"epoch": self.epoch, "seconds": self._seconds, "val_accuracy": self._val_accuracy}
+        tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
+        tensors |= prefixed("average", self._average.tensors)
+        return tensors, {"epoch": self.epoch, "seconds": self._seconds, "found": dataclasses.asdict(self._found)}
 
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
-        load_momentum(self._optimizer, self._parameters, unprefixed("momentum", tensors))
+        load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
+        self._average.load(unprefixed("average", tensors))
         self.epoch = values["epoch"]
         self._seconds = values["seconds"]
-        self._val_accuracy = values["val_accuracy"]
+        self._found = Evaluation(**values["found"])

@@ -1,8 +1,8 @@
-"""What all stages share: the schedule, the optimiser, seeds of an epoch, accuracy, recalibration."""
+"""What all stages share: seeds and batches of an epoch, recalibration."""
 
 import hashlib
-import math
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,11 +10,12 @@ from torch import nn
 
 from trainables.channels import BATCH_NORMS
 from trainables.config import Augmentation, Recipe
-from trainables.data import DataSplits, evaluation_batches, training_batches
+from trainables.data import DataSplits, training_batches
 
 Tensors = dict[str, torch.Tensor]
 
-EVALUATION_BATCH = 512
+# Batches that statistics are measured on where an average of weights is validated in the midst of training.
+CALIBRATION_BATCHES = 16
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
@@ -37,48 +38,21 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
-def learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
-    """Rate of step `step` of 0 … num_steps−1: a linear rise over the warm-up, then a cosine to zero."""
-    warmup_steps = recipe.warmup * num_steps
-    if step < warmup_steps:
-        return recipe.learning_rate * (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
-    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; scales, shifts and biases (one dimension) are not decayed."""
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0.0, fused=True
-    )
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
-    """Scale gradients down to the recipe's norm, if it has one."""
-    if recipe.max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-
-
 @torch.no_grad()
-def accuracy(network: nn.Module, data: DataSplits) -> float:
-    """Top-1 of a network on the validation images, in [0, 1]; the network is left in evaluation mode."""
-    network.eval()
-    batches = evaluation_batches(data.val, mean=data.mean, std=data.std, batch_size=EVALUATION_BATCH)
-    correct = sum((network(images).argmax(dim=1) == labels).sum() for images, labels in batches)
-    return int(correct) / len(data.val)
-
-
-@torch.no_grad()
-def recalibrate(network: nn.Module, data: DataSplits, *, batch_size: int, seed: int) -> None:
+def recalibrate(
+    network: nn.Module, data: DataSplits, *, batch_size: int, seed: int, max_batches: int | None = None
+) -> None:
     """Measure batch-norm statistics anew: cumulative averages over shuffled training images, weights frozen.
 
     Statistics of the batch must be used while they are measured (train mode), or each layer would be calibrated
     behind an uncalibrated one (Yu & Huang 2019). Other layers stay in evaluation mode.
+
+    Args:
+        network: changed in place.
+        data: gives the training images.
+        batch_size: images a batch.
+        seed: of their order.
+        max_batches: at most so many batches; all images where it is left out.
     """
     network.eval()
     norms = [layer for layer in network.modules() if isinstance(layer, BATCH_NORMS) and layer.track_running_stats]
@@ -87,14 +61,15 @@ def recalibrate(network: nn.Module, data: DataSplits, *, batch_size: int, seed: 
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
-    for images, _ in training_batches(
+    batches = training_batches(
         data.train,
         mean=data.mean,
         std=data.std,
         batch_size=batch_size,
         augmentation="none",
         generator=torch.Generator().manual_seed(derive_seed(seed, "recalibration")),
-    ):
+    )
+    for images, _ in itertools.islice(batches, max_batches):
         network(images)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
@@ -123,7 +98,11 @@ def epoch_batches(
     seed: int,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of one epoch in a layout, whose order and augmentation come from `seed` alone."""
+    """Batches of one epoch in a layout, whose order, augmentation and mixing come from `seed` alone.
+
+    Yields:
+        float32 images (batch, C, H, W) and labels: int64 (batch,), or where they are mixed, float32 (batch, classes).
+    """
     batches = training_batches(
         data.train,
         mean=data.mean,
@@ -132,28 +111,21 @@ def epoch_batches(
         augmentation=augmentation,
         generator=torch.Generator().manual_seed(seed),
     )
+    if recipe.mix != "none":
+        from trainables.mixing import Mixer  # torchvision takes more than a second to import
+
+        mixer = Mixer(recipe, data.num_classes)
+        mixing = torch.Generator().manual_seed(derive_seed(seed, "mix"))
+        batches = (mixer(images, labels, mixing) for images, labels in batches)
     return ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameter groups this rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def momentum_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Tensors:
-    """The optimiser's momentum by parameter name; nothing before the first step."""
-    return {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in parameters.items()
-        if optimizer.state[parameter].get("momentum_buffer") is not None
-    }
-
-
-def load_momentum(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], momentum: Tensors) -> None:
-    """Put back what `momentum_state` gave."""
-    for name, buffer in momentum.items():
-        optimizer.state[parameters[name]]["momentum_buffer"] = buffer.to(parameters[name].device).clone()
+def micro_batches(
+    images: torch.Tensor, labels: torch.Tensor, number: int
+) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """A batch in so many parts, as equal as can be; fewer where a part would have less than two images."""
+    number = max(1, min(number, len(images) // 2))
+    return tuple(zip(images.tensor_split(number), labels.tensor_split(number), strict=True))
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -86,19 +86,29 @@ def test_newer_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "candidates.parquet")
     archive.add([candidate()])
     table = pq.read_table(archive.path)
-    pq.write_table(table.replace_schema_metadata({b"cascade_archive_format": b"3"}), archive.path)
-    with pytest.raises(InputError, match=r"format version 3, but this version of the program reads up to 2"):
+    pq.write_table(table.replace_schema_metadata({b"cascade_archive_format": b"4"}), archive.path)
+    with pytest.raises(InputError, match=r"format version 4, but this version of the program reads up to 3"):
         archive.candidates()
 
 
 def test_an_archive_from_before_early_stopping_holds_finished_trials_and_can_be_added_to(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "candidates.parquet")
     archive.add([candidate(0)])
-    old = pq.read_table(archive.path).drop_columns("fidelity")
+    old = pq.read_table(archive.path).drop_columns(["fidelity", "val_top5"])
     pq.write_table(old.replace_schema_metadata({b"cascade_archive_format": b"1"}), archive.path)
     assert archive.candidates() == (candidate(0, fidelity=1.0),)
     archive.add([candidate(1, fidelity=0.25)])
     assert [found.fidelity for found in archive.candidates()] == [1.0, 0.25]
+
+
+def test_an_archive_from_before_top5_can_be_read_and_added_to(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate(0, fidelity=0.5)])
+    old = pq.read_table(archive.path).drop_columns("val_top5")
+    pq.write_table(old.replace_schema_metadata({b"cascade_archive_format": b"2"}), archive.path)
+    assert archive.candidates() == (candidate(0, fidelity=0.5),)
+    archive.add([candidate(1, val_top5=0.99)])
+    assert [found.val_top5 for found in archive.candidates()] == [None, 0.99]
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:

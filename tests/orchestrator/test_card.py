@@ -73,6 +73,56 @@ def test_readme_states_results_in_percent_and_ratios() -> None:
     assert "torch 9.9" in text
 
 
+def test_classes_are_told_the_greatest_loss_first() -> None:
+    facts = {"test_top5": 0.99, "test_class_accuracies": (0.9, 0.5)}
+    network, teacher = (dataclasses.replace(side, **facts) for side in (CARD.network, CARD.teacher))
+    card = changed(
+        network=dataclasses.replace(network, test_class_accuracies=(0.9, 0.4)),
+        teacher=dataclasses.replace(teacher, test_top5=1.0),
+    )
+    text = markdown(card)
+    assert "| `dog` | 40.00 % | 50.00 % | -10.00 |\n| `cat` | 90.00 % | 90.00 % | +0.00 |" in text
+    assert "| test accuracy, five most likely classes | 99.00 % | 100.00 % |" in text
+    assert json.loads(card.to_json())["network"]["test_class_accuracies"] == [0.9, 0.4]
+    assert "five most likely" not in markdown(CARD)
+
+
+def test_of_several_labels_the_mean_average_precision_is_told() -> None:
+    several = changed(
+        input=dataclasses.replace(CARD.input, multi_label=True),
+        data=DataConfig(name="parquet", path="/secret", image_size=32),
+        network=dataclasses.replace(CARD.network, test_class_accuracies=(0.9, 0.4)),
+        teacher=dataclasses.replace(CARD.teacher, test_class_accuracies=(0.9, 0.5)),
+    )
+    text = markdown(several)
+    assert "at a test mean average precision of 90.00 %" in text
+    assert "| validation mean average precision | 91.00 % | 93.00 % |" in text
+    assert "Test average precision of each class" in text
+    assert "accuracy" not in text
+    assert json.loads(several.to_json())["metric"] == "mean average precision"
+    (result,) = front_matter(several)["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "mean_average_precision", "name": "macro mAP", "value": 0.9}]
+    assert "datasets" not in front_matter(several)
+    for snippet in (onnx_snippet(several), native_snippet(several)):
+        compile(snippet, "snippet", "exec")
+        assert "argmax" not in snippet
+
+
+def test_of_many_classes_the_worst_are_shown() -> None:
+    names = tuple(f"class-{index}" for index in range(30))
+    accuracies = (None, *(index / 30 for index in range(1, 30)))
+    card = changed(
+        input=dataclasses.replace(CARD.input, class_names=names),
+        network=dataclasses.replace(CARD.network, test_class_accuracies=accuracies),
+        teacher=dataclasses.replace(CARD.teacher, test_class_accuracies=(1.0,) * 30),
+    )
+    section = markdown(card).partition("## Classes")[2].partition("\n## ")[0]
+    assert section.count("| `class-") == 20
+    assert "`class-1`" in section
+    assert "`class-0`" not in section
+    assert "9 more are in `card.json`" in section
+
+
 def test_card_json_states_fractions_and_comes_back() -> None:
     facts = json.loads(CARD.to_json())
     assert facts == json.loads(json.dumps(CARD.to_dict()))

@@ -67,6 +67,22 @@ def test_sizes_below_what_can_be_removed_are_refused(data, monkeypatch):
         check_network(experiment(model), data)
 
 
+@pytest.mark.parametrize("key", ["teacher", "cascade.recipe"])
+def test_a_recipe_that_does_not_fit_the_classes_is_refused(data, key):
+    recipe = {"class_weights": [1, 2, 3]}
+    section = {"teacher": recipe} if key == "teacher" else {"cascade": {"recipe": recipe}}
+    with pytest.raises(InputError, match=f"^{key}.class_weights has 3 values, but the data has 4 classes"):
+        check_network(experiment({"name": "vgg-small"}, **section), data)
+
+
+def test_rates_that_the_optimiser_would_refuse_in_a_trial_are_refused_before(data):
+    recipe = {"optimizer": "adamw", "learning_rate": 0.001}
+    with pytest.raises(InputError, match=r"^space\.learning_rate ends where cascade\.recipe\.learning_rate is 0\.2"):
+        check_network(
+            experiment({"name": "vgg-small"}, cascade={"recipe": recipe}, space={"learning_rate": [0.01, 0.2]}), data
+        )
+
+
 def test_layers_that_are_kept_are_kept(data):
     pruning = {"keep": ["features.*"], "floors": {"features": 4}}
     with pytest.raises(InputError, match=r"no channels that could be removed.*is kept as asked"):

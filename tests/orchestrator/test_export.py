@@ -174,6 +174,10 @@ def test_test_accuracy_is_that_of_the_test_images(pristine: Search, exported: Ex
         predicted = [int(saved.network(image[None]).argmax()) for image in pixels]
         num_right = sum(found == label for found, label in zip(predicted, test.labels_N.tolist(), strict=True))
         assert stated.test_accuracy == pytest.approx(num_right / len(test))
+        assert stated.test_accuracy <= stated.test_top5 <= 1
+        images = torch.bincount(test.labels_N, minlength=10)
+        right = images * torch.tensor(stated.test_class_accuracies)
+        assert right.sum().item() == pytest.approx(num_right, rel=1e-5)
 
 
 def test_both_formats_give_what_the_search_found(exported: Exported) -> None:

@@ -181,3 +181,68 @@ def test_no_image_is_both_trained_on_and_tested_on(tmp_path: Path) -> None:
     (tmp_path / "test.parquet").unlink()
     file.rename(tmp_path / "latest-train.parquet")
     assert "is both a train and a test file" in _message(tmp_path)
+
+
+# Images of one's own
+
+
+def _write_own(file: Path, labels: Sequence[Any], kind: pa.DataType, *, names: Any = None, seed: int = 0) -> None:
+    images = [_encoded(image) for image in _pixels(len(labels), size=(20, 30), seed=seed)]
+    rows = pa.array([{"bytes": data} for data in images], type=pa.struct([("bytes", pa.binary())]))
+    column = "labels" if pa.types.is_list(kind) else "label"
+    table = pa.table({"image": rows, column: pa.array(labels, kind)})
+    if names is not None:
+        features = {"label": {"names": names}, "labels": {"feature": {"names": names}, "_type": "List"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, file)
+
+
+def _own(path: Path) -> DataConfig:
+    return DataConfig(name="parquet", path=str(path), image_size=16)
+
+
+_LISTS = pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize("names", [None, ["cat", "dog", "sky"]])
+def test_lists_of_labels_say_which_classes_an_image_shows(tmp_path: Path, names: list[str] | None) -> None:
+    _write_own(tmp_path / "train-0.parquet", [[0, 2], [], [1]], _LISTS, names=names)
+    _write_own(tmp_path / "train-1.parquet", [[0, 1, 2]], pa.list_(pa.int32()), names=names)
+    _write_own(tmp_path / "test.parquet", [[1], [0]], _LISTS)
+    train, test = read_train(_own(tmp_path)), read_test(_own(tmp_path))
+    assert train.images.images_NCHW.shape == (4, 3, 16, 16)
+    assert train.images.multi_label
+    assert train.images.labels_N.int().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]]
+    assert test.images.labels_N.int().tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert train.class_names == test.class_names == tuple(names or ("class-0", "class-1", "class-2"))
+
+
+def test_one_label_an_image_is_read_too(tmp_path: Path) -> None:
+    _write_own(tmp_path / "train.parquet", [3, 0, 1], pa.int64())
+    source = read_train(_own(tmp_path))
+    assert not source.images.multi_label
+    assert source.images.labels_N.tolist() == [3, 0, 1]
+    assert len(source.class_names) == 4
+
+
+def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
+    def message(read: Any = read_train) -> str:
+        with pytest.raises(InputError) as error:
+            read(_own(tmp_path))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    train, test = tmp_path / "train.parquet", tmp_path / "test.parquet"
+    _write_own(train, [[0], [1, 5]], _LISTS, names=["a", "b"])
+    assert message() == f"label of row 1 of {train} is 5, but must be in 0 … 1"
+    _write_own(train, [[0, 1], None], _LISTS)
+    assert message() == f"label of row 1 of {train} is None, but must be in 0 … 1"
+    _write_own(train, [[0], []], _LISTS)
+    assert message() == f"{tmp_path} has 1 classes in its train files, but must have at least 2"
+    _write_own(train, [["a"]], pa.list_(pa.string()))
+    assert "must hold whole numbers, or lists of them" in message()
+    _write_own(train, [[0], [1]], _LISTS)
+    _write_own(test, [[2]], _LISTS)
+    assert message(read_test) == f"label of row 0 of {test} is 2, but must be in 0 … 1"
+    _write_own(tmp_path / "train-more.parquet", [0, 1], pa.int64())
+    assert message() == f"{tmp_path} has train files with one label an image and others with lists of them"

@@ -32,7 +32,7 @@ def epoch(trial_epoch: int, *, val_accuracy: float = 0.9) -> EpochProgress:
         learning_rate=0.1,
         seconds=2.0,
         levels=(
-            LevelProgress(level=1, macs_kept=0.5, train_loss=float("nan"), val_accuracy=0.95),
+            LevelProgress(level=1, macs_kept=0.5, train_loss=float("nan"), val_accuracy=0.95, val_top5=0.97),
             LevelProgress(level=2, macs_kept=0.2, train_loss=0.3, val_accuracy=val_accuracy),
         ),
     )
@@ -52,6 +52,7 @@ def candidate(trial: int, level: int) -> Candidate:
         latency_ms=None,
         network="networks/a",
         cascade='{"macs_kept": [0.4, 0.2]}',
+        val_top5=1 - level / 100,
     )
 
 
@@ -129,8 +130,11 @@ def test_a_search_is_recorded_with_its_trials(storage: Path) -> None:
     assert first.data.tags["mlflow.parentRunId"] == search.info.run_id
     # The student's final figures, not the last epoch's nor an assistant's.
     assert first.data.metrics["val_accuracy"] == 0.8
+    assert first.data.metrics["val_top5"] == 0.98
     assert first.data.metrics["macs_kept"] == 0.2
     assert first.data.metrics["level_2_val_accuracy"] == 0.85
+    assert first.data.metrics["level_1_val_top5"] == 0.97
+    assert "level_2_val_top5" not in first.data.metrics, "there is none of five classes or less"
     assert "level_1_train_loss" not in first.data.metrics, "NaN must not be recorded"
     assert len(json.loads(artifact(first, "candidates.json"))) == 2
     assert second.data.tags["cascade.reason"] == "stage cascade, level 1: loss is NaN"

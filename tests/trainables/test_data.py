@@ -1,4 +1,3 @@
-import itertools
 import warnings
 
 import numpy as np
@@ -7,19 +6,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.config import Augmentation, DataConfig
+from trainables.config import DataConfig
 from trainables.data import (
     DataSplits,
     ImageSet,
     Source,
-    augment,
     evaluation_batches,
     normalise,
     num_batches,
     training_batches,
 )
 from trainables.errors import InputError
-from trainables.splits import split, stratified_split
+from trainables.splits import random_split, split, stratified_split
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
 
@@ -206,45 +204,31 @@ def test_normalise_matches_the_formula() -> None:
         normalise(images, (0.5,), (0.5,))
 
 
-def _possible(image_CHW: torch.Tensor, pad_y: int, pad_x: int) -> dict[tuple[int, int, bool], torch.Tensor]:
-    """Every result that shifting and mirroring may have, by top, left and whether it is mirrored."""
-    channels, height, width = image_CHW.shape
-    padded = torch.zeros(channels, height + 2 * pad_y, width + 2 * pad_x, dtype=image_CHW.dtype)
-    padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = image_CHW
-    results = {}
-    for top, left in itertools.product(range(2 * pad_y + 1), range(2 * pad_x + 1)):
-        crop = padded[:, top : top + height, left : left + width]
-        results[top, left, False] = crop
-        results[top, left, True] = crop[:, :, list(reversed(range(width)))]
-    return results
+def test_images_of_several_labels_are_split_at_random_by_the_seed() -> None:
+    images = _images(20).images_NCHW
+    labels = torch.zeros(20, 3, dtype=torch.bool)
+    labels[0, 2] = True  # a class with a single image, which no stratified split takes
+    source = Source(images=ImageSet(images_NCHW=images, labels_N=labels), class_names=("a", "b", "c"))
+    first, again, other = (split(source, DataConfig(val_fraction=0.3, seed=seed)) for seed in (1, 1, 2))
+    assert (len(first.train), len(first.val), first.multi_label) == (14, 6, True)
+    assert torch.equal(first.val.images_NCHW, again.val.images_NCHW)
+    assert not torch.equal(first.val.images_NCHW, other.val.images_NCHW)
+    both = torch.cat([first.train.images_NCHW, first.val.images_NCHW]).flatten(1)
+    assert torch.equal(both.unique(dim=0), images.flatten(1).unique(dim=0))
+    back = DataSplits.from_arrays(first.to_arrays())
+    assert torch.equal(back.train.labels_N, first.train.labels_N)
+    assert back.train.labels_N.dtype == torch.bool
+    with pytest.raises(InputError, match="there is 1 image to split, but must be at least 2"):
+        random_split(1, fraction=0.5, seed=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("kind", ["crop", "crop-flip"])
-def test_every_augmented_image_is_one_of_the_possible(kind: Augmentation, dtype: torch.dtype) -> None:
-    images = torch.randint(1, 256, (64, 2, 8, 16), generator=_generator()).to(dtype)
-    augmented = augment(images, kind, _generator())
-    assert augmented.shape == images.shape
-    assert augmented.dtype == dtype
-
-    seen = []
-    for image, result in zip(images, augmented, strict=True):
-        possible = _possible(image, pad_y=1, pad_x=2)
-        seen += [key for key, expected in possible.items() if torch.equal(result, expected)]
-    assert len(seen) == 64  # exactly one for each
-    tops, lefts, mirrored = (set(values) for values in zip(*seen, strict=True))
-    assert (tops, lefts) == ({0, 1, 2}, {0, 1, 2, 3, 4})
-    assert mirrored == ({False, True} if kind == "crop-flip" else {False})
-
-
-def test_augmentation_follows_its_generator() -> None:
-    images = _images(16).images_NCHW
-    assert torch.equal(augment(images, "crop-flip", _generator(1)), augment(images, "crop-flip", _generator(1)))
-    assert not torch.equal(augment(images, "crop-flip", _generator(1)), augment(images, "crop-flip", _generator(2)))
-    generator = _generator(1)
-    before = generator.get_state()
-    assert torch.equal(augment(images, "none", generator), images)
-    assert torch.equal(generator.get_state(), before)
+def test_several_labels_must_be_of_the_classes_that_have_names() -> None:
+    images = ImageSet(images_NCHW=_images(4).images_NCHW, labels_N=torch.zeros(4, 3, dtype=torch.bool))
+    with pytest.raises(InputError, match="labels are of 3 classes, but 2 have names; name each"):
+        Source(images=images, class_names=("a", "b"))
+    one = _images(4)
+    with pytest.raises(InputError, match=r"validation labels are int64 of shape \(4,\), but must be as"):
+        DataSplits(train=images, val=one, mean=(0.5,) * 3, std=(0.5,) * 3, class_names=("a", "b", "c"))
 
 
 # Batches

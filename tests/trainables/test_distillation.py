@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.distillation import distillation_loss
+from trainables.distillation import distillation_loss, label_loss, multi_label_distillation_loss
 
 
 def naive_loss(logits, larger, labels, temperature: float, weight: float, smoothing: float) -> float:
@@ -37,6 +37,34 @@ def test_loss_is_its_formula(seed: int, temperature: float, weight: float, smoot
     assert float(loss) == pytest.approx(naive_loss(logits, larger, labels, temperature, weight, smoothing))
 
 
+@given(st.integers(0, 2**31), st.floats(0, 0.9))
+def test_classes_count_as_their_weights_say(seed: int, smoothing: float) -> None:
+    logits, _, labels = draw(seed)
+    weights = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    total = 0.0
+    for row, label in zip(logits.log_softmax(1).tolist(), labels.tolist(), strict=True):
+        targets = [smoothing / 5 + (1 - smoothing) * (k == label) for k in range(5)]
+        total -= sum(w * t * z for w, t, z in zip(weights.tolist(), targets, row, strict=True))
+    loss = label_loss(logits, labels, label_smoothing=smoothing, class_weights_K=weights)
+    assert float(loss) == pytest.approx(total / len(labels))
+    parts = [label_loss(logits[part], labels[part], class_weights_K=weights) for part in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(torch.stack(parts).mean(), label_loss(logits, labels, class_weights_K=weights))
+
+
+def test_shares_of_a_single_class_are_that_class() -> None:
+    logits, larger, labels = draw(3)
+    shares = F.one_hot(labels, 5).float()
+    for weights in (None, torch.linspace(1, 2, 5, dtype=torch.float64)):
+        torch.testing.assert_close(
+            *(
+                distillation_loss(
+                    logits, larger, y, temperature=2.0, weight=0.3, label_smoothing=0.1, class_weights_K=weights
+                )
+                for y in (labels, shares)
+            )
+        )
+
+
 def test_weight_0_is_the_cross_entropy() -> None:
     logits, larger, labels = draw(0)
     assert distillation_loss(logits, larger, labels, temperature=4.0, weight=0.0) == F.cross_entropy(logits, labels)
@@ -46,6 +74,38 @@ def test_weight_1_and_equal_logits_is_zero() -> None:
     logits, _, labels = draw(0)
     loss = distillation_loss(logits, logits + 7.0, labels, temperature=4.0, weight=1.0)  # a shift changes no softmax
     assert float(loss) == pytest.approx(0.0, abs=1e-12)
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 20), st.floats(0, 1))
+def test_loss_of_several_labels_is_its_formula(seed: int, temperature: float, weight: float) -> None:
+    logits, larger, _ = draw(seed)
+    labels = torch.rand(6, 5, generator=torch.Generator().manual_seed(seed)) < 0.4
+
+    def coin(z: float) -> float:
+        return 1 / (1 + math.exp(-z))
+
+    total = 0.0
+    for own, other, truth in zip(
+        logits.flatten().tolist(), larger.flatten().tolist(), labels.flatten().tolist(), strict=True
+    ):
+        q = coin(own)
+        cross_entropy = -math.log(q if truth else 1 - q)
+        p, q = coin(other / temperature), coin(own / temperature)
+        kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+        total += (1 - weight) * cross_entropy + weight * temperature**2 * kl
+    loss = multi_label_distillation_loss(logits, larger, labels, temperature=temperature, weight=weight)
+    assert float(loss) == pytest.approx(total / 30, abs=1e-9)
+
+
+def test_several_labels_at_the_limits() -> None:
+    logits, larger, _ = draw(1)
+    labels = torch.eye(6, 5).bool()
+    plain = multi_label_distillation_loss(logits, larger, labels, temperature=4.0, weight=0.0)
+    assert plain == F.binary_cross_entropy_with_logits(logits, labels.double())
+    equal = multi_label_distillation_loss(logits, logits, labels, temperature=4.0, weight=1.0)
+    assert float(equal) == pytest.approx(0.0, abs=1e-12)
+    sure = multi_label_distillation_loss(logits * 1e4, -logits * 1e4, labels, temperature=1.0, weight=0.5)
+    assert sure.isfinite()
 
 
 def test_no_gradient_flows_into_the_larger_level() -> None:

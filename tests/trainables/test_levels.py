@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, resize, tensor_axes
-from trainables.levels import Level, SharedWeights, cut_state, find_indices, pick
+from trainables.levels import Level, SharedWeights, find_indices, pick
+from trainables.optimizers import cut_state
 
 
 def make_levels(networks, random_plan, architecture: str, seeds: list[int], *, shared_affine: bool = False):
@@ -175,7 +176,7 @@ def test_an_optimisers_state_is_cut_as_its_parameter_and_counts_of_steps_stay() 
             optimizer.step()
         if step == 1:
             parameter.grad, parameter.data = None, pick(parameter.data, (rows, columns))
-            cut_state(optimizers[0].state, {parameter: (rows, columns)})
+            cut_state(optimizers[0], {parameter: (rows, columns)})
     assert torch.equal(parameter, pick(whole, (rows, columns)))
     assert optimizers[0].state[parameter]["step"] == 4
     assert parameter.shape == optimizers[0].state[parameter]["exp_avg_sq"].shape == (2, 1)

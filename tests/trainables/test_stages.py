@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig, Optimizer, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
+from trainables.evaluation import accuracy
 from trainables.levels import find_indices, pick
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
@@ -193,14 +194,24 @@ def test_the_gradient_of_shared_weights_is_the_sum_over_levels(make_stage, data:
     torch.testing.assert_close(weight.grad, parts[0] + parts[1])
 
 
-def test_what_no_level_keeps_is_cut_with_its_momentum_and_the_rest_is_untouched(make_stage, data: DataSplits) -> None:
-    stage = make_stage()
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_no_level_keeps_is_cut_with_what_is_remembered_of_it_and_the_rest_is_untouched(
+    make_stage, data: DataSplits, optimizer: Optimizer
+) -> None:
+    stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, optimizer=optimizer, ema=0.9)))
     for level in stage.levels:
         level.network.train()
     for seed in range(3):
         stage.train_step(*first_batch(data, seed))
     shared, channel_map = stage.levels[0].shared, stage.levels[0].shared.channel_map
-    before = {p: (p.detach().clone(), s["momentum_buffer"].clone()) for p, s in stage._optimizer.state.items()}
+    averages = {parameter: name for name, parameter in stage._parameters.items()}
+
+    def held(parameter):
+        state = [tensor for tensor in stage._optimizer.state[parameter].values() if tensor is not None and tensor.ndim]
+        return [parameter.detach().clone(), stage._average.tensors[averages[parameter]], *state]
+
+    before = {parameter: held(parameter) for parameter in stage._optimizer.state}
+    assert {len(tensors) for tensors in before.values()} == {4 if optimizer == "adamw" else 3}
     stage._prune(1.0)
     for group in channel_map.groups:
         kept = [set(level.kept[group.name].tolist()) for level in stage.levels]
@@ -212,9 +223,8 @@ def test_what_no_level_keeps_is_cut_with_its_momentum_and_the_rest_is_untouched(
     for parameters, kept in stores:
         indices = find_indices(shared.network, channel_map, wide=everything, narrow=kept)
         for name, parameter in parameters.items():
-            now = (parameter, stage._optimizer.state[parameter]["momentum_buffer"])
             assert parameter.grad.shape == parameter.shape
-            for found, wide in zip(now, before[parameter], strict=True):
+            for found, wide in zip(held(parameter), before[parameter], strict=True):
                 assert torch.equal(found, pick(wide, indices[name]))
                 num_cut += wide.numel() - found.numel()
     assert num_cut > 0
@@ -230,6 +240,73 @@ def test_a_checkpoint_and_what_is_trained_fall_with_the_largest_level(make_stage
             stage.step()
     assert sizes[1] < 0.8 * sizes[0]
     assert sizes[2] == sizes[1]  # levels are held
+
+
+class Plain(nn.Sequential):
+    """Without batch norm, where a batch is the sum of its parts."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=3), nn.ReLU(), nn.Flatten()
+        super().__init__(*layers, nn.Linear(5 * 16, 4))
+
+
+@pytest.mark.parametrize("parts", [2, 5, 8])
+def test_micro_batches_give_the_gradients_losses_and_scores_of_the_batch(
+    make_stage, data: DataSplits, parts: int
+) -> None:
+    stages = []
+    for accumulate in (1, parts):
+        recipe = replace(RECIPE, accumulate=accumulate, class_weights=(1.0, 2.0, 3.0, 4.0), label_smoothing=0.1)
+        stage = make_stage(replace(CONFIG, recipe=recipe), teacher=Plain())
+        stage.levels[1].keep({name: kept[1:] for name, kept in stage.levels[1].kept.items()})
+        stage.pruners[1].meter.reset(stage.levels[1].network, stage.levels[1].kept)
+        stages.append((stage, stage.train_step(*first_batch(data))))
+    (whole, loss), (cut, cut_loss) = stages
+    torch.testing.assert_close(cut_loss, loss)
+    for name, parameter in whole._parameters.items():
+        assert parameter.grad.any()
+        torch.testing.assert_close(cut._parameters[name].grad, parameter.grad)
+    for pruner, cut_pruner in zip(whole.pruners, cut.pruners, strict=True):
+        assert pruner.meter.num_batches == cut_pruner.meter.num_batches == 1
+        for group, scores in pruner.meter.scores().items():
+            torch.testing.assert_close(cut_pruner.meter.scores()[group], scores, rtol=1e-3, atol=1e-10)
+
+
+def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits) -> None:
+    """The average is that of a naive one, gathered at what a level keeps, with statistics that were measured for it."""
+    stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=0.7)))
+    first = {"shared.features.0.weight": stage.levels[0].shared}
+    first |= {f"level-{level.number}.features.1.weight": level for level in stage.levels}
+    wanted = {name: stage._parameters[name].detach().clone() for name in first}
+    step = stage._optimizer.step
+
+    def step_and_average() -> None:
+        step()
+        for name, holder in first.items():
+            kept = holder.kept["features.0"]  # what is not kept is averaged no more
+            wanted[name][kept] = 0.7 * wanted[name][kept] + 0.3 * stage._parameters[name].detach()
+
+    stage._optimizer.step = step_and_average
+    run(stage)
+    for level, result in zip(stage.levels, stage.results, strict=True):
+        kept = level.kept["features.0"]
+        weight, scale = (level.network.get_submodule(f"features.{layer}").weight.detach() for layer in (0, 1))
+        torch.testing.assert_close(weight, wanted["shared.features.0.weight"][kept])
+        torch.testing.assert_close(scale, wanted[f"level-{level.number}.features.1.weight"][kept])
+        again = copy.deepcopy(level.network)
+        recalibrate(again, data, batch_size=RECIPE.batch_size, seed=CONFIG.seed)
+        found = level.network.state_dict()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in again.state_dict().items())
+        assert result.val_accuracy == accuracy(level.network, data)
+    # Training itself goes on from the weights, not from their average.
+    kept = stage.levels[0].shared.kept["features.0"]
+    assert not torch.equal(stage._parameters["shared.features.0.weight"], wanted["shared.features.0.weight"][kept])
+
+
+def test_averaging_changes_no_weight_in_training(make_stage) -> None:
+    plain, averaged = (run(make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=ema)))) for ema in (None, 0.9))
+    assert all(torch.equal(p, averaged._parameters[name]) for name, p in plain._parameters.items())
 
 
 @pytest.mark.parametrize("nested", [False, True])

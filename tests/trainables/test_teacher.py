@@ -1,5 +1,6 @@
 """The teacher stage: it learns, repeats itself, goes on where it stopped, and fails loudly."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from torch import nn
 from trainables.checkpoint import load_state, save_state
 from trainables.config import Recipe
 from trainables.data import DataSplits
-from trainables.errors import StageFailure
+from trainables.errors import InputError, StageFailure
+from trainables.evaluation import accuracy
 from trainables.teacher import TeacherStage
-from trainables.training import accuracy
+from trainables.training import recalibrate
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.05, label_smoothing=0.1, max_grad_norm=5.0)
 
@@ -95,19 +97,65 @@ def test_the_seed_decides(networks, data: DataSplits) -> None:
     assert not equal(first, final_weights(make_stage(networks, data, seed=1)))
 
 
+RICH = replace(
+    RECIPE, optimizer="adamw", learning_rate=0.01, ema=0.8, accumulate=3, mix="both", class_weights=(1.0, 2.0, 3.0, 4.0)
+)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, RICH], ids=["plain", "rich"])
 @pytest.mark.parametrize("stop", [0, 1, 2, 3])
-def test_it_goes_on_where_it_stopped(networks, data: DataSplits, tmp_path: Path, stop: int) -> None:
-    whole = make_stage(networks, data)
+def test_it_goes_on_where_it_stopped(networks, data: DataSplits, tmp_path: Path, stop: int, recipe: Recipe) -> None:
+    whole = make_stage(networks, data, recipe=recipe)
     wanted = final_weights(whole)
-    stopped = make_stage(networks, data)
+    stopped = make_stage(networks, data, recipe=recipe)
     for _ in range(stop):
         stopped.step()
     save_state(tmp_path / "state", *stopped.state())
-    later = make_stage(networks, data)
+    later = make_stage(networks, data, recipe=recipe)
     later.load_state(*load_state(tmp_path / "state"))
     assert later.epoch == stop
     assert equal(wanted, final_weights(later))
     assert later.result().val_accuracy == whole.result().val_accuracy
+
+
+def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data: DataSplits) -> None:
+    network, _ = networks("vgg-small")
+    stage = TeacherStage(network, recipe=replace(RECIPE, ema=0.7), data=data)
+    wanted = network.classifier.weight.detach().clone()
+    optimizer_step = stage._optimizer.step
+
+    def step_and_average() -> None:
+        optimizer_step()
+        wanted.mul_(0.7).add_(network.classifier.weight.detach(), alpha=0.3)
+
+    stage._optimizer.step = step_and_average
+    stage.step()
+    assert not torch.allclose(network.classifier.weight, wanted)  # training goes on from the weights themselves
+    told = stage.step()
+    final_weights(stage)
+    torch.testing.assert_close(network.classifier.weight.detach(), wanted)
+    assert stage.result().val_accuracy == accuracy(network, data)
+    assert 0 <= told.levels[0].val_accuracy <= 1
+    again = copy.deepcopy(network)
+    recalibrate(again, data, batch_size=RECIPE.batch_size, seed=0)
+    assert equal(again.state_dict(), network.state_dict())
+
+
+def test_micro_batches_give_the_step_of_the_batch(data: DataSplits) -> None:
+    """Without batch norm, in float64's absence to a few last digits."""
+    weights = []
+    for accumulate in (1, 5):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 196, 4))
+        recipe = replace(RECIPE, accumulate=accumulate, class_weights=(1.0, 2.0, 3.0, 4.0), mix="mixup")
+        weights.append(final_weights(TeacherStage(network, recipe=recipe, data=data)))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_class_weights_that_do_not_fit_the_classes_are_refused(networks, data: DataSplits) -> None:
+    with pytest.raises(InputError, match="class_weights has 2 values, but the data has 4 classes; give one a class"):
+        make_stage(networks, data, recipe=replace(RECIPE, class_weights=(1.0, 2.0)))
 
 
 def test_a_diverging_loss_fails_with_stage_and_step(networks, data: DataSplits) -> None:

@@ -1,52 +1,22 @@
-"""The schedule, the optimiser, accuracy, recalibration."""
+"""Seeds and batches of an epoch, recalibration."""
 
 import copy
-import math
 
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from trainables.channels import BATCH_NORMS
 from trainables.config import Recipe
 from trainables.data import DataSplits, normalise, training_batches
 from trainables.training import (
-    accuracy,
     batch_layout,
-    clip_gradients,
     derive_seed,
     epoch_batches,
-    learning_rate,
-    load_momentum,
-    make_optimizer,
-    momentum_state,
     prefixed,
     recalibrate,
     seeded_layers,
-    set_learning_rate,
     unprefixed,
 )
-
-
-@given(st.integers(2, 500), st.floats(0, 0.9))
-def test_the_rate_rises_to_its_peak_and_falls_towards_zero(num_steps: int, warmup: float) -> None:
-    recipe = Recipe(learning_rate=0.5, warmup=warmup)
-    rates = [learning_rate(step, num_steps, recipe) for step in range(num_steps)]
-    rising = math.ceil(warmup * num_steps)
-    assert all(0 < rate <= 0.5 for rate in rates)
-    assert rates[:rising] == sorted(rates[:rising])
-    assert rates[rising:] == sorted(rates[rising:], reverse=True)
-    if warmup == 0:
-        assert rates[0] == 0.5
-
-
-def test_the_rate_is_its_formula() -> None:
-    recipe = Recipe(learning_rate=0.8, warmup=0.25)
-    rates = [learning_rate(step, 8, recipe) for step in range(8)]
-    cosine = [0.8 * (1 + math.cos(math.pi * done / 6)) / 2 for done in range(6)]
-    assert rates == pytest.approx([0.8 / 3, 1.6 / 3, *cosine])
 
 
 def test_seeds_differ_by_base_and_by_use() -> None:
@@ -65,54 +35,6 @@ def test_seeded_layers_are_repeatable_and_leave_the_global_generator() -> None:
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_only_weights_are_decayed() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    before = copy.deepcopy(network.state_dict())
-    optimizer = make_optimizer(network.parameters(), Recipe(weight_decay=0.1, momentum=0.0))
-    set_learning_rate(optimizer, 0.5)
-    optimizer.step()
-    after = network.state_dict()
-    torch.testing.assert_close(after.pop("0.weight"), before.pop("0.weight") * (1 - 0.5 * 0.1))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
-
-
-def test_momentum_comes_back_as_it_was() -> None:
-    def stepped(layer: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        for parameter in layer.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-
-    layer = nn.Linear(2, 2)
-    optimizer = make_optimizer(layer.parameters(), Recipe())
-    assert momentum_state(optimizer, dict(layer.named_parameters())) == {}
-    stepped(layer, optimizer)
-    other = copy.deepcopy(layer)
-    again = make_optimizer(other.parameters(), Recipe())
-    load_momentum(again, dict(other.named_parameters()), momentum_state(optimizer, dict(layer.named_parameters())))
-    stepped(layer, optimizer)
-    stepped(other, again)
-    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(("limit", "norm"), [(1.0, 1.0), (None, 5.0), (10.0, 5.0)])
-def test_gradients_are_clipped_only_above_the_recipes_norm(limit: float | None, norm: float) -> None:
-    parameter = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.tensor([3.0, 4.0])
-    clip_gradients([parameter], Recipe(max_grad_norm=limit))
-    assert float(parameter.grad.norm()) == pytest.approx(norm, rel=1e-5)
-
-
-def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSplits) -> None:
-    class Constant(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert not self.training
-            return torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(len(x), 4)
-
-    assert accuracy(Constant(), data) == 0.25
 
 
 def test_recalibration_is_the_cumulative_average_over_batches(architecture, networks, data: DataSplits) -> None:

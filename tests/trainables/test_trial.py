@@ -15,10 +15,10 @@ from trainables.config import CascadeConfig, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
+from trainables.evaluation import accuracy
 from trainables.identity import digest
 from trainables.plan import stage_plans
 from trainables.results import EpochProgress, Reused
-from trainables.training import accuracy
 from trainables.trial import CascadeTrial, FinishedStages
 
 CONFIG = CascadeConfig(
@@ -32,6 +32,13 @@ KINDS = {
     "nested": replace(CONFIG, pruning=replace(CONFIG.pruning, nested=True)),
     "bf16": replace(CONFIG, recipe=replace(CONFIG.recipe, precision="bf16")),
     "shared affine": replace(CONFIG, pruning=replace(CONFIG.pruning, shared_affine=True)),
+    "adamw": replace(
+        CONFIG,
+        recipe=replace(CONFIG.recipe, optimizer="adamw", learning_rate=0.005, learning_rate_schedule="one-cycle"),
+    ),
+    "averaged": replace(
+        CONFIG, recipe=replace(CONFIG.recipe, ema=0.8, accumulate=3, mix="both", class_weights="balanced")
+    ),
 }
 
 
@@ -135,7 +142,7 @@ def test_the_seed_alone_decides(make_trial, kind: str) -> None:
 def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, tmp_path: Path, kind: str) -> None:
     # Channels go between the ends of epochs, so that saliency is half gathered where the trial stops.
     pruning = replace(KINDS[kind].pruning, num_prunings=2, ramp_fraction=0.8)
-    config = replace(KINDS[kind], recipe=replace(CONFIG.recipe, epochs=3), pruning=pruning)
+    config = replace(KINDS[kind], recipe=replace(KINDS[kind].recipe, epochs=3), pruning=pruning)
     whole = make_trial(config)
     wanted = [without_times(progress) for progress in whole.run()]
     stopped = make_trial(config)
@@ -152,6 +159,28 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, t
         assert_equal(whole, later)
         if not stopped.finished:
             stopped.step()
+
+
+def test_a_trial_of_several_labels_learns_and_goes_on_where_it_stopped(data: DataSplits, networks) -> None:
+    def with_neighbours(labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(labels, 4).bool() | (torch.arange(4) == 3)  # the last class is always there
+
+    train, val = (replace(part, labels_N=with_neighbours(part.labels_N)) for part in (data.train, data.val))
+    several = replace(data, train=train, val=val)
+    recipe = replace(CONFIG.recipe, epochs=6, learning_rate=0.2, mix="mixup", mix_alpha=0.1, ema=0.5)
+    teacher, _ = networks("vgg-small")
+
+    def trial() -> CascadeTrial:
+        return CascadeTrial(teacher, config=replace(CONFIG, recipe=recipe, distillation_weight=0.1), data=several)
+
+    whole, stopped, later = trial(), trial(), trial()
+    told = list(whole.run())
+    stopped.step()
+    later.load_state(*stopped.state())
+    assert [without_times(progress) for progress in later.run()] == [without_times(progress) for progress in told[1:]]
+    assert_equal(whole, later)
+    assert told[-1].levels[0].train_loss < told[0].levels[0].train_loss
+    assert all(result.val_accuracy > 0.7 and result.val_top5 is None for result in whole.results)
 
 
 def test_a_state_may_be_loaded_over_a_trial_that_has_run(make_trial) -> None:
