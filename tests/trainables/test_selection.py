@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -123,11 +123,14 @@ def naive_greedy(case: Case, scores: dict[str, torch.Tensor], target: float, *, 
 
 
 @settings(max_examples=15, deadline=None)
+@example(target=0.18359375, seed=0, cost="none")
 @given(target=st.floats(0.15, 0.9), seed=seeds, cost=st.sampled_from(["macs", "none"]))
 def test_selection_is_what_a_plain_loop_chooses(case, target: float, seed: int, cost) -> None:
     scores = case.scores(case.everything, seed)
-    kept = case.select(target, scores=scores, pruning=Pruning(cost=cost))
     wanted = naive_greedy(case, scores, target * case.full, per_mac=cost == "macs")
+    left = {name: torch.tensor(sorted(channels)) for name, channels in wanted.items()}
+    assume(case.macs(left) <= target * case.full * (1 + TOLERANCE))  # where it gets stuck above, channels are exchanged
+    kept = case.select(target, scores=scores, pruning=Pruning(cost=cost))
     assert {name: set(channels.tolist()) for name, channels in kept.items()} == wanted
 
 
