@@ -1,9 +1,12 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import torch
 
 from orchestrator.config import Experiment
@@ -11,9 +14,9 @@ from orchestrator.looks import BoundLook, Look, Looks, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
-from trainables.config import Pruning, Recipe
+from trainables.config import UNITS, Pruning, Recipe, SizeUnit
 from trainables.contracts import Findings, check_contracts
-from trainables.cost import SizeModel, count_macs, size_model
+from trainables.cost import SizeModel, size_model
 from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
@@ -59,15 +62,18 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
     if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < findings.smallest:
         raise InputError(
             f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
-            f"{findings.smallest:.3g} of the MACs are left{_held(findings)}; start above that, or "
-            "lower pruning.min_channels or pruning.round_to"
+            f"{findings.smallest:.3g} of the {UNITS[experiment.cascade.pruning.size_in]} are left{_held(findings)}; "
+            "start above that, or lower pruning.min_channels or pruning.round_to"
         )
     channel_map = findings.channel_map
-    sizes, macs = size_model(network, channel_map, data.input_shape), count_macs(network, data.input_shape)
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    units: tuple[SizeUnit, ...] = get_args(SizeUnit)
+    sizes = {unit: size_model(network, channel_map, data.input_shape, unit=unit) for unit in units}
+    teacher = {unit: sizes[unit].total(full_G) for unit in units}
     look = Looks(
         looks=(
-            BoundLook(bounds=experiment.constraints, teacher_macs=macs),
-            SizeLook(smallest_kept=partial(_smallest_kept, sizes, channel_map, macs)),
+            BoundLook(bounds=experiment.constraints, teacher=teacher),
+            SizeLook(smallest_kept=partial(_smallest_kept, sizes, teacher, channel_map)),
         )
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
@@ -103,5 +109,7 @@ def _held(findings: Findings) -> str:
     return f" ({len(reasons)} groups stay whole, such as {reasons[0]})" if reasons else ""
 
 
-def _smallest_kept(sizes: SizeModel, channel_map: ChannelMap, macs: int, pruning: Pruning) -> float:
-    return smallest_target(sizes, channel_map, pruning) / macs
+def _smallest_kept(
+    sizes: Mapping[SizeUnit, SizeModel], teacher: Mapping[SizeUnit, float], channel_map: ChannelMap, pruning: Pruning
+) -> float:
+    return smallest_target(sizes[pruning.size_in], channel_map, pruning) / teacher[pruning.size_in]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trainables.config import SizeUnit
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_number
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 _FRACTIONS = ("val_accuracy", "macs_kept", "params_kept")
 METRICS = (*_FRACTIONS, "macs", "params", "latency_ms")
 """What may be bounded: fields of `archive.Candidate`."""
-SIZES = ("macs_kept", "macs")
-"""Those of them that are known before anything is trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,16 +104,17 @@ def meets(bounds: Bounds, candidate: "Candidate") -> bool:
     return all(violation <= 0 for violation in violations(bounds, candidate).values())
 
 
-def size_violations(bounds: Bounds, macs_kept: float, *, teacher_macs: int) -> dict[str, float]:
+def size_violations(bounds: Bounds, size: float, *, unit: SizeUnit, teacher: float) -> dict[str, float]:
     """How far a size breaks each bound that is known before training.
 
     Args:
         bounds: of any metrics.
-        macs_kept: the size that is asked for.
-        teacher_macs: multiply-accumulates of the teacher.
+        size: that is asked for, as a fraction of the teacher's.
+        unit: what it is counted in.
+        teacher: its size.
     """
-    values = {"macs_kept": macs_kept, "macs": macs_kept * teacher_macs}
-    return {name: bounds[name].violation(values[name]) for name in SIZES if name in bounds}
+    values = {f"{unit}_kept": size, unit: size * teacher}
+    return {name: bounds[name].violation(value) for name, value in values.items() if name in bounds}
 
 
 def unmet(bounds: Bounds, candidates: Sequence["Candidate"]) -> str | None:

@@ -1,10 +1,10 @@
 """Cheap looks at a cascade before anything of it is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.constraints import Bounds, size_violations
-from trainables.config import CascadeConfig, Pruning
+from trainables.config import UNITS, CascadeConfig, Pruning, SizeUnit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class SizeLook:
     """Refuses cascades whose student is smaller than channels can make it.
 
     Attributes:
-        smallest_kept: the smallest fraction of the teacher's MACs that can be asked for with this pruning.
+        smallest_kept: the smallest size that can be asked for with this pruning.
     """
 
     smallest_kept: Callable[[Pruning], float]
@@ -60,15 +60,18 @@ class BoundLook:
 
     Attributes:
         bounds: by metric.
-        teacher_macs: multiply-accumulates of the teacher.
+        teacher: its size in each unit.
     """
 
     bounds: Bounds
-    teacher_macs: int
+    teacher: Mapping[SizeUnit, float]
 
     def __call__(self, cascade: CascadeConfig) -> Refusal | None:
         """Look at every level."""
-        found = [size_violations(self.bounds, size, teacher_macs=self.teacher_macs) for size in cascade.macs_kept]
+        unit = cascade.pruning.size_in
+        found = [
+            size_violations(self.bounds, size, unit=unit, teacher=self.teacher[unit]) for size in cascade.macs_kept
+        ]
         if any(max(level.values(), default=0.0) <= 0 for level in found):
             return None
         student = found[-1]  # what the sampler is told of finished trials is the student's, too
@@ -76,7 +79,7 @@ class BoundLook:
         sizes = ", ".join(f"{size:.4g}" for size in cascade.macs_kept)
         return Refusal(
             reason=f"constraints: {name} must be {self.bounds[name]}, but no level is that keeps {sizes} of the "
-            "teacher's MACs; widen the constraint or space.student_macs_kept",
+            f"teacher's {UNITS[unit]}; widen the constraint or space.student_macs_kept",
             constraint=name,
             violation=student[name],
         )

@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.archive import Candidate
 from orchestrator.plots import FrontView
 from orchestrator.record import Watcher
-from trainables.config import CascadeConfig
+from trainables.config import UNITS, CascadeConfig
 from trainables.results import EpochProgress, Reused, TeacherResult
 
 
@@ -48,7 +48,8 @@ def duration(seconds: float) -> str:
 
 
 def _sizes(cascade: CascadeConfig) -> str:
-    return " → ".join(percent(size) for size in cascade.macs_kept)
+    sizes = " → ".join(percent(size) for size in cascade.macs_kept)
+    return f"{sizes} of the {UNITS[cascade.pruning.size_in]}"
 
 
 class LineWatcher:
@@ -76,7 +77,7 @@ class LineWatcher:
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
-        self._say(f"trial {number} runs: {cascade.schedule}, {_sizes(cascade)} of the MACs")
+        self._say(f"trial {number} runs: {cascade.schedule}, {_sizes(cascade)}")
 
     def trial_epoch(self, number: int, progress: EpochProgress) -> None:
         """Nothing; a line an epoch is too much."""

@@ -5,6 +5,7 @@ Everything here is standard library only, frozen, and goes to a plain dictionary
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from trainables.imports import is_import_path
@@ -25,6 +26,9 @@ LearningRateSchedule = Literal["cosine", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
 Mix = Literal["none", "mixup", "cutmix", "both"]
 PruningCost = Literal["macs", "none"]
+SizeUnit = Literal["macs", "params"]
+UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "parameters"})
+"""What sizes are counted in, as people read it."""
 Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
 Precision = Literal["fp32", "bf16"]
@@ -223,8 +227,9 @@ class Pruning(PlainConfig):
     Attributes:
         saliency: criterion by name (`gate-gradient`, `weight-magnitude`), or a function of the user's own as
             `package.module:function`.
-        cost: what a channel's saliency is divided by before channels of all groups are ranked: `macs` that its
-            removal saves, or `none` for the raw saliency.
+        size_in: what sizes are fractions of, and counted in: the teacher's `macs` or its `params`.
+        cost: what a channel's saliency is divided by before channels of all groups are ranked: `macs`, or parameters
+            where sizes are counted in these, that its removal saves; or `none` for the raw saliency.
         ramp: shape of the falling size over the ramp: `cubic` (Zhu & Gupta 2017, eq. 1) or `linear`.
         ramp_fraction: part of a stage's steps over which a level falls to its size, in (0, 1); held after that.
         num_prunings: pruning events over the ramp, at least 1.
@@ -237,6 +242,7 @@ class Pruning(PlainConfig):
     """
 
     saliency: str = "gate-gradient"
+    size_in: SizeUnit = "macs"
     cost: PruningCost = "macs"
     ramp: Ramp = "cubic"
     ramp_fraction: float = 0.5
@@ -257,6 +263,7 @@ class Pruning(PlainConfig):
         require_text("pruning.saliency", self.saliency)
         require_flag("pruning.nested", self.nested)
         require_flag("pruning.shared_affine", self.shared_affine)
+        require_one_of("pruning.size_in", self.size_in, get_args(SizeUnit))
         require_one_of("pruning.cost", self.cost, get_args(PruningCost))
         require_one_of("pruning.ramp", self.ramp, get_args(Ramp))
         require_number("pruning.ramp_fraction", self.ramp_fraction, above=0.0, below=1.0)
@@ -283,8 +290,9 @@ class CascadeConfig(PlainConfig):
     """One cascade: its levels' sizes and how they are trained.
 
     Attributes:
-        macs_kept: size of each level, 1 … L, as the fraction of the teacher's MACs that it keeps; each in (0, 1],
-            strictly falling. The last level is the student, those before it are the assistants.
+        macs_kept: size of each level, 1 … L, as the fraction of the teacher's MACs (or of what `pruning.size_in`
+            says) that it keeps; each in (0, 1], strictly falling. The last level is the student, those before it are
+            the assistants.
         temperature: T of the distillation, above 0.
         distillation_weight: λ, the part of the loss that comes from the next larger level, in [0, 1].
         schedule: `joint` trains all levels at once, `sequential` one after the other.

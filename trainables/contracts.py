@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
-from trainables.config import Pruning
-from trainables.cost import SizeModel, count_macs, size_model
+from trainables.config import UNITS, Pruning, SizeUnit
+from trainables.cost import count_macs, count_params, size_model
 from trainables.dependencies import find_groups
 from trainables.errors import InputError, first_line
 from trainables.levels import Level, SharedWeights
@@ -39,7 +39,8 @@ class Findings:
     Attributes:
         channel_map: its channel groups, and what is held whole and why.
         silent: groups whose saliency is zero for every channel, as behind a zero-initialised layer.
-        smallest: fraction of the MACs that is left when all groups are at their floors, in (0, 1).
+        smallest: fraction of the MACs, or of what sizes are counted in, that is left when all groups are at their
+            floors, in (0, 1).
         difference: between the scores of the gated and the narrow network, relative to what closing the gates changes.
     """
 
@@ -72,16 +73,16 @@ def check_contracts(
             )
     generator = torch.Generator().manual_seed(seed)
     images_NCHW = torch.randn(2, *input_shape, generator=generator)
-    sizes = size_model(network, channel_map, input_shape)
+    sizes = size_model(network, channel_map, input_shape, unit=pruning.size_in)
     full_G = np.array([group.num_channels for group in channel_map.groups])
     floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
     with seeded_layers(seed, torch.device("cpu")):
         silent = _silent_groups(network, channel_map, images_NCHW)
-        difference = _Probe(network, channel_map, sizes, images_NCHW, generator).check(channel_map.groups)
+        difference = _Probe(network, channel_map, images_NCHW, generator).check(channel_map.groups)
     return Findings(
         channel_map=channel_map,
         silent=silent,
-        smallest=sizes.macs(floor_G) / sizes.macs(full_G),
+        smallest=sizes.total(floor_G) / sizes.total(full_G),
         difference=difference,
     )
 
@@ -135,14 +136,12 @@ class _Probe:
         self,
         network: nn.Module,
         channel_map: ChannelMap,
-        sizes: SizeModel,
         images_NCHW: torch.Tensor,
         generator: torch.Generator,
     ) -> None:
         self._network = copy.deepcopy(network).eval()
         draw_weights(self._network, generator)
         self._channel_map = channel_map
-        self._sizes = sizes
         self._images_NCHW = images_NCHW
         self._half = {
             group.name: torch.randperm(group.num_channels, generator=generator)[: (group.num_channels + 1) // 2].sort()[
@@ -193,13 +192,19 @@ class _Probe:
 
     def _check_count(self, narrow: nn.Module, kept: Kept) -> None:
         _, channels, height, width = self._images_NCHW.shape
-        wanted = self._sizes.macs(np.array([len(kept[group.name]) for group in self._channel_map.groups]))
-        counted = count_macs(narrow, (channels, height, width))
-        if round(wanted) != counted:
-            raise InputError(
-                f"the network without half of its channels has {counted} MACs, but {wanted:.0f} were predicted; "
-                "it must compute the same for each image and size; name its layer in pruning.keep"
-            )
+        input_shape = (channels, height, width)
+        counts_G = np.array([len(kept[group.name]) for group in self._channel_map.groups])
+        units: tuple[tuple[SizeUnit, int], ...] = (
+            ("macs", count_macs(narrow, input_shape)),
+            ("params", count_params(narrow)),
+        )
+        for unit, counted in units:
+            wanted = size_model(self._network, self._channel_map, input_shape, unit=unit).total(counts_G)
+            if round(wanted) != counted:
+                raise InputError(
+                    f"the network without half of its channels has {counted} {UNITS[unit]}, but {wanted:.0f} were "
+                    "predicted; it must compute the same for each image and size; name its layer in pruning.keep"
+                )
 
     def _check_reading_back(self, narrow: nn.Module, narrow_NK: torch.Tensor) -> None:
         again = copy.deepcopy(self._network)

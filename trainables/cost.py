@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.channels import ChannelMap, skeleton
+from trainables.channels import ChannelMap, skeleton, tensor_axes
+from trainables.config import SizeUnit
 from trainables.errors import InputError, first_line
 
 FloatVector = npt.NDArray[np.float64]
@@ -60,16 +61,17 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SizeModel:
-    """MACs as a function of how many channels each group keeps, in closed form.
+    """MACs or parameters as a function of how many channels each group keeps, in closed form.
 
-    A layer with o outputs and i inputs costs `unit · o · i`; o and i are linear in the groups' counts.
-    Shape legend: L layers, G groups, B choices of counts.
+    A weight with o outputs and i inputs costs `unit · o · i`; o and i are linear in the groups' counts.
+    Shape legend: L weights, G groups, B choices of counts.
 
     Attributes:
-        fixed: MACs outside these layers (attention), which no group changes.
-        unit_L: MACs for one output and one input channel.
+        fixed: what no group changes, such as attention's MACs.
+        unit_L: cost of one output and one input channel.
         out_L: outputs that no group owns.
-        in_L: inputs that no group owns; of a grouped convolution those of one block, which go only with it.
+        in_L: inputs that no group owns; of a grouped convolution those of one block, which go only with it; 1 where a
+            weight has no inputs.
         out_LG: outputs that come with each channel of a group.
         in_LG: inputs that come with each channel of a group.
     """
@@ -81,17 +83,17 @@ class SizeModel:
     out_LG: FloatVector
     in_LG: FloatVector
 
-    def macs(self, counts_G: IntVector) -> float:
-        """MACs when group g keeps `counts_G[g]` channels."""
-        return float(self.macs_each(counts_G[None])[0])
+    def total(self, counts_G: IntVector) -> float:
+        """Cost when group g keeps `counts_G[g]` channels."""
+        return float(self.totals(counts_G[None])[0])
 
-    def macs_each(self, counts_BG: IntVector) -> FloatVector:
-        """MACs of several choices of counts at once."""
-        macs_B: FloatVector = self.fixed + (self._outputs(counts_BG) * self._inputs(counts_BG)) @ self.unit_L
-        return macs_B
+    def totals(self, counts_BG: IntVector) -> FloatVector:
+        """Costs of several choices of counts at once."""
+        totals_B: FloatVector = self.fixed + (self._outputs(counts_BG) * self._inputs(counts_BG)) @ self.unit_L
+        return totals_B
 
     def saved(self, counts_G: IntVector, removed_G: IntVector) -> FloatVector:
-        """MACs saved by removing `removed_G[g]` channels of group g alone, for each g."""
+        """What is saved by removing `removed_G[g]` channels of group g alone, for each g."""
         weighted_out_L = self.unit_L * self._outputs(counts_G)
         weighted_in_L = self.unit_L * self._inputs(counts_G)
         linear_G = self.in_LG.T @ weighted_out_L + self.out_LG.T @ weighted_in_L
@@ -108,24 +110,85 @@ class SizeModel:
         return inputs
 
 
-def size_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int]) -> SizeModel:
-    """Derive the closed form from one trace of the network."""
+def size_model(
+    network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int], *, unit: SizeUnit
+) -> SizeModel:
+    """The closed form of what sizes are counted in."""
+    if unit == "params":
+        return params_model(network, channel_map)
+    return macs_model(network, channel_map, input_shape)
+
+
+def macs_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int]) -> SizeModel:
+    """Derive the MACs' closed form from one trace of the network."""
     macs, uses = _trace(network, input_shape)
-    names = list(uses)
-    layers = [network.get_submodule(name) for name in names]
-    out_LG, in_LG = np.zeros((2, len(names), len(channel_map.groups)))
+    layers = {name: network.get_submodule(name) for name in uses}
+    weights = [
+        _Weight(
+            layer=name,
+            num_out=_weight(layer).shape[0],
+            # A grouped convolution's weight has the inputs of one block, and so has the closed form.
+            num_in=_weight(layer).shape[1],
+            unit=uses[name] * _pixels(layer),
+            has_inputs=True,
+        )
+        for name, layer in layers.items()
+    ]
+    return _closed_form(weights, macs, channel_map)
+
+
+def params_model(network: nn.Module, channel_map: ChannelMap) -> SizeModel:
+    """Derive the closed form of the number of parameters."""
+    weights = []
+    for name in channel_map.widths:
+        layer = network.get_submodule(name)
+        for tensor, parameter in layer.named_parameters(recurse=False):
+            axes = tensor_axes(layer, tensor)
+            num_out, num_in = parameter.shape[0], parameter.shape[1] if len(axes) > 1 else 1
+            weights.append(
+                _Weight(
+                    layer=name,
+                    num_out=num_out,
+                    num_in=num_in,
+                    unit=parameter.numel() // (num_out * num_in),
+                    has_inputs=len(axes) > 1,
+                )
+            )
+    return _closed_form(weights, count_params(network), channel_map)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Weight:
+    """A row of the closed form; one without inputs grows with its layer's outputs alone."""
+
+    layer: str
+    num_out: int
+    num_in: int
+    unit: int
+    has_inputs: bool
+
+
+def _closed_form(weights: Sequence[_Weight], total: int, channel_map: ChannelMap) -> SizeModel:
+    out_LG, in_LG = np.zeros((2, len(weights), len(channel_map.groups)))
+    rows: dict[str, list[int]] = {}
+    for row, weight in enumerate(weights):
+        rows.setdefault(weight.layer, []).append(row)
     for column, group in enumerate(channel_map.groups):
         for member in group.members:
-            if member.layer in uses:
-                matrix = out_LG if member.axis == "out" else in_LG
-                matrix[names.index(member.layer), column] += len(member.positions_N) / group.num_channels
+            for row in rows.get(member.layer, ()):
+                if member.axis == "out":
+                    out_LG[row, column] += len(member.positions_N) / group.num_channels
+                elif weights[row].has_inputs:
+                    in_LG[row, column] += len(member.positions_N) / group.num_channels
     full_G = np.array([group.num_channels for group in channel_map.groups])
-    unit_L = np.array([uses[name] * _pixels(layer) for name, layer in zip(names, layers, strict=True)], np.float64)
+    unit_L, out_L, in_L = (
+        np.array([getattr(weight, name) for weight in weights], np.float64) for name in ("unit", "num_out", "num_in")
+    )
     return SizeModel(
-        fixed=macs - float((_outputs(layers) * _inputs(layers)) @ unit_L),
+        fixed=total - float((out_L * in_L) @ unit_L),
         unit_L=unit_L,
-        out_L=_outputs(layers) - out_LG @ full_G,
-        in_L=_inputs(layers) - in_LG @ full_G,
+        out_L=out_L - out_LG @ full_G,
+        in_L=in_L - in_LG @ full_G,
         out_LG=out_LG,
         in_LG=in_LG,
     )
@@ -133,15 +196,6 @@ def size_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[i
 
 def _pixels(layer: nn.Module) -> int:
     return int(np.prod(layer.kernel_size)) if isinstance(layer, nn.Conv2d) else 1
-
-
-def _outputs(layers: Sequence[nn.Module]) -> FloatVector:
-    return np.array([_weight(layer).shape[0] for layer in layers], np.float64)
-
-
-def _inputs(layers: Sequence[nn.Module]) -> FloatVector:
-    # A grouped convolution's weight has the inputs of one block, and so has the closed form.
-    return np.array([_weight(layer).shape[1] for layer in layers], np.float64)
 
 
 def _weight(layer: nn.Module) -> torch.Tensor:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from trainables.channels import Kept
-from trainables.config import Pruning, Ramp
-from trainables.cost import SizeModel
+from trainables.config import UNITS, Pruning, Ramp
+from trainables.cost import IntVector, SizeModel
 from trainables.levels import Cuts, Level
 from trainables.saliency import Criterion, SaliencyMeter
 from trainables.selection import TOLERANCE, SelectionError, check_scores, select
@@ -32,7 +32,7 @@ class LevelPruner:
     Attributes:
         level: the level.
         meter: saliency of the channels that it keeps.
-        final_macs: the size that it has in the end.
+        final: the size that it has in the end, in the unit of its sizes.
     """
 
     def __init__(  # noqa: PLR0913
@@ -41,8 +41,7 @@ class LevelPruner:
         *,
         criterion: Criterion,
         sizes: SizeModel,
-        start_macs: float,
-        final_macs: float,
+        final: float,
         pruning: Pruning,
     ) -> None:
         """Take a level that keeps everything.
@@ -50,24 +49,27 @@ class LevelPruner:
         Args:
             level: the level.
             criterion: what saliency is.
-            sizes: MACs as a function of what is kept.
-            start_macs: MACs of everything.
-            final_macs: MACs that the level has in the end.
+            sizes: the size as a function of what is kept.
+            final: size that the level has in the end.
             pruning: how channels are chosen.
         """
         self.level = level
         self.meter = SaliencyMeter(criterion, level.shared.channel_map)
-        self.final_macs = final_macs
+        self.final = final
         self._sizes = sizes
-        self._start_macs = start_macs
+        self._start = self.size
         self._pruning = pruning
         self.meter.reset(level.network, level.kept)
 
     @property
-    def macs(self) -> int:
-        """What `count_macs` of the level's network gives, without running it."""
-        groups = self.level.shared.channel_map.groups
-        return round(self._sizes.macs(np.array([len(self.level.kept[group.name]) for group in groups])))
+    def counts_G(self) -> IntVector:  # noqa: N802 - its shape
+        """How many channels of each group the level keeps."""
+        return np.array([len(self.level.kept[group.name]) for group in self.level.shared.channel_map.groups])
+
+    @property
+    def size(self) -> int:
+        """What counting the level's network gives, without running it."""
+        return round(self._sizes.total(self.counts_G))
 
     def fall(self, fraction: float, *, protected: Kept | None) -> Cuts:
         """Remove channels until the size at this fraction of the ramp is met, and look at saliency anew.
@@ -82,40 +84,41 @@ class LevelPruner:
         Raises:
             SelectionError: if saliency says nothing, or the size cannot be met.
         """
-        target = size_at(fraction, start=self._start_macs, end=self.final_macs, ramp=self._pruning.ramp)
-        cuts = self._remove(target, protected) if self.macs > target else {}
+        target = size_at(fraction, start=self._start, end=self.final, ramp=self._pruning.ramp)
+        cuts = self._remove(target, protected) if self.size > target else {}
         self.meter.reset(self.level.network, self.level.kept)
         return cuts
 
     def _remove(self, target: float, protected: Kept | None) -> Cuts:
-        before = self.macs
+        before = self.size
         scores = self.meter.scores()
         check_scores(scores)
         kept = select(
             self.level.kept,
             scores,
-            target_macs=target,
-            final_macs=self.final_macs,
+            target=target,
+            final=self.final,
             sizes=self._sizes,
             channel_map=self.level.shared.channel_map,
             pruning=self._pruning,
             protected=protected,
         )
         cuts = self.level.keep(kept)
-        if self.macs == before and before > target * (1 + TOLERANCE):
+        if self.size == before and before > target * (1 + TOLERANCE):
             raise SelectionError("a pruning step removed nothing")
         return cuts
 
-    def check_size(self, macs: int) -> None:
+    def check_size(self, size: int) -> None:
         """Compare a count of the finished network with what was asked.
 
         Raises:
             SelectionError: if they differ by more than the tolerance (rounded widths may lie below).
         """
-        too_small = macs < self.final_macs * (1 - TOLERANCE) and self._pruning.round_to == 1
-        if too_small or macs > self.final_macs * (1 + TOLERANCE):
+        too_small = size < self.final * (1 - TOLERANCE) and self._pruning.round_to == 1
+        if too_small or size > self.final * (1 + TOLERANCE):
             raise SelectionError(
-                f"{macs} MACs, but {self.final_macs:.0f} were asked and at most {TOLERANCE:.0%} may lie between"
+                f"{size} {UNITS[self._pruning.size_in]}, but {self.final:.0f} were asked and at most {TOLERANCE:.0%} "
+                "may lie between"
             )
 
     def load(self, kept: Kept, buffers: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor], num: int) -> None:

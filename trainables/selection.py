@@ -1,4 +1,4 @@
-"""Which channels go next: those that cost the least saliency for each MAC that they save, until the size is reached.
+"""Which channels go next: those that cost the least saliency for what they save, until the size is reached.
 
 Shape legend: G groups, B choices that are compared.
 """
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from trainables.channels import ChannelGroup, ChannelMap, Kept
-from trainables.config import Pruning
+from trainables.config import UNITS, Pruning
 from trainables.cost import FloatVector, IntVector, SizeModel
 
 TOLERANCE = 0.02
-"""Largest relative difference between a level's MACs and what was asked, where widths are not rounded."""
+"""Largest relative difference between a level's size and what was asked, where widths are not rounded."""
 
 
 _BEAM_WIDTH = 64
@@ -73,14 +73,14 @@ def select(  # noqa: PLR0913
     kept: Kept,
     scores: Mapping[str, torch.Tensor],
     *,
-    target_macs: float,
-    final_macs: float,
+    target: float,
+    final: float,
     sizes: SizeModel,
     channel_map: ChannelMap,
     pruning: Pruning,
     protected: Kept | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Choose the channels that a level keeps so that it falls to `target_macs`.
+    """Choose the channels that a level keeps so that it falls to `target`.
 
     Where that is the final size, the result lies within 2 % of it; on the way there, it is the first size at or below
     the target from which whole channels can still meet the final one, or else the final one itself. Rounded widths
@@ -89,9 +89,9 @@ def select(  # noqa: PLR0913
     Args:
         kept: what the level keeps now.
         scores: saliency of each channel that it keeps now, by group.
-        target_macs: MACs to reach now.
-        final_macs: MACs that the level has in the end, at most `target_macs`.
-        sizes: MACs as a function of counts.
+        target: size to reach now.
+        final: size that the level has in the end, at most `target`.
+        sizes: the size as a function of counts.
         channel_map: the groups.
         pruning: floor, rounding and cost.
         protected: channels that must stay (those that a nested smaller level keeps).
@@ -100,12 +100,12 @@ def select(  # noqa: PLR0913
         SelectionError: if the target cannot be reached.
     """
     chooser = _Chooser(kept, scores, sizes, channel_map, pruning, protected)
-    chooser.fall_to(target_macs, final=final_macs)
+    chooser.fall_to(target, final=final)
     return chooser.result()
 
 
 def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
-    """MACs below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
+    """Size below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
 
     What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave.
     """
@@ -113,7 +113,7 @@ def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning)
     for group in channel_map.groups:
         step = round_step(group, pruning)
         counts.append(min(math.ceil(least_channels(group, pruning) / step) * step, group.num_channels))
-    return sizes.macs(np.array(counts)) / (1 + TOLERANCE)
+    return sizes.total(np.array(counts)) / (1 + TOLERANCE)
 
 
 class _Chooser:
@@ -130,8 +130,9 @@ class _Chooser:
     ) -> None:
         self._kept = kept
         self._sizes = sizes
+        self._unit = UNITS[pruning.size_in]
         self._names = [group.name for group in channel_map.groups]
-        self._per_mac = pruning.cost == "macs"
+        self._per_size = pruning.cost == "macs"
         self._rounds = pruning.round_to > 1
         self._round_G: IntVector = np.array([round_step(group, pruning) for group in channel_map.groups])
         self._queues = []
@@ -152,7 +153,7 @@ class _Chooser:
     def fall_to(self, target: float, *, final: float) -> None:
         """Remove the cheapest channels until the size is met."""
         self._greedy(target, final)
-        met = self._macs() <= target * (1 + TOLERANCE)
+        met = self._size() <= target * (1 + TOLERANCE)
         if target > final:
             if met and self._reaches(final):
                 return
@@ -166,7 +167,7 @@ class _Chooser:
             met = self._lands(final)
         if not met:
             raise SelectionError(
-                f"{self._macs() / 1e6:.4g} M MACs is as close as whole channels come to {target / 1e6:.4g} M; "
+                f"{self._size() / 1e6:.4g} M {self._unit} is as close as whole channels come to {target / 1e6:.4g} M; "
                 "ask for a larger size, a lower min_channels or a smaller round_to"
             )
 
@@ -182,8 +183,8 @@ class _Chooser:
         counts: IntVector = self._start_G - self._gone_G
         return counts
 
-    def _macs(self) -> float:
-        return self._sizes.macs(self._counts())
+    def _size(self) -> float:
+        return self._sizes.total(self._counts())
 
     def _steps(self) -> IntVector:
         """Channels that would go together from each group: down to the next multiple; 0 where the floor forbids."""
@@ -201,7 +202,7 @@ class _Chooser:
                 for queue, gone, step in zip(self._queues, self._gone_G, step_G, strict=True)
             ]
         )
-        if not self._per_mac:
+        if not self._per_size:
             return saliency_G
         cost_G: FloatVector = saliency_G / np.where(saved_G > 0, saved_G, 1.0)
         return cost_G
@@ -212,16 +213,16 @@ class _Chooser:
         least = 0.0 if self._rounds else final * (1 - TOLERANCE)
         if self._rounds:
             self._gone_G += np.where(self._counts() % self._round_G > 0, self._steps(), 0)
-        macs = self._macs()
-        while macs > target:
+        size = self._size()
+        while size > target:
             step_G = self._steps()
             saved_G = self._sizes.saved(self._counts(), step_G)
-            fits_G = (step_G > 0) & (saved_G > 0) & (macs - saved_G >= least)
+            fits_G = (step_G > 0) & (saved_G > 0) & (size - saved_G >= least)
             if not fits_G.any():
                 break
             best = int(np.argmin(np.where(fits_G, self._cost(step_G, saved_G), np.inf)))
             self._gone_G[best] += step_G[best]
-            macs -= float(saved_G[best])
+            size -= float(saved_G[best])
 
     def _reaches(self, final: float) -> bool:
         """Tell whether the final size can be met from here on."""
@@ -234,7 +235,7 @@ class _Chooser:
     def _lands(self, final: float) -> bool:
         """Fall to the final size, exchanging channels of this event where the cheapest alone miss it."""
         self._greedy(final, final)
-        if self._macs() <= final * (1 + TOLERANCE):
+        if self._size() <= final * (1 + TOLERANCE):
             return True
         if self._rounds:
             return False
@@ -242,7 +243,7 @@ class _Chooser:
         one_GG = np.eye(len(self._names), dtype=np.int64)
         beam_BG = self._detours(final)
         for _ in range(_BEAM_DEPTH):
-            off_B = np.abs(self._sizes.macs_each(self._start_G - beam_BG) / final - 1)
+            off_B = np.abs(self._sizes.totals(self._start_G - beam_BG) / final - 1)
             if (off_B <= TOLERANCE).any():
                 self._gone_G = min(beam_BG[off_B <= TOLERANCE], key=self._lost)
                 return True

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from trainables.averaging import WeightAverage
-from trainables.config import Augmentation, CascadeConfig
-from trainables.cost import count_macs, count_params, size_model
+from trainables.config import Augmentation, CascadeConfig, SizeUnit
+from trainables.cost import count_macs, count_params, macs_model, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
@@ -54,6 +54,10 @@ class TeacherSize:
 
     macs: int
     params: int
+
+    def of(self, unit: SizeUnit) -> int:
+        """The size in a unit."""
+        return self.macs if unit == "macs" else self.params
 
 
 class CascadeStage:
@@ -107,15 +111,15 @@ class CascadeStage:
         self._shared = SharedWeights(start, channel_map)
         shared_affine = config.pruning.shared_affine
         self.levels = tuple(Level(number, self._shared, shared_affine=shared_affine) for number in plan.levels)
-        sizes = size_model(start, channel_map, data.input_shape)
-        start_macs = count_macs(start, data.input_shape)
+        unit = config.pruning.size_in
+        sizes = size_model(start, channel_map, data.input_shape, unit=unit)
+        self._macs = sizes if unit == "macs" else macs_model(start, channel_map, data.input_shape)
         self.pruners = tuple(
             LevelPruner(
                 level,
                 criterion=find_criterion(config.pruning.saliency),
                 sizes=sizes,
-                start_macs=start_macs,
-                final_macs=config.macs_kept[level.number - 1] * teacher_size.macs,
+                final=config.macs_kept[level.number - 1] * teacher_size.of(unit),
                 pruning=config.pruning,
             )
             for level in self.levels
@@ -169,7 +173,7 @@ class CascadeStage:
             levels=tuple(
                 LevelProgress(
                     level=pruner.level.number,
-                    macs_kept=pruner.macs / self._teacher_size.macs,
+                    macs_kept=self._macs.total(pruner.counts_G) / self._teacher_size.macs,
                     train_loss=loss,
                     val_accuracy=evaluation.accuracy,
                     val_top5=evaluation.top5,
@@ -334,11 +338,12 @@ class CascadeStage:
         results = []
         for pruner, before in zip(self.pruners, evaluations, strict=True):
             level = pruner.level
-            macs = count_macs(level.network, self._data.input_shape)
+            size = TeacherSize(
+                macs=count_macs(level.network, self._data.input_shape), params=count_params(level.network)
+            )
             with self._failing(level):
-                pruner.check_size(macs)
+                pruner.check_size(size.of(self._config.pruning.size_in))
             self._recalibrate(level)
-            params = count_params(level.network)
             found = evaluate(level.network, self._data)
             results.append(
                 LevelResult(
@@ -346,10 +351,10 @@ class CascadeStage:
                     num_levels=self._config.num_levels,
                     val_accuracy=found.accuracy,
                     val_accuracy_before_recalibration=before.accuracy,
-                    macs=macs,
-                    macs_kept=macs / self._teacher_size.macs,
-                    params=params,
-                    params_kept=params / self._teacher_size.params,
+                    macs=size.macs,
+                    macs_kept=size.macs / self._teacher_size.macs,
+                    params=size.params,
+                    params_kept=size.params / self._teacher_size.params,
                     fidelity=self.epoch / self.plan.epochs,
                     val_top5=found.top5,
                 )

@@ -40,7 +40,7 @@ def test_measured_values_that_say_too_little_say_nothing():
 
 def test_only_sizes_are_known_before_training():
     bounds = {"macs": Bound(at_most=100), "params": Bound(at_most=1), "macs_kept": Bound(at_least=0.2)}
-    found = size_violations(bounds, 0.1, teacher_macs=2000)
+    found = size_violations(bounds, 0.1, unit="macs", teacher=2000)
     assert found == {"macs": pytest.approx(1.0), "macs_kept": pytest.approx(0.5)}
 
 

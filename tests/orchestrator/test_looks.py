@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from orchestrator.constraints import Bound
 from orchestrator.looks import BoundLook, Looks, SizeLook, admit
 from trainables.config import CascadeConfig, Pruning
@@ -18,20 +20,29 @@ def test_a_student_below_the_smallest_size_is_refused():
 
 def test_one_level_that_meets_the_bounds_is_enough():
     for bound in (Bound(at_most=0.1), Bound(at_least=0.4), Bound(at_least=0.05)):
-        assert BoundLook(bounds={"macs_kept": bound}, teacher_macs=1000)(CASCADE) is None
-    refusal = BoundLook(bounds={"macs": Bound(at_most=50)}, teacher_macs=1000)(CASCADE)
+        assert BoundLook(bounds={"macs_kept": bound}, teacher={"macs": 1000, "params": 1000})(CASCADE) is None
+    refusal = BoundLook(bounds={"macs": Bound(at_most=50)}, teacher={"macs": 1000, "params": 1000})(CASCADE)
     assert refusal.reason.startswith("constraints: macs must be at most 50, but no level is that keeps 0.4, 0.1 of")
     assert (refusal.constraint, round(refusal.violation, 6)) == ("macs", 1.0)
     between = {"macs_kept": Bound(at_most=0.3, at_least=0.2)}
-    assert BoundLook(bounds=between, teacher_macs=1000)(CASCADE).constraint == "macs_kept"
+    assert BoundLook(bounds=between, teacher={"macs": 1000, "params": 1000})(CASCADE).constraint == "macs_kept"
+
+
+def test_sizes_in_parameters_are_held_against_bounds_on_parameters():
+    in_params = replace(CASCADE, pruning=replace(CASCADE.pruning, size_in="params"))
+    look = BoundLook(bounds={"params": Bound(at_most=50)}, teacher={"macs": 1000, "params": 1000})
+    assert look(CASCADE) is None
+    refusal = look(in_params)
+    assert refusal.reason.startswith("constraints: params must be at most 50, but no level is that keeps 0.4, 0.1 of")
+    assert "teacher's parameters" in refusal.reason
 
 
 def test_what_is_unknown_before_training_refuses_nothing():
-    assert BoundLook(bounds={"params": Bound(at_most=0)}, teacher_macs=1000)(CASCADE) is None
+    assert BoundLook(bounds={"params": Bound(at_most=0)}, teacher={"macs": 1000, "params": 1000})(CASCADE) is None
 
 
 def test_the_first_refusal_counts():
-    bounds = BoundLook(bounds={"macs": Bound(at_most=50)}, teacher_macs=1000)
+    bounds = BoundLook(bounds={"macs": Bound(at_most=50)}, teacher={"macs": 1000, "params": 1000})
     size = SizeLook(smallest_kept=lambda _: 0.5)
     assert Looks(looks=(bounds, size))(CASCADE) == bounds(CASCADE)
     assert Looks(looks=(admit, size))(CASCADE) == size(CASCADE)

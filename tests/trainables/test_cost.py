@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.channels import resize
 from trainables.config import ModelConfig
-from trainables.cost import count_macs, count_params, size_model
+from trainables.cost import count_macs, count_params, macs_model, params_model
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.models import build
@@ -86,27 +86,38 @@ def test_vgg16_for_ten_classes_has_the_known_cost() -> None:
 @given(seed=st.integers(0, 2**31))
 def test_the_closed_form_equals_the_count_of_the_narrow_network(architecture, networks, random_plan, seed: int) -> None:
     network, channel_map = networks(architecture)
-    sizes = size_model(network, channel_map, (3, 16, 16))
+    sizes = macs_model(network, channel_map, (3, 16, 16))
     kept = random_plan(channel_map, seed)
     resize(network, channel_map.narrowed(kept))
     counts = np.array([len(kept[group.name]) for group in channel_map.groups])
-    assert sizes.macs(counts) == count_macs(network, (3, 16, 16))
+    assert sizes.total(counts) == count_macs(network, (3, 16, 16))
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_closed_form_equals_the_parameters_of_the_narrow_network(architecture, networks, random_plan, seed) -> None:
+    network, channel_map = networks(architecture)
+    sizes = params_model(network, channel_map)
+    kept = random_plan(channel_map, seed)
+    resize(network, channel_map.narrowed(kept))
+    counts = np.array([len(kept[group.name]) for group in channel_map.groups])
+    assert sizes.total(counts) == count_params(network)
 
 
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_what_a_removal_saves_is_the_difference_of_two_sizes(architecture, networks, random_plan, seed: int) -> None:
     network, channel_map = networks(architecture)
-    sizes = size_model(network, channel_map, (3, 16, 16))
+    sizes = macs_model(network, channel_map, (3, 16, 16))
     before = np.array([len(k) for k in random_plan(channel_map, seed).values()])
     removed = np.random.default_rng(seed).integers(0, before)
     saved = sizes.saved(before, removed)
     for group in range(len(before)):
         after = before.copy()
         after[group] -= removed[group]
-        assert saved[group] == sizes.macs(before) - sizes.macs(after)
+        assert saved[group] == sizes.total(before) - sizes.total(after)
     several = np.stack([before, np.ones_like(before)])
-    assert sizes.macs_each(several).tolist() == [sizes.macs(before), sizes.macs(np.ones_like(before))]
+    assert sizes.totals(several).tolist() == [sizes.total(before), sizes.total(np.ones_like(before))]
 
 
 def test_a_group_on_both_sides_of_a_layer_saves_less_with_each_channel() -> None:
@@ -123,8 +134,8 @@ def test_a_group_on_both_sides_of_a_layer_saves_less_with_each_channel() -> None
             return scores
 
     network = Residual()
-    sizes = size_model(network, find_groups(network, (3, 4, 4)), (3, 4, 4))
-    assert sizes.macs(np.array([8])) == 16 * (3 * 8 + 8 * 8) + 16
+    sizes = macs_model(network, find_groups(network, (3, 4, 4)), (3, 4, 4))
+    assert sizes.total(np.array([8])) == 16 * (3 * 8 + 8 * 8) + 16
     assert sizes.saved(np.array([8]), np.array([3])) == [16 * (3 * 3 + 64 - 25) + 6]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelMap, Kept
-from trainables.cost import count_macs, size_model
+from trainables.cost import count_macs, macs_model
 from trainables.dependencies import find_groups
 from trainables.levels import Level, SharedWeights
 from trainables.saliency import SaliencyMeter, gate_gradient
@@ -179,7 +179,7 @@ def test_predicted_macs_are_those_of_the_narrow_network(random_plan, drawn) -> N
     level = Level(1, SharedWeights(network, channel_map), shared_affine=False)
     level.keep(random_plan(channel_map, seed))
     counts = np.array([len(level.kept[group.name]) for group in channel_map.groups])
-    assert size_model(network, channel_map, SHAPE).macs(counts) == count_macs(level.network, SHAPE)
+    assert macs_model(network, channel_map, SHAPE).total(counts) == count_macs(level.network, SHAPE)
 
 
 @settings(max_examples=25, deadline=None)

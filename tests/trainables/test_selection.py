@@ -11,7 +11,7 @@ from torch import nn
 
 from trainables.channels import ChannelMap, Kept
 from trainables.config import Pruning
-from trainables.cost import SizeModel, size_model
+from trainables.cost import SizeModel, macs_model
 from trainables.dependencies import find_groups
 from trainables.selection import (
     TOLERANCE,
@@ -32,12 +32,12 @@ class Case:
 
     def __init__(self, network: nn.Module) -> None:
         self.channel_map: ChannelMap = find_groups(network, INPUT_SHAPE)
-        self.sizes: SizeModel = size_model(network, self.channel_map, INPUT_SHAPE)
+        self.sizes: SizeModel = macs_model(network, self.channel_map, INPUT_SHAPE)
         self.everything = self.channel_map.everything()
         self.full = self.macs(self.everything)
 
     def macs(self, kept: Kept) -> float:
-        return self.sizes.macs(np.array([len(kept[group.name]) for group in self.channel_map.groups]))
+        return self.sizes.total(np.array([len(kept[group.name]) for group in self.channel_map.groups]))
 
     def scores(self, kept: Kept, seed: int) -> dict[str, torch.Tensor]:
         """As real ones: far apart within a group, and further between groups."""
@@ -63,8 +63,8 @@ class Case:
         return select(
             kept,
             self.scores(kept, seed) if scores is None else scores,
-            target_macs=fraction * self.full,
-            final_macs=(fraction if final is None else final) * self.full,
+            target=fraction * self.full,
+            final=(fraction if final is None else final) * self.full,
             sizes=self.sizes,
             channel_map=self.channel_map,
             pruning=pruning or Pruning(),
@@ -99,7 +99,7 @@ def naive_greedy(case: Case, scores: dict[str, torch.Tensor], target: float, *, 
     kept = {name: set(channels.tolist()) for name, channels in case.everything.items()}
 
     def macs() -> float:
-        return case.sizes.macs(np.array([len(kept[group.name]) for group in case.channel_map.groups]))
+        return case.sizes.total(np.array([len(kept[group.name]) for group in case.channel_map.groups]))
 
     while macs() > target:
         offers = []
@@ -163,7 +163,7 @@ def test_the_size_is_met_in_many_events(case, target: float, seed: int, events: 
 @given(target=st.floats(0.06, 0.9), seed=seeds, events=st.sampled_from([1, 4, 10]))
 def test_sizes_that_few_choices_meet_are_found_where_there_are_some(tiny, target, seed, events) -> None:
     choices = np.stack(np.meshgrid(np.arange(1, 9), np.arange(1, 17), np.arange(1, 17)), axis=-1).reshape(-1, 3)
-    off = np.abs(tiny.sizes.macs_each(choices) / (target * tiny.full) - 1)
+    off = np.abs(tiny.sizes.totals(choices) / (target * tiny.full) - 1)
     if (off <= TOLERANCE).sum() < 4:
         return  # a single one of two thousand may be missed
     kept = tiny.everything

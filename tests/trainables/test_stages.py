@@ -94,6 +94,19 @@ def test_levels_end_at_their_sizes_and_say_so(architecture, make_stage, data: Da
         assert 0 < result.params_kept < 1
 
 
+@pytest.mark.parametrize("architecture", ["vgg-small", "resnet18"])
+def test_sizes_are_counted_in_parameters_where_pruning_says_so(architecture, make_stage) -> None:
+    pruning = replace(CONFIG.pruning, size_in="params")
+    stage = make_stage(
+        replace(CONFIG, recipe=replace(RECIPE, epochs=1), pruning=pruning, macs_kept=(0.5, 0.2)),
+        architecture=architecture,
+    )
+    (progress,) = [stage.step()]
+    for result, size in zip(stage.results, (0.5, 0.2), strict=True):
+        assert result.params_kept == pytest.approx(size, rel=0.02)
+        assert progress.levels[result.level - 1].macs_kept == result.macs_kept != pytest.approx(size, rel=0.02)
+
+
 def test_statistics_are_measured_anew_in_the_end(make_stage, data: DataSplits) -> None:
     stage = run(make_stage())
     for level in stage.levels:
