@@ -206,8 +206,9 @@ class Search:
         for file in self.path.glob(f"trials/start-*/{number:05d}/checkpoint_*/state.safetensors"):
             with contextlib.suppress(InputError):
                 values = load_state(file)[1]
-                first = stage_plans(cascade)[values["stage_index"]].first_epoch
-                kept = max(kept, first + values["stage"]["epoch"])
+                plans = stage_plans(cascade)
+                running = plans[min(values["num_stages_done"], len(plans) - 1)]
+                kept = max(kept, running.first_epoch + values["stage"]["epoch"])
         return kept
 
 
