@@ -1,7 +1,7 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -26,11 +26,21 @@ from trainables.saliency import find_criterion
 from trainables.selection import smallest_target
 
 
-def check_network(experiment: Experiment, data: DataSplits) -> Look:
-    """Build the teacher once and check its contracts and weights, so that what is wrong shows before work starts.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """What is known of a search that may begin.
 
-    Returns:
-        What refuses cascades that such a teacher cannot be pruned to.
+    Attributes:
+        look: refuses cascades that such a teacher cannot be pruned to.
+        notes: what people should know before they wait for it.
+    """
+
+    look: Look
+    notes: tuple[str, ...]
+
+
+def check_network(experiment: Experiment, data: DataSplits) -> Checked:
+    """Build the teacher once and check its contracts and weights, so that what is wrong shows before work starts.
 
     Raises:
         InputError: naming what is wrong.
@@ -77,16 +87,28 @@ def check_network(experiment: Experiment, data: DataSplits) -> Look:
         )
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
-    return look
+    return Checked(look=look, notes=(*_network_notes(findings), *_precision_notes(experiment)))
 
 
-def precision_note(experiment: Experiment) -> str | None:
-    """What to say of a precision that this machine's processor only imitates, if trials run on it."""
+def _network_notes(findings: Findings) -> Iterator[str]:
+    """What stays whole, and what nothing is known of yet."""
+    held = _held_reasons(findings)
+    if held:
+        yield f"{len(held)} layers or groups of them stay whole, such as {held[0]}"
+    if findings.silent:
+        yield (
+            f"{len(findings.silent)} groups of channels have no saliency at the start, such as {findings.silent[0]}, "
+            "as behind weights that begin at zero; a trial fails, and says so, where one has none when channels go"
+        )
+
+
+def _precision_notes(experiment: Experiment) -> Iterator[str]:
+    """A precision that this machine's processor only imitates, if trials run on it."""
     recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
     asked = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
     if not asked or experiment.resources.gpus_per_trial > 0 or torch.cpu.get_capabilities().get("avx512_bf16"):
-        return None
-    return f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
+        return
+    yield f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
 
 
 def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
@@ -98,15 +120,19 @@ def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
 
 def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
     try:
-        dataclasses.replace(recipe, learning_rate=rates[1])
+        replace(recipe, learning_rate=rates[1])
     except InputError as error:
         raise InputError(f"space.learning_rate ends where cascade.recipe.{error}") from error
 
 
 def _held(findings: Findings) -> str:
     """What stays whole besides the scores, and why; the first of it."""
-    reasons = [f"{layer}: {reason}" for layer, reason in findings.channel_map.held.items() if reason != CLASS_SCORES]
+    reasons = _held_reasons(findings)
     return f" ({len(reasons)} groups stay whole, such as {reasons[0]})" if reasons else ""
+
+
+def _held_reasons(findings: Findings) -> list[str]:
+    return [f"{layer}: {reason}" for layer, reason in findings.channel_map.held.items() if reason != CLASS_SCORES]
 
 
 def _smallest_kept(

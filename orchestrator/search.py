@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from orchestrator.budget import Budget
-from orchestrator.checks import check_network, precision_note
+from orchestrator.checks import check_network
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
@@ -94,10 +94,9 @@ def run_search(
     data = load_splits(experiment.data)
     digest = data_digest(data)
     folder.require_same_data(digest)
-    look = check_network(experiment, data)
-    slow = precision_note(experiment)
-    if slow is not None:
-        watcher.note(slow)
+    checked = check_network(experiment, data)
+    for note in checked.notes:
+        watcher.note(note)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
         tracker.check()
         with folder.locked():
@@ -105,7 +104,7 @@ def run_search(
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, digest, look, budget, watcher, tracker, available_cpus)
+                return _run(experiment, folder, data, digest, checked.look, budget, watcher, tracker, available_cpus)
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))

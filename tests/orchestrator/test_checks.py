@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.checks import check_network, precision_note
+from orchestrator.checks import check_network
 from orchestrator.config import parse_experiment
 from trainables.config import CascadeConfig, ModelConfig
 from trainables.data import DataSplits, ImageSet
@@ -55,7 +55,9 @@ def own(network, monkeypatch):
 
 
 def test_a_sound_network_gives_a_look_that_refuses_what_it_cannot_be_pruned_to(data):
-    look = check_network(experiment({"name": "vgg-small", "width": 0.25}), data)
+    checked = check_network(experiment({"name": "vgg-small", "width": 0.25}), data)
+    look = checked.look
+    assert checked.notes == ()
     assert look(CascadeConfig(macs_kept=(0.5, 0.1))) is None
     assert "must be at least" in look(CascadeConfig(macs_kept=(0.5, 1e-5))).reason
 
@@ -105,13 +107,33 @@ def test_other_scores_than_classes_are_refused(data, monkeypatch):
         check_network(experiment(own(Few, monkeypatch), space={"student_macs_kept": [0.5, 0.6]}), data)
 
 
-def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(monkeypatch):
-    bf16 = experiment({"name": "vgg-small"}, cascade={"recipe": {"precision": "bf16"}})
+def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data, monkeypatch):
+    def notes(**others):
+        return check_network(experiment({"name": "vgg-small", "width": 0.25}, **others), data).notes
+
+    bf16 = {"cascade": {"recipe": {"precision": "bf16"}}}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert precision_note(bf16) is None
+    assert notes(**bf16) == ()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert precision_note(bf16).startswith("cascade.recipe.precision is bf16, but this processor has no avx512_bf16")
-    assert precision_note(experiment({"name": "vgg-small"})) is None
-    assert precision_note(experiment({"name": "vgg-small"}, teacher={"precision": "bf16"})).startswith("teacher.prec")
-    on_gpu = experiment({"name": "vgg-small"}, teacher={"precision": "bf16"}, resources={"gpus_per_trial": 0.5})
-    assert precision_note(on_gpu) is None
+    (said,) = notes(**bf16)
+    assert said.startswith("cascade.recipe.precision is bf16, but this processor has no avx512_bf16")
+    assert notes() == ()
+    (said,) = notes(teacher={"precision": "bf16"})
+    assert said.startswith("teacher.precision is bf16")
+    assert notes(teacher={"precision": "bf16"}, resources={"gpus_per_trial": 0.5}) == ()
+
+
+def test_what_stays_whole_and_what_has_no_saliency_yet_is_said(data, monkeypatch):
+    (held,) = check_network(
+        experiment(own(Transformer, monkeypatch), space={"student_macs_kept": [0.6, 0.7]}), data
+    ).notes
+    assert "stay whole, such as " in held
+    assert "LayerNorm" in held
+
+    def zero_head(num_classes):
+        network = build(ModelConfig(name="vgg-small", width=0.25), num_classes=num_classes, in_channels=3)
+        nn.init.zeros_(network.classifier.weight)
+        return network
+
+    (silent,) = check_network(experiment(own(zero_head, monkeypatch)), data).notes
+    assert silent.startswith("6 groups of channels have no saliency at the start, such as features.0")
