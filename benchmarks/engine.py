@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.table import Row
 from trainables.channels import BATCH_NORMS, Kept
-from trainables.config import CascadeConfig, ModelConfig, Precision, Pruning, Recipe
+from trainables.config import CascadeConfig, Execution, ModelConfig, Precision, Pruning, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, ImageSet
 from trainables.distillation import distillation_loss
@@ -62,11 +62,12 @@ def full_stage(
     sizes: Sequence[float] = SIZES,
     *,
     precision: Precision = "fp32",
+    execution: Execution = "graph",
     pruning: Pruning = EVENLY,
     epochs: int = 2,
 ) -> tuple[CascadeStage, CascadeConfig]:
     """A real joint stage whose levels still keep everything; an epoch is one step, and has one pruning at most."""
-    recipe = Recipe(epochs=epochs, batch_size=len(data.train), precision=precision)
+    recipe = Recipe(epochs=epochs, batch_size=len(data.train), precision=precision, execution=execution)
     config = CascadeConfig(macs_kept=tuple(sizes), pruning=pruning, recipe=recipe)
     stage = CascadeStage(
         teacher,
@@ -81,10 +82,16 @@ def full_stage(
 
 
 def pruned_stage(
-    teacher: nn.Module, data: DataSplits, sizes: Sequence[float] = SIZES, *, precision: Precision = "fp32"
+    teacher: nn.Module,
+    data: DataSplits,
+    sizes: Sequence[float] = SIZES,
+    *,
+    precision: Precision = "fp32",
+    execution: Execution = "graph",
+    pruning: Pruning = EVENLY,
 ) -> tuple[CascadeStage, CascadeConfig]:
     """The same with its levels at their sizes."""
-    stage, config = full_stage(teacher, data, sizes, precision=precision)
+    stage, config = full_stage(teacher, data, sizes, precision=precision, execution=execution, pruning=pruning)
     stage.step()
     for level in stage.levels:
         level.network.train()

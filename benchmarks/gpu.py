@@ -8,15 +8,17 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import multiprocessing
 
-from benchmarks.engine import SIZES, frozen, pruned_stage, random_batch, random_splits
+from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
-from trainables.config import DataConfig, ModelConfig, Recipe
+from trainables.config import DataConfig, Execution, ModelConfig, Recipe
 from trainables.cost import count_macs
 from trainables.data import DataSplits
 from trainables.models import build
@@ -25,6 +27,7 @@ from trainables.teacher import TeacherStage
 from trainables.training import epoch_batches
 
 GOAL = 0.93
+TRAIN_IMAGES = 45_000  # CIFAR-10 less a validation tenth
 TRAINING_PASSES = 3  # forward once, backward twice
 
 
@@ -92,13 +95,22 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
     ]
 
 
-def cascade(options: argparse.Namespace) -> CascadeStage:
-    """A joint stage of three levels at their sizes, in bf16."""
+def cascade(
+    options: argparse.Namespace,
+    *,
+    execution: Execution = "graph",
+    round_to: int = 1,
+    sizes: Sequence[float] = SIZES,
+) -> CascadeStage:
+    """A joint stage whose levels have their sizes, in bf16."""
     device = torch.device(options.device)
     stage, _ = pruned_stage(
         frozen(ModelConfig(name="vgg16", width=options.width)).to(device),
         random_splits(options.batch).to(device),
+        sizes,
         precision="bf16",
+        execution=execution,
+        pruning=replace(EVENLY, round_to=round_to),
     )
     return stage
 
@@ -107,6 +119,7 @@ def step_seconds(options: argparse.Namespace, stage: CascadeStage) -> float:
     """Seconds of one joint step, over many between two waits, so that the card is never idle."""
     device = torch.device(options.device)
     images, labels = (tensor.to(device) for tensor in random_batch(options.batch))
+    images = images.contiguous(memory_format=torch.channels_last)
     for _ in range(2):  # the first warms up
         wait(device)
         started = time.perf_counter()
@@ -118,29 +131,70 @@ def step_seconds(options: argparse.Namespace, stage: CascadeStage) -> float:
 
 
 def joint(options: argparse.Namespace, rate: float) -> list[Row]:
-    """The joint step, and what it makes of the card."""
-    stage = cascade(options)
-    took = step_seconds(options, stage)
+    """The joint step, and what it makes of the card: one kernel after the other, recorded, and with even widths."""
+    rows = []
+    for name, execution, round_to in (
+        ("joint step, not recorded", "eager", 1),
+        ("joint step", "graph", 1),
+        ("joint step, widths in multiples of 8", "graph", 8),
+    ):
+        stage = cascade(options, execution=execution, round_to=round_to)
+        took, macs = step_seconds(options, stage), _step_macs(options, stage)
+        achieved = 2 * macs * options.batch / took / 1e12
+        note = f"VGG16, bf16, batch {options.batch}, levels of " + ", ".join(f"{size:g}" for size in SIZES)
+        rows += [
+            Row(name=name, figure=1000 * took, unit="ms", note=f"{note}; mean of {options.steps}"),
+            Row(name=f"{name}: achieved", figure=achieved, unit="TFLOP/s", note=f"{achieved / rate:.1%} of the card's"),
+        ]
+    return rows
+
+
+def _step_macs(options: argparse.Namespace, stage: CascadeStage) -> int:
+    """MACs of a joint step on one image."""
     shape = (3, 32, 32)
-    macs = count_macs(frozen(ModelConfig(name="vgg16", width=options.width)), shape)
-    macs += TRAINING_PASSES * sum(count_macs(level.network, shape) for level in stage.levels)
-    achieved = 2 * macs * options.batch / took / 1e12
-    sizes = ", ".join(f"{size:g}" for size in SIZES)
-    return [
-        Row(
-            name="joint step",
-            figure=1000 * took,
-            unit="ms",
-            note=f"VGG16, bf16, batch {options.batch}, levels of {sizes}; mean of {options.steps}",
-        ),
-        Row(name="joint step: achieved", figure=achieved, unit="TFLOP/s", note=f"{achieved / rate:.1%} of the card's"),
-    ]
+    teacher = count_macs(frozen(ModelConfig(name="vgg16", width=options.width)), shape)
+    return teacher + TRAINING_PASSES * sum(count_macs(level.network, shape) for level in stage.levels)
+
+
+def compiling(options: argparse.Namespace) -> Row:
+    """What it takes until compiled levels have paid for their compilation."""
+    plain = step_seconds(options, cascade(options))
+    stage = cascade(options, execution="compile")
+    images, labels = (tensor.to(options.device) for tensor in random_batch(options.batch))
+    started = time.perf_counter()
+    stage.train_step(images.contiguous(memory_format=torch.channels_last), labels)
+    wait(torch.device(options.device))
+    once = time.perf_counter() - started
+    took = step_seconds(options, stage)
+    epoch = TRAIN_IMAGES / options.batch
+    pays = "never pays"
+    if took < plain:
+        pays = f"pays after {once / (plain - took) / epoch:.0f} epochs of {TRAIN_IMAGES} images"
+    return Row(
+        name="joint step compiled / recorded",
+        figure=took / plain,
+        note=f"{1000 * took:.1f} ms and {1000 * plain:.1f} ms; compiling took {once:.0f} s and {pays}",
+    )
 
 
 def images_per_second(options: argparse.Namespace, data: DataSplits) -> list[Row]:
-    """Joint steps on real batches, with the images on the card and with the images in main memory."""
+    """Joint steps on real batches, with the images on the card and in main memory; and what the input alone gives."""
     device = torch.device(options.device)
     rows = []
+    for augmentation in ("crop-flip", "randaugment"):
+        for turn in range(2):  # the first warms up
+            wait(device)
+            started, count = time.perf_counter(), 0
+            for _, labels in epoch_batches(
+                data, Recipe(batch_size=options.batch), augmentation, turn, torch.channels_last
+            ):
+                count += len(labels)
+            wait(device)
+            took = time.perf_counter() - started
+        rows.append(Row(name="images/s of the input alone, images on the card", figure=count / took, note=augmentation))
+    smallest = options.batch / step_seconds(options, cascade(options, sizes=SIZES[-1:]))
+    note = f"{SIZES[-1]:.0%} of the MACs, its teacher's forward pass included"
+    rows.append(Row(name="images/s of the smallest level alone", figure=smallest, note=note))
     for place, held in (("on the card", data), ("in main memory", data.to("cpu"))):
         stage = cascade(options)
         recipe = Recipe(batch_size=options.batch)
@@ -216,6 +270,8 @@ def main(arguments: list[str]) -> int:
     rows = [Row(name="bf16 matrix product", figure=rate, unit="TFLOP/s", note=card(device))]
     rows += teacher(options, data)
     rows += [*joint(options, rate), *images_per_second(options, data), *packed(options)]
+    if device.type == "cuda":  # what it does to a CPU is in `speed`
+        rows.append(compiling(options))
     if options.rows is not None:
         write_rows(rows, options.rows)
     print(machine())

@@ -20,6 +20,7 @@ from trainables.cost import SizeModel, size_model
 from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
+from trainables.execution import require_compiler
 from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.saliency import find_criterion
@@ -113,6 +114,7 @@ def _precision_notes(experiment: Experiment) -> Iterator[str]:
 
 def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
     try:
+        require_compiler(recipe.execution)
         Objective.of(recipe, data)
     except InputError as error:
         raise InputError(f"{key}.{error}") from error

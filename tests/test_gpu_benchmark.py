@@ -10,7 +10,7 @@ import pytest
 from benchmarks.table import read_rows
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
-TINY = ["--batch=16", "--width=0.1", "--epochs=1", "--steps=2", "--packed=2"]
+TINY = ["--batch=16", "--width=0.5", "--epochs=1", "--steps=2", "--packed=2"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,8 +30,13 @@ def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None
         "bf16 matrix product",
         "VGG16 teacher: accuracy",
         "VGG16 teacher: time to 93%",
-        "joint step",
-        "joint step: achieved",
+        *(
+            f"{step}{what}"
+            for step in ("joint step, not recorded", "joint step", "joint step, widths in multiples of 8")
+            for what in ("", ": achieved")
+        ),
+        *["images/s of the input alone, images on the card"] * 2,
+        "images/s of the smallest level alone",
         "images/s of the joint step, images on the card",
         "images/s of the joint step, images in main memory",
         "2 trials on one card / one at a time",

@@ -26,6 +26,7 @@ LearningRateSchedule = Literal["cosine", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
 Mix = Literal["none", "mixup", "cutmix", "both"]
 PruningCost = Literal["macs", "none"]
+Execution = Literal["graph", "eager", "compile"]
 SizeUnit = Literal["macs", "params"]
 UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "parameters"})
 """What sizes are counted in, as people read it."""
@@ -146,6 +147,9 @@ class Recipe(PlainConfig):
         max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
         precision: `fp32`, or `bf16`: the forward and backward passes of training multiply in bfloat16; weights,
             losses, saliency and all measurements stay float32.
+        execution: `graph`: on a card the kernels of a step are recorded and started at once; `eager`: always one by
+            one, for a network that draws from Python's random numbers or looks at values; `compile`: as `graph`, and
+            torch compiles levels that have their sizes, or a teacher that is trained.
         optimizer: `sgd` with Nesterov momentum, or `adamw` with β₂ 0.999 and ε 1e-8.
         learning_rate_schedule: `cosine` rises linearly and falls to zero on a cosine; `one-cycle` rises from a 25th of
             the peak on a cosine and falls to a 250,000th of it on another.
@@ -169,6 +173,7 @@ class Recipe(PlainConfig):
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
     precision: Precision = "fp32"
+    execution: Execution = "graph"
     optimizer: Optimizer = "sgd"
     learning_rate_schedule: LearningRateSchedule = "cosine"
     accumulate: int = 1
@@ -193,6 +198,7 @@ class Recipe(PlainConfig):
         if self.max_grad_norm is not None:
             require_number("max_grad_norm", self.max_grad_norm, above=0.0)
         require_one_of("precision", self.precision, get_args(Precision))
+        require_one_of("execution", self.execution, get_args(Execution))
         require_one_of("optimizer", self.optimizer, get_args(Optimizer))
         require_one_of("learning_rate_schedule", self.learning_rate_schedule, get_args(LearningRateSchedule))
         require(

@@ -19,6 +19,9 @@ from trainables.augmentation import augment
 from trainables.config import Augmentation
 from trainables.errors import InputError
 
+# Pixels that are augmented at once: some batches of small images, one of large ones.
+_AUGMENTED_BYTES = 8 << 20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageSet:
@@ -222,10 +225,19 @@ def normalise(images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[fl
     Raises:
         InputError: if there is not one mean and one standard deviation for each channel.
     """
-    _check_channels(images_NCHW, mean, std)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images_NCHW.device).view(-1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images_NCHW.device).view(-1, 1, 1)
-    return images_NCHW.to(torch.float32).mul_(scale).add_(shift)
+    return _Normalised(images_NCHW, mean, std)(images_NCHW)
+
+
+class _Normalised:
+    """Normalises images like these; what it multiplies by and adds is brought to the device once."""
+
+    def __init__(self, images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+        _check_channels(images_NCHW, mean, std)
+        scale, shift = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+        self._scale, self._shift = torch.tensor([scale, shift], device=images_NCHW.device).view(2, -1, 1, 1)
+
+    def __call__(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        return images_NCHW.to(torch.float32).mul_(self._scale).add_(self._shift)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
@@ -259,10 +271,15 @@ def training_batches(
         float32 images (batch, C, H, W), and the labels of these images as the set has them.
     """
     order = torch.randperm(len(images), generator=generator).to(images.labels_N.device)
-    for number in range(num_batches(len(images), batch_size)):
-        batch = order[number * batch_size : (number + 1) * batch_size]
-        pixels_NCHW = augment(images.images_NCHW[batch], augmentation, generator)
-        yield normalise(pixels_NCHW, mean, std), images.labels_N[batch]
+    order = order[: num_batches(len(images), batch_size) * batch_size]
+    normalised = _Normalised(images.images_NCHW, mean, std)
+    # Changes of a few images cost a card, and RandAugment a CPU too, as much as changes of many.
+    together = max(1, _AUGMENTED_BYTES // (batch_size * images.images_NCHW[0].numel()))
+    for group in order.split(together * batch_size):  # type: ignore[no-untyped-call]
+        pixels_NCHW = augment(images.images_NCHW[group], augmentation, generator)
+        parts = (tensor.split(batch_size) for tensor in (pixels_NCHW, group))
+        for pixels, batch in zip(*parts, strict=True):
+            yield normalised(pixels), images.labels_N[batch]
 
 
 def evaluation_batches(
@@ -272,6 +289,7 @@ def evaluation_batches(
 
     Arguments are those of `training_batches`, and so is what it yields.
     """
+    normalised = _Normalised(images.images_NCHW, mean, std)
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        yield normalise(images.images_NCHW[batch], mean, std), images.labels_N[batch]
+        yield normalised(images.images_NCHW[batch]), images.labels_N[batch]

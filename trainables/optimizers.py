@@ -23,12 +23,14 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    device = parameters[0].device
+    on_card = device.type == "cuda"
+    # Where a step may be recorded and replayed, the rate must lie where the card reads it anew each time.
+    rate = torch.tensor(recipe.learning_rate, device=device) if on_card else recipe.learning_rate
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, _ADAMW_BETA_2)
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=_ADAMW_EPSILON, fused=True)
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0.0, fused=True
-    )
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=_ADAMW_EPSILON, fused=True, capturable=on_card)
+    return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0.0, fused=True)
 
 
 def learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
@@ -59,7 +61,10 @@ def _on_cosine(start: float, end: float, done: float) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give all parameter groups this rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:

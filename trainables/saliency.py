@@ -128,10 +128,14 @@ class SaliencyMeter:
             self.sums[group.name] = torch.zeros(len(kept[group.name]), device=device)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Add the scores of the micro-batch whose backward pass has just run."""
+    def add_scores(self) -> None:
+        """Add the scores of the batch whose backward pass has just run, on the device, and count nothing."""
         for group, gates in self._gates.items():
             self.sums[group] += self._criterion(gates)
+
+    def update(self) -> None:
+        """Add the scores of the batch whose backward pass has just run."""
+        self.add_scores()
         self.num_batches += 1
 
     def scores(self) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
+from trainables.execution import Forward, RecordedStep, compiled
 from trainables.levels import Cuts, Level, SharedWeights
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -135,6 +136,8 @@ class CascadeStage:
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
         self._steps_taken = 0
+        self._step = RecordedStep(self._compute_step, config.recipe.execution)
+        self._forwards: dict[int, Forward] = {}  # of levels that are compiled
         self.results: tuple[LevelResult, ...] = ()
 
     @property
@@ -225,6 +228,8 @@ class CascadeStage:
         self._average.load(unprefixed("average", tensors))
         self.epoch = values["epoch"]
         self._steps_taken = self.epoch * self._steps_per_epoch
+        self._step.forget()
+        self._forwards = {}
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
     def _train_epoch(self) -> tuple[list[float], float]:
@@ -255,6 +260,28 @@ class CascadeStage:
         Returns:
             The loss of each level, detached.
         """
+        if self._compiles:
+            self._forwards = {level.number: compiled(level.network) for level in self.levels}
+        losses = self._step(images, labels)
+        if self._measures:
+            for pruner in self.pruners:
+                pruner.meter.num_batches += 1
+        self._steps_taken += 1
+        return losses
+
+    @property
+    def _measures(self) -> bool:
+        """Whether saliency is still needed; after the last pruning nothing is chosen any more."""
+        return self._steps_taken < self._last_pruning
+
+    @property
+    def _compiles(self) -> bool:
+        """Whether it is time to compile: the levels have their sizes, and are not compiled yet."""
+        asked = self._config.recipe.execution == "compile"
+        return asked and not self._measures and not self._forwards
+
+    def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """All of a step that happens on the device, so that it can be recorded there."""
         parts = micro_batches(images, labels, self._config.recipe.accumulate)
         for parameter in self._parameters.values():
             assert parameter.grad is not None
@@ -268,13 +295,12 @@ class CascadeStage:
             loss, larger_logits = self._level_gradients(pruner.level, parts, larger_logits)
             pruner.level.accumulate_gradients()
             # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
-            if self._steps_taken < self._last_pruning:  # later on nothing is chosen any more
-                pruner.meter.update()
+            if self._measures:
+                pruner.meter.add_scores()
             losses.append(loss)
         clip_gradients(self._parameters.values(), self._config.recipe)
         self._optimizer.step()
         self._average.update()
-        self._steps_taken += 1
         return torch.stack(losses)
 
     def _level_gradients(
@@ -289,7 +315,7 @@ class CascadeStage:
         found = []
         for (images, labels), larger in zip(parts, larger_logits, strict=True):
             with autocast(self._config.recipe, images.device):
-                logits = level.network(images)
+                logits = self._forwards.get(level.number, level.network)(images)
             logits = logits.float()  # losses are sums of exponentials
             loss = self._objective.of_level(
                 logits,
@@ -318,6 +344,7 @@ class CascadeStage:
         cuts |= self._shared.drop_unread(self.levels)
         cut_state(self._optimizer, cuts)
         self._average.cut(cuts)
+        self._step.forget()
 
     def _validate(self) -> list[Evaluation]:
         with self._average.in_place():

@@ -15,6 +15,7 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, num_batches
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
+from trainables.execution import Forward, RecordedStep, compiled
 from trainables.models import versioned
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -85,6 +86,8 @@ class TeacherStage:
         self._optimizer = make_optimizer(self._parameters.values(), recipe)
         self._average = WeightAverage(self._parameters, recipe.ema)
         self._objective = Objective.of(recipe, data)
+        self._forward: Forward = compiled(network) if recipe.execution == "compile" else network
+        self._train_step = RecordedStep(self._compute_step, recipe.execution)
 
     @property
     def finished(self) -> bool:
@@ -111,16 +114,7 @@ class TeacherStage:
             ):
                 rate = learning_rate(index, self._recipe.epochs * steps, self._recipe)
                 set_learning_rate(self._optimizer, rate)
-                self._optimizer.zero_grad()
-                for part, part_labels in micro_batches(images, labels, self._recipe.accumulate):
-                    with autocast(self._recipe, device):
-                        logits = self.network(part)
-                    loss = self._objective.of_labels(logits.float(), part_labels) * (len(part) / len(images))
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    total_loss += loss.detach()
-                clip_gradients(self._parameters.values(), self._recipe)
-                self._optimizer.step()
-                self._average.update()
+                total_loss += self._train_step(images, labels)
         self.epoch += 1
         mean_loss = float(total_loss) / steps
         if not math.isfinite(mean_loss):
@@ -147,6 +141,21 @@ class TeacherStage:
                 ),
             ),
         )
+
+    def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One optimiser step; the loss, detached. All of it happens on the device, so that it can be recorded there."""
+        self._optimizer.zero_grad()
+        total = torch.zeros((), device=images.device)
+        for part, part_labels in micro_batches(images, labels, self._recipe.accumulate):
+            with autocast(self._recipe, images.device):
+                logits = self._forward(part)
+            loss = self._objective.of_labels(logits.float(), part_labels) * (len(part) / len(images))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        clip_gradients(self._parameters.values(), self._recipe)
+        self._optimizer.step()
+        self._average.update()
+        return total
 
     def _validate(self) -> Evaluation:
         """Evaluate the averaged weights where there are any; in the end they are the network's."""

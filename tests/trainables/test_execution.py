@@ -1,0 +1,138 @@
+"""A step is the same however its operations reach the hardware."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.config import CascadeConfig, Execution, Pruning, Recipe
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits
+from trainables.errors import InputError
+from trainables.execution import RecordedStep, require_compiler
+from trainables.plan import StagePlan
+from trainables.stages import CascadeStage, TeacherSize
+
+CONFIG = CascadeConfig(
+    macs_kept=(0.5,),
+    recipe=Recipe(epochs=4, batch_size=8, learning_rate=0.02, max_grad_norm=5.0),
+    pruning=Pruning(num_prunings=2),
+)
+needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1),
+        nn.BatchNorm2d(40),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(40 * 4, 4),
+    ).eval()
+
+
+def stage_of(data: DataSplits, config: CascadeConfig) -> CascadeStage:
+    teacher = small_network().to(data.train.images_NCHW.device)
+    levels = tuple(range(1, config.num_levels + 1))
+    return CascadeStage(
+        teacher,
+        plan=StagePlan(name="cascade", levels=levels, epochs=config.recipe.epochs, first_epoch=0),
+        config=config,
+        teacher_size=TeacherSize(macs=count_macs(teacher, data.input_shape), params=count_params(teacher)),
+        data=data,
+        augmentation="crop-flip",
+    )
+
+
+def weights(stage: CascadeStage) -> dict[str, torch.Tensor]:
+    return {
+        f"{level.number}.{name}": tensor.float()
+        for level in stage.levels
+        for name, tensor in level.network.state_dict().items()
+    }
+
+
+def run(stage: CascadeStage) -> CascadeStage:
+    while not stage.finished:
+        stage.step()
+    return stage
+
+
+@pytest.mark.parametrize("execution", ["graph", "eager", "compile"])
+def test_on_a_cpu_a_step_is_taken_as_it_is(execution: Execution) -> None:
+    taken = []
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        taken.append((images, labels))
+        return images.sum()
+
+    recorded = RecordedStep(step, execution)
+    images, labels = torch.ones(2, 3), torch.ones(2)
+    assert [float(recorded(images, labels)) for _ in range(5)] == [6.0] * 5
+    assert len(taken) == 5
+    assert taken[-1][0] is images
+
+
+def test_levels_that_have_their_sizes_are_compiled(data: DataSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They learn what they learn without; before that, and where nobody asks, nothing is compiled."""
+    compilations: list[int] = []
+
+    def counting(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        compilations.append(count_params(network))
+        # Traced, and differentiated ahead of time, as by `compiled`, but without the half minute in a C++ compiler.
+        return torch.compile(network, dynamic=False, backend="aot_eager")
+
+    monkeypatch.setattr("trainables.stages.compiled", counting)
+    plain = run(stage_of(data, CONFIG))
+    assert compilations == []
+    stage = stage_of(data, replace(CONFIG, recipe=replace(CONFIG.recipe, execution="compile")))
+    stage.step()
+    assert compilations == []  # on their way
+    run(stage)
+    assert compilations == [count_params(level.network) for level in stage.levels]
+    for name, tensor in weights(stage).items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    require_compiler("graph")
+    with pytest.raises(InputError, match="execution is 'compile', but there is no C\\+\\+ compiler 'no-such-compiler'"):
+        require_compiler("compile")
+
+
+@needs_card
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_recorded_step_is_the_step(data: DataSplits, optimizer: str, precision: str) -> None:
+    """Through prunings, with a rate that moves, clipping, dropout and an average; epochs later weights still agree."""
+    recipe = replace(CONFIG.recipe, optimizer=optimizer, precision=precision, ema=0.9)
+    config = replace(CONFIG, recipe=recipe)
+    on_card = data.to("cuda")
+    eager = run(stage_of(on_card, replace(config, recipe=replace(recipe, execution="eager"))))
+    recorded = run(stage_of(on_card, config))
+    assert [level.kept["0"].tolist() for level in recorded.levels] == [
+        level.kept["0"].tolist() for level in eager.levels
+    ]
+    for name, tensor in weights(recorded).items():
+        torch.testing.assert_close(tensor, weights(eager)[name], rtol=2e-2, atol=2e-3)
+
+
+@needs_card
+def test_a_batch_of_another_shape_is_not_replayed() -> None:
+    total = torch.zeros(1, device="cuda")
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        total.add_(images.sum())
+        return total * 1.0
+
+    recorded = RecordedStep(step, "graph")
+    for number in range(6):
+        images = torch.full((4 if number != 4 else 3,), float(number), device="cuda")
+        recorded(images, images)
+    assert float(total) == 4 * (0 + 1 + 2 + 3 + 5) + 3 * 4

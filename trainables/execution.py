@@ -1,0 +1,109 @@
+"""How the operations of a training step reach the hardware: one by one, recorded on a card, or compiled.
+
+On a card a step of a small network is some thousand short kernels, and telling the card of each takes longer than the
+kernel. A CUDA graph holds the kernels of a whole step and starts them at once.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from trainables.config import Execution
+from trainables.errors import InputError, first_line
+
+Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Works on images and labels on the device, changes what it owns in place, and returns a tensor."""
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+# Steps one by one before a step is recorded: the first makes the optimiser's state, and libraries choose what they run.
+_BEFORE_RECORDING = 2
+
+
+class RecordedStep:
+    """Runs a step; on a card its kernels are recorded after some steps and replayed from then on.
+
+    What the step reads and writes must keep its place in memory while the record is used (`forget` ends that), and it
+    must ask nothing of the card: whether to go on may not depend on a value.
+    """
+
+    def __init__(self, step: Step, execution: Execution) -> None:
+        """Take a step; with `eager`, or where tensors are not on a card, it is never recorded."""
+        self._step = step
+        self._records = execution != "eager"
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Record anew: parameters have other shapes or places, or the step does something else from now on."""
+        self._graph = None  # its memory goes back before the next is recorded
+        self._inputs: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._output = torch.empty(0)
+        self._num_before = 0
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one step.
+
+        Args:
+            images: of one shape and layout while a record is used; a batch of another shape is not replayed.
+            labels: likewise.
+
+        Returns:
+            What the step returned; a tensor of its own.
+
+        Raises:
+            InputError: if the step cannot be recorded.
+        """
+        if not self._records or images.device.type != "cuda":
+            return self._step(images, labels)
+        if self._graph is None and self._num_before < _BEFORE_RECORDING:
+            self._num_before += 1
+            return self._step(images, labels)
+        if self._graph is None:
+            self._record(images, labels)
+        assert self._graph is not None
+        assert self._inputs is not None
+        if any(given.shape != held.shape for given, held in zip((images, labels), self._inputs, strict=True)):
+            return self._step(images, labels)
+        for given, held in zip((images, labels), self._inputs, strict=True):
+            held.copy_(given)
+        self._graph.replay()
+        return self._output.clone()
+
+    def _record(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Record the step on copies of these tensors; nothing is computed yet."""
+        self._inputs = (images.clone(), labels.clone())
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._output = self._step(*self._inputs)
+        except RuntimeError as error:  # something in the network waits for the card
+            raise InputError(
+                f"execution is 'graph', but a training step of this network cannot be recorded ({first_line(error)}); "
+                "take eager"
+            ) from error
+        self._graph = graph
+
+
+def compiled(network: nn.Module) -> Forward:
+    """A network's forward pass, and so its backward pass, compiled by torch at the first call; weights are shared."""
+    forward: Forward = torch.compile(network, dynamic=False)
+    return forward
+
+
+def require_compiler(execution: Execution) -> None:
+    """Refuse to compile where nothing can: torch writes C++ (and around its kernels on a card, too) and builds it.
+
+    Raises:
+        InputError: if there is no compiler.
+    """
+    if execution == "compile":
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise InputError(
+                f"execution is 'compile', but there is no C++ compiler {compiler!r} on this machine; install one "
+                "(Debian and Ubuntu: apt-get install g++) or take graph"
+            )
