@@ -133,11 +133,13 @@ def step_seconds(options: argparse.Namespace, stage: CascadeStage) -> float:
 def joint(options: argparse.Namespace, rate: float) -> list[Row]:
     """The joint step, and what it makes of the card: one kernel after the other, recorded, and with even widths."""
     rows = []
-    for name, execution, round_to in (
+    even = 8 if options.width >= 1.0 else 2
+    arms: tuple[tuple[str, Execution, int], ...] = (
         ("joint step, not recorded", "eager", 1),
         ("joint step", "graph", 1),
-        ("joint step, widths in multiples of 8", "graph", 8),
-    ):
+        (f"joint step, widths in multiples of {even}", "graph", even),
+    )
+    for name, execution, round_to in arms:
         stage = cascade(options, execution=execution, round_to=round_to)
         took, macs = step_seconds(options, stage), _step_macs(options, stage)
         achieved = 2 * macs * options.batch / took / 1e12

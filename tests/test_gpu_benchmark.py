@@ -10,7 +10,7 @@ import pytest
 from benchmarks.table import read_rows
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
-TINY = ["--batch=16", "--width=0.5", "--epochs=1", "--steps=2", "--packed=2"]
+TINY = ["--batch=16", "--width=0.1", "--epochs=1", "--steps=2", "--packed=2"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +32,7 @@ def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None
         "VGG16 teacher: time to 93%",
         *(
             f"{step}{what}"
-            for step in ("joint step, not recorded", "joint step", "joint step, widths in multiples of 8")
+            for step in ("joint step, not recorded", "joint step", "joint step, widths in multiples of 2")
             for what in ("", ": achieved")
         ),
         *["images/s of the input alone, images on the card"] * 2,
