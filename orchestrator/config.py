@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orchestrator.addresses import without_credentials
 from orchestrator.constraints import METRICS, Bound, check_bounds
+from orchestrator.overrides import set_value
 from orchestrator.pareto import OBJECTIVES
 from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
@@ -257,7 +258,7 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
     """
     values = _deep_copy(PRESETS[source]) if source in PRESETS else _read_yaml(Path(source))
     for override in overrides:
-        _set(values, override)
+        set_value(values, override)
     return parse_experiment(values)
 
 
@@ -279,22 +280,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
     return values
-
-
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {override!r} must be key=value, such as num_trials=4 or data.path=/data")
-    *parents, last = key.split(".")
-    section = values
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise InputError(f"--set {override!r}: {parent} is not a section here; give the whole of it as YAML")
-    try:
-        section[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is not YAML") from error
 
 
 def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:

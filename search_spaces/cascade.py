@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainables.config import CascadeConfig, Pruning, PruningCost, Recipe, Schedule
+from trainables.config import CascadeConfig, LearnsFrom, Pruning, PruningCost, Recipe, Schedule
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_int
 
@@ -27,6 +27,7 @@ class CascadeDefaults(PlainConfig):
     Attributes:
         recipe: how weights are trained.
         pruning: how channels are chosen.
+        learns_from: whom a level is distilled from.
         recovery_epochs: for which each level's network is trained alone once it has its size.
         seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
             alone and stages that several of them have in common are equal.
@@ -34,6 +35,7 @@ class CascadeDefaults(PlainConfig):
 
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
+    learns_from: LearnsFrom = "level-above"
     recovery_epochs: int = 0
     seed: int = 0
 
@@ -134,6 +136,7 @@ class CascadeSpace(PlainConfig):
             schedule=_choose(trial, "schedule", self.schedule),
             pruning=pruning,
             recipe=recipe,
+            learns_from=defaults.learns_from,
             recovery_epochs=defaults.recovery_epochs,
             seed=defaults.seed,
         )

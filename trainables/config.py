@@ -27,6 +27,8 @@ ClassWeights = Literal["none", "balanced"]
 Mix = Literal["none", "mixup", "cutmix", "both"]
 PruningCost = Literal["macs", "none"]
 Execution = Literal["graph", "eager", "compile"]
+SaliencyLoss = Literal["level", "labels"]
+LearnsFrom = Literal["level-above", "teacher"]
 SizeUnit = Literal["macs", "params"]
 UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "parameters"})
 """What sizes are counted in, as people read it."""
@@ -231,8 +233,10 @@ class Pruning(PlainConfig):
     """How channels are chosen and removed.
 
     Attributes:
-        saliency: criterion by name (`gate-gradient`, `weight-magnitude`), or a function of the user's own as
+        saliency: criterion by name, one of `saliency.CRITERIA`, or a function of the user's own as
             `package.module:function`.
+        saliency_loss: whose gradient saliency is made of: the `level`'s own loss, or that of the `labels` alone, which
+            costs one backward pass more while channels go.
         size_in: what sizes are fractions of, and counted in: the teacher's `macs` or its `params`.
         cost: what a channel's saliency is divided by before channels of all groups are ranked: `macs`, or parameters
             where sizes are counted in these, that its removal saves; or `none` for the raw saliency.
@@ -248,6 +252,7 @@ class Pruning(PlainConfig):
     """
 
     saliency: str = "gate-gradient"
+    saliency_loss: SaliencyLoss = "level"
     size_in: SizeUnit = "macs"
     cost: PruningCost = "macs"
     ramp: Ramp = "cubic"
@@ -267,6 +272,7 @@ class Pruning(PlainConfig):
             InputError: naming the key, the rule and the value.
         """
         require_text("pruning.saliency", self.saliency)
+        require_one_of("pruning.saliency_loss", self.saliency_loss, get_args(SaliencyLoss))
         require_flag("pruning.nested", self.nested)
         require_flag("pruning.shared_affine", self.shared_affine)
         require_one_of("pruning.size_in", self.size_in, get_args(SizeUnit))
@@ -301,6 +307,7 @@ class CascadeConfig(PlainConfig):
             the assistants.
         temperature: T of the distillation, above 0.
         distillation_weight: λ, the part of the loss that comes from the next larger level, in [0, 1].
+        learns_from: what a level is distilled from: the `level-above`, or each of them the `teacher`, without a chain.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
         pruning: how channels are chosen.
         recipe: how weights are trained; `epochs` is the budget of the whole cascade in either schedule.
@@ -312,6 +319,7 @@ class CascadeConfig(PlainConfig):
     macs_kept: tuple[float, ...]
     temperature: float = 4.0
     distillation_weight: float = 0.7
+    learns_from: LearnsFrom = "level-above"
     schedule: Schedule = "joint"
     pruning: Pruning = field(default_factory=Pruning)
     recipe: Recipe = field(default_factory=Recipe)
@@ -338,6 +346,7 @@ class CascadeConfig(PlainConfig):
             )
         require_number("temperature", self.temperature, above=0.0)
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
+        require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
         require_one_of("schedule", self.schedule, get_args(Schedule))
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("seed", self.seed, at_least=0)

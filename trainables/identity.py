@@ -124,6 +124,7 @@ def stage_identities(config: CascadeConfig, plans: Sequence[StagePlan], origin: 
             "macs_kept": {str(level): config.macs_kept[level - 1] for level in plan.levels},
             "temperature": config.temperature,
             "distillation_weight": config.distillation_weight,
+            "learns_from": config.learns_from,
             "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
             "recipe": recipe,
             "seed": config.seed,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainables.channels import ChannelMap, Kept
+from trainables.channels import ChannelGroup, ChannelMap, Kept, Member, is_grouped
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
 
@@ -55,7 +55,36 @@ def weight_magnitude(layers: Sequence[GateLayer]) -> torch.Tensor:
     return _summed(layers, lambda parameter, _gradient: parameter.square())
 
 
-CRITERIA: Mapping[str, Criterion] = {"gate-gradient": gate_gradient, "weight-magnitude": weight_magnitude}
+def absolute_gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Size of the gate's gradient instead of its square, shape C; batches with large gradients count less."""
+    return _summed(layers, lambda parameter, gradient: parameter * gradient).abs()
+
+
+def filter_l1(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of the sizes of a filter's weights (Li et al. 2017), shape C; knows nothing of the loss."""
+    return _summed(layers, lambda parameter, _gradient: parameter.abs())
+
+
+def filter_l2(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of the squares of a filter's weights, shape C; knows nothing of the loss."""
+    return weight_magnitude(layers)
+
+
+def random_channels(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Scores drawn in (0, 1] from torch's own generator, which training seeds, shape C: what a criterion must beat."""
+    return 1.0 - torch.rand(layers[0].num_channels, device=layers[0].channels_N.device)
+
+
+CRITERIA: Mapping[str, Criterion] = {
+    "gate-gradient": gate_gradient,
+    "absolute-gate-gradient": absolute_gate_gradient,
+    "weight-magnitude": weight_magnitude,
+    "filter-l1": filter_l1,
+    "filter-l2": filter_l2,
+    "random": random_channels,
+}
+ON_FILTERS: frozenset[Criterion] = frozenset({filter_l1, filter_l2})
+"""Criteria that look at the convolutions and linear layers which give a group's channels, and not at its gates."""
 
 
 def find_criterion(name: str) -> Criterion:
@@ -111,7 +140,7 @@ class SaliencyMeter:
         for group in self._channel_map.groups:
             gates = []
             for member in group.members:
-                if member.axis != "out" or member.layer not in group.gates:
+                if member.axis != "out" or not self._looks_at(member, group, network):
                     continue
                 stays_N = torch.isin(member.channels_N, kept[group.name])
                 gates.append(
@@ -126,6 +155,12 @@ class SaliencyMeter:
                 )
             self._gates[group.name] = gates
             self.sums[group.name] = torch.zeros(len(kept[group.name]), device=device)
+
+    def _looks_at(self, member: Member, group: ChannelGroup, network: nn.Module) -> bool:
+        if self._criterion not in ON_FILTERS:
+            return member.layer in group.gates
+        layer = network.get_submodule(member.layer)
+        return isinstance(layer, nn.Conv2d | nn.Linear) and not is_grouped(layer)
 
     @torch.no_grad()
     def add_scores(self) -> None:

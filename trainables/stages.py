@@ -18,6 +18,7 @@ from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
 from trainables.execution import Forward, RecordedStep, compiled
+from trainables.gradients import gradients_of_both
 from trainables.levels import Cuts, Level, SharedWeights
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -282,26 +283,40 @@ class CascadeStage:
 
     def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
-        parts = micro_batches(images, labels, self._config.recipe.accumulate)
+        recipe = self._config.recipe
+        parts = micro_batches(images, labels, recipe.accumulate)
         for parameter in self._parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
-        precision = autocast(self._config.recipe, images.device)
-        with torch.no_grad(), precision:
-            larger_logits = [self._larger(part).float() for part, _ in parts]
+        teacher_logits = self._larger_logits(parts)
+        larger_logits = teacher_logits
         losses = []
         for pruner in self.pruners:
             pruner.level.refresh()
-            loss, larger_logits = self._level_gradients(pruner.level, parts, larger_logits)
+            if self._measures and self._config.pruning.saliency_loss == "labels":
+                loss, logits = gradients_of_both(
+                    pruner, parts, larger_logits, losses=(self._objective.of_labels, self._level_loss), recipe=recipe
+                )
+            else:
+                loss, logits = self._level_gradients(pruner.level, parts, larger_logits)
+                # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+                if self._measures:
+                    pruner.meter.add_scores()
             pruner.level.accumulate_gradients()
-            # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
-            if self._measures:
-                pruner.meter.add_scores()
             losses.append(loss)
+            larger_logits = teacher_logits if self._config.learns_from == "teacher" else logits
         clip_gradients(self._parameters.values(), self._config.recipe)
         self._optimizer.step()
         self._average.update()
         return torch.stack(losses)
+
+    @torch.no_grad()
+    def _larger_logits(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        """Logits of the larger network; zeros, without running it, where nothing is learnt from them."""
+        if self._config.distillation_weight == 0.0:
+            return [images.new_zeros(len(images), self._data.num_classes) for images, _ in parts]
+        with autocast(self._config.recipe, parts[0][0].device):
+            return [self._larger(images).float() for images, _ in parts]
 
     def _level_gradients(
         self,
@@ -317,17 +332,20 @@ class CascadeStage:
             with autocast(self._config.recipe, images.device):
                 logits = self._forwards.get(level.number, level.network)(images)
             logits = logits.float()  # losses are sums of exponentials
-            loss = self._objective.of_level(
-                logits,
-                larger,
-                labels,
-                temperature=self._config.temperature,
-                weight=self._config.distillation_weight,
-            ) * (len(labels) / num_images)
+            loss = self._level_loss(logits, larger, labels) * (len(labels) / num_images)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             found.append(logits.detach())
         return total, found
+
+    def _level_loss(self, logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self._objective.of_level(
+            logits,
+            larger,
+            labels,
+            temperature=self._config.temperature,
+            weight=self._config.distillation_weight,
+        )
 
     @torch.no_grad()
     def _prune(self, fraction: float) -> None:

@@ -238,9 +238,10 @@ class CascadeTrial:
     def _make_stage(self) -> CascadeStage:
         plan = self._plans[self._stage_index]
         level = plan.levels[0]
+        above = self.networks.get(level - 1, self._teacher)
         return CascadeStage(
-            self.networks.get(level - 1, self._teacher),
-            start=self.networks[level] if plan.kind == "recovery" else None,
+            self._teacher if self._config.learns_from == "teacher" else above,
+            start=self.networks[level] if plan.kind == "recovery" else above,
             plan=plan,
             config=self._config,
             teacher_size=self._teacher_size,

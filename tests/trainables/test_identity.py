@@ -52,6 +52,7 @@ def test_cascades_of_other_lengths_meet_where_stages_last_as_long() -> None:
     [
         {"temperature": 2.0},
         {"distillation_weight": 0.5},
+        {"learns_from": "teacher"},
         {"seed": 1},
         {"pruning": Pruning(nested=True)},
         {"recipe": Recipe(epochs=6, learning_rate=0.2)},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelMap, Kept, layer_widths
+from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.levels import Level, SharedWeights
 from trainables.saliency import (
@@ -169,3 +170,35 @@ def test_criteria_are_found_by_name_and_by_path(monkeypatch: pytest.MonkeyPatch,
 def test_unknown_criteria_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"pruning\.saliency is"):
         find_criterion(name)
+
+
+def test_filters_are_looked_at_where_a_criterion_asks_for_them() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)).eval()
+    network[0].weight.data = torch.tensor([[1.0, -2.0, 0.0], [3.0, 0.0, 0.5]])[..., None, None]
+    network[0].bias.data = torch.tensor([-0.5, 0.0])
+    channel_map = find_groups(network, (3, 4, 4))
+    for name, wanted in (("filter-l1", [3.5, 3.5]), ("filter-l2", [5.25, 9.25])):
+        meter = SaliencyMeter(find_criterion(name), channel_map)
+        meter.reset(network, channel_map.everything())
+        meter.update()
+        (scores,) = meter.scores().values()
+        assert scores.tolist() == pytest.approx(wanted)
+
+
+def test_random_channels_come_from_the_seed() -> None:
+    layer = nn.BatchNorm2d(50)
+    gated = GateLayer(layer=layer, positions_N=torch.arange(50), channels_N=torch.arange(50), num_channels=50)
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(find_criterion("random")([gated]))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert ((draws[0] > 0) & (draws[0] <= 1)).all()
+
+
+def test_the_absolute_gradient_is_the_root_of_its_square() -> None:
+    layer = nn.BatchNorm2d(2)
+    layer.weight.grad, layer.bias.grad = torch.tensor([2.0, -3.0]), torch.ones(2)
+    gated = GateLayer(layer=layer, positions_N=torch.arange(2), channels_N=torch.arange(2), num_channels=2)
+    assert find_criterion("absolute-gate-gradient")([gated]).tolist() == [2.0, 3.0]

@@ -399,3 +399,55 @@ def test_networks_that_cannot_be_narrowed_are_refused_before_work_starts(make_st
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 196, 4))
     with pytest.raises(InputError, match="layer 1 is a GroupNorm"):
         make_stage(teacher=network)
+
+
+def test_levels_learn_from_the_teacher_where_there_is_no_chain(make_stage, data: DataSplits) -> None:
+    config = replace(CONFIG, distillation_weight=1.0, learns_from="teacher")
+    chain, star = make_stage(replace(config, learns_from="level-above")), make_stage(config)
+    images, labels = first_batch(data)
+    teacher = copy.deepcopy(star._larger)
+    for stage in (chain, star):  # levels that have drifted from the teacher, each elsewhere
+        for level in stage.levels:
+            for name, parameter in level.private.items():
+                parameter.data.mul_(1 + 0.2 * level.number if name.endswith("weight") else 1.0)
+    logits = [level.network(images).detach() for level in _refreshed(star)]
+    learnt_from = {"chain": [teacher(images), logits[0]], "star": [teacher(images)] * 2}
+    for name, stage in (("chain", chain), ("star", star)):
+        losses = stage.train_step(images, labels)
+        for loss, own, larger in zip(losses, logits, learnt_from[name], strict=True):
+            wanted = distillation_loss(own, larger, labels, temperature=config.temperature, weight=1.0)
+            torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
+
+
+def _refreshed(stage: CascadeStage):
+    for level in stage.levels:
+        level.refresh()
+        yield copy.deepcopy(level)
+
+
+def test_saliency_of_the_labels_alone_leaves_the_step_as_it_is(make_stage, data: DataSplits) -> None:
+    recipe = replace(RECIPE, accumulate=2)
+    labels_alone = replace(CONFIG, recipe=recipe, pruning=replace(CONFIG.pruning, saliency_loss="labels"))
+    one, other = make_stage(replace(CONFIG, recipe=recipe)), make_stage(labels_alone)
+    plain = make_stage(replace(CONFIG, recipe=recipe, distillation_weight=0.0))
+    for stage in (one, other, plain):
+        stage.train_step(*first_batch(data))
+    for name, parameter in one._parameters.items():
+        torch.testing.assert_close(other._parameters[name], parameter, rtol=1e-5, atol=1e-6)
+    for mine, labels, own in zip(other.pruners, plain.pruners, one.pruners, strict=True):
+        scores, wanted, differing = mine.meter.scores(), labels.meter.scores(), own.meter.scores()
+        for group in scores:
+            torch.testing.assert_close(scores[group], wanted[group], rtol=1e-3, atol=1e-9)
+        assert any(not torch.allclose(scores[group], differing[group], rtol=0.1) for group in scores)
+
+
+def test_the_teacher_does_not_run_where_nothing_is_learnt_from_it(make_stage, data: DataSplits) -> None:
+    stage = make_stage(replace(CONFIG, distillation_weight=0.0))
+    calls: list[int] = []
+    stage._larger.register_forward_hook(lambda *_: calls.append(1))
+    stage.train_step(*first_batch(data))
+    assert not calls
+    stage = make_stage()
+    stage._larger.register_forward_hook(lambda *_: calls.append(1))
+    stage.train_step(*first_batch(data))
+    assert calls == [1]

@@ -448,3 +448,13 @@ def test_a_cascade_is_found_done_by_one_that_adds_a_recovery(make_trial) -> None
 def make_run(trial: CascadeTrial) -> CascadeTrial:
     list(trial.run())
     return trial
+
+
+def test_without_a_chain_a_sequential_level_learns_from_the_teacher_and_starts_from_the_one_before(make_trial) -> None:
+    trial = make_trial(replace(KINDS["sequential"], learns_from="teacher"))
+    while 1 not in trial.networks:
+        trial.step()
+    stage = trial._stage
+    assert stage._larger is trial._teacher
+    for name, tensor in stage._shared.network.state_dict().items():
+        assert torch.equal(tensor, trial.networks[1].state_dict()[name]), name

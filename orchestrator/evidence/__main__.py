@@ -1,0 +1,61 @@
+"""`python -m orchestrator.evidence STUDY.yaml`: a whole study on one machine, without Ray, Optuna and MLflow."""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+from orchestrator.evidence.material import find_device, load_images
+from orchestrator.evidence.plan import load_plan
+from orchestrator.evidence.processes import run_study
+from orchestrator.evidence.schedule import num_runs
+from trainables.errors import InputError, StageFailure, first_line
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.evidence", description=__doc__)
+    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("--out", type=Path, help="folder of the results; runs/evidence/NAME by default")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as data.path=FOLDER")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
+    parser.add_argument("--threads", type=int, help="of each process that trains; torch's own number by default")
+    parser.add_argument("--minutes", type=float, help="give up after so long; the same command goes on")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run it; 0 if all runs are there, 3 if time was over before, 2 on bad input."""
+    options = parse(arguments)
+    say = functools.partial(print, flush=True)
+    try:
+        plan = load_plan(options.study, options.set)
+        device = find_device(options.device)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        images = load_images(plan)
+        folder = options.out or Path("runs") / "evidence" / options.study.stem
+        say(f"{num_runs(plan)} runs; results in {folder}")
+        done = run_study(
+            plan,
+            images,
+            folder,
+            device=device,
+            workers=options.workers,
+            seconds=None if options.minutes is None else 60 * options.minutes,
+            say=say,
+        )
+    except InputError as error:
+        print(f"evidence: {first_line(error)}", file=sys.stderr)
+        return 2
+    except StageFailure as error:
+        print(f"evidence: {first_line(error)}", file=sys.stderr)
+        return 1
+    return 0 if done else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Train one arm at one size with one seed."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch_pruning
+from torch import nn
+
+from orchestrator.evidence.narrow import even_network
+from orchestrator.evidence.peer import pruned
+from orchestrator.evidence.plan import Arm, Run, StudyPlan
+from orchestrator.evidence.results import Found, RunResult
+from orchestrator.evidence.work import cascade_work, epochs_within, training_work
+from trainables.config import CascadeConfig
+from trainables.cost import count_macs, count_params
+from trainables.data import DataSplits, num_batches
+from trainables.errors import StageFailure, first_line
+from trainables.evaluation import evaluate
+from trainables.identity import engine_digest
+from trainables.plan import StagePlan
+from trainables.stages import CascadeStage, TeacherSize
+from trainables.trial import CascadeTrial
+
+Tick = Callable[[], None]
+"""Called after every epoch; may raise to give the run up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Material:
+    """What all runs of a study share.
+
+    Attributes:
+        plan: the study.
+        teacher: trained, on the device to train on.
+        data: on the same device.
+        test: the same, with the test images where the validation images are; looked at when a run is over.
+    """
+
+    plan: StudyPlan
+    teacher: nn.Module
+    data: DataSplits
+    test: DataSplits
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return self.data.train.labels_N.device
+
+    @property
+    def teacher_size(self) -> TeacherSize:
+        """What sizes are fractions of."""
+        return TeacherSize(macs=count_macs(self.teacher, self.data.input_shape), params=count_params(self.teacher))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    config: CascadeConfig
+    found: tuple[Found, ...]
+    epochs: int
+    work: float
+
+
+def run_arm(run: Run, material: Material, tick: Tick = lambda: None) -> RunResult:
+    """Train a run to its end; one that fails says why.
+
+    Raises:
+        InputError: if the arm cannot be trained on these images, or its budget is too small.
+    """
+    arm = material.plan.arms[run.arm]
+    started = time.perf_counter()
+    trained, failure = None, None
+    try:
+        trained = _METHODS[arm.method](run, arm, material, tick)
+    except StageFailure as error:
+        failure = first_line(error)
+    return RunResult(
+        key=run.key,
+        arm=run.arm,
+        size=run.size,
+        seed=run.seed,
+        learning_rate=run.learning_rate,
+        purpose=run.purpose,
+        found=() if trained is None else trained.found,
+        epochs=0 if trained is None else trained.epochs,
+        work=0.0 if trained is None else trained.work,
+        seconds=time.perf_counter() - started,
+        device=device_name(material.device),
+        versions=versions(),
+        config={} if trained is None else trained.config.to_dict(),
+        failure=failure,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what decides results."""
+    return {"torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "engine": engine_digest()}
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a card, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _cascade(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
+    plan, data = material.plan, material.data
+    steps = num_batches(len(data.train), _config(run, arm, plan, 1_000).recipe.batch_size)
+    epochs = epochs_within(
+        plan.budget,
+        lambda epochs: cascade_work(_config(run, arm, plan, epochs), steps),
+        least=_fewest_epochs(_config(run, arm, plan, 1_000)),
+        share=len(plan.sizes) if arm.method == "one-cascade" else 1.0,
+    )
+    config = _config(run, arm, plan, epochs)
+    trial = CascadeTrial(material.teacher, config=config, data=data, augmentation=plan.data.augmentation)
+    for _ in trial.run():
+        tick()
+    found = tuple(
+        Found.of(result, evaluate(trial.networks[result.level], material.test).accuracy) for result in trial.results
+    )
+    return _Trained(config=config, found=found, epochs=config.num_epochs, work=cascade_work(config, steps))
+
+
+def _fewest_epochs(config: CascadeConfig) -> int:
+    return config.num_levels if config.schedule == "sequential" else 1
+
+
+def _from_scratch(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
+    network = even_network(
+        material.plan.model,
+        num_classes=material.data.num_classes,
+        input_shape=material.data.input_shape,
+        size=run.size,
+        seed=run.seed,
+    )
+    return _one_network(network.to(material.device), run, arm, material, tick)
+
+
+def _torch_pruning(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
+    cut = pruned(
+        material.teacher,
+        arm,
+        _config(run, arm, material.plan, 1),
+        material.data,
+        target=run.size * material.teacher_size.macs,
+    )
+    return _one_network(cut, run, arm, material, tick)
+
+
+def _one_network(network: nn.Module, run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
+    """Train a network that has its size, by the engine that trains levels, with all of the budget."""
+    plan, data = material.plan, material.data
+    size = count_macs(network, data.input_shape) / material.teacher_size.macs
+    learns = _config(run, arm, plan, 1).distillation_weight > 0
+    epochs = epochs_within(plan.budget, lambda epochs: training_work(size, epochs, teacher=learns))
+    config = dataclasses.replace(_config(run, arm, plan, epochs), macs_kept=(size,))
+    stage = CascadeStage(
+        material.teacher,
+        start=network,
+        plan=StagePlan(name="recovery-1", levels=(1,), epochs=epochs, first_epoch=0, kind="recovery"),
+        config=config,
+        teacher_size=material.teacher_size,
+        data=data,
+        augmentation=plan.data.augmentation,
+    )
+    while not stage.finished:
+        stage.step()
+        tick()
+    (result,) = stage.results
+    found = Found.of(result, evaluate(stage.levels[0].network, material.test).accuracy)
+    work = training_work(size, epochs, teacher=learns)
+    return _Trained(config=config, found=(found,), epochs=epochs, work=work)
+
+
+def _config(run: Run, arm: Arm, plan: StudyPlan, epochs: int) -> CascadeConfig:
+    return plan.cascade_of(arm, run.size, seed=run.seed, learning_rate=run.learning_rate, epochs=epochs)
+
+
+_METHODS: dict[str, Callable[[Run, Arm, Material, Tick], _Trained]] = {
+    "cascade": _cascade,
+    "one-cascade": _cascade,
+    "from-scratch": _from_scratch,
+    "torch-pruning": _torch_pruning,
+}

@@ -1,0 +1,158 @@
+"""What all runs of a study share: its images, and its teacher, trained once and kept beside the results."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from orchestrator.datasets import load_splits, load_test
+from orchestrator.evidence.arms import Material
+from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
+from trainables.data import DataSplits, ImageSet
+from trainables.errors import InputError
+from trainables.evaluation import evaluate
+from trainables.models import build, load_weights, versioned
+from trainables.results import EpochProgress
+from trainables.splits import select, stratified_split
+from trainables.teacher import TeacherStage
+
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StudyImages:
+    """The images of a study.
+
+    Attributes:
+        data: to train and to choose learning rates on.
+        test: the same, with the test images where the validation images are.
+    """
+
+    data: DataSplits
+    test: DataSplits
+
+    def to(self, device: torch.device | str) -> "StudyImages":
+        """The same on a device, where training images are held once."""
+        data = self.data.to(device)
+        return StudyImages(data=data, test=dataclasses.replace(data, val=self.test.val.to(device)))
+
+    def to_arrays(self) -> dict[str, Any]:
+        """NumPy arrays and plain values, for other processes."""
+        test = {
+            "test_images": self.test.val.images_NCHW.cpu().numpy(),
+            "test_labels": self.test.val.labels_N.cpu().numpy(),
+        }
+        return self.data.to_arrays() | test
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "StudyImages":
+        """Make them from what `to_arrays` gave, without a copy."""
+        own = {**arrays, "val_images": arrays["test_images"], "val_labels": arrays["test_labels"]}
+        data = DataSplits.from_arrays(arrays)
+        return cls(data=data, test=dataclasses.replace(data, val=DataSplits.from_arrays(own).val))
+
+
+def load_images(plan: StudyPlan) -> StudyImages:
+    """Read a study's images, and leave as many as it asks for.
+
+    Raises:
+        InputError: if they are missing, or there are fewer than it asks for, or they have several labels.
+    """
+    data = load_splits(plan.data)
+    if data.multi_label:
+        raise InputError(
+            "these images have several labels each, but a study compares accuracy; give one label an image"
+        )
+    train = _some(data.train, plan.images.train, plan, "train")
+    val = _some(data.val, plan.images.val, plan, "val")
+    data = dataclasses.replace(data, train=train, val=val)
+    return StudyImages(data=data, test=dataclasses.replace(data, val=load_test(plan.data).images))
+
+
+def _some(images: ImageSet, number: int | None, plan: StudyPlan, name: str) -> ImageSet:
+    if number is None or number == len(images):
+        return images
+    if number > len(images):
+        raise InputError(f"images.{name} is {number}, but there are {len(images)}; ask for at most as many")
+    _, chosen = stratified_split(images.labels_N, fraction=number / len(images), seed=plan.data.seed)
+    return select(images, chosen)
+
+
+def prepare_teacher(
+    plan: StudyPlan, images: StudyImages, folder: Path, *, told: Callable[[EpochProgress], None] = lambda _: None
+) -> nn.Module:
+    """A study's teacher: from the folder if it is there, read from `model.weights`, or else trained now.
+
+    Args:
+        plan: the study.
+        images: on the device to train on, where the teacher will be.
+        folder: of the study; the teacher is kept in it.
+        told: hears of each epoch.
+
+    Raises:
+        InputError: if its weights do not fit.
+        StageFailure: if it cannot be trained.
+    """
+    data = images.data
+    network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=plan.teacher_seed)
+    weights, card = folder / "teacher.safetensors", folder / "teacher.json"
+    digest = digest_of_teacher(plan)
+    if card.exists() and json.loads(card.read_text()).get("digest") == digest:
+        network.load_state_dict(versioned(load_file(weights), network))
+        return network.to(data.train.labels_N.device).eval().requires_grad_(requires_grad=False)
+    started = time.perf_counter()
+    network = network.to(data.train.labels_N.device)
+    if plan.model.weights is not None:
+        load_weights(network, Path(plan.model.weights))
+    else:
+        stage = TeacherStage(
+            network, recipe=plan.teacher, data=data, augmentation=plan.data.augmentation, seed=plan.teacher_seed
+        )
+        while not stage.finished:
+            told(stage.step())
+    network = network.eval().requires_grad_(requires_grad=False)
+    about = {
+        "digest": digest,
+        "val_accuracy": evaluate(network, data).accuracy,
+        "test_accuracy": evaluate(network, images.test).accuracy,
+        "seconds": time.perf_counter() - started,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, weights.with_suffix(".new"))
+    weights.with_suffix(".new").replace(weights)
+    card.write_text(json.dumps(about, indent=1))  # last, as it says that the weights are whole
+    return network
+
+
+def read_teacher(folder: Path) -> dict[str, Any]:
+    """What is known of a study's teacher; empty before it is there."""
+    card = folder / "teacher.json"
+    return json.loads(card.read_text()) if card.exists() else {}
+
+
+def find_device(name: str) -> torch.device:
+    """The device to train on, by its name.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device is cuda, but no card is to be had; use cpu")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device is {name!r}, but must be cpu or cuda")
+    return torch.device(name)
+
+
+def material_of(plan: StudyPlan, arrays: Arrays, folder: Path, device: torch.device) -> Material:
+    """What a process of its own needs; the teacher is there already."""
+    images = StudyImages.from_arrays(arrays).to(device)
+    teacher = prepare_teacher(plan, images, folder)
+    return Material(plan=plan, teacher=teacher, data=images.data, test=images.test)

@@ -1,0 +1,105 @@
+"""Torch-Pruning as its users have it: its own pruner and importances, through its public interface."""
+
+import copy
+import itertools
+import math
+import warnings
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from orchestrator.evidence.plan import Arm
+from trainables.config import CascadeConfig
+from trainables.cost import count_macs
+from trainables.data import DataSplits
+from trainables.errors import StageFailure
+from trainables.objective import Objective
+from trainables.training import derive_seed, epoch_batches, seeded_layers
+
+STEPS = 100  # of iterative pruning from everything to nothing
+BATCHES = 4  # that gradients are summed over before each step
+_CLOSE = 1.5  # times the target, from where on groups are given out one at a time
+
+
+def pruned(teacher: nn.Module, arm: Arm, config: CascadeConfig, data: DataSplits, *, target: float) -> nn.Module:
+    """Cut a copy of the teacher until its MACs are as close to a target as whole groups come.
+
+    Steps of one pruner, a hundredth of all channels each, as that library's own iterative pruning goes; for Taylor
+    importance the gradients of the cross-entropy are summed over a few batches before each, which no budget is charged
+    for, in its favour. Groups are given out one at a time, so that the pruning can end in the midst of a step.
+
+    Args:
+        teacher: trained, on the device of the data.
+        arm: says which importance, over what, and how much of a layer may go.
+        config: gives batch size and seed.
+        data: for gradients.
+        target: MACs.
+
+    Raises:
+        StageFailure: if it cannot prune so far.
+    """
+    network = copy.deepcopy(teacher).requires_grad_(requires_grad=True).eval()
+    device = data.train.labels_N.device
+    shape = data.input_shape
+    macs = count_macs(network, shape)
+    seed = derive_seed(config.seed, "torch-pruning")
+    with seeded_layers(seed, device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = tp.pruner.BasePruner(
+            network,
+            torch.zeros(2, *shape, device=device),
+            importance=_importance(arm),
+            global_pruning=arm.scope == "global",
+            pruning_ratio=1.0,
+            max_pruning_ratio=arm.max_pruning_ratio,
+            iterative_steps=STEPS,
+            ignored_layers=[_last_linear(network)],
+            in_channel_groups={},  # its defaults are shared between instances
+            out_channel_groups={},
+        )
+        for step in range(STEPS):
+            if arm.importance == "taylor":
+                _leave_gradients(network, config, data, derive_seed(seed, step))
+            if macs > _CLOSE * target:
+                pruner.step()
+                macs = count_macs(network, shape)
+                continue
+            for group in pruner.step(interactive=True):
+                before, larger = macs, copy.deepcopy(network)
+                group.prune()
+                macs = count_macs(network, shape)
+                if macs <= target:
+                    return _clean(larger if before - target < target - macs else network)
+    raise StageFailure(
+        f"Torch-Pruning stopped at {macs / 1e6:.4g} M MACs, but {target / 1e6:.4g} M were asked; "
+        "raise max_pruning_ratio",
+        stage="torch-pruning",
+    )
+
+
+def _importance(arm: Arm) -> tp.importance.Importance:
+    if arm.importance == "taylor":
+        return tp.importance.GroupTaylorImportance()
+    if arm.importance == "random":
+        return tp.importance.RandomImportance()
+    return tp.importance.GroupMagnitudeImportance(p=1 if arm.importance == "l1" else 2)
+
+
+def _last_linear(network: nn.Module) -> nn.Module:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+
+
+def _leave_gradients(network: nn.Module, config: CascadeConfig, data: DataSplits, seed: int) -> None:
+    """Sum gradients over some batches."""
+    objective = Objective.of(config.recipe, data)
+    network.zero_grad()
+    for images, labels in itertools.islice(epoch_batches(data, config.recipe, "none", seed), BATCHES):
+        objective.of_labels(network(images), labels).backward()  # type: ignore[no-untyped-call]
+
+
+def _clean(network: nn.Module) -> nn.Module:
+    network.zero_grad()
+    if not all(math.isfinite(float(parameter.abs().sum())) for parameter in network.parameters()):
+        raise StageFailure("weights are not finite after pruning", stage="torch-pruning")
+    return network.requires_grad_(requires_grad=False).eval()

@@ -1,0 +1,419 @@
+"""What a study is: arms, sizes and seeds on one network and data set, from YAML, checked before anything runs."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+
+from orchestrator.overrides import set_value
+from trainables.config import CascadeConfig, DataConfig, ModelConfig, Recipe
+from trainables.errors import InputError
+from trainables.identity import digest
+from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of, require_text
+
+Method = Literal["cascade", "one-cascade", "from-scratch", "torch-pruning"]
+Importance = Literal["taylor", "l1", "l2", "random"]
+Scope = Literal["global", "layer"]
+BudgetUnit = Literal["teacher-passes", "epochs"]
+Purpose = Literal["tuning", "measured"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm(PlainConfig):
+    """One way to a small network.
+
+    Attributes:
+        method: `cascade`: its student is what counts. `one-cascade`: its levels are the study's sizes, all from one run
+            with the budget of as many. `from-scratch`: a network narrowed evenly, trained from random weights.
+            `torch-pruning`: cut by that library's own pruner, then trained.
+        assistants: of a cascade, spaced evenly in logarithms between teacher and student.
+        assistants_at: places of a cascade's assistants instead: the size of one at e is the student's to the power of
+            e, so 0 would be the teacher and 1 the student; rising, each in (0, 1).
+        importance: of torch-pruning: `taylor` (its GroupTaylorImportance), `l1`, `l2` (its GroupMagnitudeImportance)
+            or `random`.
+        scope: of torch-pruning: channels are ranked over the whole network (`global`), or each `layer` loses its part.
+        max_pruning_ratio: of torch-pruning: part of a layer's channels that may go at most.
+        cascade: keys of the study's `cascade` that are different here.
+    """
+
+    method: Method = "cascade"
+    assistants: int = 0
+    assistants_at: tuple[float, ...] = ()
+    importance: Importance = "taylor"
+    scope: Scope = "global"
+    max_pruning_ratio: float = 0.95
+    cascade: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        require_one_of("method", self.method, get_args(Method))
+        require_int("assistants", self.assistants, at_least=0)
+        require_one_of("importance", self.importance, get_args(Importance))
+        require_one_of("scope", self.scope, get_args(Scope))
+        require_number("max_pruning_ratio", self.max_pruning_ratio, above=0.0, at_most=1.0)
+        places = self.assistants_at
+        require(
+            isinstance(places, tuple)
+            and all(isinstance(place, float | int) and 0 < place < 1 for place in places)
+            and sorted(set(places)) == list(places),
+            f"assistants_at is {places!r}, but must be rising numbers between 0 and 1, such as [0.3, 0.6]",
+        )
+        require(
+            self.method == "cascade" or not (self.assistants or places),
+            f"assistants are given, but {self.method} has none; leave them out",
+        )
+        require(
+            not (self.assistants and places) or len(places) == self.assistants,
+            f"assistants is {self.assistants}, but assistants_at has {len(places)} places; give one of the two",
+        )
+        require(
+            isinstance(self.cascade, Mapping),
+            f"cascade is {self.cascade!r}, but must map keys of a cascade to values",
+        )
+
+    def sizes(self, size: float, sizes: Sequence[float]) -> tuple[float, ...]:
+        """Sizes of the levels, the student's last.
+
+        Args:
+            size: of the student.
+            sizes: of the study.
+        """
+        if self.method == "one-cascade":
+            return tuple(sorted(sizes, reverse=True))
+        number = self.assistants
+        places = self.assistants_at or tuple(place / (number + 1) for place in range(1, number + 1))
+        return (*(size**place for place in places), size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget(PlainConfig):
+    """What each arm may spend on each size.
+
+    Attributes:
+        amount: in `unit`.
+        unit: `teacher-passes`: the work of the teacher's forward passes over all training images, one for each, as
+            `work` counts it; or `epochs`: passes of the student, whatever they cost.
+        most_epochs: an arm is not trained for longer, even if it has not spent its budget.
+    """
+
+    amount: float = 20.0
+    unit: BudgetUnit = "teacher-passes"
+    most_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        require_number("budget.amount", self.amount, above=0.0)
+        require_one_of("budget.unit", self.unit, get_args(BudgetUnit))
+        if self.most_epochs is not None:
+            require_int("budget.most_epochs", self.most_epochs, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning(PlainConfig):
+    """How each arm is tuned, at each size, with the same search.
+
+    Attributes:
+        learning_rates: that are tried, each once; the best on validation images is used for all seeds. None or one
+            tries nothing.
+        seed: of the tries.
+    """
+
+    learning_rates: tuple[float, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        require(
+            isinstance(self.learning_rates, tuple),
+            f"tuning.learning_rates is {self.learning_rates!r}, but must be a list, such as [0.03, 0.1]",
+        )
+        for rate in self.learning_rates:
+            require_number("a rate in tuning.learning_rates", rate, above=0.0)
+        require_int("tuning.seed", self.seed, at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images(PlainConfig):
+    """How many images are used, stratified by class; all where a number is left out.
+
+    Attributes:
+        train: to train on.
+        val: to choose learning rates on.
+    """
+
+    train: int | None = None
+    val: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        for name, number in (("train", self.train), ("val", self.val)):
+            if number is not None:
+                require_int(f"images.{name}", number, at_least=2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResources(PlainConfig):
+    """What a run takes of the machine or cluster.
+
+    Attributes:
+        cpus: cores of each.
+        gpus: of each; a fraction shares a card.
+        address: `local` starts Ray on this machine; `auto` joins the cluster that it is part of.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str = "local"
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        require_number("resources.cpus", self.cpus, above=0.0)
+        require_number("resources.gpus", self.gpus, at_least=0.0)
+        require_text("resources.address", self.address)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One arm at one size with one seed.
+
+    Attributes:
+        arm: its name.
+        size: of the student, as a fraction of the teacher's MACs; of the smallest level where one run gives all sizes.
+        seed: of data order, augmentation, dropout, and random weights and choices.
+        learning_rate: peak of the schedule.
+        purpose: `tuning` for the choice of the learning rate, `measured` for the comparison.
+        key: digest of all that determines the result but for code and machine.
+    """
+
+    arm: str
+    size: float
+    seed: int
+    learning_rate: float
+    purpose: Purpose
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyPlan(PlainConfig):
+    """A study.
+
+    Attributes:
+        model: the teacher's network.
+        data: its images.
+        images: how many of them.
+        teacher: how the teacher is trained; one teacher for all arms.
+        teacher_seed: of its weights and training.
+        cascade: keys of a cascade (`trainables.config.CascadeConfig`) that all arms share; `recipe` holds for all
+            methods, but for `epochs`, which the budget decides.
+        sizes: of the small networks, as fractions of the teacher's MACs.
+        seeds: of the measured runs.
+        budget: of each arm for each size.
+        tuning: how learning rates are chosen.
+        arms: by name.
+        reference: name of the arm that the others are compared with.
+        resources: of a run.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    images: Images = field(default_factory=Images)
+    teacher: Recipe = field(default_factory=Recipe)
+    teacher_seed: int = 0
+    cascade: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sizes: tuple[float, ...] = (0.25, 0.1, 0.05)
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    budget: Budget = field(default_factory=Budget)
+    tuning: Tuning = field(default_factory=Tuning)
+    arms: Mapping[str, Arm] = field(default_factory=dict, hash=False)
+    reference: str
+    resources: RunResources = field(default_factory=RunResources)
+
+    def __post_init__(self) -> None:
+        """Check ranges, and every cascade that will be trained.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        require_int("teacher_seed", self.teacher_seed, at_least=0)
+        require(
+            isinstance(self.sizes, tuple) and 0 < len(self.sizes) == len(set(self.sizes)),
+            f"sizes is {self.sizes!r}, but must be a list of different fractions, such as [0.25, 0.1]",
+        )
+        for size in self.sizes:
+            require_number("a size in sizes", size, above=0.0, below=1.0)
+        require(
+            isinstance(self.seeds, tuple) and 0 < len(self.seeds) == len(set(self.seeds)),
+            f"seeds is {self.seeds!r}, but must be a list of different whole numbers, such as [1, 2, 3, 4, 5]",
+        )
+        for seed in self.seeds:
+            require_int("a seed in seeds", seed, at_least=0)
+        require(
+            self.tuning.seed not in self.seeds,
+            f"tuning.seed is {self.tuning.seed}, but must not be one of seeds: what was chosen on it looks too good",
+        )
+        require(len(self.arms) > 0, "arms is empty, but must name at least one")
+        require(
+            self.reference in self.arms,
+            f"reference is {self.reference!r}, but must be one of the arms: {', '.join(self.arms)}",
+        )
+        for name, arm in self.arms.items():
+            for size in self.sizes:
+                try:
+                    self.cascade_of(arm, size, seed=0, learning_rate=None, epochs=10_000)
+                except InputError as error:
+                    raise InputError(f"arms.{name}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from plain values.
+
+        Raises:
+            InputError: on an unknown or missing key or a value out of range.
+        """
+        arms = values.get("arms", {}) if isinstance(values, Mapping) else {}
+        require(isinstance(arms, Mapping), f"arms is {arms!r}, but must map names to arms")
+        made = {}
+        for name, arm in arms.items():
+            try:
+                made[str(name)] = Arm.from_dict({} if arm is None else arm)
+            except InputError as error:
+                raise InputError(f"arms.{name}: {error}") from error
+        return super(StudyPlan, cls).from_dict({**values, "arms": made})
+
+    def cascade_of(
+        self, arm: Arm, size: float, *, seed: int, learning_rate: float | None, epochs: int
+    ) -> CascadeConfig:
+        """The cascade of an arm; of other methods what their one level is trained with.
+
+        Raises:
+            InputError: if it cannot be.
+        """
+        values = _merged(self.cascade, arm.cascade)
+        for key in ("macs_kept", "seed"):
+            require(
+                key not in values, f"cascade.{key} is given, but comes from the study's sizes and seeds; leave it out"
+            )
+        recipe = dict(_section(values, "recipe"))
+        require("epochs" not in recipe, "cascade.recipe.epochs is given, but follows from the budget; leave it out")
+        recipe["epochs"] = epochs
+        if learning_rate is not None:
+            recipe["learning_rate"] = learning_rate
+        config = CascadeConfig.from_dict(
+            {**values, "recipe": recipe, "macs_kept": list(arm.sizes(size, self.sizes)), "seed": seed}
+        )
+        require(
+            config.pruning.size_in == "macs",
+            "cascade.pruning.size_in is params, but a study's sizes are in MACs; leave it out",
+        )
+        return config
+
+    def learning_rates(self, arm: Arm) -> tuple[float, ...]:
+        """Learning rates that an arm may take; the one of its recipe where none are tried."""
+        recipe = Recipe.from_dict({k: v for k, v in _section(_merged(self.cascade, arm.cascade), "recipe").items()})
+        return self.tuning.learning_rates or (recipe.learning_rate,)
+
+    def sizes_of(self, arm: Arm) -> tuple[float, ...]:
+        """Student's size of each run of an arm: the smallest alone, where one run gives all."""
+        return (min(self.sizes),) if arm.method == "one-cascade" else self.sizes
+
+    def run(self, arm: str, size: float, seed: int, learning_rate: float, purpose: Purpose) -> Run:
+        """A run, with the key that tells it from any other."""
+        data = {key: value for key, value in self.data.to_dict().items() if key not in ("path", "download")}
+        own = self.arms[arm]
+        determines = {
+            "model": self.model.to_dict(),
+            "data": data,
+            "images": self.images.to_dict(),
+            "teacher": self.teacher.to_dict(),
+            "teacher_seed": self.teacher_seed,
+            "method": {key: value for key, value in own.to_dict().items() if key != "cascade"},
+            "cascade": self.cascade_of(own, size, seed=seed, learning_rate=learning_rate, epochs=10_000).to_dict(),
+            "budget": self.budget.to_dict(),
+        }
+        return Run(arm=arm, size=size, seed=seed, learning_rate=learning_rate, purpose=purpose, key=digest(determines))
+
+    def tuning_runs(self, arm: str, size: float) -> tuple[Run, ...]:
+        """Runs that choose an arm's learning rate at a size; none where there is no choice."""
+        rates = self.learning_rates(self.arms[arm])
+        if len(rates) < 2:
+            return ()
+        return tuple(self.run(arm, size, self.tuning.seed, rate, "tuning") for rate in rates)
+
+    def all_tuning_runs(self) -> Iterator[Run]:
+        """All of them."""
+        for size in sorted(self.sizes):
+            for name, arm in self.arms.items():
+                if size in self.sizes_of(arm):
+                    yield from self.tuning_runs(name, size)
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> StudyPlan:
+    """Read a study from YAML and set single keys.
+
+    Raises:
+        InputError: if the file is missing or not YAML, or something in it is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there; give the YAML file of a study, such as those in studies/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
+    for override in overrides:
+        set_value(values, override)
+    return StudyPlan.from_dict(values)
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = values.get(key, {})
+    require(isinstance(section, Mapping), f"cascade.{key} is {section!r}, but must map keys to values")
+    return dict(section)
+
+
+def digest_of_teacher(plan: StudyPlan) -> str:
+    """What tells a study's teacher from any other."""
+    data = {key: value for key, value in plan.data.to_dict().items() if key not in ("path", "download")}
+    return digest(
+        {
+            "model": dataclasses.replace(plan.model).to_dict(),
+            "data": data,
+            "images": plan.images.to_dict(),
+            "teacher": plan.teacher.to_dict(),
+            "seed": plan.teacher_seed,
+        }
+    )

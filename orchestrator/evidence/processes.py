@@ -1,0 +1,141 @@
+"""Run a study without a cluster: in this process, or in several on one machine that share its card."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.evidence.arms import Material, run_arm
+from orchestrator.evidence.material import Arrays, StudyImages, material_of, prepare_teacher
+from orchestrator.evidence.plan import Run, StudyPlan
+from orchestrator.evidence.results import ResultFile, RunResult
+from orchestrator.evidence.schedule import next_run
+
+Say = Callable[[str], None]
+
+
+class OutOfTimeError(Exception):
+    """A run was given up since the time is over."""
+
+
+def run_study(
+    plan: StudyPlan,
+    images: StudyImages,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: int = 1,
+    seconds: float | None = None,
+    say: Say = print,
+) -> bool:
+    """Train all runs that are not in the folder yet; whether all are there now.
+
+    Args:
+        plan: the study.
+        images: of the study.
+        folder: keeps the teacher and the results.
+        device: to train on.
+        workers: processes that train at the same time; with 1 it is this one.
+        seconds: after which runs are given up; the teacher counts.
+        say: takes a line for each thing that is done.
+    """
+    deadline = None if seconds is None else time.time() + seconds
+    file = ResultFile(folder / "results.jsonl")
+    folder.mkdir(parents=True, exist_ok=True)
+    here = images.to(device)
+    teacher = prepare_teacher(
+        plan,
+        here,
+        folder,
+        told=lambda epoch: say(
+            f"teacher, epoch {epoch.epoch}: {epoch.levels[0].val_accuracy:.2%}, {epoch.seconds:.1f} s"
+        ),
+    )
+    if workers == 1:
+        return _alone(plan, Material(plan=plan, teacher=teacher, data=here.data, test=here.test), file, deadline, say)
+    return _together(plan, images.to_arrays(), folder, device, workers, file, deadline, say)
+
+
+def told(result: RunResult) -> str:
+    """A run in a line."""
+    levels = ", ".join(f"{found.macs_kept:.2%} of the MACs: {found.test_accuracy:.2%}" for found in result.found)
+    return (
+        f"{result.purpose} {result.arm}, size {result.size:g}, seed {result.seed}, rate {result.learning_rate:g}: "
+        f"{result.failure or levels}; {result.epochs} epochs, {result.work:.1f} teacher-passes, {result.seconds:.0f} s"
+    )
+
+
+def _alone(plan: StudyPlan, material: Material, file: ResultFile, deadline: float | None, say: Say) -> bool:
+    results = file.read()
+    while (run := next_run(plan, results)) is not None:
+        try:
+            result = run_arm(run, material, lambda: _check(deadline))
+        except OutOfTimeError:
+            return False
+        file.add(result)
+        results[result.key] = result
+        say(told(result))
+    return True
+
+
+def _check(deadline: float | None) -> None:
+    if deadline is not None and time.time() > deadline:
+        raise OutOfTimeError
+
+
+def _together(  # noqa: PLR0913
+    plan: StudyPlan,
+    arrays: Arrays,
+    folder: Path,
+    device: torch.device,
+    workers: int,
+    file: ResultFile,
+    deadline: float | None,
+    say: Say,
+) -> bool:
+    results = file.read()
+    running: dict[Future[RunResult | None], str] = {}
+    over = False
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_begin, initargs=(plan.to_dict(), arrays, str(folder), str(device))
+    ) as pool:
+        while True:
+            while not over and len(running) < workers:
+                run = next_run(plan, results, frozenset(running.values()))
+                if run is None:
+                    break
+                running[pool.submit(_work, run, deadline)] = run.key
+            if not running:
+                break
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                result = future.result()
+                if result is None:
+                    over = True
+                    continue
+                file.add(result)
+                results[result.key] = result
+                say(told(result))
+    return not over
+
+
+# What a worker holds between its runs; a pool has no other place for it.
+_HELD: dict[str, Any] = {}
+
+
+def _begin(plan: dict[str, Any], arrays: Arrays, folder: str, device: str) -> None:
+    torch.set_num_threads(1)
+    made = StudyPlan.from_dict(plan)
+    _HELD["material"] = material_of(made, arrays, Path(folder), torch.device(device))
+
+
+def _work(run: Run, deadline: float | None) -> RunResult | None:
+    try:
+        return run_arm(run, _HELD["material"], lambda: _check(deadline))
+    except OutOfTimeError:
+        return None

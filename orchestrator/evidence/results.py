@@ -1,0 +1,158 @@
+"""What runs came to, one JSON line each in a file that only grows, so that a kill loses at most the run in progress."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.evidence.plan import Purpose, Run
+from trainables.errors import InputError
+from trainables.plain import PlainConfig
+from trainables.results import LevelResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found(PlainConfig):
+    """A network that a run gave.
+
+    Attributes:
+        level: 1 … L; 1 for methods without levels.
+        num_levels: L.
+        macs_kept: fraction of the teacher's MACs, counted after channels are removed.
+        params_kept: the same of parameters.
+        macs: of one image.
+        params: number of parameters.
+        val_accuracy: on validation images, in [0, 1].
+        test_accuracy: on test images, in [0, 1]; nothing is chosen by it.
+    """
+
+    level: int
+    num_levels: int
+    macs_kept: float
+    params_kept: float
+    macs: int
+    params: int
+    val_accuracy: float
+    test_accuracy: float
+
+    @classmethod
+    def of(cls, result: LevelResult, test_accuracy: float) -> Self:
+        """A level of a cascade."""
+        return cls(
+            level=result.level,
+            num_levels=result.num_levels,
+            macs_kept=result.macs_kept,
+            params_kept=result.params_kept,
+            macs=result.macs,
+            params=result.params,
+            val_accuracy=result.val_accuracy,
+            test_accuracy=test_accuracy,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult(PlainConfig):
+    """One run that has ended.
+
+    Attributes:
+        key: of the run.
+        arm: its name when it ran.
+        size: of the student.
+        seed: of the run.
+        learning_rate: peak of the schedule.
+        purpose: `tuning` or `measured`.
+        found: its networks, the largest first; none if it failed.
+        epochs: that were trained, over all stages.
+        work: in teacher-passes, as `work` counts it.
+        seconds: wall time of training.
+        device: what it ran on.
+        versions: of torch and torch-pruning, and the digest of the engine's code.
+        config: the cascade, or what one network was trained with.
+        failure: why it gave nothing, or `None`.
+    """
+
+    key: str
+    arm: str
+    size: float
+    seed: int
+    learning_rate: float
+    purpose: Purpose
+    found: tuple[Found, ...]
+    epochs: int
+    work: float
+    seconds: float
+    device: str
+    versions: Mapping[str, str]
+    config: Mapping[str, Any]
+    failure: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one from what `to_dict` gave."""
+        found = tuple(Found.from_dict(level) for level in values["found"])
+        return super(RunResult, cls).from_dict({**values, "found": found})
+
+
+class ResultFile:
+    """Results in a file of JSON lines, each run once; several processes may add to it."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; one that is not there holds none."""
+        self.path = path
+
+    def read(self) -> dict[str, RunResult]:
+        """All results by the key of their run. A last line without an end was cut off by a kill, and counts nothing.
+
+        Raises:
+            InputError: if a line is damaged.
+        """
+        if not self.path.exists():
+            return {}
+        found: dict[str, RunResult] = {}
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], start=1):
+            if not line:
+                continue
+            try:
+                result = RunResult.from_dict(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"line {number} of {self.path} is damaged; remove that line to run it again"
+                ) from error
+            found.setdefault(result.key, result)
+        return found
+
+    def add(self, result: RunResult) -> None:
+        """Append a result, on disk when this returns."""
+        line = json.dumps(result.to_dict()).encode() + b"\n"
+        with self.path.open("ab") as file:
+            if file.tell() > 0 and not self._ends_with_a_line():
+                line = b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _ends_with_a_line(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+
+def write_table(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:
+    """Write one row for each network of these runs as Parquet, for other tools."""
+    rows = [
+        {"arm": runs[key].arm, "size": result.size, "seed": result.seed, "purpose": result.purpose}
+        | {"learning_rate": result.learning_rate, "epochs": result.epochs, "work": result.work}
+        | {"seconds": result.seconds, "device": result.device, "key": key, "failure": result.failure}
+        | {"versions": json.dumps(result.versions), "config": json.dumps(result.config)}
+        | level
+        for key, result in results.items()
+        if key in runs
+        for level in ([found.to_dict() for found in result.found] or [dict.fromkeys(Found.__slots__)])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)

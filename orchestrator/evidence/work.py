@@ -1,0 +1,84 @@
+"""The one accounting of all arms: passes over the training images, weighted by the MACs of what is passed through.
+
+A forward pass counts a network's MACs once, a backward pass twice. What is trained goes forward and backward; what is
+learnt from goes forward; logits that are there anyhow cost nothing. The unit is the teacher's forward pass over all
+training images. Validation and the last measurement of batch-norm statistics, which all arms have, are left out.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from orchestrator.evidence.plan import Budget
+from trainables.config import CascadeConfig, Pruning
+from trainables.errors import InputError
+from trainables.plan import StagePlan, stage_plans
+from trainables.pruning import pruning_steps, size_at
+
+FORWARD, BACKWARD = 1.0, 2.0
+TRAINED = FORWARD + BACKWARD
+
+
+def training_work(size: float, epochs: int, *, teacher: bool) -> float:  # noqa: FBT001
+    """Work of training one network of a size, with the teacher's forward pass or without it."""
+    return epochs * (TRAINED * size + (FORWARD if teacher else 0.0))
+
+
+def cascade_work(config: CascadeConfig, steps_per_epoch: int) -> float:
+    """Work of a cascade with sizes as they are asked for."""
+    return sum(_stage_work(config, plan, steps_per_epoch) for plan in stage_plans(config))
+
+
+def _stage_work(config: CascadeConfig, plan: StagePlan, steps_per_epoch: int) -> float:
+    first = plan.levels[0]
+    above = 1.0 if first == 1 else config.macs_kept[first - 2]
+    larger = 1.0 if config.learns_from == "teacher" else above
+    work = FORWARD * larger * plan.epochs if config.distillation_weight > 0 else 0.0
+    for level in plan.levels:
+        size = config.macs_kept[level - 1]
+        if plan.kind == "recovery":
+            work += TRAINED * size * plan.epochs
+            continue
+        ramp, held = _falling(config.pruning, above, size, plan.epochs, steps_per_epoch)
+        work += TRAINED * (ramp + held)
+        if config.pruning.saliency_loss == "labels":
+            work += BACKWARD * ramp
+    return work
+
+
+def _falling(pruning: Pruning, start: float, end: float, epochs: int, steps_per_epoch: int) -> tuple[float, float]:
+    """A level's size summed over the epochs of its ramp, and over those after it."""
+    num_steps = epochs * steps_per_epoch
+    events = sorted(pruning_steps(pruning, num_steps).items())
+    sizes = [start, *(min(start, size_at(done, start=start, end=end, ramp=pruning.ramp)) for _, done in events)]
+    edges = [0, *(step for step, _ in events)]
+    ramp = sum((after - before) * size for (before, after), size in zip(pairwise(edges), sizes, strict=False))
+    return ramp / steps_per_epoch, (num_steps - edges[-1]) * sizes[-1] / steps_per_epoch
+
+
+def epochs_within(budget: Budget, work: Callable[[int], float], *, least: int = 1, share: float = 1.0) -> int:
+    """Epochs whose work comes closest to a budget.
+
+    Args:
+        budget: what may be spent.
+        work: of so many epochs; rises with them.
+        least: fewest epochs that are possible.
+        share: how many budgets may be spent, where one run serves several sizes.
+
+    Raises:
+        InputError: if the fewest epochs cost more than a tenth above it.
+    """
+    most = budget.most_epochs or 100_000
+    if budget.unit == "epochs":
+        return max(least, min(most, round(budget.amount * share)))
+    amount = budget.amount * share
+    if work(least) > 1.1 * amount:
+        raise InputError(
+            f"budget.amount is {budget.amount:g}, but {least} epochs already cost {work(least) / share:.3g} "
+            "teacher-passes; give more"
+        )
+    low, high = least, max(least, most)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if work(middle) <= amount else (low, middle - 1)
+    closer = low < most and abs(work(low + 1) - amount) < abs(work(low) - amount)
+    return low + 1 if closer else low
