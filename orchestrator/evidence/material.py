@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,8 +23,6 @@ from trainables.models import build, load_weights, versioned
 from trainables.results import EpochProgress
 from trainables.splits import select, stratified_split
 from trainables.teacher import TeacherStage
-
-Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,20 +42,34 @@ class StudyImages:
         data = self.data.to(device)
         return StudyImages(data=data, test=dataclasses.replace(data, val=self.test.val.to(device)))
 
-    def to_arrays(self) -> dict[str, Any]:
-        """NumPy arrays and plain values, for other processes."""
-        test = {
-            "test_images": self.test.val.images_NCHW.cpu().numpy(),
-            "test_labels": self.test.val.labels_N.cpu().numpy(),
-        }
-        return self.data.to_arrays() | test
+    def save(self, path: Path) -> None:
+        """Write them to a file, for other processes."""
+        parts = {"train": self.data.train, "val": self.data.val, "test": self.test.val}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, part in parts.items():
+            tensors |= {f"{name}.images": part.images_NCHW.contiguous(), f"{name}.labels": part.labels_N.contiguous()}
+        about = {"mean": self.data.mean, "std": self.data.std, "class_names": self.data.class_names}
+        save_file(tensors, path, metadata={"about": json.dumps(about)})
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "StudyImages":
-        """Make them from what `to_arrays` gave, without a copy."""
-        own = {**arrays, "val_images": arrays["test_images"], "val_labels": arrays["test_labels"]}
-        data = DataSplits.from_arrays(arrays)
-        return cls(data=data, test=dataclasses.replace(data, val=DataSplits.from_arrays(own).val))
+    def load(cls, path: Path) -> "StudyImages":
+        """Read what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            parts = {
+                name: ImageSet(
+                    images_NCHW=file.get_tensor(f"{name}.images"), labels_N=file.get_tensor(f"{name}.labels")
+                )
+                for name in ("train", "val", "test")
+            }
+        data = DataSplits(
+            train=parts["train"],
+            val=parts["val"],
+            mean=tuple(about["mean"]),
+            std=tuple(about["std"]),
+            class_names=tuple(about["class_names"]),
+        )
+        return cls(data=data, test=dataclasses.replace(data, val=parts["test"]))
 
 
 def load_images(plan: StudyPlan) -> StudyImages:
@@ -151,8 +164,7 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def material_of(plan: StudyPlan, arrays: Arrays, folder: Path, device: torch.device) -> Material:
-    """What a process of its own needs; the teacher is there already."""
-    images = StudyImages.from_arrays(arrays).to(device)
-    teacher = prepare_teacher(plan, images, folder)
-    return Material(plan=plan, teacher=teacher, data=images.data, test=images.test)
+def material_of(plan: StudyPlan, images: Path, folder: Path, device: torch.device) -> Material:
+    """What a process of its own needs: images as `StudyImages.save` wrote them, and the teacher, which is there."""
+    here = StudyImages.load(images).to(device)
+    return Material(plan=plan, teacher=prepare_teacher(plan, here, folder), data=here.data, test=here.test)
