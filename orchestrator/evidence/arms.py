@@ -11,8 +11,9 @@ from torch import nn
 
 from orchestrator.evidence.narrow import even_network
 from orchestrator.evidence.peer import pruned
-from orchestrator.evidence.plan import Arm, Run, StudyPlan
+from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import Found, RunResult
+from orchestrator.evidence.settings import Arm, Run
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
 from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params

@@ -12,9 +12,10 @@ import torch
 
 from orchestrator.evidence.arms import Material, check_budget, run_arm
 from orchestrator.evidence.material import StudyImages, material_of, prepare_teacher
-from orchestrator.evidence.plan import Run, StudyPlan
+from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
+from orchestrator.evidence.settings import Run
 
 Say = Callable[[str], None]
 

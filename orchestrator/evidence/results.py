@@ -10,7 +10,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.evidence.plan import Purpose, Run
+from orchestrator.evidence.settings import Purpose, Run
 from trainables.errors import InputError
 from trainables.plain import PlainConfig
 from trainables.results import LevelResult
@@ -99,7 +99,7 @@ class RunResult(PlainConfig):
 
 
 class ResultFile:
-    """Results in a file of JSON lines, each run once; several processes may add to it."""
+    """Results in a file of JSON lines, each run once."""
 
     def __init__(self, path: Path) -> None:
         """Name the file; one that is not there holds none."""
@@ -128,19 +128,13 @@ class ResultFile:
         return found
 
     def add(self, result: RunResult) -> None:
-        """Append a result, on disk when this returns."""
-        line = json.dumps(result.to_dict()).encode() + b"\n"
+        """Append a result, on disk when this returns; what a kill left of a line goes. One writer at a time."""
+        content = self.path.read_bytes() if self.path.exists() else b""
         with self.path.open("ab") as file:
-            if file.tell() > 0 and not self._ends_with_a_line():
-                line = b"\n" + line
-            file.write(line)
+            file.truncate(content.rfind(b"\n") + 1)
+            file.write(json.dumps(result.to_dict()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-
-    def _ends_with_a_line(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
 
 
 def write_table(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.evidence.plan import Arm, StudyPlan, load_plan
+from orchestrator.evidence.plan import StudyPlan, load_plan
+from orchestrator.evidence.settings import Arm
 from trainables.errors import InputError
 
 READY = sorted((Path(__file__).parents[3] / "studies").glob("*.yaml"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.evidence.plan import Budget
+from orchestrator.evidence.settings import Budget
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
 from trainables.cost import count_macs
