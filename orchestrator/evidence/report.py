@@ -165,18 +165,21 @@ def _table(lines: Sequence[Line], reference: str) -> Table:
     )
 
 
+_ACCOUNTING = (
+    "A forward pass counts a network's MACs once, a backward pass twice; teachers count where something is learnt from "
+    "them, every level counts with the size that it has at each step. Validation and the last measurement of batch-norm "
+    "statistics are left out, and so are the gradients of Torch-Pruning's importance. A cascade for all sizes may spend "
+    "one budget a size."
+)
+
+
 def _method(plan: StudyPlan, results: Sequence[RunResult]) -> Iterable[Block]:
     budget, tuning = plan.budget, plan.tuning
     unit = "passes over the training images"
     if budget.unit == "teacher-passes":
         unit = "forward passes of the teacher over the training images"
     most = "" if budget.most_epochs is None else f", and at most {budget.most_epochs} epochs"
-    yield Paragraph(
-        text=f"Budget of each arm for each size: {budget.amount:g} {unit}{most}. A forward pass counts a network's "
-        "MACs once, a backward pass twice; teachers count where something is learnt from them, every level counts "
-        "with the size that it has at each step. Validation and the last measurement of batch-norm statistics are left out, and "
-        "so are the gradients of Torch-Pruning's importance. A cascade for all sizes may spend one budget a size."
-    )
+    yield Paragraph(text=f"Budget of each arm for each size: {budget.amount:g} {unit}{most}. {_ACCOUNTING}")
     tried = "none was chosen: all arms train at the recipe's"
     if len(tuning.learning_rates) > 1:
         rates = ", ".join(f"{rate:g}" for rate in tuning.learning_rates)
