@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from orchestrator.archive import write_atomically
 from orchestrator.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
@@ -41,6 +42,22 @@ class StudyImages:
         """The same on a device, where training images are held once."""
         data = self.data.to(device)
         return StudyImages(data=data, test=dataclasses.replace(data, val=self.test.val.to(device)))
+
+    def to_arrays(self) -> dict[str, Any]:
+        """NumPy arrays and plain values, for an object store."""
+        test = self.test.val
+        return {
+            "data": self.data.to_arrays(),
+            "test_images": test.images_NCHW.cpu().numpy(),
+            "test_labels": test.labels_N.cpu().numpy(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> "StudyImages":
+        """Make them from what `to_arrays` gave, without a copy."""
+        own = {"val_images": arrays["test_images"], "val_labels": arrays["test_labels"]}
+        data = DataSplits.from_arrays(arrays["data"])
+        return cls(data=data, test=dataclasses.replace(data, val=DataSplits.from_arrays(arrays["data"] | own).val))
 
     def save(self, path: Path) -> None:
         """Write them to a file, for other processes."""
@@ -101,26 +118,48 @@ def _some(images: ImageSet, number: int | None, plan: StudyPlan, name: str) -> I
 def prepare_teacher(
     plan: StudyPlan, images: StudyImages, folder: Path, *, told: Callable[[EpochProgress], None] = lambda _: None
 ) -> nn.Module:
-    """A study's teacher: from the folder if it is there, read from `model.weights`, or else trained now.
+    """A study's teacher: from the folder if it is there, read from `model.weights`, or else trained now and kept.
 
     Args:
         plan: the study.
         images: on the device to train on, where the teacher will be.
-        folder: of the study; the teacher is kept in it.
+        folder: of the study.
         told: hears of each epoch.
 
     Raises:
         InputError: if its weights do not fit.
         StageFailure: if it cannot be trained.
     """
-    data = images.data
+    network = kept_teacher(plan, images.data, folder)
+    if network is None:
+        network, about = make_teacher(plan, images, told=told)
+        keep_teacher(folder, network.state_dict(), about)
+    return network
+
+
+def kept_teacher(plan: StudyPlan, data: DataSplits, folder: Path) -> nn.Module | None:
+    """The teacher that a folder keeps, on the device of the data; `None` where it is none of this study's."""
+    if read_teacher(folder).get("digest") != digest_of_teacher(plan):
+        return None
+    return teacher_with(plan, data, load_file(folder / "teacher.safetensors"))
+
+
+def teacher_with(plan: StudyPlan, data: DataSplits, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A study's teacher with these weights, on the device of the data."""
     network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=plan.teacher_seed)
-    weights, card = folder / "teacher.safetensors", folder / "teacher.json"
-    digest = digest_of_teacher(plan)
-    if card.exists() and json.loads(card.read_text()).get("digest") == digest:
-        network.load_state_dict(versioned(load_file(weights), network))
-        return network.to(data.train.labels_N.device).eval().requires_grad_(requires_grad=False)
-    started = time.perf_counter()
+    network.load_state_dict(versioned(tensors, network))
+    return network.to(data.train.labels_N.device).eval().requires_grad_(requires_grad=False)
+
+
+def make_teacher(
+    plan: StudyPlan, images: StudyImages, *, told: Callable[[EpochProgress], None] = lambda _: None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a study's teacher, or read its weights; the network, and what is known of it.
+
+    Arguments and errors are those of `prepare_teacher`.
+    """
+    data, started = images.data, time.perf_counter()
+    network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=plan.teacher_seed)
     network = network.to(data.train.labels_N.device)
     if plan.model.weights is not None:
         load_weights(network, Path(plan.model.weights))
@@ -131,18 +170,23 @@ def prepare_teacher(
         while not stage.finished:
             told(stage.step())
     network = network.eval().requires_grad_(requires_grad=False)
-    about = {
-        "digest": digest,
+    return network, {
+        "digest": digest_of_teacher(plan),
         "val_accuracy": evaluate(network, data).accuracy,
         "test_accuracy": evaluate(network, images.test).accuracy,
         "seconds": time.perf_counter() - started,
     }
+
+
+def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    """Write a teacher into a folder; what says that its weights are whole comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, weights.with_suffix(".new"))
+    weights, card = folder / "teacher.safetensors", folder / "teacher.json"
+    card.unlink(missing_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, weights.with_suffix(".new"))
     weights.with_suffix(".new").replace(weights)
-    card.write_text(json.dumps(about, indent=1))  # last, as it says that the weights are whole
-    return network
+    write_atomically(card, json.dumps(dict(about), indent=1).encode())
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:

@@ -103,6 +103,10 @@ class StudyPlan(PlainConfig):
                 raise InputError(f"arms.{name}: {error}") from error
         return super(StudyPlan, cls).from_dict({**values, "arms": made})
 
+    def to_yaml(self) -> str:
+        """The whole study, defaults filled in, as `load_plan` reads it."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
     def cascade_of(
         self, arm: Arm, size: float, *, seed: int, learning_rate: float | None, epochs: int
     ) -> CascadeConfig:

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.archive import write_atomically
 from orchestrator.evidence.figures import accuracy_figure, difference_figure
 from orchestrator.evidence.pages import Block, Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
@@ -167,9 +165,9 @@ def _table(lines: Sequence[Line], reference: str) -> Table:
 
 _ACCOUNTING = (
     "A forward pass counts a network's MACs once, a backward pass twice; teachers count where something is learnt from "
-    "them, every level counts with the size that it has at each step. Validation and the last measurement of batch-norm "
-    "statistics are left out, and so are the gradients of Torch-Pruning's importance. A cascade for all sizes may spend "
-    "one budget a size."
+    "them, every level counts with the size that it has at each step. Validation and the last measurement of "
+    "batch-norm statistics are left out, and so are the gradients of Torch-Pruning's importance. A cascade for all "
+    "sizes may spend one budget a size."
 )
 
 
@@ -194,7 +192,7 @@ def _method(plan: StudyPlan, results: Sequence[RunResult]) -> Iterable[Block]:
             *(f"Versions: {version}" for version in versions),
         )
     )
-    yield Code(text=yaml.safe_dump(plan.to_dict(), sort_keys=False))
+    yield Code(text=plan.to_yaml())
 
 
 def _percent(fraction: float) -> str:

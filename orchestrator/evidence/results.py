@@ -1,8 +1,10 @@
 """What runs came to, one JSON line each in a file that only grows, so that a kill loses at most the run in progress."""
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -135,6 +137,22 @@ class ResultFile:
             file.write(json.dumps(result.to_dict()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a study's folder, which is made if it is not there.
+
+    Raises:
+        InputError: if one works in it already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"study {folder.name!r} runs in another process; wait for it or stop it") from error
+        yield
 
 
 def write_table(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from orchestrator.repeats import CONFIDENCE, t_quantile, t_within
 
 Verdict = Literal["better", "worse", "not told apart"]
-LEVEL = 1 - CONFIDENCE
+LEVEL = 0.05
 """Chance of a false finding in a whole report, after Holm's correction."""
 
 

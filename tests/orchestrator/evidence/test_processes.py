@@ -12,7 +12,7 @@ from orchestrator.evidence.arms import run_arm
 from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.processes import OutOfTimeError, run_study
-from orchestrator.evidence.results import ResultFile
+from orchestrator.evidence.results import ResultFile, locked
 from orchestrator.evidence.schedule import chosen_rate, next_run, num_runs
 from trainables.errors import InputError
 
@@ -131,11 +131,20 @@ def test_more_images_than_there_are_is_refused(plain) -> None:
         load_images(StudyPlan.from_dict(plain | {"images": {"train": 9999}}))
 
 
-def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(plain, tmp_path: Path) -> None:
-    plan = StudyPlan.from_dict(plain | {"budget": {"amount": 1}})
-    with pytest.raises(InputError, match=r"arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"):
-        run_study(plan, load_images(plan), tmp_path, device=torch.device("cpu"), say=lambda _: None)
-    assert not list(tmp_path.iterdir())
+def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(plain, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain | {"budget": {"amount": 1}}))
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    with locked(tmp_path / "out"):
+        assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "study 'out' runs in another process" in capsys.readouterr().err
 
 
 @pytest.mark.integration

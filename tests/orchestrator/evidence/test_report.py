@@ -23,7 +23,7 @@ NOISE = (0.001, -0.002, 0.0, 0.002, -0.001)
 
 
 def made(run: Run, *accuracies: float, macs_kept: tuple[float, ...] = ()) -> RunResult:
-    sizes = macs_kept or (run.size,)
+    sizes = macs_kept or (run.size,) * len(accuracies)
     return RunResult(
         key=run.key,
         arm=run.arm,
