@@ -103,6 +103,19 @@ def export(  # noqa: PLR0913
 
 
 @app.command()
+def study(
+    study: Annotated[Path, typer.Argument(help="YAML file of a study; `studies/` has some that are ready.")],
+    name: Annotated[str | None, typer.Option(help="Name of the study; the file's by default.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set data.path=FOLDER")] = None,
+) -> None:
+    """Compare ways to small networks, arm against arm at equal budget, and report; goes on where it was stopped."""
+    from orchestrator.evidence.command import run_study_command
+
+    raise typer.Exit(run_study_command(study, name=name or study.stem, storage=storage, overrides=set_ or []))
+
+
+@app.command()
 def simulate(  # noqa: PLR0913
     curves: Annotated[
         str, typer.Argument(help="Name of a search whose curves are replayed, or a Parquet file of them.")

@@ -115,15 +115,15 @@ def t_quantile(probability: float, freedom: int) -> float:
         freedom: degrees of freedom, at least 1.
     """
     low, high = 0.0, 1.0
-    while _t_within(high, freedom) < 2 * probability - 1:
+    while t_within(high, freedom) < 2 * probability - 1:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
+        low, high = (middle, high) if t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
     return high
 
 
-def _t_within(t: float, freedom: int) -> float:
+def t_within(t: float, freedom: int) -> float:
     """Probability that |T| is below t."""
     angle = math.atan2(t, math.sqrt(freedom))
     odd = freedom % 2

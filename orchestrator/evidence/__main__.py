@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.evidence.arms import check_budget
 from orchestrator.evidence.material import find_device, load_images
 from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
+from orchestrator.evidence.results import locked
 from orchestrator.evidence.schedule import num_runs
 from trainables.errors import InputError, StageFailure, first_line
 
@@ -18,7 +20,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.evidence", description=__doc__)
     parser.add_argument("study", type=Path, help="YAML file of the study")
-    parser.add_argument("--out", type=Path, help="folder of the results; runs/evidence/NAME by default")
+    parser.add_argument("--out", type=Path, help="folder of the results; runs/NAME by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as data.path=FOLDER")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
@@ -37,17 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         images = load_images(plan)
-        folder = options.out or Path("runs") / "evidence" / options.study.stem
+        folder = options.out or Path("runs") / options.study.stem
         say(f"{num_runs(plan)} runs; results in {folder}")
-        done = run_study(
-            plan,
-            images,
-            folder,
-            device=device,
-            workers=options.workers,
-            seconds=None if options.minutes is None else 60 * options.minutes,
-            say=say,
-        )
+        check_budget(plan, len(images.data.train))
+        with locked(folder):
+            done = run_study(
+                plan,
+                images,
+                folder,
+                device=device,
+                workers=options.workers,
+                seconds=None if options.minutes is None else 60 * options.minutes,
+                say=say,
+            )
     except InputError as error:
         print(f"evidence: {first_line(error)}", file=sys.stderr)
         return 2

@@ -11,13 +11,14 @@ from torch import nn
 
 from orchestrator.evidence.narrow import even_network
 from orchestrator.evidence.peer import pruned
-from orchestrator.evidence.plan import Arm, Run, StudyPlan
+from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import Found, RunResult
+from orchestrator.evidence.settings import Arm, Run
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
 from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, num_batches
-from trainables.errors import StageFailure, first_line
+from trainables.errors import InputError, StageFailure, first_line
 from trainables.evaluation import evaluate
 from trainables.identity import engine_digest
 from trainables.plan import StagePlan
@@ -26,6 +27,7 @@ from trainables.trial import CascadeTrial
 
 Tick = Callable[[], None]
 """Called after every epoch; may raise to give the run up."""
+_MANY = 10_000  # epochs, where their number is not known yet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,17 +66,13 @@ class _Trained:
 
 
 def run_arm(run: Run, material: Material, tick: Tick = lambda: None) -> RunResult:
-    """Train a run to its end; one that fails says why.
-
-    Raises:
-        InputError: if the arm cannot be trained on these images, or its budget is too small.
-    """
+    """Train a run to its end; one that fails says why."""
     arm = material.plan.arms[run.arm]
     started = time.perf_counter()
     trained, failure = None, None
     try:
         trained = _METHODS[arm.method](run, arm, material, tick)
-    except StageFailure as error:
+    except (StageFailure, InputError) as error:
         failure = first_line(error)
     return RunResult(
         key=run.key,
@@ -104,15 +102,41 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _cascade(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
-    plan, data = material.plan, material.data
-    steps = num_batches(len(data.train), _config(run, arm, plan, 1_000).recipe.batch_size)
-    epochs = epochs_within(
+def check_budget(plan: StudyPlan, num_images: int) -> None:
+    """See that every arm can be trained within the budget.
+
+    Args:
+        plan: the study.
+        num_images: that are trained on.
+
+    Raises:
+        InputError: naming the first arm for which it is too small.
+    """
+    for name, arm in plan.arms.items():
+        for size in plan.sizes_of(arm):
+            try:
+                _planned_epochs(plan.run(name, size, 0, 0.05, "measured"), arm, plan, num_images)
+            except InputError as error:
+                raise InputError(f"arms.{name} at size {size:g}: {error}") from error
+
+
+def _planned_epochs(run: Run, arm: Arm, plan: StudyPlan, num_images: int) -> int:
+    config = _config(run, arm, plan, _MANY)
+    if arm.method in ("from-scratch", "torch-pruning"):
+        learns = config.distillation_weight > 0
+        return epochs_within(plan.budget, lambda epochs: training_work(run.size, epochs, teacher=learns))
+    steps = num_batches(num_images, config.recipe.batch_size)
+    return epochs_within(
         plan.budget,
         lambda epochs: cascade_work(_config(run, arm, plan, epochs), steps),
-        least=_fewest_epochs(_config(run, arm, plan, 1_000)),
+        least=config.num_levels if config.schedule == "sequential" else 1,
         share=len(plan.sizes) if arm.method == "one-cascade" else 1.0,
     )
+
+
+def _cascade(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
+    plan, data = material.plan, material.data
+    epochs = _planned_epochs(run, arm, plan, len(data.train))
     config = _config(run, arm, plan, epochs)
     trial = CascadeTrial(material.teacher, config=config, data=data, augmentation=plan.data.augmentation)
     for _ in trial.run():
@@ -120,11 +144,8 @@ def _cascade(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
     found = tuple(
         Found.of(result, evaluate(trial.networks[result.level], material.test).accuracy) for result in trial.results
     )
-    return _Trained(config=config, found=found, epochs=config.num_epochs, work=cascade_work(config, steps))
-
-
-def _fewest_epochs(config: CascadeConfig) -> int:
-    return config.num_levels if config.schedule == "sequential" else 1
+    work = cascade_work(config, num_batches(len(data.train), config.recipe.batch_size))
+    return _Trained(config=config, found=found, epochs=config.num_epochs, work=work)
 
 
 def _from_scratch(run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:

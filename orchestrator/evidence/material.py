@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from orchestrator.archive import write_atomically
 from orchestrator.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
@@ -22,8 +24,6 @@ from trainables.models import build, load_weights, versioned
 from trainables.results import EpochProgress
 from trainables.splits import select, stratified_split
 from trainables.teacher import TeacherStage
-
-Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,19 +44,49 @@ class StudyImages:
         return StudyImages(data=data, test=dataclasses.replace(data, val=self.test.val.to(device)))
 
     def to_arrays(self) -> dict[str, Any]:
-        """NumPy arrays and plain values, for other processes."""
-        test = {
-            "test_images": self.test.val.images_NCHW.cpu().numpy(),
-            "test_labels": self.test.val.labels_N.cpu().numpy(),
+        """NumPy arrays and plain values, for an object store."""
+        test = self.test.val
+        return {
+            "data": self.data.to_arrays(),
+            "test_images": test.images_NCHW.cpu().numpy(),
+            "test_labels": test.labels_N.cpu().numpy(),
         }
-        return self.data.to_arrays() | test
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "StudyImages":
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> "StudyImages":
         """Make them from what `to_arrays` gave, without a copy."""
-        own = {**arrays, "val_images": arrays["test_images"], "val_labels": arrays["test_labels"]}
-        data = DataSplits.from_arrays(arrays)
-        return cls(data=data, test=dataclasses.replace(data, val=DataSplits.from_arrays(own).val))
+        own = {"val_images": arrays["test_images"], "val_labels": arrays["test_labels"]}
+        data = DataSplits.from_arrays(arrays["data"])
+        return cls(data=data, test=dataclasses.replace(data, val=DataSplits.from_arrays(arrays["data"] | own).val))
+
+    def save(self, path: Path) -> None:
+        """Write them to a file, for other processes."""
+        parts = {"train": self.data.train, "val": self.data.val, "test": self.test.val}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, part in parts.items():
+            tensors |= {f"{name}.images": part.images_NCHW.contiguous(), f"{name}.labels": part.labels_N.contiguous()}
+        about = {"mean": self.data.mean, "std": self.data.std, "class_names": self.data.class_names}
+        save_file(tensors, path, metadata={"about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> "StudyImages":
+        """Read what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            parts = {
+                name: ImageSet(
+                    images_NCHW=file.get_tensor(f"{name}.images"), labels_N=file.get_tensor(f"{name}.labels")
+                )
+                for name in ("train", "val", "test")
+            }
+        data = DataSplits(
+            train=parts["train"],
+            val=parts["val"],
+            mean=tuple(about["mean"]),
+            std=tuple(about["std"]),
+            class_names=tuple(about["class_names"]),
+        )
+        return cls(data=data, test=dataclasses.replace(data, val=parts["test"]))
 
 
 def load_images(plan: StudyPlan) -> StudyImages:
@@ -88,26 +118,48 @@ def _some(images: ImageSet, number: int | None, plan: StudyPlan, name: str) -> I
 def prepare_teacher(
     plan: StudyPlan, images: StudyImages, folder: Path, *, told: Callable[[EpochProgress], None] = lambda _: None
 ) -> nn.Module:
-    """A study's teacher: from the folder if it is there, read from `model.weights`, or else trained now.
+    """A study's teacher: from the folder if it is there, read from `model.weights`, or else trained now and kept.
 
     Args:
         plan: the study.
         images: on the device to train on, where the teacher will be.
-        folder: of the study; the teacher is kept in it.
+        folder: of the study.
         told: hears of each epoch.
 
     Raises:
         InputError: if its weights do not fit.
         StageFailure: if it cannot be trained.
     """
-    data = images.data
+    network = kept_teacher(plan, images.data, folder)
+    if network is None:
+        network, about = make_teacher(plan, images, told=told)
+        keep_teacher(folder, network.state_dict(), about)
+    return network
+
+
+def kept_teacher(plan: StudyPlan, data: DataSplits, folder: Path) -> nn.Module | None:
+    """The teacher that a folder keeps, on the device of the data; `None` where it is none of this study's."""
+    if read_teacher(folder).get("digest") != digest_of_teacher(plan):
+        return None
+    return teacher_with(plan, data, load_file(folder / "teacher.safetensors"))
+
+
+def teacher_with(plan: StudyPlan, data: DataSplits, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A study's teacher with these weights, on the device of the data."""
     network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=plan.teacher_seed)
-    weights, card = folder / "teacher.safetensors", folder / "teacher.json"
-    digest = digest_of_teacher(plan)
-    if card.exists() and json.loads(card.read_text()).get("digest") == digest:
-        network.load_state_dict(versioned(load_file(weights), network))
-        return network.to(data.train.labels_N.device).eval().requires_grad_(requires_grad=False)
-    started = time.perf_counter()
+    network.load_state_dict(versioned(tensors, network))
+    return network.to(data.train.labels_N.device).eval().requires_grad_(requires_grad=False)
+
+
+def make_teacher(
+    plan: StudyPlan, images: StudyImages, *, told: Callable[[EpochProgress], None] = lambda _: None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a study's teacher, or read its weights; the network, and what is known of it.
+
+    Arguments and errors are those of `prepare_teacher`.
+    """
+    data, started = images.data, time.perf_counter()
+    network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=plan.teacher_seed)
     network = network.to(data.train.labels_N.device)
     if plan.model.weights is not None:
         load_weights(network, Path(plan.model.weights))
@@ -118,18 +170,23 @@ def prepare_teacher(
         while not stage.finished:
             told(stage.step())
     network = network.eval().requires_grad_(requires_grad=False)
-    about = {
-        "digest": digest,
+    return network, {
+        "digest": digest_of_teacher(plan),
         "val_accuracy": evaluate(network, data).accuracy,
         "test_accuracy": evaluate(network, images.test).accuracy,
         "seconds": time.perf_counter() - started,
     }
+
+
+def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    """Write a teacher into a folder; what says that its weights are whole comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, weights.with_suffix(".new"))
+    weights, card = folder / "teacher.safetensors", folder / "teacher.json"
+    card.unlink(missing_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, weights.with_suffix(".new"))
     weights.with_suffix(".new").replace(weights)
-    card.write_text(json.dumps(about, indent=1))  # last, as it says that the weights are whole
-    return network
+    write_atomically(card, json.dumps(dict(about), indent=1).encode())
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
@@ -151,8 +208,7 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def material_of(plan: StudyPlan, arrays: Arrays, folder: Path, device: torch.device) -> Material:
-    """What a process of its own needs; the teacher is there already."""
-    images = StudyImages.from_arrays(arrays).to(device)
-    teacher = prepare_teacher(plan, images, folder)
-    return Material(plan=plan, teacher=teacher, data=images.data, test=images.test)
+def material_of(plan: StudyPlan, images: Path, folder: Path, device: torch.device) -> Material:
+    """What a process of its own needs: images as `StudyImages.save` wrote them, and the teacher, which is there."""
+    here = StudyImages.load(images).to(device)
+    return Material(plan=plan, teacher=prepare_teacher(plan, here, folder), data=here.data, test=here.test)

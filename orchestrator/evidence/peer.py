@@ -9,7 +9,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from orchestrator.evidence.plan import Arm
+from orchestrator.evidence.settings import Arm
 from trainables.config import CascadeConfig
 from trainables.cost import count_macs
 from trainables.data import DataSplits

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from orchestrator.evidence.arms import Material, run_arm
-from orchestrator.evidence.material import Arrays, StudyImages, material_of, prepare_teacher
-from orchestrator.evidence.plan import Run, StudyPlan
+from orchestrator.evidence.material import StudyImages, material_of, prepare_teacher
+from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
+from orchestrator.evidence.settings import Run
 
 Say = Callable[[str], None]
 
@@ -42,6 +44,9 @@ def run_study(
         workers: processes that train at the same time; with 1 it is this one.
         seconds: after which runs are given up; the teacher counts.
         say: takes a line for each thing that is done.
+
+    Raises:
+        StageFailure: if the teacher cannot be trained.
     """
     deadline = None if seconds is None else time.time() + seconds
     file = ResultFile(folder / "results.jsonl")
@@ -57,7 +62,11 @@ def run_study(
     )
     if workers == 1:
         return _alone(plan, Material(plan=plan, teacher=teacher, data=here.data, test=here.test), file, deadline, say)
-    return _together(plan, images.to_arrays(), folder, device, workers, file, deadline, say)
+    with TemporaryDirectory() as place:  # a process that was sent them would hold up the start of the next
+        images.save(Path(place) / "images.safetensors")
+        begin = (plan.to_dict(), str(Path(place) / "images.safetensors"), str(folder), str(device))
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=begin) as pool:
+            return _together(pool, plan, workers, file, deadline, say)
 
 
 def told(result: RunResult) -> str:
@@ -88,50 +97,39 @@ def _check(deadline: float | None) -> None:
 
 
 def _together(  # noqa: PLR0913
-    plan: StudyPlan,
-    arrays: Arrays,
-    folder: Path,
-    device: torch.device,
-    workers: int,
-    file: ResultFile,
-    deadline: float | None,
-    say: Say,
+    pool: ProcessPoolExecutor, plan: StudyPlan, workers: int, file: ResultFile, deadline: float | None, say: Say
 ) -> bool:
     results = file.read()
     running: dict[Future[RunResult | None], str] = {}
     over = False
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_begin, initargs=(plan.to_dict(), arrays, str(folder), str(device))
-    ) as pool:
-        while True:
-            while not over and len(running) < workers:
-                run = next_run(plan, results, frozenset(running.values()))
-                if run is None:
-                    break
-                running[pool.submit(_work, run, deadline)] = run.key
-            if not running:
+    while True:
+        while not over and len(running) < workers:
+            run = next_run(plan, results, frozenset(running.values()))
+            if run is None:
                 break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                del running[future]
-                result = future.result()
-                if result is None:
-                    over = True
-                    continue
-                file.add(result)
-                results[result.key] = result
-                say(told(result))
-    return not over
+            running[pool.submit(_work, run, deadline)] = run.key
+        if not running:
+            return not over
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            del running[future]
+            result = future.result()
+            if result is None:
+                over = True
+                continue
+            file.add(result)
+            results[result.key] = result
+            say(told(result))
 
 
 # What a worker holds between its runs; a pool has no other place for it.
 _HELD: dict[str, Any] = {}
 
 
-def _begin(plan: dict[str, Any], arrays: Arrays, folder: str, device: str) -> None:
+def _begin(plan: dict[str, Any], images: str, folder: str, device: str) -> None:
     torch.set_num_threads(1)
     made = StudyPlan.from_dict(plan)
-    _HELD["material"] = material_of(made, arrays, Path(folder), torch.device(device))
+    _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))
 
 
 def _work(run: Run, deadline: float | None) -> RunResult | None:

@@ -1,8 +1,10 @@
 """What runs came to, one JSON line each in a file that only grows, so that a kill loses at most the run in progress."""
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +12,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.evidence.plan import Purpose, Run
+from orchestrator.evidence.settings import Purpose, Run
 from trainables.errors import InputError
 from trainables.plain import PlainConfig
 from trainables.results import LevelResult
@@ -99,7 +101,7 @@ class RunResult(PlainConfig):
 
 
 class ResultFile:
-    """Results in a file of JSON lines, each run once; several processes may add to it."""
+    """Results in a file of JSON lines, each run once."""
 
     def __init__(self, path: Path) -> None:
         """Name the file; one that is not there holds none."""
@@ -128,19 +130,29 @@ class ResultFile:
         return found
 
     def add(self, result: RunResult) -> None:
-        """Append a result, on disk when this returns."""
-        line = json.dumps(result.to_dict()).encode() + b"\n"
+        """Append a result, on disk when this returns; what a kill left of a line goes. One writer at a time."""
+        content = self.path.read_bytes() if self.path.exists() else b""
         with self.path.open("ab") as file:
-            if file.tell() > 0 and not self._ends_with_a_line():
-                line = b"\n" + line
-            file.write(line)
+            file.truncate(content.rfind(b"\n") + 1)
+            file.write(json.dumps(result.to_dict()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _ends_with_a_line(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a study's folder, which is made if it is not there.
+
+    Raises:
+        InputError: if one works in it already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"study {folder.name!r} runs in another process; wait for it or stop it") from error
+        yield
 
 
 def write_table(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
-from orchestrator.evidence.plan import Run, StudyPlan
+from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult
+from orchestrator.evidence.settings import Run
 
 
 def chosen_rate(plan: StudyPlan, arm: str, size: float, results: Mapping[str, RunResult]) -> float | None:

@@ -8,7 +8,7 @@ training images. Validation and the last measurement of batch-norm statistics, w
 from collections.abc import Callable
 from itertools import pairwise
 
-from orchestrator.evidence.plan import Budget
+from orchestrator.evidence.settings import Budget
 from trainables.config import CascadeConfig, Pruning
 from trainables.errors import InputError
 from trainables.plan import StagePlan, stage_plans

@@ -1,0 +1,140 @@
+"""`cascade study STUDY.yaml`: the runs of a study on Ray, in MLflow, and its report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.addresses import without_all_credentials
+from orchestrator.config import Resources
+from orchestrator.evidence.arms import check_budget
+from orchestrator.evidence.cluster import run_on_ray
+from orchestrator.evidence.material import load_images, read_teacher
+from orchestrator.evidence.pages import Heading, Listing, Table
+from orchestrator.evidence.plan import StudyPlan, load_plan
+from orchestrator.evidence.processes import told
+from orchestrator.evidence.report import report_blocks, write_report
+from orchestrator.evidence.results import ResultFile, RunResult, locked
+from orchestrator.evidence.schedule import num_runs
+from orchestrator.evidence.summary import summarise
+from orchestrator.folder import SearchFolder
+from orchestrator.search import ray_session
+from orchestrator.tracking import Tracker
+from trainables.errors import InputError, first_line
+from trainables.identity import digest
+
+
+def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequence[str]) -> int:
+    """Run what is missing of a study and write its report; the exit code.
+
+    Raises:
+        InputError: if anything that was asked for cannot be.
+    """
+    plan = load_plan(source, overrides)
+    folder = SearchFolder(storage=storage, name=name)
+    if folder.exists:
+        raise InputError(f"{folder.path} holds a search; give the study another name with --name")
+    console = Console(soft_wrap=True)
+    images = load_images(plan)
+    check_budget(plan, len(images.data.train))
+    file = ResultFile(folder.path / "results.jsonl")
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    tracker = Tracker(uri=None, storage=storage, warn=say)
+    resources = Resources(
+        cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
+    )
+    try:
+        with ray_session(resources), locked(folder.path):
+            tracker.check()
+            with _tracked(tracker, plan, folder):
+                before = file.read()
+                for number, result in enumerate(before.values()):
+                    _track(tracker, number, result)
+                say(f"{num_runs(plan)} runs; {len(before)} results are in {file.path}")
+                numbers = count(len(before))
+
+                def done(result: RunResult) -> None:
+                    file.add(result)
+                    _track(tracker, next(numbers), result)
+                    say(told(result))
+
+                num_lost = run_on_ray(plan, images, folder.path, before, done=done, say=say)
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept, and the same command goes on")
+        return 130
+    finally:
+        tracker.close()
+    write_report(plan, file.read(), read_teacher(folder.path), folder.path)
+    _show(console, plan, file.read(), folder.path)
+    if num_lost:
+        say(f"{num_lost} runs were lost with their workers; the same command tries them again")
+    return 1 if num_lost else 0
+
+
+@contextmanager
+def _tracked(tracker: Tracker, plan: StudyPlan, folder: SearchFolder) -> Iterator[None]:
+    """A run of MLflow for the study, which says how it ended."""
+    identity = digest({"study": str(folder.path)})
+    tracker.start_search(folder.name, _parameters(plan), without_all_credentials(plan.to_yaml()), identity)
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        tracker.finish("stopped" if stopped else "failed", "interrupted" if stopped else first_line(error))
+        raise
+    tracker.finish("finished")
+
+
+def _parameters(plan: StudyPlan) -> dict[str, str | int | float | bool | None]:
+    return {
+        "model": plan.model.name,
+        "width": plan.model.width,
+        "data": plan.data.name,
+        "arms": ", ".join(plan.arms),
+        "sizes": ", ".join(f"{size:g}" for size in plan.sizes),
+        "seeds": len(plan.seeds),
+        "budget": plan.budget.amount,
+        "budget_unit": plan.budget.unit,
+        "reference": plan.reference,
+    }
+
+
+def _track(tracker: Tracker, number: int, result: RunResult) -> None:
+    about = {
+        name: getattr(result, name) for name in ("arm", "size", "seed", "learning_rate", "purpose", "epochs", "work")
+    }
+    for found in result.found[-1:]:
+        about |= {name: getattr(found, name) for name in ("test_accuracy", "val_accuracy", "macs_kept", "params_kept")}
+    tracker.start_trial(number, about)
+    tracker.finish_trial(number, (), "failed" if result.failure else "finished", result.failure)
+
+
+def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], folder: Path) -> None:
+    """Print what is shown, and where the whole report is."""
+    blocks = report_blocks(plan, results, summarise(plan, results), read_teacher(folder), name=folder.name)
+    for block in blocks:
+        match block:
+            case Heading(text=text) if text != "How it was done":
+                console.print(f"\n{text}", markup=False, highlight=False)
+            case Listing(points=points) if block is not blocks[-2]:
+                for point in points:
+                    console.print(f"- {point}", markup=False, highlight=False)
+            case Table():
+                console.print(_rich(block))
+            case _:
+                pass
+    console.print(f"\nreport: {folder / 'report.html'}", markup=False, highlight=False)
+
+
+def _rich(block: Table) -> object:
+    from rich.table import Table as RichTable
+
+    table = RichTable(*block.head[:5], *block.head[6:7])
+    for row in block.rows:
+        table.add_row(*row[:5], *row[6:7])
+    return table

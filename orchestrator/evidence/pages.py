@@ -1,0 +1,109 @@
+"""Parts of a report, and how they look as Markdown and as one HTML file."""
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heading:
+    """A title of a part; the first is the whole report's."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paragraph:
+    """Words."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Points, one below the other."""
+
+    points: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A head and rows of as many cells."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A picture as PNG, the name of its file, and what it shows."""
+
+    name: str
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Code:
+    """Text as it is."""
+
+    text: str
+
+
+Block = Heading | Paragraph | Listing | Table | Picture | Code
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """A report as Markdown; pictures are files beside it."""
+    parts = []
+    for number, block in enumerate(blocks):
+        match block:
+            case Heading(text=text):
+                parts.append(f"{'#' if number == 0 else '##'} {text}")
+            case Paragraph(text=text):
+                parts.append(text)
+            case Listing(points=points):
+                parts.append("\n".join(f"- {point}" for point in points))
+            case Table(head=head, rows=rows):
+                lines = [head, tuple("---" for _ in head), *rows]
+                parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+            case Picture(name=name, caption=caption):
+                parts.append(f"![{caption}]({name})")
+            case Code(text=text):
+                parts.append(f"```yaml\n{text.rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-size:.9rem}th,td{border-bottom:1px solid #ccc;padding:.25rem .6rem;text-align:left}
+img{max-width:100%}pre{background:#f5f5f5;padding:1rem;overflow:auto;font-size:.85rem}"""
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    """A report as one HTML file that needs no other."""
+    parts = []
+    title = next((block.text for block in blocks if isinstance(block, Heading)), "Study")
+    for number, block in enumerate(blocks):
+        match block:
+            case Heading(text=text):
+                parts.append(f"<h{1 if number == 0 else 2}>{html.escape(text)}</h{1 if number == 0 else 2}>")
+            case Paragraph(text=text):
+                parts.append(f"<p>{html.escape(text)}</p>")
+            case Listing(points=points):
+                parts.append(f"<ul>{''.join(f'<li>{html.escape(point)}</li>' for point in points)}</ul>")
+            case Table(head=head, rows=rows):
+                lines = [_cells(head, "th"), *(_cells(row, "td") for row in rows)]
+                parts.append(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
+            case Picture(png=png, caption=caption):
+                text = html.escape(caption)
+                source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+                parts.append(f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>')
+            case Code(text=text):
+                parts.append(f"<pre>{html.escape(text)}</pre>")
+    about = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{about}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _cells(cells: Sequence[str], tag: str) -> str:
+    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)

@@ -1,0 +1,155 @@
+"""What the runs of a study come to: a line for each arm at each size, and what they say against one another."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.evidence.plan import StudyPlan
+from orchestrator.evidence.results import Found, RunResult
+from orchestrator.evidence.schedule import chosen_rate
+from orchestrator.evidence.settings import Method
+from orchestrator.evidence.statistics import Difference, Estimate, estimate, holm, paired
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One arm at one size.
+
+    Attributes:
+        arm: its name.
+        method: of the arm.
+        size: that was asked.
+        accuracies: on test images, by seed.
+        accuracy: mean and interval; `None` where nothing is done.
+        against: the arm less the reference on the same seeds; `None` for the reference itself.
+        macs_kept: mean of what was got.
+        epochs: mean.
+        work: mean, in teacher-passes for each size.
+        learning_rate: that was chosen; `None` while it is not.
+        num_failed: runs that gave nothing.
+        num_missing: runs that are still to be done.
+    """
+
+    arm: str
+    method: Method
+    size: float
+    accuracies: Mapping[int, float]
+    accuracy: Estimate | None
+    against: Difference | None
+    macs_kept: float | None
+    epochs: float | None
+    work: float | None
+    learning_rate: float | None
+    num_failed: int
+    num_missing: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duel:
+    """The best of some arms against the best of others at one size, each picked by its mean.
+
+    Attributes:
+        size: of the networks.
+        own: name of an arm.
+        other: name of another.
+        difference: own less other on the same seeds.
+    """
+
+    size: float
+    own: str
+    other: str
+    difference: Difference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """All of it.
+
+    Attributes:
+        lines: by size, the smallest last, and by arm.
+        duels: the best cascade against the best of Torch-Pruning, at each size where both are.
+    """
+
+    lines: tuple[Line, ...]
+    duels: tuple[Duel, ...]
+
+
+def summarise(plan: StudyPlan, results: Mapping[str, RunResult]) -> Summary:
+    """Gather the results of a study's own runs; Holm's correction is over all comparisons together."""
+    lines = [_line(plan, name, size, results) for size in sorted(plan.sizes, reverse=True) for name in plan.arms]
+    by_place = {(line.arm, line.size): line for line in lines}
+    tests: list[Difference | None] = []
+    for line in lines:
+        reference = by_place[plan.reference, line.size]
+        tests.append(None if line is reference else paired(line.accuracies, reference.accuracies))
+    duels = list(_duels(lines))
+    differences = [*tests, *(duel.difference for duel in duels)]
+    adjusted = holm([None if difference is None else difference.p_value for difference in differences])
+    told = [
+        None if difference is None else dataclasses.replace(difference, adjusted=value)
+        for difference, value in zip(differences, adjusted, strict=True)
+    ]
+    return Summary(
+        lines=tuple(
+            dataclasses.replace(line, against=difference)
+            for line, difference in zip(lines, told[: len(lines)], strict=True)
+        ),
+        duels=tuple(
+            dataclasses.replace(duel, difference=difference)
+            for duel, difference in zip(duels, told[len(lines) :], strict=True)
+            if difference is not None
+        ),
+    )
+
+
+def _line(plan: StudyPlan, name: str, size: float, results: Mapping[str, RunResult]) -> Line:
+    arm = plan.arms[name]
+    own = size if arm.method != "one-cascade" else min(plan.sizes)
+    rate = chosen_rate(plan, name, own, results)
+    runs = [] if rate is None else [plan.run(name, own, seed, rate, "measured") for seed in plan.seeds]
+    done = {run.seed: results[run.key] for run in runs if run.key in results}
+    good = {seed: (result, _closest(result.found, size)) for seed, result in done.items() if result.found}
+    accuracies = {seed: found.test_accuracy for seed, (_, found) in good.items()}
+    share = len(plan.sizes) if arm.method == "one-cascade" else 1
+    return Line(
+        arm=name,
+        method=arm.method,
+        size=size,
+        accuracies=accuracies,
+        accuracy=estimate([*accuracies.values()]) if accuracies else None,
+        against=None,
+        macs_kept=_mean(found.macs_kept for _, found in good.values()),
+        epochs=_mean(result.epochs for result, _ in good.values()),
+        work=_mean(result.work / share for result, _ in good.values()),
+        learning_rate=rate,
+        num_failed=len(done) - len(good),
+        num_missing=len(plan.seeds) - len(done),
+    )
+
+
+def _closest(found: Sequence[Found], size: float) -> Found:
+    return min(found, key=lambda level: abs(level.macs_kept - size))
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    given = [*values]
+    return statistics.fmean(given) if given else None
+
+
+def _duels(lines: Sequence[Line]) -> Iterable[Duel]:
+    for size in dict.fromkeys(line.size for line in lines):
+        here = [line for line in lines if line.size == size and line.accuracy is not None]
+        cascades = [line for line in here if line.method in ("cascade", "one-cascade")]
+        peers = [line for line in here if line.method == "torch-pruning"]
+        if not cascades or not peers:
+            continue
+        own, other = (max(kind, key=_accuracy) for kind in (cascades, peers))
+        difference = paired(own.accuracies, other.accuracies)
+        if difference is not None:
+            yield Duel(size=size, own=own.arm, other=other.arm, difference=difference)
+
+
+def _accuracy(line: Line) -> float:
+    assert line.accuracy is not None
+    return line.accuracy.mean

@@ -1,0 +1,159 @@
+"""Whole studies of seconds: every method, going on after a stop, the choice of learning rates."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.evidence.__main__ import main
+from orchestrator.evidence.arms import run_arm
+from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
+from orchestrator.evidence.plan import StudyPlan
+from orchestrator.evidence.processes import OutOfTimeError, run_study
+from orchestrator.evidence.results import ResultFile, locked
+from orchestrator.evidence.schedule import chosen_rate, next_run, num_runs
+from trainables.errors import InputError
+
+METHODS = {
+    "plain": {},
+    "chain": {"assistants": 1, "cascade": {"schedule": "sequential"}},
+    "all": {"method": "one-cascade"},
+    "scratch": {"method": "from-scratch", "cascade": {"distillation_weight": 0}},
+    "peer": {"method": "torch-pruning", "importance": "l2"},
+}
+
+
+def material(plan: StudyPlan, folder: Path) -> Material:
+    images = load_images(plan)
+    return Material(plan=plan, teacher=prepare_teacher(plan, images, folder), data=images.data, test=images.test)
+
+
+def test_every_method_gives_networks_of_the_sizes_within_the_budget(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain | {"sizes": [0.5, 0.3], "arms": METHODS, "budget": {"amount": 6}})
+    shared = material(plan, tmp_path)
+    wanted = {"plain": [0.3], "chain": [0.3**0.5, 0.3], "all": [0.5, 0.3], "scratch": [0.3], "peer": [0.3]}
+    for name, sizes in wanted.items():
+        result = run_arm(plan.run(name, 0.3, 1, 0.05, "measured"), shared)
+        assert result.failure is None
+        assert [found.macs_kept for found in result.found] == pytest.approx(sizes, rel=0.05)
+        assert all(0 <= found.test_accuracy <= 1 for found in result.found)
+        assert result.work == pytest.approx(12 if name == "all" else 6, rel=0.3)
+        assert result.config["recipe"]["epochs"] == result.epochs > 0
+    assert result.device == "cpu"
+    assert result.versions["torch"] == torch.__version__
+
+
+def test_the_seed_decides(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain)
+    shared = material(plan, tmp_path)
+    for arm in plan.arms:
+        runs = [run_arm(plan.run(arm, 0.3, seed, 0.05, "measured"), shared).found for seed in (1, 1, 2)]
+        assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_failure_is_a_result(plain, tmp_path: Path) -> None:
+    plain["cascade"] = plain["cascade"] | {"recipe": {"batch_size": 32, "learning_rate": 1e12}}
+    plan = StudyPlan.from_dict(plain)
+    result = run_arm(plan.run("plain", 0.3, 1, 1e12, "measured"), material(plan, tmp_path))
+    assert result.found == ()
+    assert result.failure is not None
+    assert "\n" not in result.failure
+
+
+def test_a_study_goes_on_where_it_was_cut_off(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain)
+    images, said = load_images(plan), []
+    assert run_study(plan, images, tmp_path, device=torch.device("cpu"), say=said.append)
+    file = ResultFile(tmp_path / "results.jsonl")
+    first = file.read()
+    assert len(first) == num_runs(plan) == 4
+    assert len(said) == 1 + 4  # the teacher's epoch, and a line a run
+    # A kill in the midst of a line leaves a part of it: that run is done again, to the same end.
+    content = file.path.read_bytes()
+    file.path.write_bytes(content[:-30])
+    said.clear()
+    assert run_study(plan, images, tmp_path, device=torch.device("cpu"), say=said.append)
+    assert len(said) == 1
+    again = file.read()
+    assert {key: result.found for key, result in again.items()} == {key: r.found for key, r in first.items()}
+    assert not run_study(
+        dataclasses.replace(plan, seeds=(1, 2, 3)), images, tmp_path, device=torch.device("cpu"), seconds=0.0
+    )
+    file.path.write_bytes(b"{}\n" + content)
+    with pytest.raises(InputError, match=r"line 1 of .* is damaged; remove that line"):
+        file.read()
+
+
+def test_the_teacher_is_trained_once_and_again_where_it_is_another(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain)
+    images, epochs = load_images(plan), []
+    one = prepare_teacher(plan, images, tmp_path, told=epochs.append)
+    same = prepare_teacher(plan, images, tmp_path, told=epochs.append)
+    assert len(epochs) == 1
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
+    prepare_teacher(dataclasses.replace(plan, teacher_seed=1), images, tmp_path, told=epochs.append)
+    assert len(epochs) == 2
+    assert 0 <= read_teacher(tmp_path)["test_accuracy"] <= 1
+
+
+def test_the_best_rate_on_validation_images_is_used_for_every_seed(plain, tmp_path: Path) -> None:
+    plain["tuning"] = {"learning_rates": [1e-6, 0.05, 1e12]}
+    plan = StudyPlan.from_dict(plain | {"arms": {"plain": {}}})
+    assert num_runs(plan) == 3 + 2
+    run = next_run(plan, {})
+    assert run is not None
+    assert (run.purpose, run.seed, run.learning_rate) == ("tuning", 0, 1e-6)
+    assert chosen_rate(plan, "plain", 0.3, {}) is None
+    assert run_study(plan, load_images(plan), tmp_path, device=torch.device("cpu"), say=lambda _: None)
+    results = ResultFile(tmp_path / "results.jsonl").read()
+    tries = {
+        r.learning_rate: r.found[-1].val_accuracy if r.found else -1 for r in results.values() if r.purpose == "tuning"
+    }
+    best = max(tries, key=lambda rate: tries[rate])
+    assert {r.learning_rate for r in results.values() if r.purpose == "measured"} == {best}
+    assert best != 1e12
+
+
+def test_time_that_is_over_gives_a_run_up(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain)
+
+    def over() -> None:
+        raise OutOfTimeError
+
+    with pytest.raises(OutOfTimeError):
+        run_arm(plan.run("plain", 0.3, 1, 0.05, "measured"), material(plan, tmp_path), over)
+
+
+def test_more_images_than_there_are_is_refused(plain) -> None:
+    with pytest.raises(InputError, match=r"images.train is 9999, but there are \d+; ask for at most as many"):
+        load_images(StudyPlan.from_dict(plain | {"images": {"train": 9999}}))
+
+
+def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(plain, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain | {"budget": {"amount": 1}}))
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    with locked(tmp_path / "out"):
+        assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "study 'out' runs in another process" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_the_command_runs_a_study_in_several_processes(plain, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    options = [str(path), "--out", str(tmp_path / "out"), "--workers", "2", "--set", "budget.amount=4"]
+    assert main(options) == 0
+    assert len(ResultFile(tmp_path / "out" / "results.jsonl").read()) == 4
+    assert "measured scratch, size 0.3, seed 2" in capsys.readouterr().out
+    assert main([str(path), "--set", "sizes=[2]"]) == 2
+    assert "evidence: a size in sizes is 2, but must be" in capsys.readouterr().err

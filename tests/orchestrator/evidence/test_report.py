@@ -1,0 +1,167 @@
+"""What a report says of results that are made up."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.evidence.pages import Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
+from orchestrator.evidence.plan import StudyPlan
+from orchestrator.evidence.report import not_shown, shown, write_report
+from orchestrator.evidence.results import Found, RunResult
+from orchestrator.evidence.settings import Run
+from orchestrator.evidence.summary import summarise
+
+ARMS = {
+    "plain": {},
+    "chain": {"assistants": 1},
+    "all": {"method": "one-cascade"},
+    "peer": {"method": "torch-pruning"},
+}
+NOISE = (0.001, -0.002, 0.0, 0.002, -0.001)
+
+
+def made(run: Run, *accuracies: float, macs_kept: tuple[float, ...] = ()) -> RunResult:
+    sizes = macs_kept or (run.size,) * len(accuracies)
+    return RunResult(
+        key=run.key,
+        arm=run.arm,
+        size=run.size,
+        seed=run.seed,
+        learning_rate=run.learning_rate,
+        purpose=run.purpose,
+        found=tuple(
+            Found(
+                level=level,
+                num_levels=len(accuracies),
+                macs_kept=size,
+                params_kept=size,
+                macs=100,
+                params=10,
+                val_accuracy=accuracy,
+                test_accuracy=accuracy,
+            )
+            for level, (accuracy, size) in enumerate(zip(accuracies, sizes, strict=True), start=1)
+        ),
+        epochs=5,
+        work=10.0,
+        seconds=60.0,
+        device="cpu",
+        versions={"torch": "1", "engine": "a"},
+        config={},
+        failure=None if accuracies else "it diverged",
+    )
+
+
+@pytest.fixture
+def plan(plain) -> StudyPlan:
+    changed = {"sizes": [0.5, 0.3], "seeds": [1, 2, 3, 4, 5], "arms": ARMS, "budget": {"amount": 10}}
+    return StudyPlan.from_dict(plain | changed)
+
+
+@pytest.fixture
+def results(plan: StudyPlan) -> dict[str, RunResult]:
+    """The chain is two points better at 0.3 and no better at 0.5; the peer is as good as plain."""
+    found = {}
+    for seed, noise in zip(plan.seeds, NOISE, strict=True):
+        for size, lift in ((0.5, 0.0), (0.3, 0.02)):
+            for arm, accuracy in (("plain", 0.9), ("chain", 0.9 + lift + noise / 2), ("peer", 0.9 - noise)):
+                run = plan.run(arm, size, seed, 0.05, "measured")
+                found[run.key] = made(run, accuracy + noise)
+        run = plan.run("all", 0.3, seed, 0.05, "measured")
+        found[run.key] = made(run, 0.95 + noise, 0.85 + noise, macs_kept=(0.499, 0.303))
+    return found
+
+
+def test_lines_compare_on_the_same_seeds(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
+    lines = {(line.arm, line.size): line for line in summarise(plan, results).lines}
+    assert len(lines) == 8
+    chain = lines["chain", 0.3]
+    assert chain.against is not None
+    assert chain.against.estimate.mean == pytest.approx(0.02)
+    assert chain.against.verdict == "better"
+    assert lines["plain", 0.3].against is None
+    assert lines["chain", 0.5].against is not None
+    assert lines["chain", 0.5].against.verdict == "not told apart"  # type: ignore[union-attr]
+    large, small = lines["all", 0.5], lines["all", 0.3]
+    assert large.accuracy is not None
+    assert small.accuracy is not None
+    assert (large.accuracy.mean, small.accuracy.mean) == (pytest.approx(0.95), pytest.approx(0.85))
+    assert large.work == 5.0  # one run for two sizes
+    assert (large.macs_kept, small.macs_kept) == (pytest.approx(0.499), pytest.approx(0.303))
+
+
+def test_the_best_cascade_meets_the_best_peer(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
+    duels = {duel.size: duel for duel in summarise(plan, results).duels}
+    assert (duels[0.3].own, duels[0.3].other, duels[0.3].difference.verdict) == ("chain", "peer", "better")
+    assert duels[0.5].own == "all"
+
+
+def test_words_say_what_is_shown(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
+    sentences = list(shown(plan, summarise(plan, results)))
+    assert any(s.startswith("At 30 % of the MACs above plain: chain +2.00 points (") for s in sentences)
+    assert any("At 30 % of the MACs below plain: all -5.00 points" in s for s in sentences)
+    assert any("the best cascade, chain, is better than the best of Torch-Pruning, peer: +2.00" in s for s in sentences)
+    only = StudyPlan.from_dict(plan.to_dict() | {"arms": {"plain": {}, "peer": ARMS["peer"]}})
+    assert "At 50 % of the MACs no arm is told apart from plain." in shown(only, summarise(only, results))
+
+
+def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -> None:
+    first = plan.run("chain", 0.3, 1, 0.05, "measured")
+    results[first.key] = made(first)
+    del results[plan.run("peer", 0.5, 2, 0.05, "measured").key]
+    summary = summarise(plan, results)
+    text = "\n".join(not_shown(plan, summary, list(results.values())))
+    assert "1 runs are still to be done" in text
+    assert "Runs that failed are left out of means: chain at 30 % (1)." in text
+    assert "These spent less than 90 % of the budget, as most_epochs came first: all at 50 %, all at 30 %." in text
+    assert "several versions" not in text
+    other = made(plan.run("plain", 0.3, 1, 0.05, "measured"), 0.9)
+    other = RunResult.from_dict(other.to_dict() | {"versions": {"torch": "2", "engine": "a"}, "device": "card"})
+    text = "\n".join(not_shown(plan, summary, [*results.values(), other]))
+    assert "several versions of torch." in text
+    assert "several kinds of machine" in text
+
+
+def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunResult], tmp_path: Path) -> None:
+    write_report(plan, results, {"test_accuracy": 0.97}, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "teacher vgg-small at width 0.125, test accuracy 97 %; 5 seeds" in text
+    assert "| chain | 92.00 (" in text
+    assert "reference: plain" in text  # the exact configuration
+    for name in ("accuracy.png", "differences.png"):
+        assert f"]({name})" in text
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+    table = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert len(table) == 5 * (3 * 2 + 2)
+    assert {row["arm"] for row in table} == {*ARMS}
+
+
+def test_a_report_of_nothing_yet_can_be_written(plan: StudyPlan, tmp_path: Path) -> None:
+    write_report(plan, {}, {}, tmp_path)
+    assert "runs are still to be done" in (tmp_path / "report.md").read_text()
+
+
+def test_blocks_look_as_they_should() -> None:
+    blocks = [
+        Heading(text="A & b"),
+        Paragraph(text="Words < more."),
+        Listing(points=("one", "two")),
+        Table(head=("x", "y"), rows=(("1", "<2>"),)),
+        Picture(name="p.png", png=b"png", caption="A picture"),
+        Code(text="a: 1\n"),
+        Heading(text="Next"),
+    ]
+    assert to_markdown(blocks) == (
+        "# A & b\n\nWords < more.\n\n- one\n- two\n\n| x | y |\n| --- | --- |\n| 1 | <2> |\n\n![A picture](p.png)\n\n"
+        "```yaml\na: 1\n```\n\n## Next\n"
+    )
+    page = to_html(blocks)
+    assert "<h1>A &amp; b</h1>" in page
+    assert "<h2>Next</h2>" in page
+    assert "<td>&lt;2&gt;</td>" in page
+    assert "<li>one</li><li>two</li>" in page

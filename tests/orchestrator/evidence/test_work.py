@@ -1,0 +1,90 @@
+"""The accounting, against passes that are counted as they happen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.evidence.settings import Budget
+from orchestrator.evidence.work import cascade_work, epochs_within, training_work
+from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.cost import count_macs
+from trainables.data import DataSplits, ImageSet, num_batches
+from trainables.errors import InputError
+from trainables.models import build
+from trainables.stages import CascadeStage
+from trainables.trial import CascadeTrial
+
+JOINT = CascadeConfig(
+    macs_kept=(0.6, 0.2),
+    recipe=Recipe(epochs=4, batch_size=16, learning_rate=0.02),
+    pruning=Pruning(num_prunings=4),
+)
+
+
+def _images(count: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count, 1, 8, 8), generator=generator).to(torch.uint8)
+    return ImageSet(images_NCHW=images, labels_N=torch.arange(count) % 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        JOINT,
+        replace(JOINT, learns_from="teacher"),
+        replace(JOINT, distillation_weight=0.0),
+        replace(JOINT, schedule="sequential"),
+        replace(JOINT, schedule="sequential", learns_from="teacher"),
+        replace(JOINT, recovery_epochs=1),
+    ],
+    ids=["joint", "no chain", "labels", "sequential", "sequential, no chain", "recovery"],
+)
+def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataSplits(train=_images(64), val=_images(8), mean=(0.5,), std=(0.3,), class_names=("a", "b", "c", "d"))
+    teacher = build(ModelConfig(name="vgg-small", width=0.25), num_classes=4, in_channels=1)
+    dense = count_macs(teacher, data.input_shape)
+    passed = 0.0
+    step = CascadeStage.train_step
+
+    def counted(stage: CascadeStage, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal passed
+        ran: list[nn.Module] = []
+        hook = stage._larger.register_forward_hook(lambda network, *_: ran.append(network))
+        sizes = [count_macs(level.network, data.input_shape) for level in stage.levels]
+        losses = step(stage, images, labels)
+        hook.remove()
+        passed += len(images) * (3 * sum(sizes) + sum(count_macs(network, data.input_shape) for network in ran))
+        return losses
+
+    monkeypatch.setattr(CascadeStage, "train_step", counted)
+    for _ in CascadeTrial(teacher, config=config, data=data).run():
+        pass
+    assert passed / (dense * len(data.train)) == pytest.approx(cascade_work(config, num_batches(64, 16)), rel=0.02)
+
+
+def test_saliency_of_the_labels_costs_a_backward_pass_while_channels_go() -> None:
+    pruning = Pruning(num_prunings=1, ramp_fraction=0.5, saliency_loss="labels")
+    config = CascadeConfig(macs_kept=(0.2,), recipe=Recipe(epochs=10), pruning=pruning)
+    # Five epochs at the full size, five at a fifth.
+    assert cascade_work(config, 8) == pytest.approx(10 + 5 * 3 + 5 * 3 * 0.2 + 5 * 2)
+
+
+def test_training_one_network_goes_forward_and_back() -> None:
+    assert training_work(0.1, 10, teacher=True) == pytest.approx(13.0)
+    assert training_work(0.1, 10, teacher=False) == pytest.approx(3.0)
+
+
+def test_epochs_come_closest_to_the_budget() -> None:
+    def work(epochs: int) -> float:
+        return 1.3 * epochs
+
+    assert epochs_within(Budget(amount=20), work) == 15  # 19.5; 16 would be 20.8
+    assert epochs_within(Budget(amount=20.5), work) == 16
+    assert epochs_within(Budget(amount=20), work, share=2) == 31
+    assert epochs_within(Budget(amount=20, most_epochs=7), work) == 7
+    assert epochs_within(Budget(amount=1.2), work) == 1
+    assert epochs_within(Budget(amount=6, unit="epochs"), work) == 6
+    with pytest.raises(InputError, match=r"budget.amount is 2, but 3 epochs already cost 3.9 teacher-passes"):
+        epochs_within(Budget(amount=2), work, least=3)
