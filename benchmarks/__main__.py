@@ -13,6 +13,7 @@ NAMES = (
     "startup",
     "engine",
     "speed",
+    "compiling",
     "saliency",
     "overhead",
     "reuse_actors",

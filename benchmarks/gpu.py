@@ -27,6 +27,7 @@ from trainables.teacher import TeacherStage
 from trainables.training import epoch_batches
 
 GOAL = 0.93
+TEACHER_BATCH = 128
 TRAIN_IMAGES = 45_000  # CIFAR-10 less a validation tenth
 TRAINING_PASSES = 3  # forward once, backward twice
 
@@ -39,7 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     source.add_argument("--data", help="folder with CIFAR-10: torchvision's, or Parquet files")
     source.add_argument("--noise", type=int, help="this many images of noise instead")
     parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 into the folder if it is not there")
-    parser.add_argument("--epochs", type=int, default=30, help="of the teacher")
+    parser.add_argument("--epochs", type=int, default=100, help="of the teacher")
     parser.add_argument("--steps", type=int, default=50, help="that are timed of each arm, after as many to warm up")
     parser.add_argument("--batch", type=int, default=512, help="images a step")
     parser.add_argument("--width", type=float, default=1.0, help="of VGG16")
@@ -72,8 +73,8 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
     network = build(ModelConfig(name="vgg16", width=options.width), num_classes=data.num_classes, in_channels=3)
     recipe = Recipe(
         epochs=options.epochs,
-        batch_size=options.batch,
-        learning_rate=0.2,
+        batch_size=min(TEACHER_BATCH, options.batch),
+        learning_rate=0.1,
         label_smoothing=0.1,
         precision="bf16",
     )
@@ -86,7 +87,7 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
         if found >= GOAL and reached != reached:
             reached = took
         print(f"teacher: epoch {epoch.epoch}, {found:.2%}, {took:.0f} s", file=sys.stderr)
-    note = f"{options.epochs} epochs of batch {options.batch}, bf16, crop-flip, validation images"
+    note = f"{options.epochs} epochs of batch {recipe.batch_size}, bf16, crop-flip, validation images"
     return [
         Row(
             name="VGG16 teacher: accuracy", figure=stage.result().val_accuracy, rule="at least", target=GOAL, note=note
