@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from orchestrator.config import Experiment
-from orchestrator.looks import BoundLook, Look, Looks, SizeLook
+from orchestrator.looks import BoundLook, Look, Looks, ReachLook, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
@@ -84,6 +84,11 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     look = Looks(
         looks=(
             BoundLook(bounds=experiment.constraints, teacher=teacher),
+            ReachLook(
+                bounds=experiment.constraints,
+                smallest=lambda pruning, unit: smallest_target(sizes[unit], channel_map, pruning),
+                teacher=teacher,
+            ),
             SizeLook(smallest_kept=partial(_smallest_kept, sizes, teacher, channel_map)),
         )
     )

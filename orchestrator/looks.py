@@ -86,6 +86,45 @@ class BoundLook:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReachLook:
+    """Refuses cascades whose constraints lie beyond any network of theirs, in units that sizes are not asked for in.
+
+    How many parameters a level of so many MACs has shows only when its channels are chosen; but none has less than
+    all channel groups at their floors leave, and none more than the teacher.
+
+    Attributes:
+        bounds: by metric.
+        smallest: size in a unit with each group at the floor of a pruning.
+        teacher: its size in each unit.
+    """
+
+    bounds: Bounds
+    smallest: Callable[[Pruning, SizeUnit], float]
+    teacher: Mapping[SizeUnit, float]
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at the smallest and the largest network that there can be."""
+        for unit, teacher in self.teacher.items():
+            names = self.bounds.keys() & {unit, f"{unit}_kept"}
+            if unit == cascade.pruning.size_in or not names:
+                continue
+            smallest = self.smallest(cascade.pruning, unit)
+            for name in sorted(names):
+                whole = 1.0 if name.endswith("_kept") else teacher
+                least, bound = whole * smallest / teacher, self.bounds[name]
+                if bound.at_most is not None and bound.at_most < least:
+                    what = f"with every channel group at its floor {smallest:,.0f} {UNITS[unit]} are left"
+                    return self._refuse(name, bound.violation(least), what)
+                if bound.at_least is not None and bound.at_least > whole:
+                    return self._refuse(name, bound.violation(whole), f"the teacher has {teacher:,.0f} {UNITS[unit]}")
+        return None
+
+    def _refuse(self, name: str, violation: float, what: str) -> Refusal:
+        reason = f"constraints: {name} must be {self.bounds[name]}, but {what}; widen the constraint"
+        return Refusal(reason=reason, constraint=name, violation=violation)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Looks:
     """Several looks, one after the other.
 

@@ -28,10 +28,11 @@ from orchestrator.checks import check_network
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
-from orchestrator.looks import Look
+from orchestrator.looks import Look, Looks
 from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
+from orchestrator.room import check_memory
 from orchestrator.schedulers import RungScheduler, StoredRungs
 from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
@@ -98,13 +99,14 @@ def run_search(
     for note in checked.notes:
         watcher.note(note)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
+        look = Looks(looks=(checked.look, check_memory(experiment, data)))
         tracker.check()
         with folder.locked():
             folder.begin(experiment, data=digest)
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, digest, checked.look, budget, watcher, tracker, available_cpus)
+                return _run(experiment, folder, data, digest, look, budget, watcher, tracker, available_cpus)
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))

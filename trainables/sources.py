@@ -4,13 +4,14 @@ Every reader gives decoded uint8 images of one square size, and keeps test image
 never gives one, `read_test` gives nothing else.
 """
 
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -115,19 +116,32 @@ def _pixels(image: Image.Image) -> torch.Tensor:
 
 def _read_digits(config: DataConfig, part: Part) -> Source:
     """Optical digits of scikit-learn (1,797 grey images of 8x8, values 0 … 16), enlarged bilinearly."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    pixels_NP, labels_N = _digits()
     size = config.image_size or _DIGITS_SIZE
-    grey_NCHW = torch.from_numpy(digits.images).to(torch.float32).unsqueeze(1)
+    grey_NCHW = torch.from_numpy(pixels_NP).to(torch.float32).view(-1, 1, 8, 8)
     resized_NCHW = functional.interpolate(grey_NCHW, size=(size, size), mode="bilinear", align_corners=False)
     images = ImageSet(
         images_NCHW=(resized_NCHW * (255 / 16)).round().to(torch.uint8),
-        labels_N=torch.from_numpy(digits.target).to(torch.int64),
+        labels_N=torch.from_numpy(labels_N).to(torch.int64),
     )
     class_names = tuple(str(digit) for digit in range(10))
     indices = _part_of(images.labels_N, part, config, class_names)
     return Source(images=select(images, indices), class_names=class_names)
+
+
+def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Pixels (N, 64) and labels (N,) of scikit-learn's file, without the import of scikit-learn, which takes longer."""
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    for folder in package.submodule_search_locations or ():
+        file = Path(folder) / "datasets/data/digits.csv.gz"
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits  # its file lies elsewhere
+
+    digits = load_digits()
+    return digits.data, digits.target
 
 
 def _part_of(labels_N: torch.Tensor, part: Part, config: DataConfig, class_names: Sequence[str]) -> torch.Tensor:

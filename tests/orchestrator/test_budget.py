@@ -37,6 +37,13 @@ def test_minutes_count_from_this_start():
     assert budget.reached() == "stop.max_minutes: 1.5 minutes have passed"
 
 
+def test_a_clock_that_people_set_ends_nothing(monkeypatch):
+    budget = Budget(Stop(max_minutes=60))
+    for jump in (1e12, 0.0):
+        monkeypatch.setattr("time.time", lambda jump=jump: jump)
+        assert budget.reached() is None
+
+
 def test_epochs_of_running_and_of_earlier_trials_count():
     budget = Budget(Stop(max_epochs=20))
     budget.recall(past(0.1, 0.2))

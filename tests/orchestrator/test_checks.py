@@ -85,6 +85,22 @@ def test_rates_that_the_optimiser_would_refuse_in_a_trial_are_refused_before(dat
         )
 
 
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        (
+            {"params": {"at_most": 50}},
+            r"params must be at most 50, but with every channel group at its floor \d+ param",
+        ),
+        ({"macs": {"at_most": 50}}, r"macs must be at most 50, but no level is that keeps"),
+        ({"macs_kept": {"at_least": 0.999}}, r"macs_kept must be at least 0.999, but no level is that keeps"),
+    ],
+)
+def test_constraints_that_no_network_can_meet_are_refused_before_anything_runs(data, constraints, message):
+    with pytest.raises(InputError, match=f"the space gives no valid cascade in 500 draws; .*constraints: {message}"):
+        check_network(experiment({"name": "vgg-small", "width": 0.25}, constraints=constraints), data)
+
+
 def test_layers_that_are_kept_are_kept(data):
     pruning = {"keep": ["features.*"], "floors": {"features": 4}}
     with pytest.raises(InputError, match=r"no channels that could be removed.*is kept as asked"):

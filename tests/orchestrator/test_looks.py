@@ -1,7 +1,9 @@
 from dataclasses import replace
 
+import pytest
+
 from orchestrator.constraints import Bound
-from orchestrator.looks import BoundLook, Looks, SizeLook, admit
+from orchestrator.looks import BoundLook, Looks, ReachLook, SizeLook, admit
 from trainables.config import CascadeConfig, Pruning
 
 CASCADE = CascadeConfig(macs_kept=(0.4, 0.1), pruning=Pruning(min_channels=2))
@@ -39,6 +41,32 @@ def test_sizes_in_parameters_are_held_against_bounds_on_parameters():
 
 def test_what_is_unknown_before_training_refuses_nothing():
     assert BoundLook(bounds={"params": Bound(at_most=0)}, teacher={"macs": 1000, "params": 1000})(CASCADE) is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "constraint", "says"),
+    [
+        ({"params": Bound(at_most=199)}, "params", "at most 199, but with every channel group at its floor 200 param"),
+        ({"params": Bound(at_most=200)}, None, ""),
+        ({"params_kept": Bound(at_most=0.19)}, "params_kept", "at most 0.19, but with every channel group at its"),
+        ({"params_kept": Bound(at_most=0.2)}, None, ""),
+        ({"params": Bound(at_least=1001)}, "params", "at least 1001, but the teacher has 1,000 parameters; widen"),
+        ({"params": Bound(at_least=1000)}, None, ""),
+        ({"macs": Bound(at_most=1)}, None, ""),  # sizes are asked for in these, which another look knows better
+        ({"val_accuracy": Bound(at_least=1)}, None, ""),
+    ],
+)
+def test_bounds_in_the_other_unit_that_no_network_meets_are_refused(bounds, constraint, says):
+    look = ReachLook(
+        bounds=bounds,
+        smallest=lambda pruning, unit: {"macs": 50, "params": 100}[unit] * pruning.min_channels,
+        teacher={"macs": 1000, "params": 1000},
+    )
+    refusal = look(CASCADE)
+    assert (refusal and refusal.constraint) == constraint
+    if refusal is not None:
+        assert f"constraints: {constraint} must be {says}" in refusal.reason
+        assert refusal.violation > 0
 
 
 def test_the_first_refusal_counts():

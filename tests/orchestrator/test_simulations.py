@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from orchestrator.config import Experiment
 from orchestrator.curves import Curves, read_table, write_table
+from orchestrator.simulate import Policy
 from orchestrator.simulations import print_simulation
 from orchestrator.study import Asked
 from trainables.errors import InputError
@@ -92,6 +94,16 @@ def test_a_file_that_says_no_experiment_is_refused(curves_file):
     write_table(other, read_table(curves_file.with_name("curves")))
     with pytest.raises(InputError, match="does not say which search its curves come from"):
         simulate(other)
+
+
+def test_a_search_is_by_default_what_the_benchmarks_hold_against_others():
+    from benchmarks import policies, real_search
+
+    default, experiment = Policy.parse(policies.DEFAULT), Experiment()
+    assert (default.sampler, default.num_starting_points) == (experiment.sampler, experiment.num_starting_points)
+    assert default.early_stopping is experiment.early_stopping is None
+    replayed = real_search.POLICIES[real_search.DEFAULT]
+    assert replayed == {"sampler": default.sampler, "num_starting_points": default.num_starting_points}
 
 
 @pytest.mark.integration

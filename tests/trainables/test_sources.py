@@ -2,6 +2,7 @@ import hashlib
 import io
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,16 @@ def test_digits_are_parted_the_same_way_every_time() -> None:
     whole = np.rint(digits.images * 255 / 16).astype(np.uint8).reshape(1797, -1)
     parts = torch.cat([train.images.images_NCHW, test.images.images_NCHW]).flatten(1).numpy()
     assert sorted(map(bytes, parts)) == sorted(map(bytes, whole))
+
+
+def test_digits_are_the_same_where_scikit_learn_keeps_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(name="digits", image_size=8)
+    here = read_train(config).images
+    nowhere = SimpleNamespace(submodule_search_locations=["/nowhere"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: nowhere)
+    there = read_train(config).images
+    assert torch.equal(here.images_NCHW, there.images_NCHW)
+    assert torch.equal(here.labels_N, there.labels_N)
 
 
 def test_digits_keep_their_range_and_labels_when_enlarged() -> None:

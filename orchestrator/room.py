@@ -1,0 +1,185 @@
+"""Whether what is to be trained fits into memory: of the machine that trials run on, or of the card."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import torch
+
+from orchestrator.config import Experiment, Resources
+from orchestrator.looks import Look, Refusal, admit
+from orchestrator.probe import SpaceProbe
+from search_spaces.cascade import CascadeSpace
+from trainables.config import CascadeConfig, Precision, Recipe
+from trainables.data import DataSplits
+from trainables.errors import InputError
+from trainables.memory import Footprint, footprint
+from trainables.models import build
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """Memory that trials find where they run.
+
+    Attributes:
+        bytes: of the largest machine, or of its card.
+        trials: that share it at the same time, at least 1.
+        is_card: whether it is a card's.
+    """
+
+    bytes: int
+    trials: int
+    is_card: bool
+
+    @property
+    def a_trial(self) -> float:
+        """Bytes for each."""
+        return self.bytes / self.trials
+
+    def __str__(self) -> str:
+        """For people to read."""
+        what = f"the {'card' if self.is_card else 'machine'} has {gigabytes(self.bytes)}"
+        return what if self.trials == 1 else f"{what} for {self.trials} trials at the same time"
+
+
+def gigabytes(number: float) -> str:
+    """Bytes as people read them."""
+    return f"{number / 2**30:.3g} GiB"
+
+
+def find_room(resources: Resources, *, num_trials: int) -> Room | None:
+    """Memory of the machine, or the card, on which a trial finds most of it; `None` if that is not known. Needs Ray.
+
+    Args:
+        resources: what a trial takes.
+        num_trials: trials of the search, of which no more run at the same time.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if resources.gpus_per_trial > 0:
+        task = ray.remote(_card_bytes).options(num_cpus=0, num_gpus=min(1.0, resources.gpus_per_trial))
+        shared = max(1, int(1 / resources.gpus_per_trial))
+        return Room(
+            bytes=ray.get(task.remote()), trials=_at_once(shared, resources, num_trials, len(nodes)), is_card=True
+        )
+    rooms = []
+    for node in nodes:
+        fit = max(1, int(node.get("CPU", 0.0) / resources.cpus_per_trial))
+        size = machine_bytes() if resources.address == "local" else _node_bytes(node)
+        if size > 0:
+            rooms.append(Room(bytes=size, trials=_at_once(fit, resources, num_trials, len(nodes)), is_card=False))
+    return max(rooms, key=lambda room: room.a_trial, default=None)
+
+
+def _at_once(fit: int, resources: Resources, num_trials: int, num_nodes: int) -> int:
+    """Trials in one place, where so many fit and all are spread evenly."""
+    most = num_trials if resources.max_concurrent is None else min(num_trials, resources.max_concurrent)
+    return max(1, min(fit, most // num_nodes))
+
+
+def _card_bytes() -> int:
+    _free, total = torch.cuda.mem_get_info()
+    return int(total)
+
+
+def _node_bytes(node: Mapping[str, float]) -> int:
+    """What Ray found on a machine as it joined; it sets a part of it aside for objects."""
+    return int(node.get("memory", 0.0) + node.get("object_store_memory", 0.0))
+
+
+def machine_bytes(limits: Sequence[Path] = _CGROUP_LIMITS) -> int:
+    """Memory of this machine, or of the container that this process runs in.
+
+    Args:
+        limits: files that may hold the container's limit in bytes.
+    """
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        text = path.read_text().strip() if path.is_file() else ""
+        if text.isdecimal():  # `max` where there is none
+            found.append(int(text))
+    return min(found)
+
+
+class MemoryLook:
+    """Refuses cascades that would not fit, however little libraries take besides."""
+
+    def __init__(self, experiment: Experiment, data: DataSplits, room: Room) -> None:
+        """Take what is known.
+
+        Args:
+            experiment: says what network.
+            data: the images, which each trial copies to its card.
+            room: that trials have.
+        """
+        self._network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+        self._data = data
+        self._room = room
+        self._images = sum(part.images_NCHW.nbytes for part in (data.train, data.val)) if room.is_card else 0
+        self._footprints: dict[Precision, Footprint | None] = {}
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at a cascade as it begins, with all channels in every level."""
+        known = self._of(cascade.recipe.precision)
+        if known is None:
+            return None
+        least = known.cascade_peak(cascade, num_train=len(self._data.train), num_val=len(self._data.val))
+        reason = self._reason(least, self._room)
+        if reason is None:
+            return None
+        levels = "1 level" if cascade.num_levels == 1 else f"{cascade.num_levels} levels"
+        return Refusal(reason=f"a cascade of {levels} {reason}{_mend('cascade.recipe')}")
+
+    def check_teacher(self, recipe: Recipe) -> None:
+        """Check that the teacher can be trained, which has the machine or the card to itself.
+
+        Raises:
+            InputError: saying what it takes and what there is.
+        """
+        known = self._of(recipe.precision)
+        if known is None:
+            return
+        least = known.teacher_peak(recipe, num_train=len(self._data.train), num_val=len(self._data.val))
+        reason = self._reason(least, Room(bytes=self._room.bytes, trials=1, is_card=self._room.is_card))
+        if reason is not None:
+            raise InputError(f"the teacher {reason}{_mend('teacher')}")
+
+    def _of(self, precision: Precision) -> Footprint | None:
+        if precision not in self._footprints:
+            self._footprints[precision] = footprint(self._network, self._data.input_shape, precision=precision)
+        return self._footprints[precision]
+
+    def _reason(self, least: int, room: Room) -> str | None:
+        """Why so many bytes do not fit, as the end of a sentence."""
+        least += self._images
+        return None if least <= room.a_trial else f"takes {gigabytes(least)} of memory or more, but {room}; "
+
+
+def _mend(section: str) -> str:
+    fewer = ", or lower resources.max_concurrent" if section == "cascade.recipe" else ""
+    return f"lower {section}.batch_size or raise {section}.accumulate{fewer}"
+
+
+def check_memory(experiment: Experiment, data: DataSplits) -> Look:
+    """Check that teacher and cascades fit into memory; a look for cascades that may be larger than others. Needs Ray.
+
+    Raises:
+        InputError: if the teacher does not fit, or no cascade of the space.
+    """
+    room = find_room(experiment.resources, num_trials=experiment.num_trials)
+    if room is None:
+        return admit
+    look = MemoryLook(experiment, data, room)
+    if experiment.model.weights is None:
+        look.check_teacher(experiment.teacher)
+    space = experiment.find_space()
+    if not isinstance(space, CascadeSpace):  # the user's own may change the recipe
+        SpaceProbe(space, experiment.cascade, look)
+        return look
+    refusal = look(CascadeConfig(macs_kept=(0.5,), recipe=experiment.cascade.recipe))
+    if refusal is not None:
+        raise InputError(refusal.reason)
+    return look
