@@ -1,22 +1,22 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
+from torch import nn
 
 from orchestrator.config import Experiment
-from orchestrator.looks import BoundLook, Look, Looks, ReachLook, SizeLook
+from orchestrator.looks import BoundLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeSpace
 from trainables.channels import ChannelMap
 from trainables.config import UNITS, Pruning, Recipe, SizeUnit
 from trainables.contracts import Findings, check_contracts
-from trainables.cost import SizeModel, size_model
+from trainables.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
@@ -24,7 +24,7 @@ from trainables.execution import require_compiler
 from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.saliency import find_criterion
-from trainables.selection import smallest_target
+from trainables.selection import floor_fraction, smallest_target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +34,13 @@ class Checked:
     Attributes:
         look: refuses cascades that such a teacher cannot be pruned to.
         notes: what people should know before they wait for it.
+        timed: where sizes are in latency, gives the look once layers are timed, and raises an `InputError` where the
+            space asks for what cannot be; until then `look` admits all.
     """
 
     look: Look
     notes: tuple[str, ...]
+    timed: Callable[[LatencyTable], Look] | None = None
 
 
 def check_network(experiment: Experiment, data: DataSplits) -> Checked:
@@ -70,19 +73,45 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
             f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
             "nothing tells its channels apart; is a layer behind it all zeros?"
         )
-    if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < findings.smallest:
+    make_look = partial(_look, experiment, network, findings, data.input_shape)
+    notes = (*_network_notes(findings), *_precision_notes(experiment))
+    if experiment.cascade.pruning.size_in != "latency":
+        return Checked(look=make_look(None), notes=notes)
+    SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
+    return Checked(look=admit, notes=notes, timed=make_look)
+
+
+def _look(
+    experiment: Experiment,
+    network: nn.Module,
+    findings: Findings,
+    input_shape: tuple[int, int, int],
+    table: LatencyTable | None,
+) -> Look:
+    """The look at each cascade; the space and the starting points are looked at now.
+
+    Raises:
+        InputError: if the space or a starting point asks for what cannot be.
+    """
+    pruning, space, channel_map = experiment.cascade.pruning, experiment.find_space(), findings.channel_map
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    sizes: dict[SizeUnit, SizeModel] = {
+        "macs": macs_model(network, channel_map, input_shape),
+        "params": params_model(network, channel_map),
+    }
+    if table is not None:
+        sizes["latency"] = latency_model(network, channel_map, table)
+    smallest = floor_fraction(sizes[pruning.size_in], channel_map, pruning)
+    if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < smallest:
         raise InputError(
             f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
-            f"{findings.smallest:.3g} of the {UNITS[experiment.cascade.pruning.size_in]} are left{_held(findings)}; "
-            "start above that, or lower pruning.min_channels or pruning.round_to"
+            f"{smallest:.3g} of the {UNITS[pruning.size_in]} {'is' if pruning.size_in == 'latency' else 'are'} left"
+            f"{_held(findings)}; start above that, or lower pruning.min_channels or pruning.round_to"
         )
-    channel_map = findings.channel_map
-    full_G = np.array([group.num_channels for group in channel_map.groups])
-    units: tuple[SizeUnit, ...] = get_args(SizeUnit)
-    sizes = {unit: size_model(network, channel_map, data.input_shape, unit=unit) for unit in units}
-    teacher = {unit: sizes[unit].total(full_G) for unit in units}
+    teacher = {unit: model.total(full_G) for unit, model in sizes.items()}
     look = Looks(
         looks=(
+            UnitLook(teacher=teacher),
             BoundLook(bounds=experiment.constraints, teacher=teacher),
             ReachLook(
                 bounds=experiment.constraints,
@@ -93,7 +122,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         )
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
-    return Checked(look=look, notes=(*_network_notes(findings), *_precision_notes(experiment)))
+    return look
 
 
 def _network_notes(findings: Findings) -> Iterator[str]:

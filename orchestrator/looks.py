@@ -30,6 +30,27 @@ def admit(cascade: CascadeConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UnitLook:
+    """Refuses cascades whose sizes are counted in what was not measured.
+
+    Attributes:
+        teacher: its size in each unit that was.
+    """
+
+    teacher: Mapping[SizeUnit, float]
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at the unit."""
+        unit = cascade.pruning.size_in
+        if unit in self.teacher:
+            return None
+        return Refusal(
+            reason=f"pruning.size_in is {unit!r}, but layers are timed only where cascade.pruning.size_in says so; set "
+            "it there, and not in the space alone"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SizeLook:
     """Refuses cascades whose student is smaller than channels can make it.
 

@@ -36,11 +36,12 @@ from orchestrator.room import check_memory
 from orchestrator.schedulers import RungScheduler, StoredRungs
 from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
-from orchestrator.teacher import TeacherTask, prepare_teacher
+from orchestrator.teacher import TeacherTask, prepare_teacher, time_layers
 from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources
 from orchestrator.waves import run_waves, sweep
+from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.identity import data_digest, teacher_identity, trial_origin
@@ -99,14 +100,20 @@ def run_search(
     for note in checked.notes:
         watcher.note(note)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
-        look = Looks(looks=(checked.look, check_memory(experiment, data)))
+        memory = check_memory(experiment, data)
         tracker.check()
         with folder.locked():
+            task = teacher_task(experiment, folder, digest)
+            table = None if checked.timed is None else _times(task, experiment, data, watcher)
+            sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
+            look = Looks(looks=(sizes, memory))
             folder.begin(experiment, data=digest)
+            if table is not None:
+                task.keep_latency(table)
             shown = experiment.without_secrets()
             tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
             try:
-                return _run(experiment, folder, data, digest, look, budget, watcher, tracker, available_cpus)
+                return _run(experiment, folder, task, data, digest, look, budget, watcher, tracker, available_cpus)
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
@@ -163,6 +170,7 @@ def _removed_if_unused(folder: SearchFolder) -> Iterator[None]:
 def _run(  # noqa: PLR0913
     experiment: Experiment,
     folder: SearchFolder,
+    task: TeacherTask,
     data: DataSplits,
     digest: str,
     look: Look,
@@ -172,7 +180,6 @@ def _run(  # noqa: PLR0913
     available_cpus: float,
 ) -> Outcome:
     study = open_study(experiment, folder)
-    task = teacher_task(experiment, folder, digest)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
     space = experiment.find_space()
     study.enqueue(starting_points(experiment, space))
@@ -264,6 +271,7 @@ def trainable(  # noqa: PLR0913
             data=digest,
         ),
         stops=None if stops is None else str(stops),
+        latency=task.latency(),
     )
     return tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
 
@@ -303,6 +311,19 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
         use_gpu=_uses_gpu(experiment.resources),
         measure_latency=_measures_latency(experiment),
     )
+
+
+def _times(task: TeacherTask, experiment: Experiment, data: DataSplits, watcher: Watcher) -> LatencyTable:
+    """The times of the teacher's layers, taken as trials will run."""
+    table = time_layers(
+        task,
+        experiment.cascade.pruning,
+        data,
+        num_cpus=experiment.resources.cpus_per_trial,
+        num_gpus=experiment.resources.gpus_per_trial,
+    )
+    watcher.note(f"sizes are fractions of the teacher's latency; one image takes it about {table.full_ms:.3g} ms")
+    return table
 
 
 def _prepare_teacher(  # noqa: PLR0913

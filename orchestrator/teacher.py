@@ -14,8 +14,8 @@ from torch import nn
 from orchestrator.archive import write_atomically
 from orchestrator.reuse import StageFolder
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
-from trainables.config import Augmentation, ModelConfig, Recipe
-from trainables.cost import count_macs, count_params
+from trainables.config import Augmentation, ModelConfig, Pruning, Recipe
+from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.evaluation import evaluate
@@ -31,7 +31,8 @@ class TeacherTask:
     """How a search gets its teacher.
 
     Attributes:
-        folder: where it is kept: `network/`, `result.json`, and while it is trained `state.safetensors`.
+        folder: where it is kept: `network/`, `result.json`, `latency.json` where sizes are in latency, and while it is
+            trained `state.safetensors`.
         model: the network.
         recipe: how it is trained.
         augmentation: what training batches go through.
@@ -63,6 +64,28 @@ class TeacherTask:
         """The finished teacher's figures, or `None` while there is none."""
         path = self.folder / "result.json"
         return TeacherResult.from_dict(json.loads(path.read_text())) if path.exists() else None
+
+    def latency(self) -> LatencyTable | None:
+        """The times of its layers that the search's sizes are made of, or `None` while there are none.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        path = self.folder / "latency.json"
+        if not path.exists():
+            return None
+        try:
+            return LatencyTable.from_dict(json.loads(path.read_text()))
+        except (InputError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{path} is damaged ({first_line(error)}), and other times would make other sizes; put it back, or "
+                "search under another --name"
+            ) from error
+
+    def keep_latency(self, table: LatencyTable) -> None:
+        """Keep the layers' times for all trials, of this start and of later ones."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "latency.json", (json.dumps(table.to_dict(), indent=1) + "\n").encode())
 
     def weights(self) -> dict[str, Any]:
         """The finished teacher's tensors as arrays, for processes to share."""
@@ -101,6 +124,46 @@ def prepare_teacher(
     result = task.result()
     assert result is not None
     return result
+
+
+def time_layers(
+    task: TeacherTask, pruning: Pruning, data: DataSplits, *, num_cpus: float, num_gpus: float
+) -> LatencyTable:
+    """The times of the teacher's layers: those that the search has, or measured now, where trials will run.
+
+    Nothing else may run meanwhile. The weights do not matter, so the teacher need not be trained.
+
+    Args:
+        task: says what network, on what device and how many threads.
+        pruning: says what is kept whole, and what widths are rounded to.
+        data: the images, of which only the shape counts.
+        num_cpus: that the task takes.
+        num_gpus: that the task takes.
+
+    Raises:
+        InputError: if the file that holds them is damaged, or lost though sizes were made of it.
+    """
+    table = task.latency()
+    if table is not None:
+        return table
+    if task.result() is not None:
+        raise InputError(
+            f"{task.folder} has a teacher but no latency.json, and other times would make other sizes; put it back, or "
+            "search under another --name"
+        )
+    remote = ray.remote(_time_layers).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)
+    values = ray.get(remote.remote(task, pruning, data.num_classes, data.input_shape))
+    return LatencyTable.from_dict(values)
+
+
+def _time_layers(
+    task: TeacherTask, pruning: Pruning, num_classes: int, input_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    from trainables.layer_times import measure_layers
+
+    network = build(task.model, num_classes=num_classes, in_channels=input_shape[0], seed=task.seed)
+    network.to("cuda" if task.use_gpu else "cpu")
+    return measure_layers(network, input_shape, pruning=pruning, num_threads=task.num_threads).to_dict()
 
 
 def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:

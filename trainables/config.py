@@ -29,13 +29,18 @@ PruningCost = Literal["macs", "none"]
 Execution = Literal["graph", "eager", "compile"]
 SaliencyLoss = Literal["level", "labels"]
 LearnsFrom = Literal["level-above", "teacher"]
-SizeUnit = Literal["macs", "params"]
-UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "parameters"})
+SizeUnit = Literal["macs", "params", "latency"]
+UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "parameters", "latency": "latency"})
 """What sizes are counted in, as people read it."""
 Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
 Precision = Literal["fp32", "bf16"]
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
+
+
+def amount(size: float, unit: SizeUnit) -> str:
+    """A size as people read it."""
+    return f"{size:.4g} ms of latency" if unit == "latency" else f"{size / 1e6:.4g} M {UNITS[unit]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,9 +242,10 @@ class Pruning(PlainConfig):
             `package.module:function`.
         saliency_loss: whose gradient saliency is made of: the `level`'s own loss, or that of the `labels` alone, which
             costs one backward pass more while channels go.
-        size_in: what sizes are fractions of, and counted in: the teacher's `macs` or its `params`.
+        size_in: what sizes are fractions of, and counted in: the teacher's `macs`, its `params`, or its `latency`, the
+            milliseconds that one image takes where trials run, modelled as a sum over layers that were timed.
         cost: what a channel's saliency is divided by before channels of all groups are ranked: `macs`, or parameters
-            where sizes are counted in these, that its removal saves; or `none` for the raw saliency.
+            or milliseconds where sizes are counted in these, that its removal saves; or `none` for the raw saliency.
         ramp: shape of the falling size over the ramp: `cubic` (Zhu & Gupta 2017, eq. 1) or `linear`.
         ramp_fraction: part of a stage's steps over which a level falls to its size, in (0, 1); held after that.
         num_prunings: pruning events over the ramp, at least 1.

@@ -23,7 +23,7 @@ from trainables.dependencies import find_groups
 from trainables.errors import InputError, first_line
 from trainables.levels import Level, SharedWeights
 from trainables.saliency import SaliencyMeter, gate_gradient
-from trainables.selection import least_channels
+from trainables.selection import floor_fraction
 from trainables.training import seeded_layers
 
 TOLERANCE = 1e-4
@@ -39,8 +39,8 @@ class Findings:
     Attributes:
         channel_map: its channel groups, and what is held whole and why.
         silent: groups whose saliency is zero for every channel, as behind a zero-initialised layer.
-        smallest: fraction of the MACs, or of what sizes are counted in, that is left when all groups are at their
-            floors, in (0, 1).
+        smallest: fraction of the MACs, or of the parameters where sizes are counted in these, that is left when all
+            groups are at their floors, in (0, 1). Of latency nothing is known yet.
         difference: between the scores of the gated and the narrow network, relative to what closing the gates changes.
     """
 
@@ -73,16 +73,15 @@ def check_contracts(
             )
     generator = torch.Generator().manual_seed(seed)
     images_NCHW = torch.randn(2, *input_shape, generator=generator)
-    sizes = size_model(network, channel_map, input_shape, unit=pruning.size_in)
-    full_G = np.array([group.num_channels for group in channel_map.groups])
-    floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
+    unit: SizeUnit = "params" if pruning.size_in == "params" else "macs"
+    sizes = size_model(network, channel_map, input_shape, unit=unit)
     with seeded_layers(seed, torch.device("cpu")):
         silent = _silent_groups(network, channel_map, images_NCHW)
         difference = _Probe(network, channel_map, images_NCHW, generator).check(channel_map.groups)
     return Findings(
         channel_map=channel_map,
         silent=silent,
-        smallest=sizes.total(floor_G) / sizes.total(full_G),
+        smallest=floor_fraction(sizes, channel_map, pruning),
         difference=difference,
     )
 

@@ -1,11 +1,13 @@
-"""What a network costs: multiply-accumulates and parameters, of a network and of widths that it might have.
+"""What a network costs: multiply-accumulates, parameters and time, of a network and of widths that it might have.
 
 MACs count convolutions, linear layers and other matrix products (attention), one for each multiply-add, as
-`torch.utils.flop_counter` finds them; biases, normalisation and pooling count nothing.
+`torch.utils.flop_counter` finds them; biases, normalisation and pooling count nothing. Time is a sum over layers, by a
+table that was measured once (`layer_times.py`), so that whoever has the table finds the same.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.channels import ChannelMap, skeleton, tensor_axes
+from trainables.channels import ChannelMap, is_blockwise, layer_widths, skeleton, tensor_axes
 from trainables.config import SizeUnit
 from trainables.errors import InputError, first_line
 
@@ -61,7 +63,7 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SizeModel:
-    """MACs or parameters as a function of how many channels each group keeps, in closed form.
+    """MACs, parameters or milliseconds as a function of how many channels each group keeps, in closed form.
 
     A weight with o outputs and i inputs costs `unit · o · i`; o and i are linear in the groups' counts.
     Shape legend: L weights, G groups, B choices of counts.
@@ -110,13 +112,116 @@ class SizeModel:
         return inputs
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerTime:
+    """What a layer takes, in milliseconds: `fixed + output · outputs + product · outputs · inputs`.
+
+    Attributes:
+        fixed_ms: at any width.
+        output_ms: for each output.
+        product_ms: for each output and input; 0 for a blockwise layer.
+    """
+
+    fixed_ms: float
+    output_ms: float
+    product_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyTable:
+    """The milliseconds of a network as a function of its layers' widths.
+
+    Attributes:
+        layers: what each layer takes whose channels can be removed, by name.
+        fixed_ms: what all else takes; below 0 where the layers one by one took longer than the whole.
+        full_ms: what the network takes that was measured, by this table.
+        num_threads: CPU threads it was measured with.
+        batch_size: images a batch.
+    """
+
+    layers: Mapping[str, LayerTime]
+    fixed_ms: float
+    full_ms: float
+    num_threads: int
+    batch_size: int
+
+    def total(self, network: nn.Module) -> float:
+        """Milliseconds of a network that has these layers, at whatever widths."""
+        total = self.fixed_ms
+        for name, time in self.layers.items():
+            num_out, num_in = layer_widths(network.get_submodule(name))
+            total += time.fixed_ms + time.output_ms * num_out + time.product_ms * num_out * num_in
+        return total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON, from which the very same table is made again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LatencyTable":
+        """Make one from what `to_dict` gave.
+
+        Raises:
+            InputError: if it is something else.
+        """
+        try:
+            layers = {name: LayerTime(**times) for name, times in values["layers"].items()}
+            return cls(**{**values, "layers": layers})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"the table of layers' times is damaged ({error!r}); search under another name") from error
+
+
 def size_model(
-    network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int], *, unit: SizeUnit
+    network: nn.Module,
+    channel_map: ChannelMap,
+    input_shape: tuple[int, int, int],
+    *,
+    unit: SizeUnit,
+    latency: LatencyTable | None = None,
 ) -> SizeModel:
-    """The closed form of what sizes are counted in."""
+    """The closed form of what sizes are counted in.
+
+    Args:
+        network: any network of one image tensor.
+        channel_map: its groups.
+        input_shape: channels, height and width of an image.
+        unit: what is counted.
+        latency: the table that sizes in latency take.
+
+    Raises:
+        InputError: if sizes are in latency and there is no table.
+    """
     if unit == "params":
         return params_model(network, channel_map)
-    return macs_model(network, channel_map, input_shape)
+    if unit == "macs":
+        return macs_model(network, channel_map, input_shape)
+    return latency_model(network, channel_map, require_table(latency))
+
+
+def require_table(latency: LatencyTable | None) -> LatencyTable:
+    """The table that sizes in latency take.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if latency is None:
+        raise InputError(
+            "pruning.size_in is 'latency', but no layers' times were measured; set cascade.pruning.size_in of the "
+            "search itself to latency, and not in its space alone"
+        )
+    return latency
+
+
+def latency_model(network: nn.Module, channel_map: ChannelMap, table: LatencyTable) -> SizeModel:
+    """The closed form of the milliseconds; layers that the table does not know are in its fixed part."""
+    weights = []
+    for name, time in table.layers.items():
+        layer = network.get_submodule(name)
+        num_out, num_in = layer_widths(layer)
+        weights.append(_Weight(layer=name, num_out=num_out, num_in=1, unit=time.output_ms, has_inputs=False))
+        if not is_blockwise(layer):
+            weights.append(_Weight(layer=name, num_out=num_out, num_in=num_in, unit=time.product_ms, has_inputs=True))
+    return _closed_form(weights, table.total(network), channel_map)
 
 
 def macs_model(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int]) -> SizeModel:
@@ -164,11 +269,11 @@ class _Weight:
     layer: str
     num_out: int
     num_in: int
-    unit: int
+    unit: float
     has_inputs: bool
 
 
-def _closed_form(weights: Sequence[_Weight], total: int, channel_map: ChannelMap) -> SizeModel:
+def _closed_form(weights: Sequence[_Weight], total: float, channel_map: ChannelMap) -> SizeModel:
     out_LG, in_LG = np.zeros((2, len(weights), len(channel_map.groups)))
     rows: dict[str, list[int]] = {}
     for row, weight in enumerate(weights):

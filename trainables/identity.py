@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from trainables.config import Augmentation, CascadeConfig, ModelConfig, Recipe
+from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.imports import is_import_path
 from trainables.plan import StagePlan
@@ -23,7 +24,7 @@ Identity = Mapping[str, Any]
 """Plain values that determine a stage's result."""
 
 # Files of the engine that no weight depends on.
-_BESIDE_THE_ENGINE = ("identity.py", "latency.py", "results.py", "tune_adapter.py")
+_BESIDE_THE_ENGINE = ("identity.py", "latency.py", "layer_times.py", "results.py", "tune_adapter.py")
 
 
 def digest(values: Identity) -> str:
@@ -104,14 +105,18 @@ def trial_origin(
     )
 
 
-def stage_identities(config: CascadeConfig, plans: Sequence[StagePlan], origin: str) -> tuple[Identity, ...]:
+def stage_identities(
+    config: CascadeConfig, plans: Sequence[StagePlan], origin: str, latency: LatencyTable | None = None
+) -> tuple[Identity, ...]:
     """What determines each stage of a cascade; a stage holds the digest of the one before, so equal prefixes meet.
 
     Args:
         config: the cascade.
         plans: its stages.
         origin: as `trial_origin` gives it.
+        latency: the layers' times; they count where sizes are in latency.
     """
+    times = latency.to_dict() if config.pruning.size_in == "latency" and latency is not None else None
     plain = config.to_dict()
     recipe = {name: value for name, value in plain["recipe"].items() if name != "epochs"}  # the plan has the stage's
     identities: list[Identity] = []
@@ -128,6 +133,7 @@ def stage_identities(config: CascadeConfig, plans: Sequence[StagePlan], origin: 
             "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
             "recipe": recipe,
             "seed": config.seed,
+            "latency": times,
         }
         identities.append(identity)
         before = digest(identity)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from trainables.channels import Kept
-from trainables.config import UNITS, Pruning, Ramp
+from trainables.config import Pruning, Ramp, amount
 from trainables.cost import IntVector, SizeModel
 from trainables.levels import Cuts, Level
 from trainables.saliency import Criterion, SaliencyMeter
@@ -67,9 +67,9 @@ class LevelPruner:
         return np.array([len(self.level.kept[group.name]) for group in self.level.shared.channel_map.groups])
 
     @property
-    def size(self) -> int:
+    def size(self) -> float:
         """What counting the level's network gives, without running it."""
-        return round(self._sizes.total(self.counts_G))
+        return self._sizes.total(self.counts_G)
 
     def fall(self, fraction: float, *, protected: Kept | None) -> Cuts:
         """Remove channels until the size at this fraction of the ramp is met, and look at saliency anew.
@@ -108,7 +108,7 @@ class LevelPruner:
             raise SelectionError("a pruning step removed nothing")
         return cuts
 
-    def check_size(self, size: int) -> None:
+    def check_size(self, size: float) -> None:
         """Compare a count of the finished network with what was asked.
 
         Raises:
@@ -116,8 +116,9 @@ class LevelPruner:
         """
         too_small = size < self.final * (1 - TOLERANCE) and self._pruning.round_to == 1
         if too_small or size > self.final * (1 + TOLERANCE):
+            unit = self._pruning.size_in
             raise SelectionError(
-                f"{size} {UNITS[self._pruning.size_in]}, but {self.final:.0f} were asked and at most {TOLERANCE:.0%} "
+                f"it has {amount(size, unit)}, but {amount(self.final, unit)} was asked and at most {TOLERANCE:.0%} "
                 "may lie between"
             )
 

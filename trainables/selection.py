@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trainables.channels import ChannelGroup, ChannelMap, Kept
-from trainables.config import UNITS, Pruning
+from trainables.config import Pruning, amount
 from trainables.cost import FloatVector, IntVector, SizeModel
 
 TOLERANCE = 0.02
@@ -104,6 +104,13 @@ def select(  # noqa: PLR0913
     return chooser.result()
 
 
+def floor_fraction(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    """Part of the size that is left when all groups are at their floors, in (0, 1)."""
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
+    return sizes.total(floor_G) / sizes.total(full_G)
+
+
 def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
     """Size below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
 
@@ -130,7 +137,7 @@ class _Chooser:
     ) -> None:
         self._kept = kept
         self._sizes = sizes
-        self._unit = UNITS[pruning.size_in]
+        self._unit = pruning.size_in
         self._names = [group.name for group in channel_map.groups]
         self._per_size = pruning.cost == "macs"
         self._rounds = pruning.round_to > 1
@@ -167,8 +174,8 @@ class _Chooser:
             met = self._lands(final)
         if not met:
             raise SelectionError(
-                f"{self._size() / 1e6:.4g} M {self._unit} is as close as whole channels come to {target / 1e6:.4g} M; "
-                "ask for a larger size, a lower min_channels or a smaller round_to"
+                f"{amount(self._size(), self._unit)} is as close as whole channels come to "
+                f"{amount(target, self._unit)}; ask for a larger size, a lower min_channels or a smaller round_to"
             )
 
     def result(self) -> dict[str, torch.Tensor]:

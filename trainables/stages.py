@@ -12,7 +12,7 @@ from torch import nn
 
 from trainables.averaging import WeightAverage
 from trainables.config import Augmentation, CascadeConfig, SizeUnit
-from trainables.cost import count_macs, count_params, macs_model, size_model
+from trainables.cost import LatencyTable, count_macs, count_params, macs_model, require_table, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
@@ -52,13 +52,39 @@ from trainables.training import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSize:
-    """What sizes are fractions of: the teacher's MACs and parameters."""
+    """What sizes are fractions of: the teacher's MACs and parameters, and the milliseconds that the table gives it.
+
+    Attributes:
+        macs: multiply-accumulates of one image.
+        params: number of parameters.
+        latency_ms: modelled; 0 where no layers were timed.
+        table: the layers' times; `None` where none were taken.
+    """
 
     macs: int
     params: int
+    latency_ms: float = 0.0
+    table: LatencyTable | None = None
 
-    def of(self, unit: SizeUnit) -> int:
-        """The size in a unit."""
+    @classmethod
+    def count(cls, network: nn.Module, input_shape: tuple[int, int, int], table: LatencyTable | None) -> "TeacherSize":
+        """The size of a network, the teacher or a level, on images of a shape."""
+        return cls(
+            macs=count_macs(network, input_shape),
+            params=count_params(network),
+            latency_ms=0.0 if table is None else table.total(network),
+            table=table,
+        )
+
+    def of(self, unit: SizeUnit) -> float:
+        """The size in a unit.
+
+        Raises:
+            InputError: if sizes are in latency and there is no table.
+        """
+        if unit == "latency":
+            require_table(self.table)
+            return self.latency_ms
         return self.macs if unit == "macs" else self.params
 
 
@@ -97,8 +123,8 @@ class CascadeStage:
             start: the network that the levels start from; `None` for the larger one.
 
         Raises:
-            InputError: if the network's channels cannot be traced, the criterion is unknown, or the recipe does not
-                fit the classes.
+            InputError: if the network's channels cannot be traced, the criterion is unknown, the recipe does not fit
+                the classes, or sizes are in latency and no layers were timed.
         """
         self.plan = plan
         self.epoch = 0
@@ -114,7 +140,7 @@ class CascadeStage:
         shared_affine = config.pruning.shared_affine
         self.levels = tuple(Level(number, self._shared, shared_affine=shared_affine) for number in plan.levels)
         unit = config.pruning.size_in
-        sizes = size_model(start, channel_map, data.input_shape, unit=unit)
+        sizes = size_model(start, channel_map, data.input_shape, unit=unit, latency=teacher_size.table)
         self._macs = sizes if unit == "macs" else macs_model(start, channel_map, data.input_shape)
         self.pruners = tuple(
             LevelPruner(
@@ -383,9 +409,7 @@ class CascadeStage:
         results = []
         for pruner, before in zip(self.pruners, evaluations, strict=True):
             level = pruner.level
-            size = TeacherSize(
-                macs=count_macs(level.network, self._data.input_shape), params=count_params(level.network)
-            )
+            size = TeacherSize.count(level.network, self._data.input_shape, self._teacher_size.table)
             with self._failing(level):
                 pruner.check_size(size.of(self._config.pruning.size_in))
             self._recalibrate(level)

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainables.channels import network_widths, resize
 from trainables.config import Augmentation, CascadeConfig
-from trainables.cost import count_macs, count_params
+from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.identity import Identity, stage_identities
 from trainables.models import versioned
@@ -51,6 +51,7 @@ class CascadeTrial:
         augmentation: Augmentation = "none",
         finished_stages: FinishedStages | None = None,
         origin: str = "",
+        latency: LatencyTable | None = None,
     ) -> None:
         """Prepare it; nothing is trained yet.
 
@@ -61,9 +62,11 @@ class CascadeTrial:
             augmentation: what training batches go through.
             finished_stages: where stages are found and kept; `None` computes each of them.
             origin: what the teacher, the data and the code come to, as `identity.trial_origin` gives it.
+            latency: the layers' times that sizes in latency take.
 
         Raises:
-            InputError: if the teacher's channels cannot be traced or the saliency criterion is unknown.
+            InputError: if the teacher's channels cannot be traced, the saliency criterion is unknown, or sizes are in
+                latency and no layers were timed.
         """
         self.networks: dict[int, nn.Module] = {}
         self.results: tuple[LevelResult, ...] = ()
@@ -74,10 +77,8 @@ class CascadeTrial:
         self._augmentation: Augmentation = augmentation
         self._finished_stages = finished_stages
         self._plans = stage_plans(config)
-        self._identities = stage_identities(config, self._plans, origin)
-        self._teacher_size = TeacherSize(
-            macs=count_macs(self._teacher, data.input_shape), params=count_params(self._teacher)
-        )
+        self._identities = stage_identities(config, self._plans, origin, latency)
+        self._teacher_size = TeacherSize.count(self._teacher, data.input_shape, latency)
         self._num_stages_done = 0
         self._stage = self._make_stage()
         self._epochs: tuple[EpochProgress, ...] = ()

@@ -12,6 +12,7 @@ from torch import nn
 
 from trainables.checkpoint import InputSpec, load_state, save_network, save_state
 from trainables.config import Augmentation, CascadeConfig, ModelConfig
+from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.errors import StageFailure
 from trainables.models import build, versioned
@@ -34,6 +35,7 @@ class TrialSettings:
         finished_stages: where stages that are done are found and kept; `None` computes each of them.
         origin: what teacher, data and code come to, as `identity.trial_origin` gives it.
         stops: folder in which a trial finds a `stop_note` when it is to end before its time; `None` looks for none.
+        latency: the layers' times that sizes in latency take.
     """
 
     model: ModelConfig
@@ -45,6 +47,7 @@ class TrialSettings:
     finished_stages: FinishedStages | None = None
     origin: str = ""
     stops: str | None = None
+    latency: LatencyTable | None = None
 
 
 def stop_note(stops: Path | str, number: int) -> Path:
@@ -101,6 +104,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             augmentation=self._settings.augmentation,
             finished_stages=self._settings.finished_stages,
             origin=self._settings.origin,
+            latency=self._settings.latency,
         )
         if config["state"] is not None:
             self._trial.load_state(*load_state(Path(config["state"])))

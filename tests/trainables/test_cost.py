@@ -1,5 +1,7 @@
 """MACs and parameters against closed forms, PyTorch's own counter, and networks that are really narrowed."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.channels import resize
+from trainables.channels import ChannelMap, resize
 from trainables.config import ModelConfig
-from trainables.cost import count_macs, count_params, macs_model, params_model
+from trainables.cost import (
+    LatencyTable,
+    LayerTime,
+    count_macs,
+    count_params,
+    latency_model,
+    macs_model,
+    params_model,
+    size_model,
+)
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.models import build
@@ -168,3 +179,55 @@ def test_images_that_are_too_small_are_refused(networks) -> None:
     network = build(ModelConfig(name="vgg16", width=1 / 16), num_classes=4, in_channels=3)
     with pytest.raises(InputError, match="on an image of 3x8x8 cannot be counted"):
         count_macs(network, (3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def table_of() -> Callable[[nn.Module, ChannelMap], LatencyTable]:
+    """A made-up table of a network's layers."""
+
+    def make(network: nn.Module, channel_map: ChannelMap) -> LatencyTable:
+        layers = {
+            name: LayerTime(
+                fixed_ms=0.25, output_ms=0.5 + index / 8, product_ms=0.0 if name in channel_map.blockwise else 0.125
+            )
+            for index, name in enumerate(channel_map.widths)
+        }
+        return LatencyTable(layers=layers, fixed_ms=3.0, full_ms=1.0, num_threads=1, batch_size=1)
+
+    return make
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_closed_form_equals_the_tables_time_of_the_narrow_network(
+    architecture, networks, random_plan, table_of, seed
+) -> None:
+    network, channel_map = networks(architecture)
+    table = table_of(network, channel_map)
+    sizes = size_model(network, channel_map, (3, 16, 16), unit="latency", latency=table)
+    kept = random_plan(channel_map, seed)
+    resize(network, channel_map.narrowed(kept))
+    counts = np.array([len(kept[group.name]) for group in channel_map.groups])
+    assert sizes.total(counts) == pytest.approx(table.total(network), rel=1e-12)
+    narrow_map = find_groups(network, (3, 16, 16))  # as a level starts from a narrow one
+    again = latency_model(network, narrow_map, table)
+    counts = np.array([group.num_channels for group in narrow_map.groups])
+    assert again.total(counts) == pytest.approx(table.total(network), rel=1e-12)
+
+
+def test_a_tables_time_is_the_sum_over_its_layers() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    layers = {
+        "0": LayerTime(fixed_ms=1.0, output_ms=0.5, product_ms=0.25),
+        "1": LayerTime(fixed_ms=2.0, output_ms=0.125, product_ms=0.0),
+    }
+    table = LatencyTable(layers=layers, fixed_ms=10.0, full_ms=1.0, num_threads=1, batch_size=1)
+    assert table.total(network) == 10 + (1 + 4 + 6) + (2 + 1)
+
+
+def test_sizes_in_latency_take_a_table(networks) -> None:
+    network, channel_map = networks("vgg-small")
+    with pytest.raises(InputError, match=r"pruning\.size_in is 'latency', but no layers' times were measured; set"):
+        size_model(network, channel_map, (3, 16, 16), unit="latency")
+    with pytest.raises(InputError, match="table of layers' times is damaged"):
+        LatencyTable.from_dict({"layers": {"a": {"fixed_ms": 1.0}}})
