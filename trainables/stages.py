@@ -10,26 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.averaging import WeightAverage
 from trainables.config import Augmentation, CascadeConfig, SizeUnit
 from trainables.cost import LatencyTable, count_macs, count_params, macs_model, require_table, size_model
 from trainables.data import DataSplits, num_batches
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
-from trainables.execution import Forward, RecordedStep, compiled
-from trainables.gradients import gradients_of_both
+from trainables.joint import JointStep
 from trainables.levels import Cuts, Level, SharedWeights
-from trainables.objective import Objective
-from trainables.optimizers import (
-    clip_gradients,
-    cut_state,
-    learning_rate,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-    set_learning_rate,
-)
+from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.results import EpochProgress, LevelProgress, LevelResult
@@ -38,11 +27,9 @@ from trainables.selection import SelectionError
 from trainables.training import (
     CALIBRATION_BATCHES,
     Tensors,
-    autocast,
     batch_layout,
     derive_seed,
     epoch_batches,
-    micro_batches,
     prefixed,
     recalibrate,
     seeded_layers,
@@ -152,19 +139,13 @@ class CascadeStage:
             )
             for level in self.levels
         )
-        self._parameters: dict[str, nn.Parameter] = dict(self._shared.network.named_parameters(prefix="shared"))
-        for level in self.levels:
-            self._parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
-        self._optimizer = make_optimizer(self._parameters.values(), config.recipe)
-        self._average = WeightAverage(self._parameters, config.recipe.ema)
-        self._objective = Objective.of(config.recipe, data)
+        self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
         self._steps_taken = 0
-        self._step = RecordedStep(self._compute_step, config.recipe.execution)
-        self._forwards: dict[int, Forward] = {}  # of levels that are compiled
+        self._hold_if_pruned()
         self.results: tuple[LevelResult, ...] = ()
 
     @property
@@ -223,9 +204,7 @@ class CascadeStage:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
-        tensors = prefixed("weights", self._parameters)
-        tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
-        tensors |= prefixed("average", self._average.tensors)
+        tensors = self._joint.state()
         for pruner in self.pruners:
             level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
@@ -249,14 +228,10 @@ class CascadeStage:
                 num_batches_seen,
             )
         self._shared.drop_unread(self.levels)
-        for name, parameter in self._parameters.items():
-            parameter.copy_(tensors[f"weights.{name}"])
-        load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
-        self._average.load(unprefixed("average", tensors))
+        self._joint.load_state(tensors)
         self.epoch = values["epoch"]
         self._steps_taken = self.epoch * self._steps_per_epoch
-        self._step.forget()
-        self._forwards = {}
+        self._hold_if_pruned()
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
     def _train_epoch(self) -> tuple[list[float], float]:
@@ -271,10 +246,11 @@ class CascadeStage:
         with seeded_layers(seed, device):
             for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed, self._layout):
                 rate = learning_rate(self._steps_taken, self._num_steps, recipe)
-                set_learning_rate(self._optimizer, rate)
+                set_learning_rate(self._joint.optimizer, rate)
                 totals += self.train_step(images, labels)
                 if self._steps_taken in self._prunings:
                     self._prune(self._prunings[self._steps_taken])
+                    self._hold_if_pruned()
         return (totals / self._steps_per_epoch).tolist(), rate
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -287,91 +263,14 @@ class CascadeStage:
         Returns:
             The loss of each level, detached.
         """
-        if self._compiles:
-            self._forwards = {level.number: compiled(level.network) for level in self.levels}
-        losses = self._step(images, labels)
-        if self._measures:
-            for pruner in self.pruners:
-                pruner.meter.num_batches += 1
+        losses = self._joint(images, labels)
         self._steps_taken += 1
         return losses
 
-    @property
-    def _measures(self) -> bool:
-        """Whether saliency is still needed; after the last pruning nothing is chosen any more."""
-        return self._steps_taken < self._last_pruning
-
-    @property
-    def _compiles(self) -> bool:
-        """Whether it is time to compile: the levels have their sizes, and are not compiled yet."""
-        asked = self._config.recipe.execution == "compile"
-        return asked and not self._measures and not self._forwards
-
-    def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """All of a step that happens on the device, so that it can be recorded there."""
-        recipe = self._config.recipe
-        parts = micro_batches(images, labels, recipe.accumulate)
-        for parameter in self._parameters.values():
-            assert parameter.grad is not None
-            parameter.grad.zero_()
-        teacher_logits = self._larger_logits(parts)
-        larger_logits = teacher_logits
-        losses = []
-        for pruner in self.pruners:
-            pruner.level.refresh()
-            if self._measures and self._config.pruning.saliency_loss == "labels":
-                loss, logits = gradients_of_both(
-                    pruner, parts, larger_logits, losses=(self._objective.of_labels, self._level_loss), recipe=recipe
-                )
-            else:
-                loss, logits = self._level_gradients(pruner.level, parts, larger_logits)
-                # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
-                if self._measures:
-                    pruner.meter.add_scores()
-            pruner.level.accumulate_gradients()
-            losses.append(loss)
-            larger_logits = teacher_logits if self._config.learns_from == "teacher" else logits
-        clip_gradients(self._parameters.values(), self._config.recipe)
-        self._optimizer.step()
-        self._average.update()
-        return torch.stack(losses)
-
-    @torch.no_grad()
-    def _larger_logits(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-        """Logits of the larger network; zeros, without running it, where nothing is learnt from them."""
-        if self._config.distillation_weight == 0.0:
-            return [images.new_zeros(len(images), self._data.num_classes) for images, _ in parts]
-        with autocast(self._config.recipe, parts[0][0].device):
-            return [self._larger(images).float() for images, _ in parts]
-
-    def _level_gradients(
-        self,
-        level: Level,
-        parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
-        larger_logits: Sequence[torch.Tensor],
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
-        num_images = sum(len(labels) for _, labels in parts)
-        total = torch.zeros((), device=larger_logits[0].device)
-        found = []
-        for (images, labels), larger in zip(parts, larger_logits, strict=True):
-            with autocast(self._config.recipe, images.device):
-                logits = self._forwards.get(level.number, level.network)(images)
-            logits = logits.float()  # losses are sums of exponentials
-            loss = self._level_loss(logits, larger, labels) * (len(labels) / num_images)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            found.append(logits.detach())
-        return total, found
-
-    def _level_loss(self, logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self._objective.of_level(
-            logits,
-            larger,
-            labels,
-            temperature=self._config.temperature,
-            weight=self._config.distillation_weight,
-        )
+    def _hold_if_pruned(self) -> None:
+        """After the last pruning nothing is chosen any more."""
+        if self._steps_taken >= self._last_pruning:
+            self._joint.hold()
 
     @torch.no_grad()
     def _prune(self, fraction: float) -> None:
@@ -386,12 +285,10 @@ class CascadeStage:
             if self._config.pruning.nested:
                 protected = pruner.level.kept
         cuts |= self._shared.drop_unread(self.levels)
-        cut_state(self._optimizer, cuts)
-        self._average.cut(cuts)
-        self._step.forget()
+        self._joint.cut(cuts)
 
     def _validate(self) -> list[Evaluation]:
-        with self._average.in_place():
+        with self._joint.average.in_place():
             for level in self.levels:
                 level.refresh()
         found = []

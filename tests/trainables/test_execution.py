@@ -87,7 +87,7 @@ def test_levels_that_have_their_sizes_are_compiled(data: DataSplits, monkeypatch
         # Traced, and differentiated ahead of time, as by `compiled`, but without the half minute in a C++ compiler.
         return torch.compile(network, dynamic=False, backend="aot_eager")
 
-    monkeypatch.setattr("trainables.stages.compiled", counting)
+    monkeypatch.setattr("trainables.joint.compiled", counting)
     plain = run(stage_of(data, CONFIG))
     assert compilations == []
     stage = stage_of(data, replace(CONFIG, recipe=replace(CONFIG.recipe, execution="compile")))

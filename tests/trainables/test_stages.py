@@ -217,13 +217,15 @@ def test_what_no_level_keeps_is_cut_with_what_is_remembered_of_it_and_the_rest_i
     for seed in range(3):
         stage.train_step(*first_batch(data, seed))
     shared, channel_map = stage.levels[0].shared, stage.levels[0].shared.channel_map
-    averages = {parameter: name for name, parameter in stage._parameters.items()}
+    averages = {parameter: name for name, parameter in stage._joint.parameters.items()}
 
     def held(parameter):
-        state = [tensor for tensor in stage._optimizer.state[parameter].values() if tensor is not None and tensor.ndim]
-        return [parameter.detach().clone(), stage._average.tensors[averages[parameter]], *state]
+        state = [
+            tensor for tensor in stage._joint.optimizer.state[parameter].values() if tensor is not None and tensor.ndim
+        ]
+        return [parameter.detach().clone(), stage._joint.average.tensors[averages[parameter]], *state]
 
-    before = {parameter: held(parameter) for parameter in stage._optimizer.state}
+    before = {parameter: held(parameter) for parameter in stage._joint.optimizer.state}
     assert {len(tensors) for tensors in before.values()} == {4 if optimizer == "adamw" else 3}
     stage._prune(1.0)
     for group in channel_map.groups:
@@ -277,9 +279,9 @@ def test_micro_batches_give_the_gradients_losses_and_scores_of_the_batch(
         stages.append((stage, stage.train_step(*first_batch(data))))
     (whole, loss), (cut, cut_loss) = stages
     torch.testing.assert_close(cut_loss, loss)
-    for name, parameter in whole._parameters.items():
+    for name, parameter in whole._joint.parameters.items():
         assert parameter.grad.any()
-        torch.testing.assert_close(cut._parameters[name].grad, parameter.grad)
+        torch.testing.assert_close(cut._joint.parameters[name].grad, parameter.grad)
     for pruner, cut_pruner in zip(whole.pruners, cut.pruners, strict=True):
         assert pruner.meter.num_batches == cut_pruner.meter.num_batches == 1
         for group, scores in pruner.meter.scores().items():
@@ -291,16 +293,16 @@ def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits
     stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=0.7)))
     first = {"shared.features.0.weight": stage.levels[0].shared}
     first |= {f"level-{level.number}.features.1.weight": level for level in stage.levels}
-    wanted = {name: stage._parameters[name].detach().clone() for name in first}
-    step = stage._optimizer.step
+    wanted = {name: stage._joint.parameters[name].detach().clone() for name in first}
+    step = stage._joint.optimizer.step
 
     def step_and_average() -> None:
         step()
         for name, holder in first.items():
             kept = holder.kept["features.0"]  # what is not kept is averaged no more
-            wanted[name][kept] = 0.7 * wanted[name][kept] + 0.3 * stage._parameters[name].detach()
+            wanted[name][kept] = 0.7 * wanted[name][kept] + 0.3 * stage._joint.parameters[name].detach()
 
-    stage._optimizer.step = step_and_average
+    stage._joint.optimizer.step = step_and_average
     run(stage)
     for level, result in zip(stage.levels, stage.results, strict=True):
         kept = level.kept["features.0"]
@@ -314,12 +316,14 @@ def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits
         assert result.val_accuracy == accuracy(level.network, data)
     # Training itself goes on from the weights, not from their average.
     kept = stage.levels[0].shared.kept["features.0"]
-    assert not torch.equal(stage._parameters["shared.features.0.weight"], wanted["shared.features.0.weight"][kept])
+    assert not torch.equal(
+        stage._joint.parameters["shared.features.0.weight"], wanted["shared.features.0.weight"][kept]
+    )
 
 
 def test_averaging_changes_no_weight_in_training(make_stage) -> None:
     plain, averaged = (run(make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=ema)))) for ema in (None, 0.9))
-    assert all(torch.equal(p, averaged._parameters[name]) for name, p in plain._parameters.items())
+    assert all(torch.equal(p, averaged._joint.parameters[name]) for name, p in plain._joint.parameters.items())
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -432,8 +436,8 @@ def test_saliency_of_the_labels_alone_leaves_the_step_as_it_is(make_stage, data:
     plain = make_stage(replace(CONFIG, recipe=recipe, distillation_weight=0.0))
     for stage in (one, other, plain):
         stage.train_step(*first_batch(data))
-    for name, parameter in one._parameters.items():
-        torch.testing.assert_close(other._parameters[name], parameter, rtol=1e-5, atol=1e-6)
+    for name, parameter in one._joint.parameters.items():
+        torch.testing.assert_close(other._joint.parameters[name], parameter, rtol=1e-5, atol=1e-6)
     for mine, labels, own in zip(other.pruners, plain.pruners, one.pruners, strict=True):
         scores, wanted, differing = mine.meter.scores(), labels.meter.scores(), own.meter.scores()
         for group in scores:

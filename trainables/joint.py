@@ -1,0 +1,207 @@
+"""One step of levels that share weights: each learns from what is larger, and all of them move θ together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from trainables.averaging import WeightAverage
+from trainables.config import CascadeConfig
+from trainables.data import DataSplits
+from trainables.execution import Forward, RecordedStep, compiled
+from trainables.levels import Cuts, Level, SharedWeights
+from trainables.objective import Objective
+from trainables.optimizers import (
+    clip_gradients,
+    cut_state,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+from trainables.pruning import LevelPruner
+from trainables.training import Tensors, autocast, micro_batches, prefixed, unprefixed
+
+Parts = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Images and labels of a batch's micro-batches."""
+
+
+class JointStep:
+    """Takes optimiser steps on the sum of the levels' losses.
+
+    Attributes:
+        parameters: θ, and what levels have for themselves, by name.
+        optimizer: moves them.
+        average: of them.
+    """
+
+    def __init__(
+        self,
+        larger: nn.Module,
+        shared: SharedWeights,
+        pruners: Sequence[LevelPruner],
+        *,
+        config: CascadeConfig,
+        data: DataSplits,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            larger: the network that the first level learns from, frozen.
+            shared: θ.
+            pruners: of the levels, the largest first.
+            config: of the whole cascade.
+            data: that the losses are for.
+
+        Raises:
+            InputError: if the recipe does not fit the classes.
+        """
+        self.parameters: dict[str, nn.Parameter] = dict(shared.network.named_parameters(prefix="shared"))
+        for pruner in pruners:
+            level = pruner.level
+            self.parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
+        self.optimizer = make_optimizer(self.parameters.values(), config.recipe)
+        self.average = WeightAverage(self.parameters, config.recipe.ema)
+        self._larger = larger
+        self._pruners = tuple(pruners)
+        self._config = config
+        self._objective = Objective.of(config.recipe, data)
+        self._num_classes = data.num_classes
+        self._measures = True
+        self._forwards: dict[int, Forward] = {}  # of levels that are compiled
+        self._recorded = RecordedStep(self._compute, config.recipe.execution)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step.
+
+        Args:
+            images: normalised, N x channels x height x width.
+            labels: N classes, or the share of every class, N x classes.
+
+        Returns:
+            The loss of each level, detached.
+        """
+        losses = self._recorded(images, labels)
+        if self._measures:
+            for pruner in self._pruners:
+                pruner.meter.num_batches += 1
+        return losses
+
+    def hold(self) -> None:
+        """The levels have their sizes: saliency is needed no more, and they are compiled where that is asked for."""
+        self._measures = False
+        if self._config.recipe.execution == "compile" and not self._forwards:
+            self._forwards = {p.level.number: compiled(p.level.network) for p in self._pruners}
+        self._recorded.forget()
+
+    def cut(self, cuts: Cuts) -> None:
+        """Forget what is remembered of weights that have gone."""
+        cut_state(self.optimizer, cuts)
+        self.average.cut(cuts)
+        self._recorded.forget()
+
+    def state(self) -> Tensors:
+        """Parameters, what the optimiser remembers of them, and their average."""
+        tensors = prefixed("weights", self.parameters)
+        tensors |= prefixed("optimizer", optimizer_state(self.optimizer, self.parameters))
+        return tensors | prefixed("average", self.average.tensors)
+
+    @torch.no_grad()
+    def load_state(self, tensors: Tensors) -> None:
+        """Put back what `state` gave, among other tensors; parameters are as wide as they were then."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+        load_optimizer_state(self.optimizer, self.parameters, unprefixed("optimizer", tensors))
+        self.average.load(unprefixed("average", tensors))
+        self._recorded.forget()
+
+    def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """All of a step that happens on the device, so that it can be recorded there."""
+        recipe = self._config.recipe
+        parts = micro_batches(images, labels, recipe.accumulate)
+        for parameter in self.parameters.values():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+        teacher_logits = self._larger_logits(parts)
+        larger_logits = teacher_logits
+        losses = []
+        for pruner in self._pruners:
+            pruner.level.refresh()
+            if self._measures and self._config.pruning.saliency_loss == "labels":
+                loss, logits = self._gradients_of_both(pruner, parts, larger_logits)
+            else:
+                loss, logits = self._gradients(pruner.level, parts, larger_logits)
+                # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+                if self._measures:
+                    pruner.meter.add_scores()
+            pruner.level.accumulate_gradients()
+            losses.append(loss)
+            larger_logits = teacher_logits if self._config.learns_from == "teacher" else logits
+        clip_gradients(self.parameters.values(), recipe)
+        self.optimizer.step()
+        self.average.update()
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def _larger_logits(self, parts: Parts) -> list[torch.Tensor]:
+        """Logits of the larger network; zeros, without running it, where nothing is learnt from them."""
+        if self._config.distillation_weight == 0.0:
+            return [images.new_zeros(len(images), self._num_classes) for images, _ in parts]
+        with autocast(self._config.recipe, parts[0][0].device):
+            return [self._larger(images).float() for images, _ in parts]
+
+    def _gradients(
+        self, level: Level, parts: Parts, larger_logits: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
+        num_images = sum(len(labels) for _, labels in parts)
+        total = torch.zeros((), device=larger_logits[0].device)
+        found = []
+        for (images, labels), larger in zip(parts, larger_logits, strict=True):
+            logits = self._logits(level, images)
+            loss = self._loss(logits, larger, labels) * (len(labels) / num_images)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            found.append(logits.detach())
+        return total, found
+
+    def _gradients_of_both(
+        self, pruner: LevelPruner, parts: Parts, larger_logits: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Give a level's meter the gradient of the labels' loss, and leave that of its own loss in its network.
+
+        One forward pass and two backward passes.
+        """
+        parameters = list(pruner.level.network.parameters())
+        own = [torch.zeros_like(parameter) for parameter in parameters]
+        num_images = sum(len(labels) for _, labels in parts)
+        total = torch.zeros((), device=larger_logits[0].device)
+        found = []
+        for (images, labels), larger in zip(parts, larger_logits, strict=True):
+            logits = self._logits(pruner.level, images)
+            share = len(labels) / num_images
+            of_labels = self._objective.of_labels(logits, labels) * share
+            of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            loss = self._loss(logits, larger, labels) * share
+            for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if more is not None:
+                    gradient += more
+            total += loss.detach()
+            found.append(logits.detach())
+        pruner.meter.add_scores()
+        for parameter, gradient in zip(parameters, own, strict=True):
+            parameter.grad = gradient
+        return total, found
+
+    def _logits(self, level: Level, images: torch.Tensor) -> torch.Tensor:
+        with autocast(self._config.recipe, images.device):
+            logits = self._forwards.get(level.number, level.network)(images)
+        return logits.float()  # losses are sums of exponentials
+
+    def _loss(self, logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self._objective.of_level(
+            logits,
+            larger,
+            labels,
+            temperature=self._config.temperature,
+            weight=self._config.distillation_weight,
+        )
