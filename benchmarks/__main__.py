@@ -14,6 +14,7 @@ NAMES = (
     "engine",
     "speed",
     "compiling",
+    "precision",
     "saliency",
     "overhead",
     "reuse_actors",
