@@ -145,6 +145,20 @@ def simulate(  # noqa: PLR0913
 
 
 @app.command()
+def sync(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    uri: Annotated[str | None, typer.Option(help="MLflow's address, if not where the search was tracked.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Send everything, to an address that has lost it.")] = False,  # noqa: FBT002
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Send MLflow what it did not take of search NAME, and close runs that a killed search left open."""
+    from orchestrator.commands import sync_search
+
+    raise typer.Exit(sync_search(name, storage=storage, uri=uri, again=again, format=format))
+
+
+@app.command()
 def ui(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

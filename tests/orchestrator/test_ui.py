@@ -54,6 +54,7 @@ def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path) -> None
 @pytest.mark.integration
 def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None:
     tracker = Tracker(uri=None, storage=tmp_path, warn=print)
+    tracker.check()
     tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
     tracker.start_trial(0, {"temperature": 4.0})
     tracker.finish("stopped")
