@@ -59,6 +59,18 @@ def front(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Write the overview of search NAME: one page with the front, what moved it, and how to export it."""
+    from orchestrator.commands import write_report
+
+    write_report(name, storage=storage, format=format)
+
+
+@app.command()
 def confirm(
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     seeds: Annotated[int, typer.Option(help="New seeds for each member, at least 2.")] = 5,

@@ -130,6 +130,21 @@ def print_front(name: str, *, storage: Path, format: Format) -> None:
     console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
+def write_report(name: str, *, storage: Path, format: Format) -> None:
+    """Write the overview page into the search's folder and say where it is.
+
+    Raises:
+        InputError: if there is no such search, or nothing of it is finished.
+    """
+    from orchestrator.overview.page import write_overview
+
+    page = write_overview(SearchFolder(storage=storage, name=name))
+    if format == "json":
+        sys.stdout.write(json.dumps({"page": str(page), "bytes": page.stat().st_size}) + "\n")
+    else:
+        sys.stdout.write(f"{page}\n")
+
+
 def sync_search(name: str, *, storage: Path, uri: str | None, again: bool, format: Format) -> int:
     """Send what waits for MLflow; the exit code, 1 where something still waits.
 

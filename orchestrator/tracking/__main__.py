@@ -71,7 +71,7 @@ def main() -> None:
                 store,
                 spool,
                 identity,
-                pages=SearchPages(),
+                pages=SearchPages(lambda text: say(warning=text)),
                 warn=lambda text: say(warning=text),
                 told=lambda num: say(sent=num),
             )

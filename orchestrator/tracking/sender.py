@@ -190,7 +190,8 @@ class Sender:
 
     def _note_artifact_fault(self, error: BaseException) -> None:
         self._cause = self._said(error)
-        self._warn_once(f"it takes figures, but no files ({self._cause}); these are kept and sent when it does again")
+        text = f"it takes figures, but no files ({self._cause}); these are kept and sent when it does again"
+        self._warn_once(text, about="files")  # the cause may name each file
 
     def _advance(self, offset: int, done: set[tuple[str, ...]], aside: tuple[int, ...] = ()) -> None:
         """Note how far records are sent; what was set aside and has been replaced since is not sent any more."""
@@ -220,9 +221,9 @@ class Sender:
     def _said(self, error: BaseException) -> str:
         return without_credentials(cause_of(error), self._store._uri)
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
+    def _warn_once(self, text: str, *, about: str | None = None) -> None:
+        if (about or text) not in self._warned:
+            self._warned.add(about or text)
             self._warn(text)
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from orchestrator.addresses import without_credentials
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.spool import Record
+from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
 
 _STATUSES: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
@@ -33,6 +34,8 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 # Opens MLflow's pages for classic training instead of those for language models.
 _EXPERIMENT_TAGS: Mapping[str, str] = MappingProxyType({"mlflow.experimentKind": "custom_model_development"})
+_NOTE = "mlflow.note.content"
+_MOST_LINES = 9  # of other searches in the experiment's description
 _MOST_METRICS, _MOST_OTHERS = 900, 90  # MLflow takes 1,000 in all, and 100 each of parameters and tags
 
 
@@ -142,7 +145,7 @@ class MlflowStore:
                 f"experiment {self._experiment!r} was deleted at {self.address}; restore it or choose another name"
             )
         _require_writable(found.artifact_location)
-        for name, value in _EXPERIMENT_TAGS.items():
+        for name, value in (*_EXPERIMENT_TAGS.items(), *(view.tag for view in VIEWS.values())):
             if found.tags.get(name) != value:
                 client.set_experiment_tag(found.experiment_id, name, value)
         self.client, self.experiment_id = client, str(found.experiment_id)
@@ -239,6 +242,18 @@ class MlflowStore:
             for one in sets
         ]
         self.client.log_inputs(self._run(key).run_id, inputs)
+
+    def describe(self, text: str) -> None:
+        """What people read of the followed search on MLflow's first page: a line of the experiment's description."""
+        assert self._search is not None
+        run = self._run("search")
+        place = f"#/experiments/{self.experiment_id}/runs/{run.run_id}/artifacts/overview.html"
+        head = f"- [{self._search.name}]({place}): "
+        before = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
+        others = [line for line in before.splitlines() if run.run_id not in line][:_MOST_LINES]
+        after = "\n".join([head + text, *others])
+        if after != before:
+            self.client.set_experiment_tag(self.experiment_id, _NOTE, after[:5000])
 
     def interrupt(self, keys: Sequence[str]) -> None:
         """Close runs whose driver has died."""

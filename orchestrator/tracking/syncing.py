@@ -64,7 +64,7 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
             close_open_runs(spool)
             identity = SearchIdentity(name=folder.name, search_id=folder.search_id, folder=folder.path)
             sent: list[int] = []
-            sender = Sender(store, spool, identity, pages=SearchPages(), warn=warn, told=sent.append)
+            sender = Sender(store, spool, identity, pages=SearchPages(warn), warn=warn, told=sent.append)
             if from_start:
                 sender.rewind()
             if sender.send():
@@ -89,16 +89,25 @@ def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
     for path in sorted(storage.glob(f"*/{FOLDER}/spool.jsonl")):
         folder = SearchFolder(storage=storage, name=path.parents[1].name)
         spool = Spool(path.parent)
-        experiment = folder.experiment()
+        try:
+            experiment = folder.experiment()
+        except InputError as error:  # it was killed as it began, or its file is damaged
+            warn(str(error))
+            continue
         if tracking_uri(experiment, storage) != database_uri(storage):
             continue
-        place = MlflowStore(
+        try:
+            with folder.locked():
+                pass
+        except InputError:  # it runs, and sends by itself
+            continue
+        store = MlflowStore(
             uri=database_uri(storage), storage=storage.resolve(), experiment=experiment.tracking.experiment
-        ).place
+        )
         is_closed = not Ledger(one.record for one in spool.read()[0]).open_runs()
-        if is_closed and not spool.num_waiting(place):
+        if is_closed and not spool.num_waiting(store.place):
             continue
         try:
             sync(folder, uri=None, from_start=False, warn=warn)
-        except InputError as error:  # it runs, and sends by itself
+        except InputError as error:
             warn(str(error))
