@@ -15,6 +15,7 @@ NAMES = (
     "speed",
     "saliency",
     "overhead",
+    "tracking",
     "reuse_actors",
     "scale",
     "policies",

@@ -248,10 +248,10 @@ class MlflowStore:
         assert self._search is not None
         run = self._run("search")
         place = f"#/experiments/{self.experiment_id}/runs/{run.run_id}/artifacts/overview.html"
-        head = f"- [{self._search.name}]({place}): "
+        line = f"{self._search.name}: {text}. [Overview]({place})"
         before = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
-        others = [line for line in before.splitlines() if run.run_id not in line][:_MOST_LINES]
-        after = "\n".join([head + text, *others])
+        others = [old for old in before.splitlines() if old and run.run_id not in old][:_MOST_LINES]
+        after = "\n\n".join([line, *others])
         if after != before:
             self.client.set_experiment_tag(self.experiment_id, _NOTE, after[:5000])
 
