@@ -17,6 +17,7 @@ NAMES = (
     "precision",
     "saliency",
     "overhead",
+    "tracking",
     "reuse_actors",
     "scale",
     "policies",

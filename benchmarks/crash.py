@@ -174,7 +174,7 @@ class Search:
         return Study(path, objectives=OBJECTIVES, seed=0) if path.exists() and path.stat().st_size else None
 
     def mlflow_runs(self) -> list[Any]:
-        """All runs of MLflow."""
+        """MLflow's runs of the search and its trials."""
         from mlflow import MlflowClient
 
         if not (self.runs / "mlflow.db").exists():
@@ -184,7 +184,10 @@ class Search:
             experiment = client.get_experiment_by_name("cascade")
         except Exception:  # killed while its tables were made
             return []
-        return list(client.search_runs([experiment.experiment_id], max_results=1000)) if experiment else []
+        if experiment is None:
+            return []
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+        return [run for run in runs if run.data.tags["cascade.kind"] in ("search", "trial")]
 
     def lost_epochs(self) -> int:
         """The most epochs that a running trial has told MLflow of and that no readable checkpoint holds."""

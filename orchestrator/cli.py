@@ -59,6 +59,18 @@ def front(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Write the overview of search NAME: one page with the front, what moved it, and how to export it."""
+    from orchestrator.commands import write_report
+
+    write_report(name, storage=storage, format=format)
+
+
+@app.command()
 def confirm(
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     seeds: Annotated[int, typer.Option(help="New seeds for each member, at least 2.")] = 5,
@@ -155,6 +167,20 @@ def simulate(  # noqa: PLR0913
         storage=storage,
         format=format,
     )
+
+
+@app.command()
+def sync(
+    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    uri: Annotated[str | None, typer.Option(help="MLflow's address, if not where the search was tracked.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Send everything, to an address that has lost it.")] = False,  # noqa: FBT002
+    storage: Storage = DEFAULT_STORAGE,
+    format: Format = "text",
+) -> None:
+    """Send MLflow what it did not take of search NAME, and close runs that a killed search left open."""
+    from orchestrator.commands import sync_search
+
+    raise typer.Exit(sync_search(name, storage=storage, uri=uri, again=again, format=format))
 
 
 @app.command()

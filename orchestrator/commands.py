@@ -16,7 +16,7 @@ from rich.table import Table
 
 from orchestrator.addresses import without_all_credentials
 from orchestrator.archive import Candidate, cascade_of
-from orchestrator.config import load_experiment
+from orchestrator.config import Experiment, load_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
@@ -28,6 +28,7 @@ from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from orchestrator.export import Exported
+    from orchestrator.tracking import Tracker
 
 Format = Literal["text", "json"]
 CARD_FILE = "card.json"
@@ -45,18 +46,12 @@ def run_search_command(  # noqa: PLR0913
     folder = SearchFolder(storage=storage, name=name)
     folder.require_fresh_or_same(experiment, resume=resume)
     from orchestrator.search import run_search  # Ray and torch, once the cheap checks have passed
-    from orchestrator.tracking import Tracker
     from orchestrator.view import watching
 
     # Scripts read standard output; people read how it goes.
     console = Console(stderr=format == "json")
     warnings = Console(stderr=True)
-    tracker = Tracker(
-        uri=experiment.tracking.uri,
-        storage=storage,
-        experiment=experiment.tracking.experiment,
-        warn=lambda text: warnings.print(text, markup=False, highlight=False),
-    )
+    tracker = _tracker(experiment, storage, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
     try:
         with watching(console, num_trials=experiment.num_trials) as watcher:
@@ -98,6 +93,18 @@ def run_search_command(  # noqa: PLR0913
     return 0
 
 
+def _tracker(experiment: Experiment, storage: Path, console: Console) -> "Tracker":
+    from orchestrator.tracking import Tracker
+
+    return Tracker(
+        uri=experiment.tracking.uri,
+        storage=storage,
+        experiment=experiment.tracking.experiment,
+        models=experiment.tracking.models,
+        warn=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+
+
 def _resume_command(source: str, name: str, storage: Path, overrides: Sequence[str]) -> str:
     words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
     for override in overrides:
@@ -121,6 +128,48 @@ def print_front(name: str, *, storage: Path, format: Format) -> None:
     console = Console()
     console.print(front_rich_table(view))
     console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_report(name: str, *, storage: Path, format: Format) -> None:
+    """Write the overview page into the search's folder and say where it is.
+
+    Raises:
+        InputError: if there is no such search, or nothing of it is finished.
+    """
+    from orchestrator.overview.page import write_overview
+
+    page = write_overview(SearchFolder(storage=storage, name=name))
+    if format == "json":
+        sys.stdout.write(json.dumps({"page": str(page), "bytes": page.stat().st_size}) + "\n")
+    else:
+        sys.stdout.write(f"{page}\n")
+
+
+def sync_search(name: str, *, storage: Path, uri: str | None, again: bool, format: Format) -> int:
+    """Send what waits for MLflow; the exit code, 1 where something still waits.
+
+    Raises:
+        InputError: if there is no such search, it runs, or MLflow is not to be reached.
+    """
+    from orchestrator.tracking.syncing import sync  # MLflow, once the cheap checks have passed
+
+    folder = SearchFolder(storage=storage, name=name)
+    folder.experiment()
+    console = Console(stderr=True)
+    synced = sync(
+        folder,
+        uri=uri,
+        from_start=again,
+        warn=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    left = synced.left
+    if format == "json":
+        said = {"address": synced.address, "sent": synced.num_sent, "waiting": left.num_waiting, "cause": left.cause}
+        sys.stdout.write(json.dumps(said) + "\n")
+    else:
+        waits = f"{left.num_waiting} wait: {left.cause}" if left.num_waiting else "nothing waits"
+        sys.stdout.write(f"{name}: {synced.num_sent} records sent to {synced.address}; {waits}\n")
+    return 1 if left.num_waiting else 0
 
 
 def _picked(view: FrontView, how: str, *, max_drop: float | None) -> Candidate:
@@ -153,7 +202,6 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
     experiment = folder.experiment()
     from orchestrator.confirm import run_repeats  # Ray and torch, once the cheap checks have passed
-    from orchestrator.tracking import Tracker
 
     console, warnings = Console(stderr=format == "json"), Console(stderr=True)
     file = RepeatFile(folder.path / "confirm.parquet")
@@ -165,12 +213,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         levels = ", ".join(percent(value) for value in repeat.val_accuracies)
         say(f"trial {repeat.trial}, seed {repeat.index} of {num_seeds}: {levels or f'failed: {repeat.failure}'}")
 
-    tracker = Tracker(
-        uri=experiment.tracking.uri,
-        storage=storage,
-        experiment=experiment.tracking.experiment,
-        warn=lambda text: warnings.print(text, markup=False, highlight=False),
-    )
+    tracker = _tracker(experiment, storage, warnings)
     try:
         done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker)
         rows = confirmed(chosen.values(), file.read(), num_seeds)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -69,10 +69,12 @@ class Tracking(_Section):
     Attributes:
         uri: address of a tracking server; `MLFLOW_TRACKING_URI` or else a SQLite file in the storage folder.
         experiment: MLflow experiment that holds the search.
+        models: which networks become versions of a registered model: those of the `front`, or `none`.
     """
 
     uri: str | None = None
     experiment: Annotated[str, Field(min_length=1)] = "cascade"
+    models: Literal["front", "none"] = "front"
 
 
 class StudyStore(_Section):

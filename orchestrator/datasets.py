@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from orchestrator import parquet
+from orchestrator.tracking.records import DataSet
 from trainables import sources
 from trainables.config import DataConfig
 from trainables.data import DataSplits, Source
@@ -21,6 +22,32 @@ def load_splits(config: DataConfig) -> DataSplits:
         parquet.require_both_parts(config)
         return split(parquet.read_train(config), config)
     return split(sources.read_train(config), config)
+
+
+def data_sets(config: DataConfig, data: DataSplits, digest: str) -> tuple[DataSet, ...]:
+    """The images of a search as tracking names them.
+
+    Args:
+        config: where they come from.
+        data: the images.
+        digest: of both parts, as `identity.data_digest` gives it.
+    """
+    source = str(Path(config.path).resolve()) if config.path is not None else "scikit-learn"
+    parts = (("training", data.train), ("validation", data.val))
+    return tuple(
+        DataSet(
+            name=config.name,
+            digest=f"{context[:5]}-{digest[:24]}",
+            source=source,
+            context=context,
+            profile={
+                "num_images": len(part),
+                "shape": list(part.images_NCHW.shape[1:]),
+                "classes": list(data.class_names),
+            },
+        )
+        for context, part in parts
+    )
 
 
 def load_test(config: DataConfig) -> Source:

@@ -14,7 +14,7 @@ from orchestrator.pareto import OBJECTIVES
 
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
 _TICKS = tuple(float(f"{step}e{power}") for power in range(-4, 5) for step in (1, 2, 5))
-_AXIS_TITLES: Mapping[str, str] = MappingProxyType(
+AXIS_TITLES: Mapping[str, str] = MappingProxyType(
     {
         "macs_kept": "MACs kept, of the teacher's",
         "params_kept": "parameters kept, of the teacher's",
@@ -95,7 +95,7 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
         annotation_position="bottom left",
     )
     costs = [float(getattr(candidate, view.cost)) for candidate in view.plotted]
-    ticks = _ticks(view.cost, costs)
+    ticks = axis_ticks(view.cost, costs)
     figure.update_layout(
         template="plotly_white",
         title=_title(view),
@@ -103,7 +103,7 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
         hoverlabel={"align": "left"},
         xaxis={
             "type": "log",
-            "title": _AXIS_TITLES[view.cost],
+            "title": AXIS_TITLES[view.cost],
             "tickvals": list(ticks),
             "ticktext": list(ticks.values()),
         },
@@ -211,7 +211,7 @@ def _hover(candidate: Candidate, teacher_val_accuracy: float) -> str:
     return "<br>".join(lines)
 
 
-def _ticks(cost: str, costs: Sequence[float]) -> dict[float, str]:
+def axis_ticks(cost: str, costs: Sequence[float]) -> dict[float, str]:
     """Positions 1, 2, 5, 10 … over the costs and one step beyond, with their labels."""
     if cost == "latency_ms":
         labels = {tick: f"{tick:g}" for tick in _TICKS}
@@ -258,7 +258,7 @@ def _draw_axes(axes: Any, view: FrontView) -> None:  # noqa: ANN401
 
     axes.set_xscale("log")
     costs = [float(getattr(candidate, view.cost)) for candidate in view.plotted]
-    ticks = _ticks(view.cost, costs)
+    ticks = axis_ticks(view.cost, costs)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
     if costs:
@@ -266,7 +266,7 @@ def _draw_axes(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     axes.margins(y=0.09)
-    axes.set_xlabel(_AXIS_TITLES[view.cost])
+    axes.set_xlabel(AXIS_TITLES[view.cost])
     axes.set_ylabel("validation accuracy")
     axes.set_title(_title(view), loc="left", fontsize=12)
     axes.grid(visible=True, color="#e8eaed", linewidth=0.8)

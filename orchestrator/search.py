@@ -26,7 +26,7 @@ from ray import tune
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network
 from orchestrator.config import Experiment, Resources
-from orchestrator.datasets import load_splits
+from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.looks import Look, Looks
 from orchestrator.opening import open_study, starting_points, warm_start
@@ -111,7 +111,13 @@ def run_search(
             if table is not None:
                 task.keep_latency(table)
             shown = experiment.without_secrets()
-            tracker.start_search(folder.name, search_parameters(shown.to_dict()), shown.to_yaml(), folder.search_id)
+            tracker.start_search(
+                folder.name,
+                search_parameters(shown.to_dict()),
+                shown.to_yaml(),
+                folder.search_id,
+                data=data_sets(shown.data, data, digest),
+            )
             try:
                 return _run(experiment, folder, task, data, digest, look, budget, watcher, tracker, available_cpus)
             except BaseException as error:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.tracking.spool import FOLDER
+from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
 
 
@@ -30,6 +32,7 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         InputError: as `serve`.
         RuntimeError: as `serve`, or if the server ends by itself.
     """
+    _bring_up_to_date(storage, say)
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
         _terminate_as_interrupt(),
@@ -37,10 +40,19 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         serve(storage, port=port, host=host, say=say) as server,
     ):
         say(f"all runs: {runs_page(server.address)}")
-        for name, page in front_pages(server.address).items():
-            say(f"front of {name}: {page}")
+        say(f"best networks: {best_page(server.address)}")
+        for name, page in overview_pages(server.address).items():
+            say(f"overview of {name}: {page}")
         say("Ctrl-C ends it")
         server.wait()
+
+
+def _bring_up_to_date(storage: Path, say: Callable[[str], None]) -> None:
+    """Send what searches that were killed have left, so that the pages tell how they ended."""
+    if any(storage.glob(f"*/{FOLDER}/spool.jsonl")):
+        from orchestrator.tracking.syncing import sync_storage
+
+        sync_storage(storage, warn=say)
 
 
 class UiServer:
@@ -157,8 +169,18 @@ def runs_page(address: str) -> str:
     return f"{address}/#{place}?workflowType=machine_learning"
 
 
-def front_pages(address: str) -> dict[str, str]:
-    """Where the fronts of the latest searches are, by the name of the search, the newest first.
+def best_page(address: str) -> str:
+    """Where the networks of all fronts are, the most accurate first.
+
+    Args:
+        address: of a running server, such as `http://127.0.0.1:5000`.
+    """
+    runs = _latest_runs(address, "", 1)
+    return address + VIEWS["front"].place(runs[0]["info"]["experiment_id"]) if runs else f"{address}/#/experiments"
+
+
+def overview_pages(address: str) -> dict[str, str]:
+    """Where the overviews of the latest searches are, by the name of the search, the newest first.
 
     Args:
         address: of a running server, such as `http://127.0.0.1:5000`.
@@ -166,7 +188,7 @@ def front_pages(address: str) -> dict[str, str]:
     pages: dict[str, str] = {}
     for run in _latest_runs(address, "tags.`cascade.kind` = 'search'", 5):
         info = run["info"]
-        place = f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/front/front.html"
+        place = f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/overview.html"
         pages.setdefault(info["run_name"], f"{address}/#{place}?workflowType=machine_learning")
     return pages
 

@@ -23,6 +23,7 @@ space: {num_assistants: [0, 1], student_macs_kept: [0.2, 0.5], schedule: [joint,
 num_trials: 2
 num_starting_points: 2
 resources: {max_concurrent: 1}
+tracking: {models: none}
 """
 
 

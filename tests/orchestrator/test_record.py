@@ -74,7 +74,7 @@ def progress(epoch):
 
 @pytest.fixture
 def parts(tmp_path):
-    """Study, archive, watcher and a record of them; MLflow is not reached, as nothing waits for it."""
+    """Study, archive, watcher and a record of them; MLflow is not reached, as no courier was started."""
 
     def make(objectives=OBJECTIVES, **options):
         study = Study(tmp_path / "study.journal", objectives=objectives, seed=0)
@@ -83,6 +83,7 @@ def parts(tmp_path):
         archive = Archive(tmp_path / "archive.parquet")
         heard = Heard()
         tracker = Tracker(uri="http://127.0.0.1:9", storage=tmp_path, warn=lambda _text: None)
+        tracker.start_search("mine", {}, "", "id")
         record = SearchRecord(
             folder=tmp_path,
             objectives=objectives,

@@ -75,7 +75,14 @@ def test_the_search_is_in_mlflow_with_true_statuses(tiny_search):
     client = MlflowClient(f"sqlite:///{tiny_search}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("cascade")
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in runs) == ["tiny", "trial 0", "trial 1"]
+    by_kind = {}
+    for run in runs:
+        by_kind.setdefault(run.data.tags["cascade.kind"], []).append(run.info.run_name)
+    assert sorted(by_kind["trial"]) == ["trial 0", "trial 1"]
+    assert by_kind["search"] == ["tiny"]
+    assert by_kind["teacher"] == ["teacher"]
+    candidates = Archive(tiny_search / "runs/tiny/archive.parquet").candidates()
+    assert sorted(by_kind["network"]) == [f"network {candidate.label}" for candidate in candidates]
     assert {run.info.status for run in runs} == {"FINISHED"}
     trial = next(run for run in runs if run.info.run_name == "trial 0")
     assert 0.2 * 0.98 <= trial.data.metrics["macs_kept"] <= 0.5 * 1.02

@@ -54,6 +54,7 @@ def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path) -> None
 @pytest.mark.integration
 def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None:
     tracker = Tracker(uri=None, storage=tmp_path, warn=print)
+    tracker.check()
     tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
     tracker.start_trial(0, {"temperature": 4.0})
     tracker.finish("stopped")
@@ -74,7 +75,8 @@ def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None
     try:
         line = next(line for line in user.stdout if line.startswith("all runs: "))
         page = line.removeprefix("all runs: ").strip()
-        front = next(user.stdout).removeprefix("front of digits: ").strip()
+        best = next(user.stdout).removeprefix("best networks: ").strip()
+        overview = next(user.stdout).removeprefix("overview of digits: ").strip()
         assert page == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
@@ -84,7 +86,8 @@ def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None
         with urllib.request.urlopen(request, timeout=30) as answer:
             runs = {run["info"]["run_name"]: run["info"]["run_id"] for run in json.load(answer)["runs"]}
         assert set(runs) == {"digits", "trial 0"}
-        assert f"/experiments/1/runs/{runs['digits']}/artifacts/front/front.html" in front
+        assert f"/experiments/1/runs/{runs['digits']}/artifacts/overview.html" in overview
+        assert "viewStateShareKey=cascade-front" in best
         artifact = f"http://127.0.0.1:{port}/get-artifact?path=config.yaml&run_uuid={runs['digits']}"
         with urllib.request.urlopen(artifact, timeout=30) as answer:
             assert answer.read() == b"data: digits"

@@ -1,0 +1,201 @@
+"""Charts as inline SVG: drawn by hand, so that the page needs no library and follows its light and dark colours.
+
+A chart is drawn three times where width matters, for a telephone, a tablet and a desk, of which the page shows one, so
+that text is never scaled to where it cannot be read.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One point of a scatter.
+
+    Attributes:
+        x: above 0 on a logarithmic axis.
+        y: its value.
+        title: what a reader sees who rests on it.
+        kind: class of its look: `rest`, `front` or `knee`.
+        label: written beside it; nothing if left out.
+        href: where a click leads.
+    """
+
+    x: float
+    y: float
+    title: str
+    kind: str = "rest"
+    label: str = ""
+    href: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a line chart.
+
+    Attributes:
+        points: x and y, by rising x.
+        name: in the legend.
+        kind: class of its colour, such as `c1`.
+    """
+
+    points: Sequence[tuple[float, float]]
+    name: str
+    kind: str
+
+
+SIZES: Mapping[str, int] = MappingProxyType({"wide": 1240, "middle": 720, "narrow": 376})
+"""Widths in pixels that a chart is drawn for, by the class under which the page shows it."""
+
+
+class Frame:
+    """The axes of a chart: where values lie on it, and what is written at them."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        width: int,
+        height: int,
+        x_range: tuple[float, float],
+        y_range: tuple[float, float],
+        x_ticks: Mapping[float, str],
+        y_ticks: Mapping[float, str],
+        x_scale: Callable[[float], float] = float,
+    ) -> None:
+        """Lay it out.
+
+        Args:
+            width: of the chart, in pixels.
+            height: likewise.
+            x_range: smallest and largest x.
+            y_range: likewise of y.
+            x_ticks: position → label.
+            y_ticks: likewise.
+            x_scale: what x is drawn by, such as `math.log`.
+        """
+        self.width, self.height = width, height
+        self._left, self._right, self._top, self._bottom = 52, width - 14, 26, height - 40
+        self._x_scale = x_scale
+        self._x_low, self._x_high = x_scale(x_range[0]), x_scale(x_range[1])
+        self._y_low, self._y_high = y_range
+        self._x_ticks, self._y_ticks = x_ticks, y_ticks
+
+    @property
+    def left(self) -> int:
+        """Where the horizontal axis begins, in pixels."""
+        return self._left
+
+    def x(self, value: float) -> float:
+        """Where an x lies."""
+        part = (self._x_scale(value) - self._x_low) / ((self._x_high - self._x_low) or 1.0)
+        return round(self._left + part * (self._right - self._left), 1)
+
+    def y(self, value: float) -> float:
+        """Where a y lies."""
+        part = (value - self._y_low) / ((self._y_high - self._y_low) or 1.0)
+        return round(self._bottom - part * (self._bottom - self._top), 1)
+
+    def horizontal(self, value: float, label: str) -> str:
+        """A dashed line over the whole width, with what it stands for."""
+        y = self.y(value)
+        return (
+            f'<line class="teacher" x1="{self._left}" x2="{self._right}" y1="{y}" y2="{y}"/>'
+            f'<text class="note" text-anchor="end" x="{self._right}" y="{y - 5}">{escape(label)}</text>'
+        )
+
+    def svg(self, inside: str, *, title: str, x_title: str = "", css: str = "") -> str:
+        """The whole chart around what is drawn inside.
+
+        Args:
+            inside: SVG.
+            title: what a screen reader says of it.
+            x_title: under the horizontal axis.
+            css: further classes.
+        """
+        parts = []
+        for value, label in self._y_ticks.items():
+            y = self.y(value)
+            parts.append(f'<line class="grid" x1="{self._left}" x2="{self._right}" y1="{y}" y2="{y}"/>')
+            parts.append(
+                f'<text class="tick" text-anchor="end" x="{self._left - 6}" y="{y + 4}">{escape(label)}</text>'
+            )
+        for value, label in self._x_ticks.items():
+            x = self.x(value)
+            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{self._top}" y2="{self._bottom}"/>')
+            parts.append(
+                f'<text class="tick" text-anchor="middle" x="{x}" y="{self._bottom + 16}">{escape(label)}</text>'
+            )
+        middle = (self._left + self._right) / 2
+        parts.append(
+            f'<text class="axis" text-anchor="middle" x="{middle}" y="{self.height - 6}">{escape(x_title)}</text>'
+        )
+        return (
+            f'<svg class="chart {css}" role="img" aria-label="{escape(title, quote=True)}" '
+            f'viewBox="0 0 {self.width} {self.height}">'
+            f"{''.join(parts)}{inside}</svg>"
+        )
+
+
+def scatter(frame: Frame, points: Sequence[Point], *, joined: bool) -> str:  # noqa: FBT001 - drawn, not behaved
+    """Points, those of the front last and on a line where that says something.
+
+    Args:
+        frame: the axes.
+        points: any number.
+        joined: whether the front is a line.
+    """
+    order = {"rest": 0, "front": 1, "knee": 2}
+    drawn = sorted(points, key=lambda point: order[point.kind])
+    line = [(frame.x(p.x), frame.y(p.y)) for p in sorted(drawn, key=lambda p: p.x) if p.kind != "rest"]
+    parts = [f'<polyline class="front" points="{_path(line)}"/>'] if joined and len(line) > 1 else []
+    taken: list[tuple[float, float, float]] = []
+    marks, labels = [], []
+    for point in drawn:
+        x, y = frame.x(point.x), frame.y(point.y)
+        radius = 3.5 if point.kind == "rest" else 6
+        ring = f'<circle class="ring" cx="{x}" cy="{y}" r="11"/>' if point.kind == "knee" else ""
+        mark = f'{ring}<circle class="{point.kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(point.title)}</title>'
+        mark += "</circle>"
+        marks.append(f'<a href="{escape(point.href, quote=True)}">{mark}</a>' if point.href else mark)
+    # The knee's label first: what would cover another one is left out.
+    for point in sorted(drawn, key=lambda point: point.kind != "knee"):
+        if not point.label:
+            continue
+        wide = 7.0 * len(point.label)
+        x, y = max(frame.x(point.x) - 9, frame.left + wide), frame.y(point.y) - 9
+        if all(abs(y - other_y) > 13 or x - wide > other_x or x < other_x - w for other_x, other_y, w in taken):
+            taken.append((x, y, wide))
+            labels.append(f'<text class="label" text-anchor="end" x="{x}" y="{y}">{escape(point.label)}</text>')
+    return "".join(parts + marks + labels)
+
+
+def lines(frame: Frame, drawn: Sequence[Line]) -> str:
+    """Lines over the axes, each with its name for who rests on it."""
+    return "".join(
+        f'<polyline class="line {line.kind}" points="{_path([(frame.x(x), frame.y(y)) for x, y in line.points])}">'
+        f"<title>{escape(line.name)}</title></polyline>"
+        for line in drawn
+    )
+
+
+def percent_ticks(low: float, high: float, most: int = 6) -> dict[float, str]:
+    """Round positions between two fractions, with labels in percent."""
+    span = max(high - low, 1e-6)
+    raw = span / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return {index * step: f"{100 * index * step:.4g} %" for index in range(first, last + 1)}
+
+
+def count_ticks(last: int, most: int = 6) -> dict[float, str]:
+    """Whole numbers up to the last one."""
+    step = max(1, math.ceil(last / most))
+    return {float(index): str(index) for index in range(0, last + 1, step)}
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)

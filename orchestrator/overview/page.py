@@ -1,0 +1,253 @@
+"""The overview as one HTML page, section by section."""
+
+import math
+from html import escape
+from pathlib import Path
+
+from orchestrator.archive import Candidate, write_atomically
+from orchestrator.folder import SearchFolder
+from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter
+from orchestrator.overview.charts import Line as ChartLine
+from orchestrator.overview.gather import Links, Overview, gather
+from orchestrator.overview.sections import cost_section, curves_section, importance_section, widths_section
+from orchestrator.overview.style import STYLE
+from orchestrator.overview.words import command, fewer, points_text, share, signed_points
+from orchestrator.plots import AXIS_TITLES, axis_ticks
+
+PAGE = "overview.html"
+_WHAT = {
+    "knee": "When in doubt",
+    "smallest": "The smallest",
+    "most-accurate": "The most accurate",
+}
+
+
+def write_overview(folder: SearchFolder, links: Links | None = None) -> Path:
+    """Write the page of a search as it is on disk now; the file.
+
+    Args:
+        folder: of the search.
+        links: to its runs; as they were noted last if left out.
+
+    Raises:
+        InputError: if there is no such search, or no trial of it is finished.
+    """
+    overview = gather(folder, links)
+    path = folder.path / PAGE
+    write_atomically(path, html(overview).encode())
+    return path
+
+
+def html(overview: Overview) -> str:
+    """The whole page."""
+    sections = [
+        _head(overview),
+        _cards(overview),
+        _front_section(overview),
+        _table_section(overview),
+        importance_section(overview),
+        _growth_section(overview),
+        curves_section(overview),
+        widths_section(overview),
+        cost_section(overview),
+        _foot(overview),
+    ]
+    title = f"{overview.name}: {len(overview.view.front)} networks on the front"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</body></html>\n"
+    )
+
+
+def _head(overview: Overview) -> str:
+    view, experiment = overview.view, overview.experiment
+    trials = len({candidate.trial for candidate in view.candidates})
+    return (
+        f"<header><h1>{escape(overview.name)}</h1>"
+        f'<p class="soft">Teacher {escape(experiment.model.name)} on {escape(experiment.data.name)}: '
+        f"{share(overview.teacher.val_accuracy)} validation accuracy, {overview.teacher.macs:,} MACs, "
+        f"{overview.teacher.params:,} parameters. {trials} trials gave {len(view.candidates)} networks, "
+        f"of which {len(view.front)} are on the front: no other is both more accurate and cheaper.</p></header>"
+    )
+
+
+def _cards(overview: Overview) -> str:
+    if not overview.picks:
+        return "<p>The front is empty: no network meets the constraints.</p>"
+    cards = []
+    for how, candidate in overview.picks.items():
+        cards.append(
+            f'<div class="card {how}"><h3>{_WHAT[how]}: {_name(overview, candidate)}</h3>'
+            f"<b>{share(candidate.val_accuracy)} at {share(candidate.macs_kept)} of the MACs</b>"
+            f"<p>{points_text(candidate, overview.teacher)}; {fewer(candidate.macs_kept)} fewer MACs, "
+            f"{fewer(candidate.params_kept)} fewer parameters.</p>"
+            f"<code>{escape(command(overview, how))}</code></div>"
+        )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _name(overview: Overview, candidate: Candidate) -> str:
+    """A candidate's label, leading to its run where that is known."""
+    href = overview.links.to(f"trial/{candidate.trial}/network/{candidate.level}")
+    label = escape(candidate.label)
+    return f'<a href="{escape(href, quote=True)}" target="_blank" rel="noopener">{label}</a>' if href else label
+
+
+def _front_section(overview: Overview) -> str:
+    view = overview.view
+    if not view.plotted:
+        return ""
+    charts = "".join(_front_chart(overview, css) for css in SIZES)
+    lowest = _lowest(overview)
+    below = sum(candidate.val_accuracy < lowest for candidate in view.plotted)
+    hidden = f" {below} more networks lie below what is shown." if below else ""
+    return (
+        "<section><h2>The front</h2>"
+        '<p class="soft">Each point is a network that is really narrower; <i>trial:level</i> names it. Up and to the '
+        "left is better. Rest on a point to read it, click one of the front to find it in the table."
+        f"{hidden}</p>"
+        f"{charts}"
+        '<p><span class="key"><svg viewBox="0 0 22 12"><circle class="front" cx="11" cy="6" r="5"/></svg>front</span>'
+        '<span class="key"><svg viewBox="0 0 22 12"><circle class="ring" cx="11" cy="6" r="4.5"/></svg>knee</span>'
+        f'<span class="key"><svg viewBox="0 0 22 12"><circle class="rest" cx="11" cy="6" r="4"/></svg>{view.rest}'
+        "</span></p></section>"
+    )
+
+
+def _lowest(overview: Overview) -> float:
+    """Where the vertical axis begins: what lies far below the front would press the front against the upper edge."""
+    view = overview.view
+    best = max(candidate.val_accuracy for candidate in (*view.plotted, *view.front))
+    worst = min(candidate.val_accuracy for candidate in view.front or view.plotted)
+    lowest = min(candidate.val_accuracy for candidate in view.plotted)
+    return max(lowest, worst - 0.5 * max(best - worst, 0.02))
+
+
+def _front_chart(overview: Overview, css: str) -> str:
+    view, teacher = overview.view, overview.teacher
+    lowest = _lowest(overview)
+    plotted = [candidate for candidate in view.plotted if candidate.val_accuracy >= lowest]
+    costs = [float(getattr(candidate, view.cost)) for candidate in plotted]
+    accuracies = [candidate.val_accuracy for candidate in plotted] + [max(teacher.val_accuracy, lowest)]
+    low, high = _padded(min(accuracies), max(accuracies))
+    ticks = axis_ticks(view.cost, costs)
+    frame = Frame(
+        width=SIZES[css],
+        height=340 if css == "narrow" else 470,
+        x_range=(min(costs) / 1.4, max(costs) * 1.4),
+        y_range=(low, high),
+        x_ticks={tick: text for tick, text in ticks.items() if min(costs) / 1.4 <= tick <= max(costs) * 1.4},
+        y_ticks=percent_ticks(low, high),
+        x_scale=math.log,
+    )
+    keys = {candidate.key for candidate in view.front}
+    points = [
+        Point(
+            x=float(getattr(candidate, view.cost)),
+            y=candidate.val_accuracy,
+            title=f"{candidate.label}: {share(candidate.val_accuracy)} at {share(candidate.macs_kept)} of the MACs, "
+            f"{points_text(candidate, teacher)}",
+            kind="knee" if candidate == view.knee else "front" if candidate.key in keys else "rest",
+            label=candidate.label if candidate.key in keys else "",
+            href=f"#{_anchor(candidate)}" if candidate.key in keys else "",
+        )
+        for candidate in plotted
+    ]
+    inside = frame.horizontal(teacher.val_accuracy, f"teacher, {share(teacher.val_accuracy)}")
+    inside += scatter(frame, points, joined=len(view.objectives) == 2)
+    title = f"Validation accuracy of {len(points)} networks against {AXIS_TITLES[view.cost]}"
+    return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], css=css)
+
+
+def _table_section(overview: Overview) -> str:
+    view = overview.view
+    if not view.front:
+        return ""
+    has_latency = any(candidate.latency_ms is not None for candidate in view.front)
+    head = ["network", "accuracy", "against teacher", "MACs kept", "fewer MACs", "params kept", "parameters"]
+    head += ["latency, ms"] if has_latency else []
+    rows = []
+    for candidate in view.front:
+        cells = [
+            _name(overview, candidate),
+            share(candidate.val_accuracy),
+            signed_points(candidate, overview.teacher),
+            share(candidate.macs_kept),
+            fewer(candidate.macs_kept),
+            share(candidate.params_kept),
+            f"{candidate.params:,}",
+        ]
+        if has_latency:
+            cells.append("–" if candidate.latency_ms is None else f"{candidate.latency_ms:.3g}")
+        mark = " (knee)" if candidate == view.knee else ""
+        cells[0] += mark
+        row = "".join(f"<td>{cell}</td>" for cell in cells)
+        export = f'<td class="words"><code>{escape(command(overview, candidate.label))}</code></td>'
+        css = ' class="knee"' if mark else ""
+        rows.append(f'<tr{css} id="{_anchor(candidate)}">{row}{export}</tr>')
+    heads = "".join(f"<th>{name}</th>" for name in head) + '<th class="words">how to export it</th>'
+    linked = "Names lead to the run in MLflow (with a local store, while <code>cascade ui</code> is open). "
+    return (
+        "<section><h2>Networks of the front</h2>"
+        f'<p class="soft">{linked if overview.links.runs else ""}Accuracy is that on validation images, which chose '
+        "these networks and so flatter them; an export measures test accuracy, "
+        f"<code>cascade confirm {escape(overview.name)}</code> trains again with other seeds.</p>"
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        "</section>"
+    )
+
+
+def _growth_section(overview: Overview) -> str:
+    volumes = overview.hypervolumes
+    if len(volumes) < 2:
+        return ""
+    steps: list[tuple[float, float]] = []
+    for trial, volume in volumes.items():
+        steps += [(float(trial), steps[-1][1])] if steps else []
+        steps.append((float(trial), volume))
+    low, high = min(volumes.values()), max(volumes.values())
+    pad = (high - low) * 0.08 or 0.01
+    last = max(volumes)
+    charts = []
+    for css, width in SIZES.items():
+        frame = Frame(
+            width=width,
+            height=220,
+            x_range=(min(volumes), last),
+            y_range=(low - pad, high + pad),
+            x_ticks={tick: text for tick, text in count_ticks(last).items() if tick >= min(volumes)},
+            y_ticks=_value_ticks(low - pad, high + pad),
+        )
+        drawn = lines(frame, [ChartLine(points=steps, name="hypervolume of the front", kind="c1")])
+        charts.append(frame.svg(drawn, title="Hypervolume of the front by trial", x_title="trial", css=css))
+    return (
+        "<section><h2>How the front grew</h2>"
+        '<p class="soft">Hypervolume: the part of the space between “no accuracy at the teacher’s cost” and '
+        "perfection that the front covers. Flat at the end means that more trials were not finding more.</p>"
+        f"{''.join(charts)}</section>"
+    )
+
+
+def _foot(overview: Overview) -> str:
+    name = escape(overview.name)
+    return (
+        f"<footer><h2>Go on</h2><p><code>cascade report {name}</code> writes this page anew, "
+        f"<code>cascade ui</code> opens MLflow, <code>cascade export {name} --pick TRIAL:LEVEL</code> exports any "
+        "network, on the front or not.</p></footer>"
+    )
+
+
+def _anchor(candidate: Candidate) -> str:
+    return f"network-{candidate.trial}-{candidate.level}"
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    pad = (high - low) * 0.08 or 0.01
+    return max(0.0, low - pad), min(1.0, high + pad)
+
+
+def _value_ticks(low: float, high: float) -> dict[float, str]:
+    return {tick: f"{tick:.4g}" for tick in percent_ticks(low, high, 4)}

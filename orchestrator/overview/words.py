@@ -1,0 +1,50 @@
+"""Numbers as the overview writes them."""
+
+import shlex
+
+from orchestrator.archive import Candidate
+from orchestrator.overview.gather import Overview
+from trainables.results import TeacherResult
+
+_DEFAULT_STORAGE = "runs"
+
+
+def share(fraction: float) -> str:
+    """A fraction in percent, with as many digits as tell networks apart."""
+    return f"{100 * fraction:.2f} %" if fraction >= 0.1 else f"{100 * fraction:.3g} %"
+
+
+def fewer(kept: float) -> str:
+    """How many times fewer, from the fraction that is kept."""
+    return f"{1 / kept:.3g}×"
+
+
+def points_text(candidate: Candidate, teacher: TeacherResult) -> str:
+    """How a candidate's accuracy stands to the teacher's."""
+    points = 100 * (candidate.val_accuracy - teacher.val_accuracy)
+    if abs(points) < 0.005:
+        return "as accurate as the teacher"
+    return f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the teacher"
+
+
+def signed_points(candidate: Candidate, teacher: TeacherResult) -> str:
+    """The same in a few characters."""
+    points = round(100 * (candidate.val_accuracy - teacher.val_accuracy), 2)
+    return f"{'−' if points < 0 else '+' if points else '±'}{abs(points):.2f} points"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"
+
+
+def command(overview: Overview, how: str) -> str:
+    """The command that exports a network."""
+    words = ["cascade", "export", overview.name, "--pick", how]
+    if overview.storage != _DEFAULT_STORAGE:
+        words += ["--storage", overview.storage]
+    return shlex.join(words)

@@ -1,0 +1,110 @@
+"""The courier's process: `python -m orchestrator.tracking`, started by `Courier` and spoken to in lines of JSON."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from orchestrator.tracking.pages import SearchPages
+from orchestrator.tracking.sender import Backoff, Sender
+from orchestrator.tracking.spool import FOLDER, Spool
+from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from trainables.errors import InputError
+
+_POLL_SECONDS = 0.5
+_NICENESS = 5
+
+
+class Input:
+    """Orders on standard input, waited for no longer than is asked."""
+
+    def __init__(self, file: int) -> None:
+        """Take a file descriptor."""
+        self._file, self._rest, self.has_ended = file, b"", False
+
+    def orders(self, timeout_seconds: float | None) -> list[dict[str, Any]]:
+        """Orders that have come; `has_ended` says whether others can."""
+        if self.has_ended or not select.select([self._file], [], [], timeout_seconds)[0]:
+            return []
+        read = os.read(self._file, 65536)
+        self.has_ended = not read
+        *lines, self._rest = (self._rest + read).split(b"\n")
+        return [json.loads(line) for line in lines if line]
+
+
+def say(**news: object) -> None:
+    """Tell the driver; it may be gone."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.write(json.dumps(news) + "\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Connect, then send until the driver has ended and all is sent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    sys.path.insert(0, str(Path.cwd()))  # networks of the user's own, as package.module:function
+    orders = Input(sys.stdin.fileno())
+    (order, *more) = orders.orders(None) or [{}]
+    if not order:
+        return
+    store = MlflowStore(uri=order["uri"], storage=Path(order["storage"]), experiment=order["experiment"])
+    try:
+        store.require()
+    except InputError as error:
+        say(refusal=str(error))
+        return
+    say(ready=True)
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)  # trials come first
+    search = _first_search(orders, more)
+    if search is not None:
+        folder = Path(order["storage"]) / search["name"]
+        identity = SearchIdentity(name=search["name"], search_id=search["search_id"], folder=folder)
+        spool = Spool(folder / FOLDER)
+        with spool.sending():
+            sender = Sender(
+                store,
+                spool,
+                identity,
+                pages=SearchPages(lambda text: say(warning=text)),
+                warn=lambda text: say(warning=text),
+                told=lambda num: say(sent=num),
+            )
+            follow(sender, orders)
+
+
+def _first_search(orders: Input, come: list[dict[str, Any]]) -> dict[str, Any] | None:
+    while not come and not orders.has_ended:
+        come = orders.orders(None)
+    return come[0] if come else None
+
+
+def follow(sender: Sender, orders: Input) -> None:
+    """Send what a spool gets, until the driver ends."""
+    backoff, aside = Backoff(), Backoff()
+    while not orders.has_ended:
+        orders.orders(_POLL_SECONDS)
+        if not backoff.is_over:
+            continue
+        if not sender.send():
+            backoff.failed()
+            continue
+        backoff.worked()
+        if aside.is_over:
+            sender.send_aside()
+            aside.failed()
+    if sender.send():
+        sender.send_aside()
+        sender.interrupt()
+    left = sender.left()
+    if left.num_waiting:
+        say(warning=f"{left.num_waiting} records wait in the search's folder ({left.cause}); cascade sync sends them")
+
+
+if __name__ == "__main__":
+    main()

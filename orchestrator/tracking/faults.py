@@ -1,0 +1,40 @@
+"""What MLflow's errors mean for who has to send a record."""
+
+import re
+from typing import Literal
+
+Fault = Literal["denied", "gone", "other"]
+
+_DENIED = re.compile(
+    r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED|password authentication failed", re.IGNORECASE
+)
+_NEEDS = re.compile(r"No module named '(boto3|botocore|psycopg2|pymysql|azure|google)")
+_EXTRAS = {"boto3": "aws", "botocore": "aws", "psycopg2": "postgresql"}
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Whether an error says that we may not, that what it is about is not there, or something else."""
+    code = str(getattr(error, "error_code", ""))
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        return "gone"
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or _DENIED.search(str(error)):
+        return "denied"
+    return "other"
+
+
+def cause_of(error: BaseException) -> str:
+    """One line that says what an error was raised from, and what to install where that is all."""
+    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = inner
+    text = str(error)
+    missing = _NEEDS.search(text)
+    if missing is not None:
+        extra = _EXTRAS.get(missing[1])
+        mend = f"pip install 'cascade-pruning[{extra}]'" if extra else f"install {missing[1]}"
+        return f"{missing[1]} is not installed; {mend}"
+    if re.search(r"error code 401", text):
+        return "user and password are refused; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token"
+    if re.search(r"error code 403", text):
+        return "this user may not write there"
+    lines = text.strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

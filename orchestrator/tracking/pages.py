@@ -1,0 +1,63 @@
+"""What the courier makes of a search beside its figures: the overview page, and registered networks."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from orchestrator.archive import write_atomically
+from orchestrator.folder import SearchFolder
+from orchestrator.fronts import read_front
+from orchestrator.overview.gather import LINKS_FILE, Links
+from orchestrator.overview.page import write_overview
+from orchestrator.tracking.records import SEARCH
+from orchestrator.tracking.registry import Package, Registry
+from orchestrator.tracking.spool import FOLDER
+from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from trainables.errors import InputError
+from trainables.imports import import_function, is_import_path
+
+
+class SearchPages:
+    """Draws and registers what lies in the search's folder."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        """Take who hears of networks that cannot be registered."""
+        self._warn = warn
+        self._registry: Registry | None = None
+
+    def draw(self, store: MlflowStore, search: SearchIdentity) -> None:
+        """Draw the overview and keep it with the search; nothing where no trial has given a network."""
+        links = Links(
+            address=store.address if store.is_server else "",
+            experiment_id=store.experiment_id,
+            runs=store.run_ids(),
+        )
+        note = {"address": links.address, "experiment_id": links.experiment_id, "runs": dict(links.runs)}
+        write_atomically(search.folder / FOLDER / LINKS_FILE, (json.dumps(note) + "\n").encode())
+        folder = SearchFolder(storage=search.folder.parent, name=search.folder.name)
+        try:
+            page, knee = write_overview(folder, links), read_front(folder).knee
+        except InputError:  # nothing to show yet
+            return
+        store.copy(SEARCH, page, "")
+        if knee is not None:
+            store.describe(
+                f"take network **{knee.label}** when in doubt, {knee.val_accuracy:.2%} with "
+                f"{knee.macs_kept:.2%} of the teacher's MACs"
+            )
+
+    def register(self, store: MlflowStore, search: SearchIdentity, record: dict[str, Any]) -> None:
+        """Register networks, and move aliases."""
+        if self._registry is None:
+            self._registry = Registry(store, search, package=_packing(search), warn=self._warn)
+        self._registry.take(record)
+
+
+def _packing(search: SearchIdentity) -> Package:
+    """How networks of a search are packed; one of the user's own is built by the function that its experiment names."""
+    from orchestrator.tracking.packaging import package_network  # torch, which only this needs
+
+    name = SearchFolder(storage=search.folder.parent, name=search.folder.name).experiment().model.name
+    builder = import_function(name, key="model.name") if is_import_path(name) else None
+    return partial(package_network, builder=builder)

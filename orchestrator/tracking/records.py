@@ -1,0 +1,169 @@
+"""What records say: the runs they are about, and the few kinds of them. Plain values, ready for JSON."""
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.tracking.spool import Record
+
+Status = Literal["finished", "failed", "stopped"]
+Scalar = str | int | float | bool | None
+Metric = tuple[str, float | None, int]
+"""Name, value and step; one without a value, or with one that is not finite, is left out."""
+
+SEARCH = "search"
+TEACHER = "teacher"
+MAX_TEXT = 5000  # characters; MLflow refuses longer parameters and tags
+
+
+def trial_key(trial: int) -> str:
+    """The run of a trial."""
+    return f"trial/{trial}"
+
+
+def stage_key(trial: int, stage: str) -> str:
+    """The run of a trial's stage."""
+    return f"trial/{trial}/stage/{stage}"
+
+
+def network_key(trial: int, level: int) -> str:
+    """The run of a candidate."""
+    return f"trial/{trial}/network/{level}"
+
+
+def repeat_key(trial: int, index: int) -> str:
+    """The run of a cascade that was trained again."""
+    return f"confirm/{trial}/{index}"
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
+
+
+def opening(
+    run: str,
+    *,
+    name: str,
+    kind: str,
+    parent: str | None = None,
+    params: Mapping[str, Scalar] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Record:
+    """A run begins, or goes on.
+
+    Args:
+        run: its key.
+        name: for people.
+        kind: `search`, `teacher`, `trial`, `stage`, `network` or `confirm`.
+        parent: key of the run that it is nested in.
+        params: a parameter that MLflow has already keeps its value.
+        tags: replace those of the same name.
+    """
+    own = {"cascade.kind": kind, "cascade.status": "running"}
+    return {
+        "kind": "open",
+        "run": run,
+        "name": name,
+        "parent": parent,
+        "params": _texts(params or {}),
+        "tags": own | _texts(tags or {}),
+        "time": now_ms(),
+    }
+
+
+def logging(run: str, metrics: Iterable[Metric] = (), *, tags: Mapping[str, str] | None = None) -> Record:
+    """Figures and tags of a run."""
+    finite = [[name, float(value), step] for name, value, step in metrics if value is not None and math.isfinite(value)]
+    return {"kind": "log", "run": run, "metrics": finite, "tags": _texts(tags or {}), "time": now_ms()}
+
+
+def writing(run: str, path: str, text: str) -> Record:
+    """A text as an artifact of a run, which replaces what has this path."""
+    return {"kind": "text", "run": run, "path": path, "text": text}
+
+
+def copying(run: str, source: str, folder: str = "") -> Record:
+    """A file of the search's folder as an artifact of a run, as it is when the record is sent.
+
+    Args:
+        run: its key.
+        source: path relative to the search's folder.
+        folder: of the artifact; the uppermost if left out.
+    """
+    return {"kind": "file", "run": run, "source": source, "folder": folder}
+
+
+def overview() -> Record:
+    """The overview page is to be drawn and kept with the search."""
+    return {"kind": "overview", "run": SEARCH}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """Images that a search reads.
+
+    Attributes:
+        name: such as `digits`.
+        digest: of the images.
+        source: where they lie.
+        context: `training` or `validation`.
+        profile: how many there are, and of what.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+
+def reading(run: str, sets: Sequence[DataSet]) -> Record:
+    """Data sets as inputs of a run."""
+    plain = [
+        {"name": s.name, "digest": s.digest, "source": s.source, "context": s.context, "profile": dict(s.profile)}
+        for s in sets
+    ]
+    return {"kind": "data", "run": run, "sets": plain}
+
+
+def registering(model: str, versions: Sequence[Mapping[str, Any]], aliases: Mapping[str, str]) -> Record:
+    """Candidates of the front as versions of a registered model.
+
+    Args:
+        model: name of the registered model.
+        versions: of each candidate its `label`, `trial`, `network` (folder, relative to the search's), and `tags`.
+        aliases: alias → label.
+    """
+    return {
+        "kind": "register",
+        "run": SEARCH,
+        "model": model,
+        "versions": [dict(v) for v in versions],
+        "aliases": dict(aliases),
+    }
+
+
+def closing(run: str, status: Status, *, reason: str | None = None, tags: Mapping[str, str] | None = None) -> Record:
+    """A run has ended.
+
+    Args:
+        run: its key.
+        status: how.
+        reason: why; also the description of a run that is not the search's.
+        tags: replace those of the same name.
+    """
+    own: dict[str, str] = {"cascade.status": status}
+    if reason:
+        own["cascade.reason"] = reason
+    if reason and run != SEARCH:  # whose description is its front
+        own["mlflow.note.content"] = reason
+    if reason and status == "failed":
+        own["failure"] = reason
+    return {"kind": "close", "run": run, "status": status, "tags": _texts(own | dict(tags or {})), "time": now_ms()}
+
+
+def _texts(values: Mapping[str, Scalar]) -> dict[str, str]:
+    return {name: str(value)[:MAX_TEXT] for name, value in values.items()}

@@ -1,0 +1,44 @@
+"""Which networks of a front are registered, under which aliases."""
+
+from orchestrator.pick import WAYS_TO_PICK, pick
+from orchestrator.plots import FrontView
+from orchestrator.tracking.records import registering
+from orchestrator.tracking.spool import Record
+
+
+def registration(experiment: str, search: str, view: FrontView) -> Record:
+    """The record by which all members of a front become versions of one registered model.
+
+    Args:
+        experiment: name of the MLflow experiment.
+        search: name of the search.
+        view: the front, not empty.
+    """
+    versions = [
+        {
+            "label": candidate.label,
+            "trial": candidate.trial,
+            "network": candidate.network,
+            "tags": {
+                "val_accuracy": f"{candidate.val_accuracy:.6g}",
+                "macs_kept": f"{candidate.macs_kept:.6g}",
+                "params_kept": f"{candidate.params_kept:.6g}",
+            },
+            "description": f"Network {candidate.label} of search {search}: {candidate.val_accuracy:.2%} with "
+            f"{candidate.macs_kept:.2%} of the teacher's MACs. Export it: "
+            f"`cascade export {search} --pick {candidate.label}`",
+        }
+        for candidate in view.front
+    ]
+    aliases = {
+        how: pick(
+            view.front,
+            view.candidates,
+            how,
+            teacher_val_accuracy=view.teacher_val_accuracy,
+            objectives=view.objectives,
+            max_drop=None,
+        ).label
+        for how in WAYS_TO_PICK
+    }
+    return registering(f"{experiment}-{search}", versions, aliases)

@@ -1,0 +1,168 @@
+"""Records that wait for MLflow: an append-only file of JSON lines, and how far it has been sent to each address.
+
+One process appends, one sends. A line that a kill has cut in two is passed over, and does not swallow the next one.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.archive import write_atomically
+
+FOLDER = "tracking"
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spooled:
+    """A record as it lies in the spool.
+
+    Attributes:
+        start: offset of its line, in bytes.
+        end: offset of the next one's.
+        record: what it says.
+    """
+
+    start: int
+    end: int
+    record: Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a spool has been sent to one address.
+
+    Attributes:
+        offset: all that begins before this byte has been sent, refused or set aside.
+        aside: offsets of records that are to be tried again, as only the store of artifacts did not take them.
+    """
+
+    offset: int = 0
+    aside: tuple[int, ...] = field(default=())
+
+
+class Spool:
+    """The records of one search, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Say where; the folder is made by the first record.
+
+        Args:
+            folder: `tracking` in the search's folder.
+        """
+        self.folder = folder
+        self.path = folder / "spool.jsonl"
+        self._file: int | None = None
+        self._unwritten: list[bytes] = []
+
+    def append(self, record: Record) -> None:
+        """Write a record down; where that cannot be, it is kept in memory and written with the next one.
+
+        Raises:
+            OSError: if it could not be written now, a full disk say.
+        """
+        self._unwritten.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        file = self._opened()
+        written = os.write(file, b"".join(self._unwritten))
+        rest = b"".join(self._unwritten)[written:]
+        self._unwritten = [rest] if rest else []
+        if rest:  # a disk that is nearly full takes a part, and says so when asked for the rest
+            written = os.write(file, rest)
+            self._unwritten = [rest[written:]] if rest[written:] else []
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _opened(self) -> int:
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Whole lines only: what a kill has cut ends here, and its rest is no record.
+            is_cut = bool(last := _last_byte(self.path)) and last != b"\n"
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            if is_cut:
+                self._unwritten.insert(0, b"\n")
+        return self._file
+
+    def read(self, offset: int = 0, *, most: int | None = None) -> tuple[list[Spooled], int]:
+        """Records from an offset on.
+
+        Args:
+            offset: where a line begins; beyond the end of the file it is taken for its end.
+            most: records to read; all there are if left out.
+
+        Returns:
+            The records, and the offset from which to read on.
+        """
+        found: list[Spooled] = []
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return [], offset
+        with file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n") or (most is not None and len(found) >= most):
+                    break
+                start, offset = offset, offset + len(line)
+                with contextlib.suppress(ValueError):
+                    record = json.loads(line)
+                    if isinstance(record, dict):
+                        found.append(Spooled(start=start, end=offset, record=record))
+        return found, offset
+
+    def progress(self, address: str) -> Progress:
+        """How far it has been sent to an address; a damaged note counts as none, since sending again does no harm."""
+        try:
+            plain = json.loads(self._note(address).read_text())
+            offset, aside = int(plain["offset"]), tuple(map(int, plain["aside"]))
+            size = self.path.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError):
+            return Progress()
+        # After a crash of the machine the note may know more than the file.
+        return Progress(offset=min(offset, size), aside=tuple(start for start in aside if start < size))
+
+    def note_progress(self, address: str, progress: Progress) -> None:
+        """Remember how far it has been sent to an address.
+
+        Raises:
+            OSError: if that cannot be written.
+        """
+        content = {"address": address, "offset": progress.offset, "aside": list(progress.aside)}
+        write_atomically(self._note(address), (json.dumps(content) + "\n").encode())
+
+    def num_waiting(self, address: str) -> int:
+        """Records that have not been sent to an address."""
+        progress = self.progress(address)
+        return len(self.read(progress.offset)[0]) + len(progress.aside)
+
+    def _note(self, address: str) -> Path:
+        return self.folder / f"sent-{hashlib.sha256(address.encode()).hexdigest()[:12]}.json"
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Keep a second sender out; waits for one that is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _last_byte(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            if not file.tell():
+                return b""
+            file.seek(-1, os.SEEK_END)
+            return file.read(1)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,321 @@
+"""Records in MLflow: runs found again or made, figures in batches, artifacts. Each is done twice with no harm.
+
+A run is known by two tags, `cascade.search_id` and `cascade.run`. All runs of a search are looked up once, as making
+one is the only thing that MLflow does not recognise when it is asked again.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from orchestrator.addresses import without_credentials
+from orchestrator.tracking.faults import cause_of, fault_of
+from orchestrator.tracking.spool import Record
+from orchestrator.tracking.views import VIEWS
+from trainables.errors import InputError
+
+_STATUSES: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
+# Set where the user has not: by default one call to a server that is down blocks for minutes.
+_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+)
+# Opens MLflow's pages for classic training instead of those for language models.
+_EXPERIMENT_TAGS: Mapping[str, str] = MappingProxyType({"mlflow.experimentKind": "custom_model_development"})
+_NOTE = "mlflow.note.content"
+_MOST_LINES = 9  # of other searches in the experiment's description
+_MOST_METRICS, _MOST_OTHERS = 900, 90  # MLflow takes 1,000 in all, and 100 each of parameters and tags
+
+
+class RunGone(Exception):
+    """A run that is to be told of was never begun there, or was deleted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchIdentity:
+    """Which search records are of.
+
+    Attributes:
+        name: of the search.
+        search_id: what tells it from every other.
+        folder: the search's, absolute.
+    """
+
+    name: str
+    search_id: str
+    folder: Path
+
+
+@dataclass(slots=True)
+class _Run:
+    run_id: str
+    status: str
+    params: set[str] = field(default_factory=set)
+
+
+class MlflowStore:
+    """One experiment at one address."""
+
+    def __init__(self, *, uri: str, storage: Path, experiment: str) -> None:
+        """Say where; nothing is connected yet.
+
+        Args:
+            uri: MLflow's tracking address.
+            storage: folder of the searches; also of the artifacts unless the address is a server's.
+            experiment: name of the MLflow experiment, made if it is not there.
+        """
+        self._uri, self._storage, self._experiment = uri, storage, experiment
+        self.client: Any = None
+        self.experiment_id = ""
+        self._search: SearchIdentity | None = None
+        self._runs: dict[str, _Run] | None = None
+
+    @property
+    def address(self) -> str:
+        """The tracking address as it may be shown: without user, password and query."""
+        return without_credentials(self._uri, self._uri)
+
+    @property
+    def place(self) -> str:
+        """What tells this destination from others: the address and the experiment."""
+        return f"{self.address} {self._experiment}"
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the address is a server's, which people can open too."""
+        return urlsplit(self._uri).scheme in ("http", "https", "databricks", "uc")
+
+    def require(self) -> None:
+        """Connect, and see that the experiment can be written to.
+
+        Raises:
+            InputError: if not, with what to mend.
+        """
+        try:
+            self.connect()
+        except InputError:
+            raise
+        except Exception as error:  # whatever MLflow, its database driver or the network raise
+            cause = without_credentials(cause_of(error), self._uri)
+            if fault_of(error) == "denied":
+                raise InputError(f"tracking address {self.address} does not let us in: {cause}") from error
+            raise InputError(
+                f"tracking address {self.address} does not work: {cause}; start an MLflow server there, correct the "
+                f"address (tracking.uri or MLFLOW_TRACKING_URI), or leave both out to track in {self._storage}"
+            ) from error
+
+    def connect(self) -> None:
+        """Connect, and find or make the experiment.
+
+        Raises:
+            InputError: if the experiment was deleted, or its artifacts lie in a folder that cannot be written to.
+            Exception: whatever MLflow raises.
+        """
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        # The SQLAlchemy that MLflow brings calls one of MLflow's own mappings out of date.
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+        from mlflow import MlflowClient
+
+        # MLflow announces each migration of a new database, and prints what it raises, which is told in a line of ours.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        if not self.is_server:
+            self._storage.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            artifacts = None if self.is_server else (self._storage / "mlartifacts").as_uri()
+            experiment_id = client.create_experiment(self._experiment, artifact_location=artifacts)
+            found = client.get_experiment(experiment_id)
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                f"experiment {self._experiment!r} was deleted at {self.address}; restore it or choose another name"
+            )
+        _require_writable(found.artifact_location)
+        for name, value in (*_EXPERIMENT_TAGS.items(), *(view.tag for view in VIEWS.values())):
+            if found.tags.get(name) != value:
+                client.set_experiment_tag(found.experiment_id, name, value)
+        self.client, self.experiment_id = client, str(found.experiment_id)
+
+    def follow(self, search: SearchIdentity) -> None:
+        """Send records of this search from now on."""
+        self._search, self._runs = search, None
+
+    def probe(self) -> None:
+        """Write something that changes nothing; raises while that is not possible."""
+        if self.client is None:
+            self.connect()
+        experiment = self.client.get_experiment(self.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            raise InputError(f"experiment {self._experiment!r} was deleted; restore it, and records are sent")
+        for name, value in _EXPERIMENT_TAGS.items():
+            self.client.set_experiment_tag(self.experiment_id, name, value)
+
+    def forget(self) -> None:
+        """Look all runs up again before the next record; after a failure what was made is not known."""
+        self._runs = None
+
+    def run_ids(self) -> dict[str, str]:
+        """Ids of all runs of the search, by key."""
+        return {key: run.run_id for key, run in self._known().items()}
+
+    def open(self, record: Record) -> None:
+        """A run begins, or goes on."""
+        run = self._known().get(record["run"])
+        if run is None:
+            run = self._make(record)
+        elif run.status != "RUNNING":
+            self.client.update_run(run.run_id, status="RUNNING")
+            run.status = "RUNNING"
+
+    def log(self, key: str, *, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Figures, parameters and tags of a run; a parameter that is there already keeps its value.
+
+        Args:
+            key: of the run.
+            metrics: name, value, step and time of each.
+            params: by name.
+            tags: by name.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        run = self._run(key)
+        new = [Param(name, value) for name, value in params.items() if name not in run.params]
+        all_metrics = [Metric(name, value, time_ms, step) for name, value, step, time_ms in metrics]
+        all_tags = [RunTag(name, value) for name, value in tags.items()]
+        while all_metrics or new or all_tags:
+            self.client.log_batch(
+                run.run_id,
+                metrics=all_metrics[:_MOST_METRICS],
+                params=new[:_MOST_OTHERS],
+                tags=all_tags[:_MOST_OTHERS],
+                synchronous=True,
+            )
+            all_metrics, new, all_tags = all_metrics[_MOST_METRICS:], new[_MOST_OTHERS:], all_tags[_MOST_OTHERS:]
+        run.params |= set(params)
+
+    def close(self, key: str, status: str, time_ms: int) -> None:
+        """A run has ended."""
+        run = self._run(key)
+        self.client.set_terminated(run.run_id, _STATUSES[status], end_time=time_ms)
+        run.status = _STATUSES[status]
+
+    def write(self, key: str, path: str, text: str) -> None:
+        """A text as an artifact of a run."""
+        self.client.log_text(self._run(key).run_id, text, path)
+
+    def copy(self, key: str, file: Path, folder: str) -> None:
+        """A file as an artifact of a run; one that is not there any more is left out."""
+        if file.exists():
+            self.client.log_artifact(self._run(key).run_id, str(file), folder or None)
+
+    def read(self, key: str, sets: Sequence[Mapping[str, Any]]) -> None:
+        """Data sets as inputs of a run."""
+        import json
+
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                dataset=Dataset(
+                    name=one["name"],
+                    digest=one["digest"],
+                    source_type="local",
+                    source=json.dumps({"uri": one["source"]}),
+                    profile=json.dumps(one["profile"]),
+                ),
+                tags=[InputTag("mlflow.data.context", one["context"])],
+            )
+            for one in sets
+        ]
+        self.client.log_inputs(self._run(key).run_id, inputs)
+
+    def describe(self, text: str) -> None:
+        """What people read of the followed search on MLflow's first page: a line of the experiment's description."""
+        assert self._search is not None
+        run = self._run("search")
+        place = f"#/experiments/{self.experiment_id}/runs/{run.run_id}/artifacts/overview.html"
+        line = f"{self._search.name}: {text}. [Overview]({place})"
+        before = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
+        others = [old for old in before.splitlines() if old and run.run_id not in old][:_MOST_LINES]
+        after = "\n\n".join([line, *others])
+        if after != before:
+            self.client.set_experiment_tag(self.experiment_id, _NOTE, after[:5000])
+
+    def interrupt(self, keys: Sequence[str]) -> None:
+        """Close runs whose driver has died."""
+        for key in keys:
+            run = self._known().get(key)
+            if run is not None and run.status == "RUNNING":
+                tags = {"cascade.status": "interrupted", "cascade.reason": "the driver ended"}
+                self.log(key, metrics=(), params={}, tags=tags)
+                self.close(key, "stopped", int(time.time() * 1000))
+
+    def _make(self, record: Record) -> _Run:
+        assert self._search is not None
+        own = {"cascade.search_id": self._search.search_id, "cascade.run": record["run"]}
+        parent = self._known().get(record["parent"] or "")
+        if parent is not None:  # else it was deleted, which is no reason to lose what was nested in it
+            own["mlflow.parentRunId"] = parent.run_id
+        try:
+            made = self.client.create_run(
+                self.experiment_id, start_time=record["time"], tags=record["tags"] | own, run_name=record["name"]
+            )
+        except Exception:
+            self.forget()  # it may have been made all the same
+            raise
+        run = self._known()[record["run"]] = _Run(run_id=made.info.run_id, status="RUNNING")
+        return run
+
+    def _run(self, key: str) -> _Run:
+        run = self._known().get(key)
+        if run is None:
+            raise RunGone(key)
+        return run
+
+    def _known(self) -> dict[str, _Run]:
+        if self.client is None:
+            self.connect()
+        if self._runs is None:
+            assert self._search is not None
+            which = f"tags.`cascade.search_id` = '{self._search.search_id}'"
+            found: dict[str, _Run] = {}
+            token = None
+            while True:
+                page = self.client.search_runs([self.experiment_id], which, max_results=1000, page_token=token)
+                for run in page:
+                    known = _Run(run_id=run.info.run_id, status=run.info.status, params=set(run.data.params))
+                    found[run.data.tags.get("cascade.run", "")] = known
+                token = page.token
+                if not token:
+                    break
+            self._runs = found
+        return self._runs
+
+
+def _require_writable(artifacts: str) -> None:
+    """Refuse a folder of artifacts on this machine that nothing can be written to."""
+    parts = urlsplit(artifacts)
+    if parts.scheme not in ("", "file"):
+        return
+    folder = existing = Path(parts.path)
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"MLflow's artifacts go to {folder}, but {existing} cannot be written to; change its permissions, or "
+            "choose another tracking.experiment"
+        )

@@ -1,0 +1,368 @@
+"""The driver's side of tracking: what happens in a search, as records in its spool."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.addresses import database_uri, without_credentials
+from orchestrator.archive import Candidate
+from orchestrator.plots import FrontView, front_json, front_table, readable
+from orchestrator.repeats import Repeat
+from orchestrator.tracking import records
+from orchestrator.tracking.courier import Courier
+from orchestrator.tracking.environment import environment_texts, source_tags
+from orchestrator.tracking.ledger import Ledger
+from orchestrator.tracking.records import SEARCH, TEACHER, DataSet, Scalar, Status
+from orchestrator.tracking.registering import registration
+from orchestrator.tracking.spool import FOLDER, Record, Spool
+from orchestrator.tracking.telling import (
+    epoch_metrics,
+    front_note,
+    knee_metrics,
+    network_metrics,
+    sizes_text,
+    trial_metrics,
+)
+from trainables.errors import InputError
+from trainables.results import EpochProgress, Reused, TeacherResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClosedTrial:
+    """A trial that has ended, for a run that does not say so.
+
+    Attributes:
+        parameters: its configuration, flat.
+        candidates: its levels; none if it failed or was stopped.
+        reason: why it failed or was stopped.
+    """
+
+    parameters: Mapping[str, Scalar]
+    candidates: Sequence[Candidate]
+    reason: str | None
+
+
+class Tracker:
+    """Writes one search down for MLflow. All methods but `check` and `close` return at once and never raise."""
+
+    def __init__(
+        self,
+        *,
+        uri: str | None,
+        storage: Path,
+        experiment: str = "cascade",
+        models: Literal["front", "none"] = "front",
+        warn: Callable[[str], None],
+    ) -> None:
+        """Say where to; nothing is connected yet.
+
+        Args:
+            uri: MLflow's tracking address; `None` takes MLFLOW_TRACKING_URI from the environment, and if that is not
+                set either, a database `mlflow.db` in `storage`.
+            storage: folder of the searches; also of the artifacts unless the address is a server's.
+            experiment: name of the MLflow experiment, made if it is not there.
+            models: which candidates become versions of a registered model.
+            warn: takes a line for people when tracking does not work; called from a thread of its own.
+        """
+        self._storage = storage.resolve()
+        self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self._storage)
+        self._experiment = experiment
+        self._models = models
+        self._warn = warn
+        self._warned: set[str] = set()
+        self._courier: Courier | None = None
+        self._spool: Spool | None = None
+        self._ledger = Ledger()
+        self._name = ""
+        self._parameters: dict[int, Mapping[str, Scalar]] = {}
+        # The driver and whoever draws the front both write.
+        self._lock = threading.RLock()
+
+    @property
+    def address(self) -> str:
+        """The tracking address as it may be shown: without user, password and query."""
+        return without_credentials(self._uri, self._uri)
+
+    def check(self) -> None:
+        """Start the courier and have it connect and find or make the experiment; waits for it, some seconds.
+
+        Raises:
+            InputError: if MLflow is not to be reached there, refuses us, or the experiment was deleted.
+        """
+        if self._courier is None:
+            self._courier = Courier(
+                uri=self._uri, storage=self._storage, experiment=self._experiment, warn=self._warn_once
+            )
+        refusal = self._courier.ask()
+        if refusal is not None:
+            self._courier.close(0.0)
+            self._courier = None
+            raise InputError(refusal)
+
+    def start_search(
+        self,
+        name: str,
+        parameters: Mapping[str, Scalar],
+        config_text: str,
+        search_id: str,
+        *,
+        data: Sequence[DataSet] = (),
+    ) -> None:
+        """Open the search's run, or on resume the same one again.
+
+        Args:
+            name: of the search and of its folder in the storage folder.
+            parameters: of the search; one that MLflow has already keeps its first value.
+            config_text: the configuration, kept as `config.yaml`.
+            search_id: what tells this search from every other, also after a resume.
+            data: what it reads, logged as inputs.
+        """
+        self._follow(name, search_id)
+        self._put(records.opening(SEARCH, name=name, kind="search", params=parameters, tags=source_tags()))
+        self._put(records.writing(SEARCH, "config.yaml", config_text))
+        for path, text in environment_texts().items():
+            self._put(records.writing(SEARCH, path, text))
+        if data:
+            self._put(records.reading(SEARCH, data))
+
+    def join_search(self, name: str, search_id: str) -> None:
+        """Record beside a search that has ended; its own run is left as it is.
+
+        Args:
+            name: of the search and of its folder.
+            search_id: what tells this search from every other.
+        """
+        self._follow(name, search_id)
+
+    def _follow(self, name: str, search_id: str) -> None:
+        folder = self._storage / name / FOLDER
+        if self._spool is None or self._spool.folder != folder:
+            self._spool, self._name = Spool(folder), name
+            self._ledger = Ledger(spooled.record for spooled in self._spool.read()[0])
+        if self._courier is not None:
+            self._courier.follow(name=name, search_id=search_id)
+
+    def log_repeats(self, repeats: Sequence[Repeat]) -> None:
+        """Record cascades that were trained again, a child run each; doing so again changes nothing."""
+        for repeat in repeats:
+            run = records.repeat_key(repeat.trial, repeat.index)
+            if run in self._ledger.runs and not self._ledger.is_open(run):
+                continue
+            tags = {"cascade.trial": str(repeat.trial), "cascade.repeat": str(repeat.index)}
+            name = f"confirm {repeat.trial}, seed {repeat.index}"
+            params: dict[str, Scalar] = {"seed": repeat.seed}
+            self._put(records.opening(run, name=name, kind="confirm", parent=SEARCH, params=params, tags=tags))
+            levels = enumerate(repeat.val_accuracies, start=1)
+            self._put(records.logging(run, [(f"level_{level}_val_accuracy", value, 0) for level, value in levels]))
+            self._put(records.closing(run, "failed" if repeat.failure else "finished", reason=repeat.failure))
+
+    def log_confirmed(self, text: str) -> None:
+        """Record what repeats say of the front, in the search's run, as `confirm/confirm.json`."""
+        self._put(records.writing(SEARCH, "confirm/confirm.json", text))
+
+    def log_teacher(self, result: TeacherResult, epochs: Sequence[EpochProgress]) -> None:
+        """Record the teacher, its figures in the search's run and its curves in one of its own; only once.
+
+        Args:
+            result: what it came to.
+            epochs: its training, one record an epoch; none if it was read from a file.
+        """
+        if TEACHER in self._ledger.runs and not self._ledger.is_open(TEACHER):
+            return
+        figures = [(name, value, 0) for name, value in result.to_dict().items()]
+        tags = {"cascade.stage": "teacher"} | ({"cascade.reused": "true"} if result.reused else {})
+        self._put(records.opening(TEACHER, name="teacher", kind="teacher", parent=SEARCH, tags=tags))
+        for epoch in epochs:
+            self._put(records.logging(TEACHER, epoch_metrics(epoch, step=epoch.epoch)))
+        self._put(records.logging(SEARCH, [(f"teacher_{name}", value, step) for name, value, step in figures]))
+        self._put(records.closing(TEACHER, "finished"))
+
+    def start_trial(self, trial: int, parameters: Mapping[str, Scalar]) -> None:
+        """Open a trial's run, or on resume the same one again.
+
+        Args:
+            trial: its number.
+            parameters: its configuration, flat.
+        """
+        self._parameters[trial] = dict(parameters)
+        tags = {"cascade.trial": str(trial), "sizes": sizes_text(parameters)}
+        run = records.trial_key(trial)
+        self._put(
+            records.opening(run, name=f"trial {trial}", kind="trial", parent=SEARCH, params=parameters, tags=tags)
+        )
+
+    def log_epoch(self, trial: int, progress: EpochProgress) -> None:
+        """Record an epoch of a trial and of its stage; one that was recorded before, as after a resume, is left.
+
+        Args:
+            trial: its number.
+            progress: the epoch; `trial_epoch` is the step.
+        """
+        run, stage = records.trial_key(trial), records.stage_key(trial, progress.stage)
+        note = self._ledger.runs.get(run)
+        if note is not None and progress.trial_epoch <= note.last_epoch:
+            return
+        if not self._ledger.is_open(stage):
+            tags = {"cascade.trial": str(trial), "cascade.stage": progress.stage}
+            name = f"trial {trial}, {progress.stage}"
+            self._put(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
+        metrics = epoch_metrics(progress, step=progress.trial_epoch)
+        self._put(records.logging(run, metrics))
+        self._put(records.logging(stage, metrics))
+        if progress.epoch == progress.num_epochs:
+            self._put(records.closing(stage, "finished"))
+
+    def settle(self, statuses: Mapping[int, Status], closed: Callable[[int], ClosedTrial]) -> None:
+        """Close runs of trials that have ended, but were not told so before the driver died; on resume.
+
+        Args:
+            statuses: of all trials that have ended, by number.
+            closed: gives what there is of one of them.
+        """
+        for number, status in statuses.items():
+            note = self._ledger.runs.get(records.trial_key(number))
+            if note is None or note.status != status:
+                trial = closed(number)
+                self.start_trial(number, trial.parameters)
+                self.finish_trial(number, trial.candidates, status, trial.reason)
+
+    def finish_trial(
+        self,
+        trial: int,
+        candidates: Sequence[Candidate],
+        status: Status,
+        reason: str | None = None,
+        reused: Reused | None = None,
+    ) -> None:
+        """Close a trial's run with its student's figures, and a run of each candidate; doing so again changes nothing.
+
+        Args:
+            trial: its number.
+            candidates: its levels; none if it failed, and those that had reached their sizes if it was stopped.
+            status: how it ended.
+            reason: why it failed or was stopped.
+            reused: what it did not have to compute.
+        """
+        run = records.trial_key(trial)
+        if run in self._ledger.runs and self._ledger.runs[run].status == status:
+            return
+        if run not in self._ledger.runs:
+            self.start_trial(trial, {})
+        for candidate in candidates:
+            self._put_network(candidate)
+        for stage in self._ledger.within(run):
+            self._put(records.closing(stage, status, reason=reason))
+        metrics = trial_metrics(candidates if status == "finished" else (), reused)
+        tags = {}
+        if reused is not None and reused.stages:
+            tags["cascade.reused_stages"] = ",".join(reused.stages)
+            for name in reused.stages:
+                self._put(records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}))
+        self._put(records.logging(run, metrics))
+        if candidates:
+            text = json.dumps([readable(candidate) for candidate in candidates], indent=2)
+            self._put(records.writing(run, "candidates.json", text))
+        self._put(records.closing(run, status, reason=reason, tags=tags))
+
+    def _put_network(self, candidate: Candidate) -> None:
+        run, trial = records.network_key(*candidate.key), records.trial_key(candidate.trial)
+        command = f"cascade export {self._name} --pick {candidate.label}"
+        tags = {
+            "cascade.trial": str(candidate.trial),
+            "cascade.level": str(candidate.level),
+            "cascade.candidate": candidate.label,
+            "export": command,
+            "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}. Export it: `{command}`",
+        }
+        params = dict(self._parameters.get(candidate.trial, {})) | {"level": candidate.level}
+        name = f"network {candidate.label}"
+        self._put(records.opening(run, name=name, kind="network", parent=trial, params=params, tags=tags))
+        self._put(records.logging(run, network_metrics(candidate)))
+        self._put(records.closing(run, "finished"))
+
+    def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
+        """Record the front in the search's run: figures by step, a table, pictures, the overview, a history.
+
+        Args:
+            view: the front.
+            hypervolume: of the front.
+            num_trials: trials that are finished; the step.
+            figures: files in the search's folder as `plots.save_front` writes them, where the front has changed.
+        """
+        best = max((candidate.val_accuracy for candidate in view.front), default=None)
+        metrics: list[records.Metric] = [
+            ("hypervolume", hypervolume, num_trials),
+            ("front_size", len(view.front), num_trials),
+            ("front_best_val_accuracy", best, num_trials),
+        ]
+        tags: dict[str, str] = {}
+        if view.knee is not None:
+            metrics += knee_metrics(view.knee, num_trials)
+            tags = {"knee": view.knee.label, "mlflow.note.content": front_note(self._name, view)}
+        self._put(records.logging(SEARCH, metrics, tags=tags))
+        self._put_front_flags(view)
+        text = front_json(view, hypervolume)
+        self._put(records.writing(SEARCH, "front/front.md", front_table(view)))
+        self._put(records.writing(SEARCH, "front/front.json", text))
+        for path in figures:
+            self._put(records.copying(SEARCH, path.name, "front"))
+        if figures:
+            self._put(records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text))
+        self._put(records.overview())
+        if figures and view.front and self._models == "front":
+            self._put(registration(self._experiment, self._name, view))
+
+    def _put_front_flags(self, view: FrontView) -> None:
+        networks = {records.network_key(*candidate.key) for candidate in view.front}
+        with self._lock:
+            self._put_flags(networks | {records.trial_key(candidate.trial) for candidate in view.front})
+
+    def _put_flags(self, now: set[str]) -> None:
+        before = self._ledger.on_front()
+        for run in sorted(now - before):
+            if run in self._ledger.runs:
+                self._put(records.logging(run, tags={"front": "true"}))
+        for run in sorted(before - now):
+            self._put(records.logging(run, tags={"front": "false"}))
+
+    def finish(self, status: Status, reason: str | None = None) -> None:
+        """Close the search's run, and as interrupted those of trials that have not been finished.
+
+        Args:
+            status: how the search ended.
+            reason: why it ended.
+        """
+        for run in self._ledger.open_runs():
+            if run != SEARCH:
+                self._put(records.closing(run, "stopped", tags={"cascade.status": "interrupted"}))
+        self._put(records.closing(SEARCH, status, reason=reason))
+
+    def close(self, timeout_seconds: float = 30.0) -> None:
+        """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""
+        if self._courier is not None:
+            self._courier.close(timeout_seconds)
+            self._courier = None
+        if self._spool is not None:
+            self._spool.close()
+
+    def _put(self, record: Record) -> None:
+        assert self._spool is not None, "a search is started or joined before anything is recorded"
+        with self._lock:
+            known = self._ledger.runs.get(record["run"])
+            if record["kind"] == "open" and known is not None:
+                record["params"] = {name: text for name, text in record["params"].items() if name not in known.params}
+            self._ledger.note(record)
+            try:
+                self._spool.append(record)
+            except OSError as error:
+                self._warn_once(f"{self._spool.path} cannot be written ({error.strerror}); records are kept in memory")
+
+    def _warn_once(self, text: str) -> None:
+        text = f"tracking at {self.address}: {without_credentials(text, self._uri)}"
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)

@@ -1,0 +1,193 @@
+"""The courier as a process: against real servers that come and go, and when its driver does."""
+
+import contextlib
+import http.server
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.addresses import database_uri
+from orchestrator.tracking import Tracker
+from orchestrator.ui import serve
+from trainables.errors import InputError
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # of MLflow's own mapper
+]
+
+
+@pytest.fixture
+def start(database, warnings):
+    """A tracker with a courier of its own."""
+
+    def make(uri=None):
+        tracker = Tracker(
+            uri=uri or database_uri(database), storage=database, experiment="here", models="none", warn=warnings.append
+        )
+        tracker.check()
+        tracker.start_search("digits", {}, "data: digits", "search-7")
+        return tracker
+
+    return make
+
+
+def test_a_server_that_is_killed_twice_has_every_record_once(
+    start, database, runs, warnings, make_epoch, make_candidate, free_port, artifact
+):
+    noticed = threading.Semaphore(0)
+    with serve(database, port=free_port):
+        tracker = start(f"http://127.0.0.1:{free_port}")
+        tracker._courier._warn = lambda text: (warnings.append(text), noticed.release())
+        tracker.start_trial(0, {"temperature": 4.0})
+        tracker.log_epoch(0, make_epoch(1))
+    for number in (2, 3):
+        tracker.log_epoch(0, make_epoch(number))
+    assert noticed.acquire(timeout=60)
+    tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
+    tracker.start_trial(1, {"temperature": 2.0})
+    with serve(database, port=free_port):
+        tracker.finish("finished")
+        tracker.close()
+    assert len(warnings) == 1
+    found = runs()
+    assert {name: run.info.status for name, run in found.items()} == {
+        "digits": "FINISHED",
+        "trial 0": "FINISHED",
+        "trial 0, cascade": "FINISHED",
+        "network 0:1": "FINISHED",
+        "trial 1": "KILLED",
+    }
+    assert found["trial 0"].data.metrics["epoch"] == 3
+    assert artifact(found["digits"], "config.yaml") == "data: digits"
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from orchestrator.tracking import Tracker
+
+tracker = Tracker(uri=None, storage=Path(sys.argv[1]), experiment="here", models="none", warn=print)
+tracker.check()
+tracker.start_search("digits", {}, "data: digits", "search-7")
+tracker.start_trial(0, {"temperature": 4.0})
+print(tracker._courier._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_driver_leaves_no_run_running(database, runs):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(database)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        courier = int(driver.stdout.readline())
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stdout.close()
+    wait_until_gone(courier)
+    found = runs()
+    assert {name: run.info.status for name, run in found.items()} == {"digits": "KILLED", "trial 0": "KILLED"}
+    assert found["digits"].data.tags["cascade.reason"] == "the driver ended"
+
+
+def wait_until_gone(process):
+    """Wait for the end of a process that is not ours to wait for."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        file = os.pidfd_open(process)
+        try:
+            assert select.select([file], [], [], 60)[0], "the courier outlived its driver"
+        finally:
+            os.close(file)
+
+
+def test_a_courier_that_dies_is_started_again_and_nothing_is_lost(start, runs, warnings):
+    tracker = start()
+    first = tracker._courier._process
+    tracker.start_trial(0, {})
+    first.kill()
+    first.wait()
+    while tracker._courier._process is first:
+        time.sleep(0.01)
+    tracker.start_trial(1, {})
+    tracker.finish("finished")
+    tracker.close()
+    assert set(runs()) == {"digits", "trial 0", "trial 1"}
+    assert warnings == []
+
+
+@pytest.fixture
+def hanging_server():
+    """Answers the first requests as some other server does, and then never again."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_another_kind_of_server_is_bad_input(tmp_path, hanging_server):
+    tracker = Tracker(uri=f"http://me:s3cret@127.0.0.1:{hanging_server}", storage=tmp_path, warn=print)
+    with pytest.raises(InputError, match=r"does not work") as raised:
+        tracker.check()
+    assert "s3cret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    tracker.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, capsys):
+    from orchestrator.commands import sync_search
+    from orchestrator.config import Experiment
+
+    dead = f"http://127.0.0.1:{free_port}"
+    tracker = Tracker(uri=dead, storage=database, experiment="here", warn=warnings.append)
+    tracker.start_search("digits", {}, "data: digits", "search-7")
+    tracker.start_trial(0, {"temperature": 4.0})
+    tracker.close()  # the driver was killed before anything was sent
+    experiment = Experiment(tracking={"experiment": "here", "models": "none"})
+    (database / "digits/experiment.yaml").write_text(experiment.to_yaml())
+    (database / "digits/search-id").write_text("search-7")
+    with pytest.raises(InputError, match="does not work"):
+        sync_search("digits", storage=database, uri=dead, again=False, format="text")
+    assert sync_search("digits", storage=database, uri=None, again=False, format="json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["waiting"] == 0
+    assert first["sent"] > 3
+    assert {run.info.status for run in runs().values()} == {"KILLED"}
+    assert sync_search("digits", storage=database, uri=None, again=False, format="text") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("digits: 0 records sent to sqlite:///")
+    assert "nothing waits" in said
+    assert sync_search("digits", storage=database, uri=None, again=True, format="text") == 0
+    assert "digits: 0 records" not in capsys.readouterr().out
+    assert len(runs()) == 2
+
+
+def test_what_cannot_be_synced_is_said(database):
+    from orchestrator.commands import sync_search
+    from orchestrator.config import Experiment
+
+    with pytest.raises(InputError, match="there is no search 'nothing'"):
+        sync_search("nothing", storage=database, uri=None, again=False, format="text")
+    (database / "new").mkdir()
+    (database / "new/experiment.yaml").write_text(Experiment().to_yaml())
+    with pytest.raises(InputError, match="search 'new' has recorded nothing yet"):
+        sync_search("new", storage=database, uri=None, again=False, format="text")

@@ -1,0 +1,218 @@
+"""When records are sent, kept, set aside or left out; against a store that misbehaves as it is told."""
+
+import pytest
+
+from orchestrator.tracking.sender import WINDOW, Backoff
+from orchestrator.tracking.store import RunGone
+from trainables.errors import InputError
+
+
+class Refused(Exception):
+    """What a store says of a record that it does not take."""
+
+
+class FakeStore:
+    """Keeps what it takes; what it does not take is decided by the test."""
+
+    place = "http://somewhere cascade"
+    address = "http://somewhere"
+    _uri = "http://me:s3cret@somewhere"
+
+    def __init__(self):
+        self.taken = []
+        self.down = None
+        self.refuses = lambda kind, run: False
+        self.gone = set()
+
+    def _take(self, kind, run, what=""):
+        if self.down:
+            raise ConnectionError(self.down)
+        if run in self.gone:
+            raise RunGone(run)
+        if self.refuses(kind, run):
+            raise Refused(f"{kind} of {run} is not to my liking, s3cret")
+        self.taken.append((kind, run, what))
+
+    def follow(self, search):
+        pass
+
+    def forget(self):
+        pass
+
+    def probe(self):
+        if self.down:
+            raise ConnectionError(self.down)
+
+    def open(self, record):
+        self._take("open", record["run"])
+
+    def log(self, run, *, metrics, params, tags):
+        self._take("log", run, [metric[:3] for metric in metrics])
+
+    def close(self, run, status, time_ms):
+        self._take("close", run, status)
+
+    def write(self, run, path, text):
+        self._take("text", run, path)
+
+    def copy(self, run, file, folder):
+        self._take("file", run, file.name)
+
+    def read(self, run, sets):
+        self._take("data", run)
+
+
+@pytest.fixture
+def fake():
+    return FakeStore()
+
+
+@pytest.fixture
+def sender(make_sender, fake, tracker):
+    return make_sender(fake)
+
+
+def kinds(store, run):
+    """What a run was sent, in order; that part of it may come twice is the store's to recognise."""
+    return list(dict.fromkeys(kind for kind, of, _ in store.taken if of == run))
+
+
+def test_what_a_server_that_is_down_does_not_take_is_sent_when_it_is_back(sender, fake, tracker, warnings, make_epoch):
+    fake.down = "connection to me:s3cret@somewhere refused"
+    tracker.start_trial(0, {})
+    assert not sender.send()
+    tracker.log_epoch(0, make_epoch(1))
+    assert not sender.send()
+    assert fake.taken == []
+    left = sender.left()
+    assert left.num_waiting > 5
+    assert "refused" in left.cause
+    fake.down = None
+    assert sender.send()
+    assert sender.left().num_waiting == 0
+    assert kinds(fake, "trial/0") == ["open", "log"]
+    assert len(warnings) == 1
+    assert "records are kept and sent when it does again" in warnings[0]
+    assert "s3cret" not in warnings[0]
+
+
+def test_a_sender_goes_on_where_the_last_one_was(make_sender, sender, fake, tracker):
+    assert sender.send()
+    before = len(fake.taken)
+    tracker.start_trial(0, {})
+    assert make_sender(fake).send()
+    assert [run for _, run, _ in fake.taken[before:]] == ["trial/0", "trial/0"]
+
+
+def test_a_record_that_is_refused_is_said_once_and_holds_up_nothing(sender, fake, tracker, warnings):
+    fake.refuses = lambda kind, run: run == "trial/0" and kind == "log"
+    for trial in (0, 0, 1):
+        tracker.start_trial(trial, {"temperature": 4.0})
+    assert sender.send()
+    assert kinds(fake, "trial/1") == ["open", "log"]
+    assert sender.left().num_waiting == 0
+    assert [warning.startswith("a record was refused: log of trial/0") for warning in warnings] == [True]
+    assert "s3cret" not in warnings[0]
+
+
+def test_files_that_are_not_taken_are_set_aside_and_the_last_of_each_is_sent_later(
+    sender, fake, tracker, warnings, make_view
+):
+    fake.refuses = lambda kind, run: kind in ("text", "file")
+    for number in (1, 2):
+        tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.1 * number, num_trials=number)
+    assert sender.send()
+    assert "log" in kinds(fake, "search"), "figures are taken all the same"
+    left = sender.left()
+    assert (left.num_waiting, "not to my liking" in left.cause) == (5, True)  # of each path the newest
+    sender.send_aside()
+    assert sender.left().num_waiting == 5
+    fake.refuses = lambda kind, run: False
+    sender.send_aside()
+    assert sender.left().num_waiting == 0
+    assert sorted(what for kind, _, what in fake.taken if kind == "text") == [
+        "config.yaml",
+        "environment/environment.json",
+        "environment/requirements.txt",
+        "front/front.json",
+        "front/front.md",
+    ]
+    assert len(warnings) == 1
+    assert "takes figures, but no files" in warnings[0]
+
+
+def test_a_file_that_was_replaced_since_is_not_sent_any_more(sender, fake, tracker, make_view):
+    fake.refuses = lambda kind, run: kind == "text"
+    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.1, num_trials=1)
+    assert sender.send()
+    fake.refuses = lambda kind, run: False
+    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.2, num_trials=2)
+    assert sender.send()
+    before = len(fake.taken)
+    sender.send_aside()
+    assert sorted(what for _, _, what in fake.taken[before:]) == [
+        "config.yaml",
+        "environment/environment.json",
+        "environment/requirements.txt",
+    ]
+
+
+def test_what_comes_of_a_deleted_run_is_left_out(sender, fake, tracker, warnings, make_epoch):
+    tracker.start_trial(0, {})
+    assert sender.send()
+    fake.gone = {"trial/0"}
+    tracker.log_epoch(0, make_epoch(1))
+    tracker.start_trial(1, {})
+    assert sender.send()
+    assert kinds(fake, "trial/1") == ["open", "log"]
+    assert warnings == [
+        "the run of trial/0 was deleted there; what comes of it is left out, and cascade sync --again records it anew"
+    ]
+
+
+def test_all_is_sent_again_on_demand(sender, fake, tracker):
+    assert sender.send()
+    before = list(fake.taken)
+    sender.rewind()
+    assert sender.send()
+    assert fake.taken == before + before
+
+
+def test_many_records_go_in_windows(make_sender, fake, tracker, make_epoch):
+    for number in range(1, WINDOW + 1):
+        tracker.log_epoch(0, make_epoch(number, num_epochs=10**6))
+    sizes = []
+    sender = make_sender(fake)
+    sender._told = sizes.append
+    assert sender.send()
+    assert sizes[:2] == [WINDOW, WINDOW]
+    steps = [metric[2] for kind, run, what in fake.taken if run == "trial/0" and kind == "log" for metric in what]
+    assert sorted(set(steps)) == list(range(1, WINDOW + 1))
+
+
+def test_a_deleted_experiment_holds_records_back(sender, fake, tracker, warnings):
+    def deleted():
+        raise InputError("experiment 'here' was deleted; restore it, and records are sent")
+
+    fake.refuses = lambda kind, run: True
+    fake.probe = deleted
+    assert not sender.send()
+    assert sender.left().num_waiting > 0
+    assert "experiment 'here' was deleted" in warnings[0]
+
+
+def test_tries_become_rarer_up_to_half_a_minute():
+    now = [0.0]
+    backoff = Backoff(lambda: now[0])
+    waits = []
+    for _ in range(8):
+        assert backoff.is_over
+        backoff.failed()
+        started = now[0]
+        while not backoff.is_over:
+            now[0] += 0.5
+        waits.append(now[0] - started)
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+    backoff.failed()
+    backoff.worked()
+    assert backoff.is_over

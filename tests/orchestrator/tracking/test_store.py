@@ -1,0 +1,192 @@
+"""Records in a real MLflow database: what is found there, also after kills, and what sending again changes."""
+
+import pytest
+
+from orchestrator.addresses import database_uri
+from orchestrator.tracking import records
+from orchestrator.tracking.store import MlflowStore
+from trainables.errors import InputError
+from trainables.results import TeacherResult
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # of MLflow's own mapper
+]
+TEACHER = TeacherResult(val_accuracy=0.99, macs=2000, params=50, seconds=3.0)
+DATA = records.DataSet(name="digits", digest="train-1", source="scikit-learn", context="training", profile={"n": 5})
+
+
+def history(store, run, name):
+    return [(m.step, m.value) for m in store.client.get_metric_history(run.info.run_id, name)]
+
+
+def test_a_search_is_recorded_once_however_often_it_is_sent(
+    tracker, make_sender, store, runs, artifact, make_epoch, make_candidate, make_view, warnings, tmp_path
+):
+    tracker._put(records.reading("search", [DATA]))
+    tracker.log_teacher(TEACHER, [make_epoch(1), make_epoch(2)])
+    tracker.start_trial(0, {"temperature": 4.0})
+    tracker.log_epoch(0, make_epoch(1))
+    sender = make_sender(store)
+    assert sender.send()
+    tracker.log_epoch(0, make_epoch(2, val_accuracy=0.85))
+    candidates = (make_candidate(0, 1), make_candidate(0, 2, val_accuracy=0.8))
+    tracker.finish_trial(0, candidates, "finished")
+    tracker.start_trial(1, {"temperature": 2.0})
+    tracker.finish_trial(1, (), "failed", "stage cascade, level 1: loss is NaN")
+    (tmp_path / "digits/front.png").write_bytes(b"picture")
+    tracker.log_front(
+        make_view((0, 2, 0.8, 0.1)), hypervolume=0.7, num_trials=1, figures=[tmp_path / "digits/front.png"]
+    )
+    tracker.finish("finished")
+    assert sender.send()
+    once = runs()
+    for again in (sender, make_sender(MlflowStore(uri=store._uri, storage=tmp_path, experiment="here"))):
+        again.rewind()
+        assert again.send()
+    found = runs()
+    assert warnings == []
+    assert {name: run.info.run_id for name, run in found.items()} == {n: run.info.run_id for n, run in once.items()}
+    for name, run in found.items():
+        assert (run.info.status, run.data.metrics, run.data.params, run.data.tags) == (
+            once[name].info.status,
+            once[name].data.metrics,
+            once[name].data.params,
+            once[name].data.tags,
+        )
+    search, trial, network = found["digits"], found["trial 0"], found["network 0:2"]
+    assert {name: run.info.status for name, run in found.items() if run.info.status != "FINISHED"} == {
+        "trial 1": "FAILED"
+    }
+    assert history(store, trial, "epoch") == [(1, 1.0), (2, 2.0)]
+    assert history(store, search, "hypervolume") == [(1, 0.7)]
+    assert len(history(store, network, "val_accuracy")) == 1
+    assert trial.data.tags["mlflow.parentRunId"] == search.info.run_id
+    assert network.data.tags["mlflow.parentRunId"] == trial.info.run_id
+    assert [one.dataset.name for one in search.inputs.dataset_inputs] == ["digits"]
+    assert artifact(search, "front/front.png") == "picture"
+    assert artifact(search, "config.yaml") == "data: digits\n"
+    on_front = store.client.search_runs([store.experiment_id], "tags.front = 'true' and tags.cascade.kind = 'network'")
+    assert [run.info.run_name for run in on_front] == ["network 0:2"]
+
+
+def test_a_killed_driver_leaves_no_run_running_and_a_resume_goes_on_in_the_same_ones(
+    tracker, resumed, make_sender, store, runs, make_epoch, make_candidate
+):
+    for trial in (0, 1):
+        tracker.start_trial(trial, {"temperature": 4.0})
+        tracker.log_epoch(trial, make_epoch(1))
+    tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
+    sender = make_sender(store)
+    assert sender.send()
+    assert runs()["trial 1"].info.status == "RUNNING"
+    sender.interrupt()  # as the courier does when its driver is gone
+    killed = runs()
+    assert {name: run.info.status for name, run in killed.items() if run.info.status != "FINISHED"} == {
+        "digits": "KILLED",
+        "trial 1": "KILLED",
+        "trial 1, cascade": "KILLED",
+    }
+    assert killed["trial 1"].data.tags["cascade.status"] == "interrupted"
+    again = resumed(num_trials=5, new=1)
+    again.start_trial(1, {"temperature": 4.0})
+    sender = make_sender(store)
+    assert sender.send()
+    assert runs()["trial 1"].info.status == "RUNNING"
+    assert runs()["digits"].data.params == {"num_trials": "2", "new": "1"}
+    again.finish_trial(1, (make_candidate(1, 1),), "finished")
+    again.finish("finished")
+    assert sender.send()
+    found = runs()
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert {name: run.info.run_id for name, run in killed.items()}.items() <= {
+        name: run.info.run_id for name, run in found.items()
+    }.items()
+
+
+def test_a_run_that_was_made_though_the_answer_was_lost_is_found_again(tracker, make_sender, store, runs, monkeypatch):
+    real, lost = store.client.create_run, []
+
+    def create_run(*words, **named):
+        made = real(*words, **named)
+        if not lost:
+            lost.append(made)
+            raise ConnectionError("the answer never came")
+        return made
+
+    monkeypatch.setattr(store.client, "create_run", create_run)
+    tracker.start_trial(0, {})
+    assert make_sender(store).send()
+    assert set(runs()) == {"digits", "trial 0"}  # which checks that none is there twice
+
+
+def test_a_deleted_run_and_a_deleted_experiment_are_said(tracker, make_sender, store, runs, warnings):
+    tracker.start_trial(0, {})
+    sender = make_sender(store)
+    assert sender.send()
+    store.client.delete_run(runs()["trial 0"].info.run_id)
+    tracker.finish_trial(0, (), "failed", "diverged")
+    assert sender.send()
+    assert ["trial/0 was deleted" in warning for warning in warnings] == [True]
+    store.client.delete_experiment(store.experiment_id)
+    tracker.start_trial(1, {})
+    assert not sender.send()
+    assert "experiment 'here' was deleted" in warnings[-1]
+    with pytest.raises(InputError, match=r"experiment 'here' was deleted at sqlite:.*; restore it or choose another"):
+        MlflowStore(uri=store._uri, storage=store._storage, experiment="here").require()
+
+
+def test_refused_records_hold_up_nothing(tracker, make_sender, store, runs, warnings):
+    tracker.start_trial(0, {"no > such name": 1})
+    tracker.start_trial(1, {"temperature": 4.0})
+    assert make_sender(store).send()
+    assert len(warnings) == 1
+    assert "a record was refused" in warnings[0]
+    assert "\n" not in warnings[0]
+    assert runs()["trial 1"].data.params == {"temperature": "4.0"}
+
+
+def test_more_than_a_batch_holds_arrives(tracker, make_sender, store, runs):
+    tracker.start_trial(0, {f"p{index}": index for index in range(250)})
+    metrics = [(f"m{index}", float(index), 0) for index in range(1950)]
+    tracker._put(records.logging("trial/0", metrics, tags={f"t{index}": "x" for index in range(120)}))
+    assert make_sender(store).send()
+    data = runs()["trial 0"].data
+    assert (len(data.params), len(data.metrics)) == (250, 1950)
+    assert len([name for name in data.tags if name.startswith("t")]) == 120
+
+
+def test_two_searches_in_one_store_do_not_mix(tracker, make_sender, store, tmp_path, warnings):
+    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.store import SearchIdentity
+
+    tracker.start_trial(0, {})
+    assert make_sender(store).send()
+    other = Tracker(uri=None, storage=tmp_path, experiment="here", warn=warnings.append)
+    other.start_search("digits", {}, "", "another")  # of the same name, in another storage folder say
+    store.follow(SearchIdentity(name="digits", search_id="another", folder=tmp_path))
+    assert store.run_ids() == {}
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "file:///nowhere", "sqlite:////proc/none/mlflow.db"])
+def test_unusable_addresses_are_bad_input(tmp_path, uri):
+    store = MlflowStore(uri=uri, storage=tmp_path, experiment="here")
+    with pytest.raises(InputError, match=r"^tracking address .* does not work: .+; start an MLflow server") as raised:
+        store.require()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_dead_address_is_bad_input_and_shows_no_password(tmp_path, free_port):
+    store = MlflowStore(uri=f"http://me:s3cret@127.0.0.1:{free_port}/", storage=tmp_path, experiment="here")
+    with pytest.raises(InputError, match=rf"http://127\.0\.0\.1:{free_port}/ does not work: .*refused; start an") as r:
+        store.require()
+    assert "s3cret" not in str(r.value)
+
+
+def test_a_folder_of_artifacts_that_cannot_be_written_to_is_bad_input(database, monkeypatch):
+    import os
+
+    MlflowStore(uri=database_uri(database), storage=database, experiment="here").require()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"artifacts go to .*mlartifacts.*cannot be written to; change its"):
+        MlflowStore(uri=database_uri(database), storage=database, experiment="here").require()

@@ -1,0 +1,231 @@
+"""What the driver writes down, without any MLflow."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from orchestrator.addresses import without_credentials
+from orchestrator.repeats import Repeat
+from orchestrator.tracking import ClosedTrial, Tracker
+from orchestrator.tracking.ledger import Ledger
+from trainables.results import Reused, TeacherResult
+
+TEACHER = TeacherResult(val_accuracy=0.99, macs=2000, params=50, seconds=3.0)
+
+
+def metrics_of(records, run):
+    return [metric for record in records if record["run"] == run for metric in record.get("metrics", ())]
+
+
+def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(tracker, told, make_epoch, make_candidate):
+    tracker.start_trial(0, {"temperature": 4.0, "level_1_macs_kept_asked": 0.5, "level_2_macs_kept_asked": 0.05})
+    for number in (1, 2, 3):
+        tracker.log_epoch(0, make_epoch(number))
+    candidates = (make_candidate(0, 1, macs_kept=0.5), make_candidate(0, 2, macs_kept=0.05, val_accuracy=0.8))
+    tracker.finish_trial(0, candidates, "finished", reused=Reused(stages=("cascade",), epochs=2, seconds=4.0))
+    opened = {record["run"]: record for record in told("open")}
+    assert {run: (record["name"], record["parent"]) for run, record in opened.items()} == {
+        "search": ("digits", None),
+        "trial/0": ("trial 0", "search"),
+        "trial/0/stage/cascade": ("trial 0, cascade", "trial/0"),
+        "trial/0/network/1": ("network 0:1", "trial/0"),
+        "trial/0/network/2": ("network 0:2", "trial/0"),
+    }
+    assert opened["trial/0"]["tags"]["sizes"] == "50 % → 5 %"
+    assert opened["trial/0/network/2"]["params"]["temperature"] == "4.0"
+    assert opened["trial/0/network/2"]["tags"]["export"] == "cascade export digits --pick 0:2"
+    closed = {record["run"]: record for record in told("close")}
+    assert {record["status"] for record in closed.values()} == {"finished"}
+    assert closed["trial/0"]["tags"]["cascade.reused_stages"] == "cascade"
+    # The student's figures, under names that no series by epoch has.
+    own = {name: (value, step) for name, value, step in metrics_of(told("log"), "trial/0")}
+    assert own["val_accuracy"] == (0.8, 0)
+    assert own["macs_kept"] == (0.05, 0)
+    assert own["reused_epochs"] == (2.0, 0)
+    assert own["level_2_val_accuracy"] == (0.9, 3)
+    assert "level_1_train_loss" not in own, "NaN must not be recorded"
+    assert "level_2_val_top5" not in own, "there is none of five classes or less"
+
+
+def test_a_failed_trial_says_why_and_its_stage_fails_with_it(tracker, told, make_epoch):
+    tracker.start_trial(0, {})
+    tracker.log_epoch(0, make_epoch(1))
+    tracker.finish_trial(0, (), "failed", "stage cascade, level 1: loss is NaN")
+    closed = {record["run"]: record for record in told("close")}
+    assert set(closed) == {"trial/0", "trial/0/stage/cascade"}
+    for record in closed.values():
+        assert record["status"] == "failed"
+        assert record["tags"]["failure"] == "stage cascade, level 1: loss is NaN"
+
+
+def test_epochs_that_are_trained_again_and_trials_that_are_told_again_change_nothing(
+    tracker, resumed, told, make_epoch, make_candidate
+):
+    tracker.log_teacher(TEACHER, [make_epoch(1)])
+    for trial in (0, 1):
+        tracker.start_trial(trial, {"temperature": 4.0})
+        for number in (1, 2):
+            tracker.log_epoch(trial, make_epoch(number))
+    tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
+    again = resumed(num_trials=5, new=1)
+    before = len(told())
+    again.log_teacher(TEACHER, [make_epoch(1)])
+    again.finish_trial(0, (make_candidate(0, 1),), "finished")
+    again.log_epoch(1, make_epoch(2))
+    again.settle({0: "finished"}, lambda number: pytest.fail(f"trial {number} is told already"))
+    assert len(told()) == before
+    again.start_trial(1, {"temperature": 4.0, "more": 1})
+    again.log_epoch(1, make_epoch(3))
+    assert [step for name, _, step in metrics_of(told("log"), "trial/1") if name == "epoch"] == [1, 2, 3]
+    opened = [record["params"] for record in told("open") if record["run"] == "trial/1"]
+    assert opened == [{"temperature": "4.0"}, {"more": "1"}]
+    assert [record["params"] for record in told("open") if record["run"] == "search"] == [
+        {"num_trials": "2"},
+        {"new": "1"},
+    ]
+
+
+def test_trials_that_ended_untold_are_told_on_resume(tracker, resumed, told, make_candidate):
+    for trial in (0, 1):
+        tracker.start_trial(trial, {"temperature": 4.0})
+    tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
+    asked = []
+
+    def closed(number):
+        asked.append(number)
+        candidates = () if number == 2 else (make_candidate(number, 1),)
+        return ClosedTrial(parameters={"temperature": 4.0}, candidates=candidates, reason="diverged")
+
+    again = resumed()
+    again.settle({0: "finished", 1: "finished", 2: "failed"}, closed)
+    assert asked == [1, 2]
+    ledger = Ledger(told())
+    assert [ledger.runs[f"trial/{trial}"].status for trial in (0, 1, 2)] == ["finished", "finished", "failed"]
+
+
+def test_nothing_stays_open_when_a_search_ends(tracker, told, make_epoch):
+    tracker.start_trial(3, {})
+    tracker.log_epoch(3, make_epoch(1))
+    tracker.finish("stopped", "interrupted")
+    closed = [(record["run"], record["status"], record["tags"]["cascade.status"]) for record in told("close")]
+    assert closed == [
+        ("trial/3/stage/cascade", "stopped", "interrupted"),
+        ("trial/3", "stopped", "interrupted"),
+        ("search", "stopped", "stopped"),
+    ]
+    assert Ledger(told()).open_runs() == ()
+
+
+def test_runs_are_flagged_as_the_front_moves(tracker, told, make_view, make_candidate):
+    for trial in (0, 1):
+        tracker.start_trial(trial, {})
+        tracker.finish_trial(trial, tuple(make_candidate(trial, level) for level in (1, 2)), "finished")
+    fronts = [make_view((0, 1, 0.9, 0.1), (0, 2, 0.8, 0.05)), make_view((1, 1, 0.95, 0.1), (0, 2, 0.8, 0.05))]
+    for number, view in enumerate([fronts[0], fronts[1], fronts[1]], start=1):
+        tracker.log_front(view, hypervolume=0.7, num_trials=number)
+    flags = [(record["run"], record["tags"]["front"]) for record in told("log") if "front" in record["tags"]]
+    assert flags == [
+        ("trial/0", "true"),
+        ("trial/0/network/1", "true"),
+        ("trial/0/network/2", "true"),
+        ("trial/1", "true"),
+        ("trial/1/network/1", "true"),
+        ("trial/0/network/1", "false"),
+    ]
+
+
+def test_a_front_is_told_with_its_history_pictures_and_models(tracker, told, make_view, tmp_path):
+    pictures = [tmp_path / "digits/front.png"]
+    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.7, num_trials=4, figures=pictures)
+    paths = [record["path"] for record in told("text") if record["path"].startswith("front/")]
+    assert paths == ["front/front.md", "front/front.json", "front/history/after-trial-00004.json"]
+    assert ("front.png", "front") in [(record["source"], record["folder"]) for record in told("file")]
+    (registered,) = told("register")
+    assert registered["model"] == "here-digits"
+    assert registered["aliases"] == {"knee": "0:1", "smallest": "0:1", "most-accurate": "0:1"}
+    assert ["hypervolume", 0.7, 4] in metrics_of(told("log"), "search")
+    note = next(record["tags"] for record in told("log") if "knee" in record["tags"])
+    assert note["knee"] == "0:1"
+    assert "cascade export digits --pick 0:1" in note["mlflow.note.content"]
+
+
+def test_an_empty_front_is_told_too(tracker, told, make_view, tmp_path):
+    tracker.log_front(make_view(), hypervolume=0.0, num_trials=1, figures=[tmp_path / "digits/front.png"])
+    assert told("register") == []
+    assert ["front_size", 0.0, 1] in metrics_of(told("log"), "search")
+
+
+def test_repeats_are_told_once(tracker, told):
+    repeat = Repeat(trial=3, index=1, seed=17, val_accuracies=(0.9, 0.8))
+    failed = dataclasses.replace(repeat, index=2, val_accuracies=(), failure="diverged")
+    tracker.log_repeats([repeat, failed])
+    tracker.log_repeats([repeat, failed])
+    runs = [(record["run"], record["params"]) for record in told("open") if record["run"] != "search"]
+    assert runs == [("confirm/3/1", {"seed": "17"}), ("confirm/3/2", {"seed": "17"})]
+    assert [record["status"] for record in told("close")] == ["finished", "failed"]
+
+
+def test_versions_machine_and_commit_go_along_and_no_environment_variable(tracker, told, monkeypatch, resumed):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
+    resumed()
+    texts = {record["path"]: record["text"] for record in told("text")}
+    assert "mlflow==" in texts["environment/requirements.txt"]
+    assert '"python"' in texts["environment/environment.json"]
+    assert texts["config.yaml"] == "data: digits\n"
+    assert "s3cret" not in str(told())
+
+
+def test_a_full_disk_is_said_once_and_costs_nothing(tracker, told, warnings, monkeypatch):
+    def full(record):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracker._spool, "append", full)
+    tracker.start_trial(0, {})
+    tracker.start_trial(1, {})
+    assert len(warnings) == 1
+    assert "cannot be written (No space left on device)" in warnings[0]
+
+
+def test_two_threads_write_whole_records(tracker, told, make_epoch, make_view):
+    def draw():
+        for number in range(100):
+            tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for trial in range(100):
+        tracker.start_trial(trial, {})
+        tracker.log_epoch(trial, make_epoch(1))
+    thread.join()
+    assert len([record for record in told("open") if record["tags"]["cascade.kind"] == "trial"]) == 100
+    assert len([name for name, _, _ in metrics_of(told("log"), "search") if name == "hypervolume"]) == 100
+
+
+def test_address_comes_from_the_config_then_the_environment_then_the_storage(tmp_path, monkeypatch):
+    def address(uri):
+        return Tracker(uri=uri, storage=tmp_path, warn=print).address
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert address(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment:5000")
+    assert address(None) == "http://from-environment:5000"
+    assert address("http://from-config:5000") == "http://from-config:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://me:p%40ss@host:5000/path", "https://host:5000/path"),
+        ("postgresql://me@host/db?password=p%40ss", "postgresql://host/db"),
+        ("sqlite:////home/me/mlflow.db?key=p%40ss", "sqlite:////home/me/mlflow.db"),
+    ],
+)
+def test_credentials_are_never_shown(uri, shown):
+    assert without_credentials(uri, uri) == shown
+    assert without_credentials(f"cannot open {uri}: 'p@ss' is wrong", uri) == f"cannot open {shown}: '***' is wrong"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////home/me/mlflow.db", "http://host:5000", "databricks"])
+def test_addresses_without_credentials_stay_as_they_are(uri):
+    assert without_credentials(uri, uri) == uri
