@@ -196,7 +196,7 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp
 def test_overwrite_replaces_exports_alone(tiny_search, cascade_command, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("mine")
-    words = ["export", "tiny", "--only-native", "--overwrite", "--out", tmp_path / "thesis"]
+    words = ["export", "tiny", "--formats", "native", "--overwrite", "--out", tmp_path / "thesis"]
     refused_export = cascade_command(*words, cwd=tiny_search, code=2)
     assert "is no export" in refused_export.err
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"
