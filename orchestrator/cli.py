@@ -126,6 +126,17 @@ def export(  # noqa: PLR0913
 
 
 @app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of an export, from whomever.")],
+    format: Format = "text",
+) -> None:
+    """Compare the export in FOLDER with its card, and see that its files are safe to load; nothing of them is run."""
+    from orchestrator.export_command import print_check
+
+    print_check(folder, format=format)
+
+
+@app.command()
 def simulate(  # noqa: PLR0913
     curves: Annotated[
         str, typer.Argument(help="Name of a search whose curves are replayed, or a Parquet file of them.")

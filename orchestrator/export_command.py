@@ -1,5 +1,6 @@
 """What `cascade export` does, once its words are understood."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -126,3 +127,25 @@ def _print_card(exported: "Exported") -> None:
     console.print(table)
     for warning in card.warnings:
         console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
+    """Print what a delivered folder is.
+
+    Raises:
+        InputError: if it is not what its card says, or not safe to load.
+    """
+    from orchestrator.delivered import check_export
+
+    found = check_export(folder)
+    if format == "json":
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n")
+        return
+    console = Console()
+    said = (
+        f"{folder} is what its card says: {found.name} as {', '.join(found.formats)}; its files run nothing when loaded"
+    )
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if found.unread:
+        said = f"{', '.join(found.unread)} needs your own function and was compared with the card alone"
+        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)

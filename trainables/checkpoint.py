@@ -203,7 +203,7 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
 
 def _pair(value: object) -> tuple[int, int]:
     match value:
-        case [int(num_out), int(num_in)]:
+        case [int(num_out), int(num_in)] if bool not in (type(num_out), type(num_in)):
             return num_out, num_in
     raise ValueError(f"widths are two whole numbers, but one is {value!r}")
 

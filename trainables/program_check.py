@@ -26,7 +26,7 @@ _MEMBER = re.compile(
     r"data/weights/weight_\d{1,6}|data/constants/tensor_\d{1,6}|archive_format|archive_version|byteorder"
     r"|\.data/(version|serialization_id)|" + "|".join(map(re.escape, (MODEL, WEIGHTS_CONFIG, CONSTANTS_CONFIG)))
 )
-_ROOT = re.compile(r"[\w.-]{1,100}")
+_ROOT = re.compile(r"[\w-][\w.-]{0,99}")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _DOTTED = re.compile(r"\w+(\.\w+)*")
 _OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod|neg)|torch\.sym_\w+")
