@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.formats import CARD_FORMAT, CARD_VERSION
 from orchestrator.verify import Verification
 from trainables.checkpoint import InputSpec
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pixels
 from trainables.latency import Comparison
-
-CARD_FILE = "card.json"
-README_FILE = "README.md"
-FORMAT = "cascade-card"
-FORMAT_VERSION = 2
 
 _SAME_MACS = 0.01
 _FAST_WIDTH = 8  # channels that CPU kernels compute at once, or a divisor of it
@@ -185,8 +181,8 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, ready for JSON. Paths of this machine are left out."""
         return {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
+            "format": CARD_FORMAT,
+            "version": CARD_VERSION,
             "search": self.search_name,
             "search_id": self.search_id,
             "trial": self.trial,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.card import CARD_FILE, FORMAT, FORMAT_VERSION
-from orchestrator.formats import FILES, Format
+from orchestrator.formats import CARD_FILE, CARD_FORMAT, CARD_VERSION, FILES, Format
 from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 
@@ -76,10 +75,10 @@ def _read_card(path: Path) -> Mapping[str, Any]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {first_line(error)}") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+    if not isinstance(card, dict) or card.get("format") != CARD_FORMAT:
         raise InputError(f"{path} is no card of an export")
-    if card.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path} has version {card.get('version')!r}, but this program reads {FORMAT_VERSION}")
+    if card.get("version") != CARD_VERSION:
+        raise InputError(f"{path} has version {card.get('version')!r}, but this program reads {CARD_VERSION}")
     return card
 
 

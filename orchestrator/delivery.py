@@ -11,8 +11,7 @@ from typing import Literal
 
 from safetensors import SafetensorError
 
-from orchestrator.card import CARD_FILE
-from orchestrator.formats import Format
+from orchestrator.formats import CARD_FILE, Format
 from trainables.data import ImageSet
 from trainables.errors import InputError
 

@@ -15,10 +15,19 @@ from tempfile import TemporaryDirectory
 import torch
 
 from orchestrator.archive import Candidate, cascade_of
-from orchestrator.card import CARD_FILE, README_FILE, Card, FileFacts, NetworkFacts
+from orchestrator.card import Card, FileFacts, NetworkFacts
 from orchestrator.datasets import load_splits, load_test
 from orchestrator.delivery import Existing, check_destination, check_room, deliver, disk_full, staging
-from orchestrator.formats import FILES, INT8_FILE, ONNX_FILE, PROGRAM_FILE, ExportOptions, Format
+from orchestrator.formats import (
+    CARD_FILE,
+    FILES,
+    INT8_FILE,
+    ONNX_FILE,
+    PROGRAM_FILE,
+    README_FILE,
+    ExportOptions,
+    Format,
+)
 from orchestrator.measure import Arms, measure, versions
 from orchestrator.originals import Origin, Original, check_data, load_candidate, load_teacher
 from orchestrator.readme import markdown

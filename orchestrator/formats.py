@@ -35,6 +35,11 @@ FILES: Mapping[Format, tuple[str, ...]] = {
 }
 """The files of each format."""
 
+CARD_FILE = "card.json"
+README_FILE = "README.md"
+CARD_FORMAT = "cascade-card"
+CARD_VERSION = 2
+
 _ONNX_FORMATS = ("onnx", "int8")
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 

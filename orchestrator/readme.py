@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.card import CARD_FILE, Card
-from orchestrator.formats import INT8_FILE, ONNX_FILE, PROGRAM_FILE
+from orchestrator.card import Card
+from orchestrator.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
 from trainables.checkpoint import WEIGHTS_FILE
 from trainables.config import DataName
 from trainables.imports import is_import_path

@@ -4,6 +4,7 @@ Times mean something only while nothing else runs on the machine: never measure 
 """
 
 import copy
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from trainables.errors import InputError, first_line
 
@@ -187,6 +187,13 @@ def measure_calls(
         InputError: if a number is out of range.
     """
     _check_numbers(batch_size, num_threads, min_seconds)
+    # Torch looks for a CUDA toolkit as it imports this, and says on the terminal what it thinks of it.
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
+    log.setLevel(level)
     times: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
         for _ in range(_ROUNDS):
