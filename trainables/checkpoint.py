@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +23,13 @@ from torch import nn
 
 from trainables.channels import network_widths, resize
 from trainables.config import ModelConfig
-from trainables.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 from trainables.models import Builder, build, call_builder, check_shapes, versioned
-from trainables.training import Tensors
+
+if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
+    from trainables.data import DataSplits
+    from trainables.training import Tensors
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -104,7 +106,7 @@ class InputSpec:
         )
 
     @classmethod
-    def of(cls, data: DataSplits) -> "InputSpec":
+    def of(cls, data: "DataSplits") -> "InputSpec":
         """What a network trained on these images takes."""
         return cls(
             channels=data.in_channels,
@@ -257,7 +259,7 @@ def _read_architecture(path: Path) -> dict[str, Any]:
     return architecture
 
 
-def _read_weights(path: Path, network: nn.Module) -> Tensors:
+def _read_weights(path: Path, network: nn.Module) -> "Tensors":
     """Tensors of a file, of which names and shapes are compared with the network's before any is read."""
     try:
         if not path.is_file() and path.exists():
@@ -275,7 +277,7 @@ def _read_weights(path: Path, network: nn.Module) -> Tensors:
         raise InputError(f"{path} is damaged or no safetensors file: {first_line(error)}") from error
 
 
-def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> "Tensors":
     # Copies, since safetensors refuses tensors that share memory.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
@@ -288,7 +290,7 @@ def save_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[
     aside.replace(path)
 
 
-def load_state(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def load_state(path: Path) -> "tuple[Tensors, dict[str, Any]]":
     """Read what `save_state` wrote.
 
     Raises:

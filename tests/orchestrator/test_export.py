@@ -339,8 +339,11 @@ def test_the_cards_onnx_runtime_lines_run(
 
 
 @pytest.mark.integration
-def test_the_cards_pytorch_lines_run_in_a_fresh_process(exported: Exported) -> None:
-    lines = snippet(exported.folder, "trainables.load") + snippet(exported.folder, "torch.export.load")
+def test_the_cards_pytorch_lines_run_in_a_fresh_process_that_has_torch_and_safetensors_alone(
+    exported: Exported,
+) -> None:
+    lines = 'import sys; sys.modules |= dict.fromkeys(["numpy", "torchvision", "torch_pruning", "onnx", "ray"])\n'
+    lines += snippet(exported.folder, "trainables.load") + snippet(exported.folder, "torch.export.load")
     done = subprocess.run(
         [sys.executable, "-c", lines], cwd=exported.folder, capture_output=True, text=True, check=False
     )
