@@ -23,6 +23,7 @@ NAMES = (
     "reuse",
     "real_search",
     "networks",
+    "exports",
 )
 
 
