@@ -26,6 +26,7 @@ NAMES = (
     "reuse",
     "real_search",
     "networks",
+    "exports",
 )
 
 

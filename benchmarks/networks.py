@@ -4,7 +4,6 @@
 ONNX.
 """
 
-import copy
 import math
 import sys
 import tempfile
@@ -25,9 +24,11 @@ from trainables.contracts import TOLERANCE, Findings, check_contracts, draw_weig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, ImageSet
 from trainables.dependencies import CLASS_SCORES
+from trainables.deployment import trace
 from trainables.errors import InputError
 from trainables.models import build
 from trainables.plan import StagePlan
+from trainables.programs import load_program, write_program
 from trainables.stages import CascadeStage, TeacherSize
 
 NUM_CLASSES = 10
@@ -88,7 +89,7 @@ class Conformance:
         macs: of the dense network, on one image.
         params: of the dense network.
         macs_kept: size of the level, after its cascade.
-        exported: largest difference between the network and its `torch.export`, relative to the scores.
+        exported: largest difference between the network and its `.pt2` file, relative to the scores.
         onnx: the same of ONNX Runtime; NaN where it was not tried.
         seconds: what the check of the contracts took.
     """
@@ -191,18 +192,24 @@ def build_dense(model: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def exported_scores(narrow: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
-    """What `torch.export` gives for another number of images than it saw."""
-    dynamic = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(copy.deepcopy(narrow), (images_NCHW[:2],), dynamic_shapes=dynamic)
-    scores_NK: torch.Tensor = program.module()(images_NCHW)
+    """What a `.pt2` file gives, batch norm folded, for another number of images than was traced."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt2"
+        write_program(trace(narrow, _spec(images_NCHW), pixels="normalised"), path)
+        scores_NK: torch.Tensor = load_program(path)(images_NCHW)
     return scores_NK
 
 
 def onnx_scores(narrow: nn.Module, images_NCHW: torch.Tensor, folder: Path) -> torch.Tensor:
     """What ONNX Runtime gives."""
-    _, channels, height, width = images_NCHW.shape
-    write_onnx(copy.deepcopy(narrow), (channels, height, width), folder / "model.onnx")
+    write_onnx(trace(narrow, _spec(images_NCHW), pixels="normalised"), folder / "model.onnx")
     return session_logits(open_session(folder / "model.onnx", num_threads=1), [images_NCHW])
+
+
+def _spec(images_NCHW: torch.Tensor) -> InputSpec:
+    names = tuple(str(label) for label in range(NUM_CLASSES))
+    size = images_NCHW.shape[-1]
+    return InputSpec(channels=3, image_size=size, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=names)
 
 
 def relative(found_NK: torch.Tensor, wanted_NK: torch.Tensor) -> float:

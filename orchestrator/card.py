@@ -8,17 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.formats import CARD_FORMAT, CARD_VERSION
 from orchestrator.verify import Verification
 from trainables.checkpoint import InputSpec
-from trainables.config import CascadeConfig, DataConfig, ModelConfig
+from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pixels
 from trainables.latency import Comparison
 
-CARD_FILE = "card.json"
-README_FILE = "README.md"
-ONNX_FILE = "model.onnx"
-FORMAT = "cascade-card"
-FORMAT_VERSION = 1
-
+_SAME_MACS = 0.01
 _FAST_WIDTH = 8  # channels that CPU kernels compute at once, or a divisor of it
 
 
@@ -63,6 +59,19 @@ class LatencyRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FileFacts:
+    """What tells a file from any other.
+
+    Attributes:
+        bytes: its size.
+        sha256: of its bytes, in hexadecimal digits.
+    """
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
     """All facts of one exported network.
 
@@ -78,11 +87,16 @@ class Card:
         teacher: the network that it was made from.
         latency: measured on `processor`; empty if it was not measured.
         verification: of the exported files.
-        files: name → bytes of the files that hold the network.
+        files: name → size and digest of the files that hold the network.
         processor: name of the CPU.
         versions: package → version.
         license_name: such as `apache-2.0`; `None` if none was given.
         fidelity: fraction of its planned epochs that went into it, in (0, 1]; below 1 if its trial was stopped early.
+        search_id: tells the search from others of its name; empty if it has none.
+        network_digest: of the tensors that the search found; empty if it was not taken.
+        pixels: what all files but the native ones take.
+        opset: version of ONNX's operators in ONNX files; `None` without any.
+        num_calibration_images: training images that the int8 file's ranges are from; 0 without one.
     """
 
     search_name: str
@@ -96,11 +110,16 @@ class Card:
     teacher: NetworkFacts
     latency: tuple[LatencyRow, ...]
     verification: Verification
-    files: Mapping[str, int]
+    files: Mapping[str, FileFacts]
     processor: str
     versions: Mapping[str, str]
     license_name: str | None = None
     fidelity: float = 1.0
+    search_id: str = ""
+    network_digest: str = ""
+    pixels: Pixels = "normalised"
+    opset: int | None = None
+    num_calibration_images: int = 0
 
     @property
     def name(self) -> str:
@@ -133,6 +152,14 @@ class Card:
                 f"Its trial was stopped early: {100 * self.fidelity:.0f} % of the planned epochs went into it, "
                 "and it would probably gain from the rest."
             )
+        found += [
+            f"{format} was asked for and is not delivered: {why}" for format, why in self.verification.refused.items()
+        ]
+        found += [
+            f"`{check.file}` was counted to have {check.macs:,} MACs, and the network {self.network.macs:,}."
+            for check in self.verification.files
+            if abs(check.macs - self.network.macs) > _SAME_MACS * self.network.macs
+        ]
         if slow:
             found.append(
                 f"Fewer MACs did not make it measurably faster in {', '.join(slow)}.{self._advice_on_widths()} "
@@ -154,9 +181,10 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, ready for JSON. Paths of this machine are left out."""
         return {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
+            "format": CARD_FORMAT,
+            "version": CARD_VERSION,
             "search": self.search_name,
+            "search_id": self.search_id,
             "trial": self.trial,
             "level": self.level,
             "fidelity": self.fidelity,
@@ -170,13 +198,17 @@ class Card:
             "macs_ratio": self.macs_ratio,
             "params_ratio": self.params_ratio,
             "latency": [{"runtime": row.runtime, **row.comparison.to_dict()} for row in self.latency],
+            "network_digest": self.network_digest,
             "processor": self.processor,
             "warnings": list(self.warnings),
             "verification": asdict(self.verification),
-            "files": dict(self.files),
+            "files": {name: asdict(facts) for name, facts in self.files.items()},
             "model": _without(self.model.to_dict(), "weights"),
             "data": _without(self.data.to_dict(), "path", "download"),
             "input": asdict(self.input),
+            "pixels": self.pixels,
+            "opset": self.opset,
+            "num_calibration_images": self.num_calibration_images,
             "cascade": self.cascade.to_dict(),
             "versions": dict(self.versions),
         }

@@ -89,28 +89,51 @@ def confirm(
 @app.command()
 def export(  # noqa: PLR0913
     name: Annotated[str, typer.Argument(help="Name of the search.")],
-    pick: Annotated[str, typer.Option(help="knee, smallest, most-accurate, or TRIAL:LEVEL.")] = "knee",
+    pick: Annotated[
+        str, typer.Option(help="knee, smallest, most-accurate, TRIAL:LEVEL, or front for all its members.")
+    ] = "knee",
+    formats: Annotated[str, typer.Option(help="Some of native, onnx, pt2, int8, with commas.")] = "native,onnx",
     max_drop: Annotated[
         float | None, typer.Option(help="Only networks that lose at most this much validation accuracy, 0.01 say.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; runs/NAME/exports/TRIAL-LEVEL by default.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,  # noqa: FBT002
-    only_native: Annotated[bool, typer.Option("--only-native", help="Leave ONNX out.")] = False,  # noqa: FBT002
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write (of the front: to write TRIAL-LEVEL in); runs/NAME/exports/….")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace exports that are there.")] = False,  # noqa: FBT002
+    input_: Annotated[
+        Literal["normalised", "raw"],
+        typer.Option("--input", help="What files but native ones take: normalised float32 images, or uint8 pixels."),
+    ] = "normalised",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 18 … 25.")] = 18,
+    latency: Annotated[
+        str, typer.Option(help="Where it is measured: some of eager, compiled, onnxruntime, with commas; or none.")
+    ] = "eager,onnxruntime",
+    threads: Annotated[int, typer.Option(help="CPU threads that latency is measured on.")] = 1,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Licence of the network, for its card: apache-2.0, say.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     format: Format = "text",
 ) -> None:
-    """Write one network of search NAME as files that deploy, verified, with its test accuracy and a model card."""
-    from orchestrator.commands import export_candidate
+    """Write networks of search NAME as files that deploy, verified, with test accuracy, latency and a model card."""
+    from orchestrator.export_command import export_candidates
 
-    export_candidate(
-        name,
-        pick=pick,
-        max_drop=max_drop,
-        out=out,
-        overwrite=overwrite,
-        only_native=only_native,
-        storage=storage,
-        format=format,
+    raise typer.Exit(
+        export_candidates(
+            name,
+            pick=pick,
+            formats=formats,
+            max_drop=max_drop,
+            out=out,
+            existing="replace" if overwrite else "keep",
+            pixels=input_,
+            opset=opset,
+            runtimes=latency,
+            num_threads=threads,
+            license_name=license_,
+            storage=storage,
+            format=format,
+        )
     )
 
 
@@ -125,6 +148,17 @@ def study(
     from orchestrator.evidence.command import run_study_command
 
     raise typer.Exit(run_study_command(study, name=name or study.stem, storage=storage, overrides=set_ or []))
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of an export, from whomever.")],
+    format: Format = "text",
+) -> None:
+    """Compare the export in FOLDER with its card, and see that its files are safe to load; nothing of them is run."""
+    from orchestrator.export_command import print_check
+
+    print_check(folder, format=format)
 
 
 @app.command()

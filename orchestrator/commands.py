@@ -1,10 +1,7 @@
 """What the commands of `cascade` do, once their words are understood."""
 
-import dataclasses
 import json
-import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.addresses import without_all_credentials
 from orchestrator.archive import Candidate, cascade_of
@@ -27,11 +23,9 @@ from search_spaces.presets import PRESETS
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.export import Exported
     from orchestrator.tracking import Tracker
 
 Format = Literal["text", "json"]
-CARD_FILE = "card.json"
 
 
 def run_search_command(  # noqa: PLR0913
@@ -172,7 +166,8 @@ def sync_search(name: str, *, storage: Path, uri: str | None, again: bool, forma
     return 1 if left.num_waiting else 0
 
 
-def _picked(view: FrontView, how: str, *, max_drop: float | None) -> Candidate:
+def picked(view: FrontView, how: str, *, max_drop: float | None) -> Candidate:
+    """One candidate of a search; see `pick.pick`."""
     return choose(
         view.front,
         view.candidates,
@@ -197,7 +192,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     view = read_front(folder)
     chosen: dict[tuple[int, int], Candidate] = {}
     for how in picks or ["front"]:
-        found = view.front if how == "front" else [_picked(view, how, max_drop=None)]
+        found = view.front if how == "front" else [picked(view, how, max_drop=None)]
         chosen |= {candidate.key: candidate for candidate in found}
     cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
     experiment = folder.experiment()
@@ -233,80 +228,6 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     else:
         console.print(confirmed_rich_table(rows))
     return 1 if all(row.mean is None for row in rows) else 0
-
-
-def export_candidate(  # noqa: PLR0913
-    name: str,
-    *,
-    pick: str,
-    max_drop: float | None,
-    out: Path | None,
-    overwrite: bool,
-    only_native: bool,
-    storage: Path,
-    format: Format,
-) -> None:
-    """Export one network and print what was measured.
-
-    Raises:
-        InputError: if there is no such search or candidate, or the destination holds something.
-    """
-    folder = SearchFolder(storage=storage, name=name)
-    view = read_front(folder)
-    experiment = folder.experiment()
-    candidate = _picked(view, pick, max_drop=max_drop)
-    destination = (out or folder.path / "exports" / f"{candidate.trial}-{candidate.level}").resolve()
-    replaces = overwrite and destination.exists()
-    if replaces and not (destination / CARD_FILE).is_file():
-        raise InputError(
-            f"{destination} is no export (it has no {CARD_FILE}) and is not replaced; choose another --out"
-        )
-    from orchestrator.datasets import draws_its_test_images, load_splits  # torch, once the cheap checks have passed
-    from orchestrator.export import FORMATS, export
-    from trainables.identity import data_digest
-
-    if draws_its_test_images(experiment.data):
-        folder.require_same_data(data_digest(load_splits(experiment.data)))
-
-    fresh = destination.with_name(f".{destination.name}-{os.getpid()}") if replaces else destination
-    exported = export(
-        candidate,
-        search_folder=folder.path,
-        destination=fresh,
-        data=experiment.data,
-        model=experiment.model,
-        search_name=name,
-        formats=("native",) if only_native else FORMATS,
-    )
-    if replaces:  # what was there stays until the new one is whole
-        old = destination.with_name(f".{destination.name}-{os.getpid()}-old")
-        destination.rename(old)
-        fresh.rename(destination)
-        shutil.rmtree(old)
-        exported = dataclasses.replace(exported, folder=destination)
-    if format == "json":
-        sys.stdout.write(exported.card.to_json() + "\n")
-    else:
-        _print_card(exported)
-
-
-def _print_card(exported: "Exported") -> None:
-    card = exported.card
-    console = Console()
-    table = Table(title=f"{card.name}: {exported.folder}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("", "teacher", "network", ""):
-        table.add_column(column, justify="left" if not column else "right")
-    teacher, network = card.teacher, card.network
-    table.add_row(f"test {card.metric}", percent(teacher.test_accuracy), percent(network.test_accuracy))
-    table.add_row("MACs", f"{teacher.macs:,}", f"{network.macs:,}", f"{card.macs_ratio:.3g} times fewer")
-    table.add_row("parameters", f"{teacher.params:,}", f"{network.params:,}", f"{card.params_ratio:.3g} times fewer")
-    for row in card.latency:
-        dense, pruned = row.comparison.dense, row.comparison.pruned
-        times = f"{row.comparison.speedup:.3g} times faster"
-        table.add_row(row.label, f"{dense.median_ms:.3g} ms", f"{pruned.median_ms:.3g} ms", times)
-    console.print(table)
-    for warning in card.warnings:
-        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_presets(name: str | None, *, format: Format) -> None:

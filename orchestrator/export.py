@@ -1,330 +1,303 @@
-"""Write a candidate as files to deploy, verify and measure what was written, and describe it.
+"""Write candidates as files to deploy, verify and measure what was written, and describe it.
 
 The test images are read here and nowhere before: whatever was chosen was chosen without them.
 
-Shape legend: N images, K classes.
+Shape legend: N images, C channels, H height, W width, K classes.
 """
 
-import importlib.metadata
+import hashlib
 import json
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
 
-from orchestrator import onnx_file
 from orchestrator.archive import Candidate, cascade_of
-from orchestrator.card import CARD_FILE, ONNX_FILE, README_FILE, Card, LatencyRow, NetworkFacts
-from orchestrator.datasets import load_test
+from orchestrator.card import Card, FileFacts, NetworkFacts
+from orchestrator.datasets import load_splits, load_test
+from orchestrator.delivery import Existing, check_destination, check_room, deliver, disk_full, staging
+from orchestrator.formats import (
+    CARD_FILE,
+    FILES,
+    INT8_FILE,
+    ONNX_FILE,
+    PROGRAM_FILE,
+    README_FILE,
+    ExportOptions,
+    Format,
+)
+from orchestrator.measure import Arms, measure, versions
+from orchestrator.originals import Origin, Original, check_data, load_candidate, load_teacher
 from orchestrator.readme import markdown
-from orchestrator.verify import Verification, check_finite, check_tensors, logits_of, verify_onnx
+from orchestrator.reload import Request
+from orchestrator.verify import Verification, check_finite, save_images, verify
 from trainables import latency
-from trainables.checkpoint import InputSpec, SavedNetwork, load_network, save_network
-from trainables.config import DataConfig, ModelConfig
-from trainables.cost import count_macs, count_params
-from trainables.data import ImageSet, Source
-from trainables.errors import InputError
-from trainables.evaluation import class_scores, score, top5
-from trainables.imports import is_import_path
-from trainables.models import find_builder
-from trainables.results import TeacherResult
+from trainables.checkpoint import save_network
+from trainables.data import Source
+from trainables.deployment import as_taken, logits_of, trace
+from trainables.errors import StageFailure
+from trainables.identity import tensors_digest
 
-__all__ = ["FORMATS", "Exported", "Format", "export"]
+__all__ = ["Exported", "Failed", "Job", "Origin", "export", "export_each"]
 
-Format = Literal["native", "onnx"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+_TEACHER_ONNX = "teacher.onnx"
+_CALIBRATION_SEED = 0
 
-_TEACHER_NETWORK = Path("teacher", "network")
-_TEACHER_RESULT = Path("teacher", "result.json")
-_LATENCY_BATCHES = (1, 64)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One candidate, and where it goes.
+
+    Attributes:
+        candidate: of the search's archive.
+        destination: folder to make; it may be there if it is empty.
+        existing: whether an export that is there is kept, which is an error, or replaced.
+    """
+
+    candidate: Candidate
+    destination: Path
+    existing: Existing = "keep"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """What `export` wrote.
+    """What was written for one candidate.
 
     Attributes:
         folder: the finished folder.
-        card: all facts of the network.
+        card: all facts of the network, those formats included that did not verify and are not delivered.
     """
 
     folder: Path
     card: Card
 
 
-def export(
-    candidate: Candidate,
-    *,
-    search_folder: Path,
-    destination: Path,
-    data: DataConfig,
-    model: ModelConfig,
-    search_name: str,
-    formats: tuple[Format, ...] = FORMATS,
-    num_threads: int = 1,
-    min_seconds: float = 0.5,
-    license_name: str | None = None,
-) -> Exported:
-    """Write a candidate as a folder to deploy, verified, measured, and with its card. All or nothing is written.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """A candidate of which nothing was written.
 
-    Nothing else should run on the machine meanwhile, since latency is measured.
+    Attributes:
+        candidate: which.
+        reason: why.
+    """
 
-    Args:
-        candidate: of this search's archive.
-        search_folder: folder of the search; gives the networks of candidate and teacher.
-        destination: folder to make; it may be there if it is empty.
-        data: the search's data set.
-        model: the search's network; its function is imported if it is the user's own.
-        search_name: for the card.
-        formats: `native` (`trainables.load` reads it), `onnx`, or both.
-        num_threads: CPU threads that latency is measured on, at least 1.
-        min_seconds: time that each of the latencies is measured for, above 0.
-        license_name: for the card, such as `apache-2.0`.
+    candidate: Candidate
+    reason: str
+
+
+def export(job: Job, *, origin: Origin, options: ExportOptions) -> Exported:
+    """Write one candidate as a folder to deploy, verified, measured, and with its card.
+
+    Nothing else should run on the machine meanwhile, since latency is measured. A format that does not verify is left
+    out, and the card says so; without any that does, nothing is written.
 
     Raises:
-        InputError: if the destination is taken, a package, a network or the data set is missing, damaged or does not
-            belong to the candidate.
-        StageFailure: if what was written does not compute what the candidate does.
+        InputError: if the destination is taken or its disk too full, or a package, a network or the data set is
+            missing, damaged or does not belong to the candidate.
+        StageFailure: if nothing that was written computes what the candidate does.
     """
-    _check_formats(formats)
-    destination = destination.resolve()
-    _check_free(destination)
-    found = _load(
-        search_folder / candidate.network,
-        model,
-        val_accuracy=candidate.val_accuracy,
-        macs=candidate.macs,
-        params=candidate.params,
+    (result,) = export_each([job], origin=origin, options=options)
+    if isinstance(result, Failed):
+        raise StageFailure(result.reason, stage="export")
+    return result
+
+
+def export_each(jobs: Sequence[Job], *, origin: Origin, options: ExportOptions) -> Iterator[Exported | Failed]:
+    """Write several candidates, each as `export` does, one after the other; one that fails does not keep others back.
+
+    Everything is checked before anything is written, for all candidates.
+
+    Yields:
+        What came of each, in order, as soon as it is there.
+
+    Raises:
+        InputError: as `export` does.
+    """
+    jobs = [replace(job, destination=job.destination.resolve()) for job in jobs]
+    for job in jobs:
+        check_destination(job.destination, job.existing)
+        cascade_of(job.candidate)
+    for job in jobs:
+        load_candidate(job.candidate, origin)
+    teacher = load_teacher(origin)
+    test = load_test(origin.data)  # the first time that anything looks at these images
+    check_data(test, teacher.saved.input)
+    check_room(
+        jobs[0].destination, options.formats, [job.candidate.params for job in jobs], teacher.params, test.images
     )
-    teacher = _load_teacher(search_folder, model)
-    cascade = cascade_of(candidate)
-    spec = found.saved.input
-    test = load_test(data)  # the first time that anything looks at these images
-    _check_data(test, spec)
-    _check_data(test, teacher.saved.input)
-    with _staging(destination) as staging:
-        package = staging / "package"
-        network = _write(found.saved, package, formats)
-        logits_NK = logits_of(network, test.images, spec)
-        check_finite(logits_NK)
-        teacher_logits_NK = logits_of(teacher.saved.network, test.images, teacher.saved.input)
-        card = Card(
-            search_name=search_name,
-            trial=candidate.trial,
-            level=candidate.level,
-            fidelity=candidate.fidelity,
-            cascade=cascade,
-            model=model,
-            data=data,
-            input=spec,
-            network=found.facts(logits_NK, test.images),
-            teacher=teacher.facts(teacher_logits_NK, test.images),
-            verification=_verify(package, logits_NK, test.images, spec, formats, num_threads),
-            latency=_measure(teacher.saved, network, package, formats, num_threads, min_seconds),
-            files={path.name: path.stat().st_size for path in sorted(package.iterdir())},
-            processor=latency.processor_name(),
-            versions=_versions(formats),
-            license_name=license_name,
-        )
-        (package / CARD_FILE).write_text(card.to_json() + "\n", encoding="utf-8")
-        (package / README_FILE).write_text(markdown(card), encoding="utf-8")
-        _move(package, destination)
-    return Exported(folder=destination, card=card)
+    with staging(jobs[0].destination) as folder:
+        with disk_full(folder):
+            bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test)
+        for job in jobs:
+            try:
+                with disk_full(folder):
+                    yield _export(job, bench)
+            except StageFailure as failure:
+                yield Failed(candidate=job.candidate, reason=failure.reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Loaded:
-    """A network of the search, and what the search says of it."""
+class _Bench:
+    """What all exports of a search share.
 
-    saved: SavedNetwork
-    val_accuracy: float
-    macs: int
-    params: int
+    Attributes:
+        folder: for files that are gone afterwards; the test images lie there.
+        origin: the search.
+        options: what was asked for.
+        teacher: the dense network.
+        teacher_facts: of its logits on the test images.
+        teacher_onnx: its ONNX file, where one is measured.
+        test: the test images.
+        calibration_NCHW: training images as the int8 file takes them; empty without that format.
+    """
 
-    def facts(self, logits_NK: torch.Tensor, images: ImageSet) -> NetworkFacts:
-        labels = images.labels_N
-        return NetworkFacts(
-            test_accuracy=score(logits_NK, labels),
-            val_accuracy=self.val_accuracy,
-            macs=self.macs,
-            params=self.params,
-            test_top5=top5(logits_NK, labels),
-            test_class_accuracies=class_scores(logits_NK, labels),
-        )
-
-
-def _check_formats(formats: Sequence[str]) -> None:
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise InputError(f"formats are {', '.join(formats) or 'empty'}, but must be some of {', '.join(FORMATS)}")
-    if "onnx" in formats:
-        onnx_file.require_packages()
+    folder: Path
+    origin: Origin
+    options: ExportOptions
+    teacher: Original
+    teacher_facts: NetworkFacts
+    teacher_onnx: Path | None
+    test: Source
+    calibration_NCHW: torch.Tensor
 
 
-def _check_free(destination: Path) -> None:
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise InputError(
-            f"{destination} is there already; choose another place with --out, or replace it with --overwrite"
-        )
+def _bench(folder: Path, *, origin: Origin, options: ExportOptions, teacher: Original, test: Source) -> _Bench:
+    saved, images = teacher.saved, test.images
+    save_images(folder, images)
+    teacher_onnx = None
+    if options.needs_onnx and "onnxruntime" in options.runtimes:
+        from orchestrator.onnx_file import write_onnx
 
+        teacher_onnx = folder / _TEACHER_ONNX
+        write_onnx(trace(saved.network, saved.input, pixels=options.pixels), teacher_onnx, opset=options.opset)
+    calibration_NCHW = torch.empty(0)
+    if "int8" in options.formats:
+        from orchestrator.int8_file import CALIBRATION_IMAGES
 
-def _load(folder: Path, model: ModelConfig, *, val_accuracy: float, macs: int, params: int) -> _Loaded:
-    builder = find_builder(model.name) if is_import_path(model.name) else None
-    saved = load_network(folder, builder=builder)
-    if replace(saved.model, weights=None) != replace(model, weights=None):
-        raise InputError(
-            f"{folder} holds a {saved.model.name} of width {saved.model.width:g}, but the search's network is "
-            f"{model.name} of width {model.width:g}; give the configuration that the search was run with"
-        )
-    try:
-        counted = count_macs(saved.network, saved.input.shape), count_params(saved.network)
-    except InputError as error:  # widths that fit their tensors, but not one another
-        raise InputError(f"{folder} is damaged: {error}") from error
-    if counted != (macs, params):
-        raise InputError(
-            f"{folder} holds a network of {counted[0]:,} MACs and {counted[1]:,} parameters, but the search found "
-            f"one of {macs:,} and {params:,}; the folder was changed or swapped with another"
-        )
-    return _Loaded(saved=saved, val_accuracy=val_accuracy, macs=macs, params=params)
-
-
-def _load_teacher(search_folder: Path, model: ModelConfig) -> _Loaded:
-    path = search_folder / _TEACHER_RESULT
-    try:
-        result = TeacherResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({error}); export from a search's own folder, with its teacher"
-        ) from error
-    return _load(
-        search_folder / _TEACHER_NETWORK,
-        model,
-        val_accuracy=result.val_accuracy,
-        macs=result.macs,
-        params=result.params,
+        train_NCHW = load_splits(origin.data).train.images_NCHW
+        order = torch.randperm(len(train_NCHW), generator=torch.Generator().manual_seed(_CALIBRATION_SEED))
+        calibration_NCHW = as_taken(train_NCHW[order[:CALIBRATION_IMAGES]], saved.input, options.pixels)
+    logits_NK = logits_of(saved.network, images.images_NCHW, saved.input, "normalised")
+    return _Bench(
+        folder=folder,
+        origin=origin,
+        options=options,
+        teacher=teacher,
+        teacher_facts=teacher.facts(logits_NK, images),
+        teacher_onnx=teacher_onnx,
+        test=test,
+        calibration_NCHW=calibration_NCHW,
     )
 
 
-def _check_data(test: Source, spec: InputSpec) -> None:
-    shape = tuple(test.images.images_NCHW.shape[1:])
-    if shape != spec.shape:
-        raise InputError(f"test images have shape {shape}, but the network takes {spec.shape}; is it other data?")
-    if test.class_names != spec.class_names:
-        raise InputError(
-            f"the data set has the classes {_some(test.class_names)}, but the network was trained on "
-            f"{_some(spec.class_names)}; give the data set of the search"
+def _export(job: Job, bench: _Bench) -> Exported:
+    candidate, origin, options = job.candidate, bench.origin, bench.options
+    original = load_candidate(candidate, origin)
+    spec, images = original.saved.input, bench.test.images
+    check_data(bench.test, spec)
+    logits_NK = logits_of(original.saved.network, images.images_NCHW, spec, "normalised")
+    check_finite(logits_NK)
+    digest = tensors_digest(original.saved.network.state_dict())
+    with TemporaryDirectory(dir=bench.folder) as scratch:
+        package = Path(scratch) / "package"
+        _write(original, package, bench)
+        request = Request(
+            package=str(package),
+            formats=options.formats,
+            model=origin.model.name,
+            input=spec,
+            pixels=options.pixels,
+            num_threads=torch.get_num_threads(),  # the same sums in the same order
         )
-    if test.images.multi_label != spec.multi_label:
-        raise InputError(
-            f"a test image has {_labels(test.images.multi_label)}, but the network was trained on "
-            f"{_labels(spec.multi_label)} an image; give the data set of the search"
+        checked = verify(request, bench.folder, expected_NK=logits_NK, digest=digest, labels=images.labels_N)
+        delivered = _drop_refused(package, checked)
+        card = Card(
+            search_name=origin.name,
+            search_id=origin.search_id,
+            trial=candidate.trial,
+            level=candidate.level,
+            fidelity=candidate.fidelity,
+            cascade=cascade_of(candidate),
+            model=origin.model,
+            data=origin.data,
+            input=spec,
+            pixels=options.pixels,
+            opset=options.opset if options.needs_onnx else None,
+            num_calibration_images=len(bench.calibration_NCHW),
+            network=original.facts(logits_NK, images),
+            network_digest=digest,
+            teacher=bench.teacher_facts,
+            verification=checked,
+            latency=measure(_arms(bench, original, package, delivered), options),
+            files={path.name: _facts(path) for path in sorted(package.iterdir())},
+            processor=latency.processor_name(),
+            versions=versions(delivered),
+            license_name=options.license_name,
         )
+        (package / CARD_FILE).write_text(card.to_json() + "\n", encoding="utf-8")
+        (package / README_FILE).write_text(markdown(card), encoding="utf-8")
+        deliver(package, job.destination, job.existing)
+    return Exported(folder=job.destination, card=card)
 
 
-def _labels(multi_label: bool) -> str:  # noqa: FBT001 - reads as a phrase where it is called
-    return "several labels" if multi_label else "one label"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
-
-
-@contextmanager
-def _staging(destination: Path) -> Iterator[Path]:
-    """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step."""
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
-    except OSError as error:
-        raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move(package: Path, destination: Path) -> None:
-    try:
-        package.rename(destination)  # over an empty folder too
-    except OSError as error:
-        raise InputError(f"{destination} was taken while the export ran; choose another place") from error
-
-
-def _write(saved: SavedNetwork, package: Path, formats: Sequence[Format]) -> nn.Module:
-    """Write the files of all formats; gives the network as it is read back, where it can be."""
-    model, spec = replace(saved.model, weights=None), saved.input  # the path of old weights is of no use elsewhere
-    network = saved.network
-    if "native" in formats:
-        save_network(package, network, model=model, input_spec=spec)
-        builder = find_builder(model.name) if is_import_path(model.name) else None
-        network = load_network(package, builder=builder).network
-        check_tensors(saved.network, network)
+def _write(original: Original, package: Path, bench: _Bench) -> None:
+    """Write the files of all formats."""
+    options, network, spec = bench.options, original.saved.network, original.saved.input
+    if "native" in options.formats:
+        # The path of old weights is of no use elsewhere.
+        save_network(package, network, model=replace(original.saved.model, weights=None), input_spec=spec)
     else:
         package.mkdir()
-    if "onnx" in formats:
-        texts = {"mean": list(spec.mean), "std": list(spec.std), "class_names": list(spec.class_names)}
-        metadata = {name: json.dumps(values, ensure_ascii=False) for name, values in texts.items()}
-        onnx_file.write_onnx(network, spec.shape, package / ONNX_FILE, metadata=metadata)
-    return network
+    if not options.needs_trace:
+        return
+    program = trace(network, spec, pixels=options.pixels)
+    if "pt2" in options.formats:
+        from trainables.programs import write_program
+
+        write_program(program, package / PROGRAM_FILE)
+    if options.needs_onnx:
+        from orchestrator.onnx_file import write_onnx
+
+        # What eight bits are made from need not be delivered.
+        path = package / ONNX_FILE if "onnx" in options.formats else bench.folder / ONNX_FILE
+        metadata = {
+            "class_names": list(spec.class_names),
+            "pixels": options.pixels,
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        }
+        texts = {name: json.dumps(values, ensure_ascii=False) for name, values in metadata.items()}
+        write_onnx(program, path, opset=options.opset, metadata=texts)
+        if "int8" in options.formats:
+            from orchestrator.int8_file import write_int8
+
+            write_int8(path, package / INT8_FILE, bench.calibration_NCHW)
 
 
-def _verify(
-    package: Path,
-    logits_NK: torch.Tensor,
-    images: ImageSet,
-    spec: InputSpec,
-    formats: Sequence[Format],
-    num_threads: int,
-) -> Verification:
-    verification = Verification(num_images=len(images), max_logit=logits_NK.abs().max().item())
-    if "onnx" in formats:
-        verification = verify_onnx(package / ONNX_FILE, logits_NK, images, spec, num_threads=num_threads)
-    return replace(verification, native_identical=True if "native" in formats else None)
+def _drop_refused(package: Path, checked: Verification) -> tuple[Format, ...]:
+    """Take out what does not verify; gives the formats that do."""
+    if not checked.files:
+        reasons = "; ".join(checked.refused.values())
+        raise StageFailure(f"nothing that was written verifies: {reasons}", stage="export")
+    for format in checked.refused:
+        for name in FILES[format]:
+            (package / name).unlink(missing_ok=True)
+    return tuple(check.format for check in checked.files)
 
 
-def _measure(
-    teacher: SavedNetwork,
-    network: nn.Module,
-    package: Path,
-    formats: Sequence[Format],
-    num_threads: int,
-    min_seconds: float,
-) -> tuple[LatencyRow, ...]:
-    shape = teacher.input.shape
-    rows = [
-        LatencyRow(
-            runtime="PyTorch, eager",
-            comparison=latency.compare(
-                teacher.network, network, shape, batch_size=batch, num_threads=num_threads, min_seconds=min_seconds
-            ),
-        )
-        for batch in _LATENCY_BATCHES
-    ]
-    if "onnx" in formats:
-        teacher_path = package.with_name("teacher.onnx")
-        onnx_file.write_onnx(teacher.network, shape, teacher_path)
-        paths = teacher_path, package / ONNX_FILE
-        rows += [
-            LatencyRow(
-                runtime="ONNX Runtime",
-                comparison=onnx_file.compare_files(
-                    *paths, shape, batch_size=batch, num_threads=num_threads, min_seconds=min_seconds
-                ),
-            )
-            for batch in _LATENCY_BATCHES
-        ]
-    return tuple(rows)
+def _arms(bench: _Bench, original: Original, package: Path, delivered: Sequence[Format]) -> Arms:
+    paths = {"onnx": package / ONNX_FILE, "int8": package / INT8_FILE}
+    return Arms(
+        dense=bench.teacher.saved.network,
+        pruned=original.saved.network,
+        shape=original.saved.input.shape,
+        dense_onnx=bench.teacher_onnx,
+        pruned_onnx={format: path for format, path in paths.items() if format in delivered},
+    )
 
 
-def _versions(formats: Sequence[Format]) -> dict[str, str]:
-    packages = ["cascade-pruning", "torch", "safetensors"]
-    if "onnx" in formats:
-        packages += ["onnx", "onnxruntime", "onnxscript"]
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+def _facts(path: Path) -> FileFacts:
+    with path.open("rb") as file:
+        return FileFacts(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

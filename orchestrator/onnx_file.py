@@ -1,9 +1,8 @@
-"""Networks as ONNX files, and ONNX Runtime on the CPU: the only file that knows either.
+"""Networks as ONNX files, and ONNX Runtime on the CPU.
 
 The packages are an extra: they are imported when a file is written or opened.
 """
 
-import importlib.util
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr
 from io import StringIO
@@ -11,67 +10,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch.export import ExportedProgram
 
-from trainables.errors import InputError
-from trainables.latency import Comparison, measure_calls
+from orchestrator.formats import DEFAULT_OPSET, require_onnx
+from orchestrator.onnx_check import INPUT, OUTPUT, read_onnx
+from trainables.deployment import reason
+from trainables.errors import InputError, first_line
+from trainables.latency import Call, Comparison, measure_calls
 
-INPUT = "images"
-OUTPUT = "logits"
-
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _PROVIDERS = ("CPUExecutionProvider",)
+_UINT8 = "tensor(uint8)"
 _ERRORS_ALONE = 3  # ONNX Runtime's log severity
 
 
-def require_packages() -> None:
-    """Check that what ONNX needs is installed.
-
-    Raises:
-        InputError: naming what is missing and how to install it.
-    """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"{' and '.join(missing)} not installed, but needed to export ONNX; "
-            'run: pip install "cascade-pruning[export]", or export with --only-native'
-        )
-
-
 def write_onnx(
-    network: nn.Module, input_shape: tuple[int, int, int], path: Path, *, metadata: Mapping[str, str] | None = None
+    program: ExportedProgram, path: Path, *, opset: int = DEFAULT_OPSET, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a network as one ONNX file, for any batch size, and check it against ONNX's rules.
+    """Write a traced network as one ONNX file, for any batch size, and check it against ONNX's rules.
 
-    Input `images` is float32, batch x channels x height x width; output `logits` is batch x classes.
+    Input `images` is batch x channels x height x width of the program's type; output `logits` is batch x classes.
 
     Args:
-        network: on the CPU, in evaluation mode.
-        input_shape: channels, height and width of an image.
+        program: as `trainables.deployment.trace` gives it.
         path: the file.
+        opset: version of ONNX's operators, within `OPSETS`.
         metadata: texts that the file carries under these names.
 
     Raises:
-        InputError: if a package is missing or the network cannot be expressed in ONNX.
+        InputError: if a package is missing or the network cannot be expressed in ONNX or in this version of it.
     """
-    require_packages()
+    require_onnx()
     import onnx
 
     try:
-        # What torch prints of a network that it cannot trace is a page of its graph; the error says why.
+        # What torch prints of a network that it cannot express is a page of its graph; the error says why.
         with redirect_stderr(StringIO()):
-            # Two images: with one, the batch would be taken for a constant.
-            program = torch.export.export(
-                network, (torch.zeros(2, *input_shape),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+            exported = torch.onnx.export(
+                program, input_names=[INPUT], output_names=[OUTPUT], opset_version=opset, verbose=False
             )
-            exported = torch.onnx.export(program, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"this {type(network).__name__} cannot be exported to ONNX ({_reason(error)}); its forward pass must not "
-            "depend on the images' values or on their number; mend it, or export with --only-native"
+            f"the network cannot be expressed in ONNX ({reason(error)}); export with --formats native,pt2"
         ) from error
     assert exported is not None
     model = exported.model_proto
+    given = next(item.version for item in model.opset_import if not item.domain)
+    if given != opset:  # the exporter keeps what it has where it cannot convert
+        raise InputError(f"the network cannot be expressed in opset {opset}, only in {given}; give --opset {given}")
     _name_batch(model)
     _strip(model)
     onnx.helper.set_model_props(model, dict(metadata or {}))
@@ -97,16 +82,8 @@ def _strip(model: Any) -> None:  # noqa: ANN401
         item.ClearField("doc_string")
 
 
-def _reason(error: BaseException) -> str:
-    """First line of what went wrong at the bottom; the exporter's own text is a page of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def open_session(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401
-    """Open an ONNX file in ONNX Runtime.
+    """Check an ONNX file and open it in ONNX Runtime.
 
     Args:
         path: the file.
@@ -114,19 +91,26 @@ def open_session(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401
 
     Returns:
         An `onnxruntime.InferenceSession`.
+
+    Raises:
+        InputError: if a package is missing, or the file is missing, damaged, or holds what no export holds.
     """
-    require_packages()
+    require_onnx()
     import onnxruntime
 
+    content = read_onnx(path).content
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ALONE
-    return onnxruntime.InferenceSession(str(path), options, providers=list(_PROVIDERS))
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=list(_PROVIDERS))
+    except Exception as error:  # its errors have no common base of their own
+        raise InputError(f"{path} cannot be opened in ONNX Runtime: {first_line(error)}") from error
 
 
 def session_logits(session: Any, batches: Iterable[torch.Tensor]) -> torch.Tensor:  # noqa: ANN401
-    """Class scores, images x classes, of all batches of normalised images."""
+    """Class scores, images x classes, of all batches of images as the file takes them."""
     return torch.cat([torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0]) for images in batches])
 
 
@@ -144,10 +128,18 @@ def compare_files(
     Raises:
         InputError: if a package is missing or a number is out of range.
     """
-    images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).numpy()
-    sessions = [open_session(path, num_threads=num_threads) for path in (dense, pruned)]
-    calls = [lambda session=session: session.run([OUTPUT], {INPUT: images}) for session in sessions]
+    calls = [_call(path, input_shape, batch_size=batch_size, num_threads=num_threads) for path in (dense, pruned)]
     dense_latency, pruned_latency = measure_calls(
         calls, batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds
     )
     return Comparison(dense=dense_latency, pruned=pruned_latency)
+
+
+def _call(path: Path, input_shape: tuple[int, int, int], *, batch_size: int, num_threads: int) -> Call:
+    session = open_session(path, num_threads=num_threads)
+    generator = torch.Generator().manual_seed(0)
+    if session.get_inputs()[0].type == _UINT8:
+        images = torch.randint(256, (batch_size, *input_shape), generator=generator, dtype=torch.uint8).numpy()
+    else:
+        images = torch.randn(batch_size, *input_shape, generator=generator).numpy()
+    return lambda: session.run([OUTPUT], {INPUT: images})

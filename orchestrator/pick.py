@@ -8,6 +8,7 @@ from orchestrator.archive import Candidate
 from trainables.errors import InputError
 
 WAYS_TO_PICK = ("knee", "smallest", "most-accurate")
+WHOLE_FRONT = "front"
 
 _LABEL = re.compile(r"([0-9]+):([0-9]+)")
 _ROUNDING = 1e-9  # accuracies are quotients, and their differences round
@@ -36,9 +37,37 @@ def pick(
     Raises:
         InputError: if nothing fits, saying what there is.
     """
+    candidates = front if how in WAYS_TO_PICK else (_labelled(everything, how),)
+    fitting = _fitting(candidates, everything, teacher_val_accuracy=teacher_val_accuracy, max_drop=max_drop)
+    if how == "knee":
+        chosen = pareto.knee(fitting, objectives)
+        assert chosen is not None
+        return chosen
+    cost = next((name for name in objectives if pareto.OBJECTIVES.get(name) == "minimize"), "macs_kept")
+    order = (cost, "val_accuracy") if how == "smallest" else ("val_accuracy", cost)
+    return min(fitting, key=lambda candidate: (pareto.losses(candidate, order), candidate.key))
+
+
+def pick_front(
+    front: Sequence[Candidate], everything: Sequence[Candidate], *, teacher_val_accuracy: float, max_drop: float | None
+) -> tuple[Candidate, ...]:
+    """All members of a front that do not lose too much accuracy; the arguments are those of `pick`.
+
+    Raises:
+        InputError: if there is none, saying what there is.
+    """
+    return tuple(_fitting(front, everything, teacher_val_accuracy=teacher_val_accuracy, max_drop=max_drop))
+
+
+def _fitting(
+    candidates: Sequence[Candidate],
+    everything: Sequence[Candidate],
+    *,
+    teacher_val_accuracy: float,
+    max_drop: float | None,
+) -> list[Candidate]:
     if max_drop is not None and not 0.0 <= max_drop <= 1.0:
         raise InputError(f"max_drop is {max_drop!r}, but must be in [0, 1]; 0.01 is one point of accuracy")
-    candidates = front if how in WAYS_TO_PICK else (_labelled(everything, how),)
     if not candidates and everything:
         raise InputError("the front is empty, as no candidate meets the constraints; name one as TRIAL:LEVEL")
     if not candidates:
@@ -52,21 +81,15 @@ def pick(
             f"{teacher_val_accuracy:.4f}), but the best to be had is {best.val_accuracy:.4f}, of {best.label}; "
             "allow a larger drop or search on"
         )
-    if how == "knee":
-        chosen = pareto.knee(fitting, objectives)
-        assert chosen is not None
-        return chosen
-    cost = next((name for name in objectives if pareto.OBJECTIVES.get(name) == "minimize"), "macs_kept")
-    order = (cost, "val_accuracy") if how == "smallest" else ("val_accuracy", cost)
-    return min(fitting, key=lambda candidate: (pareto.losses(candidate, order), candidate.key))
+    return fitting
 
 
 def _labelled(everything: Sequence[Candidate], label: str) -> Candidate:
     match = _LABEL.fullmatch(label)
     if match is None:
         raise InputError(
-            f"the candidate to export is {label!r}, but must be one of {', '.join(WAYS_TO_PICK)} "
-            "or TRIAL:LEVEL, as in 3:1"
+            f"the candidate to export is {label!r}, but must be one of {', '.join(WAYS_TO_PICK)}, "
+            f"{WHOLE_FRONT} or TRIAL:LEVEL, as in 3:1"
         )
     trial, level = int(match[1]), int(match[2])
     levels = {candidate.level: candidate for candidate in everything if candidate.trial == trial}

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.card import CARD_FILE, ONNX_FILE, Card
+from orchestrator.card import Card
+from orchestrator.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
 from trainables.checkpoint import WEIGHTS_FILE
 from trainables.config import DataName
 from trainables.imports import is_import_path
@@ -51,7 +52,9 @@ def _front_matter(card: Card) -> dict[str, Any]:
     accuracy = {"type": metric, "name": name, "value": round(card.network.test_accuracy, 6)}
     dataset = {"name": card.data.name, "type": card.data.name, "split": "test"}
     task = "image-classification"
-    tags = [task, "pruning", "distillation", "cascade-pruning", *(["onnx"] if ONNX_FILE in card.files else [])]
+    kinds = {"safetensors": WEIGHTS_FILE, "onnx": ONNX_FILE, "pt2": PROGRAM_FILE, "int8": INT8_FILE}
+    tags = [task, "pruning", "distillation", "cascade-pruning"]
+    tags += [tag for tag, file in kinds.items() if file in card.files]
     return {
         **({"license": card.license_name} if card.license_name else {}),
         "pipeline_tag": task,
@@ -136,12 +139,14 @@ def _latency(card: Card) -> str:
     for row in card.latency:
         dense, pruned = row.comparison.dense, row.comparison.pruned
         times = (f"{latency.median_ms:.3g} ± {latency.iqr_ms:.1g}" for latency in (pruned, dense))
-        rows.append((row.runtime, str(pruned.batch_size), *times, f"{row.comparison.speedup:.2f}x"))
+        throughput = f"{pruned.images_per_second:,.0f}"
+        rows.append((row.runtime, str(pruned.batch_size), *times, f"{row.comparison.speedup:.2f}x", throughput))
     threads = ", ".join(sorted({str(row.comparison.pruned.num_threads) for row in card.latency}))
     return (
         f"Milliseconds for one batch, median ± distance between the quartiles, on {threads} CPU thread(s) of "
-        f"{card.processor}; both networks measured in turn in one process.\n\n"
-        + _table(("runtime", "batch", "this network", "teacher", "speed-up"), rows)
+        f"{card.processor}; both networks measured in turn in one process, after warming up. On a GPU the times are "
+        "those between events on its own clock.\n\n"
+        + _table(("runtime", "batch", "this network", "teacher", "speed-up", "images/s"), rows)
     )
 
 
@@ -152,18 +157,35 @@ def _input(card: Card) -> str:
     more = f" … ({spec.num_classes} in all, in `{CARD_FILE}`)" if spec.num_classes > _MAX_NAMES_SHOWN else ""
     return (
         f"{_HOW_IMAGES_ARE_MADE[card.data.name]}; batch x {spec.channels} x {spec.image_size} x {spec.image_size}. "
-        "Pixels are divided by 255, the mean is taken from them, and the rest is divided by the standard deviation; "
-        f"the network takes the result as float32 and gives one logit a class{several}.\n\n"
+        f"{_normalised(card)}, and gives one logit a class{several}.\n\n"
         f"- mean: `{list(spec.mean)}`\n- standard deviation: `{list(spec.std)}`\n- classes: {names}{more}"
     )
 
 
+def _normalised(card: Card) -> str:
+    how = "divided by 255, the mean is taken from them, and the rest is divided by the standard deviation"
+    if card.pixels == "normalised":
+        return f"Pixels are {how}; the network takes the result as float32"
+    native = f"; that of `{WEIGHTS_FILE}` takes what comes of that, as float32" if WEIGHTS_FILE in card.files else ""
+    return f"The network takes pixels as uint8, 0 … 255. Inside, they are {how}{native}"
+
+
 def _use(card: Card) -> str:
     parts = []
-    if card.verification.native_identical is not None:
+    if WEIGHTS_FILE in card.files:
         parts.append(f"With PyTorch, where this project is installed:\n\n```python\n{native_snippet(card)}```")
-    if ONNX_FILE in card.files:
-        parts.append(f"With ONNX Runtime (`pip install onnxruntime numpy`):\n\n```python\n{onnx_snippet(card)}```")
+    if PROGRAM_FILE in card.files:
+        parts.append(
+            "With PyTorch alone, if you trust where the file is from: `torch.export.load` may run what a file says. "
+            f'Where this project is installed, `trainables.load("{PROGRAM_FILE}")` checks the file first and gives the '
+            f"same module.\n\n```python\n{program_snippet(card)}```"
+        )
+    onnx = [file for file in (ONNX_FILE, INT8_FILE) if file in card.files]
+    if onnx:
+        both = f"; `{INT8_FILE}` is used likewise" if len(onnx) > 1 else ""
+        parts.append(
+            f"With ONNX Runtime (`pip install onnxruntime numpy`){both}:\n\n```python\n{onnx_snippet(card, onnx[0])}```"
+        )
     return "\n\n".join(parts)
 
 
@@ -188,18 +210,39 @@ def native_snippet(card: Card) -> str:
     )
 
 
-def onnx_snippet(card: Card) -> str:
+def program_snippet(card: Card) -> str:
+    """Python that classifies one batch in PyTorch, without this project; it runs in the exported folder."""
+    spec = card.input
+    raw = card.pixels == "raw"
+    constants = (
+        f"mean = torch.tensor({list(spec.mean)}).view(-1, 1, 1)\nstd = torch.tensor({list(spec.std)}).view(-1, 1, 1)\n"
+    )
+    return (
+        f"import torch\n\n{'' if raw else constants}"
+        f"pixels = torch.zeros(1, {spec.channels}, {spec.image_size}, {spec.image_size}, dtype=torch.uint8)"
+        "  # your images, 0 … 255\n\n"
+        f'network = torch.export.load("{PROGRAM_FILE}").module()\n'
+        "with torch.inference_mode():\n"
+        f"    logits = network({'pixels' if raw else '(pixels / 255 - mean) / std'})\n"
+        f"print({'logits.sigmoid() > 0.5' if spec.multi_label else 'logits.argmax(1)'})\n"
+    )
+
+
+def onnx_snippet(card: Card, file: str = ONNX_FILE) -> str:
     """Python that classifies one batch in ONNX Runtime; it runs in the exported folder."""
     spec = card.input
-    return (
-        "import numpy as np\nimport onnxruntime\n\n"
+    raw = card.pixels == "raw"
+    constants = (
         f"mean = np.array({list(spec.mean)}, np.float32).reshape(-1, 1, 1)\n"
         f"std = np.array({list(spec.std)}, np.float32).reshape(-1, 1, 1)\n"
+    )
+    return (
+        f"import numpy as np\nimport onnxruntime\n\n{'' if raw else constants}"
         f"pixels = np.zeros((1, {spec.channels}, {spec.image_size}, {spec.image_size}), np.uint8)"
         "  # your images, 0 … 255\n\n"
-        f'session = onnxruntime.InferenceSession("{ONNX_FILE}")\n'
-        'images = (pixels.astype(np.float32) / 255 - mean) / std\n(logits,) = session.run(["logits"], '
-        '{"images": images})\n'
+        f'session = onnxruntime.InferenceSession("{file}")\n'
+        f"images = {'pixels' if raw else '(pixels.astype(np.float32) / 255 - mean) / std'}\n"
+        '(logits,) = session.run(["logits"], {"images": images})\n'
         f"print({'logits > 0' if spec.multi_label else 'logits.argmax(1)'})"
         f"{'  # where the sigmoid is above one half' if spec.multi_label else ''}\n"
     )
@@ -207,23 +250,36 @@ def onnx_snippet(card: Card) -> str:
 
 def _verification(card: Card) -> str:
     checked = card.verification
-    lines = [f"Compared with the network that the search found, on {checked.num_images:,} test images:", ""]
-    if checked.native_identical is not None:
-        lines.append(f"- `{WEIGHTS_FILE}`, read back: every tensor is equal bit for bit")
-    if checked.onnx_max_difference is not None:
-        assert checked.onnx_top1_agreement is not None
-        assert checked.onnx_test_accuracy is not None
-        lines.append(
-            f"- `{ONNX_FILE}` in ONNX Runtime: logits differ by at most {checked.onnx_max_difference:.1e} (the largest "
-            f"is {checked.max_logit:.3g}), the most likely class agrees on {_percent(checked.onnx_top1_agreement)}, "
-            f"test {card.metric} {_percent(checked.onnx_test_accuracy)}; batches of 1, 3, 64 and what is left"
+    rows = [
+        (
+            f"`{check.file}`",
+            "0, bit for bit" if check.identical and not check.max_difference else f"{check.max_difference:.1e}",
+            _percent(check.top1_agreement),
+            _percent(check.test_accuracy),
+            f"{check.macs:,}",
+            f"{check.params:,}",
         )
-    lines.append("- MACs and parameters were counted again on the network as it was read back")
-    return "\n".join(lines)
+        for check in checked.files
+    ]
+    header = ("file", "largest difference", "same class", f"test {card.metric}", "MACs", "parameters")
+    calibrated = (
+        f" `{INT8_FILE}` has weights and activations in eight bits, their ranges from {card.num_calibration_images} "
+        "training images."
+        if INT8_FILE in card.files
+        else ""
+    )
+    return (
+        "Each file was read back by a process of its own and compared with the network that the search found, on "
+        f"{checked.num_images:,} test images in batches of 1, 3, 64 and what is left. The largest logit is "
+        f"{checked.max_logit:.3g}. MACs and parameters were counted in the file; batch norm is folded into the "
+        f"convolutions before it in all but `{WEIGHTS_FILE}`.{calibrated}\n\n" + _table(header, rows)
+    )
 
 
 def _origin(card: Card) -> str:
-    files = "\n".join(f"- `{name}`: {size:,} bytes" for name, size in card.files.items())
+    files = "\n".join(
+        f"- `{name}`: {facts.bytes:,} bytes, SHA-256 `{facts.sha256}`" for name, facts in card.files.items()
+    )
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     cascade = json.dumps(card.cascade.to_dict(), indent=1)
     return (

@@ -1,52 +1,75 @@
-"""Check that exported files compute what the network of the search computes.
+"""Check that exported files compute what the network of the search computes: read back by another process.
 
 Shape legend: N images, K classes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
 
-from orchestrator import onnx_file
-from trainables.checkpoint import InputSpec
-from trainables.data import ImageSet, normalise
+from orchestrator.formats import FILES, Format
+from orchestrator.reload import ANSWER, IMAGES, LOGITS, REQUEST, Contents, Request
+from trainables.data import ImageSet
 from trainables.errors import StageFailure
 from trainables.evaluation import score
 
 # Of float32 with some hundred layers a few 1e-6 of the largest logit are to be expected, of a wrong file far more.
 _TOLERANCE = 1e-4
-_FIRST_BATCHES = (1, 3)  # one image, which runtimes treat apart, and an odd number
-_BATCH_SIZE = 64
+_INT8_MOST_LOST = 0.02
+"""Accuracy that eight bits may cost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileCheck:
+    """How one format was checked against the network that the search found.
+
+    Attributes:
+        format: which.
+        file: name of the file that holds the weights.
+        max_difference: largest absolute difference of a logit.
+        top1_agreement: part of the images with the same most likely class, in [0, 1].
+        test_accuracy: on the test images, in [0, 1].
+        macs: multiply-accumulates for one image, counted in the file.
+        params: numbers in its weights and biases, counted in the file.
+        identical: every tensor equals the search's bit for bit; `None` where the format holds others.
+    """
+
+    format: Format
+    file: str
+    max_difference: float
+    top1_agreement: float
+    test_accuracy: float
+    macs: int
+    params: int
+    identical: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """How the exported files were checked against the network that the search found.
+    """How the exported files were checked.
 
     Attributes:
         num_images: test images that they were compared on.
-        max_logit: largest absolute logit, which differences are to be compared with.
-        native_identical: every tensor that was read back equals the search's bit for bit; `None` without that format.
-        onnx_max_difference: largest absolute difference of a logit in ONNX Runtime; `None` without that format.
-        onnx_top1_agreement: part of the images with the same most likely class in ONNX Runtime, in [0, 1].
-        onnx_test_accuracy: on the test images in ONNX Runtime, in [0, 1].
+        max_logit: largest absolute logit of the network, which differences are to be compared with.
+        files: of each format that is delivered.
+        refused: format → why it is not delivered.
     """
 
     num_images: int
     max_logit: float
-    native_identical: bool | None = None
-    onnx_max_difference: float | None = None
-    onnx_top1_agreement: float | None = None
-    onnx_test_accuracy: float | None = None
+    files: tuple[FileCheck, ...]
+    refused: Mapping[Format, str] = field(default_factory=dict)
 
-
-def logits_of(network: nn.Module, images: ImageSet, spec: InputSpec) -> torch.Tensor:
-    """Class scores, float32 of shape (N, K), of a network on the CPU in evaluation mode."""
-    with torch.inference_mode():
-        return torch.cat([network(batch_NCHW) for batch_NCHW in _batches(images, spec)])
+    def of(self, format: Format) -> FileCheck | None:
+        """The check of a format; `None` if it is not delivered."""
+        return next((check for check in self.files if check.format == format), None)
 
 
 def check_finite(logits_NK: torch.Tensor) -> None:
@@ -64,57 +87,98 @@ def check_finite(logits_NK: torch.Tensor) -> None:
         )
 
 
-def check_tensors(found: nn.Module, read_back: nn.Module) -> None:
-    """Check that two networks hold the same tensors, bit for bit.
-
-    Raises:
-        StageFailure: naming the first tensor that differs.
-    """
-    wanted, given = found.state_dict(), read_back.state_dict()
-    for name in sorted(wanted.keys() | given.keys()):
-        if name not in wanted or name not in given or not _identical(wanted[name], given[name]):
-            raise StageFailure(f"{name} was not written as it was; is the disk full or failing?", stage="export")
+def save_images(folder: Path, images: ImageSet) -> None:
+    """Lay out the images that files are compared on, for all exports of a folder."""
+    save_file({"images": images.images_NCHW.contiguous()}, folder / IMAGES)
 
 
-def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    # As bytes, since NaN does not equal itself.
-    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
-
-
-def verify_onnx(
-    path: Path, expected_NK: torch.Tensor, images: ImageSet, spec: InputSpec, *, num_threads: int
+def verify(
+    request: Request, folder: Path, *, expected_NK: torch.Tensor, digest: str, labels: torch.Tensor
 ) -> Verification:
-    """Compare an ONNX file in ONNX Runtime with the network's own logits on the same images.
+    """Read files back in a fresh process and compare them with the network's own logits on the same images.
+
+    Args:
+        request: which files.
+        folder: a folder for what the two processes tell each other, with the images that `save_images` laid there.
+        expected_NK: the network's logits.
+        digest: of the network's tensors.
+        labels: of the images.
 
     Raises:
-        StageFailure: if a logit differs by more than 1e-4 of the largest one.
+        StageFailure: if the process ends without an answer.
     """
-    logits_NK = onnx_file.session_logits(onnx_file.open_session(path, num_threads=num_threads), _batches(images, spec))
-    max_logit = expected_NK.abs().max().item()
-    difference = (logits_NK - expected_NK).abs().max().item()
-    if not difference <= _TOLERANCE * max_logit:  # also true of NaN
-        raise StageFailure(
-            f"{path.name} gives logits that differ by {difference:.2g} from the network's own, of which the largest "
-            f"is {max_logit:.2g}; at most {_TOLERANCE:g} of that is rounding; export with --only-native",
-            stage="export",
+    contents, found = _ask(request, folder)
+    largest = expected_NK.abs().max().item()
+    accuracy = score(expected_NK, labels)
+    checks: list[FileCheck] = []
+    refused: dict[Format, str] = {}
+    for format in request.formats:
+        held = contents[format]
+        if held.refusal:
+            refused[format] = held.refusal
+            continue
+        logits_NK = found[format]
+        check = FileCheck(
+            format=format,
+            file=FILES[format][-1],
+            max_difference=(logits_NK - expected_NK).abs().max().item(),
+            top1_agreement=(logits_NK.argmax(1) == expected_NK.argmax(1)).double().mean().item(),
+            test_accuracy=score(logits_NK, labels),
+            macs=held.macs,
+            params=held.params,
+            identical=held.digest == digest if held.digest else None,
         )
-    return Verification(
-        num_images=len(images),
-        max_logit=max_logit,
-        onnx_max_difference=difference,
-        onnx_top1_agreement=(logits_NK.argmax(1) == expected_NK.argmax(1)).double().mean().item(),
-        onnx_test_accuracy=score(logits_NK, images.labels_N),
+        reason = _fault(check, logits_NK, largest=largest, accuracy=accuracy)
+        if reason:
+            refused[format] = reason
+        else:
+            checks.append(check)
+    return Verification(num_images=len(labels), max_logit=largest, files=tuple(checks), refused=refused)
+
+
+def _fault(check: FileCheck, logits_NK: torch.Tensor, *, largest: float, accuracy: float) -> str:
+    """Why a file does not verify; empty if it does."""
+    if not logits_NK.isfinite().all():
+        return f"{check.file} gives logits that are not finite"
+    if check.identical is False:
+        return f"{check.file} holds other tensors than were written; is the disk full or failing?"
+    if check.format == "int8":
+        if check.test_accuracy < accuracy - _INT8_MOST_LOST:
+            return (
+                f"{check.file} has a test accuracy of {100 * check.test_accuracy:.2f} %, the network in float32 "
+                f"{100 * accuracy:.2f} %; more than {100 * _INT8_MOST_LOST:g} points is too much to lose to eight bits"
+            )
+    elif check.max_difference > _TOLERANCE * largest:
+        return (
+            f"{check.file} gives logits that differ by {check.max_difference:.2g} from the network's own, of which the "
+            f"largest is {largest:.2g}; at most {_TOLERANCE:g} of that is rounding"
+        )
+    return ""
+
+
+def _ask(request: Request, folder: Path) -> tuple[dict[str, Contents], dict[str, torch.Tensor]]:
+    (folder / REQUEST).write_text(json.dumps(request.to_dict()), encoding="utf-8")
+    for name in (ANSWER, LOGITS):
+        (folder / name).unlink(missing_ok=True)
+    _run(["-m", "orchestrator.reload", str(folder)])
+    answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+    return {format: Contents(**values) for format, values in answer.items()}, load_file(folder / LOGITS)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    # Functions of the user's own are found where this process finds them.
+    path = os.pathsep.join(folder for folder in sys.path if folder)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
-
-
-def _batches(images: ImageSet, spec: InputSpec) -> Iterator[torch.Tensor]:
-    """All images in order, normalised, in batches of 1, 3, 64, 64, … and what is left."""
-    pixels_NCHW = images.images_NCHW
-    for size in _FIRST_BATCHES:
-        if len(pixels_NCHW):
-            yield normalise(pixels_NCHW[:size], spec.mean, spec.std)
-        pixels_NCHW = pixels_NCHW[size:]
-    for start in range(0, len(pixels_NCHW), _BATCH_SIZE):
-        yield normalise(pixels_NCHW[start : start + _BATCH_SIZE], spec.mean, spec.std)
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise StageFailure(
+            f"the process that reads the files back ended with code {done.returncode}: {said}", stage="export"
+        )

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,16 +23,23 @@ from torch import nn
 
 from trainables.channels import network_widths, resize
 from trainables.config import ModelConfig
-from trainables.data import DataSplits
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 from trainables.models import Builder, build, call_builder, check_shapes, versioned
-from trainables.training import Tensors
+
+if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
+    from trainables.data import DataSplits
+    from trainables.training import Tensors
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "cascade-network"
 FORMAT_VERSION = 1
+PROGRAM_SUFFIX = ".pt2"
+
+_MOST_ARCHITECTURE_BYTES = 64 * 2**20
+# Beyond what any image has: a file that says more would have memory filled before anything else is found wrong.
+_MOST_CHANNELS, _MOST_PIXELS = 4096, 65536
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +73,11 @@ class InputSpec:
                 f"images of {self.channels} channels and {self.image_size} pixels in {len(self.class_names)} classes "
                 "cannot be; all three must be at least 1"
             )
+        if self.channels > _MOST_CHANNELS or self.image_size > _MOST_PIXELS:
+            raise InputError(
+                f"images of {self.channels} channels and {self.image_size} pixels cannot be; at most {_MOST_CHANNELS} "
+                f"and {_MOST_PIXELS} are"
+            )
         if not len(self.mean) == len(self.std) == self.channels:
             raise InputError(f"mean and std must have one value for each of {self.channels} channels")
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
@@ -94,7 +106,7 @@ class InputSpec:
         )
 
     @classmethod
-    def of(cls, data: DataSplits) -> "InputSpec":
+    def of(cls, data: "DataSplits") -> "InputSpec":
         """What a network trained on these images takes."""
         return cls(
             channels=data.in_channels,
@@ -148,12 +160,16 @@ def load(path: Path | str, *, builder: Builder | None = None) -> nn.Module:
     """Read a network back as an `nn.Module` in evaluation mode, on the CPU. Nothing is unpickled or imported.
 
     Args:
-        path: folder with `architecture.json` and `weights.safetensors`.
-        builder: for a network of your own, the function that was named in `model.name`.
+        path: folder with `architecture.json` and `weights.safetensors`; or a `.pt2` file of an export.
+        builder: for a network of your own in such a folder, the function that was named in `model.name`.
 
     Raises:
-        InputError: if a file is missing, damaged, or the two do not fit each other.
+        InputError: if a file is missing, damaged, holds what it should not, or the two do not fit each other.
     """
+    if Path(path).suffix == PROGRAM_SUFFIX:
+        from trainables.programs import load_program  # takes a second to import
+
+        return load_program(Path(path))
     return load_network(path, builder=builder).network
 
 
@@ -177,8 +193,7 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
             raise InputError(f"{folder}: layer {name} cannot have widths {num_out}, {num_in}; the file is damaged")
     resize(network, widths)
     _check_scores(network, spec, folder)
-    weights = _read_weights(folder / WEIGHTS_FILE)
-    check_shapes(weights, network, where=str(folder / WEIGHTS_FILE))
+    weights = _read_weights(folder / WEIGHTS_FILE, network)
     for name, tensor in network.state_dict().items():
         if weights[name].dtype != tensor.dtype:
             raise InputError(
@@ -190,7 +205,7 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
 
 def _pair(value: object) -> tuple[int, int]:
     match value:
-        case [int(num_out), int(num_in)]:
+        case [int(num_out), int(num_in)] if bool not in (type(num_out), type(num_in)):
             return num_out, num_in
     raise ValueError(f"widths are two whole numbers, but one is {value!r}")
 
@@ -224,7 +239,13 @@ def _build_dense(model: ModelConfig, spec: InputSpec, builder: Builder | None) -
 
 def _read_architecture(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file() and path.exists():
+            raise InputError(f"{path} is damaged: it is no regular file")
+        if path.stat().st_size > _MOST_ARCHITECTURE_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes, but describes one network in a few thousand")
         architecture = json.loads(path.read_text())
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; a network is a folder with it and {WEIGHTS_FILE}") from error
     except (ValueError, OSError, RecursionError) as error:
@@ -238,16 +259,25 @@ def _read_architecture(path: Path) -> dict[str, Any]:
     return architecture
 
 
-def _read_weights(path: Path) -> Tensors:
+def _read_weights(path: Path, network: nn.Module) -> "Tensors":
+    """Tensors of a file, of which names and shapes are compared with the network's before any is read."""
     try:
+        if not path.is_file() and path.exists():
+            raise InputError(f"{path} is damaged: it is no regular file")
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+        check_shapes(shapes, network, where=str(path))
         return load_file(path)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file: {first_line(error)}") from error
 
 
-def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> "Tensors":
     # Copies, since safetensors refuses tensors that share memory.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
@@ -260,7 +290,7 @@ def save_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[
     aside.replace(path)
 
 
-def load_state(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def load_state(path: Path) -> "tuple[Tensors, dict[str, Any]]":
     """Read what `save_state` wrote.
 
     Raises:

@@ -35,6 +35,8 @@ UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "par
 Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
 Precision = Literal["fp32", "bf16"]
+Pixels = Literal["normalised", "raw"]
+"""What a deployed network takes: float32 images that were normalised before, or uint8 pixels 0 … 255."""
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
 
 

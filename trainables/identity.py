@@ -24,7 +24,16 @@ Identity = Mapping[str, Any]
 """Plain values that determine a stage's result."""
 
 # Files of the engine that no weight depends on.
-_BESIDE_THE_ENGINE = ("identity.py", "latency.py", "layer_times.py", "results.py", "tune_adapter.py")
+_BESIDE_THE_ENGINE = (
+    "deployment.py",
+    "identity.py",
+    "latency.py",
+    "layer_times.py",
+    "program_check.py",
+    "programs.py",
+    "results.py",
+    "tune_adapter.py",
+)
 
 
 def digest(values: Identity) -> str:

@@ -4,6 +4,7 @@ Times mean something only while nothing else runs on the machine: never measure 
 """
 
 import copy
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 Call = Callable[[], object]
 
 _NOISY = 0.10  # a spread above this part of the median is said to be noisy
 _ROUNDS = 2  # calls are measured in turn this often, so that a machine that grows slower is no call's loss
+_WARM_UP, _FEWEST_EVENTS = 10, 30  # calls on an accelerator before the clock counts, and at least that are counted
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -41,13 +42,18 @@ class Latency:
     batch_size: int
 
     @property
+    def images_per_second(self) -> float:
+        """Throughput, at the median."""
+        return 1e3 * self.batch_size / self.median_ms
+
+    @property
     def is_noisy(self) -> bool:
         """Tell whether the spread is over a tenth of the median: something else was running."""
         return self.iqr_ms > _NOISY * self.median_ms
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
-        return asdict(self)
+        return asdict(self) | {"images_per_second": self.images_per_second}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +104,8 @@ def measure(
         InputError: if a number is out of range.
     """
     call = _forward(network, input_shape, batch_size)
-    return measure_calls([call], batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)[0]
+    measure_them = measure_gpu_calls if _device(network).type == "cuda" else measure_calls
+    return measure_them([call], batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)[0]
 
 
 def compare(
@@ -116,10 +123,51 @@ def compare(
         InputError: if a number is out of range.
     """
     calls = [_forward(network, input_shape, batch_size) for network in (dense, pruned)]
-    dense_latency, pruned_latency = measure_calls(
-        calls, batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds
-    )
-    return Comparison(dense=dense_latency, pruned=pruned_latency)
+    return _compare(calls, _device(dense), batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)
+
+
+def compare_compiled(
+    dense: nn.Module,
+    pruned: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    batch_size: int,
+    num_threads: int,
+    min_seconds: float = 0.5,
+) -> Comparison:
+    """Measure two networks as `torch.compile` makes them for this batch size; the arguments are those of `compare`.
+
+    Compiling takes seconds to minutes, which are not counted.
+
+    Raises:
+        InputError: if a number is out of range, or there is no compiler to compile with.
+    """
+    calls = []
+    torch.compiler.reset()
+    try:
+        for network in (dense, pruned):
+            call = _forward(network, input_shape, batch_size, compiler=torch.compile)
+            with torch.inference_mode():
+                call()  # compiles
+            calls.append(call)
+        return _compare(calls, _device(dense), batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)
+    except InputError:
+        raise
+    except Exception as error:  # of a compiler that is missing or fails there are many kinds
+        raise InputError(
+            f"the network cannot be compiled ({type(error).__name__}: {first_line(error)}); it takes a C++ compiler "
+            "on the CPU and Triton on a GPU; leave compiled out of --latency"
+        ) from error
+    finally:
+        torch.compiler.reset()
+
+
+def _compare(
+    calls: Sequence[Call], device: torch.device, *, batch_size: int, num_threads: int, min_seconds: float
+) -> Comparison:
+    measure_them = measure_gpu_calls if device.type == "cuda" else measure_calls
+    dense, pruned = measure_them(calls, batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)
+    return Comparison(dense=dense, pruned=pruned)
 
 
 def measure_calls(
@@ -127,8 +175,7 @@ def measure_calls(
 ) -> tuple[Latency, ...]:
     """Measure calls of any kind in turn, in inference mode.
 
-    Timing is that of `torch.utils.benchmark`, which warms up, fixes torch's threads, and waits for an accelerator to
-    finish before it reads the clock.
+    Timing is that of `torch.utils.benchmark`, which warms up and fixes torch's threads.
 
     Args:
         calls: each runs one batch.
@@ -140,17 +187,64 @@ def measure_calls(
         InputError: if a number is out of range.
     """
     _check_numbers(batch_size, num_threads, min_seconds)
+    # Torch looks for a CUDA toolkit as it imports this, and says on the terminal what it thinks of it.
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
+    log.setLevel(level)
     times: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
         for _ in range(_ROUNDS):
             for call, seconds in zip(calls, times, strict=True):
                 timer = Timer("call()", globals={"call": call}, num_threads=num_threads)
                 seconds += timer.blocked_autorange(min_run_time=min_seconds / _ROUNDS).times
-    latencies = []
-    for seconds in times:
-        low, median, high = (float(quartile) * 1e3 for quartile in np.percentile(seconds, [25, 50, 75]))
-        latencies.append(Latency(median_ms=median, iqr_ms=high - low, num_threads=num_threads, batch_size=batch_size))
-    return tuple(latencies)
+    return tuple(_latency(seconds, num_threads, batch_size) for seconds in times)
+
+
+def measure_gpu_calls(
+    calls: Sequence[Call], *, batch_size: int, num_threads: int, min_seconds: float
+) -> tuple[Latency, ...]:
+    """Measure calls that run on a GPU in turn, in inference mode, each between two events on the GPU's own clock.
+
+    The arguments are those of `measure_calls`.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    _check_numbers(batch_size, num_threads, min_seconds)
+    times: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for call, seconds in zip(calls, times, strict=True):
+                seconds += _event_seconds(call, min_seconds / _ROUNDS)
+    return tuple(_latency(seconds, num_threads, batch_size) for seconds in times)
+
+
+def _event_seconds(call: Call, min_seconds: float) -> list[float]:
+    for _ in range(_WARM_UP):
+        call()
+    torch.cuda.synchronize()
+    seconds: list[float] = []
+    while sum(seconds) < min_seconds or len(seconds) < _FEWEST_EVENTS:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return seconds
+
+
+def _latency(seconds: Sequence[float], num_threads: int, batch_size: int) -> Latency:
+    low, median, high = (float(quartile) * 1e3 for quartile in np.percentile(seconds, [25, 50, 75]))
+    return Latency(median_ms=median, iqr_ms=high - low, num_threads=num_threads, batch_size=batch_size)
+
+
+def gpu_name() -> str | None:
+    """Name of the GPU that torch sees, such as `NVIDIA H100 80GB HBM3`; `None` without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def processor_name() -> str:
@@ -163,14 +257,25 @@ def processor_name() -> str:
     return next((name for name in names if name), platform.processor() or platform.machine())
 
 
-def _forward(network: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> Call:
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters(), torch.empty(0)).device
+
+
+def _forward(
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    batch_size: int,
+    *,
+    compiler: Callable[[nn.Module], Callable[..., object]] = lambda network: network,
+) -> Call:
     _check_numbers(batch_size, 1, 1.0)
     network = copy.deepcopy(network).eval()  # the caller's own may be in training mode
     parameter = next(network.parameters(), torch.empty(0))
     # Noise, since zeros would leave whole layers without anything to compute.
     generator = torch.Generator().manual_seed(0)
     images_NCHW = torch.randn(batch_size, *input_shape, generator=generator).to(parameter.device, parameter.dtype)
-    return lambda: network(images_NCHW)
+    forward = compiler(network)
+    return lambda: forward(images_NCHW)
 
 
 def _check_numbers(batch_size: int, num_threads: int, min_seconds: float) -> None:

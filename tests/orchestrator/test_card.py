@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.card import Card, LatencyRow, NetworkFacts
-from orchestrator.readme import markdown, native_snippet, onnx_snippet
-from orchestrator.verify import Verification
+from orchestrator.card import Card, FileFacts, LatencyRow, NetworkFacts
+from orchestrator.readme import markdown, native_snippet, onnx_snippet, program_snippet
+from orchestrator.verify import FileCheck, Verification
 from trainables.checkpoint import InputSpec
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning
 from trainables.latency import Comparison, Latency
@@ -39,12 +39,32 @@ CARD = Card(
     verification=Verification(
         num_images=1234,
         max_logit=20.0,
-        native_identical=True,
-        onnx_max_difference=3e-6,
-        onnx_top1_agreement=1.0,
-        onnx_test_accuracy=0.9,
+        files=(
+            FileCheck(
+                format="native",
+                file="weights.safetensors",
+                max_difference=0.0,
+                top1_agreement=1.0,
+                test_accuracy=0.9,
+                macs=4_000,
+                params=100,
+                identical=True,
+            ),
+            FileCheck(
+                format="onnx",
+                file="model.onnx",
+                max_difference=3e-6,
+                top1_agreement=1.0,
+                test_accuracy=0.9,
+                macs=4_000,
+                params=90,
+            ),
+        ),
     ),
-    files={"model.onnx": 5000, "weights.safetensors": 4000},
+    files={
+        "model.onnx": FileFacts(bytes=5000, sha256="ab" * 32),
+        "weights.safetensors": FileFacts(bytes=4000, sha256="cd" * 32),
+    },
     processor="Some CPU",
     versions={"torch": "9.9"},
 )
@@ -65,7 +85,7 @@ def test_readme_states_results_in_percent_and_ratios() -> None:
     assert "25.0x fewer multiply-accumulates (MACs) and 10.0x fewer parameters" in text
     assert "a test accuracy of 90.00 % against 92.50 % (-2.50 points, 1,234 images)" in text
     assert "| MACs for one image | 4,000 | 100,000 | 4.00 % |" in text
-    assert "| ONNX Runtime | 64 | 2 ± 0 | 8 ± 0 | 4.00x |" in text
+    assert "| ONNX Runtime | 64 | 2 ± 0 | 8 ± 0 | 4.00x | 32,000 |" in text
     assert "on 2 CPU thread(s) of Some CPU" in text
     assert "- mean: `[0.5, 0.25, 0.125]`" in text
     assert "Level 2 of 2 of the cascade of trial 3" in text
@@ -183,13 +203,16 @@ def test_a_network_of_a_stopped_trial_says_so() -> None:
 
 def test_one_format_alone_tells_nothing_of_the_other() -> None:
     native = changed(
-        verification=Verification(num_images=5, max_logit=1.0, native_identical=True),
-        files={"weights.safetensors": 4000},
+        verification=dataclasses.replace(CARD.verification, files=CARD.verification.files[:1]),
+        files={"weights.safetensors": CARD.files["weights.safetensors"]},
     )
     assert "import onnxruntime" not in markdown(native)
     assert "model.onnx" not in markdown(native)
     assert "onnx" not in front_matter(native)["tags"]
-    onnx = changed(files={"model.onnx": 5000}, verification=Verification(num_images=5, max_logit=1.0))
+    onnx = changed(
+        verification=dataclasses.replace(CARD.verification, files=CARD.verification.files[1:]),
+        files={"model.onnx": CARD.files["model.onnx"]},
+    )
     assert "trainables.load" not in markdown(onnx)
     assert "bit for bit" not in markdown(onnx)
 
@@ -209,3 +232,44 @@ def test_snippets_are_python_and_name_a_users_own_function() -> None:
     assert "from my.package import build\n" in native_snippet(own)
     assert 'trainables.load(".", builder=build)' in native_snippet(own)
     assert 'trainables.load(".")' in native_snippet(CARD)
+
+
+def test_each_file_is_told_with_what_was_counted_in_it() -> None:
+    text = markdown(CARD)
+    assert "| `weights.safetensors` | 0, bit for bit | 100.00 % | 90.00 % | 4,000 | 100 |" in text
+    assert "| `model.onnx` | 3.0e-06 | 100.00 % | 90.00 % | 4,000 | 90 |" in text
+    assert f"- `model.onnx`: 5,000 bytes, SHA-256 `{'ab' * 32}`" in text
+    assert CARD.to_dict()["files"]["model.onnx"] == {"bytes": 5000, "sha256": "ab" * 32}
+
+
+def test_what_is_not_delivered_is_said_with_the_reason() -> None:
+    refused = {"int8": "model.int8.onnx has a test accuracy of 50.00 %"}
+    card = changed(verification=dataclasses.replace(CARD.verification, refused=refused))
+    (warning,) = card.warnings
+    assert warning == "int8 was asked for and is not delivered: model.int8.onnx has a test accuracy of 50.00 %"
+    assert f"> **Note:** {warning}" in markdown(card)
+
+
+def test_a_file_with_other_macs_than_the_network_is_pointed_at() -> None:
+    native, onnx = CARD.verification.files
+    files = (native, dataclasses.replace(onnx, macs=4_400))
+    (warning,) = changed(verification=dataclasses.replace(CARD.verification, files=files)).warnings
+    assert warning == "`model.onnx` was counted to have 4,400 MACs, and the network 4,000."
+
+
+def test_where_normalisation_is_inside_nobody_is_told_to_do_it() -> None:
+    files = {"model.onnx": CARD.files["model.onnx"], "model.pt2": CARD.files["model.onnx"]}
+    raw = changed(pixels="raw", files=files)
+    assert "The network takes pixels as uint8, 0 … 255. Inside, they are divided by 255" in markdown(raw)
+    for snippet in (onnx_snippet(raw), program_snippet(raw)):
+        compile(snippet, "snippet", "exec")
+        assert "mean" not in snippet
+    assert "mean" in program_snippet(CARD)
+
+
+def test_the_int8_file_says_how_it_was_calibrated() -> None:
+    files = {"model.int8.onnx": CARD.files["model.onnx"]}
+    text = markdown(changed(files=files, num_calibration_images=512))
+    assert "their ranges from 512 training images" in text
+    assert 'InferenceSession("model.int8.onnx")' in text
+    assert "eight bits" not in markdown(CARD)

@@ -53,7 +53,7 @@ def test_presets_are_listed_and_printed_as_yaml(cascade):
 def test_help_names_every_command(cascade):
     code, out, _ = cascade("--help")
     assert code == 0
-    for command in ("search", "front", "export", "ui", "presets"):
+    for command in ("search", "front", "export", "check", "ui", "presets"):
         assert command in out
 
 
@@ -69,6 +69,28 @@ def test_a_search_that_is_not_there(cascade, tmp_path):
     refused(cascade("front", "../x"), "name is '../x'")
     refused(cascade("ui"), "cascade search")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--formats", "native,tflite"], ["formats are native, tflite", "native, onnx, pt2, int8"]),
+        (["--formats", "none"], ["formats are empty"]),
+        (["--opset", "7"], ["opset is 7", "18 … 25"]),
+        (["--latency", "tensorrt"], ["latency are tensorrt", "eager, compiled, onnxruntime"]),
+        (["--threads", "0"], ["threads is 0", "at least 1"]),
+        (["--license", "all rights: mine"], ["license is 'all rights: mine'", "apache-2.0"]),
+        ([], ["there is no search 'nothing'"]),
+    ],
+)
+def test_what_an_export_cannot_be_is_said_first(cascade, tmp_path, words, parts):
+    refused(cascade("export", "nothing", *words), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_export_is_refused(cascade, tmp_path):
+    refused(cascade("check", tmp_path), "card.json is missing")
+    refused(cascade("check", "nowhere"), "card.json is missing")
 
 
 @pytest.mark.parametrize(
@@ -185,6 +207,8 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp
     }
     taken = cascade_command("export", "tiny", "--pick", "most-accurate", "--out", out, cwd=tiny_search, code=2)
     assert "--overwrite" in taken.err
+    checked = cascade_command("check", out, "--format", "json", cwd=tiny_search).json()
+    assert checked["formats"] == ["native", "onnx"]
     cascade_command("export", "tiny", "--pick", "0:1", "--out", out, "--overwrite", cwd=tiny_search)
     unknown = cascade_command("export", "tiny", "--pick", "9:1", cwd=tiny_search, code=2)
     assert "trial 9 has no candidate; trials that have some: 0, 1" in unknown.err
@@ -196,7 +220,7 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp
 def test_overwrite_replaces_exports_alone(tiny_search, cascade_command, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("mine")
-    words = ["export", "tiny", "--only-native", "--overwrite", "--out", tmp_path / "thesis"]
+    words = ["export", "tiny", "--formats", "native", "--overwrite", "--out", tmp_path / "thesis"]
     refused_export = cascade_command(*words, cwd=tiny_search, code=2)
     assert "is no export" in refused_export.err
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.onnx_file import compare_files, open_session, require_packages, session_logits, write_onnx
+from orchestrator.formats import require_onnx
+from orchestrator.onnx_file import compare_files, open_session, session_logits, write_onnx
+from trainables.checkpoint import InputSpec
+from trainables.deployment import trace
 from trainables.errors import InputError
 
 SHAPE = (1, 6, 6)
+SPEC = InputSpec(channels=1, image_size=6, mean=(0.5,), std=(0.25,), class_names=("a", "b", "ß"))
 
 
 class Small(nn.Module):
@@ -51,7 +55,7 @@ def made(kind: type[Small] = Small) -> Small:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    write_onnx(made(), SHAPE, path, metadata={"class_names": '["a", "ß"]'})
+    write_onnx(trace(made(), SPEC, pixels="normalised"), path, metadata={"class_names": '["a", "ß"]'})
     return path
 
 
@@ -80,13 +84,12 @@ def test_the_file_tells_no_paths_of_this_machine(written: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [FixedBatch, DependsOnValues])
-def test_a_network_that_onnx_cannot_express_is_named_in_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: type[Small]
+def test_a_network_that_cannot_be_traced_is_named_in_one_line(
+    capfd: pytest.CaptureFixture[str], kind: type[Small]
 ) -> None:
-    with pytest.raises(InputError, match=f"this {kind.__name__} cannot be exported to ONNX") as raised:
-        write_onnx(made(kind), SHAPE, tmp_path / "network.onnx")
+    with pytest.raises(InputError, match=f"this {kind.__name__} cannot be traced") as raised:
+        trace(made(kind), SPEC, pixels="normalised")
     assert "\n" not in str(raised.value)
-    assert not list(tmp_path.iterdir())
     printed = capfd.readouterr()
     assert "def forward" not in printed.out + printed.err
 
@@ -105,6 +108,6 @@ def test_sessions_run_on_the_stated_threads(written: Path) -> None:
 def test_a_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r'^onnxscript not installed, .* pip install "cascade-pruning\[export\]"'):
-        require_packages()
+        require_onnx()
     with pytest.raises(InputError, match="onnxscript not installed"):
-        write_onnx(made(), SHAPE, tmp_path / "network.onnx")
+        write_onnx(trace(made(), SPEC, pixels="normalised"), tmp_path / "network.onnx")

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator import pareto
 from orchestrator.archive import Candidate
-from orchestrator.pick import pick
+from orchestrator.pick import pick, pick_front
 from trainables.errors import InputError
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
@@ -76,7 +76,7 @@ def test_ties_go_to_the_cheaper_then_the_earlier() -> None:
 @pytest.mark.parametrize(
     ("how", "max_drop", "message"),
     [
-        ("best", None, r"is 'best', but must be one of knee, smallest, most-accurate or TRIAL:LEVEL"),
+        ("best", None, r"is 'best', but must be one of knee, smallest, most-accurate, front or TRIAL:LEVEL"),
         ("3", None, "is '3', but must be one of"),
         ("3:-1", None, "is '3:-1', but must be one of"),
         ("٣:١", None, "but must be one of"),
@@ -104,3 +104,14 @@ def test_an_empty_archive_is_named(how: str, message: str) -> None:
 def test_a_front_that_constraints_leave_empty_is_said() -> None:
     with pytest.raises(InputError, match="no candidate meets the constraints; name one as TRIAL:LEVEL"):
         pick((), EVERYTHING, "knee", teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=None)
+
+
+def test_a_whole_front_is_picked_but_for_what_loses_too_much() -> None:
+    def labels(max_drop: float | None) -> list[str]:
+        members = pick_front(FRONT, EVERYTHING, teacher_val_accuracy=TEACHER, max_drop=max_drop)
+        return sorted(member.label for member in members)
+
+    assert labels(None) == ["0:1", "0:2", "3:1", "3:2"]
+    assert labels(0.02) == ["0:1", "0:2"]
+    with pytest.raises(InputError, match="best to be had"):
+        labels(0.001)

@@ -1,0 +1,117 @@
+"""Where exports go: a destination is checked, its disk too, and a finished folder appears there in one step."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError
+
+from orchestrator.formats import CARD_FILE, Format
+from trainables.data import ImageSet
+from trainables.errors import InputError
+
+Existing = Literal["keep", "replace"]
+"""Whether an export that is there already is kept, which is an error, or replaced."""
+
+_FULL = 2**20  # bytes left on a disk at which whatever failed has failed for want of room
+_BYTES_A_PARAM = {"native": 4, "onnx": 4, "pt2": 4, "int8": 1}
+_MARGIN = 32 * 2**20
+
+
+def check_destination(destination: Path, existing: Existing) -> None:
+    """Check that a folder can be made, or that what is there may be replaced.
+
+    Raises:
+        InputError: naming what is there.
+    """
+    if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if existing == "keep":
+        raise InputError(
+            f"{destination} is there already; choose another place with --out, or replace it with --overwrite"
+        )
+    if not (destination / CARD_FILE).is_file():
+        raise InputError(
+            f"{destination} is no export (it has no {CARD_FILE}) and is not replaced; choose another --out"
+        )
+
+
+def check_room(
+    destination: Path, formats: Sequence[Format], params: Sequence[int], teacher_params: int, images: ImageSet
+) -> None:
+    """Check that the disk has room for exports, and for what is written on the way.
+
+    Args:
+        destination: somewhere on the disk.
+        formats: of every export.
+        params: parameters of each.
+        teacher_params: of the teacher, whose ONNX file is measured.
+        images: test images, which another process reads.
+
+    Raises:
+        InputError: with what is free and what is needed.
+    """
+    folder = destination
+    while not folder.is_dir():
+        folder = folder.parent
+    a_param = sum(_BYTES_A_PARAM[format] for format in formats)
+    scratch = 4 * (teacher_params + max(params)) + images.images_NCHW.numel()
+    needed = sum(params) * a_param + scratch + _MARGIN
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"the disk of {folder} has {free / 1e6:,.0f} MB left, but the export takes about {needed / 1e6:,.0f} MB; "
+            "make room, or choose another place with --out"
+        )
+
+
+@contextmanager
+def staging(destination: Path) -> Iterator[Path]:
+    """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step."""
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    except OSError as error:
+        raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def disk_full(folder: Path) -> Iterator[None]:
+    """Say that the disk is full where that is why something failed: each writer says it in words of its own."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
+            raise InputError(
+                f"the disk of {folder.parent} is full; make room, or choose another place with --out"
+            ) from error
+        raise
+
+
+def deliver(package: Path, destination: Path, existing: Existing) -> None:
+    """Move a finished folder to its destination; what is replaced stays until then.
+
+    Raises:
+        InputError: if the destination was taken meanwhile.
+    """
+    old = None
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if existing == "replace" and (destination / CARD_FILE).is_file():
+        old = package.with_name("replaced")
+        destination.rename(old)
+    try:
+        package.rename(destination)  # over an empty folder too
+    except OSError as error:
+        if old is not None:
+            old.rename(destination)
+        raise InputError(f"{destination} was taken while the export ran; choose another place") from error

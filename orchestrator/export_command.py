@@ -1,0 +1,151 @@
+"""What `cascade export` does, once its words are understood."""
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.commands import picked
+from orchestrator.folder import SearchFolder
+from orchestrator.formats import ExportOptions, listed
+from orchestrator.fronts import read_front
+from orchestrator.pick import WHOLE_FRONT, pick_front
+from orchestrator.view import percent
+from trainables.config import Pixels
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.delivery import Existing
+    from orchestrator.export import Exported, Failed
+
+_LICENSE = re.compile(r"[A-Za-z0-9][\w.+-]{0,60}")
+
+
+def export_candidates(  # noqa: PLR0913
+    name: str,
+    *,
+    pick: str,
+    formats: str,
+    max_drop: float | None,
+    out: Path | None,
+    existing: "Existing",
+    pixels: Pixels,
+    opset: int,
+    runtimes: str,
+    num_threads: int,
+    license_name: str | None,
+    storage: Path,
+    format: Literal["text", "json"],
+) -> int:
+    """Export one network or a whole front and print what was measured; the exit code.
+
+    Raises:
+        InputError: if an option is wrong, there is no such search or candidate, or a destination holds something.
+    """
+    if license_name is not None and _LICENSE.fullmatch(license_name) is None:
+        raise InputError(f"license is {license_name!r}, but must be an identifier such as apache-2.0 or other")
+    options = ExportOptions(
+        formats=cast(Any, listed(formats)),
+        pixels=pixels,
+        opset=opset,
+        runtimes=cast(Any, listed(runtimes)),
+        num_threads=num_threads,
+        license_name=license_name,
+    )
+    folder = SearchFolder(storage=storage, name=name)
+    view = read_front(folder)
+    experiment = folder.experiment()
+    exports = folder.path / "exports"
+    if pick == WHOLE_FRONT:
+        members = pick_front(
+            view.front, view.candidates, teacher_val_accuracy=view.teacher_val_accuracy, max_drop=max_drop
+        )
+        chosen = {(out or exports) / f"{member.trial}-{member.level}": member for member in members}
+    else:
+        candidate = picked(view, pick, max_drop=max_drop)
+        chosen = {out or exports / f"{candidate.trial}-{candidate.level}": candidate}
+    from orchestrator.datasets import draws_its_test_images, load_splits  # torch, once the cheap checks have passed
+    from orchestrator.export import Job, export_each
+    from orchestrator.originals import Origin
+    from trainables.identity import data_digest
+
+    if draws_its_test_images(experiment.data):
+        folder.require_same_data(data_digest(load_splits(experiment.data)))
+    jobs = [Job(candidate=candidate, destination=place, existing=existing) for place, candidate in chosen.items()]
+    origin = Origin(
+        folder=folder.path, name=name, data=experiment.data, model=experiment.model, search_id=folder.search_id
+    )
+    results = export_each(jobs, origin=origin, options=options)
+    return _print(results, as_list=pick == WHOLE_FRONT, format=format)
+
+
+def _print(results: "Iterable[Exported | Failed]", *, as_list: bool, format: Literal["text", "json"]) -> int:
+    """Print each result as soon as it is there; 1 if anything that was asked for is not delivered."""
+    from orchestrator.export import Failed
+
+    errors = Console(stderr=True)
+    cards: list[dict[str, Any]] = []
+    code = 0
+    for result in results:
+        if isinstance(result, Failed):
+            code = 1
+            said = f"cascade: {result.candidate.label} is not exported: {result.reason}"
+            errors.print(said, markup=False, highlight=False, soft_wrap=True)
+            continue
+        code = 1 if result.card.verification.refused else code
+        if format == "text":
+            _print_card(result)
+        cards.append(result.card.to_dict())
+    if format == "json" and (as_list or cards):
+        sys.stdout.write(json.dumps(cards if as_list else cards[0], indent=1, ensure_ascii=False) + "\n")
+    return code
+
+
+def _print_card(exported: "Exported") -> None:
+    card = exported.card
+    console = Console()
+    table = Table(title=f"{card.name}: {exported.folder}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "teacher", "network", ""):
+        table.add_column(column, justify="left" if not column else "right")
+    teacher, network = card.teacher, card.network
+    table.add_row(f"test {card.metric}", percent(teacher.test_accuracy), percent(network.test_accuracy))
+    for check in card.verification.files:
+        agreement = f"same class for {percent(check.top1_agreement)}"
+        table.add_row(f"… {check.file}", "", percent(check.test_accuracy), agreement)
+    table.add_row("MACs", f"{teacher.macs:,}", f"{network.macs:,}", f"{card.macs_ratio:.3g} times fewer")
+    table.add_row("parameters", f"{teacher.params:,}", f"{network.params:,}", f"{card.params_ratio:.3g} times fewer")
+    for row in card.latency:
+        dense, pruned = row.comparison.dense, row.comparison.pruned
+        times = f"{row.comparison.speedup:.3g} times faster"
+        table.add_row(row.label, f"{dense.median_ms:.3g} ms", f"{pruned.median_ms:.3g} ms", times)
+    console.print(table)
+    for warning in card.warnings:
+        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
+    """Print what a delivered folder is.
+
+    Raises:
+        InputError: if it is not what its card says, or not safe to load.
+    """
+    from orchestrator.delivered import check_export
+
+    found = check_export(folder)
+    if format == "json":
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n")
+        return
+    console = Console()
+    said = (
+        f"{folder} is what its card says: {found.name} as {', '.join(found.formats)}; its files run nothing when loaded"
+    )
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if found.unread:
+        said = f"{', '.join(found.unread)} needs your own function and was compared with the card alone"
+        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,125 @@
+"""What an export can be asked for: formats, what they take, in which runtimes they are measured. Light: no torch."""
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from trainables.config import Pixels
+from trainables.errors import InputError
+from trainables.plain import require_int, require_number, require_one_of
+
+Format = Literal["native", "onnx", "pt2", "int8"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+DEFAULT_FORMATS: tuple[Format, ...] = ("native", "onnx")
+
+Runtime = Literal["eager", "compiled", "onnxruntime"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+DEFAULT_RUNTIMES: tuple[Runtime, ...] = ("eager", "onnxruntime")
+
+PIXELS: tuple[Pixels, ...] = get_args(Pixels)
+
+OPSETS = range(18, 26)
+"""Versions of ONNX's operators that networks are written in."""
+DEFAULT_OPSET = 18
+
+ONNX_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
+PROGRAM_FILE = "model.pt2"
+NATIVE_FILES = ("architecture.json", "weights.safetensors")
+FILES: Mapping[Format, tuple[str, ...]] = {
+    "native": NATIVE_FILES,
+    "onnx": (ONNX_FILE,),
+    "pt2": (PROGRAM_FILE,),
+    "int8": (INT8_FILE,),
+}
+"""The files of each format."""
+
+CARD_FILE = "card.json"
+README_FILE = "README.md"
+CARD_FORMAT = "cascade-card"
+CARD_VERSION = 2
+
+_ONNX_FORMATS = ("onnx", "int8")
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """How candidates are exported.
+
+    Attributes:
+        formats: `native` (`trainables.load` reads it), `onnx`, `pt2` (`torch.export`), `int8` (ONNX in eight bits).
+        pixels: what all but `native` take: `normalised` float32 images, or `raw` uint8 pixels, normalised inside.
+        opset: version of ONNX's operators, within `OPSETS`.
+        runtimes: where latency is measured; empty for nowhere.
+        num_threads: CPU threads that latency is measured on, at least 1.
+        min_seconds: time that each of the latencies is measured for, above 0.
+        license_name: for the card, such as `apache-2.0`.
+    """
+
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    pixels: Pixels = "normalised"
+    opset: int = DEFAULT_OPSET
+    runtimes: tuple[Runtime, ...] = DEFAULT_RUNTIMES
+    num_threads: int = 1
+    min_seconds: float = 0.5
+    license_name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value, and that what the formats need is installed.
+
+        Raises:
+            InputError: naming the option, the rule and the value, or the missing package and how to install it.
+        """
+        _require_some("formats", self.formats, FORMATS)
+        if self.runtimes:
+            _require_some("latency", self.runtimes, RUNTIMES)
+        require_one_of("input", self.pixels, PIXELS)
+        require_int("threads", self.num_threads, at_least=1)
+        require_number("min_seconds", self.min_seconds, above=0)
+        if self.opset not in OPSETS:
+            raise InputError(
+                f"opset is {self.opset!r}, but must be within {OPSETS[0]} … {OPSETS[-1]}; "
+                f"{DEFAULT_OPSET} runs in most runtimes"
+            )
+        if self.needs_onnx:
+            require_onnx()
+
+    @property
+    def needs_onnx(self) -> bool:
+        """Whether any format is an ONNX file."""
+        return any(name in self.formats for name in _ONNX_FORMATS)
+
+    @property
+    def needs_trace(self) -> bool:
+        """Whether any format is made from a traced network."""
+        return self.formats != ("native",)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a list with commas, each once; `none` is the empty list."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return () if words == ["none"] else tuple(dict.fromkeys(words))
+
+
+def _require_some(name: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+    words = tuple(given)
+    if not words or any(word not in known for word in words):
+        raise InputError(f"{name} are {', '.join(words) or 'empty'}, but must be some of {', '.join(known)}")
+    if len(set(words)) < len(words):
+        raise InputError(f"{name} are {', '.join(words)}, but each must be there once")
+
+
+def require_onnx() -> None:
+    """Check that what ONNX needs is installed.
+
+    Raises:
+        InputError: naming what is missing and how to install it.
+    """
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} not installed, but needed to export ONNX; "
+            'run: pip install "cascade-pruning[export]", or export with --formats native,pt2'
+        )
