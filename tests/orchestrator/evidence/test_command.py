@@ -18,19 +18,13 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     from mlflow import MlflowClient
 
     (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
-    first = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "study", "tiny.yaml"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert first.stdout is not None
-    for line in first.stdout:
-        if line.startswith("measured"):
-            break
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    command = [sys.executable, "-m", "orchestrator", "study", "tiny.yaml"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("measured"):
+                break
+        os.killpg(first.pid, signal.SIGKILL)
     before = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
     assert before
     out = cascade_command("study", "tiny.yaml", cwd=tmp_path).out
