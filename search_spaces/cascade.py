@@ -8,11 +8,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from trainables.config import CascadeConfig, LearnsFrom, Pruning, PruningCost, Recipe, Schedule
 from trainables.errors import InputError
-from trainables.plain import PlainConfig, require_int
+from trainables.plain import PlainConfig, require_int, require_number, require_one_of
 
 if TYPE_CHECKING:
     import optuna
@@ -28,6 +28,7 @@ class CascadeDefaults(PlainConfig):
         recipe: how weights are trained.
         pruning: how channels are chosen.
         learns_from: whom a level is distilled from.
+        epoch_growth: how many times the epochs of the level above a sequential level gets.
         recovery_epochs: for which each level's network is trained alone once it has its size.
         seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
             alone and stages that several of them have in common are equal.
@@ -36,6 +37,7 @@ class CascadeDefaults(PlainConfig):
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
     learns_from: LearnsFrom = "level-above"
+    epoch_growth: float = 1.0
     recovery_epochs: int = 0
     seed: int = 0
 
@@ -45,6 +47,8 @@ class CascadeDefaults(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
+        require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
+        require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
         require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("cascade.seed", self.seed, at_least=0)
 
@@ -137,6 +141,7 @@ class CascadeSpace(PlainConfig):
             pruning=pruning,
             recipe=recipe,
             learns_from=defaults.learns_from,
+            epoch_growth=defaults.epoch_growth,
             recovery_epochs=defaults.recovery_epochs,
             seed=defaults.seed,
         )

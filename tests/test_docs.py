@@ -13,6 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICK = ["num_trials=1", "teacher.epochs=1", "cascade.recipe.epochs=3", "cascade.pruning.num_prunings=3"]
+QUICK_STUDY = ["sizes=[0.3]", "seeds=[1]", "images={train: 64, val: 32}", "arms={no-assistant: {}}", "budget.amount=5"]
 
 
 def commands():
@@ -44,6 +45,7 @@ def photos(tmp_path):
 def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_command):
     shutil.copytree(tiny_search / "runs", photos / "runs")
     shutil.move(photos / "runs/tiny", photos / "runs/demo")
+    shutil.copytree(ROOT / "studies", photos / "studies")
     ran = []
     for program, *words in commands():
         if program != "cascade" or words[0] == "ui":
@@ -56,12 +58,14 @@ def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_command):
         else:
             if words[0] == "search":
                 words += [word for setting in QUICK for word in ("--set", setting)]
+            if words[0] == "study":
+                words += [word for setting in [*QUICK_STUDY, "teacher.epochs=1"] for word in ("--set", setting)]
             if words[0] == "export":
                 # The short search of this test loses more than the docs' example allows.
                 words = ["1" if word == "0.01" else word for word in words] + ["--overwrite"]
             cascade_command(*words, cwd=photos)
         ran.append(words[0])
-    assert {"search", "front", "export", "presets"} <= set(ran)
+    assert {"search", "front", "export", "presets", "study"} <= set(ran)
 
 
 def test_links_between_pages_lead_somewhere():
@@ -82,6 +86,17 @@ def test_every_key_of_an_experiment_is_in_the_guide():
     guide = (ROOT / "docs/guide.md").read_text()
     for key in Experiment.model_fields:
         assert f"`{key}`" in guide or f"`{key}." in guide, f"the guide does not say what {key} is"
+
+
+def test_every_key_of_a_study_is_in_the_guide():
+    from orchestrator.evidence.plan import StudyPlan
+    from orchestrator.evidence.settings import Arm, Budget, Images, RunResources, Tuning
+
+    guide = (ROOT / "docs/guide.md").read_text()
+    guide = guide[guide.index("## Studies") :]
+    for settings in (StudyPlan, Arm, Budget, Images, RunResources, Tuning):
+        for key in settings.__slots__:
+            assert f"`{key}`" in guide or f"`{key}:" in guide, f"the guide does not say what {key} of a study is"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -317,6 +317,8 @@ class CascadeConfig(PlainConfig):
         distillation_weight: λ, the part of the loss that comes from the next larger level, in [0, 1].
         learns_from: what a level is distilled from: the `level-above`, or each of them the `teacher`, without a chain.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
+        epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
+            smaller levels take less work an epoch, and learn from a smaller network.
         pruning: how channels are chosen.
         recipe: how weights are trained; `epochs` is the budget of the whole cascade in either schedule.
         recovery_epochs: passes over the training images that each level's network is trained for alone, once it has its
@@ -329,6 +331,7 @@ class CascadeConfig(PlainConfig):
     distillation_weight: float = 0.7
     learns_from: LearnsFrom = "level-above"
     schedule: Schedule = "joint"
+    epoch_growth: float = 1.0
     pruning: Pruning = field(default_factory=Pruning)
     recipe: Recipe = field(default_factory=Recipe)
     recovery_epochs: int = 0
@@ -356,6 +359,7 @@ class CascadeConfig(PlainConfig):
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
         require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
         require_one_of("schedule", self.schedule, get_args(Schedule))
+        require_number("epoch_growth", self.epoch_growth, above=0.0)
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("seed", self.seed, at_least=0)
         require(

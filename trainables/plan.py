@@ -51,6 +51,17 @@ def stage_plans(config: CascadeConfig) -> tuple[StagePlan, ...]:
 
 
 def _shares(config: CascadeConfig) -> list[int]:
-    """Epochs of each level of a sequential cascade; where they do not divide evenly, smaller levels get one more."""
-    share, left = divmod(config.recipe.epochs, config.num_levels)
-    return [share + (level > config.num_levels - left) for level in range(1, config.num_levels + 1)]
+    """Epochs of each level of a sequential cascade, at least one; what does not divide goes to smaller levels first."""
+    weights = [config.epoch_growth**level for level in range(config.num_levels)]
+    spare = config.recipe.epochs - config.num_levels  # beyond the one that each has
+    if spare < 0:  # of a joint cascade, whose levels share them
+        return [1] * config.num_levels
+    wanted = [max(0.0, config.recipe.epochs * weight / sum(weights) - 1.0) for weight in weights]
+    scale = spare / sum(wanted) if sum(wanted) > 0 else 0.0
+    shares = [1 + int(scale * epochs + 1e-9) for epochs in wanted]
+    by_rest = sorted(
+        range(config.num_levels), key=lambda level: (round(scale * wanted[level] - shares[level] + 1, 6), level)
+    )
+    for level in by_rest[len(by_rest) - (config.recipe.epochs - sum(shares)) :]:
+        shares[level] += 1
+    return shares

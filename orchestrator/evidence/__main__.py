@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.evidence.arms import check_budget
+from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.material import find_device, load_images
 from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         images = load_images(plan)
         folder = options.out or Path("runs") / options.study.stem
         say(f"{num_runs(plan)} runs; results in {folder}")
-        check_budget(plan, len(images.data.train))
+        check_study(plan, images.data)
         with locked(folder):
             done = run_study(
                 plan,

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch_pruning
@@ -15,13 +16,20 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Arm, Run
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
+from trainables.channels import ChannelMap
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs, count_params
+from trainables.cost import SizeModel, count_macs, count_params, macs_model
 from trainables.data import DataSplits, num_batches
+from trainables.dependencies import find_groups
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.evaluation import evaluate
 from trainables.identity import engine_digest
+from trainables.models import build, load_weights
+from trainables.objective import Objective
+from trainables.plain import require
 from trainables.plan import StagePlan
+from trainables.saliency import find_criterion
+from trainables.selection import smallest_target
 from trainables.stages import CascadeStage, TeacherSize
 from trainables.trial import CascadeTrial
 
@@ -102,20 +110,36 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def check_budget(plan: StudyPlan, num_images: int) -> None:
-    """See that every arm can be trained within the budget.
-
-    Args:
-        plan: the study.
-        num_images: that are trained on.
+def check_study(plan: StudyPlan, data: DataSplits) -> None:
+    """See that every arm can be trained: the network, its channels, criteria, recipes, sizes, and the budget.
 
     Raises:
-        InputError: naming the first arm for which it is too small.
+        InputError: naming what is wrong, and the first arm for which it is.
     """
+    network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels)
+    if plan.model.weights is not None:
+        load_weights(network, Path(plan.model.weights))
+    Objective.of(plan.teacher, data)
+    macs = count_macs(network, data.input_shape)
+    found: dict[tuple[str, ...], tuple[ChannelMap, SizeModel]] = {}
     for name, arm in plan.arms.items():
         for size in plan.sizes_of(arm):
+            run = plan.run(name, size, 0, 0.05, "measured")
+            config = _config(run, arm, plan, _MANY)
             try:
-                _planned_epochs(plan.run(name, size, 0, 0.05, "measured"), arm, plan, num_images)
+                Objective.of(config.recipe, data)
+                find_criterion(config.pruning.saliency)
+                _planned_epochs(run, arm, plan, len(data.train))
+                if config.pruning.keep not in found:
+                    channel_map = find_groups(network, data.input_shape, keep=config.pruning.keep)
+                    found[config.pruning.keep] = channel_map, macs_model(network, channel_map, data.input_shape)
+                channel_map, sizes = found[config.pruning.keep]
+                least = smallest_target(sizes, channel_map, config.pruning)
+                require(
+                    least <= size * macs,
+                    f"a size is {size:g}, but no network below {least / macs:.2g} of the teacher's MACs can be had; "
+                    "ask for more, or lower pruning.min_channels or pruning.round_to",
+                )
             except InputError as error:
                 raise InputError(f"arms.{name} at size {size:g}: {error}") from error
 

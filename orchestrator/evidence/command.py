@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.addresses import without_all_credentials
 from orchestrator.config import Resources
-from orchestrator.evidence.arms import check_budget
+from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.cluster import run_on_ray
 from orchestrator.evidence.material import load_images, read_teacher
 from orchestrator.evidence.pages import Heading, Listing, Table
@@ -38,7 +38,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         raise InputError(f"{folder.path} holds a search; give the study another name with --name")
     console = Console(soft_wrap=True)
     images = load_images(plan)
-    check_budget(plan, len(images.data.train))
+    check_study(plan, images.data)
     file = ResultFile(folder.path / "results.jsonl")
 
     def say(text: str) -> None:

@@ -92,6 +92,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         for v in (-0.1, 1.1)
     ],
     (CascadeConfig, {"macs_kept": (0.5,), "learns_from": "me"}, "learns_from is 'me', but must be one of level-above"),
+    (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
     (Pruning, {"saliency_loss": "none"}, "pruning.saliency_loss is 'none', but must be one of level, labels"),
     (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),
     (CascadeConfig, {"macs_kept": (0.5,), "seed": 1.0}, "seed is 1.0"),

@@ -80,6 +80,23 @@ def test_stages_share_the_epochs_out(num_levels: int, more: int) -> None:
     assert [plan.first_epoch for plan in plans] == [sum(shares[:index]) for index in range(num_levels)]
 
 
+@given(st.integers(1, 5), st.integers(0, 40), st.floats(0.1, 10))
+def test_epochs_grow_from_level_to_level(num_levels: int, more: int, growth: float) -> None:
+    sizes = tuple(0.9**level for level in range(1, num_levels + 1))
+    config = CascadeConfig(
+        macs_kept=sizes, recipe=Recipe(epochs=num_levels + more), schedule="sequential", epoch_growth=growth
+    )
+    shares = [plan.epochs for plan in stage_plans(config)]
+    assert sum(shares) == num_levels + more
+    assert min(shares) >= 1
+    assert shares == sorted(shares, reverse=growth < 1)
+
+
+def test_four_times_the_epochs_are_a_fifth_and_four() -> None:
+    config = CascadeConfig(macs_kept=(0.5, 0.2), recipe=Recipe(epochs=20), schedule="sequential", epoch_growth=4.0)
+    assert [plan.epochs for plan in stage_plans(config)] == [4, 16]
+
+
 @pytest.mark.parametrize(
     ("schedule", "stages"),
     [

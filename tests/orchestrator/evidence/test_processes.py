@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.evidence import peer
 from orchestrator.evidence.__main__ import main
 from orchestrator.evidence.arms import run_arm
 from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
@@ -30,7 +31,8 @@ def material(plan: StudyPlan, folder: Path) -> Material:
     return Material(plan=plan, teacher=prepare_teacher(plan, images, folder), data=images.data, test=images.test)
 
 
-def test_every_method_gives_networks_of_the_sizes_within_the_budget(plain, tmp_path: Path) -> None:
+def test_every_method_gives_networks_of_the_sizes_within_the_budget(plain, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(peer, "STEPS", 20)
     plan = StudyPlan.from_dict(plain | {"sizes": [0.5, 0.3], "arms": METHODS, "budget": {"amount": 6}})
     shared = material(plan, tmp_path)
     wanted = {"plain": [0.3], "chain": [0.3**0.5, 0.3], "all": [0.5, 0.3], "scratch": [0.3], "peer": [0.3]}
@@ -131,11 +133,20 @@ def test_more_images_than_there_are_is_refused(plain) -> None:
         load_images(StudyPlan.from_dict(plain | {"images": {"train": 9999}}))
 
 
-def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(plain, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": {"amount": 1}}, "arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"),
+        ({"model": {"name": "vgg-huge"}}, "model.name is 'vgg-huge', but must be one of"),
+        ({"sizes": [0.001]}, "arms.plain at size 0.001: a size is 0.001, but no network below 0."),
+        ({"cascade": {"pruning": {"saliency": "best"}}}, "arms.plain at size 0.3: pruning.saliency is 'best', but"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(plain, tmp_path: Path, capsys, change, message) -> None:
     path = tmp_path / "tiny.yaml"
-    path.write_text(json.dumps(plain | {"budget": {"amount": 1}}))
+    path.write_text(json.dumps(plain | change))
     assert main([str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,67 @@
+"""`cascade study` as a user has it: killed, gone on with, its report, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.evidence.results import ResultFile
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, cascade_command) -> None:
+    from mlflow import MlflowClient
+
+    (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
+    command = [sys.executable, "-m", "orchestrator", "study", "tiny.yaml"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("measured"):
+                break
+        os.killpg(first.pid, signal.SIGKILL)
+    before = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
+    assert before
+    out = cascade_command("study", "tiny.yaml", cwd=tmp_path).out
+    assert f"4 runs; {len(before)} results are in" in out
+    assert "the teacher is trained" not in out
+    results = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
+    assert len(results) == 4
+    assert {key: results[key] for key in before} == before
+    report = (tmp_path / "runs/tiny/report.md").read_text()
+    assert "| scratch | " in report
+    assert "still to be done" not in report
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "cascade"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 1 + 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(run.data.params["arm"] for run in runs if "arm" in run.data.params) == ["plain"] * 2 + ["scratch"] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": [2]}, "cascade: a size in sizes is 2, but must be a number above 0 and below 1"),
+        ({"budget": {"amount": 1}}, "cascade: arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"),
+    ],
+)
+def test_bad_input_is_one_line(plain, tmp_path: Path, capfd, monkeypatch, change, message: str) -> None:
+    from orchestrator.cli import main
+
+    (tmp_path / "tiny.yaml").write_text(json.dumps(plain | change))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cascade", "study", "tiny.yaml"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    err = capfd.readouterr().err
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
