@@ -57,14 +57,21 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
     Args:
         resources: what a trial takes.
         num_trials: trials of the search, of which no more run at the same time.
+
+    Raises:
+        InputError: if torch cannot use the GPU that Ray has.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if resources.gpus_per_trial > 0:
         task = ray.remote(_card_bytes).options(num_cpus=0, num_gpus=min(1.0, resources.gpus_per_trial))
         shared = max(1, int(1 / resources.gpus_per_trial))
-        return Room(
-            bytes=ray.get(task.remote()), trials=_at_once(shared, resources, num_trials, len(nodes)), is_card=True
-        )
+        size = ray.get(task.remote())
+        if not size:
+            raise InputError(
+                f"resources.gpus_per_trial is {resources.gpus_per_trial:g}, but torch cannot use the GPU that Ray has; "
+                "install a torch that fits its driver, or set it to 0"
+            )
+        return Room(bytes=size, trials=_at_once(shared, resources, num_trials, len(nodes)), is_card=True)
     rooms = []
     for node in nodes:
         fit = max(1, int(node.get("CPU", 0.0) / resources.cpus_per_trial))
@@ -81,8 +88,8 @@ def _at_once(fit: int, resources: Resources, num_trials: int, num_nodes: int) ->
 
 
 def _card_bytes() -> int:
-    _free, total = torch.cuda.mem_get_info()
-    return int(total)
+    """Memory of the card that Ray assigned; 0 where torch finds none."""
+    return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else 0
 
 
 def _node_bytes(node: Mapping[str, float]) -> int:

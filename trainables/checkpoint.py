@@ -268,7 +268,8 @@ def _read_weights(path: Path, network: nn.Module) -> "Tensors":
             names = file.keys()
             shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
         check_shapes(shapes, network, where=str(path))
-        # Copies: in the file tensors lie where they lie, and some processors' kernels add up otherwise there.
+        # Copies lie where torch puts its tensors; at another place some processors' kernels round in another way, and
+        # the network read back would not be the one that was saved to the last bit.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except InputError:
         raise

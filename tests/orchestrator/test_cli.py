@@ -189,15 +189,20 @@ def test_a_dead_tracking_server_is_said_before_anything_runs(cascade_command, tm
 
 
 @pytest.mark.integration
-def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp_path):
-    text = cascade_command("front", "tiny", cwd=tiny_search).out
-    assert "compression" in text
-    assert "knee" in text
+def test_front_and_export_of_a_finished_search(tiny_search, cascade_commands, tmp_path):
     out = tmp_path / "out"
-    card = cascade_command(
-        "export", "tiny", "--pick", "most-accurate", "--out", out, "--format", "json", cwd=tiny_search
-    ).json()
-    assert 0 <= card["network"]["test_accuracy"] <= 1
+    to_out = ["export", "tiny", "--pick", "most-accurate", "--out", out]
+    shown, exported, taken, checked = cascade_commands(
+        ["front", "tiny"],
+        [*to_out, "--format", "json"],
+        to_out,
+        ["check", out, "--format", "json"],
+        cwd=tiny_search,
+        codes=[0, 0, 2, 0],
+    )
+    assert "compression" in shown.out
+    assert "knee" in shown.out
+    assert 0 <= exported.json()["network"]["test_accuracy"] <= 1
     assert {path.name for path in out.iterdir()} == {
         "README.md",
         "architecture.json",
@@ -205,14 +210,16 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_command, tmp
         "model.onnx",
         "weights.safetensors",
     }
-    taken = cascade_command("export", "tiny", "--pick", "most-accurate", "--out", out, cwd=tiny_search, code=2)
     assert "--overwrite" in taken.err
-    checked = cascade_command("check", out, "--format", "json", cwd=tiny_search).json()
-    assert checked["formats"] == ["native", "onnx"]
-    cascade_command("export", "tiny", "--pick", "0:1", "--out", out, "--overwrite", cwd=tiny_search)
-    unknown = cascade_command("export", "tiny", "--pick", "9:1", cwd=tiny_search, code=2)
+    assert checked.json()["formats"] == ["native", "onnx"]
+    _, unknown, strict = cascade_commands(
+        ["export", "tiny", "--pick", "0:1", "--out", out, "--overwrite"],
+        ["export", "tiny", "--pick", "9:1"],
+        ["export", "tiny", "--max-drop", "-1"],
+        cwd=tiny_search,
+        codes=[0, 2, 2],
+    )
     assert "trial 9 has no candidate; trials that have some: 0, 1" in unknown.err
-    strict = cascade_command("export", "tiny", "--max-drop", "-1", cwd=tiny_search, code=2)
     assert len(strict.err.strip().splitlines()) == 1
 
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -38,25 +37,29 @@ def test_what_is_done_is_not_done_again_and_more_seeds_add_to_it(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, cascade_command, tmp_path):
+def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, cascade_commands, tmp_path):
     from mlflow import MlflowClient
 
     shutil.copytree(tiny_search, tmp_path / "copy")
     here = tmp_path / "copy"
     before = Archive(here / "runs/tiny/archive.parquet").path.read_bytes()
     journal = (here / "runs/tiny/study.journal").read_bytes()
-    front = [row for row in cascade_command("front", "tiny", "--format", "json", cwd=here).json() if row["on_front"]]
-    first = cascade_command("confirm", "tiny", "--seeds", "2", "--pick", "knee", "--format", "json", cwd=here)
+    shown, first, second, again = cascade_commands(
+        ["front", "tiny", "--format", "json"],
+        ["confirm", "tiny", "--seeds", "2", "--pick", "knee", "--format", "json"],
+        ["confirm", "tiny", "--seeds", "2", "--format", "json"],
+        ["confirm", "tiny", "--seeds", "2"],
+        cwd=here,
+    )
+    front = [row for row in shown.json() if row["on_front"]]
     (knee,) = first.json()
     assert knee["val_accuracy"] == next(row["val_accuracy"] for row in front if row["knee"])
     assert len(knee["val_accuracies"]) == 2
     assert knee["low"] <= knee["mean"] <= knee["high"]
-    second = cascade_command("confirm", "tiny", "--seeds", "2", "--format", "json", cwd=here)
     rows = {(row["trial"], row["level"]): row for row in second.json()}
     assert set(rows) == {(row["trial"], row["level"]) for row in front}
     assert rows[knee["trial"], knee["level"]] == knee
     assert f"trial {knee['trial']}, seed 1 of 2" not in second.err  # kept from before
-    again = cascade_command("confirm", "tiny", "--seeds", "2", cwd=here)
     assert "95 % interval" in again.out
     assert "seed 1 of 2" not in again.out
     assert (here / "runs/tiny/archive.parquet").read_bytes() == before
@@ -73,15 +76,20 @@ def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, casca
 
 
 @pytest.mark.integration
-def test_what_cannot_be_confirmed_is_said(tiny_search, cascade_command):
+def test_what_cannot_be_confirmed_is_said(tiny_search, cascade_commands):
     wrong = [
         (["nothing"], "there is no search 'nothing'"),
         (["tiny", "--seeds", "1"], "--seeds is 1, but must be within 2 … 999"),
         (["tiny", "--pick", "best"], "'best', but must be one of"),
         (["tiny", "--pick", "9:1"], "trial 9 has no candidate"),
     ]
-    for words, message in wrong:
-        done = cascade_command("confirm", *words, cwd=tiny_search, code=2)
+    *refused, front = cascade_commands(
+        *(["confirm", *words] for words, _ in wrong),
+        ["front", "tiny", "--format", "json"],
+        cwd=tiny_search,
+        codes=[2] * len(wrong) + [0],
+    )
+    for done, (_, message) in zip(refused, wrong, strict=True):
         assert message in done.err
         assert len(done.err.strip().splitlines()) == 1
-    assert json.loads(cascade_command("front", "tiny", "--format", "json", cwd=tiny_search).out)
+    assert front.json()

@@ -131,14 +131,17 @@ def test_of_a_cluster_the_machine_counts_where_a_trial_finds_most(nodes):
     assert find_room(Resources(address="auto"), num_trials=100) is None
 
 
-@pytest.mark.parametrize(("gpus", "trials"), [(0.25, 4), (1, 1), (2, 1)])
-def test_trials_that_share_a_card_share_its_memory(nodes, monkeypatch, gpus, trials):
+@pytest.fixture
+def task_here(monkeypatch):
+    """Run Ray's tasks in this process; what they asked for."""
+    asked = {}
+
     class Remote:
         def __init__(self, task):
             self.task = task
 
-        def options(self, **asked):
-            assert asked == {"num_cpus": 0, "num_gpus": min(1, gpus)}
+        def options(self, **options):
+            asked.update(options)
             return self
 
         def remote(self):
@@ -146,10 +149,24 @@ def test_trials_that_share_a_card_share_its_memory(nodes, monkeypatch, gpus, tri
 
     monkeypatch.setattr(room.ray, "remote", Remote)
     monkeypatch.setattr(room.ray, "get", lambda value: value)
+    return asked
+
+
+@pytest.mark.parametrize(("gpus", "trials"), [(0.25, 4), (1, 1), (2, 1)])
+def test_trials_that_share_a_card_share_its_memory(nodes, monkeypatch, task_here, gpus, trials):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1, 80_000_000_000))
     nodes(NODE | {"GPU": 1.0})
     found = find_room(Resources(gpus_per_trial=gpus), num_trials=20)
     assert found == Room(bytes=80_000_000_000, trials=trials, is_card=True)
+    assert task_here == {"num_cpus": 0, "num_gpus": min(1, gpus)}
+
+
+def test_a_card_that_torch_cannot_use_is_said(nodes, monkeypatch, task_here):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    nodes(NODE | {"GPU": 1.0})
+    with pytest.raises(InputError, match=r"gpus_per_trial is 1, but torch cannot use the GPU that Ray has; install"):
+        find_room(Resources(gpus_per_trial=1), num_trials=20)
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("4096\n", 4096), ("max\n", None), (None, None)])

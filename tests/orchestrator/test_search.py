@@ -101,16 +101,20 @@ def test_a_second_search_in_the_same_place_is_refused(tiny_search, cascade_comma
     assert sorted(tiny_search.rglob("*")) == before
 
 
-def test_a_finished_search_is_resumed_at_once_and_can_be_extended(tiny_search, cascade_command, tmp_path):
+def test_a_finished_search_is_resumed_at_once_and_can_be_extended(tiny_search, cascade_commands, tmp_path):
     import shutil
 
     shutil.copytree(tiny_search, tmp_path / "copy")
-    before = front_of(cascade_command, tmp_path / "copy")
     stages = sorted((tmp_path / "copy/runs/stages").iterdir())
     more = ["--set", "num_trials=3", "--set", "reuse=false"]
-    cascade_command("search", "tiny.yaml", "--resume", *more, cwd=tmp_path / "copy")
+    before, _, after = cascade_commands(
+        ["front", "tiny", "--format", "json"],
+        ["search", "tiny.yaml", "--resume", *more],
+        ["front", "tiny", "--format", "json"],
+        cwd=tmp_path / "copy",
+    )
+    before, after = before.json(), after.json()
     assert sorted((tmp_path / "copy/runs/stages").iterdir()) == stages  # neither found there nor kept
-    after = front_of(cascade_command, tmp_path / "copy")
     kept = [row | {"on_front": None, "knee": None} for row in after if row["trial"] < 2]
     assert kept == [row | {"on_front": None, "knee": None} for row in before]
     assert {row["trial"] for row in after} == {0, 1, 2}
@@ -124,14 +128,19 @@ num_trials: 3
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, cascade_command):
+def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, cascade_commands):
     from mlflow import MlflowClient
 
     common = [line for line in tiny_yaml.splitlines() if not line.startswith(("space", "num_trials"))]
     (tmp_path / "grid.yaml").write_text("\n".join(common) + ON_A_GRID)
-    first = cascade_command("search", "grid.yaml", cwd=tmp_path)
-    again = cascade_command("search", "grid.yaml", "--name", "again", cwd=tmp_path)
-    assert front_of(cascade_command, tmp_path, "grid") == front_of(cascade_command, tmp_path, "again")
+    first, again, *fronts = cascade_commands(
+        ["search", "grid.yaml"],
+        ["search", "grid.yaml", "--name", "again"],
+        ["front", "grid", "--format", "json"],
+        ["front", "again", "--format", "json"],
+        cwd=tmp_path,
+    )
+    assert fronts[0].json() == fronts[1].json()
     assert "level-1 reused, which saved" in first.out
     assert "level-1, level-2 reused" in again.out
     assert "reused from another search" in again.out
@@ -142,52 +151,6 @@ def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, casc
     assert [run.data.metrics["reused_epochs"] for run in runs] == [3.0] * 3
     histories = [len(client.get_metric_history(run.info.run_id, "level_2_val_accuracy")) for run in runs]
     assert histories == [2, 2, 2]  # curves are whole all the same
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_a_limit_ends_a_search_and_a_larger_one_goes_on(tmp_path, tiny_yaml, cascade_command):
-    from mlflow import MlflowClient
-
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    words = ["search", "tiny.yaml", "--set", "num_trials=5", "--set"]
-    first = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=4", cwd=tmp_path)
-    assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    runs = client.search_runs(
-        [client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind` = 'search'"
-    )
-    assert [(run.info.status, run.data.tags["cascade.reason"]) for run in runs] == [
-        ("FINISHED", "stop.max_epochs: 6 of 4 epochs have been trained")
-    ]
-    second = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=7", "--resume", cwd=tmp_path)
-    assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
-
-
-@pytest.fixture
-def slower(tmp_path, tiny_yaml):
-    """A folder with the tiny experiment, of trials that last long enough to be stopped in."""
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    return tmp_path, ["--set", "cascade.recipe.epochs=12"]
-
-
-def test_a_killed_driver_loses_nothing_that_was_finished(slower, cascade_command):
-    folder, words = slower
-    process = start(folder, *words)
-    read_until(process, "trial 1 runs")
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    (done,) = {candidate.trial for candidate in Archive(folder / "runs/tiny/archive.parquet").candidates()}
-    assert done == 0
-    before = front_of(cascade_command, folder)
-    resumed = cascade_command("search", "tiny.yaml", "--resume", *words, cwd=folder)
-    assert "trial 1 runs" in resumed.out
-    assert "trial 0 runs" not in resumed.out
-    after = front_of(cascade_command, folder)
-    assert [row["macs"] for row in after if row["trial"] == 0] == [row["macs"] for row in before]
-    assert {row["trial"] for row in after} == {0, 1}
-    study = Study(folder / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
-    assert (study.running(), study.num_ended, study.failures()) == ((), 2, {})
 
 
 BEHIND = """
@@ -204,7 +167,7 @@ def space(trial, defaults):
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_rungs_survive_a_kill_and_stop_a_larger_cascade_that_does_not_learn(tmp_path, tiny_yaml, cascade_command):
+def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_path, tiny_yaml, cascade_command):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "behind.py").write_text(BEHIND)
     words = ["--set", "space=behind:space"]
@@ -214,12 +177,17 @@ def test_rungs_survive_a_kill_and_stop_a_larger_cascade_that_does_not_learn(tmp_
     process.kill()
     process.wait()
     process.stdout.close()
-    # Alone on its rung, the second trial would go on.
+    before = front_of(cascade_command, tmp_path)
+    assert {row["trial"] for row in before} == {0}
+    # Alone on its rung, the second trial, which is larger and does not learn, would go on.
     done = cascade_command("search", "tiny.yaml", "--resume", *words, cwd=tmp_path)
+    assert "trial 1 runs" in done.out
+    assert "trial 0 runs" not in done.out
     assert "trial 1 stopped (2 of 2): early stopping after 67 % of its epochs" in done.out
     passings = [json.loads(line) for line in (tmp_path / "runs/tiny/rungs.jsonl").read_text().splitlines()]
     assert [(passing["trial"], passing["goes_on"]) for passing in passings] == [(0, True), (1, False)]
     rows = front_of(cascade_command, tmp_path)
+    assert [row["macs"] for row in rows if row["trial"] == 0] == [row["macs"] for row in before]
     assert [(row["trial"], row["fidelity"], row["on_front"]) for row in rows] == [
         (0, 1.0, True),
         (0, 1.0, True),
@@ -227,7 +195,7 @@ def test_rungs_survive_a_kill_and_stop_a_larger_cascade_that_does_not_learn(tmp_
         (1, pytest.approx(2 / 3), False),
     ]
     study = Study(tmp_path / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
-    assert (study.num_ended, list(study.stopped()), study.running()) == (2, [1], ())
+    assert (study.num_ended, list(study.stopped()), study.running(), study.failures()) == (2, [1], (), {})
     assert list(tmp_path.glob("runs/tiny/trials/stop-*")) == []
     assert list(tmp_path.glob("runs/tiny/trials/*/*/checkpoint_*")) == []
     from mlflow import MlflowClient
@@ -240,8 +208,9 @@ def test_rungs_survive_a_kill_and_stop_a_larger_cascade_that_does_not_learn(tmp_
     assert "val_accuracy" not in stopped.data.metrics
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(slower, cascade_command):
-    folder, words = slower
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path, tiny_yaml, cascade_command):
+    folder, words = tmp_path, ["--set", "cascade.recipe.epochs=12"]  # trials that last long enough to be stopped in
+    (folder / "tiny.yaml").write_text(tiny_yaml)
     process = start(folder, *words)
     read_until(process, "trial 0 runs")
     process.send_signal(signal.SIGINT)
@@ -253,27 +222,46 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(slower, cascade_command):
     assert {row["trial"] for row in front_of(cascade_command, folder)} == {0, 1}
 
 
-def test_diverging_trials_are_marked_and_all_of_them_are_an_error(tmp_path, tiny_yaml, cascade_command):
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    done = cascade_command("search", "tiny.yaml", "--set", "cascade.recipe.learning_rate=1e12", cwd=tmp_path, code=1)
-    assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in done.err
-    assert "Traceback" not in done.out + done.err
-    assert Archive(tmp_path / "runs/tiny/archive.parquet").candidates() == ()
-
-
 ONE_CASCADE = (
     "space={num_assistants: [0, 0], student_macs_kept: [0.3, 0.3], temperature: [4, 4], distillation_weight: [1, 1]}"
 )
 
 
-def test_a_space_that_gives_nothing_new_ends_the_search_also_when_resumed(tmp_path, tiny_yaml, cascade_command):
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, tiny_yaml, cascade_commands):
+    from mlflow import MlflowClient
+
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    first = cascade_command("search", "tiny.yaml", "--set", ONE_CASCADE, cwd=tmp_path)
-    again = cascade_command("search", "tiny.yaml", "--set", ONE_CASCADE, "--resume", cwd=tmp_path)
-    for done in (first, again):
+    limited = ["search", "tiny.yaml", "--name", "limited", "--set", "num_trials=5", "--set", "reuse=false", "--set"]
+    one = ["search", "tiny.yaml", "--name", "one", "--set", ONE_CASCADE]
+    diverging = ["search", "tiny.yaml", "--name", "diverging", "--set", "cascade.recipe.learning_rate=1e12"]
+    first, second, *exhausted, front, failed = cascade_commands(
+        [*limited, "stop.max_epochs=4"],
+        [*limited, "stop.max_epochs=7", "--resume"],
+        one,
+        [*one, "--resume"],
+        ["front", "one", "--format", "json"],
+        diverging,
+        cwd=tmp_path,
+        codes=[0] * 5 + [1],
+    )
+    assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
+    assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
+    for done in exhausted:
         assert "note: space: 500 draws gave nothing new to run; the last one: equal to trial 0" in done.out
-    assert "trial 0 runs" not in again.out
-    assert len(front_of(cascade_command, tmp_path)) == 1
+    assert "trial 0 runs" not in exhausted[1].out
+    assert len(front.json()) == 1
+    assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in failed.err
+    assert "Traceback" not in failed.out + failed.err
+    assert Archive(tmp_path / "runs/diverging/archive.parquet").candidates() == ()
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = client.search_runs(
+        [client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind` = 'search'"
+    )
+    ended = {run.info.run_name: (run.info.status, run.data.tags["cascade.reason"]) for run in runs}
+    assert ended["limited"] == ("FINISHED", "stop.max_epochs: 9 of 7 epochs have been trained")
+    assert ended["diverging"] == ("FAILED", "all 2 trials failed")
+    assert ended["one"][1].startswith("space: 500 draws gave nothing new to run")
 
 
 USERS_OWN = """
@@ -301,14 +289,18 @@ def saliency_that_dies_once(layers):
 """
 
 
-def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, cascade_command):
+def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, cascade_commands):
     mark = tmp_path / "died"
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "mine.py").write_text(USERS_OWN.replace("{mark}", str(mark)))
     own = ["--set", "model={name: 'mine:network'}", "--set", "cascade.pruning.saliency=mine:saliency_that_dies_once"]
-    done = cascade_command("search", "tiny.yaml", *own, cwd=tmp_path)
+    done, front, exported = cascade_commands(
+        ["search", "tiny.yaml", *own],
+        ["front", "tiny", "--format", "json"],
+        ["export", "tiny", "--pick", "knee"],
+        cwd=tmp_path,
+    )
     assert mark.exists()
     assert "2 of 2" in done.out
-    assert {row["trial"] for row in front_of(cascade_command, tmp_path)} == {0, 1}
-    exported = cascade_command("export", "tiny", "--pick", "knee", cwd=tmp_path)
+    assert {row["trial"] for row in front.json()} == {0, 1}
     assert "test accuracy" in exported.out
