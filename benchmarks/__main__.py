@@ -22,6 +22,7 @@ NAMES = (
     "demo",
     "reuse",
     "real_search",
+    "latency_sizes",
     "networks",
 )
 
