@@ -1,8 +1,9 @@
 """How far sizes in latency are from what a pruned network takes.
 
-Layers are timed as a search times them. Then channels of drawn saliency go until the model says one half and one quarter
-of the teacher's latency, and the networks run in turn with the teacher. Both are lower quartiles, since this machine may
-be busy with other work, which only ever adds to a time. Weights are drawn, as speed does not know the difference.
+Layers are timed as a search times them. Then channels of drawn saliency go until the model says one half and one
+quarter of the teacher's latency, and the networks run in turn with the teacher. Times are lower quartiles of the
+thread's own, as in the table: what else runs on a machine only ever adds to them. Weights are drawn, as speed does not
+know the difference.
 """
 
 import sys
@@ -61,9 +62,9 @@ def quartiles(networks: list[nn.Module], size: int) -> list[float]:
         started = time.perf_counter()
         while time.perf_counter() - started < SECONDS:
             for network, found in zip(networks, times, strict=True):
-                before = time.perf_counter()
+                before = time.thread_time()
                 network(image)
-                found.append((time.perf_counter() - before) * 1e3)
+                found.append((time.thread_time() - before) * 1e3)
     return [float(np.quantile(found, 0.25)) for found in times]
 
 
@@ -103,11 +104,12 @@ def rows_of(name: str, case: Case) -> Iterator[Row]:
     yield Row(name=f"{name}: the teacher, model / measured", figure=table.full_ms / dense, note=f"{dense:.2f} ms")
     for size, (_, kept), milliseconds in zip(asked, found, narrow, strict=True):
         counts = np.array([len(kept[group.name]) for group in channel_map.groups])
+        modelled = sizes.total(counts)
         yield Row(
             name=f"{name}: measured part of the teacher's latency where {size:g} was asked",
             figure=milliseconds / dense,
-            note=f"{milliseconds:.2f} ms, model {sizes.total(counts):.2f} ms = {sizes.total(counts) / table.full_ms:.3f}"
-            f"; {macs.total(counts) / macs.total(full):.3f} of the MACs",
+            note=f"{milliseconds:.2f} ms, model {modelled:.2f} ms = {modelled / table.full_ms:.3f}; "
+            f"{macs.total(counts) / macs.total(full):.3f} of the MACs",
         )
 
 
