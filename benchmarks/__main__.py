@@ -25,6 +25,7 @@ NAMES = (
     "demo",
     "reuse",
     "real_search",
+    "latency_sizes",
     "networks",
     "exports",
 )

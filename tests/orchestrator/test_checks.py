@@ -6,7 +6,8 @@ from torch import nn
 
 from orchestrator.checks import check_network
 from orchestrator.config import parse_experiment
-from trainables.config import CascadeConfig, ModelConfig
+from trainables.config import CascadeConfig, ModelConfig, Pruning
+from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits, ImageSet
 from trainables.errors import InputError
 from trainables.models import build
@@ -67,6 +68,38 @@ def test_sizes_below_what_can_be_removed_are_refused(data, monkeypatch):
     check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data)
     with pytest.raises(InputError, match=r"student_macs_kept starts at 0\.02, but .* layer norm is a LayerNorm"):
         check_network(experiment(model), data)
+
+
+def test_sizes_in_latency_are_looked_at_once_layers_are_timed(data):
+    model = {"name": "vgg-small", "width": 0.25}
+    others = {"cascade": {"pruning": {"size_in": "latency"}}, "space": {"student_macs_kept": [0.3, 0.5]}}
+    layers = {f"features.{index}": LayerTime(fixed_ms=0.0, output_ms=1.0, product_ms=0.0) for index in (0, 3, 7)}
+
+    def table(fixed_ms):
+        return LatencyTable(layers=layers, fixed_ms=fixed_ms, full_ms=1.0, num_threads=1, batch_size=1)
+
+    checked = check_network(experiment(model, **others), data)
+    assert checked.look(CascadeConfig(macs_kept=(1e-5,))) is None  # nothing is known yet
+    look = checked.timed(table(0.0))  # 32 outputs, of which 3 stay at least
+    in_latency = Pruning(size_in="latency")
+    assert look(CascadeConfig(macs_kept=(0.5, 0.1), pruning=in_latency)) is None
+    assert "must be at least 0.0919" in look(CascadeConfig(macs_kept=(0.5, 0.05), pruning=in_latency)).reason
+    assert look(CascadeConfig(macs_kept=(0.5, 0.05))) is None  # of the MACs
+    with pytest.raises(
+        InputError, match=r"starts at 0\.3, but with each .* 0\.547 of the latency is left; start above"
+    ):
+        checked.timed(table(32.0))
+    with pytest.raises(InputError, match="no parameter 'size'"):
+        check_network(experiment(model, **others, starting_points=[{"size": 1}]), data)
+
+
+def test_sizes_in_latency_of_a_space_alone_are_refused(data, monkeypatch):
+    def space(trial, defaults):
+        return CascadeConfig(macs_kept=(trial.suggest_float("size", 0.5, 0.6),), pruning=Pruning(size_in="latency"))
+
+    monkeypatch.setattr("torchvision.own_space_of_this_test", space, raising=False)
+    with pytest.raises(InputError, match=r"pruning\.size_in is 'latency', but layers are timed only where"):
+        check_network(experiment({"name": "vgg-small"}, space="torchvision:own_space_of_this_test"), data)
 
 
 @pytest.mark.parametrize("key", ["teacher", "cascade.recipe"])

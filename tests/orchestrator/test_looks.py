@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.constraints import Bound
-from orchestrator.looks import BoundLook, Looks, ReachLook, SizeLook, admit
+from orchestrator.looks import BoundLook, Looks, ReachLook, SizeLook, UnitLook, admit
 from trainables.config import CascadeConfig, Pruning
 
 CASCADE = CascadeConfig(macs_kept=(0.4, 0.1), pruning=Pruning(min_channels=2))
@@ -75,3 +75,17 @@ def test_the_first_refusal_counts():
     assert Looks(looks=(bounds, size))(CASCADE) == bounds(CASCADE)
     assert Looks(looks=(admit, size))(CASCADE) == size(CASCADE)
     assert Looks(looks=())(CASCADE) is None
+
+
+def test_sizes_in_latency_refuse_no_bound_on_other_units():
+    in_latency = replace(CASCADE, pruning=replace(CASCADE.pruning, size_in="latency"))
+    bounds = {"macs": Bound(at_most=0), "latency_ms": Bound(at_most=0)}
+    assert BoundLook(bounds=bounds, teacher={"macs": 1000, "latency": 3.0})(in_latency) is None
+
+
+def test_units_that_were_not_measured_are_refused():
+    in_latency = replace(CASCADE, pruning=replace(CASCADE.pruning, size_in="latency"))
+    assert UnitLook(teacher={"macs": 1000})(CASCADE) is None
+    assert UnitLook(teacher={"macs": 1000, "latency": 3.0})(in_latency) is None
+    refusal = UnitLook(teacher={"macs": 1000})(in_latency)
+    assert refusal.reason.startswith("pruning.size_in is 'latency', but layers are timed only where")

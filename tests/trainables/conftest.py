@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelMap
 from trainables.config import ModelConfig
+from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits, ImageSet
 from trainables.dependencies import find_groups
 from trainables.models import build
@@ -118,6 +120,24 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def networks() -> Networks:
     return Networks()
+
+
+@pytest.fixture(scope="session")
+def table_of(networks: Networks) -> Callable[[str], LatencyTable]:
+    """A made-up table of the times of a network's layers."""
+
+    def make(name: str) -> LatencyTable:
+        network, channel_map = networks(name)
+        layers = {
+            layer: LayerTime(
+                fixed_ms=0.25, output_ms=0.5 + index / 8, product_ms=0.0 if layer in channel_map.blockwise else 0.125
+            )
+            for index, layer in enumerate(channel_map.widths)
+        }
+        bare = LatencyTable(layers=layers, fixed_ms=3.0, full_ms=0.0, num_threads=1, batch_size=1)
+        return replace(bare, full_ms=bare.total(network))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     *[(Recipe, {k: v}, f"{k} is {v}") for k in ("momentum", "warmup", "label_smoothing") for v in (-0.1, 1.0)],
     (Recipe, {"weight_decay": -1e-9}, "weight_decay is -1e-09, but must be a number at least 0"),
     (Recipe, {"max_grad_norm": 0}, "max_grad_norm is 0, but must be a number above 0"),
-    (Pruning, {"size_in": "bytes"}, "pruning.size_in is 'bytes', but must be one of macs, params"),
+    (Pruning, {"size_in": "bytes"}, "pruning.size_in is 'bytes', but must be one of macs, params, latency"),
     (Recipe, {"precision": "fp16"}, "precision is 'fp16', but must be one of fp32, bf16"),
     (Recipe, {"optimizer": "adam"}, "optimizer is 'adam', but must be one of sgd, adamw"),
     (Recipe, {"optimizer": "adamw"}, "learning_rate is 0.1, but must be below 0.1 for adamw"),

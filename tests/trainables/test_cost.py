@@ -1,7 +1,5 @@
 """MACs and parameters against closed forms, PyTorch's own counter, and networks that are really narrowed."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.channels import ChannelMap, resize
+from trainables.channels import resize
 from trainables.config import ModelConfig
 from trainables.cost import (
     LatencyTable,
@@ -181,29 +179,13 @@ def test_images_that_are_too_small_are_refused(networks) -> None:
         count_macs(network, (3, 8, 8))
 
 
-@pytest.fixture(scope="module")
-def table_of() -> Callable[[nn.Module, ChannelMap], LatencyTable]:
-    """A made-up table of a network's layers."""
-
-    def make(network: nn.Module, channel_map: ChannelMap) -> LatencyTable:
-        layers = {
-            name: LayerTime(
-                fixed_ms=0.25, output_ms=0.5 + index / 8, product_ms=0.0 if name in channel_map.blockwise else 0.125
-            )
-            for index, name in enumerate(channel_map.widths)
-        }
-        return LatencyTable(layers=layers, fixed_ms=3.0, full_ms=1.0, num_threads=1, batch_size=1)
-
-    return make
-
-
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_the_closed_form_equals_the_tables_time_of_the_narrow_network(
     architecture, networks, random_plan, table_of, seed
 ) -> None:
     network, channel_map = networks(architecture)
-    table = table_of(network, channel_map)
+    table = table_of(architecture)
     sizes = size_model(network, channel_map, (3, 16, 16), unit="latency", latency=table)
     kept = random_plan(channel_map, seed)
     resize(network, channel_map.narrowed(kept))

@@ -1,11 +1,13 @@
 """What tells stages apart, and what does not."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.identity import (
     data_digest,
@@ -80,6 +82,20 @@ def test_a_recovery_is_a_stage_of_its_own_and_counts_for_what_follows() -> None:
 
 def test_where_a_cascade_starts_from_counts() -> None:
     assert set(keys(CONFIG)) & set(keys(CONFIG, origin="there")) == set()
+
+
+def test_layers_times_count_where_sizes_are_made_of_them(table_of) -> None:
+    def keys(size_in: str, latency: LatencyTable | None) -> list[str]:
+        config = replace(CONFIG, pruning=Pruning(size_in=size_in))
+        return [digest(identity) for identity in stage_identities(config, stage_plans(config), "here", latency)]
+
+    table = table_of("vgg-small")
+    again = LatencyTable.from_dict(json.loads(json.dumps(table.to_dict())))
+    other = replace(table, fixed_ms=table.fixed_ms + 1e-9)
+    assert keys("latency", table) == keys("latency", again)
+    assert set(keys("latency", table)) & set(keys("latency", other)) == set()
+    assert set(keys("latency", table)) & set(keys("macs", table)) == set()
+    assert keys("macs", table) == keys("macs", other) == keys("macs", None)
 
 
 def test_a_function_of_ones_own_counts_with_its_file(tmp_path, monkeypatch) -> None:

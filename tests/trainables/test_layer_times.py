@@ -24,6 +24,8 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    thread_time = perf_counter
+
     def spends(self, layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         products = layer.weight.shape[0] * layer.weight.shape[1] if isinstance(layer, nn.Conv2d | nn.Linear) else 0
         self.now += 1e-6 * (1 + layer.weight.shape[0] + products / 1000)

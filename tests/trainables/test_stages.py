@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.config import CascadeConfig, Optimizer, Pruning, Recipe
-from trainables.cost import count_macs, count_params
+from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.errors import InputError, StageFailure
@@ -35,6 +35,7 @@ def make_stage(networks, data: DataSplits) -> Callable[..., CascadeStage]:
         architecture: str = "vgg-small",
         teacher: nn.Module | None = None,
         images: DataSplits = data,
+        table: LatencyTable | None = None,
     ) -> CascadeStage:
         teacher = networks(architecture)[0] if teacher is None else teacher
         return CascadeStage(
@@ -46,7 +47,7 @@ def make_stage(networks, data: DataSplits) -> Callable[..., CascadeStage]:
                 first_epoch=0,
             ),
             config=config,
-            teacher_size=TeacherSize(macs=count_macs(teacher, images.input_shape), params=count_params(teacher)),
+            teacher_size=TeacherSize.count(teacher, images.input_shape, table),
             data=images,
         )
 
@@ -105,6 +106,23 @@ def test_sizes_are_counted_in_parameters_where_pruning_says_so(architecture, mak
     for result, size in zip(stage.results, (0.5, 0.2), strict=True):
         assert result.params_kept == pytest.approx(size, rel=0.02)
         assert progress.levels[result.level - 1].macs_kept == result.macs_kept != pytest.approx(size, rel=0.02)
+
+
+@pytest.mark.parametrize("architecture", ["vgg-small", "resnet18"])
+def test_sizes_are_milliseconds_of_the_table_where_pruning_says_so(architecture, make_stage, table_of) -> None:
+    pruning = replace(CONFIG.pruning, size_in="latency")
+    config = replace(CONFIG, recipe=replace(RECIPE, epochs=1), pruning=pruning, macs_kept=(0.8, 0.6))
+    table = table_of(architecture)
+    stage = make_stage(config, architecture=architecture, table=table)
+    (progress,) = [stage.step()]
+    for level, result, size in zip(stage.levels, stage.results, (0.8, 0.6), strict=True):
+        assert table.total(level.network) / table.full_ms == pytest.approx(size, rel=0.02)
+        assert progress.levels[result.level - 1].macs_kept == result.macs_kept  # still of the MACs
+
+
+def test_sizes_in_latency_are_refused_without_a_table(make_stage) -> None:
+    with pytest.raises(InputError, match=r"pruning\.size_in is 'latency', but no layers' times were measured"):
+        make_stage(replace(CONFIG, pruning=replace(CONFIG.pruning, size_in="latency")))
 
 
 def test_statistics_are_measured_anew_in_the_end(make_stage, data: DataSplits) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainables.checkpoint import load_state, save_state
 from trainables.config import CascadeConfig, Pruning, Recipe
-from trainables.cost import count_macs, count_params
+from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.evaluation import accuracy
@@ -40,13 +40,22 @@ KINDS = {
         CONFIG, recipe=replace(CONFIG.recipe, ema=0.8, accumulate=3, mix="both", class_weights="balanced")
     ),
 }
+IN_LATENCY = replace(
+    KINDS["sequential, recovery"], macs_kept=(0.8, 0.6), pruning=replace(CONFIG.pruning, size_in="latency")
+)
 
 
 @pytest.fixture
-def make_trial(networks, data: DataSplits) -> Callable[..., CascadeTrial]:
-    def make(config: CascadeConfig = CONFIG, stages: FinishedStages | None = None) -> CascadeTrial:
+def make_trial(networks, data: DataSplits, table_of) -> Callable[..., CascadeTrial]:
+    def make(
+        config: CascadeConfig = CONFIG, stages: FinishedStages | None = None, latency: LatencyTable | None = None
+    ) -> CascadeTrial:
         teacher, _ = networks("own")
-        return CascadeTrial(teacher, config=config, data=data, augmentation="crop-flip", finished_stages=stages)
+        if config.pruning.size_in == "latency" and latency is None:
+            latency = table_of("own")
+        return CascadeTrial(
+            teacher, config=config, data=data, augmentation="crop-flip", finished_stages=stages, latency=latency
+        )
 
     return make
 
@@ -155,11 +164,13 @@ def test_the_seed_alone_decides(make_trial, kind: str) -> None:
     assert told[0] != told[2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(make_trial, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("config", [*KINDS.values(), IN_LATENCY], ids=[*KINDS, "in latency"])
+def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
+    make_trial, tmp_path: Path, config: CascadeConfig
+) -> None:
     # Channels go between the ends of epochs, so that saliency is half gathered where the trial stops.
-    pruning = replace(KINDS[kind].pruning, num_prunings=2, ramp_fraction=0.8)
-    config = replace(KINDS[kind], recipe=replace(KINDS[kind].recipe, epochs=3), pruning=pruning)
+    pruning = replace(config.pruning, num_prunings=2, ramp_fraction=0.8)
+    config = replace(config, recipe=replace(config.recipe, epochs=3), pruning=pruning)
     whole = make_trial(config)
     wanted = [without_times(progress) for progress in whole.run()]
     stopped = make_trial(config)
@@ -408,6 +419,19 @@ def test_a_finished_trial_is_fully_trained_and_a_stop_changes_nothing(make_trial
     trial.stop()
     assert trial.results == before
     assert [result.fidelity for result in before] == [1.0, 1.0]
+
+
+def test_sizes_in_latency_hold_for_every_level_and_stages_of_other_times_are_not_taken(make_trial, table_of) -> None:
+    stages, table = InMemory(), table_of("own")
+    trial = make_run(make_trial(IN_LATENCY, stages, table))
+    for level, size in ((1, 0.8), (2, 0.6)):
+        assert table.total(trial.networks[level]) / table.full_ms == pytest.approx(size, rel=0.02)
+    same = make_trial(IN_LATENCY, stages, LatencyTable.from_dict(table.to_dict()))
+    same.take_over()
+    assert same.finished
+    assert_equal(trial, same)
+    other = make_trial(IN_LATENCY, stages, replace(table, fixed_ms=table.fixed_ms + 1))
+    assert other.take_over() == ()
 
 
 def test_a_recovery_trains_one_level_alone_and_changes_no_size(make_trial) -> None:

@@ -1,0 +1,73 @@
+"""The times of the teacher's layers are kept beside it, and are never silently other ones."""
+
+import json
+
+import pytest
+
+from orchestrator.teacher import TeacherTask, _time_layers, time_layers
+from trainables.config import ModelConfig, Pruning, Recipe
+from trainables.cost import LatencyTable, LayerTime
+from trainables.errors import InputError
+
+TABLE = LatencyTable(
+    layers={"features.0": LayerTime(fixed_ms=0.1, output_ms=1 / 3, product_ms=0.0)},
+    fixed_ms=0.25,
+    full_ms=1.5,
+    num_threads=1,
+    batch_size=1,
+)
+
+
+@pytest.fixture
+def task(tmp_path):
+    return TeacherTask(
+        folder=tmp_path / "teacher",
+        model=ModelConfig(name="vgg-small", width=0.25),
+        recipe=Recipe(),
+        augmentation="none",
+        seed=0,
+        num_threads=1,
+        use_gpu=False,
+        measure_latency=False,
+        finished_stages=None,
+        identity={},
+    )
+
+
+def times(task):
+    """As a search asks for them, where none are to be measured: without Ray."""
+    return time_layers(task, Pruning(), None, num_cpus=1, num_gpus=0)
+
+
+def test_times_that_are_kept_are_read_back_to_the_last_bit(task):
+    assert task.latency() is None
+    task.keep_latency(TABLE)
+    assert task.latency() == TABLE == times(task)
+
+
+def test_times_that_are_damaged_or_lost_are_said_and_not_measured_again(task):
+    task.keep_latency(TABLE)
+    file = task.folder / "latency.json"
+    for damaged in ("{", json.dumps({"layers": {}}), json.dumps([1])):
+        file.write_text(damaged)
+        with pytest.raises(InputError, match=r"latency\.json is damaged .* put it back, or search under another"):
+            times(task)
+    file.unlink()
+    result = {"val_accuracy": 0.9, "macs": 1, "params": 1, "seconds": 0.0}
+    (task.folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match=r"has a teacher but no latency\.json"):
+        times(task)
+
+
+def test_an_untrained_teacher_is_timed_for_the_images_of_the_search(task, monkeypatch):
+    from trainables import layer_times
+
+    asked = []
+
+    def measure(network, input_shape, *, pruning, num_threads):
+        asked.append((network.classifier.out_features, input_shape, pruning, num_threads))
+        return TABLE
+
+    monkeypatch.setattr(layer_times, "measure_layers", measure)
+    assert LatencyTable.from_dict(_time_layers(task, Pruning(round_to=8), 7, (1, 16, 16))) == TABLE
+    assert asked == [(7, (1, 16, 16), Pruning(round_to=8), 1)]
