@@ -59,6 +59,8 @@ class Courier:
         with self._lock:
             self._closing = True
             _close(self._process.stdin)
+            if not self._answered.is_set():  # nobody has asked, so nothing was begun
+                self._process.kill()
         num_news = -1
         while num_news != self._num_news:
             num_news = self._num_news
@@ -106,7 +108,7 @@ class Courier:
             code = self._process.wait()
             _close(self._process.stdout)
             if not self._answered.is_set():
-                self._refusal = f"its courier ended with exit code {code}: {self._last_words()}"
+                self._refusal = f"tracking cannot start: its courier ended with exit code {code}: {self._last_words()}"
                 self._answered.set()
                 return
             if not self._go_on(code):

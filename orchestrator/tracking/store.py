@@ -129,8 +129,10 @@ class MlflowStore:
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
         from mlflow import MlflowClient
 
-        # MLflow announces each migration of a new database, and prints what it raises, which is told in a line of ours.
+        # MLflow announces each migration of a new database and each version of a model, and prints what it raises,
+        # which is told in a line of ours.
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if not self.is_server:
             self._storage.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,9 @@ class MlflowStore:
                 f"experiment {self._experiment!r} was deleted at {self.address}; restore it or choose another name"
             )
         _require_writable(found.artifact_location)
-        for name, value in (*_EXPERIMENT_TAGS.items(), *(view.tag for view in VIEWS.values())):
+        for name, value in _EXPERIMENT_TAGS.items():  # also where it is set, to see that we may
+            client.set_experiment_tag(found.experiment_id, name, value)
+        for name, value in (view.tag for view in VIEWS.values()):
             if found.tags.get(name) != value:
                 client.set_experiment_tag(found.experiment_id, name, value)
         self.client, self.experiment_id = client, str(found.experiment_id)

@@ -87,16 +87,21 @@ class Tracker:
         """The tracking address as it may be shown: without user, password and query."""
         return without_credentials(self._uri, self._uri)
 
-    def check(self) -> None:
-        """Start the courier and have it connect and find or make the experiment; waits for it, some seconds.
-
-        Raises:
-            InputError: if MLflow is not to be reached there, refuses us, or the experiment was deleted.
-        """
+    def prepare(self) -> None:
+        """Start the courier, which takes some seconds to connect, while there is other work to do."""
         if self._courier is None:
             self._courier = Courier(
                 uri=self._uri, storage=self._storage, experiment=self._experiment, warn=self._warn_once
             )
+
+    def check(self) -> None:
+        """Have the courier connect and find or make the experiment; waits for it, some seconds.
+
+        Raises:
+            InputError: if MLflow is not to be reached there, refuses us, or the experiment was deleted.
+        """
+        self.prepare()
+        assert self._courier is not None
         refusal = self._courier.ask()
         if refusal is not None:
             self._courier.close(0.0)
