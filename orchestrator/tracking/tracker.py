@@ -293,11 +293,11 @@ class Tracker:
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""
+        if self._spool is not None:
+            self._spool.close()
         if self._courier is not None:
             self._courier.close(timeout_seconds)
             self._courier = None
-        if self._spool is not None:
-            self._spool.close()
 
     def _put(self, *told: Record) -> None:
         assert self._spool is not None, "a search is started or joined before anything is recorded"
