@@ -153,6 +153,17 @@ def test_another_kind_of_server_is_bad_input(tmp_path, hanging_server):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_nobody_asked_for_is_said_in_the_end(tmp_path, free_port, warnings):
+    tracker = Tracker(uri=f"http://127.0.0.1:{free_port}", storage=tmp_path, experiment="here", warn=warnings.append)
+    tracker.prepare()
+    tracker.join_search("digits", "search-7")
+    tracker.log_confirmed("[]")
+    tracker.close()
+    assert len(warnings) == 1
+    assert "does not work" in warnings[0]
+    assert "records wait in the search's folder, and cascade sync sends them" in warnings[0]
+
+
 def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, capsys):
     from orchestrator.commands import sync_search
     from orchestrator.config import Experiment
