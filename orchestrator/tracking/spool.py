@@ -65,13 +65,13 @@ class Spool:
         self._unwritten: list[bytes] = []
         self._clock, self._next_try = clock, 0.0
 
-    def append(self, record: Record) -> None:
-        """Write a record down; where that cannot be, it is kept in memory and written with a later one.
+    def append(self, *records: Record) -> None:
+        """Write records down, all or none if we are killed; where that cannot be, they are written with later ones.
 
         Raises:
             OSError: if it could not be written now, as the disk is full say; not again within a second.
         """
-        self._unwritten.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._unwritten += [json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records]
         if self._clock() >= self._next_try:
             self._write()
 

@@ -121,12 +121,12 @@ class Tracker:
             data: what it reads, logged as inputs.
         """
         self._follow(name, search_id)
-        self._put(records.opening(SEARCH, name=name, kind="search", params=parameters, tags=source_tags()))
-        self._put(records.writing(SEARCH, "config.yaml", config_text))
-        for path, text in environment_texts().items():
-            self._put(records.writing(SEARCH, path, text))
-        if data:
-            self._put(records.reading(SEARCH, data))
+        told = [
+            records.opening(SEARCH, name=name, kind="search", params=parameters, tags=source_tags()),
+            records.writing(SEARCH, "config.yaml", config_text),
+            *(records.writing(SEARCH, path, text) for path, text in environment_texts().items()),
+        ]
+        self._put(*told, *([records.reading(SEARCH, data)] if data else []))
 
     def join_search(self, name: str, search_id: str) -> None:
         """Record beside a search that has ended; its own run is left as it is.
@@ -192,15 +192,16 @@ class Tracker:
         note = self._ledger.runs.get(run)
         if note is not None and progress.trial_epoch <= note.last_epoch:
             return
+        told = []
         if not self._ledger.is_open(stage):
             tags = {"cascade.trial": str(trial), "cascade.stage": progress.stage}
             name = f"trial {trial}, {progress.stage}"
-            self._put(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
+            told.append(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
         metrics = epoch_metrics(progress, step=progress.trial_epoch)
-        self._put(records.logging(run, metrics))
-        self._put(records.logging(stage, metrics))
+        told += [records.logging(run, metrics), records.logging(stage, metrics)]
         if progress.epoch == progress.num_epochs:
-            self._put(records.closing(stage, "finished"))
+            told.append(records.closing(stage, "finished"))
+        self._put(*told)
 
     def settle(self, statuses: Mapping[int, Status], closed: Callable[[int], ClosedTrial]) -> None:
         """Close runs of trials that have ended, but were not told so before the driver died; on resume.
@@ -238,21 +239,18 @@ class Tracker:
             return
         if run not in self._ledger.runs:
             self.start_trial(trial, {})
+        stages = reused.stages if reused is not None else ()
+        told: list[Record] = []
         for candidate in candidates:
-            self._put(*network_story(self._name, candidate, self._parameters.get(trial, {})))
-        for stage in self._ledger.within(run):
-            self._put(records.closing(stage, status, reason=reason))
-        metrics = trial_metrics(candidates if status == "finished" else (), reused)
-        tags = {}
-        if reused is not None and reused.stages:
-            tags["cascade.reused_stages"] = ",".join(reused.stages)
-            for name in reused.stages:
-                self._put(records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}))
-        self._put(records.logging(run, metrics))
+            told += network_story(self._name, candidate, self._parameters.get(trial, {}))
+        told += [records.closing(stage, status, reason=reason) for stage in self._ledger.within(run)]
+        told += [records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}) for name in stages]
+        told.append(records.logging(run, trial_metrics(candidates if status == "finished" else (), reused)))
         if candidates:
             text = json.dumps([readable(candidate) for candidate in candidates], indent=2)
-            self._put(records.writing(run, "candidates.json", text))
-        self._put(records.closing(run, status, reason=reason, tags=tags))
+            told.append(records.writing(run, "candidates.json", text))
+        tags = {"cascade.reused_stages": ",".join(stages)} if stages else {}
+        self._put(*told, records.closing(run, status, reason=reason, tags=tags))
 
     def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
         """Record the front in the search's run: figures by step, a table, pictures, the overview, a history.
@@ -273,11 +271,9 @@ class Tracker:
 
     def _put_flags(self, now: set[str]) -> None:
         before = self._ledger.on_front()
-        for run in sorted(now - before):
-            if run in self._ledger.runs:
-                self._put(records.logging(run, tags={"front": "true"}))
-        for run in sorted(before - now):
-            self._put(records.logging(run, tags={"front": "false"}))
+        flags = [(run, "true") for run in sorted(now - before) if run in self._ledger.runs]
+        flags += [(run, "false") for run in sorted(before - now)]
+        self._put(*(records.logging(run, tags={"front": flag}) for run, flag in flags))
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.
@@ -286,10 +282,9 @@ class Tracker:
             status: how the search ended.
             reason: why it ended.
         """
-        for run in self._ledger.open_runs():
-            if run != SEARCH:
-                self._put(records.closing(run, "stopped", tags={"cascade.status": "interrupted"}))
-        self._put(records.closing(SEARCH, status, reason=reason))
+        left = [run for run in self._ledger.open_runs() if run != SEARCH]
+        told = [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
+        self._put(*told, records.closing(SEARCH, status, reason=reason))
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""
@@ -300,6 +295,7 @@ class Tracker:
             self._courier = None
 
     def _put(self, *told: Record) -> None:
+        """Write down what belongs together: all of it, or nothing if we are killed."""
         assert self._spool is not None, "a search is started or joined before anything is recorded"
         with self._lock:
             for record in told:
@@ -308,12 +304,10 @@ class Tracker:
                     new = {name: text for name, text in record["params"].items() if name not in known.params}
                     record["params"] = new
                 self._ledger.note(record)
-                try:
-                    self._spool.append(record)
-                except OSError as error:
-                    self._warn_once(
-                        f"{self._spool.path} cannot be written ({error.strerror}); records are kept in memory"
-                    )
+            try:
+                self._spool.append(*told)
+            except OSError as error:
+                self._warn_once(f"{self._spool.path} cannot be written ({error.strerror}); records are kept in memory")
 
     def _warn_once(self, text: str) -> None:
         text = f"tracking at {self.address}: {without_credentials(text, self._uri)}"
