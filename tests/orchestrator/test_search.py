@@ -149,7 +149,7 @@ def test_a_limit_ends_a_search_and_a_larger_one_goes_on(tmp_path, tiny_yaml, cas
     from mlflow import MlflowClient
 
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    words = ["search", "tiny.yaml", "--set", "num_trials=5", "--set"]
+    words = ["search", "tiny.yaml", "--set", "tracking.models=front", "--set", "num_trials=5", "--set"]
     first = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=4", cwd=tmp_path)
     assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
@@ -161,6 +161,16 @@ def test_a_limit_ends_a_search_and_a_larger_one_goes_on(tmp_path, tiny_yaml, cas
     ]
     second = cascade_command(*words, "reuse=false", "--set", "stop.max_epochs=7", "--resume", cwd=tmp_path)
     assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
+    front = [row for row in front_of(cascade_command, tmp_path) if row["on_front"]]
+    (knee,) = [f"{row['trial']}:{row['level']}" for row in front if row["knee"]]
+    assert client.get_model_version_by_alias("cascade-tiny", "knee").tags["cascade.candidate"] == knee
+    versions = client.search_model_versions("name = 'cascade-tiny' and tags.front = 'true'")
+    assert {version.tags["cascade.candidate"] for version in versions} == {
+        f"{row['trial']}:{row['level']}" for row in front
+    }
+    page = (tmp_path / "runs/tiny/overview.html").read_text()
+    assert f"cascade export tiny --pick {knee}" in page
+    assert f"/experiments/{runs[0].info.experiment_id}/runs/" in page
 
 
 @pytest.fixture
