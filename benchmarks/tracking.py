@@ -206,7 +206,8 @@ def holds(address: str) -> dict[str, Any]:
             "artifacts": sorted(item.path for item in client.list_artifacts(run.info.run_id)),
         }
     versions = client.search_model_versions("name = 'cascade-small'")
-    found["versions"] = sorted((v.tags["cascade.candidate"], v.tags["front"]) for v in versions if "front" in v.tags)
+    # What was on the front for a moment while the server was down is not registered any more when it is back.
+    found["versions"] = sorted(v.tags["cascade.candidate"] for v in versions if v.tags.get("front") == "true")
     aliases = client.get_registered_model("cascade-small").aliases
     by_number = {str(version.version): version.tags["cascade.candidate"] for version in versions}
     found["aliases"] = {alias: by_number[str(number)] for alias, number in sorted(aliases.items())}

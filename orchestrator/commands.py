@@ -214,6 +214,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         rows = confirmed(chosen.values(), file.read(), num_seeds)
         text = json.dumps([row.to_dict() for row in rows], indent=1)
         if done:
+            tracker.prepare()
             tracker.join_search(folder.name, folder.search_id)
             tracker.log_confirmed(text)
     except KeyboardInterrupt:

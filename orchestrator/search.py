@@ -91,6 +91,7 @@ def run_search(
     budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
+    tracker.prepare()
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
     data = load_splits(experiment.data)

@@ -189,7 +189,10 @@ def _table_section(overview: Overview) -> str:
         css = ' class="knee"' if mark else ""
         rows.append(f'<tr{css} id="{_anchor(candidate)}">{row}{export}</tr>')
     heads = "".join(f"<th>{name}</th>" for name in head) + '<th class="words">how to export it</th>'
-    linked = "Names lead to the run in MLflow (with a local store, while <code>cascade ui</code> is open). "
+    linked = (
+        "Names lead to the run in MLflow (with a local store, while <code>cascade ui</code> is open; where MLflow "
+        "itself shows this page it blocks links, so download it there or open it in the search’s folder). "
+    )
     return (
         "<section><h2>Networks of the front</h2>"
         f'<p class="soft">{linked if overview.links.runs else ""}Accuracy is that on validation images, which chose '

@@ -95,8 +95,7 @@ def follow(sender: Sender, orders: Input) -> None:
             backoff.failed()
             continue
         backoff.worked()
-        if aside.is_over:
-            sender.send_aside()
+        if aside.is_over and not sender.send_aside():
             aside.failed()
     if sender.send():
         sender.send_aside()

@@ -14,6 +14,11 @@ def is_artifact(record: Record) -> bool:
     return record["kind"] in _ARTIFACTS
 
 
+def is_page(record: Record) -> bool:
+    """Whether a record takes seconds, and is of no use once there is a newer one."""
+    return record["kind"] in ("overview", "register")
+
+
 def identity(record: Record) -> tuple[str, ...]:
     """What a record of an artifact replaces when it is sent after another one of the same identity."""
     places = {

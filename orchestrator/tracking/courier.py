@@ -59,6 +59,8 @@ class Courier:
         with self._lock:
             self._closing = True
             _close(self._process.stdin)
+            if not self._answered.is_set() and self._search is None:  # nothing was begun
+                self._process.kill()
         num_news = -1
         while num_news != self._num_news:
             num_news = self._num_news
@@ -71,6 +73,8 @@ class Courier:
             self._process.wait()
         self._reader.join(timeout_seconds)
         self._log.close()
+        if self._refusal is not None and self._search is not None:
+            self._warn(f"{self._refusal}; records wait in the search's folder, and cascade sync sends them")
 
     def _start(self) -> "subprocess.Popen[str]":
         self._num_starts += 1
@@ -106,7 +110,7 @@ class Courier:
             code = self._process.wait()
             _close(self._process.stdout)
             if not self._answered.is_set():
-                self._refusal = f"its courier ended with exit code {code}: {self._last_words()}"
+                self._refusal = f"tracking cannot start: its courier ended with exit code {code}: {self._last_words()}"
                 self._answered.set()
                 return
             if not self._go_on(code):

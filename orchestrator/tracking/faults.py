@@ -8,8 +8,8 @@ Fault = Literal["denied", "gone", "other"]
 _DENIED = re.compile(
     r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED|password authentication failed", re.IGNORECASE
 )
-_NEEDS = re.compile(r"No module named '(boto3|botocore|psycopg2|pymysql|azure|google)")
-_EXTRAS = {"boto3": "aws", "botocore": "aws", "psycopg2": "postgresql"}
+_NEEDS = re.compile(r"No module named '(boto3|botocore|psycopg2?|pymysql|azure|google)")
+_EXTRAS = {"boto3": "aws", "botocore": "aws", "psycopg": "postgresql"}
 
 
 def fault_of(error: BaseException) -> Fault:

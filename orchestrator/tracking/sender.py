@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.addresses import without_credentials
-from orchestrator.tracking.batches import identity, is_artifact, steps
+from orchestrator.tracking.batches import identity, is_artifact, is_page, steps
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.spool import Progress, Spool, Spooled
 from orchestrator.tracking.store import MlflowStore, RunGone, SearchIdentity
 
-WINDOW = 500  # records that are sent together
+WINDOW = 200  # records that are sent together
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 
 
@@ -96,18 +96,19 @@ class Sender:
             else:
                 return False
 
-    def send_aside(self) -> None:
-        """Try again what only the store of artifacts did not take."""
+    def send_aside(self) -> bool:
+        """Try again what was set aside or put off; whether nothing of it is left."""
         for start in self._progress.aside:
             window, _ = self._spool.read(start, most=1)
             try:
                 self._apply(window)
             except Exception as error:
                 self._note_artifact_fault(error)
-                return
+                return False
             left = tuple(other for other in self._progress.aside if other != start)
             self._note(Progress(offset=self._progress.offset, aside=left))
             self._told(1)
+        return True
 
     def left(self) -> Left:
         """What is still to be sent, and why."""
@@ -121,12 +122,17 @@ class Sender:
             self._store.interrupt(ledger.open_runs())
 
     def _send_together(self, window: Sequence[Spooled], end: int) -> bool:
+        # While much is left, pages would only be drawn to be replaced.
+        put_off = [one for one in window if len(window) == WINDOW and is_page(one.record)]
         try:
-            self._apply(window)
+            self._apply([one for one in window if one not in put_off])
         except Exception:  # it is told of the record that it is about
             self._store.forget()
             return False
-        self._advance(end, {identity(one.record) for one in window if is_artifact(one.record)})
+        last = {identity(one.record): one.start for one in put_off}
+        self._advance(
+            end, {identity(one.record) for one in window if is_artifact(one.record)}, tuple(sorted(last.values()))
+        )
         return True
 
     def _send_one(self, one: Spooled) -> bool:

@@ -8,7 +8,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from orchestrator.archive import write_atomically
 
 FOLDER = "tracking"
+_RETRY_SECONDS = 1.0
 Record = dict[str, Any]
 
 
@@ -50,37 +52,49 @@ class Progress:
 class Spool:
     """The records of one search, in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Say where; the folder is made by the first record.
 
         Args:
             folder: `tracking` in the search's folder.
+            clock: seconds, by which writing is tried again.
         """
         self.folder = folder
         self.path = folder / "spool.jsonl"
         self._file: int | None = None
         self._unwritten: list[bytes] = []
+        self._clock, self._next_try = clock, 0.0
 
-    def append(self, record: Record) -> None:
-        """Write a record down; where that cannot be, it is kept in memory and written with the next one.
+    def append(self, *records: Record) -> None:
+        """Write records down, all or none if we are killed; where that cannot be, they are written with later ones.
 
         Raises:
-            OSError: if it could not be written now, a full disk say.
+            OSError: if it could not be written now, as the disk is full say; not again within a second.
         """
-        self._unwritten.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-        file = self._opened()
-        written = os.write(file, b"".join(self._unwritten))
-        rest = b"".join(self._unwritten)[written:]
-        self._unwritten = [rest] if rest else []
-        if rest:  # a disk that is nearly full takes a part, and says so when asked for the rest
-            written = os.write(file, rest)
-            self._unwritten = [rest[written:]] if rest[written:] else []
+        self._unwritten += [json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records]
+        if self._clock() >= self._next_try:
+            self._write()
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what is in memory still, if that can be, and close the file."""
+        if self._unwritten:
+            with contextlib.suppress(OSError):
+                self._write()
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _write(self) -> None:
+        try:
+            file = self._opened()
+            content = b"".join(self._unwritten)
+            self._unwritten = [content]
+            while content:  # a disk that is nearly full takes a part, and says so when asked for the rest
+                content = content[os.write(file, content) :]
+                self._unwritten = [content] if content else []
+        except OSError:
+            self._next_try = self._clock() + _RETRY_SECONDS  # all that waits is written at once, which takes its time
+            raise
 
     def _opened(self) -> int:
         if self._file is None:

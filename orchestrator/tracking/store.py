@@ -4,36 +4,20 @@ A run is known by two tags, `cascade.search_id` and `cascade.run`. All runs of a
 one is the only thing that MLflow does not recognise when it is asked again.
 """
 
-import logging
-import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from orchestrator.addresses import without_credentials
+from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_server
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.spool import Record
-from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
 
 _STATUSES: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
-# Set where the user has not: by default one call to a server that is down blocks for minutes.
-_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
-    {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
-)
-# Opens MLflow's pages for classic training instead of those for language models.
-_EXPERIMENT_TAGS: Mapping[str, str] = MappingProxyType({"mlflow.experimentKind": "custom_model_development"})
 _NOTE = "mlflow.note.content"
 _MOST_LINES = 9  # of other searches in the experiment's description
 _MOST_METRICS, _MOST_OTHERS = 900, 90  # MLflow takes 1,000 in all, and 100 each of parameters and tags
@@ -95,7 +79,7 @@ class MlflowStore:
     @property
     def is_server(self) -> bool:
         """Whether the address is a server's, which people can open too."""
-        return urlsplit(self._uri).scheme in ("http", "https", "databricks", "uc")
+        return is_server(self._uri)
 
     def require(self) -> None:
         """Connect, and see that the experiment can be written to.
@@ -123,32 +107,7 @@ class MlflowStore:
             InputError: if the experiment was deleted, or its artifacts lie in a folder that cannot be written to.
             Exception: whatever MLflow raises.
         """
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        # The SQLAlchemy that MLflow brings calls one of MLflow's own mappings out of date.
-        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-        from mlflow import MlflowClient
-
-        # MLflow announces each migration of a new database, and prints what it raises, which is told in a line of ours.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        if not self.is_server:
-            self._storage.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
-        found = client.get_experiment_by_name(self._experiment)
-        if found is None:
-            artifacts = None if self.is_server else (self._storage / "mlartifacts").as_uri()
-            experiment_id = client.create_experiment(self._experiment, artifact_location=artifacts)
-            found = client.get_experiment(experiment_id)
-        if found.lifecycle_stage != "active":
-            raise InputError(
-                f"experiment {self._experiment!r} was deleted at {self.address}; restore it or choose another name"
-            )
-        _require_writable(found.artifact_location)
-        for name, value in (*_EXPERIMENT_TAGS.items(), *(view.tag for view in VIEWS.values())):
-            if found.tags.get(name) != value:
-                client.set_experiment_tag(found.experiment_id, name, value)
-        self.client, self.experiment_id = client, str(found.experiment_id)
+        self.client, self.experiment_id = connected(self._uri, self._storage, self._experiment)
 
     def follow(self, search: SearchIdentity) -> None:
         """Send records of this search from now on."""
@@ -161,7 +120,7 @@ class MlflowStore:
         experiment = self.client.get_experiment(self.experiment_id)
         if experiment.lifecycle_stage != "active":
             raise InputError(f"experiment {self._experiment!r} was deleted; restore it, and records are sent")
-        for name, value in _EXPERIMENT_TAGS.items():
+        for name, value in EXPERIMENT_TAGS.items():
             self.client.set_experiment_tag(self.experiment_id, name, value)
 
     def forget(self) -> None:
@@ -304,18 +263,3 @@ class MlflowStore:
                     break
             self._runs = found
         return self._runs
-
-
-def _require_writable(artifacts: str) -> None:
-    """Refuse a folder of artifacts on this machine that nothing can be written to."""
-    parts = urlsplit(artifacts)
-    if parts.scheme not in ("", "file"):
-        return
-    folder = existing = Path(parts.path)
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(
-            f"MLflow's artifacts go to {folder}, but {existing} cannot be written to; change its permissions, or "
-            "choose another tracking.experiment"
-        )

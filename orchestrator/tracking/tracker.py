@@ -10,7 +10,7 @@ from typing import Literal
 
 from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
-from orchestrator.plots import FrontView, front_json, front_table, readable
+from orchestrator.plots import FrontView, readable
 from orchestrator.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.courier import Courier
@@ -19,14 +19,8 @@ from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.records import SEARCH, TEACHER, DataSet, Scalar, Status
 from orchestrator.tracking.registering import registration
 from orchestrator.tracking.spool import FOLDER, Record, Spool
-from orchestrator.tracking.telling import (
-    epoch_metrics,
-    front_note,
-    knee_metrics,
-    network_metrics,
-    sizes_text,
-    trial_metrics,
-)
+from orchestrator.tracking.stories import front_story, network_story, repeat_story, teacher_story
+from orchestrator.tracking.telling import epoch_metrics, sizes_text, trial_metrics
 from trainables.errors import InputError
 from trainables.results import EpochProgress, Reused, TeacherResult
 
@@ -87,16 +81,21 @@ class Tracker:
         """The tracking address as it may be shown: without user, password and query."""
         return without_credentials(self._uri, self._uri)
 
-    def check(self) -> None:
-        """Start the courier and have it connect and find or make the experiment; waits for it, some seconds.
-
-        Raises:
-            InputError: if MLflow is not to be reached there, refuses us, or the experiment was deleted.
-        """
+    def prepare(self) -> None:
+        """Start the courier, which takes some seconds to connect, while there is other work to do."""
         if self._courier is None:
             self._courier = Courier(
                 uri=self._uri, storage=self._storage, experiment=self._experiment, warn=self._warn_once
             )
+
+    def check(self) -> None:
+        """Have the courier connect and find or make the experiment; waits for it, some seconds.
+
+        Raises:
+            InputError: if MLflow is not to be reached there, refuses us, or the experiment was deleted.
+        """
+        self.prepare()
+        assert self._courier is not None
         refusal = self._courier.ask()
         if refusal is not None:
             self._courier.close(0.0)
@@ -122,12 +121,12 @@ class Tracker:
             data: what it reads, logged as inputs.
         """
         self._follow(name, search_id)
-        self._put(records.opening(SEARCH, name=name, kind="search", params=parameters, tags=source_tags()))
-        self._put(records.writing(SEARCH, "config.yaml", config_text))
-        for path, text in environment_texts().items():
-            self._put(records.writing(SEARCH, path, text))
-        if data:
-            self._put(records.reading(SEARCH, data))
+        told = [
+            records.opening(SEARCH, name=name, kind="search", params=parameters, tags=source_tags()),
+            records.writing(SEARCH, "config.yaml", config_text),
+            *(records.writing(SEARCH, path, text) for path, text in environment_texts().items()),
+        ]
+        self._put(*told, *([records.reading(SEARCH, data)] if data else []))
 
     def join_search(self, name: str, search_id: str) -> None:
         """Record beside a search that has ended; its own run is left as it is.
@@ -150,15 +149,8 @@ class Tracker:
         """Record cascades that were trained again, a child run each; doing so again changes nothing."""
         for repeat in repeats:
             run = records.repeat_key(repeat.trial, repeat.index)
-            if run in self._ledger.runs and not self._ledger.is_open(run):
-                continue
-            tags = {"cascade.trial": str(repeat.trial), "cascade.repeat": str(repeat.index)}
-            name = f"confirm {repeat.trial}, seed {repeat.index}"
-            params: dict[str, Scalar] = {"seed": repeat.seed}
-            self._put(records.opening(run, name=name, kind="confirm", parent=SEARCH, params=params, tags=tags))
-            levels = enumerate(repeat.val_accuracies, start=1)
-            self._put(records.logging(run, [(f"level_{level}_val_accuracy", value, 0) for level, value in levels]))
-            self._put(records.closing(run, "failed" if repeat.failure else "finished", reason=repeat.failure))
+            if run not in self._ledger.runs or self._ledger.is_open(run):
+                self._put(*repeat_story(repeat))
 
     def log_confirmed(self, text: str) -> None:
         """Record what repeats say of the front, in the search's run, as `confirm/confirm.json`."""
@@ -173,13 +165,7 @@ class Tracker:
         """
         if TEACHER in self._ledger.runs and not self._ledger.is_open(TEACHER):
             return
-        figures = [(name, value, 0) for name, value in result.to_dict().items()]
-        tags = {"cascade.stage": "teacher"} | ({"cascade.reused": "true"} if result.reused else {})
-        self._put(records.opening(TEACHER, name="teacher", kind="teacher", parent=SEARCH, tags=tags))
-        for epoch in epochs:
-            self._put(records.logging(TEACHER, epoch_metrics(epoch, step=epoch.epoch)))
-        self._put(records.logging(SEARCH, [(f"teacher_{name}", value, step) for name, value, step in figures]))
-        self._put(records.closing(TEACHER, "finished"))
+        self._put(*teacher_story(result, epochs))
 
     def start_trial(self, trial: int, parameters: Mapping[str, Scalar]) -> None:
         """Open a trial's run, or on resume the same one again.
@@ -206,15 +192,16 @@ class Tracker:
         note = self._ledger.runs.get(run)
         if note is not None and progress.trial_epoch <= note.last_epoch:
             return
+        told = []
         if not self._ledger.is_open(stage):
             tags = {"cascade.trial": str(trial), "cascade.stage": progress.stage}
             name = f"trial {trial}, {progress.stage}"
-            self._put(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
+            told.append(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
         metrics = epoch_metrics(progress, step=progress.trial_epoch)
-        self._put(records.logging(run, metrics))
-        self._put(records.logging(stage, metrics))
+        told += [records.logging(run, metrics), records.logging(stage, metrics)]
         if progress.epoch == progress.num_epochs:
-            self._put(records.closing(stage, "finished"))
+            told.append(records.closing(stage, "finished"))
+        self._put(*told)
 
     def settle(self, statuses: Mapping[int, Status], closed: Callable[[int], ClosedTrial]) -> None:
         """Close runs of trials that have ended, but were not told so before the driver died; on resume.
@@ -252,37 +239,18 @@ class Tracker:
             return
         if run not in self._ledger.runs:
             self.start_trial(trial, {})
+        stages = reused.stages if reused is not None else ()
+        told: list[Record] = []
         for candidate in candidates:
-            self._put_network(candidate)
-        for stage in self._ledger.within(run):
-            self._put(records.closing(stage, status, reason=reason))
-        metrics = trial_metrics(candidates if status == "finished" else (), reused)
-        tags = {}
-        if reused is not None and reused.stages:
-            tags["cascade.reused_stages"] = ",".join(reused.stages)
-            for name in reused.stages:
-                self._put(records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}))
-        self._put(records.logging(run, metrics))
+            told += network_story(self._name, candidate, self._parameters.get(trial, {}))
+        told += [records.closing(stage, status, reason=reason) for stage in self._ledger.within(run)]
+        told += [records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}) for name in stages]
+        told.append(records.logging(run, trial_metrics(candidates if status == "finished" else (), reused)))
         if candidates:
             text = json.dumps([readable(candidate) for candidate in candidates], indent=2)
-            self._put(records.writing(run, "candidates.json", text))
-        self._put(records.closing(run, status, reason=reason, tags=tags))
-
-    def _put_network(self, candidate: Candidate) -> None:
-        run, trial = records.network_key(*candidate.key), records.trial_key(candidate.trial)
-        command = f"cascade export {self._name} --pick {candidate.label}"
-        tags = {
-            "cascade.trial": str(candidate.trial),
-            "cascade.level": str(candidate.level),
-            "cascade.candidate": candidate.label,
-            "export": command,
-            "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}. Export it: `{command}`",
-        }
-        params = dict(self._parameters.get(candidate.trial, {})) | {"level": candidate.level}
-        name = f"network {candidate.label}"
-        self._put(records.opening(run, name=name, kind="network", parent=trial, params=params, tags=tags))
-        self._put(records.logging(run, network_metrics(candidate)))
-        self._put(records.closing(run, "finished"))
+            told.append(records.writing(run, "candidates.json", text))
+        tags = {"cascade.reused_stages": ",".join(stages)} if stages else {}
+        self._put(*told, records.closing(run, status, reason=reason, tags=tags))
 
     def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
         """Record the front in the search's run: figures by step, a table, pictures, the overview, a history.
@@ -293,41 +261,19 @@ class Tracker:
             num_trials: trials that are finished; the step.
             figures: files in the search's folder as `plots.save_front` writes them, where the front has changed.
         """
-        best = max((candidate.val_accuracy for candidate in view.front), default=None)
-        metrics: list[records.Metric] = [
-            ("hypervolume", hypervolume, num_trials),
-            ("front_size", len(view.front), num_trials),
-            ("front_best_val_accuracy", best, num_trials),
-        ]
-        tags: dict[str, str] = {}
-        if view.knee is not None:
-            metrics += knee_metrics(view.knee, num_trials)
-            tags = {"knee": view.knee.label, "mlflow.note.content": front_note(self._name, view)}
-        self._put(records.logging(SEARCH, metrics, tags=tags))
-        self._put_front_flags(view)
-        text = front_json(view, hypervolume)
-        self._put(records.writing(SEARCH, "front/front.md", front_table(view)))
-        self._put(records.writing(SEARCH, "front/front.json", text))
-        for path in figures:
-            self._put(records.copying(SEARCH, path.name, "front"))
-        if figures:
-            self._put(records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text))
-        self._put(records.overview())
+        told = front_story(self._name, view, hypervolume=hypervolume, num_trials=num_trials, figures=figures)
+        with self._lock:
+            networks = {records.network_key(*candidate.key) for candidate in view.front}
+            self._put_flags(networks | {records.trial_key(candidate.trial) for candidate in view.front})
+            self._put(*told)
         if figures and view.front and self._models == "front":
             self._put(registration(self._experiment, self._name, view))
 
-    def _put_front_flags(self, view: FrontView) -> None:
-        networks = {records.network_key(*candidate.key) for candidate in view.front}
-        with self._lock:
-            self._put_flags(networks | {records.trial_key(candidate.trial) for candidate in view.front})
-
     def _put_flags(self, now: set[str]) -> None:
         before = self._ledger.on_front()
-        for run in sorted(now - before):
-            if run in self._ledger.runs:
-                self._put(records.logging(run, tags={"front": "true"}))
-        for run in sorted(before - now):
-            self._put(records.logging(run, tags={"front": "false"}))
+        flags = [(run, "true") for run in sorted(now - before) if run in self._ledger.runs]
+        flags += [(run, "false") for run in sorted(before - now)]
+        self._put(*(records.logging(run, tags={"front": flag}) for run, flag in flags))
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.
@@ -336,28 +282,30 @@ class Tracker:
             status: how the search ended.
             reason: why it ended.
         """
-        for run in self._ledger.open_runs():
-            if run != SEARCH:
-                self._put(records.closing(run, "stopped", tags={"cascade.status": "interrupted"}))
-        self._put(records.closing(SEARCH, status, reason=reason))
+        left = [run for run in self._ledger.open_runs() if run != SEARCH]
+        told = [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
+        self._put(*told, records.closing(SEARCH, status, reason=reason))
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""
+        if self._spool is not None:
+            self._spool.close()
         if self._courier is not None:
             self._courier.close(timeout_seconds)
             self._courier = None
-        if self._spool is not None:
-            self._spool.close()
 
-    def _put(self, record: Record) -> None:
+    def _put(self, *told: Record) -> None:
+        """Write down what belongs together: all of it, or nothing if we are killed."""
         assert self._spool is not None, "a search is started or joined before anything is recorded"
         with self._lock:
-            known = self._ledger.runs.get(record["run"])
-            if record["kind"] == "open" and known is not None:
-                record["params"] = {name: text for name, text in record["params"].items() if name not in known.params}
-            self._ledger.note(record)
+            for record in told:
+                known = self._ledger.runs.get(record["run"])
+                if record["kind"] == "open" and known is not None:
+                    new = {name: text for name, text in record["params"].items() if name not in known.params}
+                    record["params"] = new
+                self._ledger.note(record)
             try:
-                self._spool.append(record)
+                self._spool.append(*told)
             except OSError as error:
                 self._warn_once(f"{self._spool.path} cannot be written ({error.strerror}); records are kept in memory")
 

@@ -232,18 +232,20 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     from mlflow import MlflowClient
 
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    limited = ["search", "tiny.yaml", "--name", "limited", "--set", "num_trials=5", "--set", "reuse=false", "--set"]
+    limited = ["search", "tiny.yaml", "--name", "limited", "--set", "num_trials=5", "--set", "reuse=false"]
+    limited += ["--set", "tracking.models=front", "--set"]
     one = ["search", "tiny.yaml", "--name", "one", "--set", ONE_CASCADE]
     diverging = ["search", "tiny.yaml", "--name", "diverging", "--set", "cascade.recipe.learning_rate=1e12"]
-    first, second, *exhausted, front, failed = cascade_commands(
+    first, second, limited_front, *exhausted, front, failed = cascade_commands(
         [*limited, "stop.max_epochs=4"],
         [*limited, "stop.max_epochs=7", "--resume"],
+        ["front", "limited", "--format", "json"],
         one,
         [*one, "--resume"],
         ["front", "one", "--format", "json"],
         diverging,
         cwd=tmp_path,
-        codes=[0] * 5 + [1],
+        codes=[0] * 6 + [1],
     )
     assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
     assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
@@ -262,6 +264,14 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     assert ended["limited"] == ("FINISHED", "stop.max_epochs: 9 of 7 epochs have been trained")
     assert ended["diverging"] == ("FAILED", "all 2 trials failed")
     assert ended["one"][1].startswith("space: 500 draws gave nothing new to run")
+    front = {f"{row['trial']}:{row['level']}": row["knee"] for row in limited_front.json() if row["on_front"]}
+    (knee,) = [candidate for candidate, is_knee in front.items() if is_knee]
+    assert client.get_model_version_by_alias("cascade-limited", "knee").tags["cascade.candidate"] == knee
+    versions = client.search_model_versions("name = 'cascade-limited' and tags.front = 'true'")
+    assert {version.tags["cascade.candidate"] for version in versions} == set(front)
+    page = (tmp_path / "runs/limited/overview.html").read_text()
+    assert f"cascade export limited --pick {knee}" in page
+    assert f"/experiments/{runs[0].info.experiment_id}/runs/" in page
 
 
 USERS_OWN = """

@@ -127,8 +127,8 @@ def test_a_courier_that_dies_is_started_again_and_nothing_is_lost(start, runs, w
 
 
 @pytest.fixture
-def hanging_server():
-    """Answers the first requests as some other server does, and then never again."""
+def other_server():
+    """Speaks HTTP, and knows nothing of MLflow."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *words):
@@ -143,14 +143,25 @@ def hanging_server():
     server.server_close()
 
 
-def test_another_kind_of_server_is_bad_input(tmp_path, hanging_server):
-    tracker = Tracker(uri=f"http://me:s3cret@127.0.0.1:{hanging_server}", storage=tmp_path, warn=print)
+def test_another_kind_of_server_is_bad_input(tmp_path, other_server):
+    tracker = Tracker(uri=f"http://me:s3cret@127.0.0.1:{other_server}", storage=tmp_path, warn=print)
     with pytest.raises(InputError, match=r"does not work") as raised:
         tracker.check()
     assert "s3cret" not in str(raised.value)
     assert "\n" not in str(raised.value)
     tracker.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_nobody_asked_for_is_said_in_the_end(tmp_path, free_port, warnings):
+    tracker = Tracker(uri=f"http://127.0.0.1:{free_port}", storage=tmp_path, experiment="here", warn=warnings.append)
+    tracker.prepare()
+    tracker.join_search("digits", "search-7")
+    tracker.log_confirmed("[]")
+    tracker.close()
+    assert len(warnings) == 1
+    assert "does not work" in warnings[0]
+    assert "records wait in the search's folder, and cascade sync sends them" in warnings[0]
 
 
 def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, capsys):
@@ -179,6 +190,24 @@ def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, 
     assert sync_search("digits", storage=database, uri=None, again=True, format="text") == 0
     assert "digits: 0 records" not in capsys.readouterr().out
     assert len(runs()) == 2
+
+
+def test_a_storage_folder_is_brought_up_to_date_but_for_what_runs_or_is_tracked_elsewhere(database, runs, warnings):
+    from orchestrator.config import Experiment
+    from orchestrator.folder import SearchFolder
+    from orchestrator.tracking.syncing import sync_storage
+
+    for name, uri in (("digits", None), ("busy", None), ("away", "http://127.0.0.1:9")):
+        tracker = Tracker(uri=uri, storage=database, experiment="here", warn=warnings.append)
+        tracker.start_search(name, {}, "data: digits", f"id-{name}")
+        tracker.close()  # the driver was killed
+        experiment = Experiment(tracking={"experiment": "here", "models": "none", "uri": uri})
+        (database / name / "experiment.yaml").write_text(experiment.to_yaml())
+        (database / name / "search-id").write_text(f"id-{name}")
+    with SearchFolder(storage=database, name="busy").locked():
+        sync_storage(database, warn=warnings.append)
+    assert {name: run.info.status for name, run in runs().items()} == {"digits": "KILLED"}
+    assert warnings == []
 
 
 def test_what_cannot_be_synced_is_said(database):

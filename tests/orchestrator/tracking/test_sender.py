@@ -190,6 +190,26 @@ def test_many_records_go_in_windows(make_sender, fake, tracker, make_epoch):
     assert sorted(set(steps)) == list(range(1, WINDOW + 1))
 
 
+def test_pages_are_drawn_once_where_much_is_left_to_send(make_sender, fake, tracker, make_view):
+    class Pages:
+        drawn = 0
+
+        def draw(self, store, search):
+            Pages.drawn += 1
+
+    for number in range(WINDOW):
+        tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+    sender = make_sender(fake, Pages())
+    assert sender.send()
+    assert sender.left().num_waiting <= 1
+    assert sender.send_aside()
+    assert Pages.drawn == 1
+    assert sender.left().num_waiting == 0
+    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+    assert sender.send()
+    assert Pages.drawn == 2
+
+
 def test_a_deleted_experiment_holds_records_back(sender, fake, tracker, warnings):
     def deleted():
         raise InputError("experiment 'here' was deleted; restore it, and records are sent")

@@ -41,21 +41,40 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path):
 
 
 def test_what_a_full_disk_does_not_take_is_written_later(tmp_path, monkeypatch):
-    spool = filled(tmp_path, 1)
+    now, tried = [0.0], []
+    spool = Spool(tmp_path / "tracking", clock=lambda: now[0])
+    spool.append({"kind": "log", "run": "0"})
     real = os.write
 
     def full(file, content):
+        tried.append(now[0])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    for run in ("1", "2"):
-        with pytest.raises(OSError, match="No space left"):
-            spool.append({"kind": "log", "run": run})
+    with pytest.raises(OSError, match="No space left"):
+        spool.append({"kind": "log", "run": "1"})
+    spool.append({"kind": "log", "run": "2"})  # too soon to try again
+    now[0] += 1.0
+    with pytest.raises(OSError, match="No space left"):
+        spool.append({"kind": "log", "run": "3"})
+    assert tried == [0.0, 1.0]
+    now[0] += 1.0
     monkeypatch.setattr(os, "write", lambda file, content: real(file, content[:7]))
-    spool.append({"kind": "log", "run": "3"})  # of which the disk takes some bytes only
+    spool.append({"kind": "log", "run": "4"})  # of which the disk takes some bytes at a time
     monkeypatch.setattr(os, "write", real)
-    spool.append({"kind": "log", "run": "4"})
-    assert [one.record["run"] for one in spool.read()[0]] == ["0", "1", "2", "3", "4"]
+    spool.append({"kind": "log", "run": "5"})
+    assert [one.record["run"] for one in spool.read()[0]] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_what_is_in_memory_is_written_in_the_end(tmp_path, monkeypatch):
+    spool = filled(tmp_path, 1)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        spool.append({"kind": "log", "run": "1"})
+    monkeypatch.setattr(os, "write", real)
+    spool.close()
+    assert len(spool.read()[0]) == 2
 
 
 def test_progress_is_kept_for_each_address(tmp_path):

@@ -104,6 +104,17 @@ def test_trials_that_ended_untold_are_told_on_resume(tracker, resumed, told, mak
     assert [ledger.runs[f"trial/{trial}"].status for trial in (0, 1, 2)] == ["finished", "finished", "failed"]
 
 
+def test_what_belongs_together_is_written_at_once(tracker, make_epoch, make_candidate, monkeypatch):
+    import os
+
+    written, real = [], os.write
+    monkeypatch.setattr(os, "write", lambda file, content: (written.append(content), real(file, content))[1])
+    tracker.start_trial(0, {})
+    tracker.log_epoch(0, make_epoch(1))
+    tracker.finish_trial(0, (make_candidate(0, 1), make_candidate(0, 2)), "finished")
+    assert [content.count(b"\n") for content in written] == [1, 3, 10]  # so that a kill cuts none of them in two
+
+
 def test_nothing_stays_open_when_a_search_ends(tracker, told, make_epoch):
     tracker.start_trial(3, {})
     tracker.log_epoch(3, make_epoch(1))
@@ -177,7 +188,7 @@ def test_versions_machine_and_commit_go_along_and_no_environment_variable(tracke
 
 
 def test_a_full_disk_is_said_once_and_costs_nothing(tracker, told, warnings, monkeypatch):
-    def full(record):
+    def full(*records):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tracker._spool, "append", full)

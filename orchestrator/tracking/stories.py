@@ -1,0 +1,97 @@
+"""What is told of a teacher, a network, a repeat or a front: the records of each, in their order."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.archive import Candidate
+from orchestrator.plots import FrontView, front_json, front_table
+from orchestrator.repeats import Repeat
+from orchestrator.tracking import records
+from orchestrator.tracking.records import SEARCH, TEACHER, Metric, Scalar
+from orchestrator.tracking.spool import Record
+from orchestrator.tracking.telling import epoch_metrics, front_note, knee_metrics, network_metrics
+from trainables.results import EpochProgress, TeacherResult
+
+
+def teacher_story(result: TeacherResult, epochs: Sequence[EpochProgress]) -> list[Record]:
+    """The teacher: its figures in the search's run, its curves in one of its own."""
+    figures = [(f"teacher_{name}", value, 0) for name, value in result.to_dict().items()]
+    tags = {"cascade.stage": "teacher"} | ({"cascade.reused": "true"} if result.reused else {})
+    return [
+        records.opening(TEACHER, name="teacher", kind="teacher", parent=SEARCH, tags=tags),
+        *(records.logging(TEACHER, epoch_metrics(epoch, step=epoch.epoch)) for epoch in epochs),
+        records.logging(SEARCH, figures),
+        records.closing(TEACHER, "finished"),
+    ]
+
+
+def network_story(search: str, candidate: Candidate, parameters: Mapping[str, Scalar]) -> list[Record]:
+    """A candidate: a run of its own within its trial's, so that charts show every level and not only students.
+
+    Args:
+        search: its name.
+        candidate: the network.
+        parameters: of its trial.
+    """
+    run, trial = records.network_key(*candidate.key), records.trial_key(candidate.trial)
+    command = f"cascade export {search} --pick {candidate.label}"
+    tags = {
+        "cascade.trial": str(candidate.trial),
+        "cascade.level": str(candidate.level),
+        "cascade.candidate": candidate.label,
+        "export": command,
+        "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}. Export it: `{command}`",
+    }
+    params = {**parameters, "level": candidate.level}
+    return [
+        records.opening(run, name=f"network {candidate.label}", kind="network", parent=trial, params=params, tags=tags),
+        records.logging(run, network_metrics(candidate)),
+        records.closing(run, "finished"),
+    ]
+
+
+def repeat_story(repeat: Repeat) -> list[Record]:
+    """A cascade that was trained again."""
+    run = records.repeat_key(repeat.trial, repeat.index)
+    tags = {"cascade.trial": str(repeat.trial), "cascade.repeat": str(repeat.index)}
+    name = f"confirm {repeat.trial}, seed {repeat.index}"
+    levels = enumerate(repeat.val_accuracies, start=1)
+    return [
+        records.opening(run, name=name, kind="confirm", parent=SEARCH, params={"seed": repeat.seed}, tags=tags),
+        records.logging(run, [(f"level_{level}_val_accuracy", value, 0) for level, value in levels]),
+        records.closing(run, "failed" if repeat.failure else "finished", reason=repeat.failure),
+    ]
+
+
+def front_story(
+    search: str, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path]
+) -> list[Record]:
+    """The front in the search's run: figures by step, the knee, tables, pictures, a history and the overview.
+
+    Args:
+        search: its name.
+        view: the front.
+        hypervolume: of the front.
+        num_trials: trials that are finished; the step.
+        figures: files in the search's folder that show it, where it has changed.
+    """
+    best = max((candidate.val_accuracy for candidate in view.front), default=None)
+    metrics: list[Metric] = [
+        ("hypervolume", hypervolume, num_trials),
+        ("front_size", len(view.front), num_trials),
+        ("front_best_val_accuracy", best, num_trials),
+    ]
+    tags: dict[str, str] = {}
+    if view.knee is not None:
+        metrics += knee_metrics(view.knee, num_trials)
+        tags = {"knee": view.knee.label, "mlflow.note.content": front_note(search, view)}
+    text = front_json(view, hypervolume)
+    told = [
+        records.logging(SEARCH, metrics, tags=tags),
+        records.writing(SEARCH, "front/front.md", front_table(view)),
+        records.writing(SEARCH, "front/front.json", text),
+        *(records.copying(SEARCH, path.name, "front") for path in figures),
+    ]
+    if figures:
+        told.append(records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text))
+    return [*told, records.overview()]
