@@ -122,7 +122,8 @@ def _print_card(exported: "Exported") -> None:
     table.add_row("parameters", f"{teacher.params:,}", f"{network.params:,}", f"{card.params_ratio:.3g} times fewer")
     for row in card.latency:
         dense, pruned = row.comparison.dense, row.comparison.pruned
-        times = f"{row.comparison.speedup:.3g} times faster"
+        speedup = row.comparison.speedup
+        times = f"{speedup:.3g} times faster" if speedup >= 1 else f"{1 / speedup:.3g} times slower"
         table.add_row(row.label, f"{dense.median_ms:.3g} ms", f"{pruned.median_ms:.3g} ms", times)
     console.print(table)
     for warning in card.warnings:

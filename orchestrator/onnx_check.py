@@ -19,6 +19,7 @@ _MOST_BYTES = 2**31  # of a protocol buffer
 _MOST_ELEMENTS = 2**31  # of one value, for one image
 _PLAIN_DOMAINS = ("", "ai.onnx")
 _SETTINGS_OF_RUNTIMES = ("ort_config",)  # metadata that a runtime may take for its own settings
+_GROWING = ("ConstantOfShape", "Expand", "Pad", "RandomNormal", "RandomUniform", "Range", "Resize", "Tile", "Upsample")
 _ROUNDING_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -66,6 +67,9 @@ def read_onnx(path: Path) -> OnnxFile:
         shapes = _shapes(model)
         for name, shape in shapes.items():
             _require(math.prod(shape) <= _MOST_ELEMENTS, f"{name!r} of shape {list(shape)} would fill the memory")
+        for node in model.graph.node:
+            known = node.op_type not in _GROWING or math.prod(shapes.get(node.output[0], (0,))) > 0
+            _require(known, f"how large {node.op_type} makes {node.output[0]!r} is not said")
     except _Refused as error:
         raise InputError(f"{path} is refused: {error}") from error
     except (DecodeError, OSError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

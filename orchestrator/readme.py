@@ -253,7 +253,7 @@ def _verification(card: Card) -> str:
     rows = [
         (
             f"`{check.file}`",
-            "0, bit for bit" if check.identical and not check.max_difference else f"{check.max_difference:.1e}",
+            f"{check.max_difference:.1e}" + (", tensors equal bit for bit" if check.identical else ""),
             _percent(check.top1_agreement),
             _percent(check.test_accuracy),
             f"{check.macs:,}",

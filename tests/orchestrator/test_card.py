@@ -236,7 +236,7 @@ def test_snippets_are_python_and_name_a_users_own_function() -> None:
 
 def test_each_file_is_told_with_what_was_counted_in_it() -> None:
     text = markdown(CARD)
-    assert "| `weights.safetensors` | 0, bit for bit | 100.00 % | 90.00 % | 4,000 | 100 |" in text
+    assert "| `weights.safetensors` | 0.0e+00, tensors equal bit for bit | 100.00 % | 90.00 % | 4,000 | 100 |" in text
     assert "| `model.onnx` | 3.0e-06 | 100.00 % | 90.00 % | 4,000 | 90 |" in text
     assert f"- `model.onnx`: 5,000 bytes, SHA-256 `{'ab' * 32}`" in text
     assert CARD.to_dict()["files"]["model.onnx"] == {"bytes": 5000, "sha256": "ab" * 32}

@@ -232,7 +232,9 @@ def test_every_format_gives_what_the_search_found_and_is_counted_by_itself(
     assert [check.format for check in checked.files] == list(FORMATS)
     assert checked.refused == {}
     native, onnx, pt2, int8 = checked.files
-    assert (native.identical, native.max_difference, native.params) == (True, 0.0, candidate.params)
+    assert (native.identical, native.params) == (True, candidate.params)
+    # Not 0: where tensors lie in memory decides which kernels compute with them.
+    assert native.max_difference <= 1e-5 * checked.max_logit
     for check in checked.files:
         assert check.macs == candidate.macs
     for check in (onnx, pt2):

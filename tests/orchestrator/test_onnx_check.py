@@ -96,6 +96,16 @@ def huge_value(model: Any) -> None:  # noqa: ANN401
     model.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
 
 
+def unsaid_value(model: Any) -> None:  # noqa: ANN401
+    """As many zeros as the images' pixels add up to."""
+    add = model.graph.node.append
+    add(helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.INT64))
+    add(helper.make_node("ReduceSum", ["numbers"], ["sum"], keepdims=0))
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.INT64, [1], [1]))
+    add(helper.make_node("Reshape", ["sum", "one"], ["shape"]))
+    add(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+
+
 def huge_constant(model: Any) -> None:  # noqa: ANN401
     tensor = TensorProto(name="zeros", data_type=TensorProto.FLOAT, dims=[10**11])
     model.graph.node.append(helper.make_node("Constant", [], ["zeros"], value=tensor))
@@ -117,6 +127,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a huge weight": (huge_weight, "would fill the memory|bytes, not"),
     "a huge value": (huge_value, "'zeros' of shape .* would fill the memory"),
+    "a value of unsaid size": (unsaid_value, "how large ConstantOfShape makes 'zeros' is not said"),
     "a huge constant": (huge_constant, "zeros of shape .* would fill the memory"),
     "a short weight": (lambda m: m.graph.initializer[0].dims.insert(0, 2), r"bytes, not"),
     "a negative size": (lambda m: m.graph.initializer[0].dims.insert(0, -1), "has the shape"),

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from trainables.errors import InputError
-from trainables.latency import Comparison, Latency, compare, measure, measure_calls, processor_name
+from trainables.latency import (
+    Comparison,
+    Latency,
+    compare,
+    compare_compiled,
+    measure,
+    measure_calls,
+    measure_gpu_calls,
+    processor_name,
+)
 
 SHAPE = (1, 8, 8)
 
@@ -117,3 +126,74 @@ def test_draws_nothing_from_the_global_generator() -> None:
     drawn = torch.random.get_rng_state()
     measure(network, (1, 2, 4), batch_size=2, num_threads=1, min_seconds=0.002)
     assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+def test_throughput_is_images_by_the_median() -> None:
+    measured = Latency(median_ms=2.0, iqr_ms=0.0, num_threads=1, batch_size=64)
+    assert measured.images_per_second == 32_000
+    assert measured.to_dict()["images_per_second"] == 32_000
+
+
+class FakeEvents:
+    """A GPU's clock that moves by a millisecond a call; notes what was asked of it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.said: list[str] = []
+
+    def event(self, *, enable_timing: bool) -> "FakeEvents.Event":
+        assert enable_timing
+        return FakeEvents.Event(self)
+
+    def call(self) -> None:
+        self.now += 1.0
+        self.said.append("call")
+
+    class Event:
+        def __init__(self, clock: "FakeEvents") -> None:
+            self.clock, self.at = clock, 0.0
+
+        def record(self) -> None:
+            self.at = self.clock.now
+            self.clock.said.append("record")
+
+        def synchronize(self) -> None:
+            self.clock.said.append("wait")
+
+        def elapsed_time(self, end: "FakeEvents.Event") -> float:
+            return end.at - self.at
+
+
+def test_on_a_gpu_times_are_between_events_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeEvents()
+    monkeypatch.setattr(torch.cuda, "Event", clock.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: clock.said.append("wait for all"))
+    first, second = measure_gpu_calls([clock.call, clock.call], batch_size=8, num_threads=1, min_seconds=0.1)
+    assert (first.median_ms, first.iqr_ms, first.images_per_second) == (pytest.approx(1.0), pytest.approx(0.0), 8000)
+    assert second == first
+    turn = clock.said.index("wait for all")
+    assert clock.said[:turn] == ["call"] * 10
+    assert clock.said[turn + 1 : turn + 5] == ["record", "call", "record", "wait"]
+    assert clock.said.count("call") == 4 * (10 + 50)  # in turn, twice each, until half of the time has passed
+    assert clock.said.count("wait for all") == 4
+
+
+def test_compiling_is_not_timed_and_its_failure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def compiled(network: nn.Module) -> nn.Module:
+        calls.append("compiled")
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    network = Recorder()
+    compare_compiled(network, network, SHAPE, batch_size=2, num_threads=1, min_seconds=0.002)
+    assert calls == ["compiled", "compiled"]
+    assert {seen[3] for seen in network.seen} == {(2, *SHAPE)}
+
+    def broken(network: nn.Module) -> nn.Module:
+        raise RuntimeError("no g++ here\nlook at the log")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(InputError, match=r"cannot be compiled \(RuntimeError: no g\+\+ here\); .* --latency$"):
+        compare_compiled(network, network, SHAPE, batch_size=2, num_threads=1)
