@@ -9,7 +9,7 @@ data="$1" out="$2" minutes="${3:-7}"
 "$python" -m orchestrator.evidence studies/digits.yaml --out "$out/digits" --workers 6 --threads 6 --minutes "$minutes" \
     > "$out/digits.log" 2>&1 &
 digits=$!
-"$python" -m orchestrator.evidence studies/vgg16_cifar10_gpu.yaml --set "data.path=$data" --out "$out/vgg16" \
+"$python" -m orchestrator.evidence studies/vgg16_cifar10_gpu_more.yaml --set "data.path=$data" --out "$out/vgg16" \
     --device cuda --workers 9 --threads 9 --minutes "$minutes" 2>&1 | tee "$out/vgg16.log"
 wait "$digits"
 tail -n 3 "$out/digits.log"
