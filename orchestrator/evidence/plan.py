@@ -145,17 +145,11 @@ class StudyPlan(PlainConfig):
 
     def run(self, arm: str, size: float, seed: int, learning_rate: float, purpose: Purpose) -> Run:
         """A run, with the key that tells it from any other."""
-        data = {key: value for key, value in self.data.to_dict().items() if key not in ("path", "download")}
         own = self.arms[arm]
-        determines = {
-            "model": self.model.to_dict(),
-            "data": data,
-            "images": self.images.to_dict(),
-            "teacher": self.teacher.to_dict(),
-            "teacher_seed": self.teacher_seed,
-            "method": {key: value for key, value in own.to_dict().items() if key != "cascade"},
-            "cascade": self.cascade_of(own, size, seed=seed, learning_rate=learning_rate, epochs=10_000).to_dict(),
-            "budget": self.budget.to_dict(),
+        determines = _teacher_values(self) | {
+            "arm": {key: value for key, value in _told(own).items() if key != "cascade"},
+            "cascade": _told(self.cascade_of(own, size, seed=seed, learning_rate=learning_rate, epochs=10_000)),
+            "budget": _told(self.budget),
         }
         return Run(arm=arm, size=size, seed=seed, learning_rate=learning_rate, purpose=purpose, key=digest(determines))
 
@@ -211,13 +205,30 @@ def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def digest_of_teacher(plan: StudyPlan) -> str:
     """What tells a study's teacher from any other."""
-    data = {key: value for key, value in plan.data.to_dict().items() if key not in ("path", "download")}
-    return digest(
-        {
-            "model": dataclasses.replace(plan.model).to_dict(),
-            "data": data,
-            "images": plan.images.to_dict(),
-            "teacher": plan.teacher.to_dict(),
-            "seed": plan.teacher_seed,
-        }
-    )
+    return digest(_teacher_values(plan))
+
+
+def _teacher_values(plan: StudyPlan) -> dict[str, Any]:
+    data = {key: value for key, value in _told(plan.data).items() if key not in ("path", "download")}
+    return {
+        "model": _told(plan.model),
+        "data": data,
+        "images": _told(plan.images),
+        "teacher": _told(plan.teacher),
+        "teacher_seed": plan.teacher_seed,
+    }
+
+
+def _told(config: PlainConfig) -> dict[str, Any]:
+    """What differs from the defaults, so that a key stays the same when there are more settings."""
+    told: dict[str, Any] = {}
+    for setting in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, setting.name)
+        if isinstance(value, PlainConfig):
+            inner = _told(value)
+            told |= {setting.name: inner} if inner else {}
+        elif setting.default_factory is not dataclasses.MISSING:
+            told |= {} if value == setting.default_factory() else {setting.name: config.to_dict()[setting.name]}
+        elif value != setting.default:
+            told[setting.name] = config.to_dict()[setting.name]
+    return told

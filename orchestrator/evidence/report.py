@@ -111,6 +111,9 @@ def not_shown(plan: StudyPlan, summary: Summary, results: Sequence[RunResult]) -
     )
     if summary.duels:
         yield "The best cascade and the best of Torch-Pruning were picked by their means here, which flatters both."
+    fewest = min((line.against.estimate.number for line in summary.lines if line.against is not None), default=0)
+    if 0 < fewest < 5:
+        yield f"Small differences: some comparisons rest on {fewest} seeds alone, which tell large ones at best."
     missing = sum(line.num_missing for line in summary.lines if line.method != "one-cascade")
     if missing:
         yield f"{missing} runs are still to be done; what is there is compared on the seeds that both arms have."
@@ -201,14 +204,12 @@ def _percent(fraction: float) -> str:
 
 def _points(difference: Difference | None) -> str:
     assert difference is not None
-    p_value = "" if difference.adjusted is None else f", p {difference.adjusted:.3f}"
     found = difference.estimate
-    ends = (
-        ""
-        if found.low is None or found.high is None
-        else f" ({100 * found.low:+.2f} … {100 * found.high:+.2f}{p_value})"
-    )
-    return f"{100 * found.mean:+.2f} points{ends}"
+    ends = "one seed"
+    if found.low is not None and found.high is not None:
+        p_value = "" if difference.adjusted is None else f", p {difference.adjusted:.3f}"
+        ends = f"{100 * found.low:+.2f} … {100 * found.high:+.2f}{p_value}"
+    return f"{100 * found.mean:+.2f} points ({ends})"
 
 
 def _interval(found: Estimate, *, signed: bool) -> str:

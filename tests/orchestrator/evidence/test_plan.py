@@ -44,6 +44,13 @@ def test_a_key_tells_runs_apart_and_knows_equal_ones(plain) -> None:
     assert StudyPlan.from_dict(moved).run("plain", 0.3, 1, 0.05, "measured").key == run.key
 
 
+def test_a_default_that_is_spelt_out_is_the_same_run(plain) -> None:
+    run = StudyPlan.from_dict(plain).run("plain", 0.3, 1, 0.05, "measured")
+    plain["cascade"] = plain["cascade"] | {"temperature": 4.0, "pruning": {"num_prunings": 3, "ramp": "cubic"}}
+    plain["arms"] = {"plain": {"method": "cascade", "cascade": {"recovery_epochs": 0}}}
+    assert StudyPlan.from_dict(plain).run("plain", 0.3, 1, 0.05, "measured").key == run.key
+
+
 def test_an_arm_changes_only_what_it_names(plain) -> None:
     plain["arms"] = {"plain": {"cascade": {"pruning": {"cost": "none"}, "temperature": 2}}}
     plan = StudyPlan.from_dict(plain)
