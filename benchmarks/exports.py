@@ -38,7 +38,7 @@ from trainables.teacher import TeacherStage
 
 MACS_KEPT, ROUND_TO = 0.25, 8
 BATCH = 64
-EPOCHS = 8
+EPOCHS = 5
 FRONT = 8
 DIGITS = DataConfig(name="digits", image_size=32)
 

@@ -131,11 +131,13 @@ def export_each(jobs: Sequence[Job], *, origin: Origin, options: ExportOptions) 
         with disk_full(folder):
             bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test)
         for job in jobs:
+            result: Exported | Failed
             try:
                 with disk_full(folder):
-                    yield _export(job, bench)
+                    result = _export(job, bench)
             except StageFailure as failure:
-                yield Failed(candidate=job.candidate, reason=failure.reason)
+                result = Failed(candidate=job.candidate, reason=failure.reason)
+            yield result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
