@@ -104,6 +104,8 @@ def _front_section(overview: Overview) -> str:
     lowest = _lowest(overview)
     below = sum(candidate.val_accuracy < lowest for candidate in view.plotted)
     hidden = f" {below} more networks lie below what is shown." if below else ""
+    if overview.teacher.val_accuracy < lowest:
+        hidden += f" The teacher lies below what is shown, at {share(overview.teacher.val_accuracy)}."
     return (
         "<section><h2>The front</h2>"
         '<p class="soft">Each point is a network that is really narrower; <i>trial:level</i> names it. Up and to the '
@@ -156,7 +158,9 @@ def _front_chart(overview: Overview, css: str) -> str:
         )
         for candidate in plotted
     ]
-    inside = frame.horizontal(teacher.val_accuracy, f"teacher, {share(teacher.val_accuracy)}")
+    inside = ""
+    if low <= teacher.val_accuracy <= high:  # a teacher that was hardly trained may lie far below
+        inside = frame.horizontal(teacher.val_accuracy, f"teacher, {share(teacher.val_accuracy)}")
     inside += scatter(frame, points, joined=len(view.objectives) == 2)
     title = f"Validation accuracy of {len(points)} networks against {AXIS_TITLES[view.cost]}"
     return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], css=css)

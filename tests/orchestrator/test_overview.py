@@ -168,6 +168,15 @@ def test_words_of_the_users_own_cannot_become_markup(folder):
     assert "<script>alert(1)</script>" in page.said
 
 
+def test_a_teacher_far_below_its_networks_is_told_and_not_drawn_outside(folder):
+    overview = gather(folder)
+    weak = dataclasses.replace(overview, teacher=dataclasses.replace(TEACHER, val_accuracy=0.2), curves=())
+    text = html(weak)
+    assert "The teacher lies below what is shown, at 20.00 %." in text
+    assert "teacher, 20.00 %" not in text
+    assert "teacher, 95.00 %" in html(overview)
+
+
 def test_hypervolume_grows_and_ends_at_the_fronts(folder):
     from orchestrator.pareto import front_hypervolume
 
