@@ -17,7 +17,8 @@ from trainables.errors import StageFailure
 from trainables.objective import Objective
 from trainables.training import derive_seed, epoch_batches, seeded_layers
 
-STEPS = 100  # of iterative pruning from everything to nothing
+STEPS = 150  # of iterative pruning, at most
+STAYS = 0.97  # of the channels at each step, so that steps are as fine for small networks as for large ones
 BATCHES = 4  # that gradients are summed over before each step
 _CLOSE = 1.5  # times the target, from where on groups are given out one at a time
 
@@ -25,9 +26,9 @@ _CLOSE = 1.5  # times the target, from where on groups are given out one at a ti
 def pruned(teacher: nn.Module, arm: Arm, config: CascadeConfig, data: DataSplits, *, target: float) -> nn.Module:
     """Cut a copy of the teacher until its MACs are as close to a target as whole groups come.
 
-    Steps of one pruner, a hundredth of all channels each, as that library's own iterative pruning goes; for Taylor
-    importance the gradients of the cross-entropy are summed over a few batches before each, which no budget is charged
-    for, in its favour. Groups are given out one at a time, so that the pruning can end in the midst of a step.
+    Steps of one pruner, 3 % of the channels each, as that library's own iterative pruning goes. For Taylor importance
+    the gradients of the cross-entropy are summed over a few batches before each, which no budget is charged for, in its
+    favour. Near the target groups are given out one at a time, so that the pruning can end in the midst of a step.
 
     Args:
         teacher: trained, on the device of the data.
@@ -54,6 +55,7 @@ def pruned(teacher: nn.Module, arm: Arm, config: CascadeConfig, data: DataSplits
             pruning_ratio=1.0,
             max_pruning_ratio=arm.max_pruning_ratio,
             iterative_steps=STEPS,
+            iterative_pruning_ratio_scheduler=_falling,
             ignored_layers=[_last_linear(network)],
             in_channel_groups={},  # its defaults are shared between instances
             out_channel_groups={},
@@ -76,6 +78,11 @@ def pruned(teacher: nn.Module, arm: Arm, config: CascadeConfig, data: DataSplits
         "raise max_pruning_ratio",
         stage="torch-pruning",
     )
+
+
+def _falling(ratio: float, steps: int) -> list[float]:
+    """Part of the channels that is gone after each step, from none on."""
+    return [ratio * (1 - STAYS**step) for step in range(steps + 1)]
 
 
 def _importance(arm: Arm) -> tp.importance.Importance:

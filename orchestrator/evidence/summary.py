@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duel:
-    """The best of some arms against the best of others at one size, each picked by its mean.
+    """The best of some arms against the best of others at a size, by their means among those with most seeds.
 
     Attributes:
         size: of the networks.
@@ -144,7 +144,11 @@ def _duels(lines: Sequence[Line]) -> Iterable[Duel]:
         peers = [line for line in here if line.method == "torch-pruning"]
         if not cascades or not peers:
             continue
-        own, other = (max(kind, key=_accuracy) for kind in (cascades, peers))
+        # Of those with the most seeds: a mean of few seeds is soon the best.
+        own, other = (
+            max((line for line in kind if len(line.accuracies) == max(len(k.accuracies) for k in kind)), key=_accuracy)
+            for kind in (cascades, peers)
+        )
         difference = paired(own.accuracies, other.accuracies)
         if difference is not None:
             yield Duel(size=size, own=own.arm, other=other.arm, difference=difference)

@@ -20,6 +20,7 @@ CONFIG = CascadeConfig(macs_kept=(0.3,), recipe=Recipe(batch_size=16))
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "STEPS", 20)
+    monkeypatch.setattr(peer, "STAYS", 0.85)
     monkeypatch.setattr(peer, "BATCHES", 1)
 
 

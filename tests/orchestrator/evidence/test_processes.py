@@ -33,6 +33,7 @@ def material(plan: StudyPlan, folder: Path) -> Material:
 
 def test_every_method_gives_networks_of_the_sizes_within_the_budget(plain, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(peer, "STEPS", 20)
+    monkeypatch.setattr(peer, "STAYS", 0.85)
     plan = StudyPlan.from_dict(plain | {"sizes": [0.5, 0.3], "arms": METHODS, "budget": {"amount": 6}})
     shared = material(plan, tmp_path)
     wanted = {"plain": [0.3], "chain": [0.3**0.5, 0.3], "all": [0.5, 0.3], "scratch": [0.3], "peer": [0.3]}

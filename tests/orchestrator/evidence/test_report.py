@@ -98,6 +98,13 @@ def test_the_best_cascade_meets_the_best_peer(plan: StudyPlan, results: Mapping[
     assert duels[0.5].own == "all"
 
 
+def test_a_mean_of_few_seeds_is_not_the_best(plan: StudyPlan, results: dict[str, RunResult]) -> None:
+    for seed in plan.seeds[1:]:
+        del results[plan.run("chain", 0.3, seed, 0.05, "measured").key]
+    duels = {duel.size: duel for duel in summarise(plan, results).duels}
+    assert duels[0.3].own == "plain"
+
+
 def test_words_say_what_is_shown(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
     sentences = list(shown(plan, summarise(plan, results)))
     assert any(s.startswith("At 30 % of the MACs above plain: chain +2.00 points (") for s in sentences)
