@@ -136,7 +136,12 @@ def run_search(arm: str, storage: Path) -> Ends:
     )
     search.CascadeTrainable = nothing_of_a_cascade()
     search.run_waves = partial(run_waves, wave_trials=WAVE_TRIALS if arm == "search" else NUM_TRIALS)
-    tracker = Tracker(uri=None, storage=storage, warn=lambda text: print(text, file=sys.stderr))
+    tracker = Tracker(
+        uri=None,
+        storage=storage,
+        models="none",  # there are no networks to register
+        warn=lambda text: print(text, file=sys.stderr),
+    )
     ends = EndsWatcher()
     folder = SearchFolder(storage=storage, name="nothing")
     search.run_search(experiment, folder, resume=False, watcher=ends, tracker=tracker)

@@ -35,44 +35,50 @@ class BoundedHistory(BaseSampler):
         """
         self._sampler = sampler
         self._sight = _Sight(num_best=num_best, num_recent=num_recent)
+        self._looked: tuple[int, list[FrozenTrial]] | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What the sampler makes of what it sees."""
-        return self._sampler.infer_relative_search_space(self._seen(study), trial)
+        return self._sampler.infer_relative_search_space(self._seen(study, trial), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """What the sampler makes of what it sees."""
-        return self._sampler.sample_relative(self._seen(study), trial, search_space)
+        return self._sampler.sample_relative(self._seen(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:  # noqa: ANN401 - Optuna's
         """What the sampler makes of what it sees."""
-        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(self._seen(study, trial), trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Pass it on."""
-        self._sampler.before_trial(self._seen(study), trial)
+        """Look at the study, once for all parameters of the trial: a list of all trials takes its time."""
+        self._looked = None
+        seen = self._seen(study, trial)
+        self._looked = trial.number, seen._get_trials(deepcopy=False)
+        self._sampler.before_trial(self._seen(study, trial), trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Pass it on."""
-        self._sampler.after_trial(self._seen(study), trial, state, values)
+        self._looked = None
+        self._sampler.after_trial(self._seen(study, trial), trial, state, values)
 
     def reseed_rng(self) -> None:
         """Pass it on."""
         self._sampler.reseed_rng()
 
-    def _seen(self, study: Study) -> Study:
-        return cast(Study, _SeenStudy(study, self._sight))
+    def _seen(self, study: Study, trial: FrozenTrial) -> Study:
+        looked = self._looked[1] if self._looked is not None and self._looked[0] == trial.number else None
+        return cast(Study, _SeenStudy(study, self._sight, looked))
 
 
 class _SeenStudy:
     """A study of which only some trials are seen."""
 
-    def __init__(self, study: Study, sight: "_Sight") -> None:
-        self._study, self._sight = study, sight
+    def __init__(self, study: Study, sight: "_Sight", looked: list[FrozenTrial] | None) -> None:
+        self._study, self._sight, self._looked = study, sight, looked
 
     def _get_trials(
         self,
@@ -81,8 +87,10 @@ class _SeenStudy:
         use_cache: bool = False,  # noqa: FBT001, FBT002
     ) -> list[FrozenTrial]:
         # Copies are for callers that change trials, which samplers do not.
-        trials = self._study._get_trials(deepcopy=False, use_cache=use_cache)
-        seen = self._sight.of(trials, self._study.directions)
+        seen = self._looked
+        if seen is None:
+            trials = self._study._get_trials(deepcopy=False, use_cache=use_cache)
+            seen = self._sight.of(trials, self._study.directions)
         return [trial for trial in seen if states is None or trial.state in states]
 
     def get_trials(

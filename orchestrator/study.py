@@ -294,7 +294,9 @@ class Study:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        # Not out of all trials, of which a list would be made for each report of a long search.
+        storage = self._study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
 
 
 def _cascade(trial: FrozenTrial) -> CascadeConfig:

@@ -39,6 +39,36 @@ def test_in_a_short_study_nothing_changes(constant_liar):
     assert suggest(BoundedHistory) == suggest(lambda sampler: sampler)
 
 
+def test_a_study_is_listed_once_for_all_parameters_of_a_trial(monkeypatch):
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=BoundedHistory(TPESampler(seed=0)))
+    for number in range(20):
+        trial = study.ask()
+        study.tell(trial, [sum(trial.suggest_float(name, 0, 1) for name in "xyz"), number])
+    listed = []
+    listing = study._storage.get_all_trials
+    monkeypatch.setattr(
+        study._storage, "get_all_trials", lambda *words, **named: listed.append(1) or listing(*words, **named)
+    )
+    counts = []
+    for names in ("x", "xyz"):
+        listed.clear()
+        trial = study.ask()
+        for name in names:
+            trial.suggest_float(name, 0, 1)
+        counts.append(len(listed))
+    assert counts[0] == counts[1] > 0
+
+
+def test_what_was_told_in_between_is_seen_by_the_next_trial():
+    sampler = Looking(seed=0)
+    study = make_study(BoundedHistory(sampler), 20)
+    first = study.ask(SPACE)
+    study.add_trial(create_trial(params={"x": 0.5}, distributions=SPACE, values=(0.5, 0.5)))
+    study.tell(first, (0.1, 0.1))
+    study.ask(SPACE)
+    assert sampler.seen == list(range(23))
+
+
 def test_a_long_study_shows_its_best_and_its_newest():
     sampler = Looking(seed=0)
     study = make_study(BoundedHistory(sampler, num_best=2, num_recent=5), 40, values=lambda x: (x, 1.0))
