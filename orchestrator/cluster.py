@@ -145,7 +145,7 @@ def check_nodes(storage: Path, *, address: str, seconds: float = ANSWER_SECONDS)
     marker, token = storage.resolve() / f".shared-{uuid.uuid4().hex}", secrets.token_hex()
     try:
         marker.write_text(token)
-        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        nodes = {node["NodeID"]: _label(node) for node in ray.nodes() if node["Alive"]}
         views, silent = _views(nodes, str(marker), seconds)
     finally:
         marker.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ def _make(folder: Path) -> list[Path]:
 
 
 def _views(nodes: Mapping[str, str], marker: str, seconds: float) -> tuple[dict[str, View], dict[str, str]]:
-    """What machines see, and why others did not say, both by address; those that have left meanwhile do not count."""
+    """What machines see, and why others did not say, both by label; those that have left meanwhile do not count."""
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
         node: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(marker)
@@ -179,31 +179,34 @@ def _views(nodes: Mapping[str, str], marker: str, seconds: float) -> tuple[dict[
             silent[nodes[node]] = f"no answer in {seconds:g} s"
         except RayError as error:
             silent[nodes[node]] = first_line(getattr(error, "cause", None) or error)
-    left = {node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]}
-    return views, {address: why for address, why in silent.items() if address not in left}
+    left = {_label(node) for node in ray.nodes() if not node["Alive"]}
+    return views, {label: why for label, why in silent.items() if label not in left}
+
+
+def _label(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})"
 
 
 def _judge(views: Mapping[str, View], silent: Mapping[str, str], *, token: str, storage: Path) -> None:
     here = version("cascade-pruning")
     if silent:
-        address, why = next(iter(silent.items()))
         raise InputError(
-            f"{_machines(list(silent))} cannot run this project ({address}: {why}); install the same versions on all "
-            "machines, as the cluster files do, or take it out of the cluster"
+            f"{_machines(list(silent))} does not run this project: {next(iter(silent.values()))}; install the same "
+            "versions on all machines, as the cluster files do, or take it out of the cluster"
         )
-    other = [address for address, view in views.items() if view.version != here]
+    other = [label for label, view in views.items() if view.version != here]
     if other:
         raise InputError(
             f"{_machines(other)} runs cascade-pruning {views[other[0]].version}, but this process {here}; "
             "install the same version on all machines, with `ray up` again"
         )
-    blind = [address for address, view in views.items() if view.token != token]
+    blind = [label for label, view in views.items() if view.token != token]
     if blind:
         raise InputError(
             f"--storage is {storage}, which {_machines(blind)} does not share with this machine; give a folder that "
             "all machines mount at the same path, with --storage or CASCADE_STORAGE"
         )
-    barred = [address for address, view in views.items() if not view.writable]
+    barred = [label for label, view in views.items() if not view.writable]
     if barred:
         raise InputError(
             f"--storage is {storage}, which {_machines(barred)} may not write to; mount it for writing, and let the "
@@ -211,8 +214,8 @@ def _judge(views: Mapping[str, View], silent: Mapping[str, str], *, token: str, 
         )
 
 
-def _machines(addresses: Sequence[str]) -> str:
-    return addresses[0] if len(addresses) == 1 else f"{addresses[0]} (as {len(addresses) - 1} others)"
+def _machines(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]}, as {len(labels) - 1} more,"
 
 
 def check_joined(bootstrap: Mapping[str, Any], *, joined: int) -> None:

@@ -16,7 +16,7 @@ PACKAGES = ("orchestrator", "search_spaces", "trainables", "ray", "torch", "torc
 def main(arguments: Sequence[str], script: Path) -> int:
     """Search on the cluster that this machine is part of; the exit code."""
     sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != script.parent]
-    problem = hidden(Path.cwd())
+    problem = hidden(script.parent) or hidden(Path.cwd())
     if problem is None and importlib.util.find_spec("orchestrator") is None:
         problem = f"the project is not installed for {sys.executable}; name it in setup_commands of the cluster file"
     if problem is not None:

@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md on a cluster of one machine: its SSH server runs without a port, in a home of its own.
+"""The commands of docs/cluster.md on a cluster of one machine, whose SSH server has no port and a home of its own.
 
 `ray up` and `ray down` end every Ray that the user runs, so that these run by `make test-cluster` alone.
 """
@@ -32,7 +32,7 @@ class Machine:
         self.home.mkdir()
         self.storage.mkdir(parents=True)
         (self.home / "tiny.yaml").write_text(tiny)
-        (self.home / ".bashrc").touch()
+        (self.home / ".bashrc").write_text("cd\n")  # SSH goes to the home that the system knows
         (self.home / ".profile").write_text('. "$HOME/.bashrc"\n')
         self._let_in()
         self.file = folder / "cluster.yaml"
@@ -168,3 +168,25 @@ def test_a_job_takes_its_folder_along(machine, tmp_path, tiny_yaml):
     said = machine.ray(*words, "python", "-m", "orchestrator.submit", *search)
     assert "succeeded" in said
     assert (machine.storage / "job/archive.parquet").exists()
+
+
+def test_a_node_that_does_not_see_the_storage_folder_ends_the_search_before_it_starts(machine):
+    """A second raylet, before whose eyes another folder lies over the shared one."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount"] if os.getuid() else ["unshare", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounts of one's own are not allowed here")
+    head = (machine.folder / "r/ray/ray_current_cluster").read_text().strip()
+    env = machine.env | {"PYTHONPATH": str(ROOT)}
+
+    def join(*before, mounted=""):
+        start = f"{mounted} exec {BIN / 'ray'} start --address={head} --num-cpus=1"
+        subprocess.run([*before, "sh", "-c", start], env=env, capture_output=True, timeout=120, check=True)
+
+    join()
+    submit(machine, "tiny.yaml", "--name", "two", "--set", "num_trials=1")
+    join(*alone, mounted=f"mount -t tmpfs none {machine.storage} &&")
+    said = submit(machine, "tiny.yaml", "--name", "blind", code=1)
+    assert f"--storage is {machine.storage}, which" in said
+    assert "does not share with this machine" in said
+    assert "cascade: exit code 2" in said
+    assert not (machine.storage / "blind").exists()
