@@ -1,6 +1,6 @@
 # `make demo` and `make test` set everything up in .venv by themselves; they need Python 3.11+ and make alone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit lint bench clean
+.PHONY: help demo test test-unit test-cluster lint bench clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,10 +20,13 @@ demo: $(READY) ## Search the demo, print its front, export the smallest good net
 	@echo "look at it in a browser: $(BIN)/cascade ui"
 
 test: $(READY) lint ## Check style, types and layers, then run all tests
-	@$(BIN)/pytest -q $(BESIDE)
+	@$(BIN)/pytest -q $(BESIDE) -m "not cluster"
 
 test-unit: $(READY) ## Run the tests that take seconds
 	@$(BIN)/pytest -q $(BESIDE) -m "not integration"
+
+test-cluster: $(READY) ## Start clusters on this machine over SSH, and search on them; ends every Ray that you run here
+	@$(BIN)/pytest -q -m cluster
 
 lint: $(READY) ## Check style, types and layers
 	@$(BIN)/ruff format --check -q .

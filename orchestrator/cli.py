@@ -15,7 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Storage = Annotated[Path, typer.Option(help="Folder that holds all searches and the MLflow store.")]
+Storage = Annotated[
+    Path, typer.Option(envvar="CASCADE_STORAGE", help="Folder that holds all searches and the MLflow store.")
+]
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
 DEFAULT_STORAGE = Path("runs")
 FAILED, BAD_INPUT = 1, 2
@@ -238,6 +240,17 @@ def presets(
     from orchestrator.commands import print_presets
 
     print_presets(name, format=format)
+
+
+@app.command()
+def clusters(
+    name: Annotated[str | None, typer.Argument(help="A cluster file to print.")] = None,
+    format: Format = "text",
+) -> None:
+    """List the cluster files that are ready for Ray, or print one to fill in."""
+    from orchestrator.cluster_files import print_clusters
+
+    print_clusters(name, format=format)
 
 
 def main() -> None:

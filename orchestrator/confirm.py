@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.cluster import check_nodes
 from orchestrator.config import Experiment
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
@@ -60,6 +61,7 @@ def run_repeats(  # noqa: PLR0913
         if not (queue.num_waiting or queue.num_new):
             return True
         with ray_session(experiment.resources):
+            check_nodes(folder.storage, address=experiment.resources.address)
             tracker.check()
             tracker.join_search(folder.name, folder.search_id)
             tracker.log_repeats(queue.file.read())  # what a process that was killed could not tell

@@ -25,6 +25,7 @@ from ray import tune
 
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network
+from orchestrator.cluster import check_nodes, check_resources, joining
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import SearchFolder
@@ -101,6 +102,7 @@ def run_search(
     for note in checked.notes:
         watcher.note(note)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
+        check_nodes(folder.storage, address=experiment.resources.address)
         memory = check_memory(experiment, data)
         tracker.check()
         with folder.locked():
@@ -141,23 +143,11 @@ def ray_session(resources: Resources) -> Iterator[float]:
         # Workers of this machine's own Ray inherit it, which starts them faster than an environment of their own.
         os.environ["PYTHONPATH"] = python_path
         options = {"include_dashboard": False}
-    try:
+    with joining(resources.address):
         ray.init(address=resources.address, log_to_driver=False, logging_level="ERROR", **options)
-    except ConnectionError as error:
-        raise InputError(
-            f"resources.address is {resources.address!r}, but no Ray answers there ({error}); "
-            "use local to start one on this machine"
-        ) from error
     try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        for kind, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
-            most = max(node.get(kind, 0.0) for node in nodes)  # a trial runs on one machine
-            if asked > most:
-                raise InputError(
-                    f"resources.{kind.lower()}s_per_trial is {asked:g}, but there are {most:g} "
-                    f"{kind}s; ask for less or use a larger machine"
-                )
-        yield float(max(node.get("CPU", 1.0) for node in nodes))
+        asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+        yield check_resources(asked, address=resources.address)
     finally:
         ray.shutdown()
 

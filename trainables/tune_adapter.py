@@ -1,5 +1,6 @@
 """A cascade as a trial of Ray Tune: the only file of this package that knows Ray."""
 
+import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,19 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         data: dict[str, Any] | None = None,
         settings: TrialSettings | None = None,
     ) -> None:
-        """Take what the trials share, which Ray hands over by reference, and start the first trial."""
+        """Take what the trials share, which Ray hands over by reference, and start the first trial.
+
+        Raises:
+            FileNotFoundError: if this machine does not see the folder of the search.
+        """
         assert teacher is not None
         assert data is not None
         assert settings is not None
+        search = Path(settings.candidates).parent
+        if not search.is_dir():  # a machine that has joined since the search looked at all of them
+            raise FileNotFoundError(
+                f"{platform.node()} does not see {search}; all machines must mount the storage folder"
+            )
         torch.set_num_threads(settings.num_threads)
         self._settings = settings
         device = torch.device("cuda" if settings.use_gpu else "cpu")

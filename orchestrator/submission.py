@@ -1,0 +1,94 @@
+"""What `submit.py` does on the cluster: `cascade search`, mindful of what `ray submit` may do to its arguments."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from orchestrator import cli
+from trainables.errors import InputError
+
+_ADDRESS = "resources.address"
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # is there within `ray job submit`, which passes arguments whole
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a search on the cluster that this machine is part of; its exit code, which is said where it is not 0.
+
+    Ray makes 1 of every other code, so that it has to stand in the output too.
+
+    Args:
+        arguments: those of `cascade search`.
+    """
+    try:
+        words = ["search", *words_of(arguments)]
+        _check_cluster(Path(_BOOTSTRAP).expanduser())
+    except InputError as error:
+        sys.stderr.write(f"cascade: {error}\n")
+        code = cli.BAD_INPUT
+    else:
+        code = _search(words)
+    if code:
+        sys.stderr.write(f"cascade: exit code {code}\n")
+    return code
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """Arguments of `cascade search`, joined to the cluster unless they say otherwise.
+
+    Raises:
+        InputError: if they are none, as when a name with a space has come apart.
+    """
+    words = list(arguments)
+    if not any(f"{_ADDRESS}=" in word for word in words):
+        words += ["--set", f"{_ADDRESS}=auto"]
+    group: Any = typer.main.get_command(cli.app)
+    search = group.commands["search"]
+    try:
+        search.make_context("search", list(words))
+    except Exception as error:  # of click, or of typer's own copy of it
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        note = ""
+        if _JOB not in os.environ:
+            note = (
+                "; `ray submit` hands arguments on unquoted, so that spaces part them: take names without spaces, and "
+                "put settings into the experiment's file"
+            )
+        raise InputError(f"{' '.join(message().split()).rstrip('.')}{note}") from error
+    return words
+
+
+def _search(words: Sequence[str]) -> int:
+    sys.argv = ["cascade", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _check_cluster(bootstrap: Path) -> None:
+    """See that workers have joined, where this is the head of a cluster that `ray up` made."""
+    if not bootstrap.is_file():
+        return
+    config = yaml.safe_load(bootstrap.read_text())
+    if not isinstance(config, dict) or config.get("provider", {}).get("type") != "local":
+        return
+    import ray
+
+    from orchestrator.cluster import check_joined, joining
+
+    with joining("auto"):
+        ray.init("auto", log_to_driver=False, logging_level="ERROR")
+    try:
+        joined = sum(node["Alive"] for node in ray.nodes())
+    finally:
+        ray.shutdown()
+    check_joined(config, joined=joined)
