@@ -66,7 +66,7 @@ def test_a_machine_that_does_not_see_the_search_trains_nothing(tmp_path, data):
         measure_latency=False,
     )
     made = CascadeTrainable.__new__(CascadeTrainable)
-    with pytest.raises(FileNotFoundError, match="does not see .*photos; all machines must mount the storage folder"):
+    with pytest.raises(FileNotFoundError, match=r"does not see .*photos; all machines must mount the storage folder"):
         made.setup(trial(0), teacher={}, data=data.to_arrays(), settings=settings)
     assert not (tmp_path / "not mounted").exists()
 
