@@ -79,7 +79,8 @@ def _check_cluster(bootstrap: Path) -> None:
     if not bootstrap.is_file():
         return
     config = yaml.safe_load(bootstrap.read_text())
-    if not isinstance(config, dict) or config.get("provider", {}).get("type") != "local":
+    provider = config.get("provider", {}) if isinstance(config, dict) else {}
+    if provider.get("type") != "local" or not provider.get("worker_ips"):
         return
     import ray
 

@@ -86,7 +86,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tiny_yaml):
+def machine(tiny_yaml, request):
+    if "cluster" not in request.config.option.markexpr:
+        pytest.skip("`make test-cluster` runs this, as it ends every Ray of the user")
     if SSHD is None or shutil.which("rsync") is None:
         pytest.skip("there is no sshd or no rsync")
     names = {path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}

@@ -83,7 +83,8 @@ def test_the_exit_code_stands_in_the_output(monkeypatch, capsys, tmp_path):
 
 def test_only_clusters_of_one_s_own_machines_are_asked_for_workers(monkeypatch, tmp_path):
     bootstrap = tmp_path / "ray_bootstrap_config.yaml"
-    bootstrap.write_text(yaml.safe_dump({"provider": {"type": "aws"}}))
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
-    submission._check_cluster(bootstrap)
+    for provider in ({"type": "aws"}, {"type": "local", "worker_ips": []}):
+        bootstrap.write_text(yaml.safe_dump({"provider": provider}))
+        submission._check_cluster(bootstrap)
     submission._check_cluster(tmp_path / "none")

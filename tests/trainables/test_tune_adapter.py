@@ -56,6 +56,21 @@ def test_a_trial_reports_epochs_and_then_its_networks(actor, tmp_path):
     assert sum(p.numel() for p in load(tmp_path / "candidates/0-1").parameters()) == last["results"][0]["params"]
 
 
+def test_a_machine_that_does_not_see_the_search_trains_nothing(tmp_path, data):
+    settings = TrialSettings(
+        model=MODEL,
+        augmentation="none",
+        candidates=str(tmp_path / "not mounted/runs/photos/candidates"),
+        num_threads=1,
+        use_gpu=False,
+        measure_latency=False,
+    )
+    made = CascadeTrainable.__new__(CascadeTrainable)
+    with pytest.raises(FileNotFoundError, match=r"does not see .*photos; all machines must mount the storage folder"):
+        made.setup(trial(0), teacher={}, data=data.to_arrays(), settings=settings)
+    assert not (tmp_path / "not mounted").exists()
+
+
 def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):
     made, _ = actor
     first = run(made)
