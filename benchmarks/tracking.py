@@ -28,7 +28,7 @@ from benchmarks.crash import EXPERIMENT
 from benchmarks.table import Row
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 
-NUM_REPORTS = 3000
+NUM_REPORTS = 1000
 NUM_LEVELS = 3
 NUM_TRIALS = 4
 CURVES = Path(__file__).parent / "data" / "digits_curves.parquet"
