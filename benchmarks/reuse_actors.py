@@ -108,7 +108,13 @@ def run_plain(arm: str, storage: Path) -> Ends:
             max_concurrent_trials=NUM_CPUS if optuna else None,
             reuse_actors=not arm.endswith("no reuse"),
         ),
-        run_config=tune.RunConfig(storage_path=str(storage), callbacks=[Noting()], verbose=0),
+        run_config=tune.RunConfig(
+            storage_path=str(storage),
+            callbacks=[Noting()],
+            # As in the search, whose trials leave no checkpoint once they have ended; this trainable has none to leave.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
     ).fit()
     ray.shutdown()
     return ends
