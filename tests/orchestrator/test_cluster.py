@@ -1,5 +1,6 @@
 import pytest
 import ray
+from ray.core.generated import autoscaler_pb2
 from ray.exceptions import AuthenticationError
 
 from orchestrator import cluster
@@ -74,6 +75,17 @@ def test_machines_that_autoscaling_may_bring_count(nodes):
     check_resources({"CPU": 8, "GPU": 1}, address="auto")
     with pytest.raises(InputError, match="there are 1 GPUs"):
         check_resources({"GPU": 2}, address="auto")
+
+
+def test_kinds_of_machines_are_read_from_what_the_autoscaler_says(monkeypatch):
+    said = autoscaler_pb2.ClusterConfig()
+    for name, most, resources in (("head", 0, {"CPU": 64}), ("gpu", 8, {"CPU": 8, "GPU": 1}), ("any", -1, {"CPU": 2})):
+        group = said.node_group_configs.add(name=name, max_count=most)
+        group.resources.update(resources)
+    monkeypatch.setattr(cluster.state, "get_cluster_config", lambda: said)
+    assert cluster._may_come() == [{"CPU": 8, "GPU": 1}, {"CPU": 2}]
+    monkeypatch.setattr(cluster.state, "get_cluster_config", lambda: None)
+    assert cluster._may_come() == []
 
 
 def test_a_machine_sees_what_the_driver_wrote(tmp_path):
