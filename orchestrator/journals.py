@@ -1,9 +1,14 @@
-"""Journal files of studies: how they are locked, and mended after a driver or a machine died."""
+"""Journal files of studies: how they are locked and written, and mended after a driver or a machine died."""
 
+import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from optuna.storages.journal import JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from trainables.errors import InputError
 
@@ -49,6 +54,48 @@ class JournalLock(JournalFileSymlinkLock):
     def release(self) -> None:
         """Give the lock back."""
         self._lock.unlink()
+
+
+class JournalFile(JournalFileBackend):
+    """Optuna's journal file, whose lines can be forced to the disk together.
+
+    Optuna forces each line, of which a trial has ten, and a disk takes milliseconds for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the file, which is made if it is not there."""
+        super().__init__(str(path), lock_obj=JournalLock(path))
+        self._path = path
+        self._holds = 0
+        self._is_behind = False
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines, which every process sees at once; on the disk when this returns, or when `together` ends."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._lock.acquire()
+        try:
+            with self._path.open("ab") as file:
+                file.write(lines.encode())
+        finally:
+            self._lock.release()
+        self._is_behind = True
+        self._force()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Force what is written within once, at the end."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._force()
+
+    def _force(self) -> None:
+        if self._is_behind and not self._holds:
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+            self._is_behind = False
 
 
 def mend_journal(path: Path) -> None:

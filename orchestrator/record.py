@@ -192,8 +192,10 @@ class SearchRecord:
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
         self._curves.ended(number, "failed")
-        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(self.view())))
-        self._study.fail(number, reason)
+        ended = self._budget.end(number, hypervolume=self._hypervolume(self.view()))
+        with self._study.together():
+            self._study.note_end(number, ended)
+            self._study.fail(number, reason)
         self._tracker.finish_trial(number, (), "failed", reason)
         self._watcher.trial_failed(number, reason)
 
@@ -236,14 +238,16 @@ class SearchRecord:
         student = max(candidates, key=lambda candidate: candidate.level)
         # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
         epochs = asked.cascade.num_epochs - reused.epochs
-        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs))
-        self._study.note_reuse(number, reused)
-        self._study.tell(
-            number,
-            [getattr(student, name) for name in self._objectives],
-            constraints=violations(self._bounds, student),
-            measured=measured(student),
-        )
+        ended = self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs)
+        with self._study.together():
+            self._study.note_end(number, ended)
+            self._study.note_reuse(number, reused)
+            self._study.tell(
+                number,
+                [getattr(student, name) for name in self._objectives],
+                constraints=violations(self._bounds, student),
+                measured=measured(student),
+            )
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
         self._show_front(view)
         self._watcher.trial_finished(number, candidates, view, reused)
@@ -258,9 +262,11 @@ class SearchRecord:
     def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
         view = self.view()
         self._curves.ended(number, "stopped", results_of(candidates))
-        self._study.note_end(number, self._budget.end(number, hypervolume=self._hypervolume(view)))
-        self._study.note_reuse(number, reused)
-        self._study.stop(number, reason)
+        ended = self._budget.end(number, hypervolume=self._hypervolume(view))
+        with self._study.together():
+            self._study.note_end(number, ended)
+            self._study.note_reuse(number, reused)
+            self._study.stop(number, reason)
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
         if candidates:
             self._show_front(view)

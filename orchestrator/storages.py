@@ -7,13 +7,13 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, get_storage
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalStorage
 
 from orchestrator.addresses import without_credentials
 from orchestrator.config import Experiment
 from orchestrator.differences import first_difference
 from orchestrator.folder import SearchFolder
-from orchestrator.journals import JournalLock
+from orchestrator.journals import JournalFile
 from orchestrator.pareto import OBJECTIVES
 from trainables.errors import InputError, first_line
 
@@ -69,7 +69,7 @@ def open_storage(place: Place) -> BaseStorage:
         return place
     if isinstance(place, Path):
         try:
-            return JournalStorage(JournalFileBackend(str(place), lock_obj=JournalLock(place)))
+            return JournalStorage(JournalFile(place))
         except OSError as error:
             raise InputError(
                 f"{place} cannot be read and written: {first_line(error)}; change its permissions"

@@ -8,7 +8,8 @@ driver died is found and run to its end.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.budget import Ended
 from orchestrator.constraints import Bounds
+from orchestrator.journals import JournalFile
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.samplers import DEFAULT_SAMPLER, make_sampler
@@ -99,6 +101,13 @@ class Study:
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
         self._tried = {_identity(_cascade(trial)): trial.number for trial in self._in() if _CASCADE in trial.user_attrs}
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let what is written within be on disk at its end, rather than after each call: a disk takes its time."""
+        backend = getattr(self._study._storage, "_backend", None)
+        with backend.together() if isinstance(backend, JournalFile) else nullcontext():
+            yield
+
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Let these parameters be suggested first; only where no earlier start has done so."""
         if _LAID_OUT in self._study.user_attrs:
@@ -121,6 +130,10 @@ class Study:
             SpaceExhausted: if there is none in 500 draws, most of them at random.
             InputError: if so before any trial was run.
         """
+        with self.together():
+            return self._ask(space, defaults, look)
+
+    def _ask(self, space: Space, defaults: CascadeDefaults, look: Look) -> Asked:
         reason = ""
         for draw in range(_DRAWS):
             if draw == _OWN_DRAWS:  # a sampler may insist on what it likes best
@@ -192,11 +205,12 @@ class Study:
                 self.fail(number, f"{name} is {value}, but is an objective and must be a finite number")
                 return
         trial = self._trial(number)
-        if trial.state is TrialState.RUNNING:
-            self._study._storage.set_trial_user_attr(trial._trial_id, MEASURED_ATTRIBUTE, dict(measured))
-            for name, violation in constraints.items():
-                self._study._storage.set_trial_system_attr(trial._trial_id, f"{_CONSTRAINT}:{name}", violation)
-        self._study.tell(number, [float(value) for value in values if value is not None], skip_if_finished=True)
+        with self.together():
+            if trial.state is TrialState.RUNNING:
+                self._study._storage.set_trial_user_attr(trial._trial_id, MEASURED_ATTRIBUTE, dict(measured))
+                for name, violation in constraints.items():
+                    self._study._storage.set_trial_system_attr(trial._trial_id, f"{_CONSTRAINT}:{name}", violation)
+            self._study.tell(number, [float(value) for value in values if value is not None], skip_if_finished=True)
 
     def note_reuse(self, number: int, reused: Reused) -> None:
         """Remember what a trial, which has not ended yet, did not have to compute."""
@@ -286,9 +300,10 @@ class Study:
 
     def _end(self, number: int, state: TrialState, attribute: str, reason: str) -> None:
         trial = self._trial(number)
-        if trial.state is TrialState.RUNNING:
-            self._study._storage.set_trial_user_attr(trial._trial_id, attribute, reason)
-        self._study.tell(number, state=state, skip_if_finished=True)
+        with self.together():
+            if trial.state is TrialState.RUNNING:
+                self._study._storage.set_trial_user_attr(trial._trial_id, attribute, reason)
+            self._study.tell(number, state=state, skip_if_finished=True)
 
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)

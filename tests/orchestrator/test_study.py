@@ -1,6 +1,7 @@
 import pytest
 from optuna.trial import TrialState
 
+from orchestrator.budget import Ended
 from orchestrator.looks import Refusal, SizeLook
 from orchestrator.study import SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -25,6 +26,49 @@ def test_what_was_told_is_there_after_reopening(tmp_path):
     assert again.running() == (left,)
     assert again.failures() == {failed.number: "diverged"}
     assert (again.num_started, again.num_ended) == (3, 2)
+
+
+def test_what_belongs_together_is_forced_to_the_disk_once_and_then_it_is_there(tmp_path, monkeypatch):
+    forced = []
+    monkeypatch.setattr("os.fsync", lambda number: forced.append((tmp_path / "study.journal").read_bytes()))
+    study = open_study(tmp_path)
+
+    def newly_forced(action):
+        forced.clear()
+        result = action()
+        assert forced[-1] == (tmp_path / "study.journal").read_bytes()  # nothing was written behind it
+        return len(forced), result
+
+    number, asked = newly_forced(lambda: study.ask(SPACE, DEFAULTS))
+    assert number == 1
+    assert newly_forced(lambda: study.tell(asked.number, [0.9, 0.1], measured={"macs": 1.0}))[0] == 1
+
+    def all_of_it():
+        other = study.ask(SPACE, DEFAULTS)
+        with study.together():
+            study.note_end(other.number, Ended(order=1, epochs=2, hypervolume=0.5))
+            study.stop(other.number, "behind")
+
+    assert newly_forced(all_of_it)[0] == 2
+    assert open_study(tmp_path).stopped() == {1: "behind"}
+
+
+def test_a_failure_within_leaves_on_the_disk_what_came_before(tmp_path, monkeypatch):
+    study = open_study(tmp_path)
+    asked = study.ask(SPACE, DEFAULTS)
+    forced = []
+    monkeypatch.setattr("os.fsync", forced.append)
+
+    def fail_within():
+        with study.together():
+            study.fail(asked.number, "diverged")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_within()
+    assert len(forced) == 1
+    study.enqueue([{"student_macs_kept": 0.1}])
+    assert len(forced) > 1  # afterwards each line is forced again
 
 
 def test_telling_twice_changes_nothing(tmp_path):
