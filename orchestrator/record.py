@@ -1,5 +1,7 @@
 """What a search knows, kept in one order: networks on disk, then the archive, then the study, then those who watch."""
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,8 @@ from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
 CURVES = "curves"
+# Rest after a picture of the front, against the time that it took.
+_REST, _LONGEST_REST_SECONDS = 9.0, 10.0
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
 _TRIALS_TO_MEET = 10
 
@@ -117,6 +121,7 @@ class SearchRecord:
         self._drawn: tuple[Candidate, ...] = ()
         self._newest_view: FrontView | None = None
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
+        self._closing = threading.Event()
 
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
@@ -204,8 +209,13 @@ class SearchRecord:
         if self._archive.candidates():
             self._show_front(self.view())
             self._note_unmet()
+        self.leave()
         self._artist.shutdown(wait=True)
         self._tracker.finish(status, reason)
+
+    def leave(self) -> None:
+        """Let nobody wait for pictures of fronts, as the search ends in whatever way."""
+        self._closing.set()
 
     def view(self) -> FrontView:
         """The front as it is now."""
@@ -283,12 +293,15 @@ class SearchRecord:
     def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
         if view is not self._newest_view:
             return  # trials end faster than fronts are drawn, and a newer one waits
+        started = time.monotonic()
         figures: Sequence[Path] = ()
         if view.front != self._drawn:
             figures = (self._folder / "front.html", self._folder / "front.png")
             save_front(view, *figures)
             self._drawn = tuple(view.front)
         self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
+        # Pictures take the processor from the loop that runs the trials, where these end in quick succession.
+        self._closing.wait(min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
 
 
 def _is_whole(candidates: Sequence[Candidate]) -> bool:

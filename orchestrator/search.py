@@ -208,24 +208,28 @@ def _run(  # noqa: PLR0913
     )
     sweep(folder.path / TRIALS, queue)
     if queue.remaining:
-        run_waves(
-            trainable(
-                experiment,
-                task,
-                data,
-                digest,
-                networks=folder.path / CANDIDATES,
-                measure_latency=_measures_latency(experiment),
-                stops=None if experiment.early_stopping is None else folder.path / TRIALS,
-            ),
-            queue,
-            record,
-            resources=experiment.resources,
-            # Latency means nothing while other trials run.
-            max_concurrent=1 if _measures_latency(experiment) else experiment.resources.max_concurrent,
-            storage=folder.path / TRIALS,
-            make_scheduler=lambda: _scheduler(experiment, folder),
-        )
+        try:
+            run_waves(
+                trainable(
+                    experiment,
+                    task,
+                    data,
+                    digest,
+                    networks=folder.path / CANDIDATES,
+                    measure_latency=_measures_latency(experiment),
+                    stops=None if experiment.early_stopping is None else folder.path / TRIALS,
+                ),
+                queue,
+                record,
+                resources=experiment.resources,
+                # Latency means nothing while other trials run.
+                max_concurrent=1 if _measures_latency(experiment) else experiment.resources.max_concurrent,
+                storage=folder.path / TRIALS,
+                make_scheduler=lambda: _scheduler(experiment, folder),
+            )
+        except BaseException:
+            record.leave()
+            raise
     if queue.exhausted:
         watcher.note(queue.exhausted)
     return _conclude(experiment, study, budget, record, exhausted=queue.exhausted)

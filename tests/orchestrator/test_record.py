@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,7 @@ def progress(epoch):
 @pytest.fixture
 def parts(tmp_path):
     """Study, archive, watcher and a record of them; MLflow is not reached, as no courier was started."""
+    made = []
 
     def make(objectives=OBJECTIVES, **options):
         study = Study(tmp_path / "study.journal", objectives=objectives, seed=0)
@@ -95,9 +97,12 @@ def parts(tmp_path):
             watcher=heard,
             **options,
         )
+        made.append(record)
         return study, archive, heard, record
 
-    return make
+    yield make
+    for record in made:
+        record.leave()  # or this process would wait for a picture's rest when it ends
 
 
 def queue_of(study, record, tmp_path, num_trials=3, space=SPACE, budget=None):
@@ -123,6 +128,26 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     assert heard.events == [("started", 0), ("finished", 0)]
     record.close("finished", "all trials ended")
     assert (tmp_path / "front.png").exists()
+
+
+def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts, monkeypatch):
+    drawn, begun = [], threading.Event()
+
+    def draw(view, *_files):
+        drawn.append(len(view.candidates))
+        begun.set()
+
+    monkeypatch.setattr("orchestrator.record.save_front", draw)
+    monkeypatch.setattr("orchestrator.record._REST", 1e9)
+    monkeypatch.setattr("orchestrator.record._LONGEST_REST_SECONDS", 3600.0)  # nobody waits for it
+    study, _, _, record = parts()
+    for number in range(4):
+        asked = study.ask(SPACE, CascadeDefaults())
+        record.finished(asked, results(0.9 + number / 100), {1: f"{number}-1", 2: f"{number}-2"}, Reused())
+        assert begun.wait(60)
+    assert drawn == [2]
+    record.close("finished", "all trials ended")
+    assert drawn == [2, 8]
 
 
 def test_a_failed_trial_leaves_no_candidate(parts):
