@@ -28,7 +28,7 @@ _MEMBER = re.compile(
 )
 _ROOT = re.compile(r"[\w-][\w.-]{0,99}")
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_DOTTED = re.compile(r"\w+(\.\w+)*")
+_DOTTED = re.compile(r"[\w-]+(\.[\w-]+)*")  # of layers, which may be called block1-0
 _OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod|neg)|torch\.sym_\w+")
 # Operators that reach beyond the tensors that they are given.
 _FORBIDDEN = re.compile(r"torch\.ops\.aten\.(from_file|_?save\w*|_?load\w*|_print|warn\w*)\.")

@@ -38,6 +38,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_layers_may_have_names_that_python_would_not_give(tmp_path: Path) -> None:
+    network = nn.Sequential()
+    for name, layer in zip(("block1-0", "0", "flat", "a-b-c"), (*made()[:2], nn.Flatten(), made()[4]), strict=True):
+        network.add_module(name, layer)
+    write_program(trace(network.eval(), SPEC, pixels="normalised"), tmp_path / "model.pt2")
+    images = torch.randn(3, 1, 4, 4)
+    torch.testing.assert_close(load_program(tmp_path / "model.pt2")(images), network(images))
+
+
 class Files(dict[str, bytes]):
     """Names and contents; Hypothesis prints what a test was given."""
 
