@@ -48,6 +48,29 @@ def pick(
     return min(fitting, key=lambda candidate: (pareto.losses(candidate, order), candidate.key))
 
 
+def pick_each(
+    front: Sequence[Candidate],
+    everything: Sequence[Candidate],
+    *,
+    teacher_val_accuracy: float,
+    objectives: Sequence[str],
+) -> dict[str, Candidate]:
+    """What each way chooses of a front, by its name; nothing of an empty one. The arguments are those of `pick`."""
+    if not front:
+        return {}
+    return {
+        how: pick(
+            front,
+            everything,
+            how,
+            teacher_val_accuracy=teacher_val_accuracy,
+            objectives=objectives,
+            max_drop=None,
+        )
+        for how in WAYS_TO_PICK
+    }
+
+
 def pick_front(
     front: Sequence[Candidate], everything: Sequence[Candidate], *, teacher_val_accuracy: float, max_drop: float | None
 ) -> tuple[Candidate, ...]:

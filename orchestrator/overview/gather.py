@@ -13,7 +13,7 @@ from orchestrator.folder import SearchFolder
 from orchestrator.fronts import read_front
 from orchestrator.overview.importance import Importance, importance
 from orchestrator.pareto import front, front_hypervolume, losses
-from orchestrator.pick import WAYS_TO_PICK, pick
+from orchestrator.pick import pick_each
 from orchestrator.plots import FrontView
 from trainables.errors import InputError
 from trainables.results import TeacherResult
@@ -107,7 +107,12 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
         experiment=experiment,
         view=view,
         teacher=teacher,
-        picks=_picks(view),
+        picks=pick_each(
+            view.front,
+            view.candidates,
+            teacher_val_accuracy=view.teacher_val_accuracy,
+            objectives=view.objectives,
+        ),
         curves=curves,
         hypervolumes=_hypervolumes(view, teacher),
         importances=_importances(curves, view),
@@ -130,22 +135,6 @@ def _curves(folder: SearchFolder) -> tuple[TrialCurve, ...]:
         return read_curves(folder.path / "curves")
     except InputError:  # of a search from before curves were kept, or whose trials are all at their first epoch
         return ()
-
-
-def _picks(view: FrontView) -> dict[str, Candidate]:
-    if not view.front:
-        return {}
-    return {
-        how: pick(
-            view.front,
-            view.candidates,
-            how,
-            teacher_val_accuracy=view.teacher_val_accuracy,
-            objectives=view.objectives,
-            max_drop=None,
-        )
-        for how in WAYS_TO_PICK
-    }
 
 
 def _hypervolumes(view: FrontView, teacher: TeacherResult) -> dict[int, float]:

@@ -1,6 +1,6 @@
 """Which networks of a front are registered, under which aliases."""
 
-from orchestrator.pick import WAYS_TO_PICK, pick
+from orchestrator.pick import pick_each
 from orchestrator.plots import FrontView
 from orchestrator.tracking.records import registering
 from orchestrator.tracking.spool import Record
@@ -30,15 +30,8 @@ def registration(experiment: str, search: str, view: FrontView) -> Record:
         }
         for candidate in view.front
     ]
-    aliases = {
-        how: pick(
-            view.front,
-            view.candidates,
-            how,
-            teacher_val_accuracy=view.teacher_val_accuracy,
-            objectives=view.objectives,
-            max_drop=None,
-        ).label
-        for how in WAYS_TO_PICK
-    }
+    picks = pick_each(
+        view.front, view.candidates, teacher_val_accuracy=view.teacher_val_accuracy, objectives=view.objectives
+    )
+    aliases = {how: candidate.label for how, candidate in picks.items()}
     return registering(f"{experiment}-{search}", versions, aliases)
