@@ -8,7 +8,7 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ from trainables.teacher import TeacherStage
 
 MACS_KEPT, ROUND_TO = 0.25, 8
 BATCH = 64
-EPOCHS = 5
+EPOCHS, LEVEL_EPOCHS = 5, 20  # a level that falls in fewer is no network whose accuracy says anything
 FRONT = 8
 DIGITS = DataConfig(name="digits", image_size=32)
 
@@ -72,8 +72,10 @@ def trained_pair(data: DataSplits, folder: Path) -> Pair:
     dense.eval().requires_grad_(requires_grad=False)
     stage = CascadeStage(
         dense,
-        plan=StagePlan(name="cascade", levels=(1,), epochs=EPOCHS, first_epoch=0),
-        config=CascadeConfig(macs_kept=(MACS_KEPT,), pruning=Pruning(round_to=ROUND_TO), recipe=recipe),
+        plan=StagePlan(name="cascade", levels=(1,), epochs=LEVEL_EPOCHS, first_epoch=0),
+        config=CascadeConfig(
+            macs_kept=(MACS_KEPT,), pruning=Pruning(round_to=ROUND_TO), recipe=replace(recipe, epochs=LEVEL_EPOCHS)
+        ),
         teacher_size=TeacherSize(macs=count_macs(dense, spec.shape), params=count_params(dense)),
         data=data,
     )
