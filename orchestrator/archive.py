@@ -1,10 +1,12 @@
 """Every candidate that a search has found, in one Parquet file."""
 
+import bisect
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from trainables.results import LevelResult
 
 FORMAT_VERSION = 3  # since 2 there is `fidelity`, since 3 `val_top5`
 _VERSION_KEY = b"cascade_archive_format"
+# Time between two writings of the file, against the time that one takes.
+_REST = 19.0
+# What tells a file from the one that replaces it, or from itself before it grew; `None` where there is none.
+_Version = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +118,11 @@ _SCHEMAS = {"1": _SCHEMA_1, "2": _SCHEMA_2, str(FORMAT_VERSION): _SCHEMA}
 
 
 class Archive:
-    """The candidates in one Parquet file, each kept once under its (trial, level). One writer at a time."""
+    """The candidates in one Parquet file, each kept once under its (trial, level). One writer at a time.
+
+    A Parquet file can only be written anew, which takes the longer the more there is. So what is new is first kept as
+    lines beside it, and the file is written again when that has not been done for a while, and by `settle`.
+    """
 
     def __init__(self, path: Path) -> None:
         """Name the file; it is read when asked for and made by the first `add`.
@@ -121,26 +131,36 @@ class Archive:
             path: the Parquet file; one that does not exist is an empty archive.
         """
         self.path = path
-        self._known: tuple[Candidate, ...] = ()
-        self._known_of: tuple[int, int, int] | None = None
+        self._lines = path.with_name(f"{path.stem}.new.jsonl")
+        self._known: list[Candidate] = []
+        self._known_of: tuple[_Version, _Version] | None = None
+        self._next_settling = -math.inf
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates, sorted by (trial, level).
 
         Raises:
-            InputError: if the file is no archive, is damaged, or was written by a newer version.
+            InputError: if a file is no archive, is damaged, or was written by a newer version.
         """
-        # Files are replaced and never changed, so one that was read need not be read again.
-        version = _version(self.path)
-        if version is None:
-            return ()
-        if version != self._known_of:
-            self._known = tuple(sorted(_read(self.path), key=lambda candidate: candidate.key))
-            self._known_of = version
-        return self._known
+        self._look()
+        return tuple(self._known)
+
+    def _look(self) -> None:
+        """Read what has changed since it was read last."""
+        found = self._version()
+        if found != self._known_of:
+            # In this order: lines that are settled in between are in the Parquet file then.
+            known = {candidate.key: candidate for candidate in _read_lines(self._lines)}
+            if self.path.exists():
+                known |= {candidate.key: candidate for candidate in _read(self.path)}
+            self._known = [known[key] for key in sorted(known)]
+            self._known_of = found
+
+    def _version(self) -> tuple[_Version, _Version]:
+        return _version(self._lines), _version(self.path)
 
     def add(self, candidates: Iterable[Candidate]) -> None:
-        """Merge candidates in; the file is replaced in one step, so that a reader sees the old or the new one.
+        """Merge candidates in; they are on disk when this returns, all or, if the machine stops before, none.
 
         Args:
             candidates: new ones, or ones that are there already with equal values, which changes nothing.
@@ -148,20 +168,50 @@ class Archive:
         Raises:
             InputError: if a (trial, level) is there with other values, or as `candidates` says.
         """
-        known = {candidate.key: candidate for candidate in self.candidates()}
-        num_known = len(known)
+        self._look()
+        new = []
         for candidate in candidates:
-            kept = known.setdefault(candidate.key, candidate)
-            if kept != candidate:
+            kept = self._find(candidate.key)
+            if kept is None:
+                new.append(candidate)
+            elif kept != candidate:
                 raise InputError(
                     f"candidate {candidate.label} is already in {self.path} with another "
                     f"{_difference(kept, candidate)}; a finished trial's result never changes, so give this search "
                     "a folder of its own"
                 )
-        if len(known) > num_known:
-            merged = tuple(known[key] for key in sorted(known))
-            write_atomically(self.path, _to_parquet(merged))
-            self._known, self._known_of = merged, _version(self.path)
+        if not new:
+            return
+        for candidate in new:
+            bisect.insort(self._known, candidate, key=_key)
+        try:
+            if time.monotonic() < self._next_settling:
+                _append(self._lines, new)
+                self._known_of = self._version()
+            else:
+                self._rewrite()
+        except BaseException:  # no room: what is on disk counts, and half a line is written over
+            self._known_of, self._next_settling = None, -math.inf
+            raise
+
+    def _find(self, key: tuple[int, int]) -> Candidate | None:
+        place = bisect.bisect_left(self._known, key, key=_key)
+        return self._known[place] if place < len(self._known) and self._known[place].key == key else None
+
+    def settle(self) -> None:
+        """Let all of it be in the Parquet file, for other programs to read; one writer at a time, as with `add`."""
+        self._look()
+        if self._lines.exists():
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Write the file anew, in one step, so that a reader sees the old or the new one."""
+        started = time.monotonic()
+        write_atomically(self.path, _to_parquet(self._known))
+        self._lines.unlink(missing_ok=True)
+        self._known_of = self._version()
+        ended = time.monotonic()
+        self._next_settling = ended + _REST * (ended - started)
 
 
 def candidates_of(
@@ -250,8 +300,33 @@ def _to_parquet(candidates: Sequence[Candidate]) -> bytes:
     return content
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file from the one that replaces it; `None` where there is none."""
+def _key(candidate: Candidate) -> tuple[int, int]:
+    return candidate.key
+
+
+def _append(path: Path, candidates: Sequence[Candidate]) -> None:
+    """Add a trial's candidates as one line, which the disk has whole or not at all."""
+    line = json.dumps([dataclasses.asdict(candidate) for candidate in candidates])
+    with path.open("a") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_lines(path: Path) -> Iterator[Candidate]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):  # else the machine stopped while it was written
+            try:
+                yield from (Candidate(**plain) for plain in json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{path} holds no candidates or is damaged; restore it or remove it") from error
+
+
+def _version(path: Path) -> _Version:
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -160,3 +160,49 @@ def test_candidates_of_a_trial_take_every_level() -> None:
         ("7:2", 1, 0.1, "trials/7/2", 0.5),
     ]
     assert CascadeConfig.from_dict(json.loads(made[0].cascade)) == cascade
+
+
+def test_what_is_new_is_on_disk_before_the_parquet_file_is_written_again(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate(0)])
+    archive._next_settling = math.inf  # as after a writing that took long
+    archive.add([candidate(2), candidate(1)])
+    assert len(pq.read_table(archive.path)) == 1
+    another = Archive(archive.path)
+    assert archive.candidates() == another.candidates() == (candidate(0), candidate(1), candidate(2))
+    archive.settle()
+    assert [row["trial"] for row in pq.read_table(archive.path).to_pylist()] == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == [archive.path]
+    assert another.candidates() == archive.candidates()
+
+
+def test_half_a_line_that_a_stopped_machine_left_counts_for_nothing(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate(0)])
+    archive._next_settling = math.inf
+    archive.add([candidate(1)])
+    lines = tmp_path / "candidates.new.jsonl"
+    whole = lines.read_text()
+    lines.write_text(whole + whole[: len(whole) // 2])
+    after = Archive(archive.path)
+    assert after.candidates() == (candidate(0), candidate(1))
+    after.add([candidate(2)])
+    assert Archive(archive.path).candidates() == (candidate(0), candidate(1), candidate(2))
+
+
+def test_lines_that_are_no_candidates_are_named(tmp_path: Path) -> None:
+    (tmp_path / "candidates.new.jsonl").write_text('[{"trial": 1}]\n')
+    with pytest.raises(InputError, match=r"candidates\.new\.jsonl holds no candidates or is damaged"):
+        Archive(tmp_path / "candidates.parquet").candidates()
+
+
+def test_a_disk_without_room_loses_nothing_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(tmp_path / "candidates.parquet")
+    archive.add([candidate(0)])
+    archive._next_settling = math.inf
+    with monkeypatch.context() as full:
+        full.setattr("orchestrator.archive.os.fsync", lambda _file: (_ for _ in ()).throw(OSError(28, "no space")))
+        with pytest.raises(OSError, match="no space"):
+            archive.add([candidate(1)])
+    archive.add([candidate(2)])
+    assert {found.trial for found in Archive(archive.path).candidates()} >= {0, 2}
