@@ -67,6 +67,11 @@ class Budget:
         self._ended = sorted(past, key=lambda trial: trial.order)
 
     @property
+    def num_ended(self) -> int:
+        """Trials that have ended, those of earlier starts included."""
+        return len(self._ended)
+
+    @property
     def epochs(self) -> int:
         """Epochs trained so far, those of running trials and of earlier starts included."""
         return sum(trial.epochs for trial in self._ended) + sum(self._running.values())

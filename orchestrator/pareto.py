@@ -75,12 +75,14 @@ def front(candidates: Iterable[Candidate], objectives: Sequence[str]) -> tuple[C
         InputError: as `losses`.
     """
     kept: list[tuple[tuple[float, ...], Candidate]] = []
-    # In this order only earlier candidates can dominate later ones, and by transitivity kept ones suffice.
+    # In this order only earlier candidates can dominate later ones, and by transitivity kept ones suffice; of two
+    # objectives the second falls along those, so that the last one suffices.
+    rivals = slice(-1, None) if len(objectives) == 2 else slice(None)
     for losses_c, candidate in sorted(
         ((losses(candidate, objectives), candidate) for candidate in candidates),
         key=lambda pair: (pair[0], pair[1].key),
     ):
-        if not any(_covers(better, losses_c) for better, _ in kept):
+        if not any(_covers(better, losses_c) for better, _ in kept[rivals]):
             kept.append((losses_c, candidate))
     order = sorted(range(len(objectives)), key=lambda index: OBJECTIVES[objectives[index]] == "maximize")
     kept.sort(key=lambda pair: [pair[0][index] for index in order])

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -23,7 +25,7 @@ from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 CANDIDATES = "candidates"
 CURVES = "curves"
 # Rest after a picture of the front, against the time that it took.
-_REST, _LONGEST_REST_SECONDS = 9.0, 10.0
+_REST, _LONGEST_REST_SECONDS = 19.0, 20.0
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
 _TRIALS_TO_MEET = 10
 
@@ -79,6 +81,27 @@ def front_view(
     )
 
 
+def grown(view: FrontView, new: Sequence[Candidate], candidates: Sequence[Candidate], bounds: Bounds) -> FrontView:
+    """A view that knows some candidates more: what `front_view` gives for all, without looking at all of them again.
+
+    Args:
+        view: of those that were known.
+        new: those that were not.
+        candidates: all of them.
+        bounds: the view's.
+    """
+    kept = [candidate for candidate in new if meets(bounds, candidate)]
+    best = front([*view.front, *kept], view.objectives)
+    broken = {candidate.key for candidate in new} - {candidate.key for candidate in kept}
+    return replace(
+        view,
+        candidates=candidates,
+        front=best,
+        knee=view.knee if best == tuple(view.front) else knee(best, view.objectives),
+        breaking=view.breaking | broken,
+    )
+
+
 class SearchRecord:
     """Takes what trials report and keeps it; a candidate is in the archive before its trial counts as done."""
 
@@ -118,6 +141,7 @@ class SearchRecord:
         self._watcher = watcher
         self._bounds = bounds
         self._curves = Curves(folder / CURVES)
+        self._view: FrontView | None = None
         self._drawn: tuple[Candidate, ...] = ()
         self._newest_view: FrontView | None = None
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
@@ -207,24 +231,28 @@ class SearchRecord:
     def close(self, status: Status, reason: str) -> None:
         """The search ends, for now or for good; why."""
         if self._archive.candidates():
-            self._show_front(self.view())
+            self._show_front(self.view(), self._hypervolume(self.view()))
             self._note_unmet()
         self.leave()
         self._artist.shutdown(wait=True)
         self._tracker.finish(status, reason)
 
     def leave(self) -> None:
-        """Let nobody wait for pictures of fronts, as the search ends in whatever way."""
+        """The search ends in whatever way: nobody waits for pictures of fronts, and all is where people look for it."""
         self._closing.set()
+        with suppress(OSError):  # on a full disk it stays where it is, which is safe too
+            self._archive.settle()
 
     def view(self) -> FrontView:
         """The front as it is now."""
-        return front_view(
-            self._archive.candidates(),
-            self._objectives,
-            teacher_val_accuracy=self._teacher.val_accuracy,
-            bounds=self._bounds,
-        )
+        if self._view is None:
+            self._view = front_view(
+                self._archive.candidates(),
+                self._objectives,
+                teacher_val_accuracy=self._teacher.val_accuracy,
+                bounds=self._bounds,
+            )
+        return self._view
 
     def _archived(
         self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str]
@@ -239,7 +267,9 @@ class SearchRecord:
         except InputError as error:
             self.failed(asked.number, str(error))
             return None
+        view = self.view()
         self._archive.add(candidates)
+        self._view = grown(view, candidates, self._archive.candidates(), self._bounds)
         return candidates
 
     def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
@@ -259,9 +289,9 @@ class SearchRecord:
                 measured=measured(student),
             )
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
-        self._show_front(view)
+        self._show_front(view, ended.hypervolume)
         self._watcher.trial_finished(number, candidates, view, reused)
-        if self._study.num_ended % _TRIALS_TO_MEET == 0:
+        if self._budget.num_ended % _TRIALS_TO_MEET == 0:
             self._note_unmet()
 
     def _note_unmet(self) -> None:
@@ -279,16 +309,16 @@ class SearchRecord:
             self._study.stop(number, reason)
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
         if candidates:
-            self._show_front(view)
+            self._show_front(view, ended.hypervolume)
         self._watcher.trial_stopped(number, reason, candidates, view)
 
     def _hypervolume(self, view: FrontView) -> float:
         return front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
 
-    def _show_front(self, view: FrontView) -> None:
+    def _show_front(self, view: FrontView, volume: float) -> None:
         # Drawing takes most of a second, for which the next trial should not wait.
         self._newest_view = view
-        self._artist.submit(self._draw, view, self._hypervolume(view), self._study.num_ended)
+        self._artist.submit(self._draw, view, volume, self._budget.num_ended)
 
     def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
         if view is not self._newest_view:
