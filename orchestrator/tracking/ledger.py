@@ -31,6 +31,7 @@ class Ledger:
     def __init__(self, records: Iterable[Record] = ()) -> None:
         """Read records in their order."""
         self.runs: dict[str, RunNote] = {}
+        self._open: set[str] = set()
         for record in records:
             self.note(record)
 
@@ -40,12 +41,14 @@ class Ledger:
         if kind == "open":
             note = self.runs.setdefault(run, RunNote(kind=record["tags"]["cascade.kind"]))
             note.status = None
+            self._open.add(run)
             note.params |= set(record["params"])
         note = self.runs.get(run)  # type: ignore[assignment]
         if note is None:
             return
         if kind == "close":
             note.status = record["status"]
+            self._open.discard(run)
         for name, _, step in record.get("metrics", ()):
             if name == "epoch":
                 note.last_epoch = max(note.last_epoch, step)
@@ -54,19 +57,23 @@ class Ledger:
 
     def is_open(self, run: str) -> bool:
         """Whether a run was begun and has not ended."""
-        return run in self.runs and self.runs[run].status is None
+        return run in self._open
 
     def open_runs(self) -> tuple[str, ...]:
         """Runs that were begun and have not ended, the nested ones first."""
-        return tuple(sorted((run for run in self.runs if self.is_open(run)), key=lambda run: -_depth(run)))
+        return _inner_first(self._open)
 
     def within(self, run: str) -> tuple[str, ...]:
         """Open runs that are nested in one."""
-        return tuple(inner for inner in self.open_runs() if inner.startswith(f"{run}/"))
+        return _inner_first(inner for inner in self._open if inner.startswith(f"{run}/"))
 
     def on_front(self) -> frozenset[str]:
         """Runs that were last told to be on the front."""
         return frozenset(run for run, note in self.runs.items() if note.is_on_front)
+
+
+def _inner_first(runs: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(runs, key=lambda run: (-_depth(run), run)))
 
 
 def _depth(run: str) -> int:
