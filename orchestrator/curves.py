@@ -115,7 +115,8 @@ class Curves:
         spool = self._spool(asked.number)
         if not spool.exists() and not self._part(asked.number).exists():
             header = {"parameters": dict(parameters), "cascade": asked.cascade.to_dict()}
-            write_atomically(spool, (json.dumps(header) + "\n").encode())
+            spool.parent.mkdir(parents=True, exist_ok=True)
+            spool.write_text(json.dumps(header) + "\n")
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
@@ -135,8 +136,7 @@ class Curves:
         """
         spool, part = self._spool(number), self._part(number)
         if spool.exists() and not part.exists():
-            header, epochs = _read_spool(spool)
-            rows = _rows(number, header, epochs, end, results)
+            rows = _rows(number, spool, end, results)
             if rows:  # a trial that failed before its first epoch has no curve
                 write_table(part, pa.Table.from_pylist(rows, schema=SCHEMA))
         spool.unlink(missing_ok=True)
@@ -225,9 +225,16 @@ def _read_file(path: Path) -> pa.Table:
     return table
 
 
-def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]]:
-    """What began, and its epochs in order; of one that was trained twice the later."""
-    header, *lines = spool.read_bytes().splitlines()
+def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]] | None:
+    """What began, and its epochs in order; of one that was trained twice the later.
+
+    `None` if the machine stopped before it was on the disk that it began.
+    """
+    header, *lines = spool.read_bytes().splitlines() or [b""]
+    try:
+        begun: dict[str, Any] = json.loads(header)
+    except ValueError:
+        return None
     epochs: dict[int, EpochProgress] = {}
     for line in lines:
         try:
@@ -235,12 +242,14 @@ def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]]:
         except ValueError:
             continue  # an empty line, or one that a kill cut
         epochs[progress.trial_epoch] = progress
-    return json.loads(header), [epochs[epoch] for epoch in sorted(epochs)]
+    return begun, [epochs[epoch] for epoch in sorted(epochs)]
 
 
-def _rows(
-    number: int, header: Mapping[str, Any], epochs: Iterable[EpochProgress], end: End, results: Sequence[LevelResult]
-) -> list[dict[str, Any]]:
+def _rows(number: int, spool: Path, end: End, results: Sequence[LevelResult]) -> list[dict[str, Any]]:
+    found = _read_spool(spool)
+    if found is None:
+        return []
+    header, epochs = found
     cascade = CascadeConfig.from_dict(header["cascade"])
     trial = {
         "trial": number,
