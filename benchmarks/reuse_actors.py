@@ -2,9 +2,10 @@
 
 Each arm runs in a process of its own with a Ray of two CPUs, the arms in turn, some rounds. The time is that from the
 first trial's end to the last one's, so that starts do not count. Plain Tune is as it comes, its loggers on: with
-random configurations, with its `OptunaSearch` on two objectives, and without reuse. The search's arm is all that runs
-beside a trial: the durable study, the archive, the front and its drawing, MLflow in the background, and a boundary
-between two waves. What its driver's memory grows by, and the files that a trial leaves, stand beside it.
+random configurations, with its `OptunaSearch` on the search's space and objectives, and without reuse. The search's
+arm is all that runs beside a trial: the durable study, the archive, the front and its drawing, MLflow in the
+background, and a boundary between two waves. What its driver's memory grows by, and the files that a trial leaves,
+stand beside it.
 """
 
 import json
@@ -28,6 +29,13 @@ NUM_WITHOUT_REUSE = 12
 ROUNDS = 3
 ARMS = ("search", "search, one wave", "plain", "plain, OptunaSearch", "plain, no reuse")
 OBJECTIVES = ("val_accuracy", "macs_kept")
+EXPERIMENT = {
+    "model": {"name": "vgg-small", "width": 0.25},
+    "data": {"name": "digits", "image_size": 8},
+    "teacher": {"epochs": 1},
+    "num_trials": NUM_TRIALS,
+    "resources": {"max_concurrent": NUM_CPUS},
+}
 
 
 class Ends:
@@ -75,15 +83,30 @@ class EndsWatcher(Ends):
         raise SystemExit(f"trial {number} failed: {reason}")
 
 
+class Suggesting:
+    """A space as `OptunaSearch` takes it; at the top of the module, as Tune pickles its searcher."""
+
+    def __init__(self, space: Any, defaults: Any) -> None:
+        """Take the space."""
+        self._space, self._defaults = space, defaults
+
+    def __call__(self, trial: Any) -> None:
+        """Suggest a cascade, of which the parameters are kept."""
+        self._space(trial, self._defaults)
+
+
 def run_plain(arm: str, storage: Path) -> Ends:
     """Plain Ray Tune."""
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
+    from orchestrator.config import parse_experiment
+
     class Nothing(tune.Trainable):  # type: ignore[misc]
         def step(self) -> dict[str, Any]:
-            return {"val_accuracy": self.config["size"], "macs_kept": self.config["size"], "done": True}
+            size = self.config["student_macs_kept"]
+            return {"val_accuracy": size, "macs_kept": size, "done": True}
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             return True
@@ -97,11 +120,15 @@ def run_plain(arm: str, storage: Path) -> Ends:
 
     ends = Ends()
     ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    space = {"size": tune.uniform(0.1, 0.9)}
-    optuna = OptunaSearch(space, metric=list(OBJECTIVES), mode=["max", "min"]) if arm.endswith("OptunaSearch") else None
+    experiment = parse_experiment(EXPERIMENT)
+    optuna = None
+    if arm.endswith("OptunaSearch"):
+        # The search's own space, so that both samplers have as much to think about.
+        suggesting = Suggesting(experiment.find_space(), experiment.cascade)
+        optuna = OptunaSearch(suggesting, metric=list(OBJECTIVES), mode=["max", "min"])
     tune.Tuner(
         tune.with_resources(Nothing, {"cpu": 1}),
-        param_space=None if optuna else space,
+        param_space=None if optuna else {"student_macs_kept": tune.uniform(0.1, 0.9)},
         tune_config=tune.TuneConfig(
             search_alg=optuna,
             num_samples=NUM_WITHOUT_REUSE if arm.endswith("no reuse") else NUM_TRIALS,
@@ -131,15 +158,7 @@ def run_search(arm: str, storage: Path) -> Ends:
     from orchestrator.waves import run_waves
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the database of the storage folder, as on a fresh machine
-    experiment = parse_experiment(
-        {
-            "model": {"name": "vgg-small", "width": 0.25},
-            "data": {"name": "digits", "image_size": 8},
-            "teacher": {"epochs": 1},
-            "num_trials": NUM_TRIALS,
-            "resources": {"max_concurrent": NUM_CPUS},
-        }
-    )
+    experiment = parse_experiment(EXPERIMENT | {"num_trials": NUM_TRIALS})
     search.CascadeTrainable = nothing_of_a_cascade()
     search.run_waves = partial(run_waves, wave_trials=WAVE_TRIALS if arm == "search" else NUM_TRIALS)
     tracker = Tracker(
