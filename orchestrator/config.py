@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.addresses import without_credentials
+from orchestrator.bucket import Bucket
 from orchestrator.constraints import METRICS, Bound, check_bounds
 from orchestrator.overrides import set_value
 from orchestrator.pareto import OBJECTIVES
@@ -127,7 +128,8 @@ class Experiment(_Section):
         stop: what ends the search before.
         resources: what trials take.
         tracking: where MLflow is.
-        reuse: take over stages of other trials and searches in the storage folder that are equal to one's own.
+        reuse: take over stages of other trials and searches in the storage folder that are equal to one's own; the
+            address of a bucket, such as `s3://BUCKET/stages`, to share them beyond that folder.
         seed: of the sampler and of the teacher.
     """
 
@@ -147,7 +149,7 @@ class Experiment(_Section):
     stop: Stop = Field(default_factory=Stop)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
-    reuse: Annotated[bool, Field(strict=True)] = True
+    reuse: bool | str = True
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
 
     @field_validator("objectives")
@@ -172,6 +174,15 @@ class Experiment(_Section):
     @classmethod
     def _known_sampler(cls, sampler: str) -> str:
         return check_sampler(sampler)
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _known_store(cls, reuse: object) -> object:
+        if isinstance(reuse, str):
+            Bucket(reuse)
+        elif not isinstance(reuse, bool):
+            raise InputError(f"{reuse!r} is given, but must be true, false, or the address of a bucket")
+        return reuse
 
     @field_validator("space")
     @classmethod

@@ -4,10 +4,14 @@ A stage is a folder named by its identity's digest: `stage.safetensors`, and `ma
 checksum of the former. Folders appear whole or not at all. Whoever computes a stage holds a lock on `DIGEST.lock`,
 which the system takes back when its process dies; whoever wants the same stage waits for it. Where the file system
 knows no locks a stage may be computed twice, which costs time and nothing else.
+
+Behind the folder there may be a bucket, in which searches of several clusters find one another's stages. It has no
+locks either. One that does not answer is no reason to end a trial: the stage is computed, and stays in the folder.
 """
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,25 +21,34 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from orchestrator.bucket import Bucket
 from trainables.checkpoint import load_state, save_state
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.identity import Identity, digest
 from trainables.training import Tensors
 
 STAGE_FILE = "stage.safetensors"
 MANIFEST_FILE = "manifest.json"
 
+_log = logging.getLogger(__name__)
+
 
 class StageFolder:
     """Finished stages of all searches of a storage folder; each process has one of its own."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Say where; the folder is made when there is something to keep."""
+    def __init__(self, path: Path | str, bucket: Bucket | None = None) -> None:
+        """Say where.
+
+        Args:
+            path: the folder, which is made when there is something to keep.
+            bucket: where stages that are not in the folder are looked for, and put besides.
+        """
         self._path = Path(path)
+        self._bucket = bucket
         self._lock: FileLock | None = None
 
-    def __reduce__(self) -> tuple[type["StageFolder"], tuple[str]]:
-        return StageFolder, (str(self._path),)
+    def __reduce__(self) -> tuple[type["StageFolder"], tuple[str, Bucket | None]]:
+        return StageFolder, (str(self._path), self._bucket)
 
     def find_or_claim(self, identity: Identity) -> tuple[Tensors, dict[str, Any]] | None:
         """What a stage gave, or `None` where it is the caller's to compute.
@@ -56,9 +69,9 @@ class StageFolder:
         try:
             lock.acquire()
         except (OSError, NotImplementedError):
-            return None
+            return self._read(key) or self._fetch(key)
         self._lock = lock
-        found = self._read(key)
+        found = self._read(key) or self._fetch(key)
         if found is not None:
             self.release()
         return found
@@ -75,6 +88,7 @@ class StageFolder:
             (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
             if not (self._path / key).exists():
                 aside.rename(self._path / key)
+            self._push(key)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
             self.release()
@@ -99,6 +113,24 @@ class StageFolder:
             pass
         shutil.rmtree(entry, ignore_errors=True)
         return None
+
+    def _fetch(self, key: str) -> tuple[Tensors, dict[str, Any]] | None:
+        """Take a stage out of the bucket into the folder; a damaged one counts as not there, and is written over."""
+        if self._bucket is None:
+            return None
+        try:
+            return self._read(key) if self._bucket.pull(key, self._path / key) else None
+        except OSError as error:
+            _log.warning("stages are not looked for in %s: %s", self._bucket.address, first_line(error))
+            return None
+
+    def _push(self, key: str) -> None:
+        if self._bucket is None:
+            return
+        try:
+            self._bucket.push(self._path / key, key)
+        except OSError as error:
+            _log.warning("a stage could not be kept in %s: %s", self._bucket.address, first_line(error))
 
 
 def _checksum(path: Path) -> str:

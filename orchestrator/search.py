@@ -23,6 +23,7 @@ import ray
 import torch
 from ray import tune
 
+from orchestrator.bucket import Bucket
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network
 from orchestrator.cluster import check_nodes, check_resources, joining
@@ -92,6 +93,9 @@ def run_search(
     budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
+    shared = stage_bucket(experiment)
+    if shared is not None:
+        shared.require_usable()
     tracker.prepare()
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
@@ -295,7 +299,7 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
     if model.weights is not None:
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     return TeacherTask(
-        finished_stages=StageFolder(folder.stages) if experiment.reuse else None,
+        finished_stages=StageFolder(folder.stages, stage_bucket(experiment)) if experiment.reuse else None,
         identity=teacher_identity(
             model,
             recipe=experiment.teacher,
@@ -312,6 +316,11 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
         use_gpu=_uses_gpu(experiment.resources),
         measure_latency=_measures_latency(experiment),
     )
+
+
+def stage_bucket(experiment: Experiment) -> Bucket | None:
+    """Where stages are shared beyond the storage folder, if anywhere."""
+    return Bucket(experiment.reuse) if isinstance(experiment.reuse, str) else None
 
 
 def _times(task: TeacherTask, experiment: Experiment, data: DataSplits, watcher: Watcher) -> LatencyTable:

@@ -1,8 +1,12 @@
 import dataclasses
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 # Tests run side by side, a core each; threads that wait for one another on a busy machine take ten times as long.
@@ -102,6 +106,41 @@ def tiny_search(tmp_path_factory, cascade_command, worker_id):
             cascade_command("search", "tiny.yaml", cwd=folder)
             (folder / "done").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The port of an S3 server with a bucket `models`; any key opens it."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        make = urllib.request.Request(f"http://127.0.0.1:{port}/models", method="PUT")
+        for _ in range(600):
+            assert server.poll() is None
+            try:
+                urllib.request.urlopen(make, timeout=10).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, request):
+    """Give the address of an empty place in a bucket, and have the keys in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    place = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    return f"s3://models/{place}?endpoint_override=127.0.0.1:{s3_server}&scheme=http&region=us-east-1"
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,8 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("reuse=3", "reuse: 3 is given, but must be true, false, or the address of a bucket"),
+        ("reuse=ftp://host/place", "reuse: ftp://… is no storage that is known"),
         ("num_trials=0", "num_trials is 0: .*greater than or equal to 1"),
         ("num_trials=true", "num_trials is True: .*integer"),
         ("resources.gpus_per_trial=1.5", "1.5 is given, but must be a fraction of one GPU or a whole number"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.bucket import Bucket
 from orchestrator.reuse import MANIFEST_FILE, STAGE_FILE, StageFolder
 from trainables.identity import digest
 
@@ -125,3 +126,35 @@ def test_a_stage_that_was_left_or_whose_process_died_is_free(stages, another):
     _, later = another()
     stages.release()
     assert later.get(timeout=30) is None
+
+
+@pytest.mark.integration
+def test_a_stage_in_a_bucket_is_found_from_another_storage_folder(s3, tmp_path):
+    one = pickle.loads(pickle.dumps(StageFolder(tmp_path / "one", Bucket(s3))))
+    assert one.find_or_claim(IDENTITY) is None
+    one.keep(IDENTITY, TENSORS, VALUES)
+    other = StageFolder(tmp_path / "other", Bucket(s3))
+    tensors, values = other.find_or_claim(IDENTITY)
+    assert torch.equal(tensors["weight"], TENSORS["weight"])
+    assert values == VALUES
+    assert (tmp_path / "other" / digest(IDENTITY)).is_dir()  # no need to ask the bucket again
+
+
+@pytest.mark.integration
+def test_a_damaged_stage_in_a_bucket_is_computed_again_and_written_over(s3, tmp_path):
+    StageFolder(tmp_path / "one", Bucket(s3)).keep(IDENTITY, TENSORS, VALUES)
+    Bucket(s3).write(f"{digest(IDENTITY)}/{STAGE_FILE}", b"something else")
+    other = StageFolder(tmp_path / "other", Bucket(s3))
+    assert other.find_or_claim(IDENTITY) is None
+    other.keep(IDENTITY, TENSORS, VALUES)
+    assert StageFolder(tmp_path / "third", Bucket(s3)).find_or_claim(IDENTITY) is not None
+
+
+@pytest.mark.integration
+def test_a_bucket_that_stops_answering_costs_no_trial(s3, tmp_path, caplog):
+    gone = Bucket(s3.replace("models", "gone"))
+    stages = StageFolder(tmp_path / "one", gone)
+    assert stages.find_or_claim(IDENTITY) is None
+    stages.keep(IDENTITY, TENSORS, VALUES)
+    assert StageFolder(tmp_path / "one").find_or_claim(IDENTITY) is not None
+    assert "a stage could not be kept in s3://gone/" in caplog.text

@@ -1,0 +1,183 @@
+"""Object stores (S3, Google Cloud, Azure) through pyarrow: what is read from one is whole, or is not there.
+
+An object appears in one step, a folder of several objects with its manifest, which is written last and holds the
+checksum of each. Whoever reads takes what the manifest names and looks at the checksums.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from trainables.errors import InputError, first_line
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+MANIFEST = "objects.json"
+
+
+def is_bucket(address: str) -> bool:
+    """Whether this is the address of an object store rather than the path of a folder."""
+    return "://" in address
+
+
+class Bucket:
+    """A place in an object store, in which objects have names with slashes."""
+
+    def __init__(self, address: str) -> None:
+        """Find the store; nothing is sent to it yet.
+
+        Args:
+            address: such as `s3://BUCKET/PREFIX`, with pyarrow's options after a `?`. Keys and passwords come from the
+                environment, as the store's own tools take them.
+
+        Raises:
+            InputError: if it is no address of a store that is known, or holds a password.
+        """
+        parts = urlsplit(address)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise InputError(
+                f"{parts.scheme}://… is no storage that is known; give a folder, or an address that begins with "
+                f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+            )
+        if parts.password is not None or "access_key" in parts.query or "secret_key" in parts.query:
+            raise InputError(
+                f"the storage's address {parts.scheme}://… holds a key, which would be written down with the search; "
+                "leave it out, and give it by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        self.address = address
+        try:
+            self.filesystem, self.root = pafs.FileSystem.from_uri(address)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise InputError(f"the storage's address {address!r} cannot be understood: {first_line(error)}") from error
+
+    def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
+        return Bucket, (self.address,)
+
+    def within(self, name: str) -> "Bucket":
+        """The place of all objects whose names begin with `NAME/`."""
+        parts = urlsplit(self.address)
+        return Bucket(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
+
+    def require_usable(self) -> None:
+        """See that objects can be written, read and removed.
+
+        Raises:
+            InputError: saying what could not be done, and why.
+        """
+        name = f".shared-{os.getpid()}-{os.urandom(4).hex()}"
+        done = "written to"
+        try:
+            self.write(name, b"whole")
+            done = "read"
+            if self.read(name) != b"whole":
+                raise OSError("what was written did not come back")
+            done = "removed from"
+            self.remove(name)
+        except OSError as error:
+            raise InputError(
+                f"{self.address} cannot be {done}: {first_line(error)}; look at the bucket's name and permissions, and "
+                "at the keys in the environment"
+            ) from error
+
+    def read(self, name: str) -> bytes | None:
+        """An object, or `None` where there is none."""
+        try:
+            with self.filesystem.open_input_file(self._path(name)) as file:
+                content: bytes = file.readall()
+                return content
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make an object, or replace it, in one step."""
+        # In one piece: a stream that is broken off would be closed, and leave half an object.
+        with self.filesystem.open_output_stream(self._path(name)) as file:
+            file.write(content)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, or a folder with all that is in it; one that is not there is nothing to remove."""
+        path = self._path(name)
+        found = self.filesystem.get_file_info(path)
+        if found.type == pafs.FileType.Directory:
+            # The manifest first, so that nobody takes what is left for whole.
+            for first in (f"{path}/{MANIFEST}",):
+                if self.filesystem.get_file_info(first).type == pafs.FileType.File:
+                    self.filesystem.delete_file(first)
+            self.filesystem.delete_dir(path)
+        elif found.type == pafs.FileType.File:
+            self.filesystem.delete_file(path)
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies directly in a folder, objects and folders, by name."""
+        selector = pafs.FileSelector(self._path(folder), allow_not_found=True)
+        return sorted(PurePosixPath(info.path).name for info in self.filesystem.get_file_info(selector))
+
+    def push(self, folder: Path, name: str) -> None:
+        """Copy the files of a folder; readers see them together, once all are there.
+
+        Args:
+            folder: on this machine.
+            name: of the folder in the bucket.
+        """
+        found = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            relative = path.relative_to(folder).as_posix()
+            found[relative] = hashlib.sha256(content).hexdigest()
+            self.write(f"{name}/{relative}", content)
+        self.write(f"{name}/{MANIFEST}", (json.dumps(found, indent=1) + "\n").encode())
+
+    def pull(self, name: str, folder: Path) -> bool:
+        """Copy a folder to this machine, where it appears whole or not at all.
+
+        Args:
+            name: of the folder in the bucket.
+            folder: on this machine, which is not there.
+
+        Returns:
+            Whether it was there, whole and undamaged.
+        """
+        manifest = self.read(f"{name}/{MANIFEST}")
+        if manifest is None:
+            return False
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            aside.chmod(0o755)
+            for relative, checksum in _named(manifest):
+                content = self.read(f"{name}/{relative}")
+                if content is None or hashlib.sha256(content).hexdigest() != checksum:
+                    return False
+                path = aside / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            if not folder.exists():
+                aside.rename(folder)
+            return True
+        except (ValueError, AttributeError, TypeError):
+            return False
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _path(self, name: str) -> str:
+        return "/".join(part for part in (self.root.rstrip("/"), name) if part)
+
+
+def _named(manifest: bytes) -> Iterator[tuple[str, str]]:
+    """Files and checksums of a manifest.
+
+    Raises:
+        ValueError: if it is damaged, or names a file outside of its folder.
+    """
+    for relative, checksum in json.loads(manifest).items():
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(relative)
+        yield relative, checksum
