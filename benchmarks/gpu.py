@@ -21,6 +21,7 @@ from orchestrator.datasets import load_splits
 from trainables.config import DataConfig, Execution, ModelConfig, Recipe
 from trainables.cost import count_macs
 from trainables.data import DataSplits
+from trainables.latency import compare
 from trainables.models import build
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
@@ -180,6 +181,24 @@ def compiling(options: argparse.Namespace) -> Row:
     )
 
 
+def deployed(options: argparse.Namespace) -> list[Row]:
+    """Latency as exports measure it, of a pruned network against the dense one, in fp32."""
+    dense = frozen(ModelConfig(name="vgg16", width=options.width)).to(options.device)
+    pruned = cascade(options, round_to=8 if options.width >= 1.0 else 1).levels[0].network.eval()
+    rows = []
+    for batch in (1, 64):
+        found = compare(dense, pruned, (3, 32, 32), batch_size=batch, num_threads=1)
+        note = f"median of {found.pruned.median_ms:.3g} and {found.dense.median_ms:.3g} ms"
+        rows.append(
+            Row(
+                name=f"latency of {SIZES[0]:.0%} of the MACs / dense, batch {batch}",
+                figure=1 / found.speedup,
+                note=note,
+            )
+        )
+    return rows
+
+
 def images_per_second(options: argparse.Namespace, data: DataSplits) -> list[Row]:
     """Joint steps on real batches, with the images on the card and in main memory; and what the input alone gives."""
     device = torch.device(options.device)
@@ -272,7 +291,7 @@ def main(arguments: list[str]) -> int:
     rate = bf16_rate(device)
     rows = [Row(name="bf16 matrix product", figure=rate, unit="TFLOP/s", note=card(device))]
     rows += teacher(options, data)
-    rows += [*joint(options, rate), *images_per_second(options, data), *packed(options)]
+    rows += [*joint(options, rate), *deployed(options), *images_per_second(options, data), *packed(options)]
     if device.type == "cuda":  # what it does to a CPU is in `speed`
         rows.append(compiling(options))
     if options.rows is not None:

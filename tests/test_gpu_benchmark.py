@@ -35,6 +35,7 @@ def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None
             for step in ("joint step, not recorded", "joint step", "joint step, widths in multiples of 2")
             for what in ("", ": achieved")
         ),
+        *(f"latency of 64% of the MACs / dense, batch {batch}" for batch in (1, 64)),
         *["images/s of the input alone, images on the card"] * 2,
         "images/s of the smallest level alone",
         "images/s of the joint step, images on the card",

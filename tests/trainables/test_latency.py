@@ -178,6 +178,21 @@ def test_on_a_gpu_times_are_between_events_after_a_warm_up(monkeypatch: pytest.M
     assert clock.said.count("wait for all") == 4
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_card_events_agree_with_a_clock_that_waits() -> None:
+    network = nn.Conv2d(64, 64, 3).cuda()
+    images = torch.rand(64, 64, 64, 64, device="cuda")
+
+    def call_and_wait() -> None:
+        network(images)
+        torch.cuda.synchronize()
+
+    by_events = measure(network, (64, 64, 64), batch_size=64, num_threads=1, min_seconds=0.2).median_ms
+    (by_clock,) = measure_calls([call_and_wait], batch_size=64, num_threads=1, min_seconds=0.2)
+    assert 0 < by_events < 1.1 * by_clock.median_ms
+    assert by_clock.median_ms < 2 * by_events + 0.2
+
+
 def test_compiling_is_not_timed_and_its_failure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
