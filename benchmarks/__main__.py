@@ -20,6 +20,7 @@ NAMES = (
     "tracking",
     "reuse_actors",
     "scale",
+    "bends",
     "policies",
     "crash",
     "demo",

@@ -136,7 +136,8 @@ class Curves:
         """
         spool, part = self._spool(number), self._part(number)
         if spool.exists() and not part.exists():
-            rows = _rows(number, spool, end, results)
+            found = _read_spool(spool)
+            rows = [] if found is None else _rows(number, *found, end, results)
             if rows:  # a trial that failed before its first epoch has no curve
                 write_table(part, pa.Table.from_pylist(rows, schema=SCHEMA))
         spool.unlink(missing_ok=True)
@@ -245,11 +246,9 @@ def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]] |
     return begun, [epochs[epoch] for epoch in sorted(epochs)]
 
 
-def _rows(number: int, spool: Path, end: End, results: Sequence[LevelResult]) -> list[dict[str, Any]]:
-    found = _read_spool(spool)
-    if found is None:
-        return []
-    header, epochs = found
+def _rows(
+    number: int, header: Mapping[str, Any], epochs: Iterable[EpochProgress], end: End, results: Sequence[LevelResult]
+) -> list[dict[str, Any]]:
     cascade = CascadeConfig.from_dict(header["cascade"])
     trial = {
         "trial": number,

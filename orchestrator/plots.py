@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.archive import Candidate, write_atomically
 from orchestrator.pareto import OBJECTIVES
 
+_MOST_DRAWN = 5_000  # candidates beside the front
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
 _TICKS = tuple(float(f"{step}e{power}") for power in range(-4, 5) for step in (1, 2, 5))
 AXIS_TITLES: Mapping[str, str] = MappingProxyType(
@@ -52,12 +53,22 @@ class FrontView:
     @property
     def rest(self) -> str:
         """What those that are not on the front are."""
-        return "dominated, or breaking a constraint" if self.breaking else "dominated"
+        what = "dominated, or breaking a constraint" if self.breaking else "dominated"
+        number = len(self.candidates) - len(self.front)
+        return what if number <= _MOST_DRAWN else f"{what} ({_MOST_DRAWN:,} of {number:,})"
+
+    @property
+    def dominated(self) -> tuple[Candidate, ...]:
+        """The candidates that have this cost and are not on the front; of very many an even part of them."""
+        front = {candidate.key for candidate in self.front}
+        every = -(-len(self.candidates) // _MOST_DRAWN) or 1
+        some = self.candidates[::every]
+        return tuple(each for each in some if each.key not in front and getattr(each, self.cost) is not None)
 
     @property
     def plotted(self) -> tuple[Candidate, ...]:
-        """The candidates that have this cost."""
-        return tuple(candidate for candidate in self.candidates if getattr(candidate, self.cost) is not None)
+        """What a picture shows: the front and those that are not on it."""
+        return (*self.front, *self.dominated)
 
 
 def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without types
@@ -71,10 +82,8 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
     """
     import plotly.graph_objects as go
 
-    front_keys = {candidate.key for candidate in view.front}
-    dominated = [candidate for candidate in view.plotted if candidate.key not in front_keys]
     figure = go.Figure()
-    figure.add_trace(_trace(view, dominated, name=view.rest, mode="markers", marker={"color": _GREY, "size": 7}))
+    figure.add_trace(_trace(view, view.dominated, name=view.rest, mode="markers", marker={"color": _GREY, "size": 7}))
     figure.add_trace(
         _trace(
             view,
@@ -241,9 +250,7 @@ def _png(view: FrontView) -> bytes:
 
 
 def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
-    front_keys = {candidate.key for candidate in view.front}
-    dominated = [candidate for candidate in view.plotted if candidate.key not in front_keys]
-    axes.scatter(*_coordinates(view, dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label=view.rest)
+    axes.scatter(*_coordinates(view, view.dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label=view.rest)
     line = "-" if _is_curve(view) else ""
     axes.plot(*_coordinates(view, view.front), line, color=_BLUE, marker="o", markersize=7, label="front", zorder=3)
     if view.knee is not None:

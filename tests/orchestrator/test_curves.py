@@ -156,3 +156,13 @@ def test_newer_format_is_refused_with_both_versions(tmp_path):
     pq.write_table(table, part)
     with pytest.raises(InputError, match="format version 2, but this version of the program reads up to 1"):
         read_curves(tmp_path)
+
+
+def test_a_curve_whose_beginning_never_reached_the_disk_is_none(tmp_path):
+    curves = Curves(tmp_path / "curves")
+    curves.started(asked(4), {})
+    (spool,) = (tmp_path / "curves").rglob("*.jsonl")
+    spool.write_bytes(b"")
+    curves.ended(4, "finished")
+    assert list((tmp_path / "curves").rglob("*.parquet")) == []
+    assert not spool.exists()

@@ -123,3 +123,16 @@ def test_json_names_the_knee_and_unpacks_configurations() -> None:
     assert content["knee"] == "1:1"
     assert [entry["trial"] for entry in content["front"]] == [0, 1, 3]
     assert content["front"][0]["cascade"] == {"macs_kept": [0.1]}
+
+
+def test_of_very_many_candidates_a_part_is_drawn_and_the_front_whole(make_candidate, monkeypatch):
+    monkeypatch.setattr("orchestrator.plots._MOST_DRAWN", 10)
+    best = [make_candidate(trial=number, val_accuracy=0.9, macs_kept=0.1) for number in (3, 77)]
+    others = [make_candidate(trial=number, val_accuracy=0.5, macs_kept=0.5) for number in range(4, 77)]
+    found = sorted([*best, *others], key=lambda candidate: candidate.key)
+    view = FrontView(
+        candidates=found, front=best, knee=None, teacher_val_accuracy=0.95, objectives=("val_accuracy", "macs_kept")
+    )
+    assert 5 <= len(view.dominated) <= 10
+    assert set(best) <= set(view.plotted)
+    assert view.rest == "dominated (10 of 73)"
