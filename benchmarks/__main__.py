@@ -21,6 +21,7 @@ NAMES = (
     "reuse_actors",
     "scale",
     "bends",
+    "nodes",
     "policies",
     "crash",
     "demo",

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.table import Row
@@ -95,8 +96,10 @@ class Suggesting:
         self._space(trial, self._defaults)
 
 
-def run_plain(arm: str, storage: Path) -> Ends:
-    """Plain Ray Tune."""
+def run_plain(
+    arm: str, storage: Path, *, workers: int = NUM_CPUS, resources: Mapping[str, float] = MappingProxyType({"cpu": 1})
+) -> Ends:
+    """Plain Ray Tune, on its own or on a Ray that is there already."""
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -119,7 +122,8 @@ def run_plain(arm: str, storage: Path) -> Ends:
             return {}
 
     ends = Ends()
-    ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    size = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level="ERROR", **size)
     experiment = parse_experiment(EXPERIMENT)
     optuna = None
     if arm.endswith("OptunaSearch"):
@@ -127,12 +131,12 @@ def run_plain(arm: str, storage: Path) -> Ends:
         suggesting = Suggesting(experiment.find_space(), experiment.cascade)
         optuna = OptunaSearch(suggesting, metric=list(OBJECTIVES), mode=["max", "min"])
     tune.Tuner(
-        tune.with_resources(Nothing, {"cpu": 1}),
+        tune.with_resources(Nothing, dict(resources)),
         param_space=None if optuna else {"student_macs_kept": tune.uniform(0.1, 0.9)},
         tune_config=tune.TuneConfig(
             search_alg=optuna,
             num_samples=NUM_WITHOUT_REUSE if arm.endswith("no reuse") else NUM_TRIALS,
-            max_concurrent_trials=NUM_CPUS if optuna else None,
+            max_concurrent_trials=workers if optuna else None,
             reuse_actors=not arm.endswith("no reuse"),
         ),
         run_config=tune.RunConfig(
