@@ -6,7 +6,8 @@ from orchestrator import parquet
 from orchestrator.tracking.records import DataSet
 from trainables import sources
 from trainables.config import DataConfig
-from trainables.data import DataSplits, Source
+from trainables.data import DataSplits
+from trainables.images import Source
 from trainables.splits import split
 
 
@@ -42,7 +43,7 @@ def data_sets(config: DataConfig, data: DataSplits, digest: str) -> tuple[DataSe
             context=context,
             profile={
                 "num_images": len(part),
-                "shape": list(part.images_NCHW.shape[1:]),
+                "shape": list(part.image_shape),
                 "classes": list(data.class_names),
             },
         )

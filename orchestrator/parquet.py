@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from trainables.config import DataConfig
-from trainables.data import ImageSet, Source
 from trainables.errors import InputError, first_line
+from trainables.images import ImageSet, Source
 from trainables.sources import Part, data_folder, decode_image, decode_square
 
 _SHAPE = (3, 32, 32)

@@ -17,8 +17,10 @@ import torch
 from trainables.config import Augmentation, CascadeConfig, ModelConfig, Recipe
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
+from trainables.images import in_memory
 from trainables.imports import is_import_path
 from trainables.plan import StagePlan
+from trainables.streaming import StreamedSet
 
 Identity = Mapping[str, Any]
 """Plain values that determine a stage's result."""
@@ -52,13 +54,17 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def data_digest(data: DataSplits) -> str:
     """Digest of all training and validation images, their labels and how they are normalised."""
-    tensors = {
-        "train.images": data.train.images_NCHW,
-        "train.labels": data.train.labels_N,
-        "val.images": data.val.images_NCHW,
-        "val.labels": data.val.labels_N,
-    }
-    described = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+    tensors: dict[str, torch.Tensor] = {}
+    streamed: dict[str, str] = {}
+    for name, part in (("train", data.train), ("val", data.val)):
+        tensors[f"{name}.labels"] = part.labels_N
+        if isinstance(part, StreamedSet):
+            streamed[name] = part.stream.digest
+        else:
+            tensors[f"{name}.images"] = in_memory(part, purpose="a digest").images_NCHW
+    described: dict[str, Any] = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+    if streamed:
+        described["streamed"] = streamed
     return digest({"tensors": tensors_digest(tensors), **described})
 
 

@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
 from trainables.config import DataConfig, DataName
-from trainables.data import ImageSet, Source
 from trainables.errors import InputError, first_line
+from trainables.images import ImageSet, Source
 from trainables.splits import select, stratified_split
 
 Part = Literal["train", "test"]

@@ -7,16 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import DataConfig
-from trainables.data import (
-    DataSplits,
-    ImageSet,
-    Source,
-    evaluation_batches,
-    normalise,
-    num_batches,
-    training_batches,
-)
+from trainables.data import DataSplits, evaluation_batches, normalise, training_batches
 from trainables.errors import InputError
+from trainables.images import ImageSet, Source, num_batches
 from trainables.splits import random_split, split, stratified_split
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
