@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator import parquet
+from orchestrator import parquet, shard_splits
 from orchestrator.tracking.records import DataSet
 from trainables import sources
 from trainables.config import DataConfig
@@ -19,6 +19,8 @@ def load_splits(config: DataConfig) -> DataSplits:
     Raises:
         InputError: if the data set is missing, incomplete or unreadable, or a class is too small to split.
     """
+    if config.name == "shards":
+        return shard_splits.load_splits(config)
     if _is_parquet(config):
         parquet.require_both_parts(config)
         return split(parquet.read_train(config), config)
@@ -57,11 +59,15 @@ def load_test(config: DataConfig) -> Source:
     Raises:
         InputError: if the data set is missing, incomplete or unreadable.
     """
+    if config.name == "shards":
+        return shard_splits.load_test(config)
     return parquet.read_test(config) if _is_parquet(config) else sources.read_test(config)
 
 
 def draws_its_test_images(config: DataConfig) -> bool:
     """Whether test images are drawn from the same files as training images, so that adding a file moves them."""
+    if config.name == "shards":
+        return not shard_splits.has_test(config)
     return config.name == "imagefolder" and config.path is not None and not (Path(config.path) / "test").is_dir()
 
 

@@ -92,9 +92,7 @@ def disk_full(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
-            raise InputError(
-                f"the disk of {folder.parent} is full; make room, or choose another place with --out"
-            ) from error
+            raise InputError(f"the disk of {folder.parent} is full; make room, or choose another place") from error
         raise
 
 
