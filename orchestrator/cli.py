@@ -234,7 +234,7 @@ def ui(
 @app.command()
 def data(  # noqa: PLR0913
     source: Annotated[
-        Path, typer.Argument(help="Folder of images (train/CLASS/*, …), of CIFAR's binary files, or of Parquet files.")
+        str, typer.Argument(help="Folder of images (train/CLASS/*, …), of CIFAR's binary files, or of Parquet files.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     shorter_side: Annotated[

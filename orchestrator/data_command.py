@@ -16,18 +16,22 @@ from trainables.errors import InputError
 _NAMED = 20  # skipped images that are named on the terminal; the set names all
 
 
-def make_shards(source: Path, out: Path, options: WriteOptions, *, seed: int, format: Literal["text", "json"]) -> None:
+def make_shards(source: str, out: Path, options: WriteOptions, *, seed: int, format: Literal["text", "json"]) -> None:
     """Turn a data set into shards, and say what came of it.
 
     Raises:
         InputError: as `open_source` and `write_shards` do.
     """
-    if source.resolve() in (out.resolve(), *out.resolve().parents):
+    if "://" in source:
+        raise InputError(f"{source} is an address, but must be a folder; mount it, or copy it to this machine")
+    folder = Path(source)
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"{out} lies in {source}, which is read; choose a folder beside it")
     check_out(out.resolve(), options.existing)
-    found = open_source(source, seed=seed)
+    found = open_source(folder, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {name: progress.add_task(name, total=part.num_images) for name, part in found.parts.items()}
 
         def told(part: PartName, num_seen: int) -> None:
@@ -44,7 +48,8 @@ def _lines(written: ShardSet, kind: str, out: Path) -> list[str]:
     lines = [f"{out}: {len(written.class_names)} classes, from {kind}"]
     for name, part in written.parts.items():
         size = sum(shard.num_bytes for shard in part.shards) / 1e6
-        lines.append(f"{name}: {part.num_images:,} images in {len(part.shards)} shards, {size:,.1f} MB")
+        shards = "1 shard" if len(part.shards) == 1 else f"{len(part.shards)} shards"
+        lines.append(f"{name}: {part.num_images:,} images in {shards}, {size:,.1f} MB")
     for image in written.skipped[:_NAMED]:
         lines.append(f"left out: {image.reason}")
     if len(written.skipped) > _NAMED:

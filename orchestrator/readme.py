@@ -14,13 +14,14 @@ from trainables.imports import is_import_path
 
 _MAX_NAMES_SHOWN = 20
 _SQUARE = "RGB images, of which the largest central square is brought to size (bilinear, antialiased)"
-_OWN_IMAGES: tuple[DataName, ...] = ("imagefolder", "parquet")
+_OWN_IMAGES: tuple[DataName, ...] = ("imagefolder", "parquet", "shards")
 _HOW_IMAGES_ARE_MADE: Mapping[DataName, str] = {
     "digits": "Grey images of 8x8 with values 0 … 16, enlarged bilinearly and scaled to 0 … 255",
     "cifar10": "RGB images as they come",
     "cifar100": "RGB images as they come",
     "imagefolder": _SQUARE,
     "parquet": _SQUARE,
+    "shards": _SQUARE,
 }
 
 

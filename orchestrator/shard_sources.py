@@ -88,8 +88,6 @@ def open_source(folder: Path, *, seed: int) -> ShardSource:
     Raises:
         InputError: if it is not there, holds none of these, or they are incomplete.
     """
-    if "://" in str(folder) or ":/" in str(folder):  # a path has lost one of the two slashes
-        raise InputError(f"{folder} is an address, but must be a folder; mount it, or copy it here")
     if not folder.is_dir():
         raise InputError(f"{folder} must be a folder that exists; images are read from it")
     if (folder / FILE).exists():

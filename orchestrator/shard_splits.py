@@ -105,7 +105,7 @@ def has_test(config: DataConfig) -> bool:
 
 def _all_rows(config: DataConfig) -> dict[PartName, _Rows]:
     """The three parts, in the order of training, validation, test."""
-    folder = data_folder(config)
+    folder = data_folder(config).resolve()  # processes elsewhere have another current folder
     found = read_set(folder)
     parts = {part: _whole(folder, found, part) for part in found.parts}
     train = parts["train"]
