@@ -260,6 +260,7 @@ def read_labels(folder: Path, found: ShardSet, part: PartName) -> torch.Tensor:
             labels.append(torch.tensor(classes_M, dtype=torch.int64))
             continue
         labels_NK = torch.zeros(shard.num_images, num_classes, dtype=torch.bool)
-        labels_NK[np.repeat(np.arange(shard.num_images), np.diff(np.asarray(column.offsets))), classes_M] = True
+        rows_M = np.repeat(np.arange(shard.num_images), np.diff(np.asarray(column.offsets)))
+        labels_NK[torch.from_numpy(rows_M), torch.tensor(classes_M)] = True
         labels.append(labels_NK)
     return torch.cat(labels)
