@@ -28,6 +28,8 @@ NAMES = (
     "latency_sizes",
     "networks",
     "exports",
+    "jpeg",
+    "sharing",
 )
 
 
