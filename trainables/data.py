@@ -204,12 +204,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: Images, *, mean: Sequence[float], std: Sequence[float], batch_size: int
+    images: Images, *, mean: Sequence[float], std: Sequence[float], batch_size: int, rows: slice | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Every image once, in order, normalised; the last batch may be smaller.
 
-    Arguments are those of `training_batches`, and so is what it yields.
+    Arguments are those of `training_batches`, and so is what it yields; `rows` are the images, all if it is left out.
     """
     normalised = _Normalised.like(images, mean, std)
-    for pixels, labels in images.ordered(batch_size=batch_size):
+    for pixels, labels in images.ordered(batch_size=batch_size, rows=rows):
         yield normalised(pixels), labels

@@ -57,8 +57,8 @@ class Images(Protocol):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`num_batches` batches of one pass, shuffled and augmented by the generator: uint8 images and their labels."""
 
-    def ordered(self, *, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, in order: uint8 images and their labels; the last batch may be smaller."""
+    def ordered(self, *, batch_size: int, rows: slice | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images from `rows.start` to `rows.stop`, or all, in order: uint8 and labels; the last batch may be smaller."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -136,10 +136,11 @@ class ImageSet:
             for pixels, batch in zip(*parts, strict=True):
                 yield pixels, self.labels_N[batch]
 
-    def ordered(self, *, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, in order."""
-        for start in range(0, len(self), batch_size):
-            batch = slice(start, start + batch_size)
+    def ordered(self, *, batch_size: int, rows: slice | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images from `rows.start` to `rows.stop`, or all, in order."""
+        chosen = range(len(self)) if rows is None else range(rows.start, rows.stop)
+        for start in chosen[::batch_size]:
+            batch = slice(start, min(start + batch_size, chosen.stop))
             yield self.images_NCHW[batch], self.labels_N[batch]
 
 

@@ -161,9 +161,10 @@ class StreamedSet:
         order_N = self.stream.order(seed)[: num_batches(len(self), batch_size) * batch_size]
         yield from self._loaded(_Batches(self.stream, order_N, batch_size, augmentation, seed), start)
 
-    def ordered(self, *, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image once, in order; raises as `shuffled` does."""
-        yield from self._loaded(_Batches(self.stream, torch.arange(len(self)), batch_size, "none", 0), 0)
+    def ordered(self, *, batch_size: int, rows: slice | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images from `rows.start` to `rows.stop`, or all, in order; raises as `shuffled` does."""
+        order_N = torch.arange(len(self)) if rows is None else torch.arange(rows.start, rows.stop)
+        yield from self._loaded(_Batches(self.stream, order_N, batch_size, "none", 0), 0)
 
     def _loaded(self, batches: "_Batches", start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         device = self.labels_N.device

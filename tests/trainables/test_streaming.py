@@ -91,6 +91,8 @@ def test_ordered_gives_every_image_once(make):
     batches = list(make().ordered(batch_size=8))
     assert [len(pixels) for pixels, _ in batches] == [8, 8, 6]
     assert _rows_of(batches) == list(range(NUM_IMAGES))
+    assert _rows_of(make().ordered(batch_size=4, rows=slice(3, 12))) == list(range(3, 12))
+    assert _rows_of(make().ordered(batch_size=4, rows=slice(3, 3))) == []
 
 
 def test_shuffled_gives_whole_batches_in_the_order_of_the_seed(make):
