@@ -16,6 +16,7 @@ from orchestrator.delivery import Existing, disk_full, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, schema_of
 from trainables.errors import InputError
+from trainables.plain import require_int
 from trainables.sources import decode_rgb
 
 _QUALITY = 92  # of the JPEGs that shrunk images become
@@ -39,6 +40,17 @@ class WriteOptions:
     shorter_side: int | None = None
     skip_corrupt: int = 0
     existing: Existing = "keep"
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the option, the rule and the value.
+        """
+        require_int("shard_bytes", self.shard_bytes, at_least=1)
+        require_int("skip_corrupt", self.skip_corrupt, at_least=0)
+        if self.shorter_side is not None:
+            require_int("shorter_side", self.shorter_side, at_least=8)
 
 
 def write_shards(

@@ -6,6 +6,7 @@ A shard is memory-mapped, so that any image is read by itself, and processes of 
 
 import dataclasses
 import json
+import platform
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -198,6 +199,10 @@ def _mapped(path: Path) -> Any:
     """The one record batch of a shard, memory-mapped."""
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is not there on {platform.node()}; every machine must see data.path under the same name"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Arrow ({first_line(error)}); copy it again, or {_MEND}") from error
 
@@ -224,7 +229,7 @@ class ShardRows:
         """The encoded image, and what an error calls it.
 
         Raises:
-            InputError: if its shard is gone.
+            InputError: if its shard is gone, or another machine's.
         """
         number = int(np.searchsorted(self.first_rows, row, side="right")) - 1
         images, names = self._columns(number)

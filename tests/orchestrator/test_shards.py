@@ -110,7 +110,12 @@ def test_the_same_source_gives_the_same_shards(photos, shards, tmp_path):
 def test_readers_go_to_other_processes(shards):
     rows = ShardRows(shards, read_set(shards).parts["train"].shards)
     first = rows.encoded(0)
-    assert pickle.loads(pickle.dumps(rows)).encoded(0) == first
+    there = pickle.loads(pickle.dumps(rows))
+    assert there.encoded(0) == first
+    shutil.rmtree(shards)
+    assert there.encoded(0) == first  # which is mapped
+    with pytest.raises(InputError, match=r"train-00000\.arrow is not there on .*; every machine must see data\.path"):
+        pickle.loads(pickle.dumps(rows)).encoded(0)
 
 
 @pytest.mark.parametrize(("memory_gb", "kind"), [(1.0, ImageSet), (0.0, StreamedSet)])
