@@ -58,7 +58,7 @@ class Images(Protocol):
         """`num_batches` batches of one pass, shuffled and augmented by the generator: uint8 images and their labels."""
 
     def ordered(self, *, batch_size: int, rows: slice | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images `rows.start` … `rows.stop`, or all, in order: uint8, and labels; the last batch may be smaller."""
+        """Images `rows.start` … `rows.stop`, or all, in order: uint8, and labels; in batches of at most that size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ SHARDS_A_WINDOW = 16
 
 _CHANNELS = 3
 _AHEAD = 2  # batches that each process may have ready
+_ORDERED = 128  # images a batch, at most, where none is trained on: what is ready lies in shared memory
 
 
 class EncodedRows(Protocol):
@@ -163,6 +164,7 @@ class StreamedSet:
 
     def ordered(self, *, batch_size: int, rows: slice | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images from `rows.start` to `rows.stop`, or all, in order; raises as `shuffled` does."""
+        batch_size = min(batch_size, _ORDERED)
         order_N = torch.arange(len(self)) if rows is None else torch.arange(rows.start, rows.stop)
         yield from self._loaded(_Batches(self.stream, order_N, batch_size, "none", 0), 0)
 
