@@ -193,6 +193,13 @@ def _check_shard(path: Path, shard: Shard, schema: Any) -> None:
         raise InputError(f"{path} has the columns {found}, but must have {wanted}; put its own back, or {_MEND}")
     if batch.num_rows != shard.num_images:
         raise InputError(f"{path} has {batch.num_rows} images, but {FILE} says {shard.num_images}; {_MEND}")
+    try:
+        batch.validate(full=True)  # or an offset might point anywhere; images themselves are not read
+    except pa.ArrowException as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); copy it again, or {_MEND}") from error
+    empty = [name for name, column in zip(batch.schema.names, batch.columns, strict=True) if column.null_count]
+    if empty:
+        raise InputError(f"{path} lacks values in its column {empty[0]}; {_MEND}")
 
 
 def _mapped(path: Path) -> Any:
@@ -259,7 +266,7 @@ def read_labels(folder: Path, found: ShardSet, part: PartName) -> torch.Tensor:
         column = _mapped(path).column(2)
         several = found.labels == "several"
         classes_M = np.asarray(column.flatten() if several else column)
-        if column.null_count or ((classes_M < 0) | (classes_M >= num_classes)).any():
+        if ((classes_M < 0) | (classes_M >= num_classes)).any():
             raise InputError(f"{path} has labels that are not in 0 … {num_classes - 1}; {_MEND}")
         if not several:
             labels.append(torch.tensor(classes_M, dtype=torch.int64))

@@ -346,6 +346,24 @@ def test_shards_that_differ_are_named(shards):
         load_splits(config(shards))
 
 
+def test_a_shard_whose_offsets_lead_elsewhere_is_refused(shards):
+    file = shards / "test-00000.arrow"
+    content = file.read_bytes()
+    with pa.memory_map(str(file)) as source:
+        offsets = pa.ipc.open_file(source).get_batch(0).column("image").buffers()[1].to_pybytes()
+    file.write_bytes(content.replace(offsets, offsets[:4] + (2**30).to_bytes(4, "little") + offsets[8:], 1))
+    with pytest.raises(InputError, match=r"test-00000\.arrow is damaged"):
+        load_splits(config(shards))
+
+
+def test_a_shard_that_lacks_an_image_is_refused(shards):
+    num_images = json.loads((shards / "shards.json").read_text())["parts"]["test"]["shards"][0]["num_images"]
+    images = pa.array([None] * num_images, type=pa.binary())
+    rewritten(shards, pa.table({"image": images, "name": ["it"] * num_images, "label": [0] * num_images}))
+    with pytest.raises(InputError, match=r"test-00000\.arrow lacks values in its column image"):
+        load_splits(config(shards))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
