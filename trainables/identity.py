@@ -17,10 +17,8 @@ import torch
 from trainables.config import Augmentation, CascadeConfig, ModelConfig, Recipe
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
-from trainables.images import in_memory
 from trainables.imports import is_import_path
 from trainables.plan import StagePlan
-from trainables.streaming import StreamedSet
 
 Identity = Mapping[str, Any]
 """Plain values that determine a stage's result."""
@@ -58,10 +56,11 @@ def data_digest(data: DataSplits) -> str:
     streamed: dict[str, str] = {}
     for name, part in (("train", data.train), ("val", data.val)):
         tensors[f"{name}.labels"] = part.labels_N
-        if isinstance(part, StreamedSet):
-            streamed[name] = part.stream.digest
+        content = part.content
+        if isinstance(content, str):
+            streamed[name] = content
         else:
-            tensors[f"{name}.images"] = in_memory(part, purpose="a digest").images_NCHW
+            tensors[f"{name}.images"] = content
     described: dict[str, Any] = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
     if streamed:
         described["streamed"] = streamed

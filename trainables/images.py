@@ -40,6 +40,10 @@ class Images(Protocol):
     def held_bytes(self) -> int:
         """Bytes of pixels that are held on the device."""
 
+    @property
+    def content(self) -> torch.Tensor | str:
+        """What tells the images from any others: their pixels, or a digest of where they come from."""
+
     def __len__(self) -> int:
         """N."""
 
@@ -109,6 +113,11 @@ class ImageSet:
     def held_bytes(self) -> int:
         """Bytes of all images."""
         return self.images_NCHW.nbytes
+
+    @property
+    def content(self) -> torch.Tensor:
+        """All pixels."""
+        return self.images_NCHW
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`; shares memory where it is there already."""

@@ -129,6 +129,11 @@ class StreamedSet:
         """None of the images."""
         return 0
 
+    @property
+    def content(self) -> str:
+        """The digest of the stream."""
+        return self.stream.digest
+
     def to(self, device: torch.device | str) -> "StreamedSet":
         """The same set, whose labels and batches are on `device`."""
         return replace(self, labels_N=self.labels_N.to(device))
