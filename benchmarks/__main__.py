@@ -30,6 +30,8 @@ NAMES = (
     "latency_sizes",
     "networks",
     "exports",
+    "jpeg",
+    "sharing",
 )
 
 

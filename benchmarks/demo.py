@@ -17,7 +17,8 @@ from orchestrator.datasets import load_test
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import read_front
 from trainables.checkpoint import load_network
-from trainables.data import Source, evaluation_batches
+from trainables.data import evaluation_batches
+from trainables.images import Source
 
 PRESET = "demo"
 SMALL = 0.05

@@ -16,8 +16,9 @@ from benchmarks.table import Row
 from trainables.channels import BATCH_NORMS, Kept
 from trainables.config import CascadeConfig, Execution, ModelConfig, Precision, Pruning, Recipe
 from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
+from trainables.images import ImageSet
 from trainables.models import build
 from trainables.optimizers import make_optimizer
 from trainables.plan import StagePlan

@@ -22,10 +22,11 @@ from trainables.checkpoint import InputSpec, load_network, save_network
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
 from trainables.contracts import TOLERANCE, Findings, check_contracts, draw_weights
 from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.deployment import trace
 from trainables.errors import InputError
+from trainables.images import ImageSet
 from trainables.models import build
 from trainables.plan import StagePlan
 from trainables.programs import load_program, write_program

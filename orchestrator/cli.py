@@ -232,6 +232,34 @@ def ui(
 
 
 @app.command()
+def data(  # noqa: PLR0913
+    source: Annotated[
+        str, typer.Argument(help="Folder of images (train/CLASS/*, …), of CIFAR's binary files, or of Parquet files.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    shorter_side: Annotated[
+        int | None, typer.Option(help="Shrink images whose shorter side is longer than so many pixels.", min=8)
+    ] = None,
+    shard_mb: Annotated[int, typer.Option(help="Size of a shard, about, in 10⁶ bytes.", min=1, max=1000)] = 64,
+    skip_corrupt: Annotated[int, typer.Option(help="Unreadable images that may be left out.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order in which images are stored.", min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set that is there.")] = False,  # noqa: FBT002
+    format: Format = "text",
+) -> None:
+    """Turn the images in SOURCE into shards in OUT, which a search reads whole or streams; each is decoded once."""
+    from orchestrator.data_command import make_shards
+    from orchestrator.shard_writer import WriteOptions
+
+    options = WriteOptions(
+        shard_bytes=shard_mb * 10**6,
+        shorter_side=shorter_side,
+        skip_corrupt=skip_corrupt,
+        existing="replace" if overwrite else "keep",
+    )
+    make_shards(source, out, options, seed=seed, format=format)
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="A preset to print as YAML.")] = None,
     format: Format = "text",

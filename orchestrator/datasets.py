@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from orchestrator import parquet
+from orchestrator import parquet, shard_splits
 from orchestrator.tracking.records import DataSet
 from trainables import sources
 from trainables.config import DataConfig
-from trainables.data import DataSplits, Source
+from trainables.data import DataSplits
+from trainables.images import Source
 from trainables.splits import split
 
 
@@ -18,6 +19,8 @@ def load_splits(config: DataConfig) -> DataSplits:
     Raises:
         InputError: if the data set is missing, incomplete or unreadable, or a class is too small to split.
     """
+    if config.name == "shards":
+        return shard_splits.load_splits(config)
     if _is_parquet(config):
         parquet.require_both_parts(config)
         return split(parquet.read_train(config), config)
@@ -42,7 +45,7 @@ def data_sets(config: DataConfig, data: DataSplits, digest: str) -> tuple[DataSe
             context=context,
             profile={
                 "num_images": len(part),
-                "shape": list(part.images_NCHW.shape[1:]),
+                "shape": list(part.image_shape),
                 "classes": list(data.class_names),
             },
         )
@@ -56,11 +59,15 @@ def load_test(config: DataConfig) -> Source:
     Raises:
         InputError: if the data set is missing, incomplete or unreadable.
     """
+    if config.name == "shards":
+        return shard_splits.load_test(config)
     return parquet.read_test(config) if _is_parquet(config) else sources.read_test(config)
 
 
 def draws_its_test_images(config: DataConfig) -> bool:
     """Whether test images are drawn from the same files as training images, so that adding a file moves them."""
+    if config.name == "shards":
+        return not shard_splits.has_test(config)
     return config.name == "imagefolder" and config.path is not None and not (Path(config.path) / "test").is_dir()
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 from safetensors import SafetensorError
 
 from orchestrator.formats import CARD_FILE, Format
-from trainables.data import ImageSet
 from trainables.errors import InputError
+from trainables.images import ImageSet
 
 Existing = Literal["keep", "replace"]
 """Whether an export that is there already is kept, which is an error, or replaced."""
@@ -92,9 +92,7 @@ def disk_full(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
-            raise InputError(
-                f"the disk of {folder.parent} is full; make room, or choose another place with --out"
-            ) from error
+            raise InputError(f"the disk of {folder.parent} is full; make room, or choose another place") from error
         raise
 
 

@@ -35,10 +35,10 @@ from orchestrator.reload import Request
 from orchestrator.verify import Verification, check_finite, save_images, verify
 from trainables import latency
 from trainables.checkpoint import save_network
-from trainables.data import Source
 from trainables.deployment import as_taken, logits_of, trace
 from trainables.errors import StageFailure
 from trainables.identity import tensors_digest
+from trainables.images import Source
 
 __all__ = ["Exported", "Failed", "Job", "Origin", "export", "export_each"]
 
@@ -178,9 +178,9 @@ def _bench(folder: Path, *, origin: Origin, options: ExportOptions, teacher: Ori
     if "int8" in options.formats:
         from orchestrator.int8_file import CALIBRATION_IMAGES
 
-        train_NCHW = load_splits(origin.data).train.images_NCHW
-        order = torch.randperm(len(train_NCHW), generator=torch.Generator().manual_seed(_CALIBRATION_SEED))
-        calibration_NCHW = as_taken(train_NCHW[order[:CALIBRATION_IMAGES]], saved.input, options.pixels)
+        train = load_splits(origin.data).train
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_CALIBRATION_SEED))
+        calibration_NCHW = as_taken(train.pixels(order[:CALIBRATION_IMAGES]), saved.input, options.pixels)
     logits_NK = logits_of(saved.network, images.images_NCHW, saved.input, "normalised")
     return _Bench(
         folder=folder,

@@ -20,7 +20,7 @@ from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
-_MAY_DIFFER = ("num_trials", "stop", "study.warm_start", "resources", "tracking", "reuse")
+_MAY_DIFFER = ("num_trials", "stop", "study.warm_start", "resources", "tracking", "reuse", "data.workers")
 # What all searches of a storage folder share.
 STAGES = "stages"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")

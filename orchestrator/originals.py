@@ -15,9 +15,9 @@ from orchestrator.card import NetworkFacts
 from trainables.checkpoint import InputSpec, SavedNetwork, load_network
 from trainables.config import DataConfig, ModelConfig
 from trainables.cost import count_macs, count_params
-from trainables.data import ImageSet, Source
 from trainables.errors import InputError
 from trainables.evaluation import class_scores, score, top5
+from trainables.images import ImageSet, Source
 from trainables.imports import is_import_path
 from trainables.models import find_builder
 from trainables.results import TeacherResult

@@ -6,7 +6,7 @@ Where images of one's own have several labels each, or none, `labels` is a list 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from trainables.config import DataConfig
-from trainables.data import ImageSet, Source
 from trainables.errors import InputError, first_line
+from trainables.images import ImageSet, Source
 from trainables.sources import Part, data_folder, decode_image, decode_square
 
 _SHAPE = (3, 32, 32)
@@ -29,8 +29,8 @@ _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "fro
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Format:
-    """What the files of one data set look like.
+class Format:
+    """What the files of a data set look like.
 
     Attributes:
         label_columns: names that the labels' column may have, the best first.
@@ -41,12 +41,12 @@ class _Format:
     class_names: tuple[str, ...] = ()
 
 
-_FORMATS = {
-    "cifar10": _Format(label_columns=("label",), class_names=_CIFAR10_CLASSES),
-    "cifar100": _Format(
+FORMATS = {
+    "cifar10": Format(label_columns=("label",), class_names=_CIFAR10_CLASSES),
+    "cifar100": Format(
         label_columns=("fine_label", "label"), class_names=tuple(f"class-{label:02d}" for label in range(100))
     ),
-    "parquet": _Format(label_columns=("labels", "label")),
+    "parquet": Format(label_columns=("labels", "label", "fine_label")),
 }
 
 
@@ -80,19 +80,19 @@ def read_test(config: DataConfig) -> Source:
 
 
 def _read(config: DataConfig, part: Part) -> Source:
-    expected = _FORMATS[config.name]
+    expected = FORMATS[config.name]
     images: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
-    class_names = expected.class_names or _own_class_names(config, expected)
+    class_names = expected.class_names or own_class_names(_files(config, "train"), expected)
     size = None if expected.class_names else config.image_size
     for file in _files(config, part):
-        with _one_line_errors(file), pq.ParquetFile(file) as parquet:
-            image_column, label_column = _columns(parquet.schema_arrow, expected, file)
+        with one_line_errors(file), pq.ParquetFile(file) as parquet:
+            image_column, label_column = columns(parquet.schema_arrow, expected, file)
             if expected.class_names:
                 class_names = _names_in_metadata(parquet.schema_arrow, label_column, len(class_names)) or class_names
             first_row = 0
-            columns = [f"{image_column}.bytes", label_column]
-            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns):
+            taken = [f"{image_column}.bytes", label_column]
+            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=taken):
                 encoded = batch.column(image_column).field("bytes")
                 labels.append(_labels(batch.column(label_column), len(class_names), file, first_row))
                 images.append(_decoded(encoded, file, first_row, size))
@@ -118,17 +118,31 @@ def require_both_parts(config: DataConfig) -> None:
 def _files(config: DataConfig, part: Part) -> list[Path]:
     """The part's files, sorted by name; none is of both parts, whatever name or link it goes by."""
     folder = data_folder(config)
-    train, test = ({file.resolve() for file in folder.glob(f"*{name}*.parquet")} for name in ("train", "test"))
-    for file in sorted(train & test):
-        raise InputError(f"{file} is both a train and a test file; a file's name must hold one of the two words")
-    files = train if part == "train" else test
+    files = files_of_parts(folder, ("train", "test"))[part]
     if not files:
         raise InputError(f"data.path is {folder}, but has no file *{part}*.parquet; put {config.name}'s there")
-    return sorted(files)
+    return files
+
+
+def files_of_parts(folder: Path, parts: Sequence[str]) -> dict[str, list[Path]]:
+    """Parquet files of each part, whose word is in their names, sorted; a part may have none.
+
+    Raises:
+        InputError: if a file is of two parts.
+    """
+    found: dict[str, list[Path]] = {}
+    for part in parts:
+        found[part] = sorted({file.resolve() for file in folder.glob(f"*{part}*.parquet")})
+        for earlier in parts[: parts.index(part)]:
+            for file in sorted(set(found[earlier]) & set(found[part])):
+                raise InputError(
+                    f"{file} is both a {earlier} and a {part} file; a file's name must hold one of the two words"
+                )
+    return found
 
 
 @contextmanager
-def _one_line_errors(file: Path) -> Iterator[None]:
+def one_line_errors(file: Path) -> Iterator[None]:
     """Say in one line what Arrow could not read."""
     try:
         yield
@@ -136,8 +150,12 @@ def _one_line_errors(file: Path) -> Iterator[None]:
         raise InputError(f"{file} cannot be read as Parquet ({first_line(error)}); fetch it again") from error
 
 
-def _columns(schema: Any, expected: _Format, file: Path) -> tuple[str, str]:
-    """Names of the columns of image and label."""
+def columns(schema: Any, expected: Format, file: Path) -> tuple[str, str]:
+    """Names of the columns of image and label.
+
+    Raises:
+        InputError: if there are none, or of other types.
+    """
     found = []
     for allowed in (_IMAGE_COLUMNS, expected.label_columns):
         names = [name for name in allowed if name in schema.names]
@@ -147,14 +165,15 @@ def _columns(schema: Any, expected: _Format, file: Path) -> tuple[str, str]:
     image_type, label_type = (schema.field(name).type for name in found)
     if not (pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0):
         raise InputError(f"column {found[0]} of {file} is {image_type}, but must be a struct with a field bytes")
-    several = expected.class_names == () and _is_list(label_type)
+    several = expected.class_names == () and is_list(label_type)
     if not pa.types.is_integer(label_type.value_type if several else label_type):
         lists = "" if expected.class_names else ", or lists of them"
         raise InputError(f"column {found[1]} of {file} is {label_type}, but must hold whole numbers{lists}")
     return found[0], found[1]
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Whether a column holds lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
@@ -168,39 +187,53 @@ def _names_in_metadata(schema: Any, label_column: str, num_classes: int | None) 
     return names if num_classes in (None, len(names)) else ()
 
 
-def _own_class_names(config: DataConfig, expected: _Format) -> tuple[str, ...]:
-    """Names of the classes of the training files, or numbers up to the largest label in them."""
+def own_class_names(files: Sequence[Path], expected: Format) -> tuple[str, ...]:
+    """Names of the classes of the training files, or numbers up to the largest label in them.
+
+    Raises:
+        InputError: if they have fewer than two, or cannot be read.
+    """
     largest = -1
-    for file in _files(config, "train"):
-        with _one_line_errors(file), pq.ParquetFile(file) as parquet:
-            _, label_column = _columns(parquet.schema_arrow, expected, file)
+    for file in files:
+        with one_line_errors(file), pq.ParquetFile(file) as parquet:
+            _, label_column = columns(parquet.schema_arrow, expected, file)
             names = _names_in_metadata(parquet.schema_arrow, label_column, None)
             if names:
                 return names
             for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=[label_column]):
                 labels = batch.column(0)
-                labels = labels.flatten() if _is_list(labels.type) else labels
+                labels = labels.flatten() if is_list(labels.type) else labels
                 largest = max(largest, pc.max(labels).as_py() or 0) if len(labels) else largest
     if largest < 1:
-        raise InputError(f"{config.path} has {largest + 1} classes in its train files, but must have at least 2")
+        raise InputError(f"{files[0].parent} has {largest + 1} classes in its train files, but must have at least 2")
     width = len(str(largest))
     return tuple(f"class-{label:0{width}d}" for label in range(largest + 1))
 
 
 def _labels(column: Any, num_classes: int, file: Path, first_row: int) -> torch.Tensor:
     """int64 labels of shape (N,), or of a column of lists bool of shape (N, K)."""
-    rows = column.to_pylist()
-    several = _is_list(column.type)
-    for row, value in enumerate(rows, start=first_row):
-        for label in value if several and value is not None else [value]:
-            if label is None or not 0 <= label < num_classes:
-                raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
-    if not several:
+    rows = checked_labels(column, num_classes, file, first_row)
+    if not is_list(column.type):
         return torch.tensor(rows, dtype=torch.int64)
     labels_NK = torch.zeros(len(rows), num_classes, dtype=torch.bool)
     for index, value in enumerate(rows):
         labels_NK[index, value] = True
     return labels_NK
+
+
+def checked_labels(column: Any, num_classes: int, file: Path, first_row: int) -> list[Any]:
+    """The column's labels, numbers or lists of them.
+
+    Raises:
+        InputError: if one is missing or not of a class.
+    """
+    rows: list[Any] = column.to_pylist()
+    several = is_list(column.type)
+    for row, value in enumerate(rows, start=first_row):
+        for label in value if several and value is not None else [value]:
+            if label is None or not 0 <= label < num_classes:
+                raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
+    return rows
 
 
 def _decoded(encoded: Any, file: Path, first_row: int, size: int | None) -> torch.Tensor:

@@ -14,13 +14,14 @@ from trainables.imports import is_import_path
 
 _MAX_NAMES_SHOWN = 20
 _SQUARE = "RGB images, of which the largest central square is brought to size (bilinear, antialiased)"
-_OWN_IMAGES: tuple[DataName, ...] = ("imagefolder", "parquet")
-_HOW_IMAGES_ARE_MADE: Mapping[DataName, str] = {
+_OWN_IMAGES: tuple[DataName, ...] = ("imagefolder", "parquet", "shards")
+HOW_IMAGES_ARE_MADE: Mapping[DataName, str] = {
     "digits": "Grey images of 8x8 with values 0 … 16, enlarged bilinearly and scaled to 0 … 255",
     "cifar10": "RGB images as they come",
     "cifar100": "RGB images as they come",
     "imagefolder": _SQUARE,
     "parquet": _SQUARE,
+    "shards": _SQUARE,
 }
 
 
@@ -156,7 +157,7 @@ def _input(card: Card) -> str:
     several = ", each a yes or no of its own by its sigmoid" if spec.multi_label else ""
     more = f" … ({spec.num_classes} in all, in `{CARD_FILE}`)" if spec.num_classes > _MAX_NAMES_SHOWN else ""
     return (
-        f"{_HOW_IMAGES_ARE_MADE[card.data.name]}; batch x {spec.channels} x {spec.image_size} x {spec.image_size}. "
+        f"{HOW_IMAGES_ARE_MADE[card.data.name]}; batch x {spec.channels} x {spec.image_size} x {spec.image_size}. "
         f"{_normalised(card)}, and gives one logit a class{several}.\n\n"
         f"- mean: `{list(spec.mean)}`\n- standard deviation: `{list(spec.std)}`\n- classes: {names}{more}"
     )

@@ -125,7 +125,7 @@ class MemoryLook:
         self._network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
         self._data = data
         self._room = room
-        self._images = sum(part.images_NCHW.nbytes for part in (data.train, data.val)) if room.is_card else 0
+        self._images = sum(part.held_bytes for part in (data.train, data.val)) if room.is_card else 0
         self._footprints: dict[Precision, Footprint | None] = {}
 
     def __call__(self, cascade: CascadeConfig) -> Refusal | None:

@@ -32,12 +32,12 @@ LearnsFrom = Literal["level-above", "teacher"]
 SizeUnit = Literal["macs", "params", "latency"]
 UNITS: Mapping[SizeUnit, str] = MappingProxyType({"macs": "MACs", "params": "parameters", "latency": "latency"})
 """What sizes are counted in, as people read it."""
-Augmentation = Literal["none", "crop", "crop-flip", "randaugment", "crop-flip-randaugment"]
+Augmentation = Literal["none", "crop", "crop-flip", "resized-crop-flip", "randaugment", "crop-flip-randaugment"]
 Stem = Literal["small", "imagenet"]
 Precision = Literal["fp32", "bf16"]
 Pixels = Literal["normalised", "raw"]
 """What a deployed network takes: float32 images that were normalised before, or uint8 pixels 0 … 255."""
-DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet"]
+DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet", "shards"]
 
 
 def amount(size: float, unit: SizeUnit) -> str:
@@ -87,18 +87,23 @@ class DataConfig(PlainConfig):
     """Which images are trained on, and how they are split.
 
     Attributes:
-        name: `digits` (embedded), `cifar10`, `cifar100`, `imagefolder`, or `parquet` (files of encoded images with one
-            label or several).
+        name: `digits` (embedded), `cifar10`, `cifar100`, `imagefolder`, `parquet` (files of encoded images with one
+            label or several), or `shards` (what `cascade data` writes).
         path: folder of the data set; needed by all but `digits`.
-        image_size: height and width in pixels that images are brought to; needed by `imagefolder` and `parquet`.
+        image_size: height and width in pixels that images are brought to; needed by `imagefolder`, `parquet` and
+            `shards`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
         val_fraction: part of the training images held out for validation, stratified by class, in (0, 1).
         test_fraction: part of all images held out for test where a data set has no test split of its own
             (`digits`, an `imagefolder` without a `test` folder), stratified by class, in (0, 1).
         augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random),
-            `crop-flip` (also mirrored at random), `randaugment` (two random changes of shape or colour an image), or
+            `crop-flip` (also mirrored at random), `resized-crop-flip` (a window of 8 to 100 % of the area brought to
+            the size, and mirrored at random), `randaugment` (two random changes of shape or colour an image), or
             `crop-flip-randaugment`.
         seed: seed of the splits.
+        memory_gb: `shards` whose training and validation images take at most so many 10⁹ bytes decoded are held in
+            memory; larger ones are streamed.
+        workers: processes that decode streamed images for each trial; 0 decodes where training runs.
         download: fetch CIFAR into `path` if it is not there; nothing is fetched unless this is asked.
     """
 
@@ -110,6 +115,8 @@ class DataConfig(PlainConfig):
     augmentation: Augmentation = "none"
     seed: int = 0
     download: bool = False
+    memory_gb: float = 2.0
+    workers: int = 2
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -123,6 +130,8 @@ class DataConfig(PlainConfig):
         require_number("data.test_fraction", self.test_fraction, above=0.0, below=1.0)
         require_int("data.seed", self.seed, at_least=0)
         require_flag("data.download", self.download)
+        require_number("data.memory_gb", self.memory_gb, at_least=0.0)
+        require_int("data.workers", self.workers, at_least=0)
         if self.path is not None:
             require_text("data.path", self.path)
         if self.image_size is not None:
@@ -132,7 +141,7 @@ class DataConfig(PlainConfig):
             f"data.path is missing, but {self.name} lies in a folder; set data.path to it",
         )
         require(
-            self.name not in ("imagefolder", "parquet") or self.image_size is not None,
+            self.name not in ("imagefolder", "parquet", "shards") or self.image_size is not None,
             "data.image_size is missing, but images of a folder must be brought to one size; set it, to 64 say",
         )
         require(

@@ -52,13 +52,18 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def data_digest(data: DataSplits) -> str:
     """Digest of all training and validation images, their labels and how they are normalised."""
-    tensors = {
-        "train.images": data.train.images_NCHW,
-        "train.labels": data.train.labels_N,
-        "val.images": data.val.images_NCHW,
-        "val.labels": data.val.labels_N,
-    }
-    described = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+    tensors: dict[str, torch.Tensor] = {}
+    streamed: dict[str, str] = {}
+    for name, part in (("train", data.train), ("val", data.val)):
+        tensors[f"{name}.labels"] = part.labels_N
+        content = part.content
+        if isinstance(content, str):
+            streamed[name] = content
+        else:
+            tensors[f"{name}.images"] = content
+    described: dict[str, Any] = {"mean": data.mean, "std": data.std, "class_names": data.class_names}
+    if streamed:
+        described["streamed"] = streamed
     return digest({"tensors": tensors_digest(tensors), **described})
 
 

@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
 from trainables.config import DataConfig, DataName
-from trainables.data import ImageSet, Source
 from trainables.errors import InputError, first_line
+from trainables.images import ImageSet, Source
 from trainables.splits import select, stratified_split
 
 Part = Literal["train", "test"]
@@ -78,7 +78,7 @@ def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
     Raises:
         InputError: if it cannot be decoded or has more than 8 bits a channel.
     """
-    return _pixels(_decode_rgb(data, name=name))
+    return _pixels(decode_rgb(data, name=name))
 
 
 def decode_square(data: bytes | Path, *, name: str, size: int) -> torch.Tensor:
@@ -92,10 +92,11 @@ def decode_square(data: bytes | Path, *, name: str, size: int) -> torch.Tensor:
     Returns:
         uint8 RGB of shape (3, size, size).
     """
-    return _pixels(_central_square(_decode_rgb(data, name=name), size))
+    return _pixels(_central_square(decode_rgb(data, name=name), size))
 
 
-def _decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
+def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
+    """An encoded image as Pillow holds it; arguments and errors are those of `decode_image`."""
     try:
         with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
             mode, rgb = image.mode, image.convert("RGB")
@@ -193,16 +194,16 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
     if has_test and not (root / "train").is_dir():
         raise InputError(f"{root} has a folder test, but none called train; put the classes of training images there")
     train_root = root / "train" if (root / "train").is_dir() else root
-    class_names = tuple(folder.name for folder in _class_folders(train_root))
+    class_names = tuple(folder.name for folder in class_folders(train_root))
     if len(class_names) < 2:
         raise InputError(
             f"{train_root} has {len(class_names)} class folders, but must have at least 2; "
             "put images in one folder a class"
         )
-    files, labels_N = _image_files(train_root, class_names)
+    files, labels_N = image_files(train_root, class_names)
     if has_test:
         # Listed for training too, so that a wrong test folder is known before training and not after it.
-        test_files, test_labels_N = _image_files(root / "test", class_names)
+        test_files, test_labels_N = image_files(root / "test", class_names)
         if part == "test":
             files, labels_N = test_files, test_labels_N
     else:
@@ -211,16 +212,21 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
     return Source(images=_decode_files(files, labels_N, config), class_names=class_names)
 
 
-def _class_folders(root: Path) -> list[Path]:
+def class_folders(root: Path) -> list[Path]:
+    """Folders of classes, by name; hidden ones are none."""
     folders = (item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
     return sorted(folders, key=lambda folder: folder.name)
 
 
-def _image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
-    """Image files of every class folder of `root`, in order of class and name, and their labels."""
+def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
+    """Image files of every class folder of `root`, in order of class and name, and their labels.
+
+    Raises:
+        InputError: if a folder is no class, or has no images.
+    """
     files: list[Path] = []
     labels: list[int] = []
-    for folder in _class_folders(root):
+    for folder in class_folders(root):
         if folder.name not in class_names:
             raise InputError(f"{folder} is a class that has no training images; add some or remove the folder")
         members = (item for item in folder.iterdir() if item.suffix.lower() in _SUFFIXES and item.is_file())

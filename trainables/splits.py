@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from trainables.config import DataConfig
-from trainables.data import DataSplits, ImageSet, Source
+from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.images import ImageSet, Source
 
 _LEVELS = 256  # values of a uint8 pixel
 _MIN_STD = 1 / 255  # one step of a uint8 pixel; what a channel of one single value is divided by
@@ -94,13 +95,13 @@ def split(source: Source, config: DataConfig) -> DataSplits:
     else:
         stay, held_out = stratified_split(labels_N, fraction=fraction, seed=seed, class_names=source.class_names)
     train = select(source.images, stay)
-    mean, std = _channel_statistics(train.images_NCHW)
+    mean, std = channel_statistics(train.images_NCHW)
     return DataSplits(
         train=train, val=select(source.images, held_out), mean=mean, std=std, class_names=source.class_names
     )
 
 
-def _channel_statistics(images_NCHW: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images_NCHW: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation of each channel, exact, from counts of the 256 values."""
     channels = images_NCHW.shape[1]
     counts_CV = torch.zeros(channels, _LEVELS, dtype=torch.float64)

@@ -12,10 +12,11 @@ from torch import nn
 
 from trainables.config import Augmentation, CascadeConfig, SizeUnit
 from trainables.cost import LatencyTable, count_macs, count_params, macs_model, require_table, size_model
-from trainables.data import DataSplits, num_batches
+from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
+from trainables.images import num_batches
 from trainables.joint import JointStep
 from trainables.levels import Cuts, Level, SharedWeights
 from trainables.optimizers import learning_rate, set_learning_rate

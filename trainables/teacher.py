@@ -12,10 +12,11 @@ from torch import nn
 from trainables.averaging import WeightAverage
 from trainables.config import Augmentation, Recipe
 from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits, num_batches
+from trainables.data import DataSplits
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
 from trainables.execution import Forward, RecordedStep, compiled
+from trainables.images import num_batches
 from trainables.models import versioned
 from trainables.objective import Objective
 from trainables.optimizers import (

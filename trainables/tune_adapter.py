@@ -15,7 +15,7 @@ from trainables.checkpoint import InputSpec, load_state, save_network, save_stat
 from trainables.config import Augmentation, CascadeConfig, ModelConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
-from trainables.errors import StageFailure
+from trainables.errors import InputError, StageFailure
 from trainables.models import build, versioned
 from trainables.trial import CascadeTrial, FinishedStages
 
@@ -122,7 +122,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Take over stages that are done already, and train one epoch; or end, if that is what the trial was told.
 
-        A stage that fails ends the trial with the reason, since trying again would fail again.
+        A stage that fails, or an image that cannot be read, ends the trial with the reason, since trying again would
+        fail again.
         """
         reason = self._told_to_stop()
         if reason is not None and not self._trial.finished:
@@ -131,7 +132,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
             try:
                 epochs.append(self._trial.step().to_dict())
-            except StageFailure as failure:
+            except (StageFailure, InputError) as failure:
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}

@@ -19,11 +19,12 @@ from orchestrator.evidence.work import cascade_work, epochs_within, training_wor
 from trainables.channels import ChannelMap
 from trainables.config import CascadeConfig
 from trainables.cost import SizeModel, count_macs, count_params, macs_model
-from trainables.data import DataSplits, num_batches
+from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.evaluation import evaluate
 from trainables.identity import engine_digest
+from trainables.images import num_batches
 from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.plain import require

@@ -17,9 +17,10 @@ from orchestrator.archive import write_atomically
 from orchestrator.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.evaluation import evaluate
+from trainables.images import ImageSet, in_memory
 from trainables.models import build, load_weights, versioned
 from trainables.results import EpochProgress
 from trainables.splits import select, stratified_split
@@ -45,11 +46,10 @@ class StudyImages:
 
     def to_arrays(self) -> dict[str, Any]:
         """NumPy arrays and plain values, for an object store."""
-        test = self.test.val
         return {
             "data": self.data.to_arrays(),
-            "test_images": test.images_NCHW.cpu().numpy(),
-            "test_labels": test.labels_N.cpu().numpy(),
+            "test_images": self.test.val.shared(),
+            "test_labels": self.test.val.labels_N.cpu().numpy(),
         }
 
     @classmethod
@@ -61,7 +61,8 @@ class StudyImages:
 
     def save(self, path: Path) -> None:
         """Write them to a file, for other processes."""
-        parts = {"train": self.data.train, "val": self.data.val, "test": self.test.val}
+        sets = {"train": self.data.train, "val": self.data.val, "test": self.test.val}
+        parts = {name: in_memory(part, purpose="a study") for name, part in sets.items()}
         tensors: dict[str, torch.Tensor] = {}
         for name, part in parts.items():
             tensors |= {f"{name}.images": part.images_NCHW.contiguous(), f"{name}.labels": part.labels_N.contiguous()}
@@ -100,8 +101,8 @@ def load_images(plan: StudyPlan) -> StudyImages:
         raise InputError(
             "these images have several labels each, but a study compares accuracy; give one label an image"
         )
-    train = _some(data.train, plan.images.train, plan, "train")
-    val = _some(data.val, plan.images.val, plan, "val")
+    train = _some(in_memory(data.train, purpose="a study"), plan.images.train, plan, "train")
+    val = _some(in_memory(data.val, purpose="a study"), plan.images.val, plan, "val")
     data = dataclasses.replace(data, train=train, val=val)
     return StudyImages(data=data, test=dataclasses.replace(data, val=load_test(plan.data).images))
 

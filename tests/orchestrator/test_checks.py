@@ -8,8 +8,9 @@ from orchestrator.checks import check_network
 from orchestrator.config import parse_experiment
 from trainables.config import CascadeConfig, ModelConfig, Pruning
 from trainables.cost import LatencyTable, LayerTime
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.images import ImageSet
 from trainables.models import build
 
 

@@ -76,7 +76,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("teacher.mix=cut", "^teacher.mix is 'cut': input should be 'none', 'mixup', 'cutmix' or 'both'"),
         ("cascade.pruning.round_to=0", "cascade.pruning.round_to is 0"),
         ("model.width=0", r"model.width is 0\.?0?, but must be a number above 0"),
-        ("data.name=mnist", "data.name is 'mnist': .*'cifar100', 'imagefolder' or 'parquet'"),
+        ("data.name=mnist", "data.name is 'mnist': .*'parquet' or 'shards'"),
         ("data.name=cifar10", "data.path is missing"),
         ("data.val_fraction=1.5", "data.val_fraction is 1.5"),
         ("objectives=[val_accuracy, speed]", "objectives: 'speed' is no objective; there are val_accuracy"),

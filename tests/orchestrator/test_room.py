@@ -9,8 +9,9 @@ from orchestrator import room
 from orchestrator.config import Resources, parse_experiment
 from orchestrator.room import MemoryLook, Room, check_memory, find_room, machine_bytes
 from trainables.config import CascadeConfig, Recipe
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.images import ImageSet
 from trainables.memory import footprint
 from trainables.models import build
 

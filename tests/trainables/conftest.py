@@ -11,8 +11,9 @@ from torch import nn
 from trainables.channels import BATCH_NORMS, ChannelMap
 from trainables.config import ModelConfig
 from trainables.cost import LatencyTable, LayerTime
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.dependencies import find_groups
+from trainables.images import ImageSet
 from trainables.models import build
 
 NUM_CLASSES = 4

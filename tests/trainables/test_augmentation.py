@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from trainables.augmentation import augment
+from trainables.augmentation import NUM_DRAWS, augment, mirrors, random_window
 from trainables.config import Augmentation
 from trainables.errors import InputError
 
@@ -77,3 +77,28 @@ def test_augmentation_leaves_the_global_generator(kind: Augmentation) -> None:
     before = torch.get_rng_state()
     augment(_images(4), kind, _generator())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_resized_windows_are_enlarged_as_torch_enlarges_them() -> None:
+    images = _images(40)
+    augmented = augment(images, "resized-crop-flip", _generator())
+    assert (augmented.shape, augmented.dtype) == (images.shape, images.dtype)
+    draws_ND = torch.rand(40, NUM_DRAWS, generator=_generator())
+    for image, draws, found in zip(images, draws_ND, augmented, strict=True):
+        top, left, high, wide = random_window(8, 8, draws)
+        window = image[None, :, top : top + high, left : left + wide].float()
+        expected = torch.nn.functional.interpolate(window, size=(8, 8), mode="bilinear").round()[0]
+        if mirrors(draws):
+            expected = expected.flip(2)
+        inner = slice(2, -2)  # at the rim of a window its neighbours shine through
+        close = (found[:, inner, inner].float() - expected[:, inner, inner]).abs() <= 1
+        assert close.double().mean() > 0.9
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (1, 1)])
+def test_windows_lie_in_images_of_any_shape(height: int, width: int) -> None:
+    for seed in range(50):
+        top, left, high, wide = random_window(height, width, torch.rand(NUM_DRAWS, generator=_generator(seed)))
+        assert 0 <= top <= top + high <= height
+        assert 0 <= left <= left + wide <= width
+        assert min(high, wide) >= 1

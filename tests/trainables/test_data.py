@@ -7,16 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import DataConfig
-from trainables.data import (
-    DataSplits,
-    ImageSet,
-    Source,
-    evaluation_batches,
-    normalise,
-    num_batches,
-    training_batches,
-)
+from trainables.data import DataSplits, evaluation_batches, normalise, training_batches
 from trainables.errors import InputError
+from trainables.images import ImageSet, Source, num_batches
 from trainables.splits import random_split, split, stratified_split
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
@@ -303,3 +296,12 @@ def test_a_gpu_sees_the_batches_that_the_cpu_sees() -> None:
     for (cpu_pixels, cpu_labels), (gpu_pixels, gpu_labels) in zip(on_cpu, on_gpu, strict=True):
         assert torch.equal(cpu_labels, gpu_labels.cpu())
         torch.testing.assert_close(cpu_pixels, gpu_pixels.cpu(), atol=1e-6, rtol=1e-6)
+
+
+def test_images_with_channels_last_are_normalised_alike() -> None:
+    images = _images(5, size=6).images_NCHW
+    last = images.contiguous(memory_format=torch.channels_last)
+    found = normalise(last, MEAN, STD)
+    assert torch.equal(found, normalise(images, MEAN, STD))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(last, images)

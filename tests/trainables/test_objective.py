@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from trainables.config import Recipe
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.distillation import distillation_loss, multi_label_distillation_loss, multi_label_loss
 from trainables.errors import InputError
+from trainables.images import ImageSet
 from trainables.objective import Objective
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from trainables.checkpoint import load, save_state
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
-from trainables.errors import StageFailure
+from trainables.errors import InputError, StageFailure
+from trainables.images import ImageSet
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note
 
@@ -214,6 +215,17 @@ def test_a_failure_ends_the_trial_with_its_reason(actor):
     result = run(made)
     assert "level 1" in result["failure"]
     assert "results" not in result
+
+
+def test_an_image_that_cannot_be_read_ends_the_trial_with_its_name(actor, monkeypatch):
+    def unreadable(*_, **__):
+        raise InputError("image 7 cannot be read")
+
+    made, _ = actor
+    made.reset_config(trial(0))
+    monkeypatch.setattr(ImageSet, "shuffled", unreadable)
+    result = made.step()
+    assert (result["failure"], result["done"]) == ("image 7 cannot be read", True)
 
 
 def test_a_failure_travels_between_processes():

@@ -10,8 +10,9 @@ from orchestrator.evidence.peer import pruned
 from orchestrator.evidence.settings import Arm
 from trainables.config import CascadeConfig, ModelConfig, Recipe
 from trainables.cost import count_macs
-from trainables.data import DataSplits, ImageSet
+from trainables.data import DataSplits
 from trainables.errors import StageFailure
+from trainables.images import ImageSet
 from trainables.models import build
 
 CONFIG = CascadeConfig(macs_kept=(0.3,), recipe=Recipe(batch_size=16))

@@ -10,8 +10,9 @@ from orchestrator.evidence.settings import Budget
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
 from trainables.cost import count_macs
-from trainables.data import DataSplits, ImageSet, num_batches
+from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.images import ImageSet, num_batches
 from trainables.models import build
 from trainables.stages import CascadeStage
 from trainables.trial import CascadeTrial

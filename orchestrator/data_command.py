@@ -1,0 +1,59 @@
+"""The command `cascade data`: a data set as shards."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from orchestrator.shard_sources import open_source
+from orchestrator.shard_writer import WriteOptions, check_out, write_shards
+from orchestrator.shards import PartName, ShardSet
+from trainables.errors import InputError
+
+_NAMED = 20  # skipped images that are named on the terminal; the set names all
+
+
+def make_shards(source: str, out: Path, options: WriteOptions, *, seed: int, format: Literal["text", "json"]) -> None:
+    """Turn a data set into shards, and say what came of it.
+
+    Raises:
+        InputError: as `open_source` and `write_shards` do.
+    """
+    if "://" in source:
+        raise InputError(f"{source} is an address, but must be a folder; mount it, or copy it to this machine")
+    folder = Path(source)
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(f"{out} lies in {source}, which is read; choose a folder beside it")
+    check_out(out.resolve(), options.existing)
+    found = open_source(folder, seed=seed)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = {name: progress.add_task(name, total=part.num_images) for name, part in found.parts.items()}
+
+        def told(part: PartName, num_seen: int) -> None:
+            progress.update(tasks[part], completed=num_seen)
+
+        written = write_shards(found, out, options, told=told)
+    if format == "json":
+        sys.stdout.write(written.to_json())
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in _lines(written, found.kind, out)))
+
+
+def _lines(written: ShardSet, kind: str, out: Path) -> list[str]:
+    lines = [f"{out}: {len(written.class_names)} classes, from {kind}"]
+    for name, part in written.parts.items():
+        size = sum(shard.num_bytes for shard in part.shards) / 1e6
+        shards = "1 shard" if len(part.shards) == 1 else f"{len(part.shards)} shards"
+        lines.append(f"{name}: {part.num_images:,} images in {shards}, {size:,.1f} MB")
+    for image in written.skipped[:_NAMED]:
+        lines.append(f"left out: {image.reason}")
+    if len(written.skipped) > _NAMED:
+        lines.append(f"left out: {len(written.skipped) - _NAMED} more, which {out / 'shards.json'} names")
+    settings = json.dumps({"name": "shards", "path": str(out)})
+    lines.append(f'search it with data: {settings[:-1]}, "image_size": …}}')
+    return lines
