@@ -283,13 +283,14 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: ImageSet, *, mean: Sequence[float], std: Sequence[float], batch_size: int
+    images: ImageSet, *, mean: Sequence[float], std: Sequence[float], batch_size: int, rows: slice | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Every image once, in order, normalised; the last batch may be smaller.
 
-    Arguments are those of `training_batches`, and so is what it yields.
+    Arguments are those of `training_batches`, and so is what it yields; `rows` are the images, all if it is left out.
     """
     normalised = _Normalised(images.images_NCHW, mean, std)
-    for start in range(0, len(images), batch_size):
-        batch = slice(start, start + batch_size)
+    chosen = range(len(images)) if rows is None else range(rows.start, rows.stop)
+    for start in chosen[::batch_size]:
+        batch = slice(start, min(start + batch_size, chosen.stop))
         yield normalised(images.images_NCHW[batch]), images.labels_N[batch]
