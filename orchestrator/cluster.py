@@ -61,11 +61,11 @@ def joining(address: str) -> Iterator[None]:
         ) from error
 
 
-def check_resources(asked: Mapping[str, float], *, address: str) -> float:
+def check_resources(asked: Mapping[str, tuple[str, float]], *, address: str) -> float:
     """See that a trial fits on some machine, one that is there or one that autoscaling may bring. Needs Ray.
 
     Args:
-        asked: CPUs and GPUs of a trial, by Ray's name (`CPU`, `GPU`).
+        asked: what is asked for by the key that says so: Ray's name of it (`CPU`, `GPU`), and how much.
         address: what `resources.address` says.
 
     Returns:
@@ -76,7 +76,7 @@ def check_resources(asked: Mapping[str, float], *, address: str) -> float:
     """
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     machines = [*there, *([] if address == LOCAL else _may_come())]
-    for kind, number in asked.items():
+    for key, (kind, number) in asked.items():
         most = max(machine.get(kind, 0.0) for machine in machines)  # a trial runs on one machine
         if number > most:
             mend = "ask for less or use a larger machine"
@@ -85,9 +85,7 @@ def check_resources(asked: Mapping[str, float], *, address: str) -> float:
                     f"ask for less, or wait for machines that are still starting: {len(there)} have joined, and "
                     "`ray status` shows the others"
                 )
-            raise InputError(
-                f"resources.{kind.lower()}s_per_trial is {number:g}, but there are {most:g} {kind}s; {mend}"
-            )
+            raise InputError(f"{key} is {number:g}, but there are {most:g} {kind}s; {mend}")
     return float(max(machine.get("CPU", 1.0) for machine in there))
 
 

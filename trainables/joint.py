@@ -20,7 +20,7 @@ from trainables.optimizers import (
 )
 from trainables.pruning import LevelPruner
 from trainables.ranks import ALONE, Ranks
-from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, unprefixed
+from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, require_parts, unprefixed
 from trainables.whole_batch import whole_batch
 
 
@@ -54,8 +54,9 @@ class JointStep:
             ranks: who take each step together.
 
         Raises:
-            InputError: if the recipe does not fit the classes.
+            InputError: if the recipe does not fit the classes or the ranks.
         """
+        require_parts(config.recipe, num_train=len(data.train), ranks=ranks.size, section="recipe")
         self.parameters: dict[str, nn.Parameter] = dict(shared.network.named_parameters(prefix="shared"))
         for pruner in pruners:
             level = pruner.level

@@ -8,16 +8,19 @@ which any number of them goes on from.
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import distributed
 from torch._C._distributed_c10d import FileStore
 
 from trainables.identity import tensors_digest
+
+Backend = Literal["gloo", "nccl"]
 
 
 class RanksDiffer(RuntimeError):  # noqa: N818 - says what was found
@@ -99,7 +102,34 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(rank: int, size: int, *, meeting: Path, backend: Literal["gloo", "nccl"], wait: timedelta) -> Ranks:
+class Crew(Protocol):
+    """The other ranks, as the first of them leads them."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """All of them, seen from the first."""
+
+    def doing(self, work: str, *arguments: Any) -> AbstractContextManager[object]:  # noqa: ANN401 - of the work
+        """Within it they do some work of theirs while the first does its own; it ends when all have."""
+
+    def close(self) -> None:
+        """Let them end; nothing of them is left."""
+
+
+class Solo:
+    """A crew of nobody else."""
+
+    ranks = ALONE
+
+    def doing(self, work: str, *arguments: Any) -> AbstractContextManager[object]:  # noqa: ANN401
+        """Nothing."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def join(rank: int, size: int, *, meeting: Path, backend: Backend, wait: timedelta) -> Ranks:
     """Meet the other ranks, on this machine and over its loopback alone; `leave` ends it.
 
     Args:
@@ -117,5 +147,6 @@ def join(rank: int, size: int, *, meeting: Path, backend: Literal["gloo", "nccl"
 
 
 def leave() -> None:
-    """Part from the other ranks."""
-    distributed.destroy_process_group()
+    """Part from the other ranks, if they were met."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

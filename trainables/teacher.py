@@ -38,6 +38,7 @@ from trainables.training import (
     micro_batches,
     prefixed,
     recalibrate,
+    require_parts,
     seeded_layers,
     unprefixed,
 )
@@ -75,8 +76,9 @@ class TeacherStage:
             ranks: who train it together.
 
         Raises:
-            InputError: if the recipe does not fit the classes.
+            InputError: if the recipe does not fit the classes or the ranks.
         """
+        require_parts(recipe, num_train=len(data.train), ranks=ranks.size, section="teacher")
         self.network = network
         self.epoch = 0
         self._recipe = recipe

@@ -59,22 +59,26 @@ def nodes(monkeypatch):
     return there
 
 
+def asked(cpus=1, gpus=0):
+    return {"resources.cpus_per_trial": ("CPU", cpus), "resources.gpus_per_trial": ("GPU", gpus)}
+
+
 def test_a_trial_that_fits_on_one_machine_is_let_through(nodes):
     nodes((4, 0), (8, 2))
-    assert check_resources({"CPU": 8, "GPU": 2}, address="auto") == 8
+    assert check_resources(asked(cpus=8, gpus=2), address="auto") == 8
 
 
 def test_gpus_are_not_added_up_over_machines(nodes):
     nodes((4, 1), (4, 1))
     with pytest.raises(InputError, match=r"resources.gpus_per_trial is 2, but there are 1 GPUs; ask for less, or wait"):
-        check_resources({"GPU": 2}, address="auto")
+        check_resources(asked(gpus=2), address="auto")
 
 
 def test_machines_that_autoscaling_may_bring_count(nodes):
     nodes((4, 0), may_come=[(8, 1)])
-    check_resources({"CPU": 8, "GPU": 1}, address="auto")
+    check_resources(asked(cpus=8, gpus=1), address="auto")
     with pytest.raises(InputError, match="there are 1 GPUs"):
-        check_resources({"GPU": 2}, address="auto")
+        check_resources(asked(gpus=2), address="auto")
 
 
 def test_kinds_of_machines_are_read_from_what_the_autoscaler_says(monkeypatch):
