@@ -97,7 +97,7 @@ class Resources(_Section):
 
     @model_validator(mode="after")
     def _one_gpu_a_rank(self) -> Self:
-        _check_gpus("resources.gpus_per_trial", self.gpus_per_trial, "ranks_per_trial", self.ranks_per_trial)
+        _check_gpus("resources.gpus_per_trial", self.gpus_per_trial, "resources.ranks_per_trial", self.ranks_per_trial)
         return self
 
     @property
