@@ -151,7 +151,7 @@ class JointStep:
         if self._config.distillation_weight == 0.0:
             return [part.images.new_zeros(len(part.images), self._num_classes) for part in parts]
         with autocast(self._config.recipe, parts[0].images.device):
-            return [self._larger(part.images).float() for part in parts]
+            return [_for_losses(self._larger(part.images)) for part in parts]
 
     def _gradients(
         self, level: Level, parts: Sequence[Part], larger_logits: Sequence[torch.Tensor]
@@ -198,7 +198,7 @@ class JointStep:
     def _logits(self, level: Level, part: Part) -> torch.Tensor:
         with autocast(self._config.recipe, part.images.device), whole_batch(self._ranks, part.num_together):
             logits = self._forwards.get(level.number, level.network)(part.images)
-        return logits.float()  # losses are sums of exponentials
+        return _for_losses(logits)
 
     def _loss(self, logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self._objective.of_level(
@@ -208,3 +208,8 @@ class JointStep:
             temperature=self._config.temperature,
             weight=self._config.distillation_weight,
         )
+
+
+def _for_losses(logits: torch.Tensor) -> torch.Tensor:
+    """The same in float32, as losses are sums of exponentials; in float64 where a network computes in it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
