@@ -19,6 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.errors import InputError, first_line
 
 LOCAL = "local"
+GPU_KIND = "accelerator_type:"
+"""Begins the name of the resource that Ray gives a machine for its cards' kind."""
 # A node starts a Python process for the first task that it gets; on a busy one that takes a while.
 ANSWER_SECONDS = 120.0
 
@@ -87,6 +89,24 @@ def check_resources(asked: Mapping[str, tuple[str, float]], *, address: str) -> 
                 )
             raise InputError(f"{key} is {number:g}, but there are {most:g} {kind}s; {mend}")
     return float(max(machine.get("CPU", 1.0) for machine in there))
+
+
+def check_kinds(asked: Mapping[str, str]) -> None:
+    """See that some machine has cards of these kinds, one that is there or that autoscaling may bring. Needs Ray.
+
+    Args:
+        asked: Ray's name of a kind, by the key that asks for it.
+
+    Raises:
+        InputError: if none has.
+    """
+    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *_may_come()]
+    names = {name for machine in machines for name in machine if name.startswith(GPU_KIND)}
+    kinds = sorted(name.removeprefix(GPU_KIND) for name in names)
+    for key, kind in asked.items():
+        if kind not in kinds:
+            has = f"the machines have {', '.join(kinds)}" if kinds else "no machine has cards whose kind Ray knows"
+            raise InputError(f"{key} is {kind!r}, but {has}; give one of these, or leave it out")
 
 
 def _may_come() -> list[Mapping[str, float]]:

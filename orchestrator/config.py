@@ -50,6 +50,11 @@ def _check_gpus(key: str, gpus: float, ranks_key: str, ranks: int | None) -> Non
         )
 
 
+def _check_kind(key: str, kind: str | None, gpus_key: str, gpus: float) -> None:
+    if kind is not None and gpus == 0:
+        raise InputError(f"{key} is {kind!r}, but {gpus_key} is 0; ask for a GPU, or leave {key} out")
+
+
 class TeacherResources(_Section):
     """What training the teacher takes, where that is not what a trial takes.
 
@@ -57,15 +62,18 @@ class TeacherResources(_Section):
         cpus: CPU cores, of all its ranks together.
         gpus: GPUs likewise; a fraction of one, or a whole number of them.
         ranks: processes that train it together; one for each whole GPU where it is left out.
+        gpu_kind: which cards, as for trials.
     """
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     ranks: Annotated[int, Field(ge=1, strict=True)] | None = None
+    gpu_kind: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_gpu_a_rank(self) -> Self:
         _check_gpus("gpus", self.gpus, "ranks", self.ranks)
+        _check_kind("gpu_kind", self.gpu_kind, "gpus", self.gpus)
         return self
 
     @property
@@ -82,6 +90,8 @@ class Resources(_Section):
         gpus_per_trial: GPUs of a trial likewise; a fraction shares a card.
         ranks_per_trial: processes that train a trial together, each a part of every batch; one for each whole GPU
             where it is left out.
+        gpu_kind: which cards, by Ray's name for them (`H100`, `A100-80G`; `ray.util.accelerators` lists them), where
+            machines have several kinds; any where it is left out.
         teacher: what training the teacher takes; where it is left out one GPU if trials have any, and on one's own
             machine all CPUs.
         max_concurrent: trials at the same time; as many as fit where it is left out.
@@ -91,6 +101,7 @@ class Resources(_Section):
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     ranks_per_trial: Annotated[int, Field(ge=1, strict=True)] | None = None
+    gpu_kind: Annotated[str, Field(min_length=1)] | None = None
     teacher: TeacherResources | None = None
     max_concurrent: Annotated[int, Field(ge=1, strict=True)] | None = None
     address: str = "local"
@@ -98,6 +109,7 @@ class Resources(_Section):
     @model_validator(mode="after")
     def _one_gpu_a_rank(self) -> Self:
         _check_gpus("resources.gpus_per_trial", self.gpus_per_trial, "resources.ranks_per_trial", self.ranks_per_trial)
+        _check_kind("resources.gpu_kind", self.gpu_kind, "resources.gpus_per_trial", self.gpus_per_trial)
         return self
 
     @property

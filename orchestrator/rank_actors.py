@@ -19,6 +19,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from orchestrator.cluster import GPU_KIND
 from orchestrator.config import Resources
 from trainables.errors import StageFailure, first_line
 from trainables.ranks import Backend, Crew, Ranks, RanksDiffer, Solo, join, leave
@@ -28,6 +29,10 @@ from trainables.tune_adapter import TrialFollower, TrialSettings
 WAIT = timedelta(minutes=30)
 # Over gloo a leader hears of a rank's death by itself; over NCCL it would wait for ever.
 _HEARS_SECONDS = 10.0
+
+
+# Of the resource that Ray gives a machine for its cards' kind; whoever asks for any of it runs there.
+_A_LITTLE = 0.001
 
 
 class RankLost(RuntimeError):  # noqa: N818 - says what happened
@@ -42,17 +47,24 @@ class RankActors:
         size: number of ranks, the leader among them.
         num_cpus: of each.
         num_gpus: of each; at most 1.
+        gpu_kind: Ray's name of the cards; `None` for any.
     """
 
     size: int
     num_cpus: float
     num_gpus: float
+    gpu_kind: str | None = None
 
     @classmethod
     def of_trial(cls, resources: Resources) -> Self:
         """Of a trial: what it takes is theirs in equal parts."""
         size = resources.num_ranks
-        return cls(size=size, num_cpus=resources.cpus_per_trial / size, num_gpus=resources.gpus_per_trial / size)
+        return cls(
+            size=size,
+            num_cpus=resources.cpus_per_trial / size,
+            num_gpus=resources.gpus_per_trial / size,
+            gpu_kind=resources.gpu_kind,
+        )
 
     @classmethod
     def of_teacher(cls, resources: Resources) -> Self:
@@ -60,8 +72,10 @@ class RankActors:
         own = resources.teacher
         if own is None:
             gpus = 1.0 if resources.gpus_per_trial > 0 else 0.0
-            return cls(size=1, num_cpus=float(max(1, int(resources.cpus_per_trial))), num_gpus=gpus)
-        return cls(size=own.num_ranks, num_cpus=own.cpus / own.num_ranks, num_gpus=own.gpus / own.num_ranks)
+            cpus = float(max(1, int(resources.cpus_per_trial)))
+            return cls(size=1, num_cpus=cpus, num_gpus=gpus, gpu_kind=resources.gpu_kind)
+        size = own.num_ranks
+        return cls(size=size, num_cpus=own.cpus / size, num_gpus=own.gpus / size, gpu_kind=own.gpu_kind)
 
     @property
     def num_threads(self) -> int:
@@ -71,27 +85,36 @@ class RankActors:
     @property
     def bundles(self) -> list[dict[str, float]]:
         """What Ray reserves, on one machine: the leader's part, and one for each of the others."""
-        each = {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus > 0 else {})
+        each = {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus > 0 else {}) | self._kind
         return [dict(each) for _ in range(self.size)]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Ray's options for a process of one rank."""
+        kind = {"resources": self._kind} if self._kind else {}
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus} | kind
+
+    @property
+    def _kind(self) -> dict[str, float]:
+        return {} if self.gpu_kind is None else {f"{GPU_KIND}{self.gpu_kind}": _A_LITTLE}
 
     @property
     def for_tune(self) -> Any:  # noqa: ANN401 - Ray's
         """What Tune reserves for a trial."""
         if self.size == 1:
-            return {"cpu": self.num_cpus, "gpu": self.num_gpus}
+            return {"cpu": self.num_cpus, "gpu": self.num_gpus} | self._kind
         return tune.PlacementGroupFactory(self.bundles, strategy="STRICT_PACK")
 
     @contextmanager
     def placed(self) -> Iterator[dict[str, Any]]:
         """Ray's options for a task that leads the ranks, within which the others can be started."""
-        options: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         if self.size == 1:
-            yield options
+            yield self.options
             return
         group = ray.util.placement_group(self.bundles, strategy="STRICT_PACK")
         place = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
         try:
-            yield options | {"scheduling_strategy": place}
+            yield self.options | {"scheduling_strategy": place}
         finally:
             ray.util.remove_placement_group(group)  # and so what runs in it ends
 
@@ -109,8 +132,7 @@ class RankActors:
         actors = [
             ray.remote(_Follower)
             .options(
-                num_cpus=self.num_cpus,
-                num_gpus=self.num_gpus,
+                **self.options,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
             )
             .remote()

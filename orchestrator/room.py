@@ -11,6 +11,7 @@ import torch
 from orchestrator.config import Experiment, Resources
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
+from orchestrator.rank_actors import RankActors
 from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig, Precision, Recipe
 from trainables.data import DataSplits
@@ -63,7 +64,7 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if resources.gpus_per_trial > 0:
-        task = ray.remote(_card_bytes).options(num_cpus=0, num_gpus=min(1.0, resources.gpus_per_trial))
+        task = ray.remote(_card_bytes).options(**RankActors.of_trial(resources).options | {"num_cpus": 0})
         shared = max(1, int(resources.num_ranks / resources.gpus_per_trial))
         size = ray.get(task.remote())
         if not size:

@@ -25,7 +25,7 @@ from ray import tune
 
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network, check_ranks
-from orchestrator.cluster import check_nodes, check_resources, joining
+from orchestrator.cluster import check_kinds, check_nodes, check_resources, joining
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import SearchFolder
@@ -148,7 +148,9 @@ def ray_session(resources: Resources) -> Iterator[float]:
     with joining(resources.address):
         ray.init(address=resources.address, log_to_driver=False, logging_level="ERROR", **options)
     try:
-        yield check_resources(_asked(resources), address=resources.address)
+        available_cpus = check_resources(_asked(resources), address=resources.address)
+        check_kinds(_kinds(resources))
+        yield available_cpus
     finally:
         ray.shutdown()
 
@@ -162,6 +164,13 @@ def _asked(resources: Resources) -> dict[str, tuple[str, float]]:
         asked["resources.teacher.cpus"] = ("CPU", resources.teacher.cpus)
         asked["resources.teacher.gpus"] = ("GPU", resources.teacher.gpus)
     return asked
+
+
+def _kinds(resources: Resources) -> dict[str, str]:
+    """Kinds of cards that are asked for, by the key that says so."""
+    teacher = None if resources.teacher is None else resources.teacher.gpu_kind
+    kinds = {"resources.gpu_kind": resources.gpu_kind, "resources.teacher.gpu_kind": teacher}
+    return {key: kind for key, kind in kinds.items() if kind is not None}
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def time_layers(task: TeacherTask, pruning: Pruning, data: DataSplits, *, actors
             f"{task.folder} has a teacher but no latency.json, and other times would make other sizes; put it back, or "
             "search under another --name"
         )
-    remote = ray.remote(_time_layers).options(num_cpus=actors.num_cpus, num_gpus=actors.num_gpus, max_retries=2)
+    remote = ray.remote(_time_layers).options(max_retries=2, **actors.options)
     values = ray.get(remote.remote(task, actors, pruning, data.num_classes, data.input_shape))
     return LatencyTable.from_dict(values)
 

@@ -4,7 +4,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.exceptions import AuthenticationError
 
 from orchestrator import cluster
-from orchestrator.cluster import View, check_joined, check_nodes, check_resources, joining, look
+from orchestrator.cluster import View, check_joined, check_kinds, check_nodes, check_resources, joining, look
 from trainables.errors import InputError
 
 TOKEN = "a" * 64
@@ -79,6 +79,19 @@ def test_machines_that_autoscaling_may_bring_count(nodes):
     check_resources(asked(cpus=8, gpus=1), address="auto")
     with pytest.raises(InputError, match="there are 1 GPUs"):
         check_resources(asked(gpus=2), address="auto")
+
+
+def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are(monkeypatch):
+    there = [{"Alive": True, "Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}]
+    come = [{"GPU": 8.0, "accelerator_type:A100": 1.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    monkeypatch.setattr(cluster, "_may_come", lambda: come)
+    check_kinds({"resources.gpu_kind": "H100", "resources.teacher.gpu_kind": "A100"})
+    with pytest.raises(InputError, match=r"^resources\.gpu_kind is 'L4', but the machines have A100, H100; give one"):
+        check_kinds({"resources.gpu_kind": "L4"})
+    there[0]["Alive"], come[:] = False, []
+    with pytest.raises(InputError, match=r"is 'H100', but no machine has cards whose kind Ray knows"):
+        check_kinds({"resources.gpu_kind": "H100"})
 
 
 def test_kinds_of_machines_are_read_from_what_the_autoscaler_says(monkeypatch):

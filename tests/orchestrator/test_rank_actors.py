@@ -115,6 +115,15 @@ def test_what_a_trial_takes_is_its_ranks_in_equal_parts():
     assert RankActors.of_trial(Resources(cpus_per_trial=3, ranks_per_trial=2)).num_threads == 1
 
 
+def test_a_kind_of_card_is_asked_for_with_each_rank():
+    resources = Resources(gpus_per_trial=2, gpu_kind="H100", teacher={"gpus": 1, "gpu_kind": "L4"})
+    trial, teacher = RankActors.of_trial(resources), RankActors.of_teacher(resources)
+    assert trial.for_tune.bundles == [{"CPU": 0.5, "GPU": 1, "accelerator_type:H100": 0.001}] * 2
+    assert teacher.for_tune == {"cpu": 1, "gpu": 1, "accelerator_type:L4": 0.001}
+    assert teacher.options == {"num_cpus": 1, "num_gpus": 1, "resources": {"accelerator_type:L4": 0.001}}
+    assert RankActors.of_teacher(Resources(gpus_per_trial=1, gpu_kind="H100")).gpu_kind == "H100"
+
+
 def test_the_teacher_has_its_own_resources_or_one_card():
     own = Resources(teacher={"cpus": 6, "gpus": 3})
     assert RankActors.of_teacher(own) == RankActors(size=3, num_cpus=2, num_gpus=1)
@@ -135,6 +144,8 @@ def test_the_teacher_has_its_own_resources_or_one_card():
         ),
         ({"teacher": {"gpu": 2}}, r"^unknown key 'resources\.teacher\.gpu'; did you mean 'gpus'"),
         ({"ranks_per_trial": 0}, r"^resources\.ranks_per_trial is 0"),
+        ({"gpu_kind": "H100"}, r"^resources\.gpu_kind is 'H100', but resources\.gpus_per_trial is 0; ask for a GPU"),
+        ({"teacher": {"gpu_kind": "L4"}}, r"^resources\.teacher\.gpu_kind is 'L4', but gpus is 0"),
     ],
 )
 def test_resources_that_make_no_sense_are_refused(resources, message):
