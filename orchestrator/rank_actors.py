@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.cluster import GPU_KIND
 from orchestrator.config import Resources
-from trainables.errors import StageFailure, first_line
+from trainables.errors import InputError, StageFailure, first_line
 from trainables.ranks import Backend, Crew, Ranks, RanksDiffer, Solo, join, leave
 from trainables.tune_adapter import TrialFollower, TrialSettings
 
@@ -196,6 +196,8 @@ class ActorCrew:
         meeting = f"{self._folder}/meeting"
         with self._together("join", lambda rank: (rank, self.ranks.size, meeting, backend)):
             join(0, self.ranks.size, meeting=Path(meeting), backend=backend, wait=WAIT)
+        if backend == "gloo":  # has met for good; NCCL looks there again
+            shutil.rmtree(self._folder)
         with self._together("make", lambda _rank: (follower, *shared)):
             pass
 
@@ -221,7 +223,7 @@ class ActorCrew:
             watch.ended.wait(_HEARS_SECONDS)  # it may be that a rank has died, of which Ray tells a moment later
             lost = watch.lost
             self.close()
-            if lost is None:
+            if lost is None or isinstance(error, InputError):  # which says itself what to mend
                 raise
             raise RankLost(lost) from error
         else:
@@ -276,7 +278,7 @@ class _Watch:
             for actor in self._actors.values():
                 ray.kill(actor)
             if not self.leader_done.wait(_HEARS_SECONDS):
-                os._exit(1)  # nothing else ends its wait; Tune goes on from the last checkpoint
+                os._exit(1)  # nothing else ends its wait; Ray goes on in another process, from the last checkpoint
 
 
 def _why(answer: ray.ObjectRef, rank: int) -> str | None:

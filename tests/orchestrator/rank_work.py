@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.rank_actors import RankLost
+from trainables.errors import InputError
 from trainables.tune_adapter import CascadeTrainable
 
 
@@ -16,11 +17,14 @@ class Follower:
         self._ranks = ranks
         self._shared = shared
 
-    def add(self, number):
-        summed(self._ranks, number + self._shared)
+    def add(self):
+        summed(self._ranks, self._shared)
 
     def fail(self):
         raise MemoryError("no room on the card")
+
+    def refuse(self):
+        raise InputError("no such image")
 
     def die(self):
         os._exit(1)
@@ -33,15 +37,19 @@ def summed(ranks, number):
 
 
 def lead(actors, shared, works):
-    """Lead a crew through some works; what each gave, and whether the process group is gone in the end."""
-    crew, given = actors.start(Follower, *shared), []
-    for work, *arguments in works:
-        try:
-            with crew.doing(work, *arguments):
-                given.append(summed(crew.ranks, 1))
-        except RankLost as error:
-            given.append(str(error))
-    crew.close()
+    """Lead a crew for each work, after one that goes well; what each gave, and whether a group is left in the end."""
+    given = []
+    for work in works:
+        crew = actors.start(Follower, *shared)
+        for each in ("add", work):
+            try:
+                with crew.doing(each):
+                    if each == "refuse":
+                        raise InputError("no such image")
+                    given.append(summed(crew.ranks, 1))
+            except (RankLost, InputError) as error:
+                given.append(str(error))
+        crew.close()
     return given, torch.distributed.is_initialized()
 
 
