@@ -19,6 +19,7 @@ NAMES = (
     "overhead",
     "tracking",
     "reuse_actors",
+    "ranks",
     "scale",
     "bends",
     "nodes",

@@ -25,6 +25,7 @@ from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.saliency import find_criterion
 from trainables.selection import floor_fraction, smallest_target
+from trainables.training import require_parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,3 +176,15 @@ def _smallest_kept(
     sizes: Mapping[SizeUnit, SizeModel], teacher: Mapping[SizeUnit, float], channel_map: ChannelMap, pruning: Pruning
 ) -> float:
     return smallest_target(sizes[pruning.size_in], channel_map, pruning) / teacher[pruning.size_in]
+
+
+def check_ranks(experiment: Experiment, data: DataSplits) -> None:
+    """Check that every rank of a trial and of the teacher's training has work.
+
+    Raises:
+        InputError: if a micro-batch has fewer images than there are ranks, or steps are compiled.
+    """
+    ranks, teacher, num_train = experiment.resources.num_ranks, experiment.resources.teacher, len(data.train)
+    require_parts(experiment.cascade.recipe, num_train=num_train, ranks=ranks, section="cascade.recipe")
+    if teacher is not None and experiment.model.weights is None:
+        require_parts(experiment.teacher, num_train=num_train, ranks=teacher.num_ranks, section="teacher")

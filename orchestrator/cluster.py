@@ -19,6 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.errors import InputError, first_line
 
 LOCAL = "local"
+GPU_KIND = "accelerator_type:"
+"""Begins the name of the resource that Ray gives a machine for its cards' kind."""
 # A node starts a Python process for the first task that it gets; on a busy one that takes a while.
 ANSWER_SECONDS = 120.0
 
@@ -61,11 +63,11 @@ def joining(address: str) -> Iterator[None]:
         ) from error
 
 
-def check_resources(asked: Mapping[str, float], *, address: str) -> float:
+def check_resources(asked: Mapping[str, tuple[str, float]], *, address: str) -> float:
     """See that a trial fits on some machine, one that is there or one that autoscaling may bring. Needs Ray.
 
     Args:
-        asked: CPUs and GPUs of a trial, by Ray's name (`CPU`, `GPU`).
+        asked: what is asked for by the key that says so: Ray's name of it (`CPU`, `GPU`), and how much.
         address: what `resources.address` says.
 
     Returns:
@@ -76,7 +78,7 @@ def check_resources(asked: Mapping[str, float], *, address: str) -> float:
     """
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     machines = [*there, *([] if address == LOCAL else _may_come())]
-    for kind, number in asked.items():
+    for key, (kind, number) in asked.items():
         most = max(machine.get(kind, 0.0) for machine in machines)  # a trial runs on one machine
         if number > most:
             mend = "ask for less or use a larger machine"
@@ -85,10 +87,26 @@ def check_resources(asked: Mapping[str, float], *, address: str) -> float:
                     f"ask for less, or wait for machines that are still starting: {len(there)} have joined, and "
                     "`ray status` shows the others"
                 )
-            raise InputError(
-                f"resources.{kind.lower()}s_per_trial is {number:g}, but there are {most:g} {kind}s; {mend}"
-            )
+            raise InputError(f"{key} is {number:g}, but there are {most:g} {kind}s; {mend}")
     return float(max(machine.get("CPU", 1.0) for machine in there))
+
+
+def check_kinds(asked: Mapping[str, str]) -> None:
+    """See that some machine has cards of these kinds, one that is there or that autoscaling may bring. Needs Ray.
+
+    Args:
+        asked: Ray's name of a kind, by the key that asks for it.
+
+    Raises:
+        InputError: if none has.
+    """
+    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *_may_come()]
+    names = {name for machine in machines for name in machine if name.startswith(GPU_KIND)}
+    kinds = sorted(name.removeprefix(GPU_KIND) for name in names)
+    for key, kind in asked.items():
+        if kind not in kinds:
+            has = f"the machines have {', '.join(kinds)}" if kinds else "no machine has cards whose kind Ray knows"
+            raise InputError(f"{key} is {kind!r}, but {has}; give one of these, or leave it out")
 
 
 def _may_come() -> list[Mapping[str, float]]:

@@ -11,6 +11,7 @@ import torch
 from orchestrator.config import Experiment, Resources
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
+from orchestrator.rank_actors import RankActors
 from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig, Precision, Recipe
 from trainables.data import DataSplits
@@ -63,8 +64,8 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if resources.gpus_per_trial > 0:
-        task = ray.remote(_card_bytes).options(num_cpus=0, num_gpus=min(1.0, resources.gpus_per_trial))
-        shared = max(1, int(1 / resources.gpus_per_trial))
+        task = ray.remote(_card_bytes).options(**RankActors.of_trial(resources).options | {"num_cpus": 0})
+        shared = max(1, int(resources.num_ranks / resources.gpus_per_trial))
         size = ray.get(task.remote())
         if not size:
             raise InputError(
@@ -125,6 +126,7 @@ class MemoryLook:
         self._network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
         self._data = data
         self._room = room
+        self._resources = experiment.resources
         self._images = sum(part.held_bytes for part in (data.train, data.val)) if room.is_card else 0
         self._footprints: dict[Precision, Footprint | None] = {}
 
@@ -133,8 +135,9 @@ class MemoryLook:
         known = self._of(cascade.recipe.precision)
         if known is None:
             return None
-        least = known.cascade_peak(cascade, num_train=len(self._data.train), num_val=len(self._data.val))
-        reason = self._reason(least, self._room)
+        ranks = self._resources.num_ranks
+        least = known.cascade_peak(cascade, num_train=len(self._data.train), num_val=len(self._data.val), ranks=ranks)
+        reason = self._reason(least, self._room, ranks)
         if reason is None:
             return None
         levels = "1 level" if cascade.num_levels == 1 else f"{cascade.num_levels} levels"
@@ -149,8 +152,10 @@ class MemoryLook:
         known = self._of(recipe.precision)
         if known is None:
             return
-        least = known.teacher_peak(recipe, num_train=len(self._data.train), num_val=len(self._data.val))
-        reason = self._reason(least, Room(bytes=self._room.bytes, trials=1, is_card=self._room.is_card))
+        own = self._resources.teacher
+        ranks = 1 if own is None else own.num_ranks
+        least = known.teacher_peak(recipe, num_train=len(self._data.train), num_val=len(self._data.val), ranks=ranks)
+        reason = self._reason(least, Room(bytes=self._room.bytes, trials=1, is_card=self._room.is_card), ranks)
         if reason is not None:
             raise InputError(f"the teacher {reason}{_mend('teacher')}")
 
@@ -159,9 +164,9 @@ class MemoryLook:
             self._footprints[precision] = footprint(self._network, self._data.input_shape, precision=precision)
         return self._footprints[precision]
 
-    def _reason(self, least: int, room: Room) -> str | None:
-        """Why so many bytes do not fit, as the end of a sentence."""
-        least += self._images
+    def _reason(self, least: int, room: Room, ranks: int) -> str | None:
+        """Why so many bytes of each rank do not fit, as the end of a sentence; ranks share a machine, not a card."""
+        least = least + self._images if room.is_card else least * ranks
         return None if least <= room.a_trial else f"takes {gigabytes(least)} of memory or more, but {room}; "
 
 

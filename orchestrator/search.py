@@ -25,13 +25,14 @@ from ray import tune
 
 from orchestrator.bucket import Bucket
 from orchestrator.budget import Budget
-from orchestrator.checks import check_network
-from orchestrator.cluster import check_nodes, check_resources, joining
+from orchestrator.checks import check_network, check_ranks
+from orchestrator.cluster import check_kinds, check_nodes, check_resources, joining
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.looks import Look, Looks
 from orchestrator.opening import open_study, starting_points, warm_start
+from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
 from orchestrator.room import check_memory
@@ -102,6 +103,7 @@ def run_search(
     data = load_splits(experiment.data)
     digest = data_digest(data)
     folder.require_same_data(digest)
+    check_ranks(experiment, data)
     checked = check_network(experiment, data)
     for note in checked.notes:
         watcher.note(note)
@@ -150,10 +152,29 @@ def ray_session(resources: Resources) -> Iterator[float]:
     with joining(resources.address):
         ray.init(address=resources.address, log_to_driver=False, logging_level="ERROR", **options)
     try:
-        asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
-        yield check_resources(asked, address=resources.address)
+        available_cpus = check_resources(_asked(resources), address=resources.address)
+        check_kinds(_kinds(resources))
+        yield available_cpus
     finally:
         ray.shutdown()
+
+
+def _asked(resources: Resources) -> dict[str, tuple[str, float]]:
+    asked = {
+        "resources.cpus_per_trial": ("CPU", resources.cpus_per_trial),
+        "resources.gpus_per_trial": ("GPU", resources.gpus_per_trial),
+    }
+    if resources.teacher is not None:
+        asked["resources.teacher.cpus"] = ("CPU", resources.teacher.cpus)
+        asked["resources.teacher.gpus"] = ("GPU", resources.teacher.gpus)
+    return asked
+
+
+def _kinds(resources: Resources) -> dict[str, str]:
+    """Kinds of cards that are asked for, by the key that says so."""
+    teacher = None if resources.teacher is None else resources.teacher.gpu_kind
+    kinds = {"resources.gpu_kind": resources.gpu_kind, "resources.teacher.gpu_kind": teacher}
+    return {key: kind for key, kind in kinds.items() if kind is not None}
 
 
 @contextmanager
@@ -260,12 +281,13 @@ def trainable(  # noqa: PLR0913
         measure_latency: measure each level's latency when a trial ends.
         stops: folder in which trials look for a note that tells them to stop; `None` for trials that are not stopped.
     """
-    weights = task.weights()
+    weights, arrays = task.weights(), data.to_arrays()
+    actors = RankActors.of_trial(experiment.resources)
     settings = TrialSettings(
         model=experiment.model,
         augmentation=experiment.data.augmentation,
         candidates=str(networks),
-        num_threads=_threads(experiment.resources),
+        num_threads=actors.num_threads,
         use_gpu=_uses_gpu(experiment.resources),
         measure_latency=measure_latency,
         finished_stages=task.finished_stages,
@@ -277,16 +299,13 @@ def trainable(  # noqa: PLR0913
         ),
         stops=None if stops is None else str(stops),
         latency=task.latency(),
+        crew=None if actors.size == 1 else TrialRanks(actors=actors, teacher=ray.put(weights), data=ray.put(arrays)),
     )
-    return tune.with_parameters(CascadeTrainable, teacher=weights, data=data.to_arrays(), settings=settings)
+    return tune.with_parameters(CascadeTrainable, teacher=weights, data=arrays, settings=settings)
 
 
 def _uses_gpu(resources: Resources) -> bool:
     return resources.gpus_per_trial > 0
-
-
-def _threads(resources: Resources) -> int:
-    return max(1, int(resources.cpus_per_trial))
 
 
 def _measures_latency(experiment: Experiment) -> bool:
@@ -312,8 +331,7 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
         recipe=experiment.teacher,
         augmentation=experiment.data.augmentation,
         seed=experiment.seed,
-        num_threads=_threads(experiment.resources),
-        use_gpu=_uses_gpu(experiment.resources),
+        actors=RankActors.of_teacher(experiment.resources),
         measure_latency=_measures_latency(experiment),
     )
 
@@ -329,8 +347,7 @@ def _times(task: TeacherTask, experiment: Experiment, data: DataSplits, watcher:
         task,
         experiment.cascade.pruning,
         data,
-        num_cpus=experiment.resources.cpus_per_trial,
-        num_gpus=experiment.resources.gpus_per_trial,
+        actors=RankActors.of_trial(experiment.resources),
     )
     watcher.note(f"sizes are fractions of the teacher's latency; one image takes it about {table.full_ms:.3g} ms")
     return table
@@ -345,22 +362,17 @@ def _prepare_teacher(  # noqa: PLR0913
     available_cpus: float,
 ) -> TeacherResult:
     resources = experiment.resources
-    if resources.address == "local" and not task.measure_latency:
+    if resources.address == "local" and resources.teacher is None and not task.measure_latency:
         # Nothing else runs yet, so the teacher has the machine.
-        task = dataclasses.replace(task, num_threads=max(task.num_threads, int(available_cpus)))
+        all_cpus = dataclasses.replace(task.actors, num_cpus=max(task.actors.num_cpus, float(int(available_cpus))))
+        task = dataclasses.replace(task, actors=all_cpus)
     epochs: list[EpochProgress] = []
 
     def told(progress: EpochProgress) -> None:
         epochs.append(progress)
         watcher.teacher_epoch(progress)
 
-    teacher = prepare_teacher(
-        task,
-        ray.put(data.to_arrays()),
-        num_cpus=float(task.num_threads),
-        num_gpus=1.0 if task.use_gpu else 0.0,
-        told=told,
-    )
+    teacher = prepare_teacher(task, ray.put(data.to_arrays()), told=told)
     tracker.log_teacher(teacher, epochs)
     watcher.teacher_ready(teacher)
     return teacher

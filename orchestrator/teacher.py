@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from orchestrator.archive import write_atomically
+from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.reuse import StageFolder
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
 from trainables.config import Augmentation, ModelConfig, Pruning, Recipe
@@ -22,6 +23,7 @@ from trainables.evaluation import evaluate
 from trainables.identity import Identity
 from trainables.imports import is_import_path
 from trainables.models import build, find_builder, load_weights, versioned
+from trainables.ranks import Ranks
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
 
@@ -37,8 +39,7 @@ class TeacherTask:
         recipe: how it is trained.
         augmentation: what training batches go through.
         seed: of its initial weights and its training.
-        num_threads: CPU threads.
-        use_gpu: train on the GPU that Ray assigned.
+        actors: who train it: how many ranks, and what each takes.
         measure_latency: measure its latency too.
         finished_stages: where a teacher that was trained before is found; `None` trains one.
         identity: what determines the teacher's weights.
@@ -49,11 +50,15 @@ class TeacherTask:
     recipe: Recipe
     augmentation: Augmentation
     seed: int
-    num_threads: int
-    use_gpu: bool
+    actors: RankActors
     measure_latency: bool
     finished_stages: StageFolder | None
     identity: Identity
+
+    @property
+    def device(self) -> str:
+        """Where each rank trains."""
+        return "cuda" if self.actors.num_gpus > 0 else "cpu"
 
     @property
     def network_folder(self) -> Path:
@@ -94,16 +99,12 @@ class TeacherTask:
         return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
-def prepare_teacher(
-    task: TeacherTask, data: ray.ObjectRef, *, num_cpus: float, num_gpus: float, told: Callable[[EpochProgress], None]
-) -> TeacherResult:
+def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[EpochProgress], None]) -> TeacherResult:
     """Give the search its teacher: the one it has, or one that is read or trained now.
 
     Args:
         task: what to do.
         data: reference to the arrays of a `DataSplits`.
-        num_cpus: that the task takes.
-        num_gpus: that the task takes.
         told: called after each epoch.
 
     Raises:
@@ -112,10 +113,11 @@ def prepare_teacher(
     result = task.result()
     if result is not None:
         return result
-    remote = ray.remote(_run).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)
     try:
-        for progress in remote.remote(task, data):
-            told(EpochProgress.from_dict(ray.get(progress)))
+        with task.actors.placed() as options:
+            remote = ray.remote(_run).options(max_retries=2, retry_exceptions=[RankLost], **options)
+            for progress in remote.remote(task, data, (data,)):
+                told(EpochProgress.from_dict(ray.get(progress)))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, StageFailure | InputError):
             raise error.cause from None
@@ -126,9 +128,7 @@ def prepare_teacher(
     return result
 
 
-def time_layers(
-    task: TeacherTask, pruning: Pruning, data: DataSplits, *, num_cpus: float, num_gpus: float
-) -> LatencyTable:
+def time_layers(task: TeacherTask, pruning: Pruning, data: DataSplits, *, actors: RankActors) -> LatencyTable:
     """The times of the teacher's layers: those that the search has, or measured now, where trials will run.
 
     Nothing else may run meanwhile. The weights do not matter, so the teacher need not be trained.
@@ -137,8 +137,7 @@ def time_layers(
         task: says what network, on what device and how many threads.
         pruning: says what is kept whole, and what widths are rounded to.
         data: the images, of which only the shape counts.
-        num_cpus: that the task takes.
-        num_gpus: that the task takes.
+        actors: of a trial, one of which takes the times.
 
     Raises:
         InputError: if the file that holds them is damaged, or lost though sizes were made of it.
@@ -151,35 +150,69 @@ def time_layers(
             f"{task.folder} has a teacher but no latency.json, and other times would make other sizes; put it back, or "
             "search under another --name"
         )
-    remote = ray.remote(_time_layers).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)
-    values = ray.get(remote.remote(task, pruning, data.num_classes, data.input_shape))
+    remote = ray.remote(_time_layers).options(max_retries=2, **actors.options)
+    values = ray.get(remote.remote(task, actors, pruning, data.num_classes, data.input_shape))
     return LatencyTable.from_dict(values)
 
 
 def _time_layers(
-    task: TeacherTask, pruning: Pruning, num_classes: int, input_shape: tuple[int, int, int]
+    task: TeacherTask, actors: RankActors, pruning: Pruning, num_classes: int, input_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     from trainables.layer_times import measure_layers
 
     network = build(task.model, num_classes=num_classes, in_channels=input_shape[0], seed=task.seed)
-    network.to("cuda" if task.use_gpu else "cpu")
-    return measure_layers(network, input_shape, pruning=pruning, num_threads=task.num_threads).to_dict()
+    network.to("cuda" if actors.num_gpus > 0 else "cpu")
+    return measure_layers(network, input_shape, pruning=pruning, num_threads=actors.num_threads).to_dict()
 
 
-def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    torch.set_num_threads(task.num_threads)
-    device = torch.device("cuda" if task.use_gpu else "cpu")
-    data = DataSplits.from_arrays(arrays).to(device)
+class TeacherFollower:
+    """What a rank other than the first has of the teacher's training; it keeps nothing on disk."""
+
+    def __init__(self, ranks: Ranks, task: TeacherTask, arrays: dict[str, Any]) -> None:
+        """Take what all ranks have.
+
+        Args:
+            ranks: seen from this one.
+            task: what to train.
+            arrays: of a `DataSplits`.
+        """
+        network, data = _begun(task, arrays)
+        self._stage = _stage(task, network, data, ranks)
+
+    def begin(self, path: str) -> None:
+        """Go on from a checkpoint of the first rank's."""
+        self._stage.load_state(*load_state(Path(path)))
+
+    def step(self) -> None:
+        """Train one epoch."""
+        self._stage.step()
+
+
+def _begun(task: TeacherTask, arrays: dict[str, Any]) -> tuple[nn.Module, DataSplits]:
+    torch.set_num_threads(task.actors.num_threads)
+    data = DataSplits.from_arrays(arrays).to(task.device)
     network = build(task.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=task.seed)
+    return network.to(task.device), data
+
+
+def _stage(task: TeacherTask, network: nn.Module, data: DataSplits, ranks: Ranks) -> TeacherStage:
+    return TeacherStage(
+        network, recipe=task.recipe, data=data, augmentation=task.augmentation, seed=task.seed, ranks=ranks
+    )
+
+
+def _run(task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef]) -> Iterator[dict[str, Any]]:
+    """Train it; `shared` is the reference that the arrays came from."""
+    network, data = _begun(task, arrays)
     if task.model.weights is None:
         try:
-            result = yield from _found_or_trained(task, network.to(device), data)
+            result = yield from _found_or_trained(task, network, data, shared)
         finally:
             if task.finished_stages is not None:
                 task.finished_stages.release()
     else:
         load_weights(network, Path(task.model.weights))
-        found = evaluate(network.to(device), data)
+        found = evaluate(network, data)
         result = TeacherResult(
             val_accuracy=found.accuracy,
             val_top5=found.top5,
@@ -191,7 +224,7 @@ def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if task.measure_latency:
         from trainables.latency import measure  # slow to import, and seldom needed
 
-        latency = measure(network, data.input_shape, batch_size=1, num_threads=task.num_threads)
+        latency = measure(network, data.input_shape, batch_size=1, num_threads=task.actors.num_threads)
         values["latency_ms"] = latency.median_ms
     shutil.rmtree(task.network_folder, ignore_errors=True)  # of an attempt that ended before its result was written
     save_network(task.network_folder, network, model=task.model, input_spec=InputSpec.of(data))
@@ -200,7 +233,7 @@ def _run(task: TeacherTask, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _found_or_trained(
-    task: TeacherTask, network: nn.Module, data: DataSplits
+    task: TeacherTask, network: nn.Module, data: DataSplits, shared: tuple[ray.ObjectRef]
 ) -> Generator[dict[str, Any], None, TeacherResult]:
     """Give the network its weights, from a search that trained the same teacher or by training; yields each epoch."""
     store = task.finished_stages
@@ -212,18 +245,22 @@ def _found_or_trained(
             yield epoch
         return TeacherResult.from_dict(values["result"] | {"reused": True})
     state = task.folder / "state.safetensors"
-    stage = TeacherStage(network, recipe=task.recipe, data=data, augmentation=task.augmentation, seed=task.seed)
+    crew = task.actors.start(TeacherFollower, task, *shared)
+    stage = _stage(task, network, data, crew.ranks)
     epochs: list[dict[str, Any]] = []
     if state.exists():
         tensors, values = load_state(state)
-        stage.load_state(tensors, values)
+        with crew.doing("begin", str(state)):
+            stage.load_state(tensors, values)
         epochs += values["epochs"]
     while not stage.finished:
-        progress = stage.step().to_dict()
+        with crew.doing("step"):
+            progress = stage.step().to_dict()
         epochs.append(progress)
         tensors, values = stage.state()
         save_state(state, tensors, values | {"epochs": epochs})
         yield progress
+    crew.close()
     result = stage.result()
     if store is not None:
         store.keep(task.identity, network.state_dict(), {"result": result.to_dict(), "epochs": epochs})

@@ -19,6 +19,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.config import Resources
+from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
 from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
 
@@ -59,7 +60,7 @@ def run_waves(  # noqa: PLR0913
         size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
         wave = Wave(queue, size=size)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+            tune.with_resources(trainable, RankActors.of_trial(resources).for_tune),
             tune_config=tune.TuneConfig(
                 search_alg=WaveSearcher(wave),
                 scheduler=make_scheduler(),

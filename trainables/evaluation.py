@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainables.data import DataSplits, evaluation_batches
+from trainables.ranks import ALONE, Ranks
 
 EVALUATION_BATCH = 512
 TOP = 5
@@ -30,12 +31,16 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, data: DataSplits) -> Evaluation:
-    """A network on the validation images; it is left in evaluation mode."""
+def evaluate(network: nn.Module, data: DataSplits, ranks: Ranks = ALONE) -> Evaluation:
+    """A network on the validation images, of which each rank takes a part; it is left in evaluation mode."""
     network.eval()
-    batches = evaluation_batches(data.val, mean=data.mean, std=data.std, batch_size=EVALUATION_BATCH)
+    own = ranks.part(len(data.val))
+    batches = evaluation_batches(data.val, mean=data.mean, std=data.std, batch_size=EVALUATION_BATCH, rows=own)
     if data.multi_label:
-        logits_NK = torch.cat([network(images) for images, _ in batches])
+        logits_NK = data.val.labels_N.new_zeros(data.val.labels_N.shape, dtype=torch.float32)
+        if own.stop > own.start:
+            logits_NK[own] = torch.cat([network(images) for images, _ in batches])
+        ranks.add_up([logits_NK])
         return Evaluation(accuracy=score(logits_NK, data.val.labels_N))
     hits = torch.zeros(2, dtype=torch.int64, device=data.val.labels_N.device)
     for images, labels in batches:
@@ -43,6 +48,7 @@ def evaluate(network: nn.Module, data: DataSplits) -> Evaluation:
         hits[0] += (logits.argmax(dim=1) == labels).sum()
         if data.num_classes > TOP:
             hits[1] += in_top5(logits, labels).sum()
+    ranks.add_up([hits])
     first, five = (int(number) / len(data.val) for number in hits)
     return Evaluation(accuracy=first, top5=five if data.num_classes > TOP else None)
 

@@ -19,10 +19,9 @@ from trainables.optimizers import (
     optimizer_state,
 )
 from trainables.pruning import LevelPruner
-from trainables.training import Tensors, autocast, micro_batches, prefixed, unprefixed
-
-Parts = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""Images and labels of a batch's micro-batches."""
+from trainables.ranks import ALONE, Ranks
+from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, require_parts, unprefixed
+from trainables.whole_batch import whole_batch
 
 
 class JointStep:
@@ -42,6 +41,7 @@ class JointStep:
         *,
         config: CascadeConfig,
         data: DataSplits,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Prepare it.
 
@@ -51,10 +51,12 @@ class JointStep:
             pruners: of the levels, the largest first.
             config: of the whole cascade.
             data: that the losses are for.
+            ranks: who take each step together.
 
         Raises:
-            InputError: if the recipe does not fit the classes.
+            InputError: if the recipe does not fit the classes or the ranks.
         """
+        require_parts(config.recipe, num_train=len(data.train), ranks=ranks.size, section="recipe")
         self.parameters: dict[str, nn.Parameter] = dict(shared.network.named_parameters(prefix="shared"))
         for pruner in pruners:
             level = pruner.level
@@ -68,13 +70,15 @@ class JointStep:
         self._num_classes = data.num_classes
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
-        self._recorded = RecordedStep(self._compute, config.recipe.execution)
+        self._ranks = ranks
+        # Ranks talk within a step, which not all ways of talking let a card record.
+        self._recorded = RecordedStep(self._compute, config.recipe.execution if ranks.size == 1 else "eager")
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One step.
 
         Args:
-            images: normalised, N x channels x height x width.
+            images: of the whole batch, on every rank, normalised, N x channels x height x width.
             labels: N classes, or the share of every class, N x classes.
 
         Returns:
@@ -117,7 +121,7 @@ class JointStep:
     def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
         recipe = self._config.recipe
-        parts = micro_batches(images, labels, recipe.accumulate)
+        parts = micro_batches(images, labels, recipe.accumulate, self._ranks)
         for parameter in self.parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
@@ -142,30 +146,30 @@ class JointStep:
         return torch.stack(losses)
 
     @torch.no_grad()
-    def _larger_logits(self, parts: Parts) -> list[torch.Tensor]:
+    def _larger_logits(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """Logits of the larger network; zeros, without running it, where nothing is learnt from them."""
         if self._config.distillation_weight == 0.0:
-            return [images.new_zeros(len(images), self._num_classes) for images, _ in parts]
-        with autocast(self._config.recipe, parts[0][0].device):
-            return [self._larger(images).float() for images, _ in parts]
+            return [part.images.new_zeros(len(part.images), self._num_classes) for part in parts]
+        with autocast(self._config.recipe, parts[0].images.device):
+            return [_for_losses(self._larger(part.images)) for part in parts]
 
     def _gradients(
-        self, level: Level, parts: Parts, larger_logits: Sequence[torch.Tensor]
+        self, level: Level, parts: Sequence[Part], larger_logits: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
-        num_images = sum(len(labels) for _, labels in parts)
         total = torch.zeros((), device=larger_logits[0].device)
         found = []
-        for (images, labels), larger in zip(parts, larger_logits, strict=True):
-            logits = self._logits(level, images)
-            loss = self._loss(logits, larger, labels) * (len(labels) / num_images)
+        for part, larger in zip(parts, larger_logits, strict=True):
+            logits = self._logits(level, part)
+            loss = self._loss(logits, larger, part.labels) * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             found.append(logits.detach())
+        self._ranks.add_up([total, *(p.grad for p in level.network.parameters() if p.grad is not None)])
         return total, found
 
     def _gradients_of_both(
-        self, pruner: LevelPruner, parts: Parts, larger_logits: Sequence[torch.Tensor]
+        self, pruner: LevelPruner, parts: Sequence[Part], larger_logits: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Give a level's meter the gradient of the labels' loss, and leave that of its own loss in its network.
 
@@ -173,29 +177,28 @@ class JointStep:
         """
         parameters = list(pruner.level.network.parameters())
         own = [torch.zeros_like(parameter) for parameter in parameters]
-        num_images = sum(len(labels) for _, labels in parts)
         total = torch.zeros((), device=larger_logits[0].device)
         found = []
-        for (images, labels), larger in zip(parts, larger_logits, strict=True):
-            logits = self._logits(pruner.level, images)
-            share = len(labels) / num_images
-            of_labels = self._objective.of_labels(logits, labels) * share
+        for part, larger in zip(parts, larger_logits, strict=True):
+            logits = self._logits(pruner.level, part)
+            of_labels = self._objective.of_labels(logits, part.labels) * part.share
             of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            loss = self._loss(logits, larger, labels) * share
+            loss = self._loss(logits, larger, part.labels) * part.share
             for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                 if more is not None:
                     gradient += more
             total += loss.detach()
             found.append(logits.detach())
+        self._ranks.add_up([total, *own, *(p.grad for p in parameters if p.grad is not None)])
         pruner.meter.add_scores()
         for parameter, gradient in zip(parameters, own, strict=True):
             parameter.grad = gradient
         return total, found
 
-    def _logits(self, level: Level, images: torch.Tensor) -> torch.Tensor:
-        with autocast(self._config.recipe, images.device):
-            logits = self._forwards.get(level.number, level.network)(images)
-        return logits.float()  # losses are sums of exponentials
+    def _logits(self, level: Level, part: Part) -> torch.Tensor:
+        with autocast(self._config.recipe, part.images.device), whole_batch(self._ranks, part.num_together):
+            logits = self._forwards.get(level.number, level.network)(part.images)
+        return _for_losses(logits)
 
     def _loss(self, logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self._objective.of_level(
@@ -205,3 +208,8 @@ class JointStep:
             temperature=self._config.temperature,
             weight=self._config.distillation_weight,
         )
+
+
+def _for_losses(logits: torch.Tensor) -> torch.Tensor:
+    """The same in float32, as losses are sums of exponentials; in float64 where a network computes in it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

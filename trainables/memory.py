@@ -37,17 +37,19 @@ class Footprint:
     kept_an_image: int
     shown_an_image: int
 
-    def teacher_peak(self, recipe: Recipe, *, num_train: int, num_val: int) -> int:
+    def teacher_peak(self, recipe: Recipe, *, num_train: int, num_val: int, ranks: int = 1) -> int:
         """The least that training it alone takes at once.
 
         Args:
             recipe: how it is trained.
             num_train: training images.
             num_val: validation images.
+            ranks: that share every batch; what one of them takes is told.
         """
-        return self.weights * (2 + _remembered(recipe)) + self._pass(recipe, num_train=num_train, num_val=num_val)
+        copies = self.weights * (2 + _remembered(recipe))
+        return copies + self._pass(recipe, num_train=num_train, num_val=num_val, ranks=ranks)
 
-    def cascade_peak(self, config: CascadeConfig, *, num_train: int, num_val: int) -> int:
+    def cascade_peak(self, config: CascadeConfig, *, num_train: int, num_val: int, ranks: int = 1) -> int:
         """The least that a cascade takes at once, while its levels still keep everything; the network is the teacher.
 
         There are two teachers, the actor's and the trial's; the shared weights with their gradients and what the
@@ -57,15 +59,16 @@ class Footprint:
             config: the cascade.
             num_train: training images.
             num_val: validation images.
+            ranks: that share every batch; what one of them takes is told.
         """
         num_levels = config.num_levels if config.schedule == "joint" else 1
         copies = 2 + (2 + _remembered(config.recipe)) + 2 * num_levels
-        return self.weights * copies + self._pass(config.recipe, num_train=num_train, num_val=num_val)
+        return self.weights * copies + self._pass(config.recipe, num_train=num_train, num_val=num_val, ranks=ranks)
 
-    def _pass(self, recipe: Recipe, *, num_train: int, num_val: int) -> int:
+    def _pass(self, recipe: Recipe, *, num_train: int, num_val: int, ranks: int) -> int:
         """Of a micro-batch in training or of a batch in validation, whichever is more."""
-        training = math.ceil(min(recipe.batch_size, num_train) / recipe.accumulate)
-        validation = min(EVALUATION_BATCH, num_val)
+        training = math.ceil(math.ceil(min(recipe.batch_size, num_train) / recipe.accumulate) / ranks)
+        validation = min(EVALUATION_BATCH, math.ceil(num_val / ranks))
         return max(self.kept + training * self.kept_an_image, validation * self.shown_an_image)
 
 

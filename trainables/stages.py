@@ -22,6 +22,7 @@ from trainables.levels import Cuts, Level, SharedWeights
 from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
+from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.selection import SelectionError
@@ -88,7 +89,7 @@ class CascadeStage:
         epoch: epochs of this stage that are done.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         larger: nn.Module,
         *,
@@ -98,6 +99,7 @@ class CascadeStage:
         data: DataSplits,
         augmentation: Augmentation = "none",
         start: nn.Module | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Prepare it; nothing is trained yet.
 
@@ -109,6 +111,7 @@ class CascadeStage:
             data: on the network's device.
             augmentation: what training batches go through.
             start: the network that the levels start from; `None` for the larger one.
+            ranks: who train them together.
 
         Raises:
             InputError: if the network's channels cannot be traced, the criterion is unknown, the recipe does not fit
@@ -121,6 +124,7 @@ class CascadeStage:
         self._augmentation: Augmentation = augmentation
         self._teacher_size = teacher_size
         self._larger = larger.eval().requires_grad_(requires_grad=False)
+        self._ranks = ranks
         self._layout = batch_layout(self._larger, data)
         start = larger if start is None else start
         channel_map = find_groups(start, data.input_shape, keep=config.pruning.keep)
@@ -140,7 +144,7 @@ class CascadeStage:
             )
             for level in self.levels
         )
-        self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data)
+        self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data, ranks=ranks)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
@@ -165,6 +169,7 @@ class CascadeStage:
         Raises:
             StageFailure: if a loss is no longer finite, saliency says nothing, nothing can be removed or a size is
                 missed.
+            RanksDiffer: if ranks have come to other weights, or chosen other channels, than one another.
         """
         started = time.perf_counter()
         losses, rate = self._train_epoch()
@@ -258,7 +263,7 @@ class CascadeStage:
         """One optimiser step on the sum of the levels' losses.
 
         Args:
-            images: normalised, N x channels x height x width.
+            images: of the whole batch, on every rank, normalised, N x channels x height x width.
             labels: N classes, or the share of every class, N x classes.
 
         Returns:
@@ -276,6 +281,8 @@ class CascadeStage:
     @torch.no_grad()
     def _prune(self, fraction: float) -> None:
         """Let every level fall to its size at this fraction of the ramp."""
+        for pruner in self.pruners:
+            self._ranks.average(pruner.meter.sums.values())
         # A nested level keeps only what the level above keeps, so the smaller level chooses first and what it keeps
         # is closed to the choice of the level above.
         protected = None
@@ -285,10 +292,13 @@ class CascadeStage:
                 cuts |= pruner.fall(fraction, protected=protected)
             if self._config.pruning.nested:
                 protected = pruner.level.kept
+        for level in self.levels:
+            self._ranks.require_same(level.kept, what=f"channels of level {level.number}")
         cuts |= self._shared.drop_unread(self.levels)
         self._joint.cut(cuts)
 
     def _validate(self) -> list[Evaluation]:
+        self._ranks.require_same(self._joint.parameters, what="weights")
         with self._joint.average.in_place():
             for level in self.levels:
                 level.refresh()
@@ -296,12 +306,19 @@ class CascadeStage:
         for level in self.levels:
             if self._config.recipe.ema is not None:  # training left statistics of other weights
                 self._recalibrate(level, max_batches=CALIBRATION_BATCHES)
-            found.append(evaluate(level.network, self._data))
+            found.append(evaluate(level.network, self._data, self._ranks))
         return found
 
     def _recalibrate(self, level: Level, *, max_batches: int | None = None) -> None:
         recipe, seed = self._config.recipe, self._config.seed
-        recalibrate(level.network, self._data, batch_size=recipe.batch_size, seed=seed, max_batches=max_batches)
+        recalibrate(
+            level.network,
+            self._data,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            max_batches=max_batches,
+            ranks=self._ranks,
+        )
 
     def _finish(self, evaluations: Sequence[Evaluation]) -> tuple[LevelResult, ...]:
         results = []
@@ -311,7 +328,7 @@ class CascadeStage:
             with self._failing(level):
                 pruner.check_size(size.of(self._config.pruning.size_in))
             self._recalibrate(level)
-            found = evaluate(level.network, self._data)
+            found = evaluate(level.network, self._data, self._ranks)
             results.append(
                 LevelResult(
                     level=level.number,

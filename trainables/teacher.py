@@ -27,6 +27,7 @@ from trainables.optimizers import (
     optimizer_state,
     set_learning_rate,
 )
+from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     CALIBRATION_BATCHES,
@@ -38,9 +39,11 @@ from trainables.training import (
     micro_batches,
     prefixed,
     recalibrate,
+    require_parts,
     seeded_layers,
     unprefixed,
 )
+from trainables.whole_batch import whole_batch
 
 
 class TeacherStage:
@@ -53,7 +56,7 @@ class TeacherStage:
 
     name = "teacher"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         network: nn.Module,
         *,
@@ -61,6 +64,7 @@ class TeacherStage:
         data: DataSplits,
         augmentation: Augmentation = "none",
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Prepare it; nothing is trained yet.
 
@@ -70,10 +74,12 @@ class TeacherStage:
             data: on the same device.
             augmentation: what training batches go through.
             seed: of data order, augmentation and dropout.
+            ranks: who train it together.
 
         Raises:
-            InputError: if the recipe does not fit the classes.
+            InputError: if the recipe does not fit the classes or the ranks.
         """
+        require_parts(recipe, num_train=len(data.train), ranks=ranks.size, section="teacher")
         self.network = network
         self.epoch = 0
         self._recipe = recipe
@@ -88,7 +94,8 @@ class TeacherStage:
         self._average = WeightAverage(self._parameters, recipe.ema)
         self._objective = Objective.of(recipe, data)
         self._forward: Forward = compiled(network) if recipe.execution == "compile" else network
-        self._train_step = RecordedStep(self._compute_step, recipe.execution)
+        self._ranks = ranks
+        self._train_step = RecordedStep(self._compute_step, recipe.execution if ranks.size == 1 else "eager")
 
     @property
     def finished(self) -> bool:
@@ -100,6 +107,7 @@ class TeacherStage:
 
         Raises:
             StageFailure: if the loss is no longer finite.
+            RanksDiffer: if ranks have come to different weights.
         """
         started = time.perf_counter()
         seed = derive_seed(self._seed, self.name, self.epoch)
@@ -147,12 +155,13 @@ class TeacherStage:
         """One optimiser step; the loss, detached. All of it happens on the device, so that it can be recorded there."""
         self._optimizer.zero_grad()
         total = torch.zeros((), device=images.device)
-        for part, part_labels in micro_batches(images, labels, self._recipe.accumulate):
-            with autocast(self._recipe, images.device):
-                logits = self._forward(part)
-            loss = self._objective.of_labels(logits.float(), part_labels) * (len(part) / len(images))
+        for part in micro_batches(images, labels, self._recipe.accumulate, self._ranks):
+            with autocast(self._recipe, images.device), whole_batch(self._ranks, part.num_together):
+                logits = self._forward(part.images)
+            loss = self._objective.of_labels(logits.float(), part.labels) * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        self._ranks.add_up([total, *(p.grad for p in self._parameters.values() if p.grad is not None)])
         clip_gradients(self._parameters.values(), self._recipe)
         self._optimizer.step()
         self._average.update()
@@ -160,8 +169,9 @@ class TeacherStage:
 
     def _validate(self) -> Evaluation:
         """Evaluate the averaged weights where there are any; in the end they are the network's."""
+        self._ranks.require_same(self._parameters, what="weights")
         if self._recipe.ema is None:
-            return evaluate(self.network, self._data)
+            return evaluate(self.network, self._data, self._ranks)
         with self._average.in_place():
             recalibrate(
                 self.network,
@@ -169,8 +179,9 @@ class TeacherStage:
                 batch_size=self._recipe.batch_size,
                 seed=self._seed,
                 max_batches=None if self.finished else CALIBRATION_BATCHES,
+                ranks=self._ranks,
             )
-            found = evaluate(self.network, self._data)
+            found = evaluate(self.network, self._data, self._ranks)
         if self.finished:
             self._average.take()
         return found

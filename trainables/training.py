@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from torch import nn
 from trainables.channels import BATCH_NORMS
 from trainables.config import Augmentation, Recipe
 from trainables.data import DataSplits, training_batches
+from trainables.errors import InputError
+from trainables.ranks import ALONE, Ranks
+from trainables.whole_batch import whole_batch
 
 Tensors = dict[str, torch.Tensor]
 
@@ -39,8 +43,14 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def recalibrate(
-    network: nn.Module, data: DataSplits, *, batch_size: int, seed: int, max_batches: int | None = None
+def recalibrate(  # noqa: PLR0913
+    network: nn.Module,
+    data: DataSplits,
+    *,
+    batch_size: int,
+    seed: int,
+    max_batches: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Measure batch-norm statistics anew: cumulative averages over shuffled training images, weights frozen.
 
@@ -53,6 +63,7 @@ def recalibrate(
         batch_size: images a batch.
         seed: of their order.
         max_batches: at most so many batches; all images where it is left out.
+        ranks: who share each batch.
     """
     network.eval()
     norms = [layer for layer in network.modules() if isinstance(layer, BATCH_NORMS) and layer.track_running_stats]
@@ -70,7 +81,8 @@ def recalibrate(
         generator=torch.Generator().manual_seed(derive_seed(seed, "recalibration")),
     )
     for images, _ in itertools.islice(batches, max_batches):
-        network(images)
+        with whole_batch(ranks, len(images)):
+            network(images[ranks.part(len(images))])
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()
@@ -121,12 +133,72 @@ def epoch_batches(
     return ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
 
 
-def micro_batches(
-    images: torch.Tensor, labels: torch.Tensor, number: int
-) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """A batch in so many parts, as equal as can be; fewer where a part would have less than two images."""
-    number = max(1, min(number, len(images) // 2))
-    return tuple(zip(images.tensor_split(number), labels.tensor_split(number), strict=True))
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """What a rank has of a micro-batch.
+
+    Attributes:
+        images: normalised, N x channels x height x width.
+        labels: of these images.
+        share: of the whole batch, all micro-batches and all ranks together, that these images are, in (0, 1].
+        num_together: images of the micro-batch over all ranks.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    share: float
+    num_together: int
+
+
+def micro_batches(images: torch.Tensor, labels: torch.Tensor, number: int, ranks: Ranks = ALONE) -> tuple[Part, ...]:
+    """A rank's parts of a batch in so many micro-batches, as equal as can be.
+
+    Args:
+        images: of the whole batch, the same on every rank.
+        labels: likewise.
+        number: micro-batches; there are fewer where one would have less than two images.
+        ranks: who share each of them.
+    """
+    number = _num_parts(len(images), number)
+    parts = []
+    for some, their_labels in zip(images.tensor_split(number), labels.tensor_split(number), strict=True):
+        own = ranks.part(len(some))
+        share = (own.stop - own.start) / len(images)
+        parts.append(Part(images=some[own], labels=their_labels[own], share=share, num_together=len(some)))
+    return tuple(parts)
+
+
+def _num_parts(num_images: int, accumulate: int) -> int:
+    return max(1, min(accumulate, num_images // 2))
+
+
+def require_parts(recipe: Recipe, *, num_train: int, ranks: int, section: str) -> None:
+    """Check that a recipe gives every rank work, of a kind that several can share.
+
+    Args:
+        recipe: of a stage.
+        num_train: training images.
+        ranks: number of processes.
+        section: what the recipe's keys are under, for the message.
+
+    Raises:
+        InputError: if a micro-batch has fewer images than there are ranks, or steps are compiled.
+    """
+    if ranks == 1:
+        return
+    images = min(recipe.batch_size, num_train)
+    smallest = images // _num_parts(images, recipe.accumulate)
+    if smallest < ranks:
+        raise InputError(
+            f"{section}.batch_size is {recipe.batch_size} and {section}.accumulate {recipe.accumulate}, so that "
+            f"{smallest} images are trained on at once, but each of {ranks} ranks needs one; raise batch_size, or "
+            "lower accumulate or the number of ranks"
+        )
+    if recipe.execution == "compile":
+        raise InputError(
+            f"{section}.execution is 'compile', but {ranks} ranks take steps one operation after the other; take "
+            "eager, or one rank"
+        )
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -15,6 +15,7 @@ from trainables.data import DataSplits
 from trainables.identity import Identity, stage_identities
 from trainables.models import versioned
 from trainables.plan import stage_plans
+from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages import CascadeStage, TeacherSize
 from trainables.training import Tensors, prefixed, unprefixed
@@ -52,6 +53,7 @@ class CascadeTrial:
         finished_stages: FinishedStages | None = None,
         origin: str = "",
         latency: LatencyTable | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Prepare it; nothing is trained yet.
 
@@ -63,6 +65,7 @@ class CascadeTrial:
             finished_stages: where stages are found and kept; `None` computes each of them.
             origin: what the teacher, the data and the code come to, as `identity.trial_origin` gives it.
             latency: the layers' times that sizes in latency take.
+            ranks: who train it together; they take each epoch at the same time, rank 0 alone has `finished_stages`.
 
         Raises:
             InputError: if the teacher's channels cannot be traced, the saliency criterion is unknown, or sizes are in
@@ -76,6 +79,7 @@ class CascadeTrial:
         self._data = data
         self._augmentation: Augmentation = augmentation
         self._finished_stages = finished_stages
+        self._ranks = ranks
         self._plans = stage_plans(config)
         self._identities = stage_identities(config, self._plans, origin, latency)
         self._teacher_size = TeacherSize.count(self._teacher, data.input_shape, latency)
@@ -248,4 +252,5 @@ class CascadeTrial:
             teacher_size=self._teacher_size,
             data=self._data,
             augmentation=self._augmentation,
+            ranks=self._ranks,
         )

@@ -1,7 +1,11 @@
-"""A cascade as a trial of Ray Tune: the only file of this package that knows Ray."""
+"""A cascade as a trial of Ray Tune: the only file of this package that knows Ray.
+
+A trial may have several ranks: the Tune actor is the first of them and leads the others (`TrialFollower`).
+"""
 
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.models import build, versioned
+from trainables.ranks import Crew, Ranks, RanksDiffer, Solo
 from trainables.trial import CascadeTrial, FinishedStages
 
 STATE_FILE = "state.safetensors"
@@ -37,6 +42,7 @@ class TrialSettings:
         origin: what teacher, data and code come to, as `identity.trial_origin` gives it.
         stops: folder in which a trial finds a `stop_note` when it is to end before its time; `None` looks for none.
         latency: the layers' times that sizes in latency take.
+        crew: starts the other ranks of a trial, given these settings; `None` for one that has none.
     """
 
     model: ModelConfig
@@ -49,6 +55,7 @@ class TrialSettings:
     origin: str = ""
     stops: str | None = None
     latency: LatencyTable | None = None
+    crew: "Callable[[TrialSettings], Crew] | None" = None
 
 
 def stop_note(stops: Path | str, number: int) -> Path:
@@ -61,6 +68,48 @@ def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any])
     network = build(model, num_classes=data.num_classes, in_channels=data.in_channels)
     network.load_state_dict(versioned({name: torch.tensor(array) for name, array in weights.items()}, network))
     return network
+
+
+class TrialFollower:
+    """What a rank other than the first has of a trial: it computes the same, and keeps nothing on disk."""
+
+    def __init__(self, ranks: Ranks, teacher: dict[str, Any], data: dict[str, Any], settings: TrialSettings) -> None:
+        """Take what the trials share.
+
+        Args:
+            ranks: seen from this one.
+            teacher: arrays of the teacher's weights.
+            data: arrays of a `DataSplits`.
+            settings: of the trials.
+        """
+        torch.set_num_threads(settings.num_threads)
+        device = torch.device("cuda" if settings.use_gpu else "cpu")
+        self._ranks = ranks
+        self._settings = settings
+        self._data = DataSplits.from_arrays(data).to(device)
+        self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
+
+    def begin(self, cascade: dict[str, Any], state: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        """Begin a trial, or go on where the first rank is, whose state is given as arrays and plain values."""
+        self._trial = CascadeTrial(
+            self._teacher,
+            config=CascadeConfig.from_dict(cascade),
+            data=self._data,
+            augmentation=self._settings.augmentation,
+            latency=self._settings.latency,
+            ranks=self._ranks,
+        )
+        if state is not None:
+            arrays, values = state
+            self._trial.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
+
+    def step(self) -> None:
+        """Train one epoch."""
+        self._trial.step()
+
+    def stop(self) -> None:
+        """End before all epochs are done."""
+        self._trial.stop()
 
 
 class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
@@ -97,6 +146,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         device = torch.device("cuda" if settings.use_gpu else "cpu")
         self._data = DataSplits.from_arrays(data).to(device)
         self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
+        self._crew: Crew = Solo() if settings.crew is None else settings.crew(settings)
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -107,6 +157,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _start(self, config: dict[str, Any]) -> None:
         self._number = config["trial"]
+        self._cascade = config["cascade"]
         self._trial = CascadeTrial(
             self._teacher,
             config=CascadeConfig.from_dict(config["cascade"]),
@@ -115,9 +166,19 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             finished_stages=self._settings.finished_stages,
             origin=self._settings.origin,
             latency=self._settings.latency,
+            ranks=self._crew.ranks,
         )
         if config["state"] is not None:
             self._trial.load_state(*load_state(Path(config["state"])))
+        self._tell_crew()
+
+    def _tell_crew(self) -> None:
+        """Have the other ranks where this one is: their next step is the same."""
+        if self._crew.ranks.size > 1:
+            tensors, values = self._trial.state()
+            arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+            with self._crew.doing("begin", self._cascade, (arrays, values)):
+                pass
 
     def step(self) -> dict[str, Any]:
         """Take over stages that are done already, and train one epoch; or end, if that is what the trial was told.
@@ -129,10 +190,13 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         if reason is not None and not self._trial.finished:
             return self._stop(reason)
         epochs = [epoch.to_dict() for epoch in self._trial.take_over()]
+        if epochs:
+            self._tell_crew()
         if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
             try:
-                epochs.append(self._trial.step().to_dict())
-            except (StageFailure, InputError) as failure:
+                with self._crew.doing("step"):
+                    epochs.append(self._trial.step().to_dict())
+            except (StageFailure, InputError, RanksDiffer) as failure:
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
@@ -148,8 +212,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _stop(self, reason: str) -> dict[str, Any]:
         try:
-            self._trial.stop()
-        except StageFailure as failure:
+            with self._crew.doing("stop"):
+                self._trial.stop()
+        except (StageFailure, RanksDiffer) as failure:
             return {"progress": [], "failure": str(failure), "done": True}
         return {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False} | self._levels()
 
@@ -180,8 +245,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         return result | {"latency_ms": latency.median_ms}
 
     def cleanup(self) -> None:
-        """Leave what is not done to other trials."""
+        """Leave what is not done to other trials, and let the other ranks go."""
         self._trial.release()
+        self._crew.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write all that the next epoch depends on."""
@@ -190,3 +256,4 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from such a checkpoint."""
         self._trial.load_state(*load_state(Path(checkpoint_dir) / STATE_FILE))
+        self._tell_crew()

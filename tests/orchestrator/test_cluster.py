@@ -4,7 +4,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.exceptions import AuthenticationError
 
 from orchestrator import cluster
-from orchestrator.cluster import View, check_joined, check_nodes, check_resources, joining, look
+from orchestrator.cluster import View, check_joined, check_kinds, check_nodes, check_resources, joining, look
 from trainables.errors import InputError
 
 TOKEN = "a" * 64
@@ -59,22 +59,39 @@ def nodes(monkeypatch):
     return there
 
 
+def asked(cpus=1, gpus=0):
+    return {"resources.cpus_per_trial": ("CPU", cpus), "resources.gpus_per_trial": ("GPU", gpus)}
+
+
 def test_a_trial_that_fits_on_one_machine_is_let_through(nodes):
     nodes((4, 0), (8, 2))
-    assert check_resources({"CPU": 8, "GPU": 2}, address="auto") == 8
+    assert check_resources(asked(cpus=8, gpus=2), address="auto") == 8
 
 
 def test_gpus_are_not_added_up_over_machines(nodes):
     nodes((4, 1), (4, 1))
     with pytest.raises(InputError, match=r"resources.gpus_per_trial is 2, but there are 1 GPUs; ask for less, or wait"):
-        check_resources({"GPU": 2}, address="auto")
+        check_resources(asked(gpus=2), address="auto")
 
 
 def test_machines_that_autoscaling_may_bring_count(nodes):
     nodes((4, 0), may_come=[(8, 1)])
-    check_resources({"CPU": 8, "GPU": 1}, address="auto")
+    check_resources(asked(cpus=8, gpus=1), address="auto")
     with pytest.raises(InputError, match="there are 1 GPUs"):
-        check_resources({"GPU": 2}, address="auto")
+        check_resources(asked(gpus=2), address="auto")
+
+
+def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are(monkeypatch):
+    there = [{"Alive": True, "Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}]
+    come = [{"GPU": 8.0, "accelerator_type:A100": 1.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    monkeypatch.setattr(cluster, "_may_come", lambda: come)
+    check_kinds({"resources.gpu_kind": "H100", "resources.teacher.gpu_kind": "A100"})
+    with pytest.raises(InputError, match=r"^resources\.gpu_kind is 'L4', but the machines have A100, H100; give one"):
+        check_kinds({"resources.gpu_kind": "L4"})
+    there[0]["Alive"], come[:] = False, []
+    with pytest.raises(InputError, match=r"is 'H100', but no machine has cards whose kind Ray knows"):
+        check_kinds({"resources.gpu_kind": "H100"})
 
 
 def test_kinds_of_machines_are_read_from_what_the_autoscaler_says(monkeypatch):

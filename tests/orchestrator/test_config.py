@@ -55,7 +55,10 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("reuse=ftp://host/place", "reuse: ftp://… is no storage that is known"),
         ("num_trials=0", "num_trials is 0: .*greater than or equal to 1"),
         ("num_trials=true", "num_trials is True: .*integer"),
-        ("resources.gpus_per_trial=1.5", "1.5 is given, but must be a fraction of one GPU or a whole number"),
+        (
+            "resources.gpus_per_trial=1.5",
+            "resources.gpus_per_trial is 1.5, but must be a fraction of one GPU or a whole number",
+        ),
         ("num_trials=many", "num_trials is 'many': .*integer"),
         ("nums_trials=1", "unknown key 'nums_trials'; did you mean 'num_trials'"),
         ("data.foo=1", "unknown key 'data.foo'; there are name, path"),

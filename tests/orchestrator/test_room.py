@@ -170,6 +170,23 @@ def test_a_card_that_torch_cannot_use_is_said(nodes, monkeypatch, task_here):
         find_room(Resources(gpus_per_trial=1), num_trials=20)
 
 
+def test_ranks_of_a_trial_share_a_machine_but_not_a_card(data, nodes):
+    cascade = CascadeConfig(macs_kept=(0.5, 0.1), recipe=Recipe(batch_size=64))
+    network = build(experiment().model, num_classes=4, in_channels=3)
+    a_rank = footprint(network, data.input_shape, precision="fp32").cascade_peak(
+        cascade, num_train=64, num_val=64, ranks=2
+    )
+    assert a_rank < least(data, cascade) < 2 * a_rank
+    images = 2 * data.train.images_NCHW.nbytes
+    two = experiment(resources={"ranks_per_trial": 2})
+    for room_, enough in (
+        (Room(bytes=0, trials=1, is_card=False), 2 * a_rank),
+        (Room(bytes=0, trials=1, is_card=True), a_rank + images),
+    ):
+        assert MemoryLook(two, data, dataclasses.replace(room_, bytes=enough))(cascade) is None
+        assert MemoryLook(two, data, dataclasses.replace(room_, bytes=enough - 1))(cascade) is not None
+
+
 @pytest.mark.parametrize(("text", "bytes_"), [("4096\n", 4096), ("max\n", None), (None, None)])
 def test_a_containers_limit_is_the_machine(tmp_path, text, bytes_):
     if text is not None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from orchestrator.rank_actors import RankActors
 from orchestrator.teacher import TeacherTask, _time_layers, time_layers
 from trainables.config import ModelConfig, Pruning, Recipe
 from trainables.cost import LatencyTable, LayerTime
@@ -17,6 +18,8 @@ TABLE = LatencyTable(
     batch_size=1,
 )
 
+ONE = RankActors(size=1, num_cpus=1, num_gpus=0)
+
 
 @pytest.fixture
 def task(tmp_path):
@@ -26,8 +29,7 @@ def task(tmp_path):
         recipe=Recipe(),
         augmentation="none",
         seed=0,
-        num_threads=1,
-        use_gpu=False,
+        actors=ONE,
         measure_latency=False,
         finished_stages=None,
         identity={},
@@ -36,7 +38,7 @@ def task(tmp_path):
 
 def times(task):
     """As a search asks for them, where none are to be measured: without Ray."""
-    return time_layers(task, Pruning(), None, num_cpus=1, num_gpus=0)
+    return time_layers(task, Pruning(), None, actors=ONE)
 
 
 def test_times_that_are_kept_are_read_back_to_the_last_bit(task):
@@ -69,5 +71,5 @@ def test_an_untrained_teacher_is_timed_for_the_images_of_the_search(task, monkey
         return TABLE
 
     monkeypatch.setattr(layer_times, "measure_layers", measure)
-    assert LatencyTable.from_dict(_time_layers(task, Pruning(round_to=8), 7, (1, 16, 16))) == TABLE
+    assert LatencyTable.from_dict(_time_layers(task, ONE, Pruning(round_to=8), 7, (1, 16, 16))) == TABLE
     assert asked == [(7, (1, 16, 16), Pruning(round_to=8), 1)]
