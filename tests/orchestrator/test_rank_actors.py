@@ -14,8 +14,8 @@ from orchestrator.teacher import TeacherTask, prepare_teacher
 from tests.orchestrator import rank_work
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
 from trainables.data import DataSplits
-from trainables.images import ImageSet
 from trainables.errors import InputError
+from trainables.images import ImageSet
 from trainables.models import build
 from trainables.teacher import TeacherStage
 from trainables.tune_adapter import TrialSettings

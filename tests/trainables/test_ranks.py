@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.trainables import rank_jobs
 from trainables.config import CascadeConfig, Pruning, Recipe
-from trainables.images import ImageSet
 from trainables.errors import InputError
+from trainables.images import ImageSet
 from trainables.ranks import ALONE, Ranks, join, leave
 from trainables.training import micro_batches, require_parts
 
