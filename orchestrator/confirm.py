@@ -5,6 +5,7 @@ never in its archive or study, and test images are not read.
 """
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from trainables.config import CascadeConfig
 from trainables.identity import data_digest
 from trainables.results import EpochProgress, LevelResult, Reused
 from trainables.training import derive_seed
+
+_log = logging.getLogger(__name__)
 
 
 def new_seed(cascade: CascadeConfig, index: int) -> int:
@@ -184,6 +187,10 @@ class _Recorder:
     def failed(self, number: int, reason: str) -> None:
         """A repeat gave nothing."""
         self._keep(dataclasses.replace(self._queue.repeat(number), failure=reason))
+
+    def note(self, text: str) -> None:
+        """Something about all repeats that people should know."""
+        _log.warning("%s", text)
 
     def _keep(self, repeat: Repeat) -> None:
         self._queue.file.add(repeat)

@@ -98,9 +98,15 @@ class RankActors:
     def _kind(self) -> dict[str, float]:
         return {} if self.gpu_kind is None else {f"{GPU_KIND}{self.gpu_kind}": _A_LITTLE}
 
-    @property
-    def for_tune(self) -> Any:  # noqa: ANN401 - Ray's
-        """What Tune reserves for a trial."""
+    def for_tune(self, nodes: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - Ray's
+        """What Tune reserves for a trial.
+
+        Args:
+            nodes: Ray's label selector of the machines that take trials; all where it is `None`.
+        """
+        if nodes is not None:
+            selectors = [dict(nodes)] * self.size
+            return tune.PlacementGroupFactory(self.bundles, strategy="STRICT_PACK", bundle_label_selector=selectors)
         if self.size == 1:
             return {"cpu": self.num_cpus, "gpu": self.num_gpus} | self._kind
         return tune.PlacementGroupFactory(self.bundles, strategy="STRICT_PACK")

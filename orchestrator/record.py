@@ -228,6 +228,10 @@ class SearchRecord:
         self._tracker.finish_trial(number, (), "failed", reason)
         self._watcher.trial_failed(number, reason)
 
+    def note(self, text: str) -> None:
+        """Something about all trials that people should know."""
+        self._watcher.note(text)
+
     def close(self, status: Status, reason: str) -> None:
         """The search ends, for now or for good; why."""
         if self._archive.candidates():

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
+from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, node_of
 from orchestrator.study import Asked
 from orchestrator.trials import Wave, writing
 from trainables.results import EpochProgress, LevelResult, Reused
@@ -40,14 +41,18 @@ class Listener(Protocol):
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing."""
 
+    def note(self, text: str) -> None:
+        """Something about all trials that people should know."""
+
 
 class Reporter(Callback):  # type: ignore[misc]
     """Hands what trials report to the search's record."""
 
-    def __init__(self, wave: Wave, record: Listener) -> None:
-        """Take the wave that knows the trials, and the record."""
+    def __init__(self, wave: Wave, record: Listener, faults: NodeFaults) -> None:
+        """Take the wave that knows the trials, the record, and what is known of the nodes."""
         self._wave = wave
         self._record = record
+        self._faults = faults
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial got its resources, for the first time or after its actor died."""
@@ -64,6 +69,8 @@ class Reporter(Callback):  # type: ignore[misc]
     ) -> None:
         """A trial trained an epoch."""
         number = trial.config["trial"]
+        if result.get("node"):
+            self._faults.worked(result["node"])
         epochs = [EpochProgress.from_dict(epoch) for epoch in result.get("progress", ())]
         for epoch in epochs[:-1]:  # of stages that were there already; the last one was trained now
             self._record.took_over(number, epoch)
@@ -91,11 +98,15 @@ class Reporter(Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, and is to be tried again; on a full disk that would only fail again."""
-        self._look_for_room(trial)
+        if not self._look_for_room(trial):
+            self._blame_node(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, more often than it is tried again."""
         if self._look_for_room(trial):
+            return
+        if self._faults.is_left_out(self._blame_node(trial)):
+            self._wave.moves(trial.config["trial"])
             return
         epochs = (trial.last_result or {}).get("progress")
         where = (
@@ -104,6 +115,17 @@ class Reporter(Callback):  # type: ignore[misc]
         with writing(self._wave):
             self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
             self._wave.ended(trial.config["trial"])
+
+    def _blame_node(self, trial: Any) -> str | None:  # noqa: ANN401
+        """Count a failed attempt against the node on which it was, and end the wave where that is enough; the node."""
+        node = node_of(_said(trial))
+        if node is not None and self._faults.failed(node, trial.config["trial"]):
+            self._record.note(
+                f"node {node[:8]} takes no trials for {LEFT_OUT_SECONDS / 60:.0f} minutes, as two in a row failed "
+                f"there; the last: {_cause(trial)}"
+            )
+            self._wave.end_early()
+        return node
 
     def _look_for_room(self, trial: Any) -> bool:  # noqa: ANN401
         """Whether a trial could not write what it had to, which is no failure of the trial's."""
@@ -119,7 +141,11 @@ class Reporter(Callback):  # type: ignore[misc]
 
 def _cause(trial: Any) -> str:  # noqa: ANN401
     """The last line of what an actor raised, from the file that Tune's driver keeps of it."""
-    file = Path(trial.error_file or "")
-    said = file.read_text() if file.is_file() else ""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in _said(trial).splitlines() if line.strip()]
     return lines[-1] if lines else "the actor died"
+
+
+def _said(trial: Any) -> str:  # noqa: ANN401
+    """All that an actor raised, over its attempts."""
+    file = Path(trial.error_file or "")
+    return file.read_text() if file.is_file() else ""

@@ -214,6 +214,15 @@ class Wave:
             self._taken_back.add(number)
         return self._over
 
+    def end_early(self) -> None:
+        """Give out no more, and have those that run back after their next epoch."""
+        self._exhausted = self._over = True
+
+    def moves(self, number: int) -> None:
+        """Put a trial back that failed for no fault of its own, to go on in another wave."""
+        self._taken_back.add(number)
+        self.takes_back(number)
+
     def ended(self, number: int) -> None:
         """A trial has ended for good."""
         self._running.discard(number)

@@ -3,7 +3,8 @@
 Tune keeps every trial of a run in memory, in its snapshot and in its loops, so a run of thousands grows and slows. A
 wave is a run of some hundreds, with actors reused inside it. When a wave has given out its trials, those that still
 run are not waited for: each is taken back after its next epoch, whose checkpoint is on disk by then, and is the first
-to go on in the next wave. No actor waits longer than for an epoch and a new actor's start.
+to go on in the next wave. No actor waits longer than for an epoch and a new actor's start. A wave ends early when a
+node is found on which trials fail again and again; the next one leaves that node out.
 """
 
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 from ray import tune
 
 from orchestrator.config import Resources
+from orchestrator.node_faults import NodeFaults
 from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
 from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
@@ -56,11 +58,12 @@ def run_waves(  # noqa: PLR0913
     Raises:
         OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
     """
+    faults = NodeFaults()
     while queue.num_waiting or queue.num_new:
         size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
         wave = Wave(queue, size=size)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, RankActors.of_trial(resources).for_tune),
+            tune.with_resources(trainable, RankActors.of_trial(resources).for_tune(faults.selector)),
             tune_config=tune.TuneConfig(
                 search_alg=WaveSearcher(wave),
                 scheduler=make_scheduler(),
@@ -74,7 +77,7 @@ def run_waves(  # noqa: PLR0913
                 name=f"start-{_last(storage) + 1:03d}",
                 storage_path=str(storage),
                 stop=WaveStopper(wave),
-                callbacks=[Reporter(wave, record)],
+                callbacks=[Reporter(wave, record, faults)],
                 failure_config=tune.FailureConfig(max_failures=2),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_at_end=False),
                 verbose=0,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
@@ -146,6 +147,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         device = torch.device("cuda" if settings.use_gpu else "cpu")
         self._data = DataSplits.from_arrays(data).to(device)
         self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
+        # Results say where they were made, so that a node on which trials fail is known by those on which they do not.
+        self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
         self._crew: Crew = Solo() if settings.crew is None else settings.crew(settings)
         self._start(config)
 
@@ -200,6 +203,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
+        result["node"] = self._node
         # Of a trial that has ended nothing is to go on.
         result[SHOULD_CHECKPOINT] = not self._trial.finished
         return result | self._levels() if self._trial.finished else result

@@ -1,6 +1,12 @@
 """Which nodes are left out, for what, and for how long."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
+import yaml
 
 from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults
 
@@ -61,3 +67,80 @@ def test_the_last_node_that_could_take_trials_is_not_left_out(machine):
     assert faults.failed("a", 2)
     assert not any(faults.failed("b", trial) for trial in (3, 4, 5))
     assert faults.left_out == {"a"}
+
+
+BROKEN = """
+import json, os, sys, time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from orchestrator import search
+from orchestrator.config import parse_experiment
+from orchestrator.folder import SearchFolder
+from orchestrator.tracking import Tracker
+from trainables.tune_adapter import CascadeTrainable
+
+os.environ["SIGN"] = str(Path("left-out").resolve())
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+broken = cluster.add_node(num_cpus=1, env_vars={"BROKEN_DISK": "1"})
+cluster.wait_for_nodes()
+os.environ["RAY_ADDRESS"] = cluster.address
+
+
+class Trial(CascadeTrainable):
+    def step(self):
+        if "BROKEN_DISK" in os.environ:
+            raise RuntimeError("this node is broken")
+        while not Path(os.environ["SIGN"]).exists():  # so that the broken node is the only one that is free
+            time.sleep(0.05)
+        return super().step()
+
+
+notes, failed = [], []
+
+
+class Heard:
+    def __getattr__(self, name):
+        into = {"note": notes, "trial_failed": failed}.get(name, [])
+
+        def hear(*told):
+            into.append(told)
+            if name == "note" and told[0].startswith("node "):
+                Path(os.environ["SIGN"]).touch()
+
+        return hear
+
+
+search.CascadeTrainable = Trial
+folder = SearchFolder(storage=Path("runs"), name="tiny")
+tracker = Tracker(uri=None, storage=folder.storage, models="none", warn=print)
+experiment = parse_experiment(json.loads(sys.argv[1]))
+outcome = search.run_search(experiment, folder, resume=False, watcher=Heard(), tracker=tracker)
+tracker.close()
+cluster.shutdown()
+print(json.dumps({"status": outcome.status, "ended": outcome.num_ended, "failed": failed, "notes": notes,
+                  "broken": broken.node_id}))
+"""
+
+
+@pytest.mark.integration
+def test_a_search_leaves_a_broken_node_out_and_loses_no_trial(tmp_path, tiny_yaml):
+    experiment = yaml.safe_load(tiny_yaml) | {"num_trials": 2, "resources": {"address": "auto", "max_concurrent": 2}}
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, json.dumps(experiment)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["status"], found["ended"], found["failed"]) == ("finished", 2, [])
+    (note,) = (text for (text,) in found["notes"] if text.startswith("node "))
+    assert note.startswith(f"node {found['broken'][:8]} takes no trials for 15 minutes")
+    assert note.endswith("RuntimeError: this node is broken")

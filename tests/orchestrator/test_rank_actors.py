@@ -114,16 +114,16 @@ def test_a_teacher_of_two_ranks_is_that_of_one(session, data, tmp_path):
 def test_what_a_trial_takes_is_its_ranks_in_equal_parts():
     resources = Resources(cpus_per_trial=8, gpus_per_trial=4)
     assert RankActors.of_trial(resources) == RankActors(size=4, num_cpus=2, num_gpus=1)
-    assert RankActors.of_trial(resources).for_tune.bundles == [{"CPU": 2, "GPU": 1}] * 4
-    assert RankActors.of_trial(Resources(gpus_per_trial=0.5)).for_tune == {"cpu": 1, "gpu": 0.5}
+    assert RankActors.of_trial(resources).for_tune().bundles == [{"CPU": 2, "GPU": 1}] * 4
+    assert RankActors.of_trial(Resources(gpus_per_trial=0.5)).for_tune() == {"cpu": 1, "gpu": 0.5}
     assert RankActors.of_trial(Resources(cpus_per_trial=3, ranks_per_trial=2)).num_threads == 1
 
 
 def test_a_kind_of_card_is_asked_for_with_each_rank():
     resources = Resources(gpus_per_trial=2, gpu_kind="H100", teacher={"gpus": 1, "gpu_kind": "L4"})
     trial, teacher = RankActors.of_trial(resources), RankActors.of_teacher(resources)
-    assert trial.for_tune.bundles == [{"CPU": 0.5, "GPU": 1, "accelerator_type:H100": 0.001}] * 2
-    assert teacher.for_tune == {"cpu": 1, "gpu": 1, "accelerator_type:L4": 0.001}
+    assert trial.for_tune().bundles == [{"CPU": 0.5, "GPU": 1, "accelerator_type:H100": 0.001}] * 2
+    assert teacher.for_tune() == {"cpu": 1, "gpu": 1, "accelerator_type:L4": 0.001}
     assert teacher.options == {"num_cpus": 1, "num_gpus": 1, "resources": {"accelerator_type:L4": 0.001}}
     assert RankActors.of_teacher(Resources(gpus_per_trial=1, gpu_kind="H100")).gpu_kind == "H100"
 
