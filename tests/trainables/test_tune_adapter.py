@@ -7,6 +7,7 @@ from trainables.checkpoint import load, save_state
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import InputError, StageFailure
 from trainables.images import ImageSet
+from trainables.ranks import RanksDiffer
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note
 
@@ -233,3 +234,13 @@ def test_a_failure_travels_between_processes():
     again = pickle.loads(pickle.dumps(failure))
     assert str(again) == str(failure)
     assert (again.level, again.group, again.step) == (2, "features.0", 7)
+
+
+def test_ranks_that_differ_end_the_trial_with_the_reason(actor, monkeypatch):
+    made, _ = actor
+
+    def differ(_trial):
+        raise RanksDiffer("weights of rank 1 are not those of rank 0 (of 2)")
+
+    monkeypatch.setattr(CascadeTrial, "step", differ)
+    assert made.step() == {"progress": [], "failure": "weights of rank 1 are not those of rank 0 (of 2)", "done": True}
