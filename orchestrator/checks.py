@@ -12,7 +12,7 @@ from torch import nn
 from orchestrator.config import Experiment
 from orchestrator.looks import BoundLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
 from orchestrator.probe import SpaceProbe
-from search_spaces.cascade import CascadeSpace
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.channels import ChannelMap
 from trainables.config import UNITS, Pruning, Recipe, SizeUnit
 from trainables.contracts import Findings, check_contracts
@@ -52,6 +52,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     """
     for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
         _check_recipe(key, recipe, data)
+    _check_distillation(experiment.cascade, data)
     space = experiment.find_space()
     if isinstance(space, CascadeSpace) and space.learning_rate is not None:
         _check_rates(space.learning_rate, experiment.cascade.recipe)
@@ -153,6 +154,13 @@ def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
         Objective.of(recipe, data)
     except InputError as error:
         raise InputError(f"{key}.{error}") from error
+
+
+def _check_distillation(cascade: CascadeDefaults, data: DataSplits) -> None:
+    try:
+        Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
+    except InputError as error:
+        raise InputError(f"cascade.{error}") from error
 
 
 def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:

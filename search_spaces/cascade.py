@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
-from trainables.config import CascadeConfig, LearnsFrom, Pruning, PruningCost, Recipe, Schedule
+from trainables.config import (
+    CascadeConfig,
+    LearnsFrom,
+    Pruning,
+    PruningCost,
+    Recipe,
+    Schedule,
+    check_non_target_weight,
+)
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_int, require_number, require_one_of
 
@@ -27,6 +35,7 @@ class CascadeDefaults(PlainConfig):
     Attributes:
         recipe: how weights are trained.
         pruning: how channels are chosen.
+        non_target_weight: of the other classes where the distillation is decoupled; `None` leaves it whole.
         learns_from: whom a level is distilled from.
         epoch_growth: how many times the epochs of the level above a sequential level gets.
         recovery_epochs: for which each level's network is trained alone once it has its size.
@@ -36,6 +45,7 @@ class CascadeDefaults(PlainConfig):
 
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
+    non_target_weight: float | None = None
     learns_from: LearnsFrom = "level-above"
     epoch_growth: float = 1.0
     recovery_epochs: int = 0
@@ -47,6 +57,7 @@ class CascadeDefaults(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
+        check_non_target_weight("cascade.non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
         require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
         require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
@@ -140,6 +151,7 @@ class CascadeSpace(PlainConfig):
             schedule=_choose(trial, "schedule", self.schedule),
             pruning=pruning,
             recipe=recipe,
+            non_target_weight=defaults.non_target_weight,
             learns_from=defaults.learns_from,
             epoch_growth=defaults.epoch_growth,
             recovery_epochs=defaults.recovery_epochs,

@@ -14,9 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from orchestrator.archive import Candidate
 from trainables.config import CascadeConfig
+
+# On a busy machine an example may take any time.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 # A search that is over in seconds: 8x8 digits, a network of some channels, one process that trains it.
 TINY = """

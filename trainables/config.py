@@ -314,6 +314,21 @@ class Pruning(PlainConfig):
             require_text("a layer in pruning.keep", layer)
 
 
+def check_non_target_weight(key: str, weight: float | None, recipe: Recipe) -> None:
+    """Check the weight of other classes in a decoupled distillation, which must know the one class of an image.
+
+    Raises:
+        InputError: naming the key, the rule and the value.
+    """
+    if weight is not None:
+        require_number(key, weight, at_least=0.0)
+        require(
+            recipe.mix == "none",
+            f"{key} is {weight:g}, but mix is {recipe.mix!r}, and a mixed image has no one class; leave out one of "
+            "them",
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CascadeConfig(PlainConfig):
     """One cascade: its levels' sizes and how they are trained.
@@ -324,6 +339,8 @@ class CascadeConfig(PlainConfig):
             the assistants.
         temperature: T of the distillation, above 0.
         distillation_weight: λ, the part of the loss that comes from the next larger level, in [0, 1].
+        non_target_weight: β, of the classes that are not the image's where the distillation is decoupled, at least 0;
+            where it is left out the divergence is whole.
         learns_from: what a level is distilled from: the `level-above`, or each of them the `teacher`, without a chain.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
         epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
@@ -338,6 +355,7 @@ class CascadeConfig(PlainConfig):
     macs_kept: tuple[float, ...]
     temperature: float = 4.0
     distillation_weight: float = 0.7
+    non_target_weight: float | None = None
     learns_from: LearnsFrom = "level-above"
     schedule: Schedule = "joint"
     epoch_growth: float = 1.0
@@ -366,6 +384,7 @@ class CascadeConfig(PlainConfig):
             )
         require_number("temperature", self.temperature, above=0.0)
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
+        check_non_target_weight("non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
         require_one_of("schedule", self.schedule, get_args(Schedule))
         require_number("epoch_growth", self.epoch_growth, above=0.0)

@@ -38,6 +38,7 @@ def distillation_loss(  # noqa: PLR0913
     weight: float,
     label_smoothing: float = 0.0,
     class_weights_K: torch.Tensor | None = None,
+    non_target_weight: float | None = None,
 ) -> torch.Tensor:
     """Loss of a level that learns from the labels and from the next larger level; a scalar.
 
@@ -52,12 +53,47 @@ def distillation_loss(  # noqa: PLR0913
         weight: λ, in [0, 1].
         label_smoothing: of the cross-entropy, in [0, 1).
         class_weights_K: of the cross-entropy; `None` for 1.
+        non_target_weight: of the classes that are not the image's in a divergence that is decoupled, as
+            `decoupled_divergence` says; `None` leaves it whole. Labels are then of shape (N,).
     """
     labels_term = label_loss(logits_NK, labels, label_smoothing=label_smoothing, class_weights_K=class_weights_K)
-    larger = F.log_softmax(larger_logits_NK.detach() / temperature, dim=1)
-    own = F.log_softmax(logits_NK / temperature, dim=1)
-    larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
+    larger_NK, own_NK = larger_logits_NK.detach() / temperature, logits_NK / temperature
+    if non_target_weight is None:
+        larger, own = F.log_softmax(larger_NK, dim=1), F.log_softmax(own_NK, dim=1)
+        larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
+    else:
+        larger_term = decoupled_divergence(own_NK, larger_NK, labels, non_target_weight=non_target_weight)
     return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+
+
+def decoupled_divergence(
+    logits_NK: torch.Tensor, larger_logits_NK: torch.Tensor, labels_N: torch.Tensor, *, non_target_weight: float
+) -> torch.Tensor:
+    """How far a level is from a larger one, in whether it is the image's class and in all others; a scalar.
+
+    KL(b_larger ‖ b) + β·KL(q_larger ‖ q), the mean over images: b is the coin of the image's class against all others,
+    q the softmax over the others alone. Zhao et al. 2022 ("Decoupled knowledge distillation"), equation 7 with α = 1;
+    the whole divergence has 1 − p_larger(class) for β, which is small where the larger level is certain.
+
+    Args:
+        logits_NK: of the level, divided by the temperature.
+        larger_logits_NK: of the larger level, likewise.
+        labels_N: classes, 0 … K−1.
+        non_target_weight: β, at least 0.
+    """
+    is_class_NK = F.one_hot(labels_N, logits_NK.shape[1]).bool()
+    pairs = []
+    for logits in (logits_NK, larger_logits_NK):
+        log_all_N = logits.logsumexp(dim=1)
+        others_NK = logits.masked_fill(is_class_NK, float("-inf"))
+        log_others_N = others_NK.logsumexp(dim=1)
+        coin_N2 = torch.stack([logits[is_class_NK], log_others_N], dim=1) - log_all_N[:, None]
+        within_NK = (logits - log_others_N[:, None])[~is_class_NK].view(len(logits), -1)
+        pairs.append((coin_N2, within_NK))
+    (own_coin, own_within), (larger_coin, larger_within) = pairs
+    target = F.kl_div(own_coin, larger_coin, reduction="batchmean", log_target=True)
+    others = F.kl_div(own_within, larger_within, reduction="batchmean", log_target=True)
+    return target + non_target_weight * others
 
 
 def multi_label_loss(logits_NK: torch.Tensor, labels_NK: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ class JointStep:
         self._larger = larger
         self._pruners = tuple(pruners)
         self._config = config
-        self._objective = Objective.of(config.recipe, data)
+        self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
         self._num_classes = data.num_classes
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled

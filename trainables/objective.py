@@ -23,24 +23,30 @@ class Objective:
     Attributes:
         label_smoothing: of the cross-entropy, in [0, 1).
         class_weights_K: what an image of each class counts, 1 on the mean of training images; `None` for all alike.
-        multi_label: whether an image may be of several classes; nothing is smoothed or weighted then.
+        multi_label: whether an image may be of several classes; nothing is smoothed, weighted or decoupled then.
+        non_target_weight: of the other classes in a decoupled divergence; `None` leaves it whole.
     """
 
     label_smoothing: float = 0.0
     class_weights_K: torch.Tensor | None = None
     multi_label: bool = False
+    non_target_weight: float | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, data: DataSplits) -> Self:
+    def of(cls, recipe: Recipe, data: DataSplits, *, non_target_weight: float | None = None) -> Self:
         """The losses of a recipe on these images.
 
         Raises:
             InputError: if the recipe does not fit the classes.
         """
         if data.multi_label:
-            _check_multi_label(recipe)
+            _check_multi_label(recipe, non_target_weight)
             return cls(multi_label=True)
-        return cls(label_smoothing=recipe.label_smoothing, class_weights_K=_class_weights(recipe, data))
+        return cls(
+            label_smoothing=recipe.label_smoothing,
+            class_weights_K=_class_weights(recipe, data),
+            non_target_weight=non_target_weight,
+        )
 
     def of_labels(self, logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean loss of the labels alone; a scalar."""
@@ -70,10 +76,16 @@ class Objective:
             weight=weight,
             label_smoothing=self.label_smoothing,
             class_weights_K=self.class_weights_K,
+            non_target_weight=self.non_target_weight,
         )
 
 
-def _check_multi_label(recipe: Recipe) -> None:
+def _check_multi_label(recipe: Recipe, non_target_weight: float | None) -> None:
+    if non_target_weight is not None:
+        raise InputError(
+            f"non_target_weight is {non_target_weight:g}, but is for one class an image, and these have several; "
+            "leave it out"
+        )
     if recipe.label_smoothing > 0:
         raise InputError(
             f"label_smoothing is {recipe.label_smoothing:g}, but is for one class an image, and these have several; "

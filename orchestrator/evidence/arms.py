@@ -128,7 +128,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
             run = plan.run(name, size, 0, 0.05, "measured")
             config = _config(run, arm, plan, _MANY)
             try:
-                Objective.of(config.recipe, data)
+                Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
                 find_criterion(config.pruning.saliency)
                 _planned_epochs(run, arm, plan, len(data.train))
                 if config.pruning.keep not in found:

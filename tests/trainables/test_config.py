@@ -92,6 +92,12 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         for v in (-0.1, 1.1)
     ],
     (CascadeConfig, {"macs_kept": (0.5,), "learns_from": "me"}, "learns_from is 'me', but must be one of level-above"),
+    (CascadeConfig, {"macs_kept": (0.5,), "non_target_weight": -1}, "non_target_weight is -1"),
+    (
+        CascadeConfig,
+        {"macs_kept": (0.5,), "non_target_weight": 2.0, "recipe": Recipe(mix="mixup")},
+        "non_target_weight is 2, but mix is 'mixup'",
+    ),
     (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
     (Pruning, {"saliency_loss": "none"}, "pruning.saliency_loss is 'none', but must be one of level, labels"),
     (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),

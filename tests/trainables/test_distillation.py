@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.distillation import distillation_loss, label_loss, multi_label_distillation_loss
+from trainables.distillation import (
+    decoupled_divergence,
+    distillation_loss,
+    label_loss,
+    multi_label_distillation_loss,
+)
 
 
 def naive_loss(logits, larger, labels, temperature: float, weight: float, smoothing: float) -> float:
@@ -126,3 +131,45 @@ def test_the_gradients_scale_hardly_depends_on_the_temperature() -> None:
         distillation_loss(logits, larger, labels, temperature=temperature, weight=1.0).backward()
         norms.append(float(logits.grad.norm()))
     assert norms[0] == pytest.approx(norms[1], rel=0.25)
+
+
+def naive_divergences(own: list[float], larger: list[float], label: int) -> tuple[float, float, float]:
+    """Of the coin of the image's class, of the other classes among themselves, and the larger's part of those."""
+    p, q = ([math.exp(z) / sum(map(math.exp, row)) for z in row] for row in (larger, own))
+    coins = [(p[label], q[label]), (1 - p[label], 1 - q[label])]
+    others = [(a / (1 - p[label]), b / (1 - q[label])) for k, (a, b) in enumerate(zip(p, q, strict=True)) if k != label]
+    coin, within = (sum(a * math.log(a / b) for a, b in pairs) for pairs in (coins, others))
+    return coin, within, 1 - p[label]
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 20), st.floats(0, 8))
+def test_a_decoupled_divergence_is_its_formula(seed: int, temperature: float, weight: float) -> None:
+    logits, larger, labels = draw(seed)
+    own, other = logits / temperature, larger / temperature
+    found = decoupled_divergence(own, other, labels, non_target_weight=weight)
+    parts = [
+        naive_divergences(a, b, label)
+        for a, b, label in zip(own.tolist(), other.tolist(), labels.tolist(), strict=True)
+    ]
+    assert float(found) == pytest.approx(sum(coin + weight * within for coin, within, _ in parts) / len(parts))
+    whole = distillation_loss(logits, larger, labels, temperature=temperature, weight=1.0)
+    again = temperature**2 * sum(coin + rest * within for coin, within, rest in parts) / len(parts)
+    assert float(whole) == pytest.approx(again)  # the whole one weighs the others by how unsure the larger level is
+
+
+def test_a_decoupled_loss_has_gradients_of_the_level_alone_and_no_others_where_there_are_two_classes() -> None:
+    logits, larger, labels = draw(5)
+    logits.requires_grad_()
+    larger.requires_grad_()
+    distillation_loss(logits, larger, labels, temperature=2.0, weight=0.7, non_target_weight=4.0).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0
+    assert larger.grad is None
+    two, larger_two, label = logits[:, :2].detach(), larger[:, :2].detach(), labels % 2
+    losses = [
+        distillation_loss(two, larger_two, label, temperature=2.0, weight=1.0, non_target_weight=weight)
+        for weight in (None, 0.0, 8.0)
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2])
