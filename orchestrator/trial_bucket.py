@@ -1,4 +1,4 @@
-"""What trials on machines that share no folder leave in a bucket: checkpoints and networks; and word to them to stop."""
+"""What trials on machines that share no folder leave in a bucket: checkpoints and networks; and word to stop."""
 
 import logging
 import shutil
