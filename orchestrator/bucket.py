@@ -71,6 +71,11 @@ class Bucket:
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)
 
+    @property
+    def shown(self) -> str:
+        """Its address without options, for people."""
+        return urlsplit(self.address)._replace(query="").geturl()
+
     def within(self, name: str) -> "Bucket":
         """The place of all objects whose names begin with `NAME/`."""
         parts = urlsplit(self.address)

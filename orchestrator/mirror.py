@@ -21,7 +21,7 @@ from trainables.errors import InputError, first_line
 CARRY_SECONDS = 5.0
 # Rest after carrying, against the time that it took: a large search is carried less often.
 _REST = 4.0
-_LAST_TRIES, _LAST_SECONDS = 3, 180.0
+_LAST_TRIES, _LAST_SECONDS = 3, 60.0
 # What people and other tools look for, put under its own name as well once a search ends.
 _FOR_PEOPLE = ("archive.parquet", "front.html", "front.png", "overview.html")
 
@@ -43,20 +43,19 @@ def driving(folder: SearchFolder, say: Callable[[str], None]) -> Iterator["Mirro
         return
     lease = Lease(folder.bucket)
     lease.take(say)
+    mirror = Mirror(folder.bucket, folder.path, lease, say)
     try:
         state = read_state(folder.bucket)
         if state is not None and state.id not in noted_states(folder.path):
             fetch(folder.bucket, folder.path)  # it went on elsewhere, since we looked
-        mirror = Mirror(folder.bucket, folder.path, lease, say)
-        try:
-            yield mirror
-        finally:
-            mirror.close()
+        yield mirror
     finally:
-        lease.release()
+        mirror.close()
+        if mirror.behind is None:
+            lease.release()
     if mirror.behind is not None:
         raise OSError(
-            f"{folder.bucket.address} lacks the last of what search {folder.name!r} came to ({mirror.behind}); it is "
+            f"{folder.bucket.shown} lacks the last of what search {folder.name!r} came to ({mirror.behind}); it is "
             f"kept in {folder.path}, and --resume on this machine takes it there"
         )
 
@@ -158,7 +157,8 @@ class Mirror:
             if not self._carried():
                 return
             pause = max(self._seconds, _REST * (time.monotonic() - started))
-        for _ in range(_LAST_TRIES):
+        # Where it did not answer before, it is asked once more.
+        for _ in range(_LAST_TRIES if self.behind is None else 1):
             if not self._carried():
                 return
             if self.behind is None:
@@ -177,13 +177,13 @@ class Mirror:
         except (OSError, InputError) as error:
             if self.behind is None:
                 self._say(
-                    f"{self._bucket.address} does not take what the search writes ({first_line(error)}); the search "
+                    f"{self._bucket.shown} does not take what the search writes ({first_line(error)}); the search "
                     "goes on, and it is tried again"
                 )
             self.behind = first_line(error)
         else:
             if self.behind is not None:
-                self._say(f"{self._bucket.address} has all that the search wrote")
+                self._say(f"{self._bucket.shown} has all that the search wrote")
             self.behind = None
         return True
 
