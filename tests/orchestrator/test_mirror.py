@@ -85,9 +85,10 @@ def test_objects_without_a_state_are_not_read_and_old_ones_go(search, mirror, mo
     def killed(self, state):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Mirror, "_commit", killed)
-        mirror.carry()
+        with pytest.raises(KeyboardInterrupt):
+            mirror.carry()
     assert read_state(search.bucket) == before
     fetch(search.bucket, tmp_path / "other")
     assert (tmp_path / "other/study.journal").read_text() == "1\n"
@@ -166,12 +167,22 @@ def test_a_bucket_that_fails_is_told_of_once_and_has_all_in_the_end(search, monk
     assert search.bucket.read(LEASE) is None
 
 
+def drive(search, say, meanwhile):
+    with driving(search, say) as mirror:
+        mirror.begin()
+        meanwhile()
+
+
 def test_what_a_bucket_lacks_in_the_end_is_said_with_where_it_is(search, monkeypatch):
+    def gone(self):
+        raise OSError("gone")
+
+    def meanwhile():
+        (search.path / "study.journal").write_text("1\n2\n")
+        monkeypatch.setattr(Lease, "keep", gone)
+
     with pytest.raises(OSError, match=r"lacks the last .*'mine' came to \(gone\); it is kept in .*mine, and --resume"):
-        with driving(search, print) as mirror:
-            mirror.begin()
-            (search.path / "study.journal").write_text("1\n2\n")
-            monkeypatch.setattr(Lease, "keep", lambda self: (_ for _ in ()).throw(OSError("gone")))
+        drive(search, print, meanwhile)
     assert (search.path / "study.journal").read_text() == "1\n2\n"
 
 
@@ -185,7 +196,7 @@ def test_a_second_driver_is_refused_and_one_that_died_here_is_followed_at_once(s
         assert "the search was driven from" in text
         first.keep()  # renews it, as the first one is alive
 
-    with pytest.raises(InputError, match="driven by a process on .*; wait for it or stop it"):
+    with pytest.raises(InputError, match=r"driven by a process on .*; wait for it or stop it"):
         Lease(bucket).take(say)
     holder = bucket.read(LEASE)
     bucket.write(LEASE, holder.replace(f'"pid": {os.getpid()}'.encode(), b'"pid": 999999999'))
@@ -205,8 +216,7 @@ def test_a_driver_elsewhere_that_is_silent_is_followed_after_a_while(s3):
     said = []
     lease = Lease(bucket)
     lease.take(said.append, seconds=0.0)
-    assert said == ["the search was driven from elsewhere, and not ended there; it is taken over if nothing is heard of "
-                    "that within 0 s"]  # fmt: skip
+    assert [line.partition(";")[0] for line in said] == ["the search was driven from elsewhere, and not ended there"]
     lease.keep()
 
 
@@ -214,13 +224,17 @@ def test_a_search_that_was_taken_over_stops(search, monkeypatch):
     stopped, said = threading.Event(), []
     monkeypatch.setattr(mirrors._thread, "interrupt_main", stopped.set)
     monkeypatch.setattr(Mirror.__init__, "__kwdefaults__", {"seconds": 0.01})
-    with pytest.raises(OSError, match="driven from elsewhere now"), driving(search, said.append) as mirror:
-        mirror.begin()
-        state = search.bucket.read(STATE)
+    states = []
+
+    def meanwhile():
+        states.append(search.bucket.read(STATE))
         search.bucket.write(LEASE, b'{"owner": "other", "host": "elsewhere"}')
         assert stopped.wait(30)
         (search.path / "study.journal").write_text("of the one that lost it")
-    assert search.bucket.read(STATE) == state
+
+    with pytest.raises(OSError, match="driven from elsewhere now"):
+        drive(search, said.append, meanwhile)
+    assert [search.bucket.read(STATE)] == states
     assert b"elsewhere" in search.bucket.read(LEASE)
     assert said == ["the search is driven from elsewhere now; this process ends"]
 

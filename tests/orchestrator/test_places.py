@@ -34,7 +34,5 @@ def test_a_bucket_that_does_not_answer_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Bucket, "read", silent)
     monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
-    with pytest.raises(
-        InputError, match="--storage is s3://b/p.*, which cannot be read: no answer in 30 s; look at the"
-    ):
+    with pytest.raises(InputError, match=r"--storage is s3://b/p.*, which cannot be read: no answer in 30 s; look at"):
         open_search("s3://b/p?region=us-east-1", "mine")
