@@ -114,12 +114,16 @@ class Bucket:
         Raises:
             OSError: if the store does not answer or refuses, as of all that follows.
         """
-        try:
-            file = _answered(lambda: self.filesystem.open_input_file(self._path(name)))
-            content: bytes = _answered(file.readall, num_bytes=file.size())
-        except FileNotFoundError:
-            return None
-        return content
+        path = self._path(name)
+        while True:
+            try:
+                file = _answered(lambda: self.filesystem.open_input_file(path))
+                content: bytes = _answered(file.readall, num_bytes=file.size())
+            except FileNotFoundError:
+                return None
+            # As much is read as there was when it was opened: too little, if it was replaced by a larger one since.
+            if _answered(lambda: self.filesystem.get_file_info(path)).size in (None, len(content)):
+                return content
 
     def write(self, name: str, content: bytes) -> None:
         """Make an object, or replace it, in one step."""
