@@ -23,6 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
 _MAY_DIFFER = ("num_trials", "stop", "study.warm_start", "resources", "tracking", "reuse")
 EXPORTS = "exports"
+STATE = "state.json"
+"""Of a search in a bucket: what makes up its state; see `snapshot`."""
 # What all searches of a storage folder share.
 STAGES = "stages"
 TEACHER = "teacher"
@@ -122,7 +124,8 @@ class SearchFolder:
     def _searches(self) -> list[str]:
         if self.bucket is None:
             return sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
-        return [name for name in self.bucket.parent.names() if name not in _SHARED]
+        storage = self.bucket.parent
+        return [name for name in storage.names() if storage.read(f"{name}/{STATE}") is not None]
 
     def teacher_result(self) -> TeacherResult:
         """The teacher's figures.

@@ -74,8 +74,17 @@ class Lease:
         now = self._bucket.read(LEASE)
         if now is not None and _read(now).get("owner") != self._holder["owner"]:
             raise LeaseLostError(f"the search is driven from {_host(now)} now")
-        if now is None or time.monotonic() - self._renewed_at > _RENEW_SECONDS:
+        if now is None or self._is_due:
             self._write()
+
+    def keep_if_due(self) -> None:
+        """Do so where it is due, in the middle of what takes long."""
+        if self._is_due:
+            self.keep()
+
+    @property
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._renewed_at > _RENEW_SECONDS
 
     def release(self) -> None:
         """Let others have it at once; where the bucket does not answer they wait."""

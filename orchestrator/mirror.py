@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.bucket import Bucket
-from orchestrator.folder import SearchFolder
+from orchestrator.folder import STATE, SearchFolder
 from orchestrator.lease import Lease, LeaseLostError
-from orchestrator.snapshot import OBJECTS, STATE, Snapshots, State, fetch, note_states, noted_states, read_state
+from orchestrator.snapshot import OBJECTS, Snapshots, State, fetch, note_states, noted_states, read_state
 from orchestrator.trial_bucket import TrialBucket
 from trainables.errors import InputError, first_line
 
@@ -132,7 +132,8 @@ class Mirror:
                 for checksum, content in changed.items():
                     if checksum not in there:
                         self._bucket.write(f"{OBJECTS}/{checksum}", content)
-                        self._lease.keep()
+                        self._lease.keep_if_due()
+                self._lease.keep()
                 self._commit(State.of(files))
         except OSError:
             self._snapshots.forget()

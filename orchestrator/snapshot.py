@@ -9,6 +9,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -16,10 +17,9 @@ from typing import Self
 from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket
 from orchestrator.curves import CURVES
-from orchestrator.folder import EXPORTS
+from orchestrator.folder import EXPORTS, STATE
 from trainables.errors import InputError
 
-STATE = "state.json"
 OBJECTS = "state"
 FORMAT_VERSION = 1
 # Files of a search's folder that its driver writes; networks and checkpoints go another way.
@@ -39,6 +39,7 @@ _FOLDERS = (CURVES,)
 _NOTE = ".bucket"
 _MOST_LOOKS = 50
 _READS = 3
+_READERS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,18 +187,19 @@ def fetch(bucket: Bucket, folder: Path) -> None:
 
 def _contents(bucket: Bucket, folder: Path, state: State) -> dict[str, bytes] | None:
     """Each file that the working copy has otherwise or not; `None` if the state was replaced meanwhile."""
-    contents = {}
+    wanted = {}
     for name, checksum in state.files.items():
         path = folder / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == checksum:
-            continue
-        content = bucket.read(f"{OBJECTS}/{checksum}")
-        if content is None:
-            return None
-        if hashlib.sha256(content).hexdigest() != checksum:
-            raise InputError(f"{OBJECTS}/{checksum} in {bucket.address} is damaged; bring it back")
-        contents[name] = content
-    return contents
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+            wanted[name] = checksum
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = readers.map(lambda checksum: bucket.read(f"{OBJECTS}/{checksum}"), wanted.values())
+        contents = dict(zip(wanted, found, strict=True))
+    for name, content in contents.items():
+        if content is not None and hashlib.sha256(content).hexdigest() != wanted[name]:
+            raise InputError(f"{OBJECTS}/{wanted[name]} in {bucket.address} is damaged; bring it back")
+    there = {name: content for name, content in contents.items() if content is not None}
+    return there if len(there) == len(contents) else None
 
 
 def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:

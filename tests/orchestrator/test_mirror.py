@@ -9,11 +9,11 @@ from orchestrator import lease as leases
 from orchestrator import mirror as mirrors
 from orchestrator.bucket import Bucket
 from orchestrator.config import Experiment
-from orchestrator.folder import SearchFolder
+from orchestrator.folder import STATE, SearchFolder
 from orchestrator.lease import LEASE, Lease, LeaseLostError
 from orchestrator.mirror import Mirror, driving
 from orchestrator.places import open_search
-from orchestrator.snapshot import OBJECTS, STATE, Snapshots, fetch, note_states, read_state
+from orchestrator.snapshot import OBJECTS, Snapshots, fetch, note_states, read_state
 from trainables.errors import InputError
 
 pytestmark = pytest.mark.integration
