@@ -6,11 +6,16 @@ checksum of each. Whoever reads takes what the manifest names and looks at the c
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -20,6 +25,12 @@ from trainables.errors import InputError, first_line
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
+# A server that takes a request and says nothing is waited for by S3's own client for ever.
+_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e6
+_RETRY_SECONDS = 5.0
+
+_Answer = TypeVar("_Answer")
+_log = logging.getLogger(__name__)
 
 
 def is_bucket(address: str) -> bool:
@@ -53,17 +64,28 @@ class Bucket:
             )
         self.address = address
         try:
-            self.filesystem, self.root = pafs.FileSystem.from_uri(address)
+            self.filesystem, self.root = pafs.FileSystem.from_uri(_with_options(address))
         except (pa.ArrowException, ValueError, OSError) as error:
             raise InputError(f"the storage's address {address!r} cannot be understood: {first_line(error)}") from error
 
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)
 
+    @property
+    def shown(self) -> str:
+        """Its address without options, for people."""
+        return urlsplit(self.address)._replace(query="").geturl()
+
     def within(self, name: str) -> "Bucket":
         """The place of all objects whose names begin with `NAME/`."""
         parts = urlsplit(self.address)
         return Bucket(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
+
+    @property
+    def parent(self) -> "Bucket":
+        """The place that this one is within."""
+        parts = urlsplit(self.address)
+        return Bucket(parts._replace(path=parts.path.rpartition("/")[0]).geturl())
 
     def require_usable(self) -> None:
         """See that objects can be written, read and removed.
@@ -87,23 +109,40 @@ class Bucket:
             ) from error
 
     def read(self, name: str) -> bytes | None:
-        """An object, or `None` where there is none."""
-        try:
-            with self.filesystem.open_input_file(self._path(name)) as file:
-                content: bytes = file.readall()
+        """An object, or `None` where there is none.
+
+        Raises:
+            OSError: if the store does not answer or refuses, as of all that follows.
+        """
+        path = self._path(name)
+        while True:
+            try:
+                file = _answered(lambda: self.filesystem.open_input_file(path))
+                content: bytes = _answered(file.readall, num_bytes=file.size())
+            except FileNotFoundError:
+                return None
+            # As much is read as there was when it was opened: too little, if it was replaced by a larger one since.
+            if _answered(lambda: self.filesystem.get_file_info(path)).size in (None, len(content)):
                 return content
-        except FileNotFoundError:
-            return None
 
     def write(self, name: str, content: bytes) -> None:
         """Make an object, or replace it, in one step."""
+        _answered(lambda: self._write(name, content), num_bytes=len(content))
+
+    def write_for_certain(self, name: str, content: bytes) -> None:
+        """The same, but waits for as long as it takes: what was given up may still arrive, behind what came later."""
+        self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> None:
         # In one piece: a stream that is broken off would be closed, and leave half an object.
         with self.filesystem.open_output_stream(self._path(name)) as file:
             file.write(content)
 
     def remove(self, name: str) -> None:
         """Remove an object, or a folder with all that is in it; one that is not there is nothing to remove."""
-        path = self._path(name)
+        _answered(lambda: self._remove(self._path(name)))
+
+    def _remove(self, path: str) -> None:
         found = self.filesystem.get_file_info(path)
         if found.type == pafs.FileType.Directory:
             # The manifest first, so that nobody takes what is left for whole.
@@ -117,7 +156,8 @@ class Bucket:
     def names(self, folder: str = "") -> list[str]:
         """What lies directly in a folder, objects and folders, by name."""
         selector = pafs.FileSelector(self._path(folder), allow_not_found=True)
-        return sorted(PurePosixPath(info.path).name for info in self.filesystem.get_file_info(selector))
+        found = _answered(lambda: self.filesystem.get_file_info(selector))
+        return sorted(PurePosixPath(info.path).name for info in found)
 
     def push(self, folder: Path, name: str) -> None:
         """Copy the files of a folder; readers see them together, once all are there.
@@ -126,7 +166,7 @@ class Bucket:
             folder: on this machine.
             name: of the folder in the bucket.
         """
-        found = {}
+        found: dict[str, str] = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             content = path.read_bytes()
             relative = path.relative_to(folder).as_posix()
@@ -168,6 +208,59 @@ class Bucket:
 
     def _path(self, name: str) -> str:
         return "/".join(part for part in (self.root.rstrip("/"), name) if part)
+
+
+def insist(work: Callable[[], _Answer], *, what: str) -> _Answer:
+    """Do what must not be given up again and again, until the store answers.
+
+    Args:
+        work: what to do; it may be done twice.
+        what: is done, for the log.
+    """
+    pause = threading.Event()
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            _log.warning("%s is tried again: %s", what, first_line(error))
+            pause.wait(_RETRY_SECONDS)
+
+
+def _answered(work: Callable[[], _Answer], *, num_bytes: int = 0) -> _Answer:
+    """What a call to the store gives, if that comes in time.
+
+    Raises:
+        TimeoutError: if it does not; the call may still succeed later.
+    """
+    seconds = _ANSWER_SECONDS + num_bytes / _SLOWEST_BYTES_A_SECOND
+    answer: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            given = work()
+        except BaseException as error:
+            answer.put(partial(_raise, error))
+        else:
+            answer.put(lambda: given)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answer.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+    return found()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def _with_options(address: str) -> str:
+    """An address of S3 by which an object takes one request, not three, where it is small."""
+    parts = urlsplit(address)
+    if parts.scheme != "s3" or "allow_delayed_open" in parts.query:
+        return address
+    return parts._replace(query="&".join(filter(None, [parts.query, "allow_delayed_open=true"]))).geturl()
 
 
 def _named(manifest: bytes) -> Iterator[tuple[str, str]]:

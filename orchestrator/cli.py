@@ -16,10 +16,14 @@ app = typer.Typer(
 )
 
 Storage = Annotated[
-    Path, typer.Option(envvar="CASCADE_STORAGE", help="Folder that holds all searches and the MLflow store.")
+    str,
+    typer.Option(
+        envvar="CASCADE_STORAGE",
+        help="Folder that holds all searches and the MLflow store, or a place in a bucket, such as s3://BUCKET/PREFIX.",
+    ),
 ]
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
-DEFAULT_STORAGE = Path("runs")
+DEFAULT_STORAGE = "runs"
 FAILED, BAD_INPUT = 1, 2
 
 
@@ -148,8 +152,10 @@ def study(
 ) -> None:
     """Compare ways to small networks, arm against arm at equal budget, and report; goes on where it was stopped."""
     from orchestrator.evidence.command import run_study_command
+    from orchestrator.places import require_folder
 
-    raise typer.Exit(run_study_command(study, name=name or study.stem, storage=storage, overrides=set_ or []))
+    folder = require_folder(storage, what="a study")
+    raise typer.Exit(run_study_command(study, name=name or study.stem, storage=folder, overrides=set_ or []))
 
 
 @app.command()
@@ -226,9 +232,10 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow on the searches of the storage folder, until Ctrl-C."""
+    from orchestrator.places import storage_folder
     from orchestrator.ui import open_ui
 
-    open_ui(storage, host=host, port=port, say=typer.echo)
+    open_ui(storage_folder(storage), host=host, port=port, say=typer.echo)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from ray._private.state import state  # what autoscaling may still bring is told
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.bucket import Bucket
 from trainables.errors import InputError, first_line
 
 LOCAL = "local"
@@ -125,32 +126,41 @@ class View:
         token: what the file holds that the driver wrote; `None` if it is not there.
         writable: whether files can be made beside it.
         version: of the project there.
+        reason: why a bucket cannot be used from there, if it cannot.
     """
 
     token: str | None
     writable: bool
     version: str
+    reason: str = ""
 
 
-def look(marker: str) -> View:
+def look(marker: str | Bucket) -> View:
     """Look from the machine that this runs on.
 
     Args:
-        marker: path of the file that the driver wrote.
+        marker: path of the file that the driver wrote, or the place in a bucket that is to be used.
     """
+    here = version("cascade-pruning")
+    if isinstance(marker, Bucket):
+        try:
+            marker.require_usable()
+        except InputError as error:
+            return View(token=None, writable=False, version=here, reason=str(error))
+        return View(token="", writable=True, version=here)
     path = Path(marker)
     try:
         token = path.read_text()
     except OSError:
         token = None
-    return View(token=token, writable=os.access(path.parent, os.W_OK | os.X_OK), version=version("cascade-pruning"))
+    return View(token=token, writable=os.access(path.parent, os.W_OK | os.X_OK), version=here)
 
 
-def check_nodes(storage: Path, *, address: str, seconds: float = ANSWER_SECONDS) -> None:
+def check_nodes(storage: Path | Bucket, *, address: str, seconds: float = ANSWER_SECONDS) -> None:
     """See that every machine that is there reads and writes the storage folder, and runs this version. Needs Ray.
 
     Args:
-        storage: folder of all searches; made if it is not there, and left as it was found.
+        storage: folder of all searches, made if it is not there, and left as it was found; or a place in a bucket.
         address: what `resources.address` says; a machine alone has nothing to share.
         seconds: for which the machines are waited for.
 
@@ -159,18 +169,21 @@ def check_nodes(storage: Path, *, address: str, seconds: float = ANSWER_SECONDS)
     """
     if address == LOCAL:
         return
+    nodes = {node["NodeID"]: _label(node) for node in ray.nodes() if node["Alive"]}
+    if isinstance(storage, Bucket):
+        _judge(*_views(nodes, storage, seconds), token="", storage=storage.address)
+        return
     made = _make(storage)
     marker, token = storage.resolve() / f".shared-{uuid.uuid4().hex}", secrets.token_hex()
     try:
         marker.write_text(token)
-        nodes = {node["NodeID"]: _label(node) for node in ray.nodes() if node["Alive"]}
         views, silent = _views(nodes, str(marker), seconds)
     finally:
         marker.unlink(missing_ok=True)
         for folder in made:
             if not any(folder.iterdir()):
                 folder.rmdir()
-    _judge(views, silent, token=token, storage=marker.parent)
+    _judge(views, silent, token=token, storage=str(marker.parent))
 
 
 def _make(folder: Path) -> list[Path]:
@@ -180,7 +193,7 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _views(nodes: Mapping[str, str], marker: str, seconds: float) -> tuple[dict[str, View], dict[str, str]]:
+def _views(nodes: Mapping[str, str], marker: str | Bucket, seconds: float) -> tuple[dict[str, View], dict[str, str]]:
     """What machines see, and why others did not say, both by label; those that have left meanwhile do not count."""
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
@@ -205,7 +218,7 @@ def _label(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})"
 
 
-def _judge(views: Mapping[str, View], silent: Mapping[str, str], *, token: str, storage: Path) -> None:
+def _judge(views: Mapping[str, View], silent: Mapping[str, str], *, token: str, storage: str) -> None:
     here = version("cascade-pruning")
     if silent:
         raise InputError(
@@ -217,6 +230,11 @@ def _judge(views: Mapping[str, View], silent: Mapping[str, str], *, token: str, 
         raise InputError(
             f"{_machines(other)} runs cascade-pruning {views[other[0]].version}, but this process {here}; "
             "install the same version on all machines, with `ray up` again"
+        )
+    barred = [label for label, view in views.items() if view.reason]
+    if barred:
+        raise InputError(
+            f"{_machines(barred)} cannot use --storage: {views[barred[0]].reason} that Ray was started with there"
         )
     blind = [label for label, view in views.items() if view.token != token]
     if blind:

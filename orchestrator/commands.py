@@ -13,9 +13,9 @@ from rich.console import Console
 from orchestrator.addresses import without_all_credentials
 from orchestrator.archive import Candidate, cascade_of
 from orchestrator.config import Experiment, load_experiment
-from orchestrator.folder import SearchFolder
 from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
+from orchestrator.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.plots import FrontView, save_front
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.view import duration, percent
@@ -29,7 +29,7 @@ Format = Literal["text", "json"]
 
 
 def run_search_command(  # noqa: PLR0913
-    source: str, *, name: str, storage: Path, overrides: Sequence[str], resume: bool, format: Format
+    source: str, *, name: str, storage: Storage, overrides: Sequence[str], resume: bool, format: Format
 ) -> int:
     """Run a search and show it; the exit code.
 
@@ -37,15 +37,16 @@ def run_search_command(  # noqa: PLR0913
         InputError: if anything that was asked for cannot be.
     """
     experiment = load_experiment(source, overrides)
-    folder = SearchFolder(storage=storage, name=name)
+    folder = open_search(storage, name)
     folder.require_fresh_or_same(experiment, resume=resume)
+    fetch_sources(experiment.study.warm_start, storage)
     from orchestrator.search import run_search  # Ray and torch, once the cheap checks have passed
     from orchestrator.view import watching
 
     # Scripts read standard output; people read how it goes.
     console = Console(stderr=format == "json")
     warnings = Console(stderr=True)
-    tracker = _tracker(experiment, storage, warnings)
+    tracker = _tracker(experiment, folder.storage, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
     try:
         with watching(console, num_trials=experiment.num_trials) as watcher:
@@ -99,20 +100,20 @@ def _tracker(experiment: Experiment, storage: Path, console: Console) -> "Tracke
     )
 
 
-def _resume_command(source: str, name: str, storage: Path, overrides: Sequence[str]) -> str:
+def _resume_command(source: str, name: str, storage: Storage, overrides: Sequence[str]) -> str:
     words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
     for override in overrides:
         words += ["--set", without_all_credentials(override)]
     return shlex.join(words)
 
 
-def print_front(name: str, *, storage: Path, format: Format) -> None:
+def print_front(name: str, *, storage: Storage, format: Format) -> None:
     """Print the front and write its plot into the search's folder.
 
     Raises:
         InputError: if there is no such search, or nothing of it is finished.
     """
-    folder = SearchFolder(storage=storage, name=name)
+    folder = open_search(storage, name)
     view = read_front(folder)
     page, picture = folder.path / "front.html", folder.path / "front.png"
     save_front(view, page, picture)
@@ -124,7 +125,7 @@ def print_front(name: str, *, storage: Path, format: Format) -> None:
     console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
-def write_report(name: str, *, storage: Path, format: Format) -> None:
+def write_report(name: str, *, storage: Storage, format: Format) -> None:
     """Write the overview page into the search's folder and say where it is.
 
     Raises:
@@ -132,14 +133,16 @@ def write_report(name: str, *, storage: Path, format: Format) -> None:
     """
     from orchestrator.overview.page import write_overview
 
-    page = write_overview(SearchFolder(storage=storage, name=name))
+    folder = open_search(storage, name)
+    fetch_networks(folder, [candidate.network for candidate in read_front(folder).front])
+    page = write_overview(folder)
     if format == "json":
         sys.stdout.write(json.dumps({"page": str(page), "bytes": page.stat().st_size}) + "\n")
     else:
         sys.stdout.write(f"{page}\n")
 
 
-def sync_search(name: str, *, storage: Path, uri: str | None, again: bool, format: Format) -> int:
+def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, format: Format) -> int:
     """Send what waits for MLflow; the exit code, 1 where something still waits.
 
     Raises:
@@ -147,7 +150,7 @@ def sync_search(name: str, *, storage: Path, uri: str | None, again: bool, forma
     """
     from orchestrator.tracking.syncing import sync  # MLflow, once the cheap checks have passed
 
-    folder = SearchFolder(storage=storage, name=name)
+    folder = open_search(storage, name)
     folder.experiment()
     console = Console(stderr=True)
     synced = sync(
@@ -178,7 +181,7 @@ def picked(view: FrontView, how: str, *, max_drop: float | None) -> Candidate:
     )
 
 
-def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, storage: Path, format: Format) -> int:
+def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, storage: Storage, format: Format) -> int:
     """Train chosen candidates' cascades again with new seeds and print what came of them; the exit code.
 
     Raises:
@@ -188,7 +191,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         raise InputError(
             f"--seeds is {num_seeds}, but must be within 2 … {MOST_SEEDS}; an interval takes two draws, a good one five"
         )
-    folder = SearchFolder(storage=storage, name=name)
+    folder = open_search(storage, name)
     view = read_front(folder)
     chosen: dict[tuple[int, int], Candidate] = {}
     for how in picks or ["front"]:
@@ -208,9 +211,9 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         levels = ", ".join(percent(value) for value in repeat.val_accuracies)
         say(f"trial {repeat.trial}, seed {repeat.index} of {num_seeds}: {levels or f'failed: {repeat.failure}'}")
 
-    tracker = _tracker(experiment, storage, warnings)
+    tracker = _tracker(experiment, folder.storage, warnings)
     try:
-        done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker)
+        done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker, say=say)
         rows = confirmed(chosen.values(), file.read(), num_seeds)
         text = json.dumps([row.to_dict() for row in rows], indent=1)
         if done:

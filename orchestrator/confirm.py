@@ -8,16 +8,19 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from orchestrator.cluster import check_nodes
 from orchestrator.config import Experiment
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
+from orchestrator.mirror import driving
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile
 from orchestrator.search import ray_session, teacher_task, trainable
 from orchestrator.study import Asked
 from orchestrator.tracking import Tracker
+from orchestrator.trial_bucket import TrialBucket
 from orchestrator.trials import latest_state, remove_states
 from orchestrator.waves import run_waves, sweep
 from trainables.config import CascadeConfig
@@ -41,6 +44,7 @@ def run_repeats(  # noqa: PLR0913
     num_seeds: int,
     told: Callable[[Repeat], None],
     tracker: Tracker,
+    say: Callable[[str], None],
 ) -> bool:
     """Train what has not been trained yet; whether all is there now, or the user interrupted.
 
@@ -51,6 +55,7 @@ def run_repeats(  # noqa: PLR0913
         num_seeds: repeats of each, at least 1.
         told: hears of each repeat that ends.
         tracker: MLflow.
+        say: takes a line for people.
 
     Raises:
         InputError: if the images have changed, or Ray or MLflow are not to be had.
@@ -59,20 +64,22 @@ def run_repeats(  # noqa: PLR0913
     data = load_splits(experiment.data)
     digest = data_digest(data)
     folder.require_same_data(digest)
-    with folder.locked():
+    with folder.locked(), driving(folder, say) as mirror:
         queue = RepeatQueue(folder, cascades, num_seeds=num_seeds)
         if not (queue.num_waiting or queue.num_new):
             return True
         with ray_session(experiment.resources):
-            check_nodes(folder.storage, address=experiment.resources.address)
+            check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
             tracker.check()
+            if mirror is not None:
+                mirror.begin()
             tracker.join_search(folder.name, folder.search_id)
             tracker.log_repeats(queue.file.read())  # what a process that was killed could not tell
             task = teacher_task(experiment, folder, digest)
             networks = queue.states.parent / "networks"
             sweep(queue.states, queue)
             run_waves(
-                trainable(experiment, task, data, digest, networks=networks, measure_latency=False),
+                trainable(experiment, task, data, digest, networks=networks, measure_latency=False, store=queue.store),
                 queue,
                 _Recorder(queue, told, tracker),
                 resources=experiment.resources,
@@ -82,6 +89,9 @@ def run_repeats(  # noqa: PLR0913
         done = not queue.unfinished
         if done:
             shutil.rmtree(queue.states.parent)  # networks of repeats are not candidates
+            if queue.store is not None:
+                with suppress(OSError):
+                    queue.store.forget()
         return done
 
 
@@ -97,7 +107,9 @@ class RepeatQueue:
             num_seeds: repeats of each.
         """
         self.file = RepeatFile(folder.path / "confirm.parquet")
-        self.states = folder.path / "confirm" / "trials"
+        place = folder.path / "confirm"
+        self.states = place / "trials"
+        self.store = None if folder.bucket is None else TrialBucket(folder.bucket.within("confirm"), place)
         self._done = {repeat.key for repeat in self.file.read()}
         self._repeats = {
             trial * (MOST_SEEDS + 1) + index: Repeat(trial=trial, index=index, seed=new_seed(cascade, index))

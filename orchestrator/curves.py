@@ -19,6 +19,8 @@ from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult
 
+CURVES = "curves"
+"""Folder of them in the search's folder."""
 FORMAT_VERSION = 1
 _VERSION_KEY = b"cascade_curves_format"
 _EXPERIMENT_KEY = b"cascade_experiment"

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.commands import picked
-from orchestrator.folder import SearchFolder
+from orchestrator.folder import EXPORTS
 from orchestrator.formats import ExportOptions, listed
 from orchestrator.fronts import read_front
 from orchestrator.pick import WHOLE_FRONT, pick_front
+from orchestrator.places import Storage, fetch_networks, open_search
 from orchestrator.view import percent
 from trainables.config import Pixels
 from trainables.errors import InputError
@@ -40,7 +41,7 @@ def export_candidates(  # noqa: PLR0913
     runtimes: str,
     num_threads: int,
     license_name: str | None,
-    storage: Path,
+    storage: Storage,
     format: Literal["text", "json"],
 ) -> int:
     """Export one network or a whole front and print what was measured; the exit code.
@@ -58,10 +59,10 @@ def export_candidates(  # noqa: PLR0913
         num_threads=num_threads,
         license_name=license_name,
     )
-    folder = SearchFolder(storage=storage, name=name)
+    folder = open_search(storage, name)
     view = read_front(folder)
     experiment = folder.experiment()
-    exports = folder.path / "exports"
+    exports = folder.path / EXPORTS
     if pick == WHOLE_FRONT:
         members = pick_front(
             view.front, view.candidates, teacher_val_accuracy=view.teacher_val_accuracy, max_drop=max_drop
@@ -77,6 +78,7 @@ def export_candidates(  # noqa: PLR0913
 
     if draws_its_test_images(experiment.data):
         folder.require_same_data(data_digest(load_splits(experiment.data)))
+    fetch_networks(folder, [candidate.network for candidate in chosen.values()])
     jobs = [Job(candidate=candidate, destination=place, existing=existing) for place, candidate in chosen.items()]
     origin = Origin(
         folder=folder.path, name=name, data=experiment.data, model=experiment.model, search_id=folder.search_id

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from orchestrator.archive import Archive, write_atomically
+from orchestrator.bucket import Bucket
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.differences import first_difference
 from trainables.errors import InputError
@@ -21,8 +22,12 @@ from trainables.results import TeacherResult
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
 _MAY_DIFFER = ("num_trials", "stop", "study.warm_start", "resources", "tracking", "reuse", "data.workers")
+EXPORTS = "exports"
+STATE = "state.json"
+"""Of a search in a bucket: what makes up its state; see `snapshot`."""
 # What all searches of a storage folder share.
 STAGES = "stages"
+TEACHER = "teacher"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
 # What a search that was killed as it began may have left.
 _BEGUN = ("lock", "search-id", "data-digest")
@@ -35,10 +40,13 @@ class SearchFolder:
     Attributes:
         storage: folder of all searches; holds the MLflow store too.
         name: of the search.
+        bucket: the place of the search in a bucket, of which the folder is this machine's working copy; `None` where
+            the folder is the search.
     """
 
     storage: Path
     name: str
+    bucket: Bucket | None = None
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -77,7 +85,7 @@ class SearchFolder:
     @property
     def teacher(self) -> Path:
         """Its teacher's folder."""
-        return self.path / "teacher"
+        return self.path / TEACHER
 
     @property
     def stages(self) -> Path:
@@ -101,9 +109,10 @@ class SearchFolder:
             InputError: if there is no search here, or its file is damaged.
         """
         if not self.exists:
-            searches = sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
+            searches = self._searches()
             there = f"there are {', '.join(searches)}" if searches else "there is none"
-            raise InputError(f"there is no search {self.name!r} in {self.storage}; {there}")
+            storage = self.storage if self.bucket is None else self.bucket.parent.address
+            raise InputError(f"there is no search {self.name!r} in {storage}; {there}")
         try:
             values = yaml.safe_load((self.path / "experiment.yaml").read_text())
         except yaml.YAMLError as error:
@@ -111,6 +120,12 @@ class SearchFolder:
         if not isinstance(values, dict):
             raise InputError(f"{self.path / 'experiment.yaml'} is damaged: it holds no keys")
         return parse_experiment(values)
+
+    def _searches(self) -> list[str]:
+        if self.bucket is None:
+            return sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
+        storage = self.bucket.parent
+        return [name for name in storage.names() if storage.read(f"{name}/{STATE}") is not None]
 
     def teacher_result(self) -> TeacherResult:
         """The teacher's figures.
@@ -135,13 +150,13 @@ class SearchFolder:
             return
         if not resume:
             raise InputError(
-                f"{self.path} holds a search already; go on with it by --resume, or give this one another --name"
+                f"{self.place} holds a search already; go on with it by --resume, or give this one another --name"
             )
         here = experiment.without_secrets().to_dict()
         key = first_difference(self.experiment().to_dict(), here, may_differ=_MAY_DIFFER)
         if key is not None:
             raise InputError(
-                f"{self.path} holds another search: {key[0]} is {key[1]!r} there and {key[2]!r} here; "
+                f"{self.place} holds another search: {key[0]} is {key[1]!r} there and {key[2]!r} here; "
                 "give this one another --name, or leave the setting as it was"
             )
 
@@ -189,6 +204,23 @@ class SearchFolder:
             write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
         write_atomically(self.path / "data-digest", data.encode())
         write_atomically(self.path / "experiment.yaml", experiment.without_secrets().to_yaml().encode())
+
+    @property
+    def place(self) -> str:
+        """Where the search is, for people."""
+        return str(self.path) if self.bucket is None else self.bucket.address
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process of this machine works in it."""
+        try:
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from orchestrator.archive import Archive, Candidate, candidates_of, results_of
 from orchestrator.budget import Budget
 from orchestrator.constraints import Bounds, measured, meets, unmet, violations
-from orchestrator.curves import Curves
+from orchestrator.curves import CURVES, Curves
 from orchestrator.pareto import front, front_hypervolume, knee, losses
 from orchestrator.plots import FrontView, save_front
 from orchestrator.study import Asked, Study
@@ -23,7 +23,6 @@ from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
-CURVES = "curves"
 # Rest after a picture of the front, against the time that it took.
 _REST, _LONGEST_REST_SECONDS = 19.0, 20.0
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
@@ -117,6 +116,7 @@ class SearchRecord:
         tracker: Tracker,
         watcher: Watcher,
         bounds: Bounds = MappingProxyType({}),
+        fetch: Callable[[Sequence[str]], None] = lambda _networks: None,
     ) -> None:
         """Take the parts.
 
@@ -130,6 +130,7 @@ class SearchRecord:
             tracker: MLflow.
             watcher: the terminal.
             bounds: what candidates of the front keep to.
+            fetch: brings networks of the front, by their folders in the search's, to this machine.
         """
         self._folder = folder
         self._objectives = tuple(objectives)
@@ -140,6 +141,7 @@ class SearchRecord:
         self._tracker = tracker
         self._watcher = watcher
         self._bounds = bounds
+        self._fetch = fetch
         self._curves = Curves(folder / CURVES)
         self._view: FrontView | None = None
         self._drawn: tuple[Candidate, ...] = ()
@@ -332,6 +334,8 @@ class SearchRecord:
         if view.front != self._drawn:
             figures = (self._folder / "front.html", self._folder / "front.png")
             save_front(view, *figures)
+            with suppress(InputError):  # who misses one says so
+                self._fetch([candidate.network for candidate in view.front])
             self._drawn = tuple(view.front)
         self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
         # Pictures take the processor from the loop that runs the trials, where these end in quick succession.

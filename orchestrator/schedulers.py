@@ -6,6 +6,7 @@ its next epoch, and ends with the networks that have reached their sizes.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,20 @@ def _read(path: Path, *, num_rungs: int) -> list[Passing]:
 class RungScheduler(FIFOScheduler):  # type: ignore[misc]
     """Compares trials at rungs, and leaves a note for those that are to stop."""
 
-    def __init__(self, rungs: StoredRungs, stops: Path) -> None:
+    def __init__(
+        self, rungs: StoredRungs, stops: Path, told: Callable[[dict[str, Any], str], None] | None = None
+    ) -> None:
         """Take the parts.
 
         Args:
             rungs: what decides.
             stops: folder in which trials look for their `stop_note`.
+            told: takes configuration and reason instead, where trials do not see that folder.
         """
         super().__init__()
         self._rungs = rungs
         self._stops = stops
+        self._told = told
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
         """A trial trained an epoch; `result` comes flattened."""
@@ -96,7 +101,11 @@ class RungScheduler(FIFOScheduler):  # type: ignore[misc]
             standing = {"fraction": result["standing/fraction"], "points": result["standing/points"]}
             if not self._rungs.report(number, standing):
                 # The next epoch is asked for only after this returns, so the trial cannot miss it.
-                write_atomically(stop_note(self._stops, number), self._reason(standing["fraction"]).encode())
+                reason = self._reason(standing["fraction"])
+                if self._told is None:
+                    write_atomically(stop_note(self._stops, number), reason.encode())
+                else:
+                    self._told(trial.config, reason)
         return str(FIFOScheduler.CONTINUE)
 
     def _reason(self, fraction: float) -> str:

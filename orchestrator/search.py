@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +30,11 @@ from orchestrator.checks import check_network, check_ranks
 from orchestrator.cluster import check_kinds, check_nodes, check_resources, joining
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import data_sets, load_splits
-from orchestrator.folder import SearchFolder
+from orchestrator.folder import STAGES, TEACHER, SearchFolder
 from orchestrator.looks import Look, Looks
+from orchestrator.mirror import Mirror, driving
 from orchestrator.opening import open_study, starting_points, warm_start
+from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
 from orchestrator.reuse import StageFolder
@@ -41,6 +44,7 @@ from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher, time_layers
 from orchestrator.tracking import Tracker
+from orchestrator.trial_bucket import TrialBucket
 from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources
 from orchestrator.waves import run_waves, sweep
@@ -49,7 +53,7 @@ from trainables.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.identity import data_digest, teacher_identity, trial_origin
 from trainables.results import EpochProgress, Reused, TeacherResult
-from trainables.tune_adapter import CascadeTrainable, TrialSettings
+from trainables.tune_adapter import CascadeTrainable, TrialSettings, TrialStore
 
 TRIALS = "trials"
 _INTERRUPTED = "interrupted"
@@ -94,9 +98,8 @@ def run_search(
     budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_writable()
-    shared = stage_bucket(experiment)
-    if shared is not None:
-        shared.require_usable()
+    for bucket in filter(None, (folder.bucket, stage_bucket(experiment, folder))):
+        bucket.require_usable()
     tracker.prepare()
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
@@ -108,10 +111,10 @@ def run_search(
     for note in checked.notes:
         watcher.note(note)
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
-        check_nodes(folder.storage, address=experiment.resources.address)
+        check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
         memory = check_memory(experiment, data)
         tracker.check()
-        with folder.locked():
+        with folder.locked(), driving(folder, watcher.note) as mirror:
             task = teacher_task(experiment, folder, digest)
             table = None if checked.timed is None else _times(task, experiment, data, watcher)
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
@@ -119,6 +122,8 @@ def run_search(
             folder.begin(experiment, data=digest)
             if table is not None:
                 task.keep_latency(table)
+            if mirror is not None:
+                mirror.begin()
             shown = experiment.without_secrets()
             tracker.start_search(
                 folder.name,
@@ -128,7 +133,9 @@ def run_search(
                 data=data_sets(shown.data, data, digest),
             )
             try:
-                return _run(experiment, folder, task, data, digest, look, budget, watcher, tracker, available_cpus)
+                return _run(
+                    experiment, folder, mirror, task, data, digest, look, budget, watcher, tracker, available_cpus
+                )
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
@@ -192,6 +199,7 @@ def _removed_if_unused(folder: SearchFolder) -> Iterator[None]:
 def _run(  # noqa: PLR0913
     experiment: Experiment,
     folder: SearchFolder,
+    mirror: Mirror | None,
     task: TeacherTask,
     data: DataSplits,
     digest: str,
@@ -218,6 +226,7 @@ def _run(  # noqa: PLR0913
         tracker=tracker,
         watcher=watcher,
         bounds=experiment.constraints,
+        fetch=partial(fetch_networks, folder),
     )
     unfinished = record.adopt()
     watcher.going_on(study.num_ended)
@@ -230,8 +239,11 @@ def _run(  # noqa: PLR0913
         unfinished=unfinished,
         states=folder.path / TRIALS,
         look=look,
+        told=mirror.ended if mirror is not None else lambda _number: None,
     )
     sweep(folder.path / TRIALS, queue)
+    if mirror is not None:
+        mirror.sweep(queue.unfinished)
     if queue.remaining:
         try:
             run_waves(
@@ -241,6 +253,7 @@ def _run(  # noqa: PLR0913
                     data,
                     digest,
                     networks=folder.path / CANDIDATES,
+                    store=_trial_store(folder),
                     measure_latency=_measures_latency(experiment),
                     stops=None if experiment.early_stopping is None else folder.path / TRIALS,
                 ),
@@ -269,6 +282,7 @@ def trainable(  # noqa: PLR0913
     networks: Path,
     measure_latency: bool,
     stops: Path | None = None,
+    store: TrialStore | None = None,
 ) -> Any:  # noqa: ANN401 - Ray's
     """What Tune runs: trials that share the teacher, the images and their settings.
 
@@ -280,6 +294,7 @@ def trainable(  # noqa: PLR0913
         networks: folder into which the networks of finished trials go.
         measure_latency: measure each level's latency when a trial ends.
         stops: folder in which trials look for a note that tells them to stop; `None` for trials that are not stopped.
+        store: of what trials leave, where machines do not share the search's folder.
     """
     weights, arrays = task.weights(), data.to_arrays()
     actors = RankActors.of_trial(experiment.resources)
@@ -300,6 +315,7 @@ def trainable(  # noqa: PLR0913
         stops=None if stops is None else str(stops),
         latency=task.latency(),
         crew=None if actors.size == 1 else TrialRanks(actors=actors, teacher=ray.put(weights), data=ray.put(arrays)),
+        store=store,
     )
     return tune.with_parameters(CascadeTrainable, teacher=weights, data=arrays, settings=settings)
 
@@ -318,7 +334,7 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
     if model.weights is not None:
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     return TeacherTask(
-        finished_stages=StageFolder(folder.stages, stage_bucket(experiment)) if experiment.reuse else None,
+        finished_stages=StageFolder(folder.stages, stage_bucket(experiment, folder)) if experiment.reuse else None,
         identity=teacher_identity(
             model,
             recipe=experiment.teacher,
@@ -333,12 +349,19 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
         seed=experiment.seed,
         actors=RankActors.of_teacher(experiment.resources),
         measure_latency=_measures_latency(experiment),
+        bucket=None if folder.bucket is None else folder.bucket.within(TEACHER),
     )
 
 
-def stage_bucket(experiment: Experiment) -> Bucket | None:
+def stage_bucket(experiment: Experiment, folder: SearchFolder) -> Bucket | None:
     """Where stages are shared beyond the storage folder, if anywhere."""
-    return Bucket(experiment.reuse) if isinstance(experiment.reuse, str) else None
+    if isinstance(experiment.reuse, str):
+        return Bucket(experiment.reuse)
+    return folder.bucket.parent.within(STAGES) if experiment.reuse and folder.bucket is not None else None
+
+
+def _trial_store(folder: SearchFolder) -> TrialBucket | None:
+    return None if folder.bucket is None else TrialBucket(folder.bucket, folder.path)
 
 
 def _times(task: TeacherTask, experiment: Experiment, data: DataSplits, watcher: Watcher) -> LatencyTable:
@@ -382,7 +405,8 @@ def _scheduler(experiment: Experiment, folder: SearchFolder) -> RungScheduler | 
     if experiment.early_stopping is None:
         return None
     rungs = StoredRungs(folder.rungs_file, experiment.early_stopping, seed=experiment.seed)
-    return RungScheduler(rungs, folder.path / TRIALS)
+    store = _trial_store(folder)
+    return RungScheduler(rungs, folder.path / TRIALS, None if store is None else store.tell_to_stop)
 
 
 def _conclude(

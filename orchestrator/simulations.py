@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.config import Experiment, parse_experiment
-from orchestrator.curves import TrialCurve, read_curves, read_experiment
-from orchestrator.folder import SearchFolder
-from orchestrator.record import CURVES
+from orchestrator.curves import CURVES, TrialCurve, read_curves, read_experiment
+from orchestrator.places import Storage, open_search
 from orchestrator.recorded import Corner, Recorded, Work, Yardstick
 from orchestrator.simulate import Comparison, Simulation, compare
 from orchestrator.view import percent
@@ -23,12 +22,12 @@ from trainables.errors import InputError
 DEFAULT_POLICIES = ("random", "tpe", "tpe+start", "tpe+start+rungs")
 
 
-def read_recorded(source: str, *, storage: Path) -> tuple[Experiment, tuple[TrialCurve, ...]]:
+def read_recorded(source: str, *, storage: Storage) -> tuple[Experiment, tuple[TrialCurve, ...]]:
     """An experiment and the curves of its search.
 
     Args:
         source: a Parquet file that says which experiment it comes from, or the name of a search.
-        storage: folder of all searches.
+        storage: folder or bucket of all searches.
 
     Raises:
         InputError: if there are none.
@@ -36,7 +35,7 @@ def read_recorded(source: str, *, storage: Path) -> tuple[Experiment, tuple[Tria
     if source.endswith(".parquet"):
         path = Path(source)
         return parse_experiment(read_experiment(path)), read_curves(path)
-    folder = SearchFolder(storage=storage, name=source)
+    folder = open_search(storage, source)
     return folder.experiment(), read_curves(folder.path / CURVES)
 
 
@@ -50,7 +49,7 @@ def print_simulation(  # noqa: PLR0913
     num_workers: int,
     work: Work,
     corner: Corner,
-    storage: Path,
+    storage: Storage,
     format: Literal["text", "json"],
 ) -> None:
     """Replay policies and print what they came to.

@@ -1,9 +1,11 @@
 """The teacher of a search: read from a file or trained once, in a Ray task that goes on from its last epoch."""
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from torch import nn
 
 from orchestrator.archive import write_atomically
+from orchestrator.bucket import Bucket, insist
+from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.reuse import StageFolder
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
@@ -26,6 +30,11 @@ from trainables.models import build, find_builder, load_weights, versioned
 from trainables.ranks import Ranks
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
+from trainables.training import Tensors
+
+STATE = "state.safetensors"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +52,7 @@ class TeacherTask:
         measure_latency: measure its latency too.
         finished_stages: where a teacher that was trained before is found; `None` trains one.
         identity: what determines the teacher's weights.
+        bucket: its place in a bucket, where the folder is a working copy that machines do not share.
     """
 
     folder: Path
@@ -54,6 +64,7 @@ class TeacherTask:
     measure_latency: bool
     finished_stages: StageFolder | None
     identity: Identity
+    bucket: Bucket | None = None
 
     @property
     def device(self) -> str:
@@ -87,6 +98,46 @@ class TeacherTask:
                 "search under another --name"
             ) from error
 
+    def keep_state(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Keep what training goes on from; on this machine alone where the bucket does not take it."""
+        path = self.folder / STATE
+        save_state(path, tensors, values)
+        if self.bucket is not None:
+            try:
+                self.bucket.write(STATE, path.read_bytes())
+            except OSError as error:
+                _log.warning("%s: %s", self.bucket.address, first_line(error))
+
+    def state(self) -> tuple[Tensors, dict[str, Any]] | None:
+        """What training goes on from, if it was begun; a bucket is waited for."""
+        path, bucket = self.folder / STATE, self.bucket
+        if not path.exists() and bucket is not None:
+            content = insist(lambda: bucket.read(STATE), what="reading the teacher's state")
+            if content is not None:
+                write_atomically(path, content)
+        return load_state(path) if path.exists() else None
+
+    def keep(self, network: nn.Module, result: Mapping[str, Any], input_spec: InputSpec) -> None:
+        """Keep the finished teacher; a bucket is waited for."""
+        shutil.rmtree(self.network_folder, ignore_errors=True)  # of an attempt that ended before its result was written
+        save_network(self.network_folder, network, model=self.model, input_spec=input_spec)
+        text = (json.dumps(dict(result), indent=1) + "\n").encode()
+        if self.bucket is not None:
+            insist(partial(self._push, self.bucket, text), what="keeping the teacher")
+        write_atomically(self.folder / "result.json", text)
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _push(self, bucket: Bucket, result: bytes) -> None:
+        bucket.push(self.network_folder, "network")
+        bucket.write("result.json", result)
+        bucket.remove(STATE)
+
+    def fetch(self) -> None:
+        """Bring the finished teacher to this machine, if it is not here; a bucket is waited for."""
+        bucket = self.bucket
+        if bucket is not None:
+            insist(partial(fetch_teacher, bucket, self.folder), what="fetching the teacher")
+
     def keep_latency(self, table: LatencyTable) -> None:
         """Keep the layers' times for all trials, of this start and of later ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +161,7 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
     Raises:
         StageFailure: if training diverges.
     """
+    task.fetch()
     result = task.result()
     if result is not None:
         return result
@@ -123,6 +175,7 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
             raise error.cause from None
         cause = f"{type(error.cause).__name__}: {first_line(error.cause)}"
         raise StageFailure(cause, stage="teacher") from error
+    task.fetch()
     result = task.result()
     assert result is not None
     return result
@@ -226,10 +279,7 @@ def _run(task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef]
 
         latency = measure(network, data.input_shape, batch_size=1, num_threads=task.actors.num_threads)
         values["latency_ms"] = latency.median_ms
-    shutil.rmtree(task.network_folder, ignore_errors=True)  # of an attempt that ended before its result was written
-    save_network(task.network_folder, network, model=task.model, input_spec=InputSpec.of(data))
-    write_atomically(task.folder / "result.json", (json.dumps(values, indent=1) + "\n").encode())
-    (task.folder / "state.safetensors").unlink(missing_ok=True)
+    task.keep(network, values, InputSpec.of(data))
 
 
 def _found_or_trained(
@@ -244,13 +294,13 @@ def _found_or_trained(
         for epoch in values["epochs"]:  # noqa: UP028 - Ray sends into its generators, which a list does not take
             yield epoch
         return TeacherResult.from_dict(values["result"] | {"reused": True})
-    state = task.folder / "state.safetensors"
     crew = task.actors.start(TeacherFollower, task, *shared)
     stage = _stage(task, network, data, crew.ranks)
     epochs: list[dict[str, Any]] = []
-    if state.exists():
-        tensors, values = load_state(state)
-        with crew.doing("begin", str(state)):
+    state = task.state()
+    if state is not None:
+        tensors, values = state
+        with crew.doing("begin", str(task.folder / STATE)):
             stage.load_state(tensors, values)
         epochs += values["epochs"]
     while not stage.finished:
@@ -258,7 +308,7 @@ def _found_or_trained(
             progress = stage.step().to_dict()
         epochs.append(progress)
         tensors, values = stage.state()
-        save_state(state, tensors, values | {"epochs": epochs})
+        task.keep_state(tensors, values | {"epochs": epochs})
         yield progress
     crew.close()
     result = stage.result()

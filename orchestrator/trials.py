@@ -2,7 +2,7 @@
 
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +66,7 @@ class TrialQueue:
         unfinished: tuple[Asked, ...],
         states: Path,
         look: Look = admit,
+        told: Callable[[int], None] = lambda _number: None,
     ) -> None:
         """Take what there is to do.
 
@@ -78,6 +79,7 @@ class TrialQueue:
             unfinished: trials that were running when the driver ended.
             states: folder in which trials keep their checkpoints.
             look: refuses cascades that are not worth a trial.
+            told: called with the number of each trial that has ended.
         """
         self._study = study
         self._space = space
@@ -87,6 +89,7 @@ class TrialQueue:
         self._unfinished = deque(unfinished)
         self._states = states
         self._look = look
+        self._told = told
         self.exhausted: str | None = None
         self._given: dict[int, Asked] = {}
 
@@ -145,6 +148,7 @@ class TrialQueue:
         """Forget a trial, and free what it only needed to go on, of all starts."""
         self._given.pop(number, None)
         remove_states(self._states, number)
+        self._told(number)
 
 
 def start_number(run: Path) -> int:

@@ -3,12 +3,14 @@
 A trial may have several ranks: the Tune actor is the first of them and leads the others (`TrialFollower`).
 """
 
+import hashlib
+import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -23,9 +25,32 @@ from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.models import build, versioned
 from trainables.ranks import Crew, Ranks, RanksDiffer, Solo
+from trainables.training import Tensors
 from trainables.trial import CascadeTrial, FinishedStages
 
 STATE_FILE = "state.safetensors"
+
+
+class TrialStore(Protocol):
+    """Where trials on machines that share no folder keep what is to outlive their machine; see `trial_key`."""
+
+    def state(self, key: str) -> tuple[Tensors, dict[str, Any]] | None:
+        """The newest checkpoint of a trial, or `None`."""
+
+    def keep_state(self, key: str, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Keep a checkpoint."""
+
+    def keep_network(self, folder: Path) -> None:
+        """Keep the network of a level; it is safe when this returns."""
+
+    def told_to_stop(self, key: str) -> str | None:
+        """Why a trial is to end before its next epoch, if it is."""
+
+
+def trial_key(number: int, cascade: Mapping[str, Any]) -> str:
+    """A trial's name in a `TrialStore`: its number, and the digest of its cascade as a dictionary."""
+    text = json.dumps(cascade, sort_keys=True)
+    return f"{number:05d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +69,8 @@ class TrialSettings:
         stops: folder in which a trial finds a `stop_note` when it is to end before its time; `None` looks for none.
         latency: the layers' times that sizes in latency take.
         crew: starts the other ranks of a trial, given these settings; `None` for one that has none.
+        store: where machines that share no folder keep checkpoints and networks, and look for word to stop; `None`
+            where `candidates` and `stops` are shared, and Tune keeps the checkpoints.
     """
 
     model: ModelConfig
@@ -57,6 +84,7 @@ class TrialSettings:
     stops: str | None = None
     latency: LatencyTable | None = None
     crew: "Callable[[TrialSettings], Crew] | None" = None
+    store: TrialStore | None = None
 
 
 def stop_note(stops: Path | str, number: int) -> Path:
@@ -138,7 +166,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         assert data is not None
         assert settings is not None
         search = Path(settings.candidates).parent
-        if not search.is_dir():  # a machine that has joined since the search looked at all of them
+        if settings.store is not None:
+            search.mkdir(parents=True, exist_ok=True)
+        elif not search.is_dir():  # a machine that has joined since the search looked at all of them
             raise FileNotFoundError(
                 f"{platform.node()} does not see {search}; all machines must mount the storage folder"
             )
@@ -161,6 +191,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self, config: dict[str, Any]) -> None:
         self._number = config["trial"]
         self._cascade = config["cascade"]
+        self._key = trial_key(config["trial"], config["cascade"])
         self._trial = CascadeTrial(
             self._teacher,
             config=CascadeConfig.from_dict(config["cascade"]),
@@ -171,8 +202,11 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             latency=self._settings.latency,
             ranks=self._crew.ranks,
         )
-        if config["state"] is not None:
-            self._trial.load_state(*load_state(Path(config["state"])))
+        state = None if config["state"] is None else load_state(Path(config["state"]))
+        if self._settings.store is not None:
+            state = self._settings.store.state(self._key)
+        if state is not None:
+            self._trial.load_state(*state)
         self._tell_crew()
 
     def _tell_crew(self) -> None:
@@ -205,12 +239,17 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
         result["node"] = self._node
         # Of a trial that has ended nothing is to go on.
-        result[SHOULD_CHECKPOINT] = not self._trial.finished
+        if self._settings.store is None:
+            result[SHOULD_CHECKPOINT] = not self._trial.finished
+        elif not self._trial.finished:
+            self._settings.store.keep_state(self._key, *self._trial.state())
         return result | self._levels() if self._trial.finished else result
 
     def _told_to_stop(self) -> str | None:
         if self._settings.stops is None:
             return None
+        if self._settings.store is not None:
+            return self._settings.store.told_to_stop(self._key)
         note = stop_note(self._settings.stops, self._number)
         return note.read_text() if note.exists() else None
 
@@ -237,6 +276,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         if folder.exists():  # of an earlier attempt at this very trial, which ended before it was told
             shutil.rmtree(folder)
         save_network(folder, network, model=self._settings.model, input_spec=InputSpec.of(self._data))
+        if self._settings.store is not None:
+            self._settings.store.keep_network(folder)
         return name
 
     def _measured(self, result: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
     curves = _curves(folder)
     return Overview(
         name=folder.name,
-        storage="runs" if folder.storage.resolve() == Path("runs").resolve() else str(folder.storage),
+        storage=_storage(folder),
         experiment=experiment,
         view=view,
         teacher=teacher,
@@ -119,6 +119,12 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
         widths={candidate.label: _widths(folder, candidate) for candidate in view.front},
         links=links or read_links(folder.path / "tracking" / LINKS_FILE),
     )
+
+
+def _storage(folder: SearchFolder) -> str:
+    if folder.bucket is not None:
+        return folder.bucket.parent.address
+    return "runs" if folder.storage.resolve() == Path("runs").resolve() else str(folder.storage)
 
 
 def read_links(path: Path) -> Links:

@@ -41,6 +41,26 @@ def test_objects_are_written_replaced_listed_and_removed(s3):
     assert bucket.names() == ["a"]
 
 
+def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(s3):
+    bucket, other = Bucket(s3), Bucket(s3)
+    bucket.write("a", b"old")
+
+    class Replaced:
+        """A store in which somebody replaces the object between a reader's two requests, once."""
+
+        def open_input_file(self, path):
+            found = other.filesystem.open_input_file(path)
+            if found.size() == 3:
+                other.write("a", b"newer and larger")
+            return found
+
+        def get_file_info(self, path):
+            return other.filesystem.get_file_info(path)
+
+    bucket.filesystem = Replaced()
+    assert bucket.read("a") == b"newer and larger"
+
+
 def test_a_folder_comes_back_as_it_was(s3, folder, tmp_path):
     bucket = Bucket(s3)
     bucket.push(folder, "kept/it")

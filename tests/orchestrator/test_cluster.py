@@ -4,6 +4,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.exceptions import AuthenticationError
 
 from orchestrator import cluster
+from orchestrator.bucket import Bucket
 from orchestrator.cluster import View, check_joined, check_kinds, check_nodes, check_resources, joining, look
 from trainables.errors import InputError
 
@@ -179,3 +180,18 @@ def test_workers_that_never_join_are_told_of():
 )
 def test_clusters_as_they_should_be_pass(bootstrap, joined):
     check_joined(bootstrap, joined=joined)
+
+
+def test_a_machine_that_cannot_use_the_bucket_is_named_with_the_reason(monkeypatch):
+    def barred(self):
+        raise InputError("s3://b/p cannot be written to: ACCESS_DENIED; look at the keys in the environment")
+
+    monkeypatch.setattr(Bucket, "require_usable", barred)
+    node = {"Alive": True, "NodeID": "n" * 56, "NodeManagerAddress": "10.0.0.2"}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(cluster, "_views", lambda nodes, marker, seconds: ({"10.0.0.2": look(marker)}, {}))
+    bucket = Bucket("s3://b/p?region=us-east-1")
+    with pytest.raises(InputError, match=r"10.0.0.2 cannot use --storage: .*ACCESS_DENIED; .* that Ray was"):
+        check_nodes(bucket, address="auto")
+    monkeypatch.setattr(Bucket, "require_usable", lambda self: None)
+    check_nodes(bucket, address="auto")

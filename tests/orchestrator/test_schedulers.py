@@ -90,6 +90,18 @@ def test_a_trial_that_is_behind_finds_a_note_and_one_that_is_not_finds_none(open
     assert stop_note(tmp_path, 1).read_text() == "early stopping after 25 % of its epochs, not among the best 50 % then"
 
 
+def test_where_machines_share_no_folder_a_trial_is_told_another_way(open_rungs, tmp_path):
+    told = []
+    scheduler = RungScheduler(open_rungs(), tmp_path, lambda *words: told.append(words))
+    for number, accuracy in enumerate((0.9, 0.8, 0.8)):
+        word = standing(accuracy)
+        flat = {"standing/fraction": word["fraction"], "standing/points": word["points"], "done": False}
+        scheduler.on_trial_result(None, SimpleNamespace(config={"trial": number}), flat)
+    assert told[0][0] == {"trial": 1}
+    assert told[0][1].startswith("early stopping after 25 %")
+    assert not stop_note(tmp_path, 1).exists()
+
+
 def test_the_last_word_of_a_trial_that_failed_or_was_stopped_is_not_compared(open_rungs, tmp_path):
     scheduler = RungScheduler(open_rungs(), tmp_path)
     trial = SimpleNamespace(config={"trial": 0})

@@ -9,7 +9,7 @@ from trainables.errors import InputError, StageFailure
 from trainables.images import ImageSet
 from trainables.ranks import RanksDiffer
 from trainables.trial import CascadeTrial
-from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note
+from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note, trial_key
 
 CONFIG = CascadeConfig(macs_kept=(0.6,), recipe=Recipe(epochs=2, batch_size=32), pruning=Pruning(num_prunings=2))
 MODEL = ModelConfig(name="vgg-small", width=0.25)
@@ -71,6 +71,75 @@ def test_a_machine_that_does_not_see_the_search_trains_nothing(tmp_path, data):
     with pytest.raises(FileNotFoundError, match=r"does not see .*photos; all machines must mount the storage folder"):
         made.setup(trial(0), teacher={}, data=data.to_arrays(), settings=settings)
     assert not (tmp_path / "not mounted").exists()
+
+
+class Store:
+    """What is to outlive a machine, in memory."""
+
+    def __init__(self):
+        self.states, self.networks, self.told = {}, [], {}
+
+    def state(self, key):
+        return self.states.get(key)
+
+    def keep_state(self, key, tensors, values):
+        self.states[key] = ({name: tensor.clone() for name, tensor in tensors.items()}, dict(values))
+
+    def keep_network(self, folder):
+        assert (folder / "architecture.json").exists()
+        self.networks.append(folder.name)
+
+    def told_to_stop(self, key):
+        return self.told.get(key)
+
+
+@pytest.fixture
+def on_machine(tmp_path, data):
+    """Makes actors on machines that share nothing but a store."""
+    from trainables.models import build
+
+    teacher = build(MODEL, num_classes=data.num_classes, in_channels=data.in_channels, seed=1)
+    weights = {name: tensor.numpy() for name, tensor in teacher.state_dict().items()}
+
+    def make(machine, store, config):
+        settings = TrialSettings(
+            model=MODEL,
+            augmentation="none",
+            candidates=str(tmp_path / machine / "photos" / "candidates"),
+            num_threads=1,
+            use_gpu=False,
+            measure_latency=False,
+            stops="on no machine",
+            store=store,
+        )
+        made = CascadeTrainable.__new__(CascadeTrainable)
+        made.setup(config, teacher=weights, data=data.to_arrays(), settings=settings)
+        return made
+
+    return make
+
+
+def test_a_trial_goes_on_where_nothing_but_its_store_is_left(on_machine, tmp_path):
+    store = Store()
+    first = on_machine("one", store, trial(0)).step()
+    assert "should_checkpoint" not in first  # else Tune would look for a folder that all machines share
+    last = on_machine("other", store, trial(0)).step()
+    assert [epoch["trial_epoch"] for epoch in last["progress"]] == [2]
+    assert last["done"]
+    assert store.networks == ["0-1"]
+    assert load(tmp_path / "other/photos/candidates/0-1") is not None
+    whole = run(on_machine("third", Store(), trial(0)))
+    assert whole["results"] == last["results"]
+
+
+def test_a_trial_is_told_to_stop_by_its_store_under_its_own_key(on_machine):
+    store = Store()
+    other = CascadeConfig(macs_kept=(0.5,), recipe=CONFIG.recipe, pruning=CONFIG.pruning)
+    store.told[trial_key(0, other.to_dict())] = "of a trial that had this number before"
+    made = on_machine("one", store, trial(0))
+    assert "stopped" not in made.step()
+    store.told[trial_key(0, CONFIG.to_dict())] = "it is behind"
+    assert made.step()["stopped"] == "it is behind"
 
 
 def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):

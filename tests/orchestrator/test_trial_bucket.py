@@ -1,0 +1,108 @@
+"""What trials leave in a bucket, on a real S3 server."""
+
+import pickle
+
+import pytest
+import torch
+
+from orchestrator import bucket as buckets
+from orchestrator import trial_bucket
+from orchestrator.bucket import Bucket
+from orchestrator.trial_bucket import TRIALS, TrialBucket
+from trainables.tune_adapter import trial_key
+
+pytestmark = pytest.mark.integration
+
+CONFIG = {"trial": 3, "cascade": {"macs_kept": [0.5]}}
+KEY = trial_key(3, CONFIG["cascade"])
+
+
+@pytest.fixture
+def store(s3, tmp_path):
+    made = TrialBucket(Bucket(s3), tmp_path / "one")
+    return pickle.loads(pickle.dumps(made))  # as Ray hands it to trials
+
+
+def values(epochs, stages=0):
+    return {"num_stages_done": stages, "epochs": [{}] * epochs}
+
+
+def keep(store, epochs, key=KEY):
+    store.keep_state(key, {"w": torch.full((1,), float(epochs))}, values(epochs))
+
+
+def epochs_of(store, key=KEY):
+    found = store.state(key)
+    return None if found is None else len(found[1]["epochs"])
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Let what is sent to buckets fail."""
+
+    def fail(*_words, **_named):
+        raise OSError("no route to host")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "write", fail)
+        yield patched
+
+
+def test_a_checkpoint_is_found_from_another_machine(store, s3, tmp_path):
+    assert store.state(KEY) is None
+    keep(store, 1)
+    keep(store, 2)
+    other = TrialBucket(Bucket(s3), tmp_path / "other")
+    tensors, plain = other.state(KEY)
+    assert tensors["w"].item() == 2.0
+    assert plain == values(2)
+    assert other.state(trial_key(3, {"macs_kept": [0.4]})) is None  # another trial that got the number
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_what_the_bucket_does_not_take_stays_here_and_the_farther_one_counts(store, broken, s3, tmp_path, monkeypatch):
+    broken.undo()
+    keep(store, 1)
+    broken.setattr(Bucket, "write", lambda *_words: (_ for _ in ()).throw(OSError("gone")))
+    keep(store, 2)
+    assert epochs_of(store) == 2
+    assert epochs_of(TrialBucket(Bucket(s3), tmp_path / "other")) == 1
+    broken.undo()
+    keep(TrialBucket(Bucket(s3), tmp_path / "other"), 5)
+    assert epochs_of(store) == 5
+    keep(store, 6)  # the bucket is left alone for a while
+    assert epochs_of(TrialBucket(Bucket(s3), tmp_path / "other")) == 5
+    monkeypatch.setattr(trial_bucket.time, "monotonic", lambda: float("inf"))
+    keep(store, 7)
+    assert epochs_of(TrialBucket(Bucket(s3), tmp_path / "other")) == 7
+
+
+def test_a_trial_is_told_to_stop_and_all_of_it_goes_once_it_has_ended(store, s3):
+    assert store.told_to_stop(KEY) is None
+    store.tell_to_stop(CONFIG, "it is behind")
+    assert store.told_to_stop(KEY) == "it is behind"
+    keep(store, 1)
+    keep(store, 1, key=trial_key(30, {}))
+    assert store.numbers() == {3, 30}
+    store.remove([3])
+    assert store.numbers() == {30}
+    store.forget()
+    assert Bucket(s3).names(TRIALS) == []
+
+
+def test_a_network_is_kept_however_often_the_bucket_fails(store, s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(buckets, "_RETRY_SECONDS", 0.0)
+    network = tmp_path / "one/candidates/3-1"
+    network.mkdir(parents=True)
+    (network / "weights").write_bytes(b"1")
+    write, failures = Bucket.write, [OSError("no route to host"), TimeoutError("no answer")]
+
+    def flaky(self, name, content):
+        if failures:
+            raise failures.pop()
+        write(self, name, content)
+
+    monkeypatch.setattr(Bucket, "write", flaky)
+    store.keep_network(network)
+    assert Bucket(s3).pull("candidates/3-1", tmp_path / "other")
+    assert (tmp_path / "other/weights").read_bytes() == b"1"
