@@ -29,8 +29,6 @@ from trainables.tune_adapter import TrialFollower, TrialSettings
 WAIT = timedelta(minutes=30)
 # Over gloo a leader hears of a rank's death by itself; over NCCL it would wait for ever.
 _HEARS_SECONDS = 10.0
-
-
 # Of the resource that Ray gives a machine for its cards' kind; whoever asks for any of it runs there.
 _A_LITTLE = 0.001
 
@@ -87,6 +85,11 @@ class RankActors:
         """What Ray reserves, on one machine: the leader's part, and one for each of the others."""
         each = {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus > 0 else {}) | self._kind
         return [dict(each) for _ in range(self.size)]
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What all of them take together, of one machine; rounded, as thirds of a machine are to make one."""
+        return {kind: round(number * self.size, 6) for kind, number in self.bundles[0].items()}
 
     @property
     def options(self) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import ray
 import yaml
 
-from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults
+from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, nodes_for
 
 
 class Machine:
@@ -16,7 +17,7 @@ class Machine:
 
     def __init__(self):
         self.now, self.nodes = 0.0, frozenset({"a", "b", "c"})
-        self.faults = NodeFaults(there=lambda: self.nodes, clock=lambda: self.now)
+        self.faults = NodeFaults(lambda: self.nodes, clock=lambda: self.now)
 
 
 @pytest.fixture
@@ -40,8 +41,41 @@ def test_two_failures_in_a_row_leave_a_node_out_for_a_while(machine):
 
 def test_an_epoch_that_worked_starts_the_count_again(machine):
     machine.faults.failed("a", 1)
-    machine.faults.worked("a")
+    machine.faults.worked("a", 1)
     assert not machine.faults.failed("a", 2)
+
+
+def test_a_node_that_is_tried_again_and_fails_is_left_out_again(machine):
+    faults = machine.faults
+    faults.failed("a", 1)
+    faults.failed("a", 2)
+    machine.now = LEFT_OUT_SECONDS
+    assert faults.failed("a", 3)
+    assert faults.left_out == {"a"}
+
+
+def test_a_trial_that_fails_everywhere_goes_from_node_to_node_but_once(machine):
+    told = [machine.faults.failed(node, 7) for node in ("a", "a", "a", "b", "b", "b", "a", "a", "c", "c")]
+    assert told == [False, True, *[False] * 8]
+    assert machine.faults.left_out == frozenset()
+
+
+def test_a_trial_that_worked_elsewhere_counts_again(machine):
+    machine.faults.failed("a", 7)
+    machine.faults.worked("b", 7)
+    machine.faults.failed("c", 7)
+    assert machine.faults.failed("c", 7)
+
+
+def test_only_nodes_that_have_what_a_trial_takes_could_take_it(monkeypatch):
+    def node(name, *, alive=True, **resources):
+        return {"NodeID": name, "Alive": alive, "Resources": resources}
+
+    nodes = [node("head", CPU=8.0), node("cards", CPU=8.0, GPU=2.0), node("gone", alive=False, CPU=8.0, GPU=2.0)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert nodes_for({"CPU": 1.0}) == {"head", "cards"}
+    assert nodes_for({"CPU": 1.0, "GPU": 2.0}) == {"cards"}
+    assert nodes_for({"CPU": 9.0}) == frozenset()
 
 
 def test_a_trial_that_fails_elsewhere_too_is_to_blame_itself(machine):
