@@ -189,7 +189,12 @@ class _Follower:
 
 
 class ActorCrew:
-    """The other ranks, led from the process that this is made in."""
+    """The other ranks, led from the process that this is made in.
+
+    Attributes:
+        ranks: all of them, seen from the first.
+        closed: whether they have ended.
+    """
 
     def __init__(
         self, actors: Sequence[Any], follower: Callable[..., Any], shared: Sequence[Any], *, backend: Backend
@@ -200,6 +205,7 @@ class ActorCrew:
             RankLost: if one of them cannot be.
         """
         self.ranks = Ranks(rank=0, size=len(actors) + 1)
+        self.closed = False
         self._actors = dict(enumerate(actors, start=1))
         self._folder = tempfile.mkdtemp(prefix="cascade-ranks-")
         meeting = f"{self._folder}/meeting"
@@ -215,7 +221,7 @@ class ActorCrew:
         """Within it they do some work of theirs while the leader does its own; it ends when all have.
 
         Raises:
-            RankLost: if one of them ended in its midst.
+            RankLost: if one of them ended in its midst; then, and after an `InputError`, the crew is closed.
         """
         with self._together("do", lambda _rank: (work, *arguments)):
             yield
@@ -226,7 +232,7 @@ class ActorCrew:
         try:
             yield
         except (StageFailure, RanksDiffer):  # of all ranks alike
-            watch.require_all()
+            self._require_all(watch)
             raise
         except Exception as error:
             watch.ended.wait(_HEARS_SECONDS)  # it may be that a rank has died, of which Ray tells a moment later
@@ -236,15 +242,23 @@ class ActorCrew:
                 raise
             raise RankLost(lost) from error
         else:
-            watch.require_all()
+            self._require_all(watch)
         finally:
             watch.leader_done.set()
+
+    def _require_all(self, watch: "_Watch") -> None:
+        try:
+            watch.require_all()
+        except RankLost:
+            self.close()  # so that another attempt can meet in this very process
+            raise
 
     def close(self) -> None:
         """Let them end; nothing of them is left."""
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors = {}
+        self.closed = True
         shutil.rmtree(self._folder, ignore_errors=True)
         leave()
 

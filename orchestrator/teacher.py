@@ -246,21 +246,23 @@ def _found_or_trained(
         return TeacherResult.from_dict(values["result"] | {"reused": True})
     state = task.folder / "state.safetensors"
     crew = task.actors.start(TeacherFollower, task, *shared)
-    stage = _stage(task, network, data, crew.ranks)
     epochs: list[dict[str, Any]] = []
-    if state.exists():
-        tensors, values = load_state(state)
-        with crew.doing("begin", str(state)):
-            stage.load_state(tensors, values)
-        epochs += values["epochs"]
-    while not stage.finished:
-        with crew.doing("step"):
-            progress = stage.step().to_dict()
-        epochs.append(progress)
-        tensors, values = stage.state()
-        save_state(state, tensors, values | {"epochs": epochs})
-        yield progress
-    crew.close()
+    try:
+        stage = _stage(task, network, data, crew.ranks)
+        if state.exists():
+            tensors, values = load_state(state)
+            with crew.doing("begin", str(state)):
+                stage.load_state(tensors, values)
+            epochs += values["epochs"]
+        while not stage.finished:
+            with crew.doing("step"):
+                progress = stage.step().to_dict()
+            epochs.append(progress)
+            tensors, values = stage.state()
+            save_state(state, tensors, values | {"epochs": epochs})
+            yield progress
+    finally:
+        crew.close()
     result = stage.result()
     if store is not None:
         store.keep(task.identity, network.state_dict(), {"result": result.to_dict(), "epochs": epochs})

@@ -53,7 +53,7 @@ def data():
 
 @pytest.mark.integration
 def test_a_leader_works_with_its_crew_and_is_told_of_a_rank_that_is_lost(session):
-    given, still_joined = led(rank_work.lead, TWO, [ray.put(10)], ["fail", "die", "refuse"])
+    given, closed = led(rank_work.lead, TWO, [ray.put(10)], ["fail", "die", "refuse"])
     assert given == [
         11,
         "rank 1 failed: MemoryError: no room on the card",
@@ -62,7 +62,7 @@ def test_a_leader_works_with_its_crew_and_is_told_of_a_rank_that_is_lost(session
         11,
         "no such image",  # of all ranks, so that it is no rank that was lost
     ]
-    assert not still_joined
+    assert closed == [True, True, True]
 
 
 @pytest.mark.integration
