@@ -65,6 +65,11 @@ class TeacherTask:
         """The saved teacher."""
         return self.folder / "network"
 
+    @property
+    def state_file(self) -> Path:
+        """The checkpoint of the last epoch, while it is trained."""
+        return self.folder / "state.safetensors"
+
     def result(self) -> TeacherResult | None:
         """The finished teacher's figures, or `None` while there is none."""
         path = self.folder / "result.json"
@@ -113,10 +118,12 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
     result = task.result()
     if result is not None:
         return result
+    state = task.state_file
+    num_told = len(load_state(state)[1]["epochs"]) if state.exists() else 0  # by an earlier start
     try:
         with task.actors.placed() as options:
             remote = ray.remote(_run).options(max_retries=2, retry_exceptions=[RankLost], **options)
-            for progress in remote.remote(task, data, (data,)):
+            for progress in remote.remote(task, data, (data,), num_told):
                 told(EpochProgress.from_dict(ray.get(progress)))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, StageFailure | InputError):
@@ -201,12 +208,14 @@ def _stage(task: TeacherTask, network: nn.Module, data: DataSplits, ranks: Ranks
     )
 
 
-def _run(task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef]) -> Iterator[dict[str, Any]]:
-    """Train it; `shared` is the reference that the arrays came from."""
+def _run(
+    task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef], num_told: int
+) -> Iterator[dict[str, Any]]:
+    """Train it; `shared` is the reference that the arrays came from. Yields the epochs after the first `num_told`."""
     network, data = _begun(task, arrays)
     if task.model.weights is None:
         try:
-            result = yield from _found_or_trained(task, network, data, shared)
+            result = yield from _found_or_trained(task, network, data, shared, num_told)
         finally:
             if task.finished_stages is not None:
                 task.finished_stages.release()
@@ -229,11 +238,11 @@ def _run(task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef]
     shutil.rmtree(task.network_folder, ignore_errors=True)  # of an attempt that ended before its result was written
     save_network(task.network_folder, network, model=task.model, input_spec=InputSpec.of(data))
     write_atomically(task.folder / "result.json", (json.dumps(values, indent=1) + "\n").encode())
-    (task.folder / "state.safetensors").unlink(missing_ok=True)
+    task.state_file.unlink(missing_ok=True)
 
 
 def _found_or_trained(
-    task: TeacherTask, network: nn.Module, data: DataSplits, shared: tuple[ray.ObjectRef]
+    task: TeacherTask, network: nn.Module, data: DataSplits, shared: tuple[ray.ObjectRef], num_told: int
 ) -> Generator[dict[str, Any], None, TeacherResult]:
     """Give the network its weights, from a search that trained the same teacher or by training; yields each epoch."""
     store = task.finished_stages
@@ -244,22 +253,23 @@ def _found_or_trained(
         for epoch in values["epochs"]:  # noqa: UP028 - Ray sends into its generators, which a list does not take
             yield epoch
         return TeacherResult.from_dict(values["result"] | {"reused": True})
-    state = task.folder / "state.safetensors"
     crew = task.actors.start(TeacherFollower, task, *shared)
     epochs: list[dict[str, Any]] = []
     try:
         stage = _stage(task, network, data, crew.ranks)
-        if state.exists():
-            tensors, values = load_state(state)
-            with crew.doing("begin", str(state)):
+        if task.state_file.exists():
+            tensors, values = load_state(task.state_file)
+            with crew.doing("begin", str(task.state_file)):
                 stage.load_state(tensors, values)
             epochs += values["epochs"]
+        for epoch in epochs[num_told:]:  # noqa: UP028 - where a task is tried again, Ray passes over as many as came
+            yield epoch
         while not stage.finished:
             with crew.doing("step"):
                 progress = stage.step().to_dict()
             epochs.append(progress)
             tensors, values = stage.state()
-            save_state(state, tensors, values | {"epochs": epochs})
+            save_state(task.state_file, tensors, values | {"epochs": epochs})
             yield progress
     finally:
         crew.close()
