@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,6 +20,8 @@ from trainables.errors import InputError, first_line
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
+# Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
+_SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
 
 
 def is_bucket(address: str) -> bool:
@@ -46,7 +48,7 @@ class Bucket:
                 f"{parts.scheme}://… is no storage that is known; give a folder, or an address that begins with "
                 f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
-        if parts.password is not None or "access_key" in parts.query or "secret_key" in parts.query:
+        if parts.password is not None or not _SECRETS.isdisjoint(parse_qs(parts.query, keep_blank_values=True)):
             raise InputError(
                 f"the storage's address {parts.scheme}://… holds a key, which would be written down with the search; "
                 "leave it out, and give it by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -107,9 +109,9 @@ class Bucket:
         found = self.filesystem.get_file_info(path)
         if found.type == pafs.FileType.Directory:
             # The manifest first, so that nobody takes what is left for whole.
-            for first in (f"{path}/{MANIFEST}",):
-                if self.filesystem.get_file_info(first).type == pafs.FileType.File:
-                    self.filesystem.delete_file(first)
+            manifest = f"{path}/{MANIFEST}"
+            if self.filesystem.get_file_info(manifest).type == pafs.FileType.File:
+                self.filesystem.delete_file(manifest)
             self.filesystem.delete_dir(path)
         elif found.type == pafs.FileType.File:
             self.filesystem.delete_file(path)
