@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import ray
 import torch
 
 from orchestrator.rank_actors import RankLost
@@ -61,7 +62,8 @@ def lead_trial(cascade, teacher, data, settings, folder):
     made.setup({"trial": 0, "cascade": cascade, "state": None}, teacher=teacher, data=data, settings=settings)
     epochs = list(made.step()["progress"])
     made.save_checkpoint(folder)
-    made.step()  # as a crash would lose it
+    lost = made.step()  # as by a crash
+    assert lost["node"] == ray.get_runtime_context().get_node_id()
     made.load_checkpoint(folder)
     result = {"done": False}
     while not result["done"]:
