@@ -28,7 +28,7 @@ PARTS: tuple[PartName, ...] = ("train", "val", "test")
 Labels = Literal["one", "several"]
 """Whether an image has one label, or several or none."""
 
-_FILE_NAME = re.compile(r"[a-z]+-[0-9]{5}\.arrow")
+_FILE_NAME = re.compile(r"[a-z]+-[0-9]{5,}\.arrow")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _OPEN_SHARDS = 64  # maps that a process keeps; a window of a pass has fewer
