@@ -101,6 +101,8 @@ class NodeFaults:
 
     @property
     def selector(self) -> dict[str, str] | None:
-        """Ray's label selector of the nodes that take trials; `None` where all do."""
-        left_out = sorted(self.left_out)
-        return {"ray.io/node-id": f"!in({','.join(left_out)})"} if left_out else None
+        """Ray's label selector of the nodes that take trials; `None` where all do, as no other is left."""
+        left_out = self.left_out
+        if not left_out or not self._there() - left_out:
+            return None
+        return {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"}

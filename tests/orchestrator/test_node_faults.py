@@ -38,6 +38,13 @@ def test_two_failures_in_a_row_leave_a_node_out_for_a_while(machine):
     assert faults.selector is None
 
 
+def test_a_node_takes_trials_again_when_the_others_are_gone(machine):
+    machine.faults.failed("a", 1)
+    machine.faults.failed("a", 2)
+    machine.nodes = frozenset({"a"})
+    assert machine.faults.selector is None
+
+
 def test_an_epoch_that_worked_starts_the_count_again(machine):
     machine.faults.failed("a", 1)
     machine.faults.worked("a", 1)
