@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -31,6 +31,8 @@ _RETRY_SECONDS = 5.0
 
 _Answer = TypeVar("_Answer")
 _log = logging.getLogger(__name__)
+# Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
+_SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
 
 
 def is_bucket(address: str) -> bool:
@@ -57,7 +59,7 @@ class Bucket:
                 f"{parts.scheme}://… is no storage that is known; give a folder, or an address that begins with "
                 f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
-        if parts.password is not None or "access_key" in parts.query or "secret_key" in parts.query:
+        if parts.password is not None or not _SECRETS.isdisjoint(parse_qs(parts.query, keep_blank_values=True)):
             raise InputError(
                 f"the storage's address {parts.scheme}://… holds a key, which would be written down with the search; "
                 "leave it out, and give it by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -146,9 +148,9 @@ class Bucket:
         found = self.filesystem.get_file_info(path)
         if found.type == pafs.FileType.Directory:
             # The manifest first, so that nobody takes what is left for whole.
-            for first in (f"{path}/{MANIFEST}",):
-                if self.filesystem.get_file_info(first).type == pafs.FileType.File:
-                    self.filesystem.delete_file(first)
+            manifest = f"{path}/{MANIFEST}"
+            if self.filesystem.get_file_info(manifest).type == pafs.FileType.File:
+                self.filesystem.delete_file(manifest)
             self.filesystem.delete_dir(path)
         elif found.type == pafs.FileType.File:
             self.filesystem.delete_file(path)

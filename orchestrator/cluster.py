@@ -110,6 +110,25 @@ def check_kinds(asked: Mapping[str, str]) -> None:
             raise InputError(f"{key} is {kind!r}, but {has}; give one of these, or leave it out")
 
 
+def check_together(needs: Mapping[str, Mapping[str, float]]) -> None:
+    """See that some machine has all that is needed at once, one that is there or that autoscaling may bring. Needs Ray.
+
+    Args:
+        needs: numbers by Ray's names of resources, by who needs them.
+
+    Raises:
+        InputError: if none has.
+    """
+    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *_may_come()]
+    for who, need in needs.items():
+        if not any(all(machine.get(kind, 0.0) >= number for kind, number in need.items()) for machine in machines):
+            asked = [f"{number:g} {kind}s" for kind, number in need.items() if not kind.startswith(GPU_KIND)]
+            asked += [f"cards of kind {kind.removeprefix(GPU_KIND)}" for kind in need if kind.startswith(GPU_KIND)]
+            raise InputError(
+                f"{who} takes {', '.join(asked)}, but no machine has all of these; ask for less of one of them"
+            )
+
+
 def _may_come() -> list[Mapping[str, float]]:
     """Resources of each kind of machine that the autoscaler says it may start."""
     config = state.get_cluster_config()

@@ -27,6 +27,8 @@ def make_shards(source: str, out: Path, options: WriteOptions, *, seed: int, for
     folder = Path(source)
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"{out} lies in {source}, which is read; choose a folder beside it")
+    if out.resolve() in folder.resolve().parents:  # --overwrite would remove what is read
+        raise InputError(f"{source}, which is read, lies in {out}; choose another folder")
     check_out(out.resolve(), options.existing)
     found = open_source(folder, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -2,13 +2,15 @@
 
 A trial that raises, or whose process dies, is tried again; on a node with a broken disk or card it fails there again,
 as such a node is free sooner than any other. So a node on which two attempts in a row have failed is left out, if
-another one that is there could take a trial. It is tried again after a quarter of an hour; at once where the blame was
-a trial's, which has failed elsewhere since.
+another one that is there could take a trial. The first wave that begins a quarter of an hour later tries it again, and
+one more failure is enough then. A trial that has failed on several nodes is itself to blame, and counts against none of
+them: else it would go from node to node for ever.
 """
 
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import ray
@@ -29,9 +31,13 @@ def node_of(said: str) -> str | None:
     return node
 
 
-def nodes_there() -> frozenset[str]:
-    """Nodes that are alive and could take a trial: those that have a processor to give."""
-    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0)
+def nodes_for(needs: Mapping[str, float]) -> frozenset[str]:
+    """Nodes that are alive and have so much of each of Ray's resources, whoever uses it now."""
+    return frozenset(
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(kind, 0.0) >= number for kind, number in needs.items())
+    )
 
 
 @dataclass(slots=True)
@@ -40,19 +46,17 @@ class _Blame:
 
     Attributes:
         trials: whose attempts failed there since one last worked, in their order.
-        until: when it is tried again; `None` while it is not left out.
+        until: when it may be tried again; in the past where it was not left out, or was and has not worked since.
     """
 
     trials: list[int] = field(default_factory=list)
-    until: float | None = None
+    until: float = -math.inf
 
 
 class NodeFaults:
     """Counts failed attempts by node."""
 
-    def __init__(
-        self, *, there: Callable[[], frozenset[str]] = nodes_there, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, there: Callable[[], frozenset[str]], *, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing has failed.
 
         Args:
@@ -62,19 +66,23 @@ class NodeFaults:
         self._there = there
         self._clock = clock
         self._blames: dict[str, _Blame] = {}
+        self._failed_on: dict[int, set[str]] = {}  # nodes of trials that have not worked since
 
-    def worked(self, node: str) -> None:
+    def worked(self, node: str, trial: int) -> None:
         """A trial trained an epoch on a node."""
         self._blames.pop(node, None)
+        self._failed_on.pop(trial, None)
 
     def failed(self, node: str, trial: int) -> bool:
         """An attempt at a trial failed on a node; whether the node is left out from now on."""
-        for other, blame in list(self._blames.items()):
-            if other != node and set(blame.trials) == {trial}:
-                del self._blames[other]  # it is the trial, and not the node
+        nodes = self._failed_on.setdefault(trial, set())
+        nodes.add(node)
+        if len(nodes) > 1:  # it is the trial, and not the nodes
+            self._blames = {name: blame for name, blame in self._blames.items() if set(blame.trials) != {trial}}
+            return False
         blame = self._blames.setdefault(node, _Blame())
         blame.trials.append(trial)
-        if len(blame.trials) < FAILURES_IN_A_ROW or blame.until is not None:
+        if len(blame.trials) < FAILURES_IN_A_ROW or self.is_left_out(node):
             return False
         if not self._there() - self.left_out - {node}:
             return False  # there is no other
@@ -89,10 +97,12 @@ class NodeFaults:
     def left_out(self) -> frozenset[str]:
         """Nodes that take no trials for now."""
         now = self._clock()
-        return frozenset(node for node, blame in self._blames.items() if blame.until is not None and now < blame.until)
+        return frozenset(node for node, blame in self._blames.items() if now < blame.until)
 
     @property
     def selector(self) -> dict[str, str] | None:
-        """Ray's label selector of the nodes that take trials; `None` where all do."""
-        left_out = sorted(self.left_out)
-        return {"ray.io/node-id": f"!in({','.join(left_out)})"} if left_out else None
+        """Ray's label selector of the nodes that take trials; `None` where all do, as no other is left."""
+        left_out = self.left_out
+        if not left_out or not self._there() - left_out:
+            return None
+        return {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"}

@@ -24,6 +24,7 @@ from trainables.sources import Part, data_folder, decode_image, decode_square
 
 _SHAPE = (3, 32, 32)
 _ROWS_A_BATCH = 4096
+_MOST_CLASSES = 100_000  # more would rather be other numbers than labels
 _IMAGE_COLUMNS = ("img", "image")
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -163,13 +164,22 @@ def columns(schema: Any, expected: Format, file: Path) -> tuple[str, str]:
             raise InputError(f"{file} has no column {' or '.join(allowed)}; columns found: {', '.join(schema.names)}")
         found.append(names[0])
     image_type, label_type = (schema.field(name).type for name in found)
-    if not (pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0):
-        raise InputError(f"column {found[0]} of {file} is {image_type}, but must be a struct with a field bytes")
+    # Text would be taken for the name of a file on this machine.
+    if not (
+        pa.types.is_struct(image_type)
+        and image_type.get_field_index("bytes") >= 0
+        and _is_binary(image_type.field("bytes").type)
+    ):
+        raise InputError(f"column {found[0]} of {file} is {image_type}, but must be a struct with binary bytes")
     several = expected.class_names == () and is_list(label_type)
     if not pa.types.is_integer(label_type.value_type if several else label_type):
         lists = "" if expected.class_names else ", or lists of them"
         raise InputError(f"column {found[1]} of {file} is {label_type}, but must hold whole numbers{lists}")
     return found[0], found[1]
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def is_list(kind: Any) -> bool:
@@ -204,6 +214,11 @@ def own_class_names(files: Sequence[Path], expected: Format) -> tuple[str, ...]:
                 labels = batch.column(0)
                 labels = labels.flatten() if is_list(labels.type) else labels
                 largest = max(largest, pc.max(labels).as_py() or 0) if len(labels) else largest
+    if largest >= _MOST_CLASSES:
+        raise InputError(
+            f"{files[0].parent} has the label {largest} in its train files, but labels must be below {_MOST_CLASSES}; "
+            "number the classes from 0 on"
+        )
     if largest < 1:
         raise InputError(f"{files[0].parent} has {largest + 1} classes in its train files, but must have at least 2")
     width = len(str(largest))

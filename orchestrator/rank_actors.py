@@ -29,8 +29,6 @@ from trainables.tune_adapter import TrialFollower, TrialSettings
 WAIT = timedelta(minutes=30)
 # Over gloo a leader hears of a rank's death by itself; over NCCL it would wait for ever.
 _HEARS_SECONDS = 10.0
-
-
 # Of the resource that Ray gives a machine for its cards' kind; whoever asks for any of it runs there.
 _A_LITTLE = 0.001
 
@@ -87,6 +85,11 @@ class RankActors:
         """What Ray reserves, on one machine: the leader's part, and one for each of the others."""
         each = {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus > 0 else {}) | self._kind
         return [dict(each) for _ in range(self.size)]
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What all of them take together, of one machine; rounded, as thirds of a machine are to make one."""
+        return {kind: round(number * self.size, 6) for kind, number in self.bundles[0].items()}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -186,7 +189,12 @@ class _Follower:
 
 
 class ActorCrew:
-    """The other ranks, led from the process that this is made in."""
+    """The other ranks, led from the process that this is made in.
+
+    Attributes:
+        ranks: all of them, seen from the first.
+        closed: whether they have ended.
+    """
 
     def __init__(
         self, actors: Sequence[Any], follower: Callable[..., Any], shared: Sequence[Any], *, backend: Backend
@@ -197,6 +205,7 @@ class ActorCrew:
             RankLost: if one of them cannot be.
         """
         self.ranks = Ranks(rank=0, size=len(actors) + 1)
+        self.closed = False
         self._actors = dict(enumerate(actors, start=1))
         self._folder = tempfile.mkdtemp(prefix="cascade-ranks-")
         meeting = f"{self._folder}/meeting"
@@ -212,7 +221,7 @@ class ActorCrew:
         """Within it they do some work of theirs while the leader does its own; it ends when all have.
 
         Raises:
-            RankLost: if one of them ended in its midst.
+            RankLost: if one of them ended in its midst; then, and after an `InputError`, the crew is closed.
         """
         with self._together("do", lambda _rank: (work, *arguments)):
             yield
@@ -223,7 +232,7 @@ class ActorCrew:
         try:
             yield
         except (StageFailure, RanksDiffer):  # of all ranks alike
-            watch.require_all()
+            self._require_all(watch)
             raise
         except Exception as error:
             watch.ended.wait(_HEARS_SECONDS)  # it may be that a rank has died, of which Ray tells a moment later
@@ -233,15 +242,23 @@ class ActorCrew:
                 raise
             raise RankLost(lost) from error
         else:
-            watch.require_all()
+            self._require_all(watch)
         finally:
             watch.leader_done.set()
+
+    def _require_all(self, watch: "_Watch") -> None:
+        try:
+            watch.require_all()
+        except RankLost:
+            self.close()  # so that another attempt can meet in this very process
+            raise
 
     def close(self) -> None:
         """Let them end; nothing of them is left."""
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors = {}
+        self.closed = True
         shutil.rmtree(self._folder, ignore_errors=True)
         leave()
 

@@ -70,7 +70,7 @@ class Reporter(Callback):  # type: ignore[misc]
         """A trial trained an epoch."""
         number = trial.config["trial"]
         if result.get("node"):
-            self._faults.worked(result["node"])
+            self._faults.worked(result["node"], number)
         epochs = [EpochProgress.from_dict(epoch) for epoch in result.get("progress", ())]
         for epoch in epochs[:-1]:  # of stages that were there already; the last one was trained now
             self._record.took_over(number, epoch)

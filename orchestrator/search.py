@@ -27,7 +27,7 @@ from ray import tune
 from orchestrator.bucket import Bucket
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network, check_ranks
-from orchestrator.cluster import check_kinds, check_nodes, check_resources, joining
+from orchestrator.cluster import check_kinds, check_nodes, check_resources, check_together, joining
 from orchestrator.config import Experiment, Resources
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import STAGES, TEACHER, SearchFolder
@@ -161,6 +161,12 @@ def ray_session(resources: Resources) -> Iterator[float]:
     try:
         available_cpus = check_resources(_asked(resources), address=resources.address)
         check_kinds(_kinds(resources))
+        check_together(
+            {
+                "a trial (resources)": RankActors.of_trial(resources).needs,
+                "the teacher (resources.teacher)": RankActors.of_teacher(resources).needs,
+            }
+        )
         yield available_cpus
     finally:
         ray.shutdown()

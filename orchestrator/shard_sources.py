@@ -121,11 +121,17 @@ def _imagefolder(folder: Path, seed: int) -> ShardSource:
     for part, root in roots.items():
         files, labels_N = image_files(root, class_names)
         entries = tuple(
-            Entry(name=str(file.relative_to(folder)), label=label, data=file)
+            Entry(name=_printable(str(file.relative_to(folder))), label=label, data=file)
             for file, label in zip(files, labels_N.tolist(), strict=True)
         )
         parts[part] = SourcePart(num_images=len(entries), entries=_Shuffled(entries, seed))
-    return ShardSource(kind="folders of images", class_names=class_names, labels="one", parts=parts)
+    printable = tuple(map(_printable, class_names))
+    return ShardSource(kind="folders of images", class_names=printable, labels="one", parts=parts)
+
+
+def _printable(name: str) -> str:
+    """A file's name, which on Linux may be no Unicode."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 class _Shuffled:

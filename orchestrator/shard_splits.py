@@ -1,6 +1,7 @@
 """Training, validation and test images from shards: held in memory where they are few, streamed where they are many."""
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -53,14 +54,19 @@ class _Rows:
     def decoded(self, config: DataConfig, some: torch.Tensor | None = None) -> torch.Tensor:
         """All images, or those at some indices, uint8 of shape (N, 3, image_size, image_size)."""
         indices = torch.arange(len(self.chosen_N)) if some is None else some
-        tasks = indices.split(_ROWS_A_TASK)  # type: ignore[no-untyped-call]
-        # Decoders release the interpreter. Each task opens files for itself.
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            return torch.cat(list(pool.map(lambda task: self.streamed(config).pixels(task), tasks)))
+        images_NCHW = torch.empty(len(indices), *self.streamed(config).image_shape, dtype=torch.uint8)
+
+        def fill(start: int) -> None:
+            rows = slice(start, start + _ROWS_A_TASK)
+            images_NCHW[rows] = self.streamed(config).pixels(indices[rows])  # which opens files for itself
+
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # decoders release the interpreter
+            deque(pool.map(fill, range(0, len(indices), _ROWS_A_TASK)), maxlen=0)  # raises the first image's error
+        return images_NCHW
 
     def in_memory(self, config: DataConfig) -> ImageSet:
         """Decoded now."""
-        return ImageSet(images_NCHW=self.decoded(config).contiguous(), labels_N=self.labels_N)
+        return ImageSet(images_NCHW=self.decoded(config), labels_N=self.labels_N)
 
 
 def load_splits(config: DataConfig) -> DataSplits:

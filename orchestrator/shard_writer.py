@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -81,7 +81,7 @@ def write_shards(
         for name, part in source.parts.items():
             parts[name] = _PartWriter(package, name, source, options).write(part, skipped, told)
         _check_skipped(skipped, sum(part.num_images for part in source.parts.values()), options)
-        _check_counts(parts["train"], source.class_names)
+        _check_counts(parts, source.class_names)
         written = ShardSet(labels=source.labels, class_names=source.class_names, parts=parts, skipped=tuple(skipped))
         (package / FILE).write_text(written.to_json())
         _deliver(package, out, options.existing)
@@ -94,6 +94,8 @@ def check_out(out: Path, existing: Existing) -> None:
     Raises:
         InputError: naming what is there.
     """
+    if out.is_mount():
+        raise InputError(f"{out} is where a disk is mounted, which nothing can replace; choose a folder within it")
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     if existing == "keep":
@@ -127,8 +129,11 @@ def _check_skipped(skipped: Sequence[Skipped], num_images: int, options: WriteOp
     )
 
 
-def _check_counts(train: Part, class_names: Sequence[str]) -> None:
-    for name, count in zip(class_names, train.counts, strict=True):
+def _check_counts(parts: Mapping[PartName, Part], class_names: Sequence[str]) -> None:
+    for part_name, part in parts.items():
+        if part.num_images == 0:
+            raise InputError(f"no {part_name} image can be read; mend some, or leave out all {part_name} images")
+    for name, count in zip(class_names, parts["train"].counts, strict=True):
         if count == 0:
             raise InputError(f"class {name} has no training image that can be read; add some or leave the class out")
 
@@ -149,10 +154,10 @@ def _looked_at(entry: Entry, shorter_side: int | None) -> _Row | Skipped:
     try:
         encoded = entry.data.read_bytes() if isinstance(entry.data, Path) else entry.data
         image = decode_rgb(encoded, name=entry.name)
+        if shorter_side is not None and min(image.size) > shorter_side:
+            encoded = _shrunk(image, shorter_side)
     except (InputError, OSError) as error:
         return Skipped(name=entry.name, reason=str(error).removesuffix("; mend or remove it"))
-    if shorter_side is not None and min(image.size) > shorter_side:
-        encoded = _shrunk(image, shorter_side)
     return _Row(name=entry.name, label=entry.label, encoded=encoded)
 
 

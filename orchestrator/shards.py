@@ -28,7 +28,7 @@ PARTS: tuple[PartName, ...] = ("train", "val", "test")
 Labels = Literal["one", "several"]
 """Whether an image has one label, or several or none."""
 
-_FILE_NAME = re.compile(r"[a-z]+-[0-9]{5}\.arrow")
+_FILE_NAME = re.compile(r"[a-z]+-[0-9]{5,}\.arrow")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _OPEN_SHARDS = 64  # maps that a process keeps; a window of a pass has fewer
@@ -122,6 +122,8 @@ class ShardSet:
         require("train" in self.parts and set(self.parts) <= {*PARTS}, f"parts are {', '.join(self.parts)}")
         for name, part in self.parts.items():
             require(len(part.shards) > 0, f"part {name} has no shards")
+        files = [shard.file for part in self.parts.values() for shard in part.shards]
+        require(len(set(files)) == len(files), "a file is named twice")  # its images would be in two parts
 
     @property
     def schema(self) -> Any:  # noqa: ANN401 - Arrow's
@@ -197,9 +199,14 @@ def _check_shard(path: Path, shard: Shard, schema: Any) -> None:
         batch.validate(full=True)  # or an offset might point anywhere; images themselves are not read
     except pa.ArrowException as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); copy it again, or {_MEND}") from error
-    empty = [name for name, column in zip(batch.schema.names, batch.columns, strict=True) if column.null_count]
+    empty = [name for name, column in zip(batch.schema.names, batch.columns, strict=True) if _lacks(column)]
     if empty:
         raise InputError(f"{path} lacks values in its column {empty[0]}; {_MEND}")
+
+
+def _lacks(column: Any) -> bool:
+    """Whether there is no value in some row, or in some row's list."""
+    return bool(column.null_count or (pa.types.is_list(column.type) and column.flatten().null_count))
 
 
 def _mapped(path: Path) -> Any:

@@ -76,6 +76,11 @@ class TeacherTask:
         """The saved teacher."""
         return self.folder / "network"
 
+    @property
+    def state_file(self) -> Path:
+        """The checkpoint of the last epoch, while it is trained."""
+        return self.folder / STATE
+
     def result(self) -> TeacherResult | None:
         """The finished teacher's figures, or `None` while there is none."""
         path = self.folder / "result.json"
@@ -100,7 +105,7 @@ class TeacherTask:
 
     def keep_state(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Keep what training goes on from; on this machine alone where the bucket does not take it."""
-        path = self.folder / STATE
+        path = self.state_file
         save_state(path, tensors, values)
         if self.bucket is not None:
             try:
@@ -110,7 +115,7 @@ class TeacherTask:
 
     def state(self) -> tuple[Tensors, dict[str, Any]] | None:
         """What training goes on from, if it was begun; a bucket is waited for."""
-        path, bucket = self.folder / STATE, self.bucket
+        path, bucket = self.state_file, self.bucket
         if not path.exists() and bucket is not None:
             content = insist(lambda: bucket.read(STATE), what="reading the teacher's state")
             if content is not None:
@@ -125,7 +130,7 @@ class TeacherTask:
         if self.bucket is not None:
             insist(partial(self._push, self.bucket, text), what="keeping the teacher")
         write_atomically(self.folder / "result.json", text)
-        (self.folder / STATE).unlink(missing_ok=True)
+        (self.state_file).unlink(missing_ok=True)
 
     def _push(self, bucket: Bucket, result: bytes) -> None:
         bucket.push(self.network_folder, "network")
@@ -165,10 +170,12 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
     result = task.result()
     if result is not None:
         return result
+    state = task.state()
+    num_told = 0 if state is None else len(state[1]["epochs"])  # by an earlier start
     try:
         with task.actors.placed() as options:
             remote = ray.remote(_run).options(max_retries=2, retry_exceptions=[RankLost], **options)
-            for progress in remote.remote(task, data, (data,)):
+            for progress in remote.remote(task, data, (data,), num_told):
                 told(EpochProgress.from_dict(ray.get(progress)))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, StageFailure | InputError):
@@ -254,12 +261,14 @@ def _stage(task: TeacherTask, network: nn.Module, data: DataSplits, ranks: Ranks
     )
 
 
-def _run(task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef]) -> Iterator[dict[str, Any]]:
-    """Train it; `shared` is the reference that the arrays came from."""
+def _run(
+    task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef], num_told: int
+) -> Iterator[dict[str, Any]]:
+    """Train it; `shared` is the reference that the arrays came from. Yields the epochs after the first `num_told`."""
     network, data = _begun(task, arrays)
     if task.model.weights is None:
         try:
-            result = yield from _found_or_trained(task, network, data, shared)
+            result = yield from _found_or_trained(task, network, data, shared, num_told)
         finally:
             if task.finished_stages is not None:
                 task.finished_stages.release()
@@ -283,7 +292,7 @@ def _run(task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef]
 
 
 def _found_or_trained(
-    task: TeacherTask, network: nn.Module, data: DataSplits, shared: tuple[ray.ObjectRef]
+    task: TeacherTask, network: nn.Module, data: DataSplits, shared: tuple[ray.ObjectRef], num_told: int
 ) -> Generator[dict[str, Any], None, TeacherResult]:
     """Give the network its weights, from a search that trained the same teacher or by training; yields each epoch."""
     store = task.finished_stages
@@ -295,22 +304,26 @@ def _found_or_trained(
             yield epoch
         return TeacherResult.from_dict(values["result"] | {"reused": True})
     crew = task.actors.start(TeacherFollower, task, *shared)
-    stage = _stage(task, network, data, crew.ranks)
     epochs: list[dict[str, Any]] = []
-    state = task.state()
-    if state is not None:
-        tensors, values = state
-        with crew.doing("begin", str(task.folder / STATE)):
-            stage.load_state(tensors, values)
-        epochs += values["epochs"]
-    while not stage.finished:
-        with crew.doing("step"):
-            progress = stage.step().to_dict()
-        epochs.append(progress)
-        tensors, values = stage.state()
-        task.keep_state(tensors, values | {"epochs": epochs})
-        yield progress
-    crew.close()
+    try:
+        stage = _stage(task, network, data, crew.ranks)
+        state = task.state()
+        if state is not None:
+            tensors, values = state
+            with crew.doing("begin", str(task.state_file)):
+                stage.load_state(tensors, values)
+            epochs += values["epochs"]
+        for epoch in epochs[num_told:]:  # noqa: UP028 - where a task is tried again, Ray passes over as many as came
+            yield epoch
+        while not stage.finished:
+            with crew.doing("step"):
+                progress = stage.step().to_dict()
+            epochs.append(progress)
+            tensors, values = stage.state()
+            task.keep_state(tensors, values | {"epochs": epochs})
+            yield progress
+    finally:
+        crew.close()
     result = stage.result()
     if store is not None:
         store.keep(task.identity, network.state_dict(), {"result": result.to_dict(), "epochs": epochs})

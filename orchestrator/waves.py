@@ -14,13 +14,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from orchestrator.config import Resources
-from orchestrator.node_faults import NodeFaults
+from orchestrator.node_faults import NodeFaults, nodes_for
 from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
 from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
@@ -58,12 +59,13 @@ def run_waves(  # noqa: PLR0913
     Raises:
         OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
     """
-    faults = NodeFaults()
+    actors = RankActors.of_trial(resources)
+    faults = NodeFaults(partial(nodes_for, actors.needs))
     while queue.num_waiting or queue.num_new:
         size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
         wave = Wave(queue, size=size)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, RankActors.of_trial(resources).for_tune(faults.selector)),
+            tune.with_resources(trainable, actors.for_tune(faults.selector)),
             tune_config=tune.TuneConfig(
                 search_alg=WaveSearcher(wave),
                 scheduler=make_scheduler(),

@@ -78,7 +78,8 @@ class RecordedStep:
         self._inputs = (images.clone(), labels.clone())
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Only this thread is held to what can be recorded: another one pins batches that are streamed.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._output = self._step(*self._inputs)
         except RuntimeError as error:  # something in the network waits for the card
             raise InputError(

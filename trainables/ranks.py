@@ -110,6 +110,10 @@ class Crew(Protocol):
     def ranks(self) -> Ranks:
         """All of them, seen from the first."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether they have ended; more work takes a new crew."""
+
     def doing(self, work: str, *arguments: Any) -> AbstractContextManager[object]:  # noqa: ANN401 - of the work
         """Within it they do some work of theirs while the first does its own; it ends when all have."""
 
@@ -121,6 +125,7 @@ class Solo:
     """A crew of nobody else."""
 
     ranks = ALONE
+    closed = False
 
     def doing(self, work: str, *arguments: Any) -> AbstractContextManager[object]:  # noqa: ANN401
         """Nothing."""

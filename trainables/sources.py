@@ -27,6 +27,8 @@ Part = Literal["train", "test"]
 
 _DIGITS_SIZE = 16
 _ROWS_A_TASK = 64
+# Not all that Pillow knows: it has PostScript run by another program.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -98,7 +100,7 @@ def decode_square(data: bytes | Path, *, name: str, size: int) -> torch.Tensor:
 def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
     """An encoded image as Pillow holds it; arguments and errors are those of `decode_image`."""
     try:
-        with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
             mode, rgb = image.mode, image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)

@@ -179,8 +179,11 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
         # Results say where they were made, so that a node on which trials fail is known by those on which they do not.
         self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
-        self._crew: Crew = Solo() if settings.crew is None else settings.crew(settings)
+        self._crew = self._made_crew()
         self._start(config)
+
+    def _made_crew(self) -> Crew:
+        return Solo() if self._settings.crew is None else self._settings.crew(self._settings)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another trial on the same actor: a fresh cascade, with nothing of the last one."""
@@ -189,6 +192,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _start(self, config: dict[str, Any]) -> None:
+        if self._crew.closed:  # the trial before met an image that cannot be read
+            self._crew = self._made_crew()
         self._number = config["trial"]
         self._cascade = config["cascade"]
         self._key = trial_key(config["trial"], config["cascade"])
@@ -257,7 +262,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         try:
             with self._crew.doing("stop"):
                 self._trial.stop()
-        except (StageFailure, RanksDiffer) as failure:
+        except (StageFailure, InputError, RanksDiffer) as failure:
             return {"progress": [], "failure": str(failure), "done": True}
         return {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False} | self._levels()
 

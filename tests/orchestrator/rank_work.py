@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import ray
 import torch
 
 from orchestrator.rank_actors import RankLost
@@ -11,7 +12,7 @@ from trainables.tune_adapter import CascadeTrainable
 
 
 class Follower:
-    """Adds up, fails or dies with the leader."""
+    """Adds up with the leader, fails when that is done, or dies in the midst of it."""
 
     def __init__(self, ranks, shared):
         self._ranks = ranks
@@ -21,6 +22,7 @@ class Follower:
         summed(self._ranks, self._shared)
 
     def fail(self):
+        self.add()
         raise MemoryError("no room on the card")
 
     def refuse(self):
@@ -37,8 +39,8 @@ def summed(ranks, number):
 
 
 def lead(actors, shared, works):
-    """Lead a crew for each work, after one that goes well; what each gave, and whether a group is left in the end."""
-    given = []
+    """Lead a crew for each work, after one that goes well; what each gave, and whether crews were closed by then."""
+    given, closed = [], []
     for work in works:
         crew = actors.start(Follower, *shared)
         for each in ("add", work):
@@ -46,11 +48,12 @@ def lead(actors, shared, works):
                 with crew.doing(each):
                     if each == "refuse":
                         raise InputError("no such image")
-                    given.append(summed(crew.ranks, 1))
+                    total = summed(crew.ranks, 1)
+                given.append(total)
             except (RankLost, InputError) as error:
                 given.append(str(error))
-        crew.close()
-    return given, torch.distributed.is_initialized()
+                closed.append(crew.closed and not torch.distributed.is_initialized())
+    return given, closed
 
 
 def lead_trial(cascade, teacher, data, settings, folder):
@@ -59,7 +62,8 @@ def lead_trial(cascade, teacher, data, settings, folder):
     made.setup({"trial": 0, "cascade": cascade, "state": None}, teacher=teacher, data=data, settings=settings)
     epochs = list(made.step()["progress"])
     made.save_checkpoint(folder)
-    made.step()  # as a crash would lose it
+    lost = made.step()  # as by a crash
+    assert lost["node"] == ray.get_runtime_context().get_node_id()
     made.load_checkpoint(folder)
     result = {"done": False}
     while not result["done"]:

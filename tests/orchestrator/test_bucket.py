@@ -104,6 +104,7 @@ def test_a_bucket_that_is_not_there_is_named_with_the_reason(s3):
         ("s3:///place", "s3://… is no storage"),
         ("s3://me:s3cret@models/place", "holds a key.*AWS_ACCESS_KEY_ID"),
         ("s3://models/place?secret_key=s3cret", "holds a key"),
+        ("abfss://models@me.dfs.core.windows.net/place?sv=1&sig=s3cret", "holds a key"),
         ("s3://models/place?colour=red", "cannot be understood: .*colour"),
     ],
 )

@@ -5,7 +5,16 @@ from ray.exceptions import AuthenticationError
 
 from orchestrator import cluster
 from orchestrator.bucket import Bucket
-from orchestrator.cluster import View, check_joined, check_kinds, check_nodes, check_resources, joining, look
+from orchestrator.cluster import (
+    View,
+    check_joined,
+    check_kinds,
+    check_nodes,
+    check_resources,
+    check_together,
+    joining,
+    look,
+)
 from trainables.errors import InputError
 
 TOKEN = "a" * 64
@@ -93,6 +102,18 @@ def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are
     there[0]["Alive"], come[:] = False, []
     with pytest.raises(InputError, match=r"is 'H100', but no machine has cards whose kind Ray knows"):
         check_kinds({"resources.gpu_kind": "H100"})
+
+
+def test_what_only_several_machines_have_together_is_refused(monkeypatch):
+    there = [{"CPU": 16.0}, {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 1.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in there])
+    monkeypatch.setattr(cluster, "_may_come", list)
+    fits, kind = {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 0.002}, {"GPU": 1.0, "accelerator_type:H100": 0.001}
+    check_together({"a trial": fits, "the teacher": {"CPU": 16.0}})
+    with pytest.raises(InputError, match=r"^the teacher takes 8 CPUs, 1 GPUs, but no machine has all of these; ask"):
+        check_together({"a trial": fits, "the teacher": {"CPU": 8.0, "GPU": 1.0}})
+    with pytest.raises(InputError, match=r"^a trial takes 1 GPUs, cards of kind H100, but no machine"):
+        check_together({"a trial": kind})
 
 
 def test_kinds_of_machines_are_read_from_what_the_autoscaler_says(monkeypatch):

@@ -147,6 +147,9 @@ def test_missing_or_wrong_columns_are_named(tmp_path: Path) -> None:
     assert _message(tmp_path) == f"{file} has no column label; columns found: extra, img, target"
     pq.write_table(pa.table({"img": ["a"], "label": [0]}), file)
     assert "column img of" in _message(tmp_path)
+    # A name is not opened, as if it were the image.
+    pq.write_table(pa.table({"img": [{"bytes": str(tmp_path / "secret.png")}], "label": [0]}), file)
+    assert "but must be a struct with binary bytes" in _message(tmp_path)
     pq.write_table(pa.table({"img": [{"bytes": b"a"}], "label": ["cat"]}), file)
     assert "is string, but must hold whole numbers" in _message(tmp_path)
 
@@ -239,6 +242,8 @@ def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
     assert message() == f"label of row 1 of {train} is None, but must be in 0 … 1"
     _write_own(train, [[0], []], _LISTS)
     assert message() == f"{tmp_path} has 1 classes in its train files, but must have at least 2"
+    _write_own(train, [[0], [10**12]], _LISTS)
+    assert "has the label 1000000000000 in its train files, but labels must be below 100000" in message()
     _write_own(train, [["a"]], pa.list_(pa.string()))
     assert "must hold whole numbers, or lists of them" in message()
     _write_own(train, [[0], [1]], _LISTS)

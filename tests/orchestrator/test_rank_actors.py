@@ -53,7 +53,7 @@ def data():
 
 @pytest.mark.integration
 def test_a_leader_works_with_its_crew_and_is_told_of_a_rank_that_is_lost(session):
-    given, still_joined = led(rank_work.lead, TWO, [ray.put(10)], ["fail", "die", "refuse"])
+    given, closed = led(rank_work.lead, TWO, [ray.put(10)], ["fail", "die", "refuse"])
     assert given == [
         11,
         "rank 1 failed: MemoryError: no room on the card",
@@ -62,7 +62,7 @@ def test_a_leader_works_with_its_crew_and_is_told_of_a_rank_that_is_lost(session
         11,
         "no such image",  # of all ranks, so that it is no rank that was lost
     ]
-    assert not still_joined
+    assert closed == [True, True, True]
 
 
 @pytest.mark.integration
@@ -115,6 +115,8 @@ def test_what_a_trial_takes_is_its_ranks_in_equal_parts():
     resources = Resources(cpus_per_trial=8, gpus_per_trial=4)
     assert RankActors.of_trial(resources) == RankActors(size=4, num_cpus=2, num_gpus=1)
     assert RankActors.of_trial(resources).for_tune().bundles == [{"CPU": 2, "GPU": 1}] * 4
+    assert RankActors.of_trial(resources).needs == {"CPU": 8, "GPU": 4}
+    assert RankActors.of_trial(Resources(cpus_per_trial=1, ranks_per_trial=3)).needs == {"CPU": 1}
     assert RankActors.of_trial(Resources(gpus_per_trial=0.5)).for_tune() == {"cpu": 1, "gpu": 0.5}
     assert RankActors.of_trial(Resources(cpus_per_trial=3, ranks_per_trial=2)).num_threads == 1
 

@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pyarrow as pa
@@ -278,6 +280,23 @@ def test_a_class_without_a_readable_image_is_refused(photos, tmp_path):
         write_shards(open_source(photos, seed=0), tmp_path / "shards", WriteOptions(skip_corrupt=99))
 
 
+def test_a_part_without_a_readable_image_is_refused(photos, tmp_path):
+    for file in (photos / "val").rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(InputError, match="no val image can be read; mend some, or leave out all val images"):
+        write_shards(open_source(photos, seed=0), tmp_path / "shards", WriteOptions(skip_corrupt=99))
+
+
+def test_names_that_are_no_unicode_are_taken(photos, tmp_path):
+    (photos / "train/cat/00.png").rename(photos / "train/cat" / os.fsdecode(b"\xff.png"))
+    for part in photos.iterdir():
+        (part / "cat").rename(part / os.fsdecode(b"\xfe"))
+    written = write_shards(open_source(photos, seed=0), tmp_path / "shards", SMALL)
+    assert written.class_names == ("dog", "\\udcfe")
+    rows = ShardRows(tmp_path / "shards", written.parts["train"].shards)
+    assert any("train/\\udcfe/\\udcff.png" in name for _, name in map(rows.encoded, range(24)))
+
+
 def test_an_image_that_goes_bad_later_is_named(shards):
     file = sorted(shards.glob("train-*.arrow"))[0]
     content = file.read_bytes()
@@ -356,6 +375,22 @@ def test_a_shard_whose_offsets_lead_elsewhere_is_refused(shards):
         load_splits(config(shards))
 
 
+def test_a_list_that_lacks_a_label_is_refused(tmp_path):
+    parquet(tmp_path / "hub", "labels", [[0, 2], [], [1], [2]])
+    write_shards(open_source(tmp_path / "hub", seed=0), tmp_path / "shards", WriteOptions())
+    labels = pa.array([[0], [None], [1], [2]], type=pa.list_(pa.int64()))
+    rewritten(tmp_path / "shards", pa.table({"image": [b""] * 4, "name": ["it"] * 4, "labels": labels}))
+    with pytest.raises(InputError, match=r"test-00000\.arrow lacks values in its column labels"):
+        load_splits(config(tmp_path / "shards"))
+
+
+def test_no_set_takes_the_place_of_a_mounted_disk(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "disk")
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(InputError, match="disk is where a disk is mounted, which nothing can replace"):
+        write_shards(open_source(photos, seed=0), tmp_path / "disk", SMALL)
+
+
 def test_a_shard_that_lacks_an_image_is_refused(shards):
     num_images = json.loads((shards / "shards.json").read_text())["parts"]["test"]["shards"][0]["num_images"]
     images = pa.array([None] * num_images, type=pa.binary())
@@ -371,6 +406,7 @@ def test_a_shard_that_lacks_an_image_is_refused(shards):
         (lambda v: v.pop("parts"), "KeyError 'parts'"),
         (lambda v: v["parts"].pop("train"), "parts are val, test"),
         (lambda v: v["parts"]["val"].update(shards=[]), "part val has no shards"),
+        (lambda v: v["parts"].update(val=v["parts"]["test"]), "a file is named twice"),
         (lambda v: v.update(class_names=["cat"]), "fewer than two classes"),
         (lambda v: v.update(labels="many"), "labels is 'many', but must be one of one, several"),
         (lambda v: v["parts"]["val"]["shards"][0].update(file="../x-00000.arrow"), "file of a shard is '../x"),
@@ -424,6 +460,7 @@ def test_the_command_names_what_it_left_out(cascade, damaged):
         (["photos", "shards"], "shards is there already; choose another folder, or replace it with --overwrite"),
         (["photos", "other", "--overwrite"], "is no set of shards (it has no shards.json) and is not replaced"),
         (["photos", "photos/out"], "photos/out lies in photos, which is read"),
+        (["shards/new", "shards", "--overwrite"], "shards/new, which is read, lies in shards; choose another folder"),
         (["shards", "out"], "shards is a set of shards already"),
         (["empty", "out"], "empty has 0 class folders, but must have at least 2"),
         (["only-test", "out"], "only-test has a folder test, but none called train"),
@@ -436,7 +473,14 @@ def test_the_command_names_what_it_left_out(cascade, damaged):
     ],
 )
 def test_bad_input_is_one_line(cascade, photos, shards, tmp_path, words, message):
-    for folder in ("other/things", "empty", "only-test/test/cat", "pickles/cifar-10-batches-py", "test-parquet"):
+    for folder in (
+        "other/things",
+        "shards/new/cat",
+        "empty",
+        "only-test/test/cat",
+        "pickles/cifar-10-batches-py",
+        "test-parquet",
+    ):
         (tmp_path / folder).mkdir(parents=True)
     for folder in ("cifar", "cifar-lacks"):
         (tmp_path / folder).mkdir()

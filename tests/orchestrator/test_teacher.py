@@ -1,14 +1,18 @@
-"""The times of the teacher's layers are kept beside it, and are never silently other ones."""
+"""What the teacher's training tells, and that the times of its layers are never silently other ones."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from orchestrator.rank_actors import RankActors
-from orchestrator.teacher import TeacherTask, _time_layers, time_layers
+from orchestrator.teacher import TeacherTask, _run, _time_layers, time_layers
 from trainables.config import ModelConfig, Pruning, Recipe
 from trainables.cost import LatencyTable, LayerTime
+from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.images import ImageSet
 
 TABLE = LatencyTable(
     layers={"features.0": LayerTime(fixed_ms=0.1, output_ms=1 / 3, product_ms=0.0)},
@@ -39,6 +43,22 @@ def task(tmp_path):
 def times(task):
     """As a search asks for them, where none are to be measured: without Ray."""
     return time_layers(task, Pruning(), None, actors=ONE)
+
+
+def test_an_attempt_after_another_tells_the_epochs_of_both(task):
+    images = ImageSet(images_NCHW=torch.zeros(8, 1, 8, 8, dtype=torch.uint8), labels_N=torch.arange(8) % 2)
+    data = DataSplits(train=images, val=images, mean=(0.5,), std=(0.25,), class_names=("a", "b"))
+    task = replace(task, recipe=Recipe(epochs=3, batch_size=8))
+
+    def attempt(num_told):
+        return (epoch["epoch"] for epoch in _run(task, data.to_arrays(), (None,), num_told))
+
+    assert next(attempt(0)) == 1  # and the process dies
+    begun = attempt(0)
+    assert [next(begun), next(begun)] == [1, 2]
+    begun.close()
+    assert list(attempt(2)) == [3]  # another start of the search, to which the earlier one has told two
+    assert task.result() is not None
 
 
 def test_times_that_are_kept_are_read_back_to_the_last_bit(task):

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator import reporter
 from orchestrator.budget import Budget
 from orchestrator.config import Stop
+from orchestrator.node_faults import NodeFaults
 from orchestrator.study import Study
 from orchestrator.trials import TrialQueue, Wave, WaveSearcher, WaveStopper
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -82,6 +85,30 @@ def test_a_wave_whose_queue_is_empty_before_is_done_too(make_queue):
     assert wave.next() is None
     wave.ended(0)
     assert wave.done
+
+
+def test_a_trial_goes_on_after_a_node_that_is_left_out_and_fails_where_another_fails_it_too(
+    make_queue, tmp_path, monkeypatch
+):
+    failed, heard = [], SimpleNamespace(note=lambda text: None, failed=lambda number, why: failed.append((number, why)))
+    faults = NodeFaults(lambda: frozenset({"a", "b"}))
+    monkeypatch.setattr(reporter, "node_of", lambda said: said[0])  # which the error begins with here
+    trial = SimpleNamespace(config={"trial": 0}, last_result=None, error_file=str(tmp_path / "error"))
+    queue = make_queue(1)
+
+    def attempts_on(node):
+        wave = Wave(queue, size=queue.num_new)
+        assert wave.next()["trial"] == 0
+        (tmp_path / "error").write_text(f"{node} is broken")
+        told = reporter.Reporter(wave, heard, faults)
+        for what in (told.on_trial_recover, told.on_trial_recover, told.on_trial_error):
+            what(0, [], trial)
+        assert wave.done
+
+    attempts_on("a")
+    assert (queue.num_waiting, failed, faults.left_out) == (1, [], {"a"})
+    attempts_on("b")
+    assert (queue.num_waiting, failed) == (0, [(0, "before its first epoch: b is broken")])
 
 
 WAVES = """

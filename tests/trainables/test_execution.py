@@ -1,5 +1,6 @@
 """A step is the same however its operations reach the hardware."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -136,3 +137,23 @@ def test_a_batch_of_another_shape_is_not_replayed() -> None:
         images = torch.full((4 if number != 4 else 3,), float(number), device="cuda")
         recorded(images, images)
     assert float(total) == 4 * (0 + 1 + 2 + 3 + 5) + 3 * 4
+
+
+@needs_card
+def test_another_thread_may_pin_memory_while_a_step_is_recorded() -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin() -> None:
+        pinned.append(torch.ones(2**22).pin_memory())
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            thread = threading.Thread(target=pin)
+            thread.start()
+            thread.join()
+        return images * 2
+
+    recorded = RecordedStep(step, "graph")
+    images = torch.ones(3, device="cuda")
+    assert [recorded(images * number, images).tolist() for number in range(4)] == [[2.0 * n] * 3 for n in range(4)]
+    assert len(pinned) == 1

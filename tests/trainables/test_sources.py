@@ -52,6 +52,8 @@ def test_images_that_cannot_be_read_are_named() -> None:
         decode_image(b"no image", name="photo 3")
     assert _message(error).startswith("photo 3 cannot be read as an image (unknown format)")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(InputError, match="unknown format"):
+        decode_image(_encoded(noise, "EPS"), name="photo 3")  # of which Pillow would have a program run
     for kind in ("PNG", "JPEG"):
         whole = _encoded(noise, kind)
         with pytest.raises(InputError, match="photo 3 cannot be read"):

@@ -1,4 +1,5 @@
 import pickle
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from trainables.checkpoint import load, save_state
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import InputError, StageFailure
 from trainables.images import ImageSet
-from trainables.ranks import RanksDiffer
+from trainables.ranks import RanksDiffer, Solo
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note, trial_key
 
@@ -140,6 +141,41 @@ def test_a_trial_is_told_to_stop_by_its_store_under_its_own_key(on_machine):
     assert "stopped" not in made.step()
     store.told[trial_key(0, CONFIG.to_dict())] = "it is behind"
     assert made.step()["stopped"] == "it is behind"
+
+
+class Crew(Solo):
+    """Ends at a bad image, as ranks do."""
+
+    @contextmanager
+    def doing(self, work, *arguments):
+        try:
+            yield
+        except InputError:
+            self.closed = True
+            raise
+
+
+def test_a_trial_after_a_bad_image_has_a_crew_that_is_there(actor, monkeypatch):
+    made, _ = actor
+    made._settings = replace(made._settings, crew=lambda settings: Crew())
+    made._crew = Crew()
+    with monkeypatch.context() as patched:
+        patched.setattr(CascadeTrial, "step", unreadable)
+        assert made.step()["failure"] == "image 3 cannot be read"
+    assert made._crew.closed
+    assert made.reset_config(trial(1))
+    assert "results" in run(made)
+
+
+def unreadable(trial):
+    raise InputError("image 3 cannot be read")
+
+
+def test_a_trial_that_meets_a_bad_image_when_it_is_stopped_ends_with_the_reason(actor, monkeypatch, tmp_path):
+    made, _ = actor
+    stop_note(tmp_path, 0).write_text("dominated")
+    monkeypatch.setattr(CascadeTrial, "stop", unreadable)
+    assert made.step() == {"progress": [], "failure": "image 3 cannot be read", "done": True}
 
 
 def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):
