@@ -67,8 +67,13 @@ class Bucket:
         self.address = address
         try:
             self.filesystem, self.root = pafs.FileSystem.from_uri(_with_options(address))
-        except (pa.ArrowException, ValueError, OSError) as error:
+        except (pa.ArrowException, ValueError) as error:
             raise InputError(f"the storage's address {address!r} cannot be understood: {first_line(error)}") from error
+        except OSError as error:  # S3 is asked where a bucket is, unless the address says so
+            raise InputError(
+                f"{address} cannot be reached: {first_line(error)}; look at the bucket's name and the network, or say "
+                "where it is with ?region=REGION"
+            ) from error
 
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)

@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-NUM_BEST = 200
-NUM_RECENT = 800
+NUM_BEST = 100
+NUM_RECENT = 300
 _CHUNK = 500
 
 

@@ -43,7 +43,8 @@ def photos(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)  # a dozen commands, each a process; on a busy machine they took more than five minutes
-def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_commands):
+def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_commands, s3, monkeypatch):
+    monkeypatch.setenv("CASCADE_CACHE", str(photos / "cache"))
     shutil.copytree(tiny_search / "runs", photos / "runs")
     shutil.move(photos / "runs/tiny", photos / "runs/demo")
     shutil.copytree(ROOT / "studies", photos / "studies")
@@ -61,7 +62,7 @@ def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_commands):
         if words[0] == "export":
             # The short search of this test loses more than the docs' example allows.
             words = ["1" if word == "0.01" else word for word in words] + ["--overwrite"]
-        to_run.append(words)
+        to_run.append([s3 if word == "s3://BUCKET/PREFIX" else word for word in words])
     assert {"search", "front", "export", "presets", "study"} <= {words[0] for words in to_run}
     cascade_commands(*to_run, cwd=photos)
 
