@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks.table import Row
 
 NUM_CPUS = 2
-NUM_TRIALS = 300
-WAVE_TRIALS = 150
+NUM_TRIALS = 1_000
+WAVE_TRIALS = 500
 NUM_WITHOUT_REUSE = 12
 ROUNDS = 3
 ARMS = ("search", "search, one wave", "plain", "plain, OptunaSearch", "plain, no reuse")
