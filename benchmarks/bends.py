@@ -9,6 +9,7 @@ GPU trains an epoch, its report waits for the driver, who serves one after the o
 
 import argparse
 import heapq
+import json
 import random
 import statistics
 import sys
@@ -71,8 +72,6 @@ class Quiet:
 
 def fill(study: Study, archive: Archive, length: int) -> None:
     """Let a study and its archive know so many trials that are over."""
-    import json
-
     space, defaults, luck = CascadeSpace(), CascadeDefaults(), random.Random(0)
     beside = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trials, candidates = [], []

@@ -11,9 +11,7 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reuse_actors import EXPERIMENT, EndsWatcher, nothing_of_a_cascade
+from benchmarks.reuse_actors import EXPERIMENT, EndsWatcher, nothing_of_a_cascade, run_arm
 from benchmarks.table import Row
 
 EPOCH_SECONDS, NUM_EPOCHS = 1.0, 12
@@ -188,27 +186,14 @@ def crowd(storage: Path, arm: str) -> dict[str, float]:
         else:
             ends = Watching()
             search(storage, ends, trainable=nothing_of_a_cascade(), num_trials=NUM_TRIALS, workers=WORKERS)
-    half = len(ends.times) // 2
-    return {
-        "trials_a_second": (len(ends.times) - 1) / (ends.times[-1] - ends.times[0]),
-        "kilobytes_a_trial": 1e3 * (ends.megabytes[-1] - ends.megabytes[half]) / (len(ends.times) - 1 - half),
-    }
-
-
-def run_arm(arm: str) -> dict[str, float]:
-    """What one arm found, from a process of its own."""
-    with tempfile.TemporaryDirectory() as storage:
-        command = [sys.executable, "-m", "benchmarks.nodes", arm, storage]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, float] = json.loads(answer.splitlines()[-1])
-    print(f"nodes: {arm}: {found}", file=sys.stderr)
-    return found
+    rates: dict[str, float] = ends.rates
+    return rates
 
 
 def run() -> list[Row]:
     """Measure it."""
-    one, four, lost = (run_arm(arm) for arm in ("one node", "four nodes", "a node is killed"))
-    plain, ours = (run_arm(arm) for arm in ("many workers, plain", "many workers"))
+    one, four, lost = (run_arm("nodes", arm) for arm in ("one node", "four nodes", "a node is killed"))
+    plain, ours = (run_arm("nodes", arm) for arm in ("many workers, plain", "many workers"))
     return [
         Row(
             name="efficiency of four nodes against one, as many trials a node",

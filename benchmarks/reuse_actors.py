@@ -56,6 +56,15 @@ class Ends:
         self.times.append(time.perf_counter())
         self.megabytes.append(psutil.Process().memory_info().rss / 1e6)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Trials a second, and what the process grew by for each in the second half."""
+        half, last = len(self.times) // 2, len(self.times) - 1
+        return {
+            "trials_a_second": last / (self.times[-1] - self.times[0]),
+            "kilobytes_a_trial": 1e3 * (self.megabytes[-1] - self.megabytes[half]) / (last - half),
+        }
+
 
 class EndsWatcher(Ends):
     """The same as a search's watcher."""
@@ -226,13 +235,13 @@ def nothing_of_a_cascade() -> type:
     return Nothing
 
 
-def run_arm(arm: str) -> dict[str, float]:
-    """Trials a second of an arm, and what they cost, from a process of its own."""
+def run_arm(benchmark: str, arm: str) -> dict[str, float]:
+    """What an arm of a benchmark found, by the JSON of its last line, from a process of its own."""
     with tempfile.TemporaryDirectory() as storage:
-        command = [sys.executable, "-m", "benchmarks.reuse_actors", arm, storage]
+        command = [sys.executable, "-m", f"benchmarks.{benchmark}", arm, storage]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, float] = json.loads(answer.splitlines()[-1])
-    print(f"reuse_actors: {arm}: {found}", file=sys.stderr)
+    print(f"{benchmark}: {arm}: {found}", file=sys.stderr)
     return found
 
 
@@ -241,7 +250,7 @@ def run() -> list[Row]:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for _ in range(ROUNDS):
         for arm in ARMS:
-            found[arm].append(run_arm(arm))
+            found[arm].append(run_arm("reuse_actors", arm))
     rate = {arm: statistics.median(one["trials_a_second"] for one in found[arm]) for arm in ARMS}
     spread = {
         arm: f"{min(each):.3g} … {max(each):.3g}"
@@ -271,12 +280,10 @@ def main(arm: str, storage: Path) -> None:
     """Run one arm and print what was found."""
     ends = run_search(arm, storage) if arm.startswith("search") else run_plain(arm, storage)
     gaps = [later - earlier for earlier, later in zip(ends.times, ends.times[1:], strict=False)]
-    half = len(ends.times) // 2
     print(
         json.dumps(
-            {
-                "trials_a_second": (len(ends.times) - 1) / (ends.times[-1] - ends.times[0]),
-                "kilobytes_a_trial": 1e3 * (ends.megabytes[-1] - ends.megabytes[half]) / (len(ends.times) - 1 - half),
+            ends.rates
+            | {
                 "boundary_seconds": max(gaps),
                 "files_a_trial": ends.num_files / len(ends.times),
                 "tracking_seconds": ends.tracking_seconds,

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class FrontView:
     def dominated(self) -> tuple[Candidate, ...]:
         """The candidates that have this cost and are not on the front; of very many an even part of them."""
         front = {candidate.key for candidate in self.front}
-        every = -(-len(self.candidates) // _MOST_DRAWN) or 1
+        every = max(1, math.ceil(len(self.candidates) / _MOST_DRAWN))
         some = self.candidates[::every]
         return tuple(each for each in some if each.key not in front and getattr(each, self.cost) is not None)
 

@@ -1,8 +1,50 @@
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.curves import CurvePoint, TrialCurve
 from trainables.config import CascadeConfig, Recipe
 from trainables.results import LevelResult
+
+
+@pytest.fixture
+def cascade(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in an empty folder; exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cascade", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def told_by(tmp_path):
+    """Run a script in a process of its own, in an empty folder; what the JSON of its last line says."""
+
+    def run(script, *words, timeout):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

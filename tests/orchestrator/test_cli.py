@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,24 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from orchestrator.cli import main
 from search_spaces.presets import PRESETS
-
-
-@pytest.fixture
-def cascade(monkeypatch, capsys, tmp_path):
-    """Run the command in this process, in an empty folder; exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cascade", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 def refused(result, *parts):

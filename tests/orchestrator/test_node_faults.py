@@ -1,10 +1,5 @@
 """Which nodes are left out, for what, and for how long."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import ray
 
@@ -173,18 +168,8 @@ print(json.dumps(told | {"broken": broken.node_id}))
 
 
 @pytest.mark.integration
-def test_waves_leave_a_broken_node_out_and_lose_no_trial(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+def test_waves_leave_a_broken_node_out_and_lose_no_trial(told_by):
+    told = told_by(BROKEN, timeout=200)
     assert (sorted(told["finished"]), told["failed"]) == ([0, 1], [])
     (note,) = told["note"]
     assert note.startswith(f"node {told['broken'][:8]} takes no trials for 15 minutes")

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.cli import main
 from orchestrator.datasets import draws_its_test_images, load_splits, load_test
 from orchestrator.readme import HOW_IMAGES_ARE_MADE
 from orchestrator.shard_sources import open_source
@@ -56,22 +54,6 @@ def shards(photos, tmp_path):
     """The same as shards."""
     write_shards(open_source(photos, seed=0), tmp_path / "shards", SMALL)
     return tmp_path / "shards"
-
-
-@pytest.fixture
-def cascade(monkeypatch, capsys, tmp_path):
-    """Run the command in this process; exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cascade", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 def config(path, **others):

@@ -1,9 +1,6 @@
 """Waves of a queue, alone and on real Ray."""
 
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -149,21 +146,11 @@ print(json.dumps({
 
 
 @pytest.mark.integration
-def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(tmp_path, tiny_yaml):
+def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(told_by, tiny_yaml):
     import yaml
 
     values = yaml.safe_load(tiny_yaml) | {"num_trials": 2}
-    done = subprocess.run(
-        [sys.executable, "-c", WAVES, json.dumps(values)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = told_by(WAVES, json.dumps(values), timeout=280)
     assert (told["status"], told["ended"], told["failures"]) == ("finished", 2, {})
     # A trial that went on in another wave began twice, and yet no epoch was trained twice.
     assert len(told["starts"]) == 3
