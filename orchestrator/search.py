@@ -100,7 +100,6 @@ def run_search(
     folder.require_writable()
     for bucket in filter(None, (folder.bucket, stage_bucket(experiment, folder))):
         bucket.require_usable()
-    tracker.prepare()
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
     data = load_splits(experiment.data)
@@ -110,6 +109,7 @@ def run_search(
     checked = check_network(experiment, data)
     for note in checked.notes:
         watcher.note(note)
+    tracker.prepare()  # now, as it makes the storage folder, and connects while Ray starts
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
         check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
         memory = check_memory(experiment, data)
