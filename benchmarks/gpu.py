@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import multiprocessing
@@ -18,7 +19,7 @@ from torch import multiprocessing
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
-from trainables.config import DataConfig, Execution, ModelConfig, Recipe
+from trainables.config import Augmentation, DataConfig, Execution, Mix, ModelConfig, Recipe
 from trainables.cost import count_macs
 from trainables.data import DataSplits
 from trainables.latency import compare
@@ -42,6 +43,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     source.add_argument("--noise", type=int, help="this many images of noise instead")
     parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 into the folder if it is not there")
     parser.add_argument("--epochs", type=int, default=100, help="of the teacher")
+    parser.add_argument(
+        "--augmentation", default="crop-flip", choices=get_args(Augmentation), help="of the teacher's images"
+    )
+    parser.add_argument("--mix", default="none", choices=get_args(Mix), help="of the teacher's batches")
     parser.add_argument("--steps", type=int, default=50, help="that are timed of each arm, after as many to warm up")
     parser.add_argument("--batch", type=int, default=512, help="images a step")
     parser.add_argument("--width", type=float, default=1.0, help="of VGG16")
@@ -77,9 +82,10 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
         batch_size=min(TEACHER_BATCH, options.batch),
         learning_rate=0.1,
         label_smoothing=0.1,
+        mix=options.mix,
         precision="bf16",
     )
-    stage = TeacherStage(network.to(options.device), recipe=recipe, data=data, augmentation="crop-flip")
+    stage = TeacherStage(network.to(options.device), recipe=recipe, data=data, augmentation=options.augmentation)
     took, reached = 0.0, float("nan")
     while not stage.finished:
         epoch = stage.step()
@@ -88,7 +94,10 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
         if found >= GOAL and reached != reached:
             reached = took
         print(f"teacher: epoch {epoch.epoch}, {found:.2%}, {took:.0f} s", file=sys.stderr)
-    note = f"{options.epochs} epochs of batch {recipe.batch_size}, bf16, crop-flip, validation images"
+    note = (
+        f"{options.epochs} epochs of batch {recipe.batch_size}, bf16, {options.augmentation}, "
+        f"mix {options.mix}, validation images"
+    )
     return [
         Row(
             name="VGG16 teacher: accuracy", figure=stage.result().val_accuracy, rule="at least", target=GOAL, note=note

@@ -74,7 +74,10 @@ def randaugment(images_NCHW: torch.Tensor, generator: torch.Generator) -> torch.
     changes = tuple(CHANGES.values())
     for _ in range(_NUM_CHANGES):
         drawn_N = torch.randint(2 * len(changes), (len(images_NCHW),), generator=generator)
-        for drawn in sorted(set(drawn_N.tolist())):
-            rows = (drawn_N == drawn).nonzero().flatten().to(images_NCHW.device)
-            images_NCHW[rows] = changes[drawn // 2](images_NCHW[rows], 2 * (drawn % 2) - 1)
+        # Images that drew alike, one draw after the other; moved at once, as a card waits for each move.
+        order_N = drawn_N.argsort(stable=True).to(images_NCHW.device)
+        counts = drawn_N.bincount(minlength=2 * len(changes)).tolist()
+        for drawn, rows in enumerate(order_N.split(counts)):  # type: ignore[no-untyped-call]
+            if len(rows):
+                images_NCHW[rows] = changes[drawn // 2](images_NCHW[rows], 2 * (drawn % 2) - 1)
     return images_NCHW
