@@ -171,6 +171,19 @@ def test_processes_change_nothing_and_leave_the_global_generator_alone():
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_gets_the_batches_that_the_cpu_gets(workers):
+    expected = list(_pass(_streamed(), 3, "crop-flip"))
+    found = list(_pass(_streamed(workers=workers).to("cuda"), 3, "crop-flip"))
+    assert len(found) == len(expected)
+    for (pixels, labels), (expected_pixels, expected_labels) in zip(found, expected, strict=True):
+        assert pixels.is_cuda
+        assert labels.is_cuda
+        assert torch.equal(pixels.cpu(), expected_pixels)
+        assert torch.equal(labels.cpu(), expected_labels)
+
+
 @pytest.mark.parametrize("start", [0, 1, 4, 5])
 def test_a_pass_goes_on_at_any_batch(start):
     whole = [pixels for pixels, _ in _pass(_streamed(), 2, "resized-crop-flip")]
