@@ -17,8 +17,9 @@ from trainables.augmentation import augment
 from trainables.config import Augmentation
 from trainables.errors import InputError
 
-# Pixels that are augmented at once: some batches of small images, one of large ones.
-_AUGMENTED_BYTES = 8 << 20
+# Pixels that are augmented at once: some batches of small images, one of large ones. RandAugment makes some hundred
+# calls whatever their number; the others fit into a processor's cache.
+_AUGMENTED_BYTES, _RANDAUGMENTED_BYTES = 8 << 20, 32 << 20
 
 
 class Images(Protocol):
@@ -145,7 +146,8 @@ class ImageSet:
         order = torch.randperm(len(self), generator=generator).to(self.labels_N.device)
         order = order[: num_batches(len(self), batch_size) * batch_size]
         # Changes of a few images cost a card, and RandAugment a CPU too, as much as changes of many.
-        together = max(1, _AUGMENTED_BYTES // (batch_size * self.images_NCHW[0].numel()))
+        at_once = _RANDAUGMENTED_BYTES if "randaugment" in augmentation else _AUGMENTED_BYTES
+        together = max(1, at_once // (batch_size * self.images_NCHW[0].numel()))
         for group in order.split(together * batch_size):  # type: ignore[no-untyped-call]
             pixels_NCHW = augment(self.images_NCHW[group], augmentation, generator)
             parts = (tensor.split(batch_size) for tensor in (pixels_NCHW, group))
