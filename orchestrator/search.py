@@ -40,6 +40,7 @@ from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parame
 from orchestrator.reuse import StageFolder
 from orchestrator.room import check_memory
 from orchestrator.schedulers import RungScheduler, StoredRungs
+from orchestrator.signals import terminated_as_interrupted
 from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
 from orchestrator.teacher import TeacherTask, prepare_teacher, time_layers
@@ -167,7 +168,8 @@ def ray_session(resources: Resources) -> Iterator[float]:
                 "the teacher (resources.teacher)": RankActors.of_teacher(resources).needs,
             }
         )
-        yield available_cpus
+        with terminated_as_interrupted():  # from here on, as Ray has just set what SIGTERM does: a dump, and no end
+            yield available_cpus
     finally:
         ray.shutdown()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.signals import terminated_as_interrupted
 from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
@@ -35,7 +36,7 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
     _bring_up_to_date(storage, say)
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
-        _terminate_as_interrupt(),
+        terminated_as_interrupted(),
         contextlib.suppress(KeyboardInterrupt),
         serve(storage, port=port, host=host, say=say) as server,
     ):
@@ -229,13 +230,3 @@ def _for_browser(host: str) -> str:
     if host in ("0.0.0.0", "::"):  # all interfaces, which is no address to go to
         return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
     return f"[{host}]" if ":" in host else host
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM end the block as Ctrl-C does, so that the server does not outlive us."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
