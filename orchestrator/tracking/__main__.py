@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from trainables.errors import InputError
 
 _POLL_SECONDS = 0.5
 _NICENESS = 5
+# Even niced, it slows trials that share its core's other half or wait for the disk: so it rests for some times as long
+# as a window took, while trials run. Where these take more than seconds it never has a whole window to send.
+_REST, _LONGEST_REST_SECONDS = 3.0, 10.0
 
 
 class Input:
@@ -87,14 +91,17 @@ def _first_search(orders: Input, come: list[dict[str, Any]]) -> dict[str, Any] |
 def follow(sender: Sender, orders: Input) -> None:
     """Send what a spool gets, until the driver ends."""
     backoff, aside = Backoff(), Backoff()
+    rest = _POLL_SECONDS
     while not orders.has_ended:
-        orders.orders(_POLL_SECONDS)
+        orders.orders(rest)
         if not backoff.is_over:
             continue
-        if not sender.send():
+        started = time.monotonic()
+        if not sender.send(windows=1):
             backoff.failed()
             continue
         backoff.worked()
+        rest = max(_POLL_SECONDS, min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
         if aside.is_over and not sender.send_aside():
             aside.failed()
     if sender.send():

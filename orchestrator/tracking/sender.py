@@ -5,6 +5,7 @@ is set aside and tried again later. While the server is down everything waits.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -84,17 +85,19 @@ class Sender:
         """Send everything again; what is there is recognised."""
         self._progress = Progress()
 
-    def send(self) -> bool:
-        """Send what there is now; whether the server took it, or at least answered."""
-        while True:
+    def send(self, *, windows: float = math.inf) -> bool:
+        """Send what there is now, or so many windows of it; whether the server took it, or at least answered."""
+        num_sent = 0
+        while num_sent < windows:
             window, end = self._spool.read(self._progress.offset, most=WINDOW)
             if not window:
-                return True
+                break
             self._make_durable()
-            if self._send_together(window, end) or all(self._send_one(one) for one in window):
-                self._told(len(window))
-            else:
+            if not (self._send_together(window, end) or all(self._send_one(one) for one in window)):
                 return False
+            self._told(len(window))
+            num_sent += 1
+        return True
 
     def send_aside(self) -> bool:
         """Try again what was set aside or put off; whether nothing of it is left."""

@@ -104,6 +104,17 @@ def test_a_sender_goes_on_where_the_last_one_was(make_sender, sender, fake, trac
     assert [run for _, run, _ in fake.taken[before:]] == ["trial/0", "trial/0"]
 
 
+def test_a_window_is_sent_at_a_time_where_that_is_asked(sender, tracker, monkeypatch):
+    monkeypatch.setattr("orchestrator.tracking.sender.WINDOW", 3)
+    tracker.start_trial(0, {"temperature": 4.0})
+    before = sender.num_waiting
+    assert before > 3
+    assert sender.send(windows=1)
+    assert sender.num_waiting == before - 3
+    assert sender.send()
+    assert sender.num_waiting == 0
+
+
 def test_a_record_that_is_refused_is_said_once_and_holds_up_nothing(sender, fake, tracker, warnings):
     fake.refuses = lambda kind, run: run == "trial/0" and kind == "log"
     for trial in (0, 0, 1):
