@@ -50,6 +50,9 @@ class Images(Protocol):
     def to(self, device: torch.device | str) -> "Images":
         """The same set, whose labels and batches are on `device`."""
 
+    def first(self, number: int) -> "Images":
+        """The first so many images, or all; they share memory with the set."""
+
     def shared(self) -> Any:  # noqa: ANN401 - a NumPy array, or plain values that know their files
         """The pixels for processes that share memory; `DataSplits.from_arrays` reads them back."""
 
@@ -122,6 +125,10 @@ class ImageSet:
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`; shares memory where it is there already."""
         return ImageSet(images_NCHW=self.images_NCHW.to(device), labels_N=self.labels_N.to(device))
+
+    def first(self, number: int) -> "ImageSet":
+        """The first so many images, or all; they share memory with the set."""
+        return ImageSet(images_NCHW=self.images_NCHW[:number], labels_N=self.labels_N[:number])
 
     def shared(self) -> np.ndarray[Any, Any]:
         """The images as an array; nothing is copied on the CPU."""

@@ -138,6 +138,11 @@ class StreamedSet:
         """The same set, whose labels and batches are on `device`."""
         return replace(self, labels_N=self.labels_N.to(device))
 
+    def first(self, number: int) -> "StreamedSet":
+        """The first so many images, or all."""
+        stream = replace(self.stream, chosen_N=self.stream.chosen_N[:number])
+        return StreamedSet(stream=stream, labels_N=self.labels_N[:number])
+
     def shared(self) -> Stream:
         """The stream: a process that gets it reads the files itself."""
         return self.stream
