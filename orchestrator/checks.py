@@ -143,7 +143,7 @@ def _precision_notes(experiment: Experiment) -> Iterator[str]:
     """A precision that this machine's processor only imitates, if trials run on it."""
     recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
     asked = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
-    if not asked or experiment.resources.gpus_per_trial > 0 or torch.cpu.get_capabilities().get("avx512_bf16"):
+    if not asked or experiment.resources.num_gpus > 0 or torch.cpu.get_capabilities().get("avx512_bf16"):
         return
     yield f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
 

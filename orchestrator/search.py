@@ -28,7 +28,7 @@ from orchestrator.bucket import Bucket
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network, check_ranks
 from orchestrator.cluster import check_kinds, check_nodes, check_resources, check_together, joining
-from orchestrator.config import Experiment, Resources
+from orchestrator.config import Experiment
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import STAGES, TEACHER, SearchFolder
 from orchestrator.looks import Look, Looks
@@ -37,6 +37,7 @@ from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
+from orchestrator.resources import Resources
 from orchestrator.reuse import StageFolder
 from orchestrator.room import check_memory
 from orchestrator.schedulers import RungScheduler, StoredRungs
@@ -175,7 +176,7 @@ def ray_session(resources: Resources) -> Iterator[float]:
 def _asked(resources: Resources) -> dict[str, tuple[str, float]]:
     asked = {
         "resources.cpus_per_trial": ("CPU", resources.cpus_per_trial),
-        "resources.gpus_per_trial": ("GPU", resources.gpus_per_trial),
+        "resources.gpus_per_trial": ("GPU", resources.num_gpus),
     }
     if resources.teacher is not None:
         asked["resources.teacher.cpus"] = ("CPU", resources.teacher.cpus)
@@ -327,7 +328,7 @@ def trainable(  # noqa: PLR0913
 
 
 def _uses_gpu(resources: Resources) -> bool:
-    return resources.gpus_per_trial > 0
+    return resources.num_gpus > 0
 
 
 def _measures_latency(experiment: Experiment) -> bool:
