@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from orchestrator.archive import write_atomically
 from orchestrator.cards import Measured, gpu_machines, gpu_nodes, measure, smallest_card
+from orchestrator.cluster import LOCAL
 from orchestrator.config import Experiment
 from orchestrator.looks import Look, admit
 from orchestrator.probe import SpaceProbe
@@ -89,7 +90,8 @@ def without_cards(experiment: Experiment, say: Callable[[str], None]) -> Experim
     resources = where_there_is_no_card(experiment.resources)
     if resources == experiment.resources:
         return experiment
-    say(f"{_KEY} is {AUTO}, and no machine has a GPU: trials run on CPUs")
+    wait = "" if resources.address == LOCAL else "; if some are still starting, stop, and --resume once they are there"
+    say(f"{_KEY} is {AUTO}, and no machine has a GPU: trials run on CPUs{wait}")
     return _with_gpus(experiment, resources.num_gpus)
 
 
@@ -121,7 +123,7 @@ def pack(
     except RayError as error:
         cause = getattr(error, "cause", None) or error
         say(
-            f"{_KEY} is {AUTO}: 1, as the cascade that takes most could not be measured ({type(cause).__name__}: "
+            f"{_KEY} is {AUTO}: 1, as the largest cascade could not be measured ({type(cause).__name__}: "
             f"{first_line(cause)})"
         )
         return _packed(experiment, 1)
@@ -174,7 +176,7 @@ def _line(measured: Measured, number: int, most: int, *, when: str) -> str:
     alone = "one trial has a card" if number == 1 else f"{number} trials share a card"
     more = f", though {fit} would fit, as CPUs and trials allow no more" if fit > most else ""
     return (
-        f"{_KEY} is {AUTO}: the cascade that takes most takes {total} of a card's "
+        f"{_KEY} is {AUTO}: the largest cascade takes {total} of a card's "
         f"{gigabytes(measured.usable_bytes)} ({measured.card}, {when}); with {MARGIN - 1:.0%} to spare {alone}{more}: "
         f"{part_of_card(number):g}"
     )

@@ -71,6 +71,6 @@ def test_a_card_that_torch_does_not_find_is_not_measured_and_the_search_goes_on(
     packed = pack(experiment, task, data, file=tmp_path / "packing.json", at_once=20, say=said.append)
     assert packed.experiment.resources.gpus_per_trial == 1.0
     assert said == [
-        "resources.gpus_per_trial is auto: 1, as the cascade that takes most could not be measured (RuntimeError: the "
+        "resources.gpus_per_trial is auto: 1, as the largest cascade could not be measured (RuntimeError: the "
         "process that looks at the card has ended)"
     ]

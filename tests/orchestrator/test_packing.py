@@ -103,7 +103,7 @@ def test_as_many_trials_share_a_card_as_fit_and_it_is_said_kept_and_recorded(ben
     assert packed.experiment.resources == Resources(gpus_per_trial=0.1)
     chosen, warning = bench.said
     assert chosen == (
-        "resources.gpus_per_trial is auto: the cascade that takes most takes 6.5 GiB of a card's 78.5 GiB (H100, "
+        "resources.gpus_per_trial is auto: the largest cascade takes 6.5 GiB of a card's 78.5 GiB (H100, "
         "measured now); with 20% to spare 10 trials share a card: 0.1"
     )
     assert "that shapes alone say" in warning
@@ -182,7 +182,7 @@ def test_what_cannot_be_measured_has_a_card_to_itself(bench):
     packed = bench.pack()
     assert packed.experiment.resources.gpus_per_trial == 1.0
     assert bench.said == [
-        "resources.gpus_per_trial is auto: 1, as the cascade that takes most could not be measured (OutOfMemoryError: "
+        "resources.gpus_per_trial is auto: 1, as the largest cascade could not be measured (OutOfMemoryError: "
         "CUDA out of memory.)"
     ]
     assert not bench.file.exists()
@@ -260,6 +260,15 @@ def test_a_measurement_far_from_what_shapes_say_is_told(torch_bytes, said):
     ("machines", "resources", "gpus", "said"),
     [
         ([], {}, 0.0, ["resources.gpus_per_trial is auto, and no machine has a GPU: trials run on CPUs"]),
+        (
+            [],
+            {"address": "auto"},
+            0.0,
+            [
+                "resources.gpus_per_trial is auto, and no machine has a GPU: trials run on CPUs; if some are still "
+                "starting, stop, and --resume once they are there"
+            ],
+        ),
         ([MACHINE], {}, "auto", []),
         ([], {"gpu_kind": "H100"}, "auto", []),  # and is refused, as it would be with a number
     ],
