@@ -95,8 +95,15 @@ def without_cards(experiment: Experiment, say: Callable[[str], None]) -> Experim
     return _with_gpus(experiment, resources.num_gpus)
 
 
-def pack(
-    experiment: Experiment, task: TeacherTask, data: DataSplits, *, file: Path, at_once: int, say: Callable[[str], None]
+def pack(  # noqa: PLR0913
+    experiment: Experiment,
+    task: TeacherTask,
+    data: DataSplits,
+    *,
+    file: Path,
+    at_once: int,
+    say: Callable[[str], None],
+    look: Look = admit,
 ) -> Packed:
     """Find out how many trials share a card, if that is asked; the teacher must be there, and nothing else run.
 
@@ -107,6 +114,7 @@ def pack(
         file: in which it is kept.
         at_once: trials that run at the same time at the most.
         say: takes a line for people.
+        look: refuses cascades that will not be run, and need not fit.
     """
     resources = experiment.resources
     if resources.gpus_per_trial != AUTO:
@@ -116,7 +124,7 @@ def pack(
         say(f"{_KEY} is {AUTO}: 1, as CPUs and the number of trials that run at the same time allow no more on a card")
         return _packed(experiment, 1)
     footprints = Footprints(experiment, data)
-    cascade = greediest(experiment, footprints)
+    cascade = greediest(experiment, footprints, look)
     known = _read(file)
     try:
         measured = _measured(experiment, task, cascade, data, known)
@@ -135,8 +143,8 @@ def pack(
     if warning is not None:
         say(warning)
     packed = _packed(experiment, number, measured)
-    look = MemoryLook(packed.experiment, data, Room(bytes=measured.usable_bytes, trials=number, is_card=True))
-    return replace(packed, look=look)
+    part = MemoryLook(packed.experiment, data, Room(bytes=measured.usable_bytes, trials=number, is_card=True))
+    return replace(packed, look=part)
 
 
 def _measured(
@@ -150,13 +158,13 @@ def _measured(
     return measure(experiment, task, cascade, data, node=None if card is None else card.node)
 
 
-def greediest(experiment: Experiment, footprints: Footprints) -> CascadeConfig:
+def greediest(experiment: Experiment, footprints: Footprints, look: Look = admit) -> CascadeConfig:
     """Of many cascades that the space gives, the one that takes most by its shapes, with most levels and the largest.
 
     Raises:
-        InputError: if the space fails.
+        InputError: if the space fails, or gives none that may be run.
     """
-    drawn = SpaceProbe(experiment.find_space(), experiment.cascade).cascades
+    drawn = SpaceProbe(experiment.find_space(), experiment.cascade, look).cascades
     return max(drawn, key=lambda cascade: (footprints.least(cascade) or 0, cascade.num_levels, sum(cascade.macs_kept)))
 
 

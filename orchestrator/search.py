@@ -224,7 +224,7 @@ def _run(  # noqa: PLR0913
     max_concurrent = 1 if _measures_latency(experiment) else experiment.resources.max_concurrent
     if study.num_ended < experiment.num_trials:
         at_once = min(experiment.num_trials, max_concurrent or experiment.num_trials)
-        packed = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=watcher.note)
+        packed = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=watcher.note, look=look)
         experiment, look = packed.experiment, Looks(looks=(look, packed.look))
         tracker.log_parameters(packed.parameters)
     space = experiment.find_space()

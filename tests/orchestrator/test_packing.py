@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from orchestrator import packing
 from orchestrator.cards import Card, Measured
 from orchestrator.config import parse_experiment
+from orchestrator.looks import Refusal, admit
 from orchestrator.packing import difference, greediest, most_together, pack, part_of_card, without_cards
 from orchestrator.resources import Resources
 from orchestrator.room import Footprints, find_room
@@ -57,8 +58,10 @@ class Bench:
         self.looked_at.append(tuple(nodes))
         return self.card
 
-    def pack(self, at_once=20, **others):
-        return pack(experiment(**others), None, self.data, file=self.file, at_once=at_once, say=self.said.append)
+    def pack(self, at_once=20, look=admit, **others):
+        return pack(
+            experiment(**others), None, self.data, file=self.file, at_once=at_once, say=self.said.append, look=look
+        )
 
 
 @pytest.fixture
@@ -232,6 +235,11 @@ def test_in_a_space_of_ones_own_memory_counts_and_not_levels(data, monkeypatch):
     monkeypatch.setattr("torchvision.space_of_this_test", large_batches, raising=False)
     own = experiment(space="torchvision:space_of_this_test")
     assert greediest(own, Footprints(own, data)).recipe.batch_size == 64
+
+
+def test_what_will_not_be_run_need_not_fit(bench):
+    bench.pack(look=lambda cascade: Refusal(reason="too many") if cascade.num_levels > 1 else None)
+    assert bench.measured[0][0].num_levels == 1
 
 
 def test_where_shapes_say_nothing_levels_and_sizes_count(data, monkeypatch):
