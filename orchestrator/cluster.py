@@ -24,6 +24,8 @@ GPU_KIND = "accelerator_type:"
 """Begins the name of the resource that Ray gives a machine for its cards' kind."""
 # A node starts a Python process for the first task that it gets; on a busy one that takes a while.
 ANSWER_SECONDS = 120.0
+# Machines of a kind where the autoscaler says no number.
+_NO_LIMIT = 100
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def check_resources(asked: Mapping[str, tuple[str, float]], *, address: str) -> 
         InputError: if no machine has as much.
     """
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    machines = [*there, *([] if address == LOCAL else _may_come())]
+    machines = [*there, *([] if address == LOCAL else may_come())]
     for key, (kind, number) in asked.items():
         most = max(machine.get(kind, 0.0) for machine in machines)  # a trial runs on one machine
         if number > most:
@@ -101,7 +103,7 @@ def check_kinds(asked: Mapping[str, str]) -> None:
     Raises:
         InputError: if none has.
     """
-    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *_may_come()]
+    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *may_come()]
     names = {name for machine in machines for name in machine if name.startswith(GPU_KIND)}
     kinds = sorted(name.removeprefix(GPU_KIND) for name in names)
     for key, kind in asked.items():
@@ -119,7 +121,7 @@ def check_together(needs: Mapping[str, Mapping[str, float]]) -> None:
     Raises:
         InputError: if none has.
     """
-    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *_may_come()]
+    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *may_come()]
     for who, need in needs.items():
         if not any(all(machine.get(kind, 0.0) >= number for kind, number in need.items()) for machine in machines):
             asked = [f"{number:g} {kind}s" for kind, number in need.items() if not kind.startswith(GPU_KIND)]
@@ -129,12 +131,13 @@ def check_together(needs: Mapping[str, Mapping[str, float]]) -> None:
             )
 
 
-def _may_come() -> list[Mapping[str, float]]:
-    """Resources of each kind of machine that the autoscaler says it may start."""
+def may_come() -> list[Mapping[str, float]]:
+    """Resources of each kind of machine that the autoscaler says it may start; as often as there may be of it."""
     config = state.get_cluster_config()
     if config is None:
         return []
-    return [dict(group.resources) for group in config.node_group_configs if group.max_count != 0]
+    counts = ((group, group.max_count if group.max_count >= 0 else _NO_LIMIT) for group in config.node_group_configs)
+    return [dict(group.resources) for group, count in counts for _ in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

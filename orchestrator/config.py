@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.addresses import without_credentials
 from orchestrator.bucket import Bucket
 from orchestrator.constraints import METRICS, Bound, check_bounds
 from orchestrator.overrides import set_value
 from orchestrator.pareto import OBJECTIVES
+from orchestrator.resources import Resources, TeacherResources
 from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
@@ -39,84 +40,6 @@ _SINGLE_METRIC = (
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _check_gpus(key: str, gpus: float, ranks_key: str, ranks: int | None) -> None:
-    """Check a number of GPUs, and that no rank would have several, of which it uses one."""
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"{key} is {gpus:g}, but must be a fraction of one GPU or a whole number of them")
-    if ranks is not None and gpus > ranks:
-        raise InputError(
-            f"{key} is {gpus:g}, but {ranks_key} is {ranks}, and a rank uses one GPU; leave {ranks_key} out or raise it"
-        )
-
-
-def _check_kind(key: str, kind: str | None, gpus_key: str, gpus: float) -> None:
-    if kind is not None and gpus == 0:
-        raise InputError(f"{key} is {kind!r}, but {gpus_key} is 0; ask for a GPU, or leave {key} out")
-
-
-class TeacherResources(_Section):
-    """What training the teacher takes, where that is not what a trial takes.
-
-    Attributes:
-        cpus: CPU cores, of all its ranks together.
-        gpus: GPUs likewise; a fraction of one, or a whole number of them.
-        ranks: processes that train it together; one for each whole GPU where it is left out.
-        gpu_kind: which cards, as for trials.
-    """
-
-    cpus: Annotated[float, Field(gt=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    ranks: Annotated[int, Field(ge=1, strict=True)] | None = None
-    gpu_kind: Annotated[str, Field(min_length=1)] | None = None
-
-    @model_validator(mode="after")
-    def _one_gpu_a_rank(self) -> Self:
-        _check_gpus("gpus", self.gpus, "ranks", self.ranks)
-        _check_kind("gpu_kind", self.gpu_kind, "gpus", self.gpus)
-        return self
-
-    @property
-    def num_ranks(self) -> int:
-        """Processes that train it."""
-        return self.ranks or max(1, int(self.gpus))
-
-
-class Resources(_Section):
-    """What a trial takes, and where.
-
-    Attributes:
-        cpus_per_trial: CPU cores of a trial, of all its ranks together.
-        gpus_per_trial: GPUs of a trial likewise; a fraction shares a card.
-        ranks_per_trial: processes that train a trial together, each a part of every batch; one for each whole GPU
-            where it is left out.
-        gpu_kind: which cards, by Ray's name for them (`H100`, `A100-80G`; `ray.util.accelerators` lists them), where
-            machines have several kinds; any where it is left out.
-        teacher: what training the teacher takes; where it is left out one GPU if trials have any, and on one's own
-            machine all CPUs.
-        max_concurrent: trials at the same time; as many as fit where it is left out.
-        address: `local` starts Ray on this machine; `auto` joins the cluster that this machine is part of.
-    """
-
-    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
-    ranks_per_trial: Annotated[int, Field(ge=1, strict=True)] | None = None
-    gpu_kind: Annotated[str, Field(min_length=1)] | None = None
-    teacher: TeacherResources | None = None
-    max_concurrent: Annotated[int, Field(ge=1, strict=True)] | None = None
-    address: str = "local"
-
-    @model_validator(mode="after")
-    def _one_gpu_a_rank(self) -> Self:
-        _check_gpus("resources.gpus_per_trial", self.gpus_per_trial, "resources.ranks_per_trial", self.ranks_per_trial)
-        _check_kind("resources.gpu_kind", self.gpu_kind, "resources.gpus_per_trial", self.gpus_per_trial)
-        return self
-
-    @property
-    def num_ranks(self) -> int:
-        """Processes that train a trial."""
-        return self.ranks_per_trial or max(1, int(self.gpus_per_trial))
 
 
 class Tracking(_Section):

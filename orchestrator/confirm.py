@@ -16,6 +16,7 @@ from orchestrator.config import Experiment
 from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.mirror import driving
+from orchestrator.packing import PACKING, pack, without_cards
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile
 from orchestrator.search import ray_session, teacher_task, trainable
 from orchestrator.study import Asked
@@ -75,7 +76,11 @@ def run_repeats(  # noqa: PLR0913
                 mirror.begin()
             tracker.join_search(folder.name, folder.search_id)
             tracker.log_repeats(queue.file.read())  # what a process that was killed could not tell
+            experiment = without_cards(experiment, say)
             task = teacher_task(experiment, folder, digest)
+            max_concurrent = experiment.resources.max_concurrent
+            at_once = min(queue.num_new, max_concurrent or queue.num_new)
+            experiment = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=say).experiment
             networks = queue.states.parent / "networks"
             sweep(queue.states, queue)
             run_waves(
@@ -83,7 +88,7 @@ def run_repeats(  # noqa: PLR0913
                 queue,
                 _Recorder(queue, told, tracker),
                 resources=experiment.resources,
-                max_concurrent=experiment.resources.max_concurrent,
+                max_concurrent=max_concurrent,
                 storage=queue.states,
             )
         done = not queue.unfinished

@@ -26,6 +26,7 @@ class SpaceProbe:
     Attributes:
         distributions: of each parameter that was suggested, all that were met; more than one where a range depends on
             another parameter.
+        cascades: those that were drawn and are worth a trial; at least one.
     """
 
     def __init__(self, space: Space, defaults: CascadeDefaults, look: Look = admit) -> None:
@@ -43,15 +44,19 @@ class SpaceProbe:
         self._defaults = defaults
         self._look = look
         self.distributions: dict[str, tuple[BaseDistribution, ...]] = {}
-        num_valid, last = 0, None
-        for draw, (trial, reason) in enumerate(self._draws({})):
-            if draw >= _DRAWS and num_valid:
+        valid: list[CascadeConfig] = []
+        last = None
+        for draw, (trial, cascade, reason) in enumerate(self._draws({})):
+            if draw >= _DRAWS and valid:
                 break
-            num_valid, last = num_valid + (reason is None), reason
+            last = reason
+            if cascade is not None and reason is None:
+                valid.append(cascade)
             for name, distribution in trial.distributions.items():
                 met = self.distributions.get(name, ())
                 self.distributions[name] = met if distribution in met else (*met, distribution)
-        if not num_valid:
+        self.cascades = tuple(valid)
+        if not valid:
             raise InputError(f"the space gives no valid cascade in {_MOST_DRAWS} draws; the last one: {last}")
 
     def check_points(self, points: Sequence[Mapping[str, Any]]) -> None:
@@ -88,8 +93,8 @@ class SpaceProbe:
         same = met.keys() == parameters.keys()
         return met if same and all(_rule(parameters[name], met[name]) is None for name in met) else None
 
-    def _draws(self, fixed: Mapping[str, Any]) -> Iterator[tuple[optuna.Trial, str | None]]:
-        """Draws in which some parameters are given, each with what is wrong with its cascade."""
+    def _draws(self, fixed: Mapping[str, Any]) -> Iterator[tuple[optuna.Trial, CascadeConfig | None, str | None]]:
+        """Draws in which some parameters are given, each with its cascade, and with what is wrong with that."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(_MOST_DRAWS):
             study.enqueue_trial(dict(fixed))
@@ -97,7 +102,7 @@ class SpaceProbe:
             try:
                 cascade = self._space(trial, self._defaults)
             except InputError as error:
-                yield trial, str(error)
+                yield trial, None, str(error)
                 continue
             except Exception as error:  # the space may be the user's own
                 raise InputError(
@@ -106,7 +111,7 @@ class SpaceProbe:
             if not isinstance(cascade, CascadeConfig):
                 raise InputError(f"space: your function gave a {type(cascade).__name__}, but must give a CascadeConfig")
             refusal = self._look(cascade)
-            yield trial, None if refusal is None else refusal.reason
+            yield trial, cascade, None if refusal is None else refusal.reason
 
     def _check_name(self, place: str, name: str) -> None:
         if name in self.distributions:
@@ -119,7 +124,7 @@ class SpaceProbe:
         unused, last = set(point), None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # out of range; looked at below
-            for trial, reason in self._draws(point):
+            for trial, _, reason in self._draws(point):
                 for name in point.keys() & trial.distributions.keys():
                     _check_value(f"{place}.{name}", point[name], (trial.distributions[name],))
                 unused -= trial.distributions.keys()

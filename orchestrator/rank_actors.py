@@ -20,7 +20,7 @@ from ray import tune
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.cluster import GPU_KIND
-from orchestrator.config import Resources
+from orchestrator.resources import Resources
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.ranks import Backend, Crew, Ranks, RanksDiffer, Solo, join, leave
 from trainables.tune_adapter import TrialFollower, TrialSettings
@@ -60,7 +60,7 @@ class RankActors:
         return cls(
             size=size,
             num_cpus=resources.cpus_per_trial / size,
-            num_gpus=resources.gpus_per_trial / size,
+            num_gpus=resources.num_gpus / size,
             gpu_kind=resources.gpu_kind,
         )
 
@@ -69,7 +69,7 @@ class RankActors:
         """Of training the teacher; one with a GPU of its own, if trials have any, where nothing else is said."""
         own = resources.teacher
         if own is None:
-            gpus = 1.0 if resources.gpus_per_trial > 0 else 0.0
+            gpus = 1.0 if resources.num_gpus > 0 else 0.0
             cpus = float(max(1, int(resources.cpus_per_trial)))
             return cls(size=1, num_cpus=cpus, num_gpus=gpus, gpu_kind=resources.gpu_kind)
         size = own.num_ranks

@@ -8,10 +8,11 @@ from pathlib import Path
 import ray
 import torch
 
-from orchestrator.config import Experiment, Resources
+from orchestrator.config import Experiment
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.rank_actors import RankActors
+from orchestrator.resources import AUTO, Resources
 from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig, Precision, Recipe
 from trainables.data import DataSplits
@@ -63,13 +64,13 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
         InputError: if torch cannot use the GPU that Ray has.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if resources.gpus_per_trial > 0:
-        task = ray.remote(_card_bytes).options(**RankActors.of_trial(resources).options | {"num_cpus": 0})
-        shared = max(1, int(resources.num_ranks / resources.gpus_per_trial))
+    if resources.num_gpus > 0:
+        task = ray.remote(**RankActors.of_trial(resources).options | {"num_cpus": 0})(_card_bytes)
+        shared = max(1, int(resources.num_ranks / resources.num_gpus))
         size = ray.get(task.remote())
         if not size:
             raise InputError(
-                f"resources.gpus_per_trial is {resources.gpus_per_trial:g}, but torch cannot use the GPU that Ray has; "
+                f"resources.gpus_per_trial is {_asked(resources)}, but torch cannot use the GPU that Ray has; "
                 "install a torch that fits its driver, or set it to 0"
             )
         return Room(bytes=size, trials=_at_once(shared, resources, num_trials, len(nodes)), is_card=True)
@@ -86,6 +87,11 @@ def _at_once(fit: int, resources: Resources, num_trials: int, num_nodes: int) ->
     """Trials in one place, where so many fit and all are spread evenly."""
     most = num_trials if resources.max_concurrent is None else min(num_trials, resources.max_concurrent)
     return max(1, min(fit, most // num_nodes))
+
+
+def _asked(resources: Resources) -> str:
+    gpus = resources.gpus_per_trial
+    return gpus if gpus == AUTO else f"{gpus:g}"
 
 
 def _card_bytes() -> int:
@@ -112,6 +118,34 @@ def machine_bytes(limits: Sequence[Path] = _CGROUP_LIMITS) -> int:
     return min(found)
 
 
+class Footprints:
+    """The least that cascades of a search take, as shapes tell it."""
+
+    def __init__(self, experiment: Experiment, data: DataSplits) -> None:
+        """Take what is known.
+
+        Args:
+            experiment: says what network.
+            data: the images.
+        """
+        self._network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+        self._data = data
+        self._known: dict[Precision, Footprint | None] = {}
+
+    def of(self, precision: Precision) -> Footprint | None:
+        """What the network takes; `None` where its forward pass needs more than shapes."""
+        if precision not in self._known:
+            self._known[precision] = footprint(self._network, self._data.input_shape, precision=precision)
+        return self._known[precision]
+
+    def least(self, cascade: CascadeConfig, *, ranks: int = 1) -> int | None:
+        """Bytes of one rank of a cascade as it begins, the images apart; `None` if that is not known."""
+        known = self.of(cascade.recipe.precision)
+        if known is None:
+            return None
+        return known.cascade_peak(cascade, num_train=len(self._data.train), num_val=len(self._data.val), ranks=ranks)
+
+
 class MemoryLook:
     """Refuses cascades that would not fit, however little libraries take besides."""
 
@@ -123,21 +157,17 @@ class MemoryLook:
             data: the images, which each trial copies to its card.
             room: that trials have.
         """
-        self._network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+        self._footprints = Footprints(experiment, data)
         self._data = data
         self._room = room
         self._resources = experiment.resources
-        self._images = sum(part.held_bytes for part in (data.train, data.val)) if room.is_card else 0
-        self._footprints: dict[Precision, Footprint | None] = {}
+        self._images = held_bytes(data) if room.is_card else 0
 
     def __call__(self, cascade: CascadeConfig) -> Refusal | None:
         """Look at a cascade as it begins, with all channels in every level."""
-        known = self._of(cascade.recipe.precision)
-        if known is None:
-            return None
         ranks = self._resources.num_ranks
-        least = known.cascade_peak(cascade, num_train=len(self._data.train), num_val=len(self._data.val), ranks=ranks)
-        reason = self._reason(least, self._room, ranks)
+        least = self._footprints.least(cascade, ranks=ranks)
+        reason = None if least is None else self._reason(least, self._room, ranks)
         if reason is None:
             return None
         levels = "1 level" if cascade.num_levels == 1 else f"{cascade.num_levels} levels"
@@ -149,7 +179,7 @@ class MemoryLook:
         Raises:
             InputError: saying what it takes and what there is.
         """
-        known = self._of(recipe.precision)
+        known = self._footprints.of(recipe.precision)
         if known is None:
             return
         own = self._resources.teacher
@@ -159,15 +189,15 @@ class MemoryLook:
         if reason is not None:
             raise InputError(f"the teacher {reason}{_mend('teacher')}")
 
-    def _of(self, precision: Precision) -> Footprint | None:
-        if precision not in self._footprints:
-            self._footprints[precision] = footprint(self._network, self._data.input_shape, precision=precision)
-        return self._footprints[precision]
-
     def _reason(self, least: int, room: Room, ranks: int) -> str | None:
         """Why so many bytes of each rank do not fit, as the end of a sentence; ranks share a machine, not a card."""
         least = least + self._images if room.is_card else least * ranks
         return None if least <= room.a_trial else f"takes {gigabytes(least)} of memory or more, but {room}; "
+
+
+def held_bytes(data: DataSplits) -> int:
+    """Bytes of the images that a trial holds on its card."""
+    return data.train.held_bytes + data.val.held_bytes
 
 
 def _mend(section: str) -> str:

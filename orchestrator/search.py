@@ -28,15 +28,17 @@ from orchestrator.bucket import Bucket
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network, check_ranks
 from orchestrator.cluster import check_kinds, check_nodes, check_resources, check_together, joining
-from orchestrator.config import Experiment, Resources
+from orchestrator.config import Experiment
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import STAGES, TEACHER, SearchFolder
 from orchestrator.looks import Look, Looks
 from orchestrator.mirror import Mirror, driving
 from orchestrator.opening import open_study, starting_points, warm_start
+from orchestrator.packing import PACKING, nothing_chosen, pack, where_there_is_no_card, without_cards
 from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
+from orchestrator.resources import AUTO, Resources
 from orchestrator.reuse import StageFolder
 from orchestrator.room import check_memory
 from orchestrator.schedulers import RungScheduler, StoredRungs
@@ -113,6 +115,7 @@ def run_search(
     tracker.prepare()  # now, as it makes the storage folder, and connects while Ray starts
     with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
         check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
+        asked, experiment = experiment, without_cards(experiment, watcher.note)
         memory = check_memory(experiment, data)
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
@@ -120,15 +123,15 @@ def run_search(
             table = None if checked.timed is None else _times(task, experiment, data, watcher)
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
             look = Looks(looks=(sizes, memory))
-            folder.begin(experiment, data=digest)
+            folder.begin(asked, data=digest)
             if table is not None:
                 task.keep_latency(table)
             if mirror is not None:
                 mirror.begin()
-            shown = experiment.without_secrets()
+            shown = asked.without_secrets()
             tracker.start_search(
                 folder.name,
-                search_parameters(shown.to_dict()),
+                search_parameters(shown.to_dict()) | ({} if experiment is asked else nothing_chosen()),
                 shown.to_yaml(),
                 folder.search_id,
                 data=data_sets(shown.data, data, digest),
@@ -160,6 +163,7 @@ def ray_session(resources: Resources) -> Iterator[float]:
     with joining(resources.address):
         ray.init(address=resources.address, log_to_driver=False, logging_level="ERROR", **options)
     try:
+        resources = where_there_is_no_card(resources)
         available_cpus = check_resources(_asked(resources), address=resources.address)
         check_kinds(_kinds(resources))
         check_together(
@@ -175,10 +179,9 @@ def ray_session(resources: Resources) -> Iterator[float]:
 
 
 def _asked(resources: Resources) -> dict[str, tuple[str, float]]:
-    asked = {
-        "resources.cpus_per_trial": ("CPU", resources.cpus_per_trial),
-        "resources.gpus_per_trial": ("GPU", resources.gpus_per_trial),
-    }
+    asked = {"resources.cpus_per_trial": ("CPU", resources.cpus_per_trial)}
+    if resources.gpus_per_trial != AUTO:
+        asked["resources.gpus_per_trial"] = ("GPU", resources.gpus_per_trial)
     if resources.teacher is not None:
         asked["resources.teacher.cpus"] = ("CPU", resources.teacher.cpus)
         asked["resources.teacher.gpus"] = ("GPU", resources.teacher.gpus)
@@ -219,6 +222,13 @@ def _run(  # noqa: PLR0913
 ) -> Outcome:
     study = open_study(experiment, folder)
     teacher = _prepare_teacher(task, experiment, data, watcher, tracker, available_cpus)
+    # Latency means nothing while other trials run.
+    max_concurrent = 1 if _measures_latency(experiment) else experiment.resources.max_concurrent
+    if study.num_ended < experiment.num_trials:
+        at_once = min(experiment.num_trials, max_concurrent or experiment.num_trials)
+        packed = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=watcher.note, look=look)
+        experiment, look = packed.experiment, Looks(looks=(look, packed.look))
+        tracker.log_parameters(packed.parameters)
     space = experiment.find_space()
     study.enqueue(starting_points(experiment, space))
     for learned in warm_start(study, experiment, folder):
@@ -268,8 +278,7 @@ def _run(  # noqa: PLR0913
                 queue,
                 record,
                 resources=experiment.resources,
-                # Latency means nothing while other trials run.
-                max_concurrent=1 if _measures_latency(experiment) else experiment.resources.max_concurrent,
+                max_concurrent=max_concurrent,
                 storage=folder.path / TRIALS,
                 make_scheduler=lambda: _scheduler(experiment, folder),
             )
@@ -329,7 +338,7 @@ def trainable(  # noqa: PLR0913
 
 
 def _uses_gpu(resources: Resources) -> bool:
-    return resources.gpus_per_trial > 0
+    return resources.num_gpus > 0
 
 
 def _measures_latency(experiment: Experiment) -> bool:

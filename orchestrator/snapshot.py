@@ -32,6 +32,7 @@ _FILES = (
     "archive.parquet",
     "archive.new.jsonl",
     "confirm.parquet",
+    "packing.json",
     "teacher/latency.json",
     "tracking/spool.jsonl",
 )

@@ -174,7 +174,8 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
     num_told = 0 if state is None else len(state[1]["epochs"])  # by an earlier start
     try:
         with task.actors.placed() as options:
-            remote = ray.remote(_run).options(max_retries=2, retry_exceptions=[RankLost], **options)
+            # As options of the function, so that Ray ends a process that has used a card, and the card is free again.
+            remote = ray.remote(max_retries=2, retry_exceptions=[RankLost], **options)(_run)
             for progress in remote.remote(task, data, (data,), num_told):
                 told(EpochProgress.from_dict(ray.get(progress)))
     except ray.exceptions.RayTaskError as error:
@@ -210,7 +211,7 @@ def time_layers(task: TeacherTask, pruning: Pruning, data: DataSplits, *, actors
             f"{task.folder} has a teacher but no latency.json, and other times would make other sizes; put it back, or "
             "search under another --name"
         )
-    remote = ray.remote(_time_layers).options(max_retries=2, **actors.options)
+    remote = ray.remote(max_retries=2, **actors.options)(_time_layers)
     values = ray.get(remote.remote(task, actors, pruning, data.num_classes, data.input_shape))
     return LatencyTable.from_dict(values)
 

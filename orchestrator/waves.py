@@ -20,10 +20,10 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.config import Resources
 from orchestrator.node_faults import NodeFaults, nodes_for
 from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
+from orchestrator.resources import Resources
 from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
 
 WAVE_TRIALS = 500

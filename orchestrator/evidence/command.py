@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.addresses import without_all_credentials
-from orchestrator.config import Resources
 from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.cluster import run_on_ray
 from orchestrator.evidence.material import load_images, read_teacher
@@ -20,6 +19,7 @@ from orchestrator.evidence.results import ResultFile, RunResult, locked
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.summary import summarise
 from orchestrator.folder import SearchFolder
+from orchestrator.resources import Resources
 from orchestrator.search import ray_session
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line

@@ -74,10 +74,23 @@ def opening(
     }
 
 
-def logging(run: str, metrics: Iterable[Metric] = (), *, tags: Mapping[str, str] | None = None) -> Record:
-    """Figures and tags of a run."""
+def logging(
+    run: str,
+    metrics: Iterable[Metric] = (),
+    *,
+    params: Mapping[str, Scalar] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Record:
+    """Figures, parameters and tags of a run; a parameter that MLflow has already keeps its value."""
     finite = [[name, float(value), step] for name, value, step in metrics if value is not None and math.isfinite(value)]
-    return {"kind": "log", "run": run, "metrics": finite, "tags": _texts(tags or {}), "time": now_ms()}
+    return {
+        "kind": "log",
+        "run": run,
+        "metrics": finite,
+        "params": _texts(params or {}),
+        "tags": _texts(tags or {}),
+        "time": now_ms(),
+    }
 
 
 def writing(run: str, path: str, text: str) -> Record:

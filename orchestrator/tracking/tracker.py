@@ -145,6 +145,11 @@ class Tracker:
         if self._courier is not None:
             self._courier.follow(name=name, search_id=search_id)
 
+    def log_parameters(self, parameters: Mapping[str, Scalar]) -> None:
+        """Record what has been decided since the search's run was opened; what is known of it stays."""
+        if parameters:
+            self._put(records.logging(SEARCH, params=parameters))
+
     def log_repeats(self, repeats: Sequence[Repeat]) -> None:
         """Record cascades that were trained again, a child run each; doing so again changes nothing."""
         for repeat in repeats:

@@ -171,6 +171,12 @@ def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data,
     (said,) = notes(teacher={"precision": "bf16"})
     assert said.startswith("teacher.precision is bf16")
     assert notes(teacher={"precision": "bf16"}, resources={"gpus_per_trial": 0.5}) == ()
+    auto = {"gpus_per_trial": "auto"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert notes(teacher={"precision": "bf16"}, resources=auto) == (said,)
+    assert notes(teacher={"precision": "bf16"}, resources=auto | {"address": "auto"}) == ()  # not known yet
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert notes(teacher={"precision": "bf16"}, resources=auto) == ()
 
 
 def test_what_stays_whole_and_what_has_no_saliency_yet_is_said(data, monkeypatch):

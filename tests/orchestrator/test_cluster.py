@@ -64,7 +64,7 @@ def nodes(monkeypatch):
     def there(*machines, may_come=()):
         as_ray = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)}} for c, g in machines]
         monkeypatch.setattr(ray, "nodes", lambda: [*as_ray, {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 99.0}}])
-        monkeypatch.setattr(cluster, "_may_come", lambda: [{"CPU": float(c), "GPU": float(g)} for c, g in may_come])
+        monkeypatch.setattr(cluster, "may_come", lambda: [{"CPU": float(c), "GPU": float(g)} for c, g in may_come])
 
     return there
 
@@ -95,7 +95,7 @@ def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are
     there = [{"Alive": True, "Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}]
     come = [{"GPU": 8.0, "accelerator_type:A100": 1.0}]
     monkeypatch.setattr(ray, "nodes", lambda: there)
-    monkeypatch.setattr(cluster, "_may_come", lambda: come)
+    monkeypatch.setattr(cluster, "may_come", lambda: come)
     check_kinds({"resources.gpu_kind": "H100", "resources.teacher.gpu_kind": "A100"})
     with pytest.raises(InputError, match=r"^resources\.gpu_kind is 'L4', but the machines have A100, H100; give one"):
         check_kinds({"resources.gpu_kind": "L4"})
@@ -107,7 +107,7 @@ def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are
 def test_what_only_several_machines_have_together_is_refused(monkeypatch):
     there = [{"CPU": 16.0}, {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 1.0}]
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in there])
-    monkeypatch.setattr(cluster, "_may_come", list)
+    monkeypatch.setattr(cluster, "may_come", list)
     fits, kind = {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 0.002}, {"GPU": 1.0, "accelerator_type:H100": 0.001}
     check_together({"a trial": fits, "the teacher": {"CPU": 16.0}})
     with pytest.raises(InputError, match=r"^the teacher takes 8 CPUs, 1 GPUs, but no machine has all of these; ask"):
@@ -122,9 +122,9 @@ def test_kinds_of_machines_are_read_from_what_the_autoscaler_says(monkeypatch):
         group = said.node_group_configs.add(name=name, max_count=most)
         group.resources.update(resources)
     monkeypatch.setattr(cluster.state, "get_cluster_config", lambda: said)
-    assert cluster._may_come() == [{"CPU": 8, "GPU": 1}, {"CPU": 2}]
+    assert cluster.may_come() == [{"CPU": 8, "GPU": 1}] * 8 + [{"CPU": 2}] * 100
     monkeypatch.setattr(cluster.state, "get_cluster_config", lambda: None)
-    assert cluster._may_come() == []
+    assert cluster.may_come() == []
 
 
 def test_a_machine_sees_what_the_driver_wrote(tmp_path):

@@ -113,7 +113,8 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 from orchestrator.budget import Budget
-from orchestrator.config import Resources, Stop
+from orchestrator.config import Stop
+from orchestrator.resources import Resources
 from orchestrator.study import Study
 from orchestrator.trials import TrialQueue
 from orchestrator.waves import run_waves

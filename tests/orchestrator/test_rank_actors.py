@@ -8,8 +8,9 @@ import pytest
 import ray
 import torch
 
-from orchestrator.config import Resources, parse_experiment
+from orchestrator.config import parse_experiment
 from orchestrator.rank_actors import RankActors, TrialRanks
+from orchestrator.resources import Resources
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from tests.orchestrator import rank_work
 from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe

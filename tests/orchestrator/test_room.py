@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from orchestrator import room
-from orchestrator.config import Resources, parse_experiment
+from orchestrator.config import parse_experiment
+from orchestrator.resources import Resources
 from orchestrator.room import MemoryLook, Room, check_memory, find_room, machine_bytes
 from trainables.config import CascadeConfig, Recipe
 from trainables.data import DataSplits
@@ -141,14 +142,14 @@ def task_here(monkeypatch):
         def __init__(self, task):
             self.task = task
 
-        def options(self, **options):
-            asked.update(options)
-            return self
-
         def remote(self):
             return self.task()
 
-    monkeypatch.setattr(room.ray, "remote", Remote)
+    def remote(**options):
+        asked.update(options)
+        return Remote
+
+    monkeypatch.setattr(room.ray, "remote", remote)
     monkeypatch.setattr(room.ray, "get", lambda value: value)
     return asked
 

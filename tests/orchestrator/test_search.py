@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import trainables
 from orchestrator.archive import Archive
@@ -234,7 +235,7 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
 
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     limited = ["search", "tiny.yaml", "--name", "limited", "--set", "num_trials=5", "--set", "reuse=false"]
-    limited += ["--set", "tracking.models=front", "--set"]
+    limited += ["--set", "tracking.models=front", "--set", "resources.gpus_per_trial=auto", "--set"]
     one = ["search", "tiny.yaml", "--name", "one", "--set", ONE_CASCADE]
     diverging = ["search", "tiny.yaml", "--name", "diverging", "--set", "cascade.recipe.learning_rate=1e12"]
     first, second, limited_front, *exhausted, front, failed = cascade_commands(
@@ -257,11 +258,17 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in failed.err
     assert "Traceback" not in failed.out + failed.err
     assert Archive(tmp_path / "runs/diverging/archive.parquet").candidates() == ()
+    if not torch.cuda.is_available():
+        for done in (first, second):
+            assert "note: resources.gpus_per_trial is auto, and no machine has a GPU: trials run on CPUs" in done.out
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     runs = client.search_runs(
         [client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind` = 'search'"
     )
     ended = {run.info.run_name: (run.info.status, run.data.tags["cascade.reason"]) for run in runs}
+    (packed,) = (run.data.params for run in runs if run.info.run_name == "limited")
+    assert packed["resources.gpus_per_trial"] == "auto"
+    assert float(packed["resources.gpus_per_trial.chosen"]) <= 1
     assert ended["limited"] == ("FINISHED", "stop.max_epochs: 9 of 7 epochs have been trained")
     assert ended["diverging"] == ("FAILED", "all 2 trials failed")
     assert ended["one"][1].startswith("space: 500 draws gave nothing new to run")

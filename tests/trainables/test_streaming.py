@@ -116,6 +116,14 @@ def test_augmented_images_follow_the_seed(make, augmentation):
     assert not torch.equal(drawn(0), drawn(1))
 
 
+def test_the_first_images_are_a_set_of_their_own(make):
+    images, first = make(), make().first(5)
+    assert len(first) == 5
+    assert torch.equal(torch.cat([pixels for pixels, _ in first.ordered(batch_size=4)]), images.pixels(torch.arange(5)))
+    assert torch.equal(first.labels_N, images.labels_N[:5])
+    assert len(images.first(10_000)) == len(images)
+
+
 def test_shape_labels_and_single_images(make):
     images = make()
     assert (len(images), images.image_shape, images.multi_label) == (NUM_IMAGES, (3, SIZE, SIZE), False)

@@ -177,6 +177,14 @@ def test_repeats_are_told_once(tracker, told):
     assert [record["status"] for record in told("close")] == ["finished", "failed"]
 
 
+def test_what_is_decided_later_becomes_a_parameter_of_the_search(tracker, told):
+    tracker.log_parameters({})
+    tracker.log_parameters({"resources.gpus_per_trial.chosen": 0.25})
+    assert [(record["run"], record["params"]) for record in told("log")] == [
+        ("search", {"resources.gpus_per_trial.chosen": "0.25"})
+    ]
+
+
 def test_versions_machine_and_commit_go_along_and_no_environment_variable(tracker, told, monkeypatch, resumed):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
     resumed()
