@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket, is_bucket
@@ -120,6 +120,9 @@ def fetch_networks(folder: SearchFolder, networks: Iterable[str]) -> None:
     if folder.bucket is None:
         return
     for network in networks:
+        path = PurePosixPath(network)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"the archive in {folder.bucket.address} names the network {network!r}; it is damaged")
         try:
             there = (folder.path / network).is_dir() or folder.bucket.pull(network, folder.path / network)
         except OSError as error:
