@@ -238,3 +238,11 @@ class SearchFolder:
                     f"search {self.name!r} is running in another process; wait for it or stop it"
                 ) from error
             yield
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Bring the working copy of a bucket up to date, while no other process of this machine does; waits for one."""
+        self.storage.mkdir(parents=True, exist_ok=True)
+        with (self.storage / f".{self.name}.fetching").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -115,6 +115,9 @@ def run_search(
         memory = check_memory(experiment, data)
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
+            # Somebody may have begun it, since we looked.
+            folder.require_fresh_or_same(experiment, resume=resume)
+            folder.require_same_data(digest)
             task = teacher_task(experiment, folder, digest)
             table = None if checked.timed is None else _times(task, experiment, data, watcher)
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
