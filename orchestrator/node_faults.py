@@ -4,7 +4,8 @@ A trial that raises, or whose process dies, is tried again; on a node with a bro
 as such a node is free sooner than any other. So a node on which two attempts in a row have failed is left out, if
 another one that is there could take a trial. The first wave that begins a quarter of an hour later tries it again, and
 one more failure is enough then. A trial that has failed on several nodes is itself to blame, and counts against none of
-them: else it would go from node to node for ever.
+them: else it would go from node to node for ever. A node that is gone, as a machine that was reclaimed, is not to blame
+either: the trial goes on elsewhere, as often as it trains an epoch in between.
 """
 
 import math
@@ -75,6 +76,8 @@ class NodeFaults:
 
     def failed(self, node: str, trial: int) -> bool:
         """An attempt at a trial failed on a node; whether the node is left out from now on."""
+        if self.is_gone(node):
+            return False
         nodes = self._failed_on.setdefault(trial, set())
         nodes.add(node)
         if len(nodes) > 1:  # it is the trial, and not the nodes
@@ -88,6 +91,10 @@ class NodeFaults:
             return False  # there is no other
         blame.until = self._clock() + LEFT_OUT_SECONDS
         return True
+
+    def is_gone(self, node: str | None) -> bool:
+        """Whether a node is no longer there."""
+        return node is not None and node not in self._there()
 
     def is_left_out(self, node: str | None) -> bool:
         """Whether a node takes no trials."""

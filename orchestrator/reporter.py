@@ -105,10 +105,15 @@ class Reporter(Callback):  # type: ignore[misc]
         """A trial's actor died, or raised, more often than it is tried again."""
         if self._look_for_room(trial):
             return
-        if self._faults.is_left_out(self._blame_node(trial)):
+        node = self._blame_node(trial)
+        epochs = (trial.last_result or {}).get("progress")
+        if epochs and self._faults.is_gone(node):  # without an epoch in between, trials may be what ends nodes
+            self._wave.end_early()
             self._wave.moves(trial.config["trial"])
             return
-        epochs = (trial.last_result or {}).get("progress")
+        if self._faults.is_left_out(node):
+            self._wave.moves(trial.config["trial"])
+            return
         where = (
             f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}" if epochs else "before its first epoch"
         )

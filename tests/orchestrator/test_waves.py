@@ -84,6 +84,29 @@ def test_a_wave_whose_queue_is_empty_before_is_done_too(make_queue):
     assert wave.done
 
 
+def test_a_trial_goes_on_however_often_its_node_is_reclaimed_as_long_as_it_trains(make_queue, tmp_path, monkeypatch):
+    failed, heard = [], SimpleNamespace(failed=lambda number, why: failed.append((number, why)))
+    faults = NodeFaults(lambda: frozenset({"another"}))
+    monkeypatch.setattr(reporter, "node_of", lambda said: "reclaimed")
+    (tmp_path / "error").write_text("the node died")
+    queue = make_queue(1)
+
+    def reclaimed_thrice(last_result):
+        trial = SimpleNamespace(config={"trial": 0}, last_result=last_result, error_file=str(tmp_path / "error"))
+        wave = Wave(queue, size=queue.num_new)
+        assert wave.next()["trial"] == 0
+        told = reporter.Reporter(wave, heard, faults)
+        for what in (told.on_trial_recover, told.on_trial_recover, told.on_trial_error):
+            what(0, [], trial)
+        assert wave.done
+
+    for _ in range(3):
+        reclaimed_thrice({"progress": [{"epoch": 1, "stage": "cascade"}]})
+        assert (queue.num_waiting, failed) == (1, [])
+    reclaimed_thrice(None)
+    assert (queue.num_waiting, failed) == (0, [(0, "before its first epoch: the node died")])
+
+
 def test_a_trial_goes_on_after_a_node_that_is_left_out_and_fails_where_another_fails_it_too(
     make_queue, tmp_path, monkeypatch
 ):
