@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.archive import Archive, write_atomically
+from orchestrator.archive import Archive
 from orchestrator.bucket import Bucket
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.differences import first_difference
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 from trainables.results import TeacherResult
 

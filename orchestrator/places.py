@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket, is_bucket
 from orchestrator.folder import TEACHER, SearchFolder
 from orchestrator.lease import LEASE
 from orchestrator.snapshot import OBJECTS, fetch, read_note, read_state
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError, first_line
 
 Storage = str | Path

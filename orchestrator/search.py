@@ -36,7 +36,7 @@ from orchestrator.mirror import Mirror, driving
 from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors, TrialRanks
-from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
+from orchestrator.record import CANDIDATES, SearchRecord, search_parameters
 from orchestrator.reuse import StageFolder
 from orchestrator.room import check_memory
 from orchestrator.schedulers import RungScheduler, StoredRungs
@@ -47,6 +47,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trial_bucket import TrialBucket
 from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources
+from orchestrator.watcher import Watcher
 from orchestrator.waves import run_waves, sweep
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits

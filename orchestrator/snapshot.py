@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket
 from orchestrator.curves import CURVES
 from orchestrator.folder import EXPORTS, STATE
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 
 OBJECTS = "state"
