@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
-from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, node_of
+from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
 from orchestrator.study import Asked
 from orchestrator.trials import Wave, writing
 from trainables.results import EpochProgress, LevelResult, Reused
@@ -106,8 +106,9 @@ class Reporter(Callback):  # type: ignore[misc]
         if self._look_for_room(trial):
             return
         node = self._blame_node(trial)
-        epochs = (trial.last_result or {}).get("progress")
-        if epochs and self._faults.is_gone(node):  # without an epoch in between, trials may be what ends nodes
+        epochs = (trial.last_result or {}).get("progress", [])
+        was_lost = bool(epochs) and lost_its_process(_said(trial))
+        if was_lost and self._faults.goes_on(trial.config["trial"], epochs[-1]["trial_epoch"]):
             self._wave.end_early()
             self._wave.moves(trial.config["trial"])
             return
