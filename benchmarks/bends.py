@@ -22,8 +22,9 @@ from pathlib import Path
 import optuna
 
 from benchmarks.table import Row, machine, table
-from orchestrator.archive import Archive, candidates_of
+from orchestrator.archive import Archive
 from orchestrator.budget import Budget
+from orchestrator.candidates import candidates_of
 from orchestrator.config import Stop
 from orchestrator.record import SearchRecord
 from orchestrator.rungs import EarlyStopping

@@ -21,7 +21,7 @@ from benchmarks.table import Row
 from orchestrator.archive import Candidate
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.folder import SearchFolder
-from orchestrator.plots import FrontView
+from orchestrator.front_view import FrontView
 from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, Reused, TeacherResult
 

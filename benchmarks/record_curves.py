@@ -14,7 +14,7 @@ from orchestrator.archive import Candidate
 from orchestrator.config import parse_experiment
 from orchestrator.curves import read_curves, read_table, write_table
 from orchestrator.folder import SearchFolder
-from orchestrator.plots import FrontView
+from orchestrator.front_view import FrontView
 from orchestrator.record import CURVES
 from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, TeacherResult

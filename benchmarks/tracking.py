@@ -251,7 +251,7 @@ def page_rows(folder: Path) -> list[Row]:
     """What the overview page of the recorded trials weighs."""
     import pyarrow.compute as pc
 
-    from orchestrator.archive import candidates_of
+    from orchestrator.candidates import candidates_of
     from orchestrator.config import load_experiment
     from orchestrator.curves import read_curves, read_table, write_table
     from orchestrator.folder import SearchFolder

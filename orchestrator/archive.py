@@ -6,16 +6,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.config import CascadeConfig
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
-from trainables.results import LevelResult
 
 FORMAT_VERSION = 3  # since 2 there is `fidelity`, since 3 `val_top5`
 _VERSION_KEY = b"cascade_archive_format"
@@ -214,83 +213,6 @@ class Archive:
         self._next_settling = ended + _REST * (ended - started)
 
 
-def candidates_of(
-    trial: int, results: Sequence[LevelResult], network_folders: Mapping[int, str], cascade: CascadeConfig
-) -> tuple[Candidate, ...]:
-    """Make one candidate of each level that a trial gave.
-
-    Args:
-        trial: number of the trial in the search.
-        results: what each level came to.
-        network_folders: level → folder of its saved network, relative to the search's folder.
-        cascade: the configuration that made them.
-
-    Returns:
-        As many candidates as results, by level.
-    """
-    text = json.dumps(cascade.to_dict(), sort_keys=True)
-    return tuple(
-        Candidate(
-            trial=trial,
-            level=result.level,
-            num_assistants=result.num_levels - 1,
-            val_accuracy=result.val_accuracy,
-            val_accuracy_before_recalibration=result.val_accuracy_before_recalibration,
-            macs=result.macs,
-            macs_kept=result.macs_kept,
-            params=result.params,
-            params_kept=result.params_kept,
-            latency_ms=result.latency_ms,
-            network=network_folders[result.level],
-            cascade=text,
-            fidelity=result.fidelity,
-            val_top5=result.val_top5,
-        )
-        for result in sorted(results, key=lambda result: result.level)
-    )
-
-
-def results_of(candidates: Sequence[Candidate]) -> tuple[LevelResult, ...]:
-    """What the levels of one trial came to, by level: what `candidates_of` made them of."""
-    names = [field.name for field in dataclasses.fields(LevelResult) if field.name != "num_levels"]
-    return tuple(
-        LevelResult(num_levels=candidate.num_assistants + 1, **{name: getattr(candidate, name) for name in names})
-        for candidate in sorted(candidates, key=lambda candidate: candidate.level)
-    )
-
-
-def cascade_of(candidate: Candidate) -> CascadeConfig:
-    """The configuration that made a candidate.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    try:
-        return CascadeConfig.from_dict(json.loads(candidate.cascade))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"the archive's configuration of candidate {candidate.label} is damaged: {error}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
-
-    Args:
-        path: the file; its folder is made if it is not there.
-        content: all of it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
 def _to_parquet(candidates: Sequence[Candidate]) -> bytes:
     columns = {name: [getattr(candidate, name) for candidate in candidates] for name in _SCHEMA.names}
     table = pa.Table.from_pydict(columns, schema=_SCHEMA)
@@ -315,7 +237,7 @@ def _append(path: Path, candidates: Sequence[Candidate]) -> None:
 
 def _read_lines(path: Path) -> Iterator[Candidate]:
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except FileNotFoundError:
         return
     for line in text.splitlines(keepends=True):

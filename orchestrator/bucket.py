@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import NoReturn, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -26,7 +26,9 @@ from trainables.errors import InputError, first_line
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
 # A server that takes a request and says nothing is waited for by S3's own client for ever.
-_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e6
+_ANSWER_SECONDS = 30.0
+SLOWEST_BYTES_A_SECOND = 1e6
+"""At which the store is expected to take and give what is large."""
 _RETRY_SECONDS = 5.0
 
 _Answer = TypeVar("_Answer")
@@ -59,21 +61,32 @@ class Bucket:
                 f"{parts.scheme}://… is no storage that is known; give a folder, or an address that begins with "
                 f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
-        if parts.password is not None or not _SECRETS.isdisjoint(parse_qs(parts.query, keep_blank_values=True)):
+        has_key = parts.password is not None or (parts.username is not None and not parts.scheme.startswith("abfs"))
+        if has_key or not _SECRETS.isdisjoint(parse_qs(parts.query, keep_blank_values=True)):
             raise InputError(
                 f"the storage's address {parts.scheme}://… holds a key, which would be written down with the search; "
                 "leave it out, and give it by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
-        self.address = address
+        if parts.fragment or "//" in unquote(parts.path):
+            raise InputError(
+                f"the storage's address {_shown(address)!r} has a # or an empty name in it; write %23 for a #, and one "
+                "slash between names"
+            )
         try:
             self.filesystem, self.root = pafs.FileSystem.from_uri(_with_options(address))
         except (pa.ArrowException, ValueError) as error:
-            raise InputError(f"the storage's address {address!r} cannot be understood: {first_line(error)}") from error
+            reason = first_line(error).replace(_with_options(address), _shown(address))  # options may be keys, misspelt
+            raise InputError(f"the storage's address {_shown(address)!r} cannot be understood: {reason}") from error
         except OSError as error:  # S3 is asked where a bucket is, unless the address says so
             raise InputError(
-                f"{address} cannot be reached: {first_line(error)}; look at the bucket's name and the network, or say "
-                "where it is with ?region=REGION"
+                f"{_shown(address)} cannot be reached: {first_line(error)}; look at the bucket's name and the network, "
+                "or say where it is with ?region=REGION"
             ) from error
+        self.address = address
+        if parts.scheme == "s3" and "region" not in parse_qs(parts.query):
+            # Said from now on, so that nobody who is handed the place asks again: the store may be away then.
+            query = "&".join(filter(None, [parts.query, f"region={self.filesystem.region}"]))
+            self.address = parts._replace(query=query).geturl()
 
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)
@@ -81,7 +94,7 @@ class Bucket:
     @property
     def shown(self) -> str:
         """Its address without options, for people."""
-        return urlsplit(self.address)._replace(query="").geturl()
+        return _shown(self.address)
 
     def within(self, name: str) -> "Bucket":
         """The place of all objects whose names begin with `NAME/`."""
@@ -125,7 +138,7 @@ class Bucket:
         while True:
             try:
                 file = _answered(lambda: self.filesystem.open_input_file(path))
-                content: bytes = _answered(file.readall, num_bytes=file.size())
+                content: bytes = _answered(file.readall, seconds=_seconds(file.size()))
             except FileNotFoundError:
                 return None
             # As much is read as there was when it was opened: too little, if it was replaced by a larger one since.
@@ -134,14 +147,15 @@ class Bucket:
 
     def write(self, name: str, content: bytes) -> None:
         """Make an object, or replace it, in one step."""
-        _answered(lambda: self._write(name, content), num_bytes=len(content))
+        _answered(lambda: self._write(name, content), seconds=_seconds(len(content)))
 
     def write_for_certain(self, name: str, content: bytes) -> None:
         """The same, but waits for as long as it takes: what was given up may still arrive, behind what came later."""
-        self._write(name, content)
+        _answered(lambda: self._write(name, content), seconds=None)
 
     def _write(self, name: str, content: bytes) -> None:
-        # In one piece: a stream that is broken off would be closed, and leave half an object.
+        # In one piece, and in a thread, which no Ctrl-C gets into: a stream that is broken off would be closed, and
+        # leave half an object.
         with self.filesystem.open_output_stream(self._path(name)) as file:
             file.write(content)
 
@@ -233,13 +247,17 @@ def insist(work: Callable[[], _Answer], *, what: str) -> _Answer:
             pause.wait(_RETRY_SECONDS)
 
 
-def _answered(work: Callable[[], _Answer], *, num_bytes: int = 0) -> _Answer:
-    """What a call to the store gives, if that comes in time.
+def _seconds(num_bytes: int) -> float:
+    """How long so much may take."""
+    return _ANSWER_SECONDS + num_bytes / SLOWEST_BYTES_A_SECOND
+
+
+def _answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SECONDS) -> _Answer:
+    """What a call to the store gives, if that comes in time; `None` waits for as long as it takes.
 
     Raises:
         TimeoutError: if it does not; the call may still succeed later.
     """
-    seconds = _ANSWER_SECONDS + num_bytes / _SLOWEST_BYTES_A_SECOND
     answer: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
 
     def ask() -> None:
@@ -260,6 +278,10 @@ def _answered(work: Callable[[], _Answer], *, num_bytes: int = 0) -> _Answer:
 
 def _raise(error: BaseException) -> NoReturn:
     raise error
+
+
+def _shown(address: str) -> str:
+    return urlsplit(address)._replace(query="").geturl()
 
 
 def _with_options(address: str) -> str:

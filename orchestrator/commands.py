@@ -11,12 +11,14 @@ import yaml
 from rich.console import Console
 
 from orchestrator.addresses import without_all_credentials
-from orchestrator.archive import Candidate, cascade_of
+from orchestrator.archive import Candidate
+from orchestrator.candidates import cascade_of
 from orchestrator.config import Experiment, load_experiment
+from orchestrator.front_view import FrontView
 from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
 from orchestrator.places import Storage, fetch_networks, fetch_sources, open_search
-from orchestrator.plots import FrontView, save_front
+from orchestrator.plots import save_front
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.view import duration, percent
 from search_spaces.presets import PRESETS

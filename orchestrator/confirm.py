@@ -29,6 +29,7 @@ from trainables.identity import data_digest
 from trainables.results import EpochProgress, LevelResult, Reused
 from trainables.training import derive_seed
 
+CONFIRM = "confirm"
 _log = logging.getLogger(__name__)
 
 
@@ -94,9 +95,9 @@ def run_repeats(  # noqa: PLR0913
         done = not queue.unfinished
         if done:
             shutil.rmtree(queue.states.parent)  # networks of repeats are not candidates
-            if queue.store is not None:
+            if folder.bucket is not None:
                 with suppress(OSError):
-                    queue.store.forget()
+                    folder.bucket.remove(CONFIRM)
         return done
 
 
@@ -112,9 +113,9 @@ class RepeatQueue:
             num_seeds: repeats of each.
         """
         self.file = RepeatFile(folder.path / "confirm.parquet")
-        place = folder.path / "confirm"
+        place = folder.path / CONFIRM
         self.states = place / "trials"
-        self.store = None if folder.bucket is None else TrialBucket(folder.bucket.within("confirm"), place)
+        self.store = None if folder.bucket is None else TrialBucket(folder.bucket.within(CONFIRM), place)
         self._done = {repeat.key for repeat in self.file.read()}
         self._repeats = {
             trial * (MOST_SEEDS + 1) + index: Repeat(trial=trial, index=index, seed=new_seed(cascade, index))

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.archive import write_atomically
 from orchestrator.study import Asked
+from orchestrator.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult

@@ -12,9 +12,10 @@ from trainables.splits import split
 
 
 def load_splits(config: DataConfig) -> DataSplits:
-    """Training and validation images. Test images are not looked at.
+    """Training and validation images: a part of its own where the set has one, else held out of the training images.
 
-    CIFAR is read from Parquet files where the folder holds any, else from torchvision's files.
+    Test images are not looked at. CIFAR is read from Parquet files where the folder holds any, else from torchvision's
+    files.
 
     Raises:
         InputError: if the data set is missing, incomplete or unreadable, or a class is too small to split.
@@ -23,8 +24,8 @@ def load_splits(config: DataConfig) -> DataSplits:
         return shard_splits.load_splits(config)
     if _is_parquet(config):
         parquet.require_both_parts(config)
-        return split(parquet.read_train(config), config)
-    return split(sources.read_train(config), config)
+        return split(parquet.read_train(config), config, parquet.read_val(config))
+    return split(sources.read_train(config), config, sources.read_val(config))
 
 
 def data_sets(config: DataConfig, data: DataSplits, digest: str) -> tuple[DataSet, ...]:

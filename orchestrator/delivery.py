@@ -102,14 +102,30 @@ def deliver(package: Path, destination: Path, existing: Existing) -> None:
     Raises:
         InputError: if the destination was taken meanwhile.
     """
-    old = None
     destination.parent.mkdir(parents=True, exist_ok=True)
-    if existing == "replace" and (destination / CARD_FILE).is_file():
-        old = package.with_name("replaced")
-        destination.rename(old)
     try:
-        package.rename(destination)  # over an empty folder too
+        move(package, destination, mark=CARD_FILE if existing == "replace" else None)
     except OSError as error:
-        if old is not None:
-            old.rename(destination)
         raise InputError(f"{destination} was taken while the export ran; choose another place") from error
+
+
+def move(package: Path, destination: Path, *, mark: str | None) -> None:
+    """Move a finished folder to its place, over an empty folder too; what it replaces stays until then.
+
+    Args:
+        package: in a folder of `staging`.
+        destination: its place.
+        mark: a file that folders have which may be replaced; `None` replaces none.
+
+    Raises:
+        OSError: if something else is there.
+    """
+    old = package.with_name("replaced")
+    try:
+        if mark is not None and (destination / mark).is_file():
+            destination.rename(old)
+        package.rename(destination)
+    except BaseException:  # a Ctrl-C in between, too: what is left in the staging folder goes
+        if old.is_dir() and not os.path.lexists(destination):
+            old.rename(destination)
+        raise

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from orchestrator.archive import Candidate, cascade_of
+from orchestrator.archive import Candidate
+from orchestrator.candidates import cascade_of
 from orchestrator.card import Card, FileFacts, NetworkFacts
 from orchestrator.datasets import load_splits, load_test
 from orchestrator.delivery import Existing, check_destination, check_room, deliver, disk_full, staging

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.archive import Archive, write_atomically
+from orchestrator.archive import Archive
 from orchestrator.bucket import Bucket
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.differences import first_difference
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 from trainables.results import TeacherResult
 
@@ -237,4 +238,12 @@ class SearchFolder:
                 raise InputError(
                     f"search {self.name!r} is running in another process; wait for it or stop it"
                 ) from error
+            yield
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Bring the working copy of a bucket up to date, while no other process of this machine does; waits for one."""
+        self.storage.mkdir(parents=True, exist_ok=True)
+        with (self.storage / f".{self.name}.fetching").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield

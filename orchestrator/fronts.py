@@ -7,8 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.folder import SearchFolder
-from orchestrator.plots import FrontView
-from orchestrator.record import front_view
+from orchestrator.front_view import FrontView, front_view
 from orchestrator.repeats import Confirmed
 from orchestrator.view import percent
 from trainables.errors import InputError

@@ -17,7 +17,7 @@ from trainables.errors import InputError
 LEASE = "driver.json"
 LEASE_SECONDS = 60.0
 """A lease that has not been renewed for so long is nobody's; clocks of different machines are not compared."""
-_RENEW_SECONDS = 10.0
+_RENEW_SECONDS = 10.0  # between renewals, whatever else the driver does
 
 
 class LeaseLostError(OSError):
@@ -32,10 +32,11 @@ class Lease:
         self._bucket = bucket
         self._holder = {"owner": secrets.token_hex(8), "host": platform.node(), "boot": _boot(), "pid": os.getpid()}
         self._renewals = 0
-        self._renewed_at = 0.0
+        self._left = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def take(self, say: Callable[[str], None], *, seconds: float = LEASE_SECONDS) -> None:
-        """Take it; waits for that of a driver that does not renew its own any more.
+        """Take it, and renew it from then on; waits for that of a driver that does not renew its own any more.
 
         Args:
             say: told once that it waits.
@@ -53,6 +54,8 @@ class Lease:
             )
             self._outwait(seen, seconds)
         self._write()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
 
     def _outwait(self, seen: bytes, seconds: float) -> None:
         pause, until = threading.Event(), time.monotonic() + seconds
@@ -65,45 +68,52 @@ class Lease:
                 raise InputError(f"the search is driven by a process on {_host(now)}; wait for it or stop it")
 
     def keep(self) -> None:
-        """See that it is still held, and renew it if that is due.
+        """See that it is still held.
 
         Raises:
             LeaseLostError: if another driver has it.
             OSError: if the bucket does not answer.
         """
         now = self._bucket.read(LEASE)
-        if now is not None and _read(now).get("owner") != self._holder["owner"]:
+        if now is not None and not self._is_own(now):
             raise LeaseLostError(f"the search is driven from {_host(now)} now")
-        if now is None or self._is_due:
-            self._write()
 
-    def keep_if_due(self) -> None:
-        """Do so where it is due, in the middle of what takes long."""
-        if self._is_due:
-            self.keep()
-
-    @property
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._renewed_at > _RENEW_SECONDS
+    def leave(self) -> None:
+        """Renew it no more: others have it after a while."""
+        self._left.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def release(self) -> None:
         """Let others have it at once; where the bucket does not answer they wait."""
+        self.leave()
         with suppress(OSError):
             now = self._bucket.read(LEASE)
-            if now is not None and _read(now).get("owner") == self._holder["owner"]:
+            if now is not None and self._is_own(now):
                 self._bucket.remove(LEASE)
+
+    def _renew(self) -> None:
+        while not self._left.wait(_RENEW_SECONDS):
+            try:
+                self.keep()
+                self._write()
+            except LeaseLostError:
+                return  # which the driver sees before it carries anything
+            except OSError:
+                continue
 
     def _write(self) -> None:
         self._renewals += 1
-        content = json.dumps(self._holder | {"renewals": self._renewals})
-        self._bucket.write(LEASE, content.encode())
-        self._renewed_at = time.monotonic()
+        self._bucket.write(LEASE, json.dumps(self._holder | {"renewals": self._renewals}).encode())
+
+    def _is_own(self, lease: bytes) -> bool:
+        return _read(lease).get("owner") == self._holder["owner"]
 
 
 def _is_left(lease: bytes) -> bool:
     """Whether its holder was a process of this machine that is dead."""
-    holder = _read(lease)
-    if (holder.get("host"), holder.get("boot")) != (platform.node(), _boot()):
+    holder, boot = _read(lease), _boot()
+    if not boot or (holder.get("host"), holder.get("boot")) != (platform.node(), boot):
         return False
     return not Path("/proc", str(holder.get("pid"))).exists()
 
@@ -121,7 +131,10 @@ def _host(lease: bytes) -> str:
 
 
 def _boot() -> str:
-    """What tells this start of this machine from others; empty where the system does not say."""
+    """What tells processes that are seen from here from all others; empty where the system does not say.
+
+    That is this start of this machine, and the container: another one may have the same host's name.
+    """
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     return ""

@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.bucket import Bucket
+from orchestrator.bucket import SLOWEST_BYTES_A_SECOND, Bucket
 from orchestrator.folder import STATE, SearchFolder
 from orchestrator.lease import Lease, LeaseLostError
-from orchestrator.snapshot import OBJECTS, Snapshots, State, fetch, note_states, noted_states, read_state
+from orchestrator.snapshot import OBJECTS, Note, Snapshots, State, fetch, read_note, read_state, write_note
 from orchestrator.trial_bucket import TrialBucket
-from trainables.errors import InputError, first_line
+from trainables.errors import first_line
 
 CARRY_SECONDS = 5.0
 # Rest after carrying, against the time that it took: a large search is carried less often.
@@ -45,19 +46,29 @@ def driving(folder: SearchFolder, say: Callable[[str], None]) -> Iterator["Mirro
     lease.take(say)
     mirror = Mirror(folder.bucket, folder.path, lease, say)
     try:
-        state = read_state(folder.bucket)
-        if state is not None and state.id not in noted_states(folder.path):
-            fetch(folder.bucket, folder.path)  # it went on elsewhere, since we looked
+        with folder.fetching():
+            state = read_state(folder.bucket)
+            if state is not None and state.id not in read_note(folder.path).ids:
+                fetch(folder.bucket, folder.path)  # it went on elsewhere, since we looked
         yield mirror
-    finally:
-        mirror.close()
-        if mirror.behind is None:
-            lease.release()
-    if mirror.behind is not None:
-        raise OSError(
-            f"{folder.bucket.shown} lacks the last of what search {folder.name!r} came to ({mirror.behind}); it is "
-            f"kept in {folder.path}, and --resume on this machine takes it there"
-        )
+    except BaseException:
+        lacking = _ended(mirror, lease)
+        if lacking is not None:
+            say(lacking)
+        raise
+    lacking = _ended(mirror, lease)
+    if lacking is not None:
+        raise OSError(lacking)
+
+
+def _ended(mirror: "Mirror", lease: Lease) -> str | None:
+    """Carry the last of it and let others drive; what the bucket lacks, for people, if anything."""
+    mirror.close()
+    if mirror.lacking is None:
+        lease.release()
+    else:
+        lease.leave()
+    return mirror.lacking
 
 
 class Mirror:
@@ -76,6 +87,7 @@ class Mirror:
             seconds: between looks at what is new.
         """
         self.behind: str | None = None
+        self._is_lost = False
         self._bucket = bucket
         self._folder = folder
         self._lease = lease
@@ -85,6 +97,7 @@ class Mirror:
         self._state = State(id="", files={})
         self._stale: set[str] = set()
         self._ended: list[int] = []
+        self._num_sent = self._num_bytes = 0  # objects that have arrived, and the size of the one that is on its way
         self._trials = TrialBucket(bucket, folder)
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -131,25 +144,36 @@ class Mirror:
                 there = set(self._state.files.values())
                 for checksum, content in changed.items():
                     if checksum not in there:
-                        self._bucket.write(f"{OBJECTS}/{checksum}", content)
-                        self._lease.keep_if_due()
+                        self._send(self._bucket.write, f"{OBJECTS}/{checksum}", content)
                 self._lease.keep()
                 self._commit(State.of(files))
-        except OSError:
+        except BaseException:
             self._snapshots.forget()
             raise
         self._trials.remove(ended)
-        self._ended = self._ended[len(ended) :]
+        del self._ended[: len(ended)]
+
+    def _send(self, write: Callable[[str, bytes], None], name: str, content: bytes) -> None:
+        self._num_bytes = len(content)
+        write(name, content)
+        self._num_sent += 1
 
     def _commit(self, state: State) -> None:
-        # Before it is there, so that a kill in between leaves a working copy that knows of it.
-        note_states(self._folder, (self._state.id, state.id))
-        self._bucket.write_for_certain(STATE, state.to_json())
+        note, there = read_note(self._folder), read_state(self._bucket)
+        if there is not None and there.id not in note.ids:  # by one who took our lease for left, or we another's
+            raise LeaseLostError("the search has gone on elsewhere")
+        # Noted before it is there, so that a kill in between, or an answer that is lost, leaves a working copy that
+        # knows of it; and with those before it, of which the bucket may have any.
+        write_note(self._folder, replace(note, ids=(*note.ids, state.id)))
+        self._send(self._bucket.write_for_certain, STATE, state.to_json())
+        write_note(self._folder, Note.of(state))
+        before, self._state = set(self._state.files.values()), state
+        kept = set(state.files.values())
         # Who reads the state before now is left its objects until the next one.
-        for checksum in self._stale - set(state.files.values()):
-            self._bucket.remove(f"{OBJECTS}/{checksum}")
-        self._stale = set(self._state.files.values()) - set(state.files.values())
-        self._state = state
+        gone, self._stale = self._stale - kept, before - kept
+        with suppress(OSError):  # what stays is removed by the next start
+            for checksum in gone:
+                self._bucket.remove(f"{OBJECTS}/{checksum}")
 
     def _run(self) -> None:
         pause = self._seconds
@@ -171,11 +195,11 @@ class Mirror:
         try:
             self.carry()
         except LeaseLostError as error:
-            self.behind = str(error)
+            self.behind, self._is_lost = str(error), True
             self._say(f"{self.behind}; this process ends")
             _thread.interrupt_main()
             return False
-        except (OSError, InputError) as error:
+        except Exception as error:  # whatever it is, the search is not to end with its bucket left behind unheard
             if self.behind is None:
                 self._say(
                     f"{self._bucket.shown} does not take what the search writes ({first_line(error)}); the search "
@@ -194,11 +218,24 @@ class Mirror:
                 if (self._folder / name).is_file():
                     self._bucket.write(name, (self._folder / name).read_bytes())
 
+    @property
+    def lacking(self) -> str | None:
+        """What people are to know if the bucket lacks the last of it."""
+        if self.behind is None:
+            return None
+        where = f"{self._bucket.shown} lacks the last of what this process came to ({self.behind}); it is kept in "
+        if self._is_lost:
+            return f"{where}{self._folder}, and put beside it when this machine next opens the search"
+        return f"{where}{self._folder}, and --resume on this machine takes it there"
+
     def close(self) -> None:
-        """Carry the last of it, for as long as that takes, but not for ever; `behind` then says what kept it."""
+        """Carry the last of it, for as long as the bucket takes anything; `lacking` then says what kept it."""
         if self._thread is None:
             return
         self._closing.set()
-        self._thread.join(timeout=_LAST_SECONDS)
+        num_sent = -1
+        while self._thread.is_alive() and num_sent != self._num_sent:
+            num_sent = self._num_sent
+            self._thread.join(timeout=_LAST_SECONDS + self._num_bytes / SLOWEST_BYTES_A_SECOND)
         if self._thread.is_alive():
             self.behind = self.behind or "it does not answer"

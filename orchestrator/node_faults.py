@@ -4,7 +4,8 @@ A trial that raises, or whose process dies, is tried again; on a node with a bro
 as such a node is free sooner than any other. So a node on which two attempts in a row have failed is left out, if
 another one that is there could take a trial. The first wave that begins a quarter of an hour later tries it again, and
 one more failure is enough then. A trial that has failed on several nodes is itself to blame, and counts against none of
-them: else it would go from node to node for ever.
+them: else it would go from node to node for ever. A node that is gone, as a machine that was reclaimed, is not to blame
+either, nor is a trial whose process it took along: that goes on as often as it has come farther.
 """
 
 import math
@@ -19,6 +20,8 @@ from ray._private.state import state  # on which node an actor was that is dead 
 FAILURES_IN_A_ROW = 2
 LEFT_OUT_SECONDS = 900.0
 _ACTOR = re.compile(r"actor_id[:=]\s*([0-9a-f]{32,})")
+# In the words of Ray's exceptions, which it hands over as text; the second comes before the node is known to be dead.
+_LOST = re.compile(r"The actor (died unexpectedly|[0-9a-f]{32,} is unavailable)")
 
 
 def node_of(said: str) -> str | None:
@@ -29,6 +32,11 @@ def node_of(said: str) -> str | None:
     told = state.actor_table(found[-1]) or {}
     node: str | None = told.get("Address", {}).get("NodeID") or None
     return node
+
+
+def lost_its_process(said: str) -> bool:
+    """Whether an actor failed as its process was gone, and did not raise, by what Ray said last of it."""
+    return _LOST.match(said.rpartition("Failure #")[2].partition("\n")[2]) is not None
 
 
 def nodes_for(needs: Mapping[str, float]) -> frozenset[str]:
@@ -67,6 +75,7 @@ class NodeFaults:
         self._clock = clock
         self._blames: dict[str, _Blame] = {}
         self._failed_on: dict[int, set[str]] = {}  # nodes of trials that have not worked since
+        self._reached: dict[int, int] = {}  # epochs of trials that have gone on
 
     def worked(self, node: str, trial: int) -> None:
         """A trial trained an epoch on a node."""
@@ -75,6 +84,8 @@ class NodeFaults:
 
     def failed(self, node: str, trial: int) -> bool:
         """An attempt at a trial failed on a node; whether the node is left out from now on."""
+        if self.is_gone(node):
+            return False
         nodes = self._failed_on.setdefault(trial, set())
         nodes.add(node)
         if len(nodes) > 1:  # it is the trial, and not the nodes
@@ -88,6 +99,15 @@ class NodeFaults:
             return False  # there is no other
         blame.until = self._clock() + LEFT_OUT_SECONDS
         return True
+
+    def goes_on(self, trial: int, epochs: int) -> bool:
+        """Whether a trial has more epochs than when this was last asked, so that it does not go on for ever."""
+        reached, self._reached[trial] = self._reached.get(trial, 0), epochs
+        return epochs > reached
+
+    def is_gone(self, node: str | None) -> bool:
+        """Whether a node is no longer there."""
+        return node is not None and node not in self._there()
 
     def is_left_out(self, node: str | None) -> bool:
         """Whether a node takes no trials."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from orchestrator.archive import write_atomically
 from orchestrator.cards import Measured, gpu_machines, gpu_nodes, measure, smallest_card
 from orchestrator.cluster import LOCAL
 from orchestrator.config import Experiment
@@ -21,6 +20,7 @@ from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, Resources
 from orchestrator.room import Footprints, MemoryLook, Room, gigabytes, held_bytes
 from orchestrator.teacher import TeacherTask
+from orchestrator.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError, first_line

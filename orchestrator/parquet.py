@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,7 +57,7 @@ def has_parquet(path: Path) -> bool:
 
 
 def read_train(config: DataConfig) -> Source:
-    """All images that are not test images: validation is still among them.
+    """All images that are not test images: validation is still among them, unless it has files of its own.
 
     Args:
         config: of `cifar10`, `cifar100` or `parquet`.
@@ -66,6 +66,18 @@ def read_train(config: DataConfig) -> Source:
         InputError: if files, columns or rows are missing or not what they must be; names file and row, from 0.
     """
     return _read(config, "train")
+
+
+def read_val(config: DataConfig) -> ImageSet | None:
+    """The validation images, where there are files of them; `None` where they are held out of the training's.
+
+    Args:
+        config: of `cifar10`, `cifar100` or `parquet`.
+
+    Raises:
+        InputError: if files, columns or rows are missing or not what they must be; names file and row, from 0.
+    """
+    return _read(config, "val").images if _found(config)["val"] else None
 
 
 def read_test(config: DataConfig) -> Source:
@@ -118,20 +130,23 @@ def require_both_parts(config: DataConfig) -> None:
 
 def _files(config: DataConfig, part: Part) -> list[Path]:
     """The part's files, sorted by name; none is of both parts, whatever name or link it goes by."""
-    folder = data_folder(config)
-    files = files_of_parts(folder, ("train", "test"))[part]
+    files = _found(config)[part]
     if not files:
-        raise InputError(f"data.path is {folder}, but has no file *{part}*.parquet; put {config.name}'s there")
+        raise InputError(f"data.path is {config.path}, but has no file *{part}*.parquet; put {config.name}'s there")
     return files
 
 
-def files_of_parts(folder: Path, parts: Sequence[str]) -> dict[str, list[Path]]:
+def _found(config: DataConfig) -> dict[Part, list[Path]]:
+    return files_of_parts(data_folder(config), get_args(Part))
+
+
+def files_of_parts(folder: Path, parts: Sequence[Part]) -> dict[Part, list[Path]]:
     """Parquet files of each part, whose word is in their names, sorted; a part may have none.
 
     Raises:
         InputError: if a file is of two parts.
     """
-    found: dict[str, list[Path]] = {}
+    found: dict[Part, list[Path]] = {}
     for part in parts:
         found[part] = sorted({file.resolve() for file in folder.glob(f"*{part}*.parquet")})
         for earlier in parts[: parts.index(part)]:

@@ -4,13 +4,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket, is_bucket
 from orchestrator.folder import TEACHER, SearchFolder
 from orchestrator.lease import LEASE
-from orchestrator.snapshot import OBJECTS, fetch, noted_states, read_state
+from orchestrator.snapshot import OBJECTS, fetch, read_note, read_state
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError, first_line
 
 Storage = str | Path
@@ -75,16 +75,18 @@ def open_search(storage: Storage, name: str) -> SearchFolder:
 def _bring_up_to_date(folder: SearchFolder, bucket: Bucket) -> None:
     state = read_state(bucket)
     if state is None:
-        if noted_states(folder.path) and folder.exists:
+        if read_note(folder.path).ids and folder.exists:
             raise InputError(
                 f"{bucket.address} no longer holds search {folder.name!r}, of which {folder.path} is a working copy; "
                 "bring it back there, or remove that folder to begin anew"
             )
-        others = sorted(set(bucket.names()) - _BEGUN)
+        # What begins with a dot was tried there, by who could not remove it.
+        others = sorted(name for name in bucket.names() if name not in _BEGUN and not name.startswith("."))
         if others:
             raise InputError(f"{bucket.address} holds {others[0]}, but no search; choose another --name or --storage")
-    elif state.id not in noted_states(folder.path) and not folder.is_locked:  # else its driver runs here
-        with folder.locked():
+        return
+    with folder.fetching():
+        if state.id not in read_note(folder.path).ids and not folder.is_locked:  # else its driver runs here
             fetch(bucket, folder.path)
 
 
@@ -120,6 +122,9 @@ def fetch_networks(folder: SearchFolder, networks: Iterable[str]) -> None:
     if folder.bucket is None:
         return
     for network in networks:
+        path = PurePosixPath(network)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"the archive in {folder.bucket.address} names the network {network!r}; it is damaged")
         try:
             there = (folder.path / network).is_dir() or folder.bucket.pull(network, folder.path / network)
         except OSError as error:

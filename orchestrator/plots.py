@@ -3,17 +3,15 @@
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.archive import Candidate, write_atomically
-from orchestrator.pareto import OBJECTIVES
+from orchestrator.archive import Candidate
+from orchestrator.front_view import FrontView
+from orchestrator.whole_files import write_atomically
 
-_MOST_DRAWN = 5_000  # candidates beside the front
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
 _TICKS = tuple(float(f"{step}e{power}") for power in range(-4, 5) for step in (1, 2, 5))
 AXIS_TITLES: Mapping[str, str] = MappingProxyType(
@@ -23,53 +21,6 @@ AXIS_TITLES: Mapping[str, str] = MappingProxyType(
         "latency_ms": "latency, ms an image",
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrontView:
-    """What a picture of a front shows.
-
-    Attributes:
-        candidates: every candidate found so far.
-        front: those that no other one dominates, by rising cost.
-        knee: the one to take when in doubt; `None` for an empty front.
-        teacher_val_accuracy: in [0, 1].
-        objectives: names out of `pareto.OBJECTIVES` that the front is of.
-        breaking: keys of candidates that break a constraint and are not on the front for that.
-    """
-
-    candidates: Sequence[Candidate]
-    front: Sequence[Candidate]
-    knee: Candidate | None
-    teacher_val_accuracy: float
-    objectives: Sequence[str]
-    breaking: frozenset[tuple[int, int]] = frozenset()
-
-    @property
-    def cost(self) -> str:
-        """The objective on the horizontal axis: `macs_kept` if it is one of them, else the first that is minimised."""
-        costs = [name for name in self.objectives if OBJECTIVES[name] == "minimize"]
-        return costs[0] if costs and "macs_kept" not in costs else "macs_kept"
-
-    @property
-    def rest(self) -> str:
-        """What those that are not on the front are."""
-        what = "dominated, or breaking a constraint" if self.breaking else "dominated"
-        number = len(self.candidates) - len(self.front)
-        return what if number <= _MOST_DRAWN else f"{what} ({_MOST_DRAWN:,} of {number:,})"
-
-    @property
-    def dominated(self) -> tuple[Candidate, ...]:
-        """The candidates that have this cost and are not on the front; of very many an even part of them."""
-        front = {candidate.key for candidate in self.front}
-        every = max(1, math.ceil(len(self.candidates) / _MOST_DRAWN))
-        some = self.candidates[::every]
-        return tuple(each for each in some if each.key not in front and getattr(each, self.cost) is not None)
-
-    @property
-    def plotted(self) -> tuple[Candidate, ...]:
-        """What a picture shows: the front and those that are not on it."""
-        return (*self.front, *self.dominated)
 
 
 def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without types

@@ -5,20 +5,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
-from orchestrator.archive import Archive, Candidate, candidates_of, results_of
+from orchestrator.archive import Archive, Candidate
 from orchestrator.budget import Budget
-from orchestrator.constraints import Bounds, measured, meets, unmet, violations
+from orchestrator.candidates import candidates_of, results_of
+from orchestrator.constraints import Bounds, measured, unmet, violations
 from orchestrator.curves import CURVES, Curves
-from orchestrator.pareto import front, front_hypervolume, knee, losses
-from orchestrator.plots import FrontView, save_front
+from orchestrator.front_view import FrontView, front_view, grown
+from orchestrator.pareto import front_hypervolume, losses
+from orchestrator.plots import save_front
 from orchestrator.study import Asked, Study
 from orchestrator.tracking import ClosedTrial, Status, Tracker
-from trainables.config import CascadeConfig
+from orchestrator.watcher import Watcher
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
@@ -27,78 +28,6 @@ CANDIDATES = "candidates"
 _REST, _LONGEST_REST_SECONDS = 19.0, 20.0
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
 _TRIALS_TO_MEET = 10
-
-
-class Watcher(Protocol):
-    """Who is told how the search goes, on the terminal."""
-
-    def teacher_epoch(self, progress: EpochProgress) -> None:
-        """The teacher trained an epoch."""
-
-    def teacher_ready(self, result: TeacherResult) -> None:
-        """The teacher is there."""
-
-    def going_on(self, num_ended: int) -> None:
-        """Trials begin, or go on after so many have ended."""
-
-    def trial_started(self, number: int, cascade: CascadeConfig) -> None:
-        """A trial runs."""
-
-    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
-        """A trial trained an epoch."""
-
-    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
-        """A trial gave its candidates, some stages of which may have been done before."""
-
-    def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
-        """A trial was stopped early, and gave the candidates that had reached their sizes."""
-
-    def trial_failed(self, number: int, reason: str) -> None:
-        """A trial gave nothing."""
-
-    def note(self, text: str) -> None:
-        """Something about the search as a whole that people should know."""
-
-
-def front_view(
-    candidates: Sequence[Candidate],
-    objectives: Sequence[str],
-    *,
-    teacher_val_accuracy: float,
-    bounds: Bounds = MappingProxyType({}),
-) -> FrontView:
-    """The front of those of these candidates that keep to the bounds, with its knee."""
-    kept = [candidate for candidate in candidates if meets(bounds, candidate)]
-    best = front(kept, objectives)
-    return FrontView(
-        candidates=tuple(candidates),
-        front=best,
-        knee=knee(best, objectives),
-        teacher_val_accuracy=teacher_val_accuracy,
-        objectives=tuple(objectives),
-        breaking=frozenset(candidate.key for candidate in candidates) - {candidate.key for candidate in kept},
-    )
-
-
-def grown(view: FrontView, new: Sequence[Candidate], candidates: Sequence[Candidate], bounds: Bounds) -> FrontView:
-    """A view that knows some candidates more: what `front_view` gives for all, without looking at all of them again.
-
-    Args:
-        view: of those that were known.
-        new: those that were not.
-        candidates: all of them.
-        bounds: the view's.
-    """
-    kept = [candidate for candidate in new if meets(bounds, candidate)]
-    best = front([*view.front, *kept], view.objectives)
-    broken = {candidate.key for candidate in new} - {candidate.key for candidate in kept}
-    return replace(
-        view,
-        candidates=candidates,
-        front=best,
-        knee=view.knee if best == tuple(view.front) else knee(best, view.objectives),
-        breaking=view.breaking | broken,
-    )
 
 
 class SearchRecord:

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.archive import Candidate, write_atomically
+from orchestrator.archive import Candidate
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 
 CONFIDENCE = 0.95

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
-from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, node_of
+from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
 from orchestrator.study import Asked
 from orchestrator.trials import Wave, writing
 from trainables.results import EpochProgress, LevelResult, Reused
@@ -105,10 +105,16 @@ class Reporter(Callback):  # type: ignore[misc]
         """A trial's actor died, or raised, more often than it is tried again."""
         if self._look_for_room(trial):
             return
-        if self._faults.is_left_out(self._blame_node(trial)):
+        node = self._blame_node(trial)
+        epochs = (trial.last_result or {}).get("progress", [])
+        was_lost = bool(epochs) and lost_its_process(_said(trial))
+        if was_lost and self._faults.goes_on(trial.config["trial"], epochs[-1]["trial_epoch"]):
+            self._wave.end_early()
             self._wave.moves(trial.config["trial"])
             return
-        epochs = (trial.last_result or {}).get("progress")
+        if self._faults.is_left_out(node):
+            self._wave.moves(trial.config["trial"])
+            return
         where = (
             f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}" if epochs else "before its first epoch"
         )

@@ -12,8 +12,8 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 
-from orchestrator.archive import write_atomically
 from orchestrator.rungs import STOPPING_OBJECTIVES, EarlyStopping, Passing, Rungs
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 from trainables.tune_adapter import stop_note
 

@@ -37,7 +37,7 @@ from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.packing import PACKING, nothing_chosen, pack, where_there_is_no_card, without_cards
 from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors, TrialRanks
-from orchestrator.record import CANDIDATES, SearchRecord, Watcher, search_parameters
+from orchestrator.record import CANDIDATES, SearchRecord, search_parameters
 from orchestrator.resources import AUTO, Resources
 from orchestrator.reuse import StageFolder
 from orchestrator.room import check_memory
@@ -50,6 +50,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trial_bucket import TrialBucket
 from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources
+from orchestrator.watcher import Watcher
 from orchestrator.waves import run_waves, sweep
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
@@ -119,6 +120,9 @@ def run_search(
         memory = check_memory(experiment, data)
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
+            # Somebody may have begun it, since we looked.
+            folder.require_fresh_or_same(experiment, resume=resume)
+            folder.require_same_data(digest)
             task = teacher_task(experiment, folder, digest)
             table = None if checked.timed is None else _times(task, experiment, data, watcher)
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)

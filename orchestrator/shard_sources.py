@@ -25,7 +25,7 @@ from orchestrator.parquet import (
 )
 from orchestrator.shards import FILE, PARTS, Labels, PartName
 from trainables.errors import InputError
-from trainables.sources import class_folders, image_files
+from trainables.sources import class_folders, image_files, part_folders
 
 _GROUPS = 4  # row groups of Parquet files that are shuffled with one another
 _PIXELS = 3 * 32 * 32
@@ -107,10 +107,7 @@ def open_source(folder: Path, *, seed: int) -> ShardSource:
 
 
 def _imagefolder(folder: Path, seed: int) -> ShardSource:
-    roots: dict[PartName, Path] = {part: folder / part for part in PARTS if (folder / part).is_dir()}
-    if roots and "train" not in roots:
-        raise InputError(f"{folder} has a folder {min(roots)}, but none called train; put the training images there")
-    roots = roots or {"train": folder}
+    roots = part_folders(folder) or {"train": folder}
     class_names = tuple(item.name for item in class_folders(roots["train"]))
     if len(class_names) < 2:
         raise InputError(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
-from orchestrator.delivery import Existing, disk_full, staging
+from orchestrator.delivery import Existing, disk_full, move, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, schema_of
 from trainables.errors import InputError
@@ -84,7 +84,8 @@ def write_shards(
         _check_counts(parts, source.class_names)
         written = ShardSet(labels=source.labels, class_names=source.class_names, parts=parts, skipped=tuple(skipped))
         (package / FILE).write_text(written.to_json())
-        _deliver(package, out, options.existing)
+        check_out(out, options.existing)  # it may have been taken meanwhile
+        move(package, out, mark=FILE)
     return written
 
 
@@ -102,20 +103,6 @@ def check_out(out: Path, existing: Existing) -> None:
         raise InputError(f"{out} is there already; choose another folder, or replace it with --overwrite")
     if not (out / FILE).is_file():
         raise InputError(f"{out} is no set of shards (it has no {FILE}) and is not replaced; choose another folder")
-
-
-def _deliver(package: Path, out: Path, existing: Existing) -> None:
-    """Move the finished set to its place; what is replaced stays until then."""
-    check_out(out, existing)  # it may have been taken meanwhile
-    old = package.with_name("replaced")
-    if (out / FILE).is_file():
-        out.rename(old)
-    try:
-        package.rename(out)  # over an empty folder too
-    except OSError:
-        if old.is_dir():
-            old.rename(out)
-        raise
 
 
 def _check_skipped(skipped: Sequence[Skipped], num_images: int, options: WriteOptions) -> None:

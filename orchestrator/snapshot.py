@@ -1,23 +1,26 @@
 """What a search knows as one state in a bucket: all files of one moment, or those of the moment before.
 
 Files lie under their checksums, and `state.json`, written last, says which of them make up the state. A working copy
-on a machine remembers which state it was brought to, or has brought there itself.
+on a machine remembers which state it was brought to, or has brought there itself. Where the bucket has gone beyond it,
+it is brought up to date, and what only it holds of results is put aside.
 """
 
 import hashlib
 import json
+import logging
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket
 from orchestrator.curves import CURVES
 from orchestrator.folder import EXPORTS, STATE
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 
 OBJECTS = "state"
@@ -37,10 +40,16 @@ _FILES = (
     "tracking/spool.jsonl",
 )
 _FOLDERS = (CURVES,)
+# Of these, what trials came to.
+_RESULTS = ("archive.parquet", "archive.new.jsonl", "confirm.parquet")
 _NOTE = ".bucket"
+# Of a working copy, what stays where it is when the rest is put aside.
+_STAYS = ("lock", EXPORTS, _NOTE)
 _MOST_LOOKS = 50
 _READS = 3
 _READERS = 16
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,8 +173,43 @@ def read_state(bucket: Bucket) -> State | None:
     return state
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """What a working copy remembers of the bucket.
+
+    Attributes:
+        ids: of states, one of which the bucket has, unless the search has gone on elsewhere.
+        results: checksums of files with results, by name, that the bucket has taken or given.
+    """
+
+    ids: tuple[str, ...] = ()
+    results: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: State) -> Self:
+        """That the bucket has this state, and the working copy too."""
+        results = {name: state.files[name] for name in _RESULTS if name in state.files}
+        return cls(ids=(state.id,), results=results)
+
+
+def read_note(folder: Path) -> Note:
+    """What a working copy remembers; nothing where that is lost."""
+    try:
+        plain = json.loads((folder / _NOTE).read_text())
+        return Note(ids=tuple(plain["ids"]), results=dict(plain["results"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Note()
+
+
+def write_note(folder: Path, note: Note) -> None:
+    """Remember it."""
+    write_atomically(folder / _NOTE, json.dumps({"ids": note.ids, "results": dict(note.results)}).encode())
+
+
 def fetch(bucket: Bucket, folder: Path) -> None:
     """Bring a working copy to the state that the bucket has. Only while nobody works in it.
+
+    Results that it holds and the bucket never took, as the search went on elsewhere, are kept in a folder beside it.
 
     Args:
         bucket: the search's place.
@@ -179,20 +223,32 @@ def fetch(bucket: Bucket, folder: Path) -> None:
         state = read_state(bucket)
         if state is None:
             return
-        contents = _contents(bucket, folder, state)
+        is_ahead = _is_ahead(folder, state)
+        contents = _contents(bucket, None if is_ahead else folder, state)
         if contents is not None:
+            if is_ahead:
+                _put_aside(folder)
             _put(folder, state, contents)
             return
     raise InputError(f"the state of the search in {bucket.address} lacks objects; bring them back under {OBJECTS}/")
 
 
-def _contents(bucket: Bucket, folder: Path, state: State) -> dict[str, bytes] | None:
+def _is_ahead(folder: Path, state: State) -> bool:
+    """Whether a working copy holds results that neither the bucket had of it, nor a state has."""
+    known = read_note(folder).results
+    return any(
+        (folder / name).is_file() and _checksum(folder / name) not in (known.get(name), state.files.get(name))
+        for name in _RESULTS
+    )
+
+
+def _contents(bucket: Bucket, folder: Path | None, state: State) -> dict[str, bytes] | None:
     """Each file that the working copy has otherwise or not; `None` if the state was replaced meanwhile."""
-    wanted = {}
-    for name, checksum in state.files.items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
-            wanted[name] = checksum
+    wanted = {
+        name: checksum
+        for name, checksum in state.files.items()
+        if folder is None or not (folder / name).is_file() or _checksum(folder / name) != checksum
+    }
     with ThreadPoolExecutor(_READERS) as readers:
         found = readers.map(lambda checksum: bucket.read(f"{OBJECTS}/{checksum}"), wanted.values())
         contents = dict(zip(wanted, found, strict=True))
@@ -203,9 +259,23 @@ def _contents(bucket: Bucket, folder: Path, state: State) -> dict[str, bytes] | 
     return there if len(there) == len(contents) else None
 
 
+def _put_aside(folder: Path) -> None:
+    kept = Path(tempfile.mkdtemp(prefix=f"{folder.name}.kept-", dir=folder.parent))
+    for path in folder.iterdir():
+        if path.name not in _STAYS:
+            path.rename(kept / path.name)
+    _log.warning(
+        "search %r went on elsewhere without results of this machine, which are kept: "
+        "`cascade front %s --storage %s` shows them",
+        folder.name,
+        kept.name,
+        kept.parent,
+    )
+
+
 def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:
     # From here on until the end it is no state at all, should we be killed.
-    note_states(folder, ())
+    write_note(folder, replace(read_note(folder), ids=()))
     if "search-id" in contents and (folder / "search-id").exists():  # another search of this name was here
         for path in folder.iterdir():
             if path.is_dir() and path.name != EXPORTS:
@@ -215,17 +285,9 @@ def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:
             (folder / name).unlink()
     for name, content in contents.items():
         write_atomically(folder / name, content)
-    note_states(folder, (state.id,))
+    write_note(folder, Note.of(state))
 
 
-def noted_states(folder: Path) -> tuple[str, ...]:
-    """Ids of the states of which the bucket may have the newest, where it has not gone beyond this working copy."""
-    try:
-        return tuple((folder / _NOTE).read_text().split())
-    except FileNotFoundError:
-        return ()
-
-
-def note_states(folder: Path, ids: tuple[str, ...]) -> None:
-    """Remember them."""
-    write_atomically(folder / _NOTE, "\n".join(ids).encode())
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

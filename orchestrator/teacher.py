@@ -13,11 +13,11 @@ import ray
 import torch
 from torch import nn
 
-from orchestrator.archive import write_atomically
 from orchestrator.bucket import Bucket, insist
 from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.reuse import StageFolder
+from orchestrator.whole_files import write_atomically
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
 from trainables.config import Augmentation, ModelConfig, Pruning, Recipe
 from trainables.cost import LatencyTable, count_macs, count_params

@@ -1,5 +1,6 @@
 """What trials on machines that share no folder leave in a bucket: checkpoints and networks; and word to stop."""
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -79,14 +80,24 @@ class TrialBucket:
                 self._bucket.write(f"{TRIALS}/{key}.safetensors", path.read_bytes())
                 path.unlink()
 
-    def keep_network(self, folder: Path) -> None:
+    def keep_network(self, folder: Path) -> Path:
         """Keep the network of a level in the bucket, however long that takes: its trial counts as done then.
+
+        It gets a name of its own there and here: a driver that goes on from what another one could still make known may
+        give the same level another network, and neither is to be taken for the other.
 
         Args:
             folder: of the network, in the search's working copy.
+
+        Returns:
+            The folder under its new name.
         """
-        name = folder.relative_to(self._folder).as_posix()
-        insist(lambda: self._bucket.push(folder, name), what=f"keeping {name}")
+        named = folder.with_name(f"{folder.name}-{_digest(folder)[:12]}")
+        shutil.rmtree(named, ignore_errors=True)  # of an earlier attempt that gave just this
+        folder.rename(named)
+        name = named.relative_to(self._folder).as_posix()
+        insist(lambda: self._bucket.push(named, name), what=f"keeping {name}")
+        return named
 
     def told_to_stop(self, key: str) -> str | None:
         """Why a trial is to end, if it is; where the bucket does not answer it is told after the next epoch."""
@@ -131,15 +142,6 @@ class TrialBucket:
             if path.name.startswith(marks):
                 path.unlink(missing_ok=True)
 
-    def forget(self) -> None:
-        """Remove all of it, of all trials.
-
-        Raises:
-            OSError: if the bucket does not answer.
-        """
-        self._bucket.remove("")
-        shutil.rmtree(self._folder / _STATES, ignore_errors=True)
-
     def _state(self, key: str) -> Path:
         return self._folder / _STATES / f"{key}.safetensors"
 
@@ -155,3 +157,11 @@ class TrialBucket:
         except OSError as error:
             _log.warning("%s: %s", self._bucket.address, first_line(error))
             self._rests_until = time.monotonic() + _REST_SECONDS
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()

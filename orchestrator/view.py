@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.archive import Candidate
-from orchestrator.plots import FrontView
-from orchestrator.record import Watcher
+from orchestrator.front_view import FrontView
+from orchestrator.watcher import Watcher
 from trainables.config import UNITS, CascadeConfig
 from trainables.results import EpochProgress, Reused, TeacherResult
 

@@ -93,7 +93,8 @@ class DataConfig(PlainConfig):
         image_size: height and width in pixels that images are brought to; needed by `imagefolder`, `parquet` and
             `shards`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
-        val_fraction: part of the training images held out for validation, stratified by class, in (0, 1).
+        val_fraction: part of the training images held out for validation where a data set has no validation images of
+            its own, stratified by class, in (0, 1).
         test_fraction: part of all images held out for test where a data set has no test split of its own
             (`digits`, an `imagefolder` without a `test` folder), stratified by class, in (0, 1).
         augmentation: what training batches go through: `none`, `crop` (pad by an eighth, crop at random),

@@ -1,7 +1,7 @@
 """Readers of data sets by name: the embedded digits, CIFAR as torchvision lays it out, folders of images.
 
 Every reader gives decoded uint8 images of one square size, and keeps test images apart from all others: `read_train`
-never gives one, `read_test` gives nothing else.
+and `read_val` never give one, `read_test` gives nothing else.
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,22 +24,36 @@ from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
 from trainables.splits import select, stratified_split
 
-Part = Literal["train", "test"]
+Part = Literal["train", "val", "test"]
 
 _DIGITS_SIZE = 16
 _ROWS_A_TASK = 64
 # Not all that Pillow knows: it has PostScript run by another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_PART_NAMES: Mapping[Part, Sequence[str]] = MappingProxyType(
+    {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+)
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def read_train(config: DataConfig) -> Source:
-    """All images that are not test images: validation is still among them.
+    """All images that are not test images: validation is still among them, unless it is a part of its own.
 
     Raises:
         InputError: if the data set is missing, incomplete or unreadable.
     """
     return READERS[config.name](config, "train")
+
+
+def read_val(config: DataConfig) -> ImageSet | None:
+    """The validation images, where the data set has a part of them; `None` where they are held out of the training's.
+
+    Raises:
+        InputError: if they are unreadable.
+    """
+    if config.name != "imagefolder" or "val" not in part_folders(data_folder(config)):
+        return None
+    return READERS[config.name](config, "val").images
 
 
 def read_test(config: DataConfig) -> Source:
@@ -187,31 +202,49 @@ def _read_cifar(config: DataConfig, part: Part) -> Source:
 
 
 def _read_imagefolder(config: DataConfig, part: Part) -> Source:
-    """Images in one folder a class, under `train` and `test` or directly under `data.path`.
+    """Images in one folder a class, under `train`, `val` and `test` or directly under `data.path`.
 
     Each image is decoded once: the largest central square, brought to `image_size` with antialiasing.
     """
     root = data_folder(config)
-    has_test = (root / "test").is_dir()
-    if has_test and not (root / "train").is_dir():
-        raise InputError(f"{root} has a folder test, but none called train; put the classes of training images there")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    class_names = tuple(folder.name for folder in class_folders(train_root))
+    roots = part_folders(root) or {"train": root}
+    class_names = tuple(folder.name for folder in class_folders(roots["train"]))
     if len(class_names) < 2:
         raise InputError(
-            f"{train_root} has {len(class_names)} class folders, but must have at least 2; "
+            f"{roots['train']} has {len(class_names)} class folders, but must have at least 2; "
             "put images in one folder a class"
         )
-    files, labels_N = image_files(train_root, class_names)
-    if has_test:
-        # Listed for training too, so that a wrong test folder is known before training and not after it.
-        test_files, test_labels_N = image_files(root / "test", class_names)
-        if part == "test":
-            files, labels_N = test_files, test_labels_N
+    # All are listed, so that a wrong test folder is known before training and not after it.
+    found = {name: image_files(folder, class_names) for name, folder in roots.items()}
+    if part in found and (part != "train" or "test" in found):
+        files, labels_N = found[part]
     else:
+        files, labels_N = found["train"]
         indices = _part_of(labels_N, part, config, class_names)
         files, labels_N = [files[index] for index in indices.tolist()], labels_N[indices]
     return Source(images=_decode_files(files, labels_N, config), class_names=class_names)
+
+
+def part_folders(root: Path) -> dict[Part, Path]:
+    """Folders of training, validation and test images; none where `root` holds the classes itself.
+
+    Raises:
+        InputError: if there are several of validation images, or none of training images.
+    """
+    found: dict[Part, list[Path]] = {
+        part: [root / name for name in names if (root / name).is_dir()] for part, names in _PART_NAMES.items()
+    }
+    if not found["train"]:
+        others = [part for part in found if (root / part).is_dir()]
+        if others:
+            raise InputError(
+                f"{root} has a folder {others[0]}, but none called train; put the classes of training images there"
+            )
+        return {}
+    if len(found["val"]) > 1:
+        names = " and ".join(folder.name for folder in found["val"])
+        raise InputError(f"{root} has the folders {names}, which are all for validation images; put them into one")
+    return {part: folders[0] for part, folders in found.items() if folders}
 
 
 def class_folders(root: Path) -> list[Path]:

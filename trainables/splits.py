@@ -77,18 +77,22 @@ def select(images: ImageSet, indices: torch.Tensor) -> ImageSet:
     return ImageSet(images_NCHW=images.images_NCHW[indices], labels_N=images.labels_N[indices])
 
 
-def split(source: Source, config: DataConfig) -> DataSplits:
-    """Hold out validation images and measure the channels of those that stay.
+def split(source: Source, config: DataConfig, val: ImageSet | None = None) -> DataSplits:
+    """Hold out validation images, unless they are given, and measure the channels of those that stay.
 
     The split is stratified by class, or plainly random where images have several labels.
 
     Args:
-        source: all images that are not test.
+        source: all images that are neither test nor `val`.
         config: gives `val_fraction` and `seed`.
+        val: validation images, where the data set has a part of them.
 
     Raises:
-        InputError: if a class has fewer than two images, or there are fewer than two in all.
+        InputError: if a class has fewer than two images, or there are fewer than two in all; or if `val` does not fit.
     """
+    if val is not None:
+        mean, std = channel_statistics(source.images.images_NCHW)
+        return DataSplits(train=source.images, val=val, mean=mean, std=std, class_names=source.class_names)
     labels_N, fraction, seed = source.images.labels_N, config.val_fraction, config.seed
     if source.images.multi_label:
         stay, held_out = random_split(len(labels_N), fraction=fraction, seed=seed)

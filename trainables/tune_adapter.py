@@ -40,8 +40,8 @@ class TrialStore(Protocol):
     def keep_state(self, key: str, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
         """Keep a checkpoint."""
 
-    def keep_network(self, folder: Path) -> None:
-        """Keep the network of a level; it is safe when this returns."""
+    def keep_network(self, folder: Path) -> Path:
+        """Keep the network of a level; it is safe when this returns the folder that it lies in then."""
 
     def told_to_stop(self, key: str) -> str | None:
         """Why a trial is to end before its next epoch, if it is."""
@@ -276,14 +276,13 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _save(self, level: int, network: nn.Module) -> str:
         """Write a level's network; name of its folder among the candidates."""
-        name = f"{self._number}-{level}"
-        folder = Path(self._settings.candidates) / name
+        folder = Path(self._settings.candidates) / f"{self._number}-{level}"
         if folder.exists():  # of an earlier attempt at this very trial, which ended before it was told
             shutil.rmtree(folder)
         save_network(folder, network, model=self._settings.model, input_spec=InputSpec.of(self._data))
         if self._settings.store is not None:
-            self._settings.store.keep_network(folder)
-        return name
+            folder = self._settings.store.keep_network(folder)
+        return folder.name
 
     def _measured(self, result: dict[str, Any]) -> dict[str, Any]:
         if not self._settings.measure_latency:

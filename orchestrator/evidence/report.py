@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.archive import write_atomically
 from orchestrator.evidence.figures import accuracy_figure, difference_figure
 from orchestrator.evidence.pages import Block, Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
@@ -13,6 +12,7 @@ from orchestrator.evidence.results import RunResult, write_table
 from orchestrator.evidence.schedule import all_runs
 from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary, summarise
+from orchestrator.whole_files import write_atomically
 
 
 def write_report(

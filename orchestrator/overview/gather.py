@@ -10,11 +10,11 @@ from orchestrator.archive import Candidate
 from orchestrator.config import Experiment
 from orchestrator.curves import TrialCurve, read_curves
 from orchestrator.folder import SearchFolder
+from orchestrator.front_view import FrontView
 from orchestrator.fronts import read_front
 from orchestrator.overview.importance import Importance, importance
 from orchestrator.pareto import front, front_hypervolume, losses
 from orchestrator.pick import pick_each
-from orchestrator.plots import FrontView
 from trainables.errors import InputError
 from trainables.results import TeacherResult
 

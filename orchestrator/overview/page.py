@@ -4,7 +4,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from orchestrator.archive import Candidate, write_atomically
+from orchestrator.archive import Candidate
 from orchestrator.folder import SearchFolder
 from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter
 from orchestrator.overview.charts import Line as ChartLine
@@ -13,6 +13,7 @@ from orchestrator.overview.sections import cost_section, curves_section, importa
 from orchestrator.overview.style import STYLE
 from orchestrator.overview.words import command, fewer, points_text, share, signed_points
 from orchestrator.plots import AXIS_TITLES, axis_ticks
+from orchestrator.whole_files import write_atomically
 
 PAGE = "overview.html"
 _WHAT = {

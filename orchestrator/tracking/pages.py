@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from orchestrator.archive import write_atomically
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import read_front
 from orchestrator.overview.gather import LINKS_FILE, Links
@@ -14,6 +13,7 @@ from orchestrator.tracking.records import SEARCH
 from orchestrator.tracking.registry import Package, Registry
 from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
 

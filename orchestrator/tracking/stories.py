@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.archive import Candidate
-from orchestrator.plots import FrontView, front_json, front_table
+from orchestrator.front_view import FrontView
+from orchestrator.plots import front_json, front_table
 from orchestrator.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.records import SEARCH, TEACHER, Metric, Scalar

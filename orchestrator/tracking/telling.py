@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from orchestrator.archive import Candidate
-from orchestrator.plots import FrontView, front_table
+from orchestrator.front_view import FrontView
+from orchestrator.plots import front_table
 from orchestrator.tracking.records import Metric, Scalar
 from trainables.results import EpochProgress, Reused
 

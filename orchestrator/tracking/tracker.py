@@ -10,7 +10,8 @@ from typing import Literal
 
 from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.archive import Candidate
-from orchestrator.plots import FrontView, readable
+from orchestrator.front_view import FrontView
+from orchestrator.plots import readable
 from orchestrator.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.courier import Courier

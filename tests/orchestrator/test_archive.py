@@ -1,7 +1,6 @@
 """The archive keeps every candidate once, survives a stop at any moment, and says so when it is damaged."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -9,10 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.archive import Archive, Candidate, candidates_of, write_atomically
-from trainables.config import CascadeConfig
+from orchestrator.archive import Archive, Candidate
 from trainables.errors import InputError
-from trainables.results import LevelResult
 
 
 def candidate(trial: int = 0, level: int = 1, **values: object) -> Candidate:
@@ -111,15 +108,6 @@ def test_an_archive_from_before_top5_can_be_read_and_added_to(tmp_path: Path) ->
     assert [found.val_top5 for found in archive.candidates()] == [None, 0.99]
 
 
-def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "text instead of bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -136,30 +124,6 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
 def test_unusable_values_make_no_candidate(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"^{name} of candidate 4:2 is"):
         candidate(4, 2, **{name: value})
-
-
-def test_candidates_of_a_trial_take_every_level() -> None:
-    cascade = CascadeConfig(macs_kept=(0.3, 0.1))
-    results = [
-        LevelResult(
-            level=level,
-            num_levels=2,
-            val_accuracy=0.9 - level / 10,
-            val_accuracy_before_recalibration=0.5,
-            macs=100 * (3 - level),
-            macs_kept=kept,
-            params=10,
-            params_kept=0.2,
-            fidelity=level / 4,
-        )
-        for level, kept in ((2, 0.1), (1, 0.3))
-    ]
-    made = candidates_of(7, results, {1: "trials/7/1", 2: "trials/7/2"}, cascade)
-    assert [(c.label, c.num_assistants, c.macs_kept, c.network, c.fidelity) for c in made] == [
-        ("7:1", 1, 0.3, "trials/7/1", 0.25),
-        ("7:2", 1, 0.1, "trials/7/2", 0.5),
-    ]
-    assert CascadeConfig.from_dict(json.loads(made[0].cascade)) == cascade
 
 
 def test_what_is_new_is_on_disk_before_the_parquet_file_is_written_again(tmp_path: Path) -> None:
@@ -190,8 +154,9 @@ def test_half_a_line_that_a_stopped_machine_left_counts_for_nothing(tmp_path: Pa
     assert Archive(archive.path).candidates() == (candidate(0), candidate(1), candidate(2))
 
 
-def test_lines_that_are_no_candidates_are_named(tmp_path: Path) -> None:
-    (tmp_path / "candidates.new.jsonl").write_text('[{"trial": 1}]\n')
+@pytest.mark.parametrize("content", [b'[{"trial": 1}]\n', b"\xff\x00\n"])
+def test_lines_that_are_no_candidates_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "candidates.new.jsonl").write_bytes(content)
     with pytest.raises(InputError, match=r"candidates\.new\.jsonl holds no candidates or is damaged"):
         Archive(tmp_path / "candidates.parquet").candidates()
 

@@ -1,10 +1,16 @@
 """A bucket on a real S3 server: what is read is whole and undamaged, or not there."""
 
 import json
+import os
 import pickle
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator import bucket as buckets
 from orchestrator.bucket import MANIFEST, Bucket
 from trainables.errors import InputError
 
@@ -61,6 +67,71 @@ def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(s3):
     assert bucket.read("a") == b"newer and larger"
 
 
+@pytest.mark.parametrize("prefix", ["", "/", "/inner/", "/a%20b", "/a+b", "/a=b&c", "/a%2Fb"])
+def test_a_place_may_have_any_name_that_is_no_empty_one(s3, prefix):
+    address, _, options = s3.partition("?")
+    place = Bucket(f"{address}{prefix}?{options}").within("mine")
+    place.write("k/one", b"1")
+    assert place.names("k") == ["one"]
+    assert pickle.loads(pickle.dumps(place)).parent.within("mine").read("k/one") == b"1"
+
+
+def test_more_objects_than_a_store_lists_at_once_are_listed_and_removed(s3):
+    bucket = Bucket(s3)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: bucket._write(f"many/{number:04d}", b""), range(1001)))
+    assert len(bucket.names("many")) == 1001
+    bucket.remove("many")
+    assert bucket.names("many") == []
+
+
+def test_a_stop_while_an_object_is_replaced_leaves_the_old_one_or_the_new_one(s3):
+    bucket = Bucket(s3)
+    bucket.write("a", b"old")
+    opened = bucket.filesystem.open_output_stream
+    stopped, written = threading.Event(), threading.Event()
+
+    class Stopped:
+        """A store in whose midst the user presses Ctrl-C."""
+
+        def open_output_stream(self, path):
+            stream = opened(path)
+            os.kill(os.getpid(), signal.SIGINT)
+            stopped.wait(30)
+            return stream
+
+    bucket.filesystem, write = Stopped(), bucket._write
+
+    def told(name, content):
+        write(name, content)
+        written.set()
+
+    bucket._write = told
+    with pytest.raises(KeyboardInterrupt):
+        bucket.write_for_certain("a", b"new")
+    stopped.set()
+    assert written.wait(30)
+    assert Bucket(s3).read("a") == b"new"
+
+
+def test_where_a_bucket_is_is_asked_once(monkeypatch):
+    asked = []
+
+    class Store:
+        """One that is told a region, or finds out."""
+
+        @staticmethod
+        def from_uri(address):
+            asked.append("region=" not in address)
+            return SimpleNamespace(region="eu-north-1"), "photos/runs"
+
+    monkeypatch.setattr(buckets.pafs, "FileSystem", Store)
+    bucket = Bucket("s3://photos/runs?scheme=https")
+    pickle.loads(pickle.dumps(bucket)).within("mine").parent  # noqa: B018
+    assert asked == [True, False, False, False]
+    assert bucket.address == "s3://photos/runs?scheme=https&region=eu-north-1"
+
+
 def test_a_folder_comes_back_as_it_was(s3, folder, tmp_path):
     bucket = Bucket(s3)
     bucket.push(folder, "kept/it")
@@ -105,7 +176,12 @@ def test_a_bucket_that_is_not_there_is_named_with_the_reason(s3):
         ("s3://me:s3cret@models/place", "holds a key.*AWS_ACCESS_KEY_ID"),
         ("s3://models/place?secret_key=s3cret", "holds a key"),
         ("abfss://models@me.dfs.core.windows.net/place?sv=1&sig=s3cret", "holds a key"),
-        ("s3://models/place?colour=red", "cannot be understood: .*colour"),
+        ("s3://models/place?colour=red", "'s3://models/place' cannot be understood: .*colour"),
+        ("s3://models/place?secretkey=s3cret", "'s3://models/place' cannot be understood: .*secretkey"),
+        ("s3://models/my place?secretkey=s3cret", "'s3://models/my place' cannot be understood: .*syntax error"),
+        ("s3://s3cret@models/place", "holds a key"),
+        ("s3://models//place", "a # or an empty name in it"),
+        ("s3://models/place#1?region=eu-north-1", "a # or an empty name in it; write %23 for a #"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(address, said):

@@ -1,105 +1,136 @@
-"""Whole searches whose storage is a bucket: what one machine had may be lost, and another goes on from the bucket."""
+"""Whole searches whose storage is a bucket: what one machine had may be lost, and another goes on from the bucket.
 
+A whole search in a bucket that begins there is run by the tests of the docs.
+"""
+
+import dataclasses
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from orchestrator.archive import Archive
 from orchestrator.bucket import Bucket
-from orchestrator.cli import app
 from orchestrator.curves import read_curves
-from orchestrator.places import fetch_networks, open_search
+from orchestrator.datasets import load_splits
+from orchestrator.folder import TEACHER, SearchFolder
+from orchestrator.lease import LEASE, Lease
+from orchestrator.mirror import Mirror
+from orchestrator.places import fetch_networks, open_search, storage_folder
+from orchestrator.search import teacher_task
+from orchestrator.trial_bucket import TrialBucket
 from trainables.checkpoint import load
+from trainables.identity import data_digest
+from trainables.tune_adapter import CascadeTrainable, TrialSettings
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def machine(tmp_path, tiny_yaml, monkeypatch):
-    """A folder to search from; `lost()` takes all that its machine had of the bucket's searches."""
+    """A folder to search from."""
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     monkeypatch.setenv("CASCADE_CACHE", str(tmp_path / "cache"))
-
-    def lost():
-        shutil.rmtree(tmp_path / "cache")
-
-    return tmp_path, lost
+    return tmp_path
 
 
-def killed_as(words, cwd, *, line, until):
-    """Start a search, and kill it and all of its processes at once, after a line and what comes after it."""
-    mark = "KILLED_BY_TEST_OF_BUCKETS"
-    with subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", *words],
-        cwd=cwd,
-        env=os.environ | {mark: str(cwd), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        told = [next(process.stdout)]
-        while not told[-1].startswith(line):
-            told.append(next(process.stdout))
-        until()
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdecimal() and f"{mark}={cwd}".encode() in (entry / "environ").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
-    return told
+@pytest.fixture
+def died(tiny_search, tmp_path, s3):
+    """A machine that is gone: what it left of the tiny search in a bucket after an epoch of the second trial."""
+    folder = SearchFolder(storage=tmp_path / "died", name="tiny", bucket=Bucket(s3).within("tiny"))
+    shutil.copytree(tiny_search / "runs/tiny", folder.path)
+    asked = rewind(folder)
+    bucket = folder.bucket
+    bucket.within(TEACHER).push(folder.teacher / "network", "network")
+    bucket.within(TEACHER).write("result.json", (folder.teacher / "result.json").read_bytes())
+    for network in (folder.path / "candidates").iterdir():
+        bucket.push(network, f"candidates/{network.name}")
+    train_an_epoch(folder, asked)
+    lease = Lease(bucket)
+    lease.take(pytest.fail)
+    mirror = Mirror(bucket, folder.path, lease, pytest.fail)
+    mirror.begin()
+    mirror.close()
+    lease.leave()
+    bucket.write(LEASE, bucket.read(LEASE).replace(f'"pid": {os.getpid()}'.encode(), b'"pid": 999999999'))
+    shutil.rmtree(folder.storage)
+    return bucket
 
 
-def test_a_search_goes_on_from_the_bucket_alone(machine, s3, cascade_command):
-    folder, lost = machine
-    bucket = Bucket(s3).within("tiny")
-    words = ["search", "tiny.yaml", "--storage", s3, "--set", "cascade.recipe.epochs=20"]
+def rewind(folder):
+    """Take a search back to where its second trial had just been asked for; what that trains."""
+    shutil.rmtree(folder.path / "tracking")
+    first = [candidate for candidate in folder.archive.candidates() if candidate.trial == 0]
+    for path in (folder.path / "curves/00001.parquet", *folder.path.glob("archive.*")):
+        path.unlink()
+    for network in folder.path.glob("candidates/1-*"):
+        shutil.rmtree(network)
+    folder.archive.add(first)
+    kept = []
+    for line in folder.study_file.read_text().splitlines(keepends=True):
+        kept.append(line)
+        record = json.loads(line)
+        if record.get("trial_id") == 1 and "cascade" in record.get("user_attr", {}):
+            break
+    folder.study_file.write_text("".join(kept))
+    return json.loads(record["user_attr"]["cascade"])
 
-    def second_trial_has_a_checkpoint():
-        while not any(name.startswith("00001-") for name in bucket.names("trials")):
-            time.sleep(0.05)
 
-    told = killed_as(words, folder, line="trial 1 runs", until=second_trial_has_a_checkpoint)
-    assert any(line.startswith("trial 0 done") for line in told)
-    lost()
-    resumed = cascade_command(*words, "--resume", cwd=folder)
-    assert "trial 1 done" in resumed.out
-    (copy,) = (folder / "cache").glob("*/tiny")
-    curves = {curve.trial: curve for curve in read_curves(copy / "curves")}
-    assert curves[1].end == "finished"
-    assert 20 in {point.trial_epoch for point in curves[1].points}
-    archive = Archive(copy / "archive.parquet").candidates()
-    assert {candidate.trial for candidate in archive} == {0, 1}
-    lost()
-    front = CliRunner().invoke(app, ["front", "tiny", "--storage", s3, "--format", "json"])
-    assert {(row["trial"], row["level"]) for row in json.loads(front.stdout)} == {found.key for found in archive}
+def train_an_epoch(folder, cascade):
+    """As an actor on that machine did."""
+    experiment = folder.experiment()
+    data = load_splits(experiment.data)
+    settings = TrialSettings(
+        model=experiment.model,
+        augmentation=experiment.data.augmentation,
+        candidates=str(folder.path / "candidates"),
+        num_threads=1,
+        use_gpu=False,
+        measure_latency=False,
+        store=TrialBucket(folder.bucket, folder.path),
+    )
+    weights = teacher_task(experiment, folder, data_digest(data)).weights()
+    actor = CascadeTrainable.__new__(CascadeTrainable)
+    config = {"trial": 1, "cascade": cascade, "state": None}
+    actor.setup(config, teacher=weights, data=data.to_arrays(), settings=settings)
+    assert not actor.step()["done"]
+
+
+def test_a_search_goes_on_from_the_bucket_alone(machine, s3, died, tiny_search, cascade_command, cascade):
+    assert [name.partition("-")[0] for name in died.names("trials")] == ["00001"]
+    cascade_command("search", "tiny.yaml", "--storage", s3, "--resume", cwd=machine)
+    (resumed,) = (curve for curve in read_curves(storage_folder(s3) / "tiny/curves") if curve.trial == 1)
+    assert resumed.end == "finished"
+    assert {point.trial_epoch for point in resumed.points} == {2, 3}
+    assert died.names("trials") == []
+    shutil.rmtree(machine / "cache")
     fetched = open_search(s3, "tiny")
+    archive = fetched.archive.candidates()
+    # Just what it had come to if nothing had happened.
+    never_died = SearchFolder(storage=tiny_search / "runs", name="tiny").archive.candidates()
+    assert [dataclasses.replace(found, network="") for found in archive] == [
+        dataclasses.replace(found, network="") for found in never_died
+    ]
+    code, out, _ = cascade("front", "tiny", "--storage", s3, "--format", "json")
+    assert code == 0
+    assert {(row["trial"], row["level"]) for row in json.loads(out)} == {found.key for found in archive}
     fetch_networks(fetched, [candidate.network for candidate in archive])
     for candidate in archive:
         assert sum(p.numel() for p in load(fetched.path / candidate.network).parameters()) == candidate.params
     assert fetched.teacher_result().params == sum(p.numel() for p in load(fetched.teacher / "network").parameters())
-    assert "trials" not in bucket.names() or bucket.names("trials") == []
 
 
-def test_a_bucket_that_cannot_be_used_is_said_in_one_line(machine, s3, cascade_commands):
-    folder, _ = machine
-    storages = {
-        s3.replace("models", "nowhere"): "s3://nowhere/",
-        "s3://me:s3cret@models/place": "holds a key",
-        "ftp://host/place": "ftp://… is no storage that is known",
-    }
-    commands = [["search", "tiny.yaml", "--storage", storage] for storage in storages]
-    for refused, said in zip(
-        cascade_commands(*commands, cwd=folder, codes=[2] * len(storages)), storages.values(), strict=True
-    ):
-        lines = [line for line in refused.err.splitlines() if line.startswith("cascade: ")]
-        assert len(lines) == 1
-        assert said in lines[0]
-        assert "Traceback" not in refused.out + refused.err
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda storage: storage.replace("models", "nowhere"), "s3://nowhere/"),
+        (lambda _: "s3://me:s3cret@models/place", "holds a key"),
+        (lambda _: "ftp://host/place", "ftp://… is no storage that is known"),
+    ],
+)
+def test_a_bucket_that_cannot_be_used_is_said_in_one_line(machine, s3, cascade, change, said):
+    code, out, err = cascade("search", "tiny.yaml", "--storage", change(s3))
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("cascade: ")
+    assert said in line

@@ -55,3 +55,22 @@ def test_only_a_folder_without_a_test_part_draws_its_test_images_from_the_same_f
     (tmp_path / "test").mkdir()
     assert not draws_its_test_images(photos)
     assert not draws_its_test_images(DataConfig())
+
+
+def test_validation_images_of_their_own_choose_networks(tmp_path):
+    for part, numbers in (("train", range(4)), ("valid", range(4, 6)), ("test", range(6, 7))):
+        for class_name in ("cat", "bird"):
+            (tmp_path / part / class_name).mkdir(parents=True)
+            for number in numbers:
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / part / class_name / f"{number}.png")
+    config = DataConfig(name="imagefolder", path=str(tmp_path), image_size=8)
+    splits, test = load_splits(config), load_test(config)
+    parts = [images.images_NCHW[:, 0, 0, 0].tolist() for images in (splits.train, splits.val, test.images)]
+    assert parts == [[0, 1, 2, 3] * 2, [4, 5] * 2, [6] * 2]
+    (tmp_path / "parquet").mkdir()
+    for name, part in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        files = sorted((tmp_path / part).rglob("*.png"))
+        rows = [{"image": {"bytes": file.read_bytes()}, "label": int(file.parent.name == "cat")} for file in files]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parquet" / f"{name}-0.parquet")
+    splits = load_splits(DataConfig(name="parquet", path=str(tmp_path / "parquet"), image_size=8))
+    assert [len(splits.train), len(splits.val)] == [8, 4]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.delivery import check_destination, deliver
+from orchestrator.delivery import check_destination, deliver, staging
 from trainables.errors import InputError
 
 
@@ -39,6 +39,21 @@ def test_the_old_one_comes_back_if_the_new_one_cannot_be_moved(tmp_path: Path) -
     with pytest.raises(InputError, match="was taken while"):
         deliver(tmp_path / "staging" / "package", old, "replace")  # which is not there
     assert (old / "card.json").read_text() == "old"
+
+
+def test_the_old_one_comes_back_if_the_user_stops_in_between(tmp_path: Path, monkeypatch) -> None:
+    old, rename = export(tmp_path / "out", "old"), Path.rename
+
+    def stopped(path: Path, target: Path) -> Path:
+        rename(path, target)
+        monkeypatch.setattr(Path, "rename", rename)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), staging(old) as scratch:
+        deliver(export(scratch / "package", "new"), old, "replace")
+    assert (old / "card.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("existing", ["keep", "replace"])

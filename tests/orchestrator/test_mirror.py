@@ -1,11 +1,11 @@
 """A search's state in a bucket, on a real S3 server: all of one moment, or of the moment before, and one driver."""
 
-import os
+import shutil
 import threading
 
 import pytest
 
-from orchestrator import lease as leases
+from orchestrator import folder as folders
 from orchestrator import mirror as mirrors
 from orchestrator.bucket import Bucket
 from orchestrator.config import Experiment
@@ -13,7 +13,7 @@ from orchestrator.folder import STATE, SearchFolder
 from orchestrator.lease import LEASE, Lease, LeaseLostError
 from orchestrator.mirror import Mirror, driving
 from orchestrator.places import open_search
-from orchestrator.snapshot import OBJECTS, Snapshots, fetch, note_states, read_state
+from orchestrator.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note
 from trainables.errors import InputError
 
 pytestmark = pytest.mark.integration
@@ -36,6 +36,7 @@ def mirror(search):
     made = Mirror(search.bucket, search.path, held, print, seconds=0.01)
     yield made
     made.close()
+    held.leave()
 
 
 def content(folder):
@@ -128,7 +129,7 @@ def test_a_working_copy_is_replaced_only_where_the_bucket_has_gone_beyond_it(sea
     (search.path / "study.journal").write_text("1\n2\n")  # not carried yet
     open_search(s3, "mine")
     assert (search.path / "study.journal").read_text() == "1\n2\n"
-    note_states(search.path, ("of another machine",))
+    write_note(search.path, Note(ids=("of another machine",)))
     with search.locked():
         open_search(s3, "mine")  # while its driver runs here
         assert (search.path / "study.journal").read_text() == "1\n2\n"
@@ -181,43 +182,11 @@ def test_what_a_bucket_lacks_in_the_end_is_said_with_where_it_is(search, monkeyp
         (search.path / "study.journal").write_text("1\n2\n")
         monkeypatch.setattr(Lease, "keep", gone)
 
-    with pytest.raises(OSError, match=r"lacks the last .*'mine' came to \(gone\); it is kept in .*mine, and --resume"):
+    with pytest.raises(
+        OSError, match=r"lacks the last of what .* came to \(gone\); it is kept in .*mine, and --resume"
+    ):
         drive(search, print, meanwhile)
     assert (search.path / "study.journal").read_text() == "1\n2\n"
-
-
-def test_a_second_driver_is_refused_and_one_that_died_here_is_followed_at_once(s3, monkeypatch):
-    bucket = Bucket(s3)
-    first = Lease(bucket)
-    first.take(print)
-    monkeypatch.setattr(leases, "_RENEW_SECONDS", -1.0)
-
-    def say(text):
-        assert "the search was driven from" in text
-        first.keep()  # renews it, as the first one is alive
-
-    with pytest.raises(InputError, match=r"driven by a process on .*; wait for it or stop it"):
-        Lease(bucket).take(say)
-    holder = bucket.read(LEASE)
-    bucket.write(LEASE, holder.replace(f'"pid": {os.getpid()}'.encode(), b'"pid": 999999999'))
-    second = Lease(bucket)
-    second.take(pytest.fail)
-    with pytest.raises(LeaseLostError, match="driven from"):
-        first.keep()
-    first.release()
-    second.keep()
-    second.release()
-    assert bucket.read(LEASE) is None
-
-
-def test_a_driver_elsewhere_that_is_silent_is_followed_after_a_while(s3):
-    bucket = Bucket(s3)
-    bucket.write(LEASE, b'{"owner": "other", "host": "elsewhere"}')
-    said = []
-    lease = Lease(bucket)
-    lease.take(said.append, seconds=0.0)
-    assert [line.partition(";")[0] for line in said] == ["the search was driven from elsewhere, and not ended there"]
-    lease.keep()
 
 
 def test_a_search_that_was_taken_over_stops(search, monkeypatch):
@@ -232,7 +201,7 @@ def test_a_search_that_was_taken_over_stops(search, monkeypatch):
         assert stopped.wait(30)
         (search.path / "study.journal").write_text("of the one that lost it")
 
-    with pytest.raises(OSError, match="driven from elsewhere now"):
+    with pytest.raises(OSError, match=r"driven from elsewhere now.*; it is kept in .*mine, and put beside it when"):
         drive(search, said.append, meanwhile)
     assert [search.bucket.read(STATE)] == states
     assert b"elsewhere" in search.bucket.read(LEASE)
@@ -247,3 +216,159 @@ def test_a_place_that_holds_something_else_is_left_alone(s3, tmp_path, monkeypat
     with pytest.raises(InputError, match="the search's name is 'a/b'"):
         open_search(s3, "a/b")
     assert isinstance(open_search(tmp_path, "mine"), SearchFolder)
+
+
+@pytest.fixture
+def elsewhere(search, tmp_path):
+    """Let a driver on another machine go on with the search, and change files of it."""
+
+    def go_on(**files):
+        folder = SearchFolder(storage=tmp_path / "elsewhere", name=search.name, bucket=search.bucket)
+        with driving(folder, print) as mirror:
+            for name, text in files.items():
+                (folder.path / name.replace("_", ".")).write_text(text)
+            mirror.begin()
+
+    return go_on
+
+
+def test_what_arrived_though_its_answer_was_lost_is_known_as_ones_own(search, mirror, s3, monkeypatch):
+    mirror.carry()
+    write = Bucket.write_for_certain
+
+    def answer_lost(self, name, content):
+        write(self, name, content)
+        raise OSError("connection reset")
+
+    def unreachable(self, name, content):
+        raise OSError("no route to host")
+
+    for outage in (answer_lost, unreachable, unreachable):
+        (search.path / "study.journal").write_text(f"{len(content(search.path)['study.journal'])}\n one trial more\n")
+        monkeypatch.setattr(Bucket, "write_for_certain", outage)
+        with pytest.raises(OSError, match=r"reset|route"):
+            mirror.carry()
+    before = content(search.path)
+    open_search(s3, "mine")  # by --resume, once the driver has ended
+    assert content(search.path) == before
+    monkeypatch.setattr(Bucket, "write_for_certain", write)
+    mirror.carry()
+    fetch(search.bucket, search.path.parent / "other")
+    assert content(search.path.parent / "other") == before
+
+
+def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_on_elsewhere(
+    search, mirror, elsewhere, s3, caplog
+):
+    (search.path / "archive.parquet").write_text("trial 1")
+    mirror.carry()
+    mirror._lease.release()
+    (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
+    (search.path / "candidates/2-1").mkdir(parents=True)
+    elsewhere(study_journal="1\n2\n")
+    open_search(s3, "mine")
+    assert content(search.path) == content(search.path.parents[2] / "elsewhere/mine")
+    (kept,) = search.path.parent.glob("mine.kept-*")
+    assert (kept / "archive.new.jsonl").read_text() == "trial 2, in an outage"
+    assert (kept / "candidates/2-1").is_dir()
+    assert f"`cascade front {kept.name} --storage {kept.parent}` shows them" in caplog.text
+    elsewhere(study_journal="1\n2\n3\n")
+    open_search(s3, "mine")  # nothing more to put aside
+    assert content(search.path)["study.journal"] == b"1\n2\n3\n"
+    assert [*search.path.parent.glob("mine.kept-*")] == [kept]
+
+
+def test_a_driver_whose_lease_seems_its_own_again_does_not_write_over_another_ones_state(search, mirror, elsewhere):
+    mirror.carry()
+    held = search.bucket.read(LEASE)
+    search.bucket.remove(LEASE)
+    elsewhere(study_journal="of another driver")
+    search.bucket.write(LEASE, held)  # a renewal that was under way for minutes
+    (search.path / "study.journal").write_text("of the first one")
+    with pytest.raises(LeaseLostError, match="has gone on elsewhere"):
+        mirror.carry()
+    fetch(search.bucket, search.path.parent / "other")
+    assert (search.path.parent / "other/study.journal").read_text() == "of another driver"
+
+
+def test_a_search_that_was_begun_while_this_one_started_is_brought_here_before_anything_is_checked(
+    search, mirror, elsewhere, s3, tmp_path
+):
+    late = SearchFolder(storage=tmp_path / "late", name="mine", bucket=search.bucket)
+    mirror.carry()
+    mirror._lease.release()
+    with driving(late, print), pytest.raises(InputError, match="holds a search already; go on with it by --resume"):
+        late.require_fresh_or_same(Experiment(), resume=False)
+
+
+def test_an_error_of_any_kind_is_no_end_of_carrying(search, monkeypatch):
+    said, failed = [], threading.Event()
+    take = Snapshots.take
+
+    def unlikely(self):
+        if not failed.is_set() and threading.current_thread().name == "mirror":
+            failed.set()
+            raise RuntimeError("what nobody thought of")
+        return take(self)
+
+    monkeypatch.setattr(Snapshots, "take", unlikely)
+    monkeypatch.setattr(Mirror.__init__, "__kwdefaults__", {"seconds": 0.01})
+
+    def meanwhile():
+        assert failed.wait(30)
+        (search.path / "study.journal").write_text("1\n2\n")
+
+    drive(search, said.append, meanwhile)
+    assert "(what nobody thought of); the search goes on, and it is tried again" in said[0]
+    fetch(search.bucket, search.path.parent / "other")
+    assert (search.path.parent / "other/study.journal").read_text() == "1\n2\n"
+
+
+def test_a_stop_by_the_user_says_what_the_bucket_lacks(search, monkeypatch):
+    said = []
+
+    def gone(self):
+        raise OSError("gone")
+
+    def stopped():
+        monkeypatch.setattr(Lease, "keep", gone)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(search, said.append, stopped)
+    assert "lacks the last of what this process came to (gone)" in said[-1]
+
+
+def test_who_reads_waits_for_another_that_brings_the_working_copy_up_to_date(search, mirror, s3, monkeypatch):
+    mirror.carry()
+    shutil.rmtree(search.path)
+    waits, found = threading.Event(), []
+    flock = folders.fcntl.flock
+
+    def told(file, how):
+        if how == folders.fcntl.LOCK_EX:
+            waits.set()
+        flock(file, how)
+
+    def read():
+        found.append(content(open_search(s3, "mine").path))
+
+    with search.fetching():
+        monkeypatch.setattr(folders.fcntl, "flock", told)
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert waits.wait(30)
+        assert not found
+    reader.join(30)
+    assert found[0]["study.journal"] == b"1\n"
+    assert len(read_note(search.path).ids) == 1
+
+
+def test_what_a_try_of_the_bucket_left_is_no_other_content(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
+    place = Bucket(s3).within("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "remove", lambda self, name: (_ for _ in ()).throw(OSError("may not remove")))
+        with pytest.raises(InputError, match="cannot be removed from: may not remove"):
+            place.require_usable()
+    open_search(s3, "mine")

@@ -61,6 +61,16 @@ def test_a_trial_that_fails_everywhere_goes_from_node_to_node_but_once(machine):
     assert machine.faults.left_out == frozenset()
 
 
+def test_a_node_that_is_gone_is_not_to_blame_and_neither_is_the_trial_that_was_there(machine):
+    machine.nodes = frozenset({"b", "c"})
+    assert not any(machine.faults.failed("a", trial) for trial in (7, 8, 9))
+    assert machine.faults.left_out == frozenset()
+    assert machine.faults.is_gone("a")
+    assert not machine.faults.is_gone(None)
+    assert not machine.faults.failed("b", 7)
+    assert machine.faults.failed("b", 8)
+
+
 def test_a_trial_that_worked_elsewhere_counts_again(machine):
     machine.faults.failed("a", 7)
     machine.faults.worked("b", 7)

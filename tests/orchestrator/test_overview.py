@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
-from orchestrator.archive import candidates_of
+from orchestrator.candidates import candidates_of
 from orchestrator.config import Experiment
 from orchestrator.curves import SCHEMA, _rows, write_table
 from orchestrator.folder import SearchFolder

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from orchestrator.archive import Candidate
+from orchestrator.front_view import FrontView
 from orchestrator.pareto import front, knee
-from orchestrator.plots import FrontView, front_figure, front_json, front_table, save_front
+from orchestrator.plots import front_figure, front_json, front_table, save_front
 
 
 def candidate(trial: int, val_accuracy: float, macs_kept: float, latency_ms: float | None = None) -> Candidate:
@@ -126,7 +127,7 @@ def test_json_names_the_knee_and_unpacks_configurations() -> None:
 
 
 def test_of_very_many_candidates_a_part_is_drawn_and_the_front_whole(make_candidate, monkeypatch):
-    monkeypatch.setattr("orchestrator.plots._MOST_DRAWN", 10)
+    monkeypatch.setattr("orchestrator.front_view._MOST_DRAWN", 10)
     best = [make_candidate(trial=number, val_accuracy=0.9, macs_kept=0.1) for number in (3, 77)]
     others = [make_candidate(trial=number, val_accuracy=0.5, macs_kept=0.5) for number in range(4, 77)]
     found = sorted([*best, *others], key=lambda candidate: candidate.key)

@@ -1,18 +1,17 @@
-import random
 import threading
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
-from orchestrator.archive import Archive, candidates_of
+from orchestrator.archive import Archive
 from orchestrator.budget import Budget
+from orchestrator.candidates import candidates_of
 from orchestrator.config import Stop
 from orchestrator.constraints import Bound
 from orchestrator.curves import read_curves
+from orchestrator.front_view import FrontView
 from orchestrator.fronts import front_rows
-from orchestrator.plots import FrontView
-from orchestrator.record import SearchRecord, front_view, grown, search_parameters
+from orchestrator.record import SearchRecord, search_parameters
 from orchestrator.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
@@ -344,16 +343,3 @@ def test_parameters_are_flat():
         "a.c.d": "None",
         "e": "[1, 2]",
     }
-
-
-@pytest.mark.parametrize("bounds", [{}, {"macs_kept": Bound(at_most=0.4)}])
-@pytest.mark.parametrize("seed", range(20))
-def test_a_view_that_has_grown_is_that_of_all(make_candidate, bounds, seed):
-    luck = random.Random(seed)
-    found = [
-        make_candidate(trial=number, val_accuracy=luck.randint(1, 5) / 10, macs_kept=luck.randint(1, 5) / 10)
-        for number in range(luck.randint(1, 30))
-    ]
-    place = luck.randint(0, len(found))
-    of = partial(front_view, objectives=OBJECTIVES, teacher_val_accuracy=0.95, bounds=bounds)
-    assert grown(of(tuple(found[:place])), found[place:], tuple(found), bounds) == of(tuple(found))

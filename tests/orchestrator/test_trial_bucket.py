@@ -8,7 +8,10 @@ import torch
 from orchestrator import bucket as buckets
 from orchestrator import trial_bucket
 from orchestrator.bucket import Bucket
+from orchestrator.folder import SearchFolder
+from orchestrator.places import fetch_networks
 from orchestrator.trial_bucket import TRIALS, TrialBucket
+from trainables.errors import InputError
 from trainables.tune_adapter import trial_key
 
 pytestmark = pytest.mark.integration
@@ -86,15 +89,24 @@ def test_a_trial_is_told_to_stop_and_all_of_it_goes_once_it_has_ended(store, s3)
     assert store.numbers() == {3, 30}
     store.remove([3])
     assert store.numbers() == {30}
-    store.forget()
-    assert Bucket(s3).names(TRIALS) == []
+    assert [name.partition("-")[0] for name in Bucket(s3).names(TRIALS)] == ["00030"]
 
 
-def test_a_network_is_kept_however_often_the_bucket_fails(store, s3, tmp_path, monkeypatch):
+@pytest.fixture
+def network(tmp_path):
+    """Makes a network of level 1 of trial 3 on a machine."""
+
+    def make(machine, weights):
+        folder = tmp_path / machine / "candidates/3-1"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(weights)
+        return folder
+
+    return make
+
+
+def test_a_network_is_kept_however_often_the_bucket_fails(store, network, s3, tmp_path, monkeypatch):
     monkeypatch.setattr(buckets, "_RETRY_SECONDS", 0.0)
-    network = tmp_path / "one/candidates/3-1"
-    network.mkdir(parents=True)
-    (network / "weights").write_bytes(b"1")
     write, failures = Bucket.write, [OSError("no route to host"), TimeoutError("no answer")]
 
     def flaky(self, name, content):
@@ -103,6 +115,28 @@ def test_a_network_is_kept_however_often_the_bucket_fails(store, s3, tmp_path, m
         write(self, name, content)
 
     monkeypatch.setattr(Bucket, "write", flaky)
-    store.keep_network(network)
-    assert Bucket(s3).pull("candidates/3-1", tmp_path / "other")
+    kept = store.keep_network(network("one", b"1"))
+    assert kept.parent == tmp_path / "one/candidates"
+    assert Bucket(s3).pull(f"candidates/{kept.name}", tmp_path / "other")
     assert (tmp_path / "other/weights").read_bytes() == b"1"
+
+
+def test_networks_of_drivers_that_do_not_know_of_each_other_are_never_taken_for_one_another(
+    store, network, s3, tmp_path
+):
+    other = TrialBucket(Bucket(s3), tmp_path / "other")
+    mine, again = (store.keep_network(network("one", b"mine")) for _ in range(2))
+    others = other.keep_network(network("other", b"the other's"))
+    assert mine == again
+    assert mine.name != others.name
+    assert set(Bucket(s3).names("candidates")) == {mine.name, others.name}
+    fetched = SearchFolder(storage=tmp_path, name="one", bucket=Bucket(s3))
+    fetch_networks(fetched, [f"candidates/{others.name}"])
+    assert (tmp_path / "one/candidates" / others.name / "weights").read_bytes() == b"the other's"
+
+
+def test_a_network_that_would_lie_outside_of_the_search_is_refused(s3, tmp_path):
+    folder = SearchFolder(storage=tmp_path, name="one", bucket=Bucket(s3))
+    for network in ("../other", "/tmp/other", "candidates/../../other"):
+        with pytest.raises(InputError, match=r"names the network .*other.; it is damaged"):
+            fetch_networks(folder, [network])

@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
+from orchestrator.front_view import front_view
 from orchestrator.fronts import front_json_list, front_rich_table, front_rows
-from orchestrator.record import front_view
 from orchestrator.view import duration, percent, watching
 from trainables.config import CascadeConfig, Recipe
 from trainables.results import EpochProgress, LevelProgress, Reused, TeacherResult

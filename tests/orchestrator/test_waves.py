@@ -84,6 +84,41 @@ def test_a_wave_whose_queue_is_empty_before_is_done_too(make_queue):
     assert wave.done
 
 
+UNAVAILABLE = f"The actor {32 * 'a'} is unavailable: Socket closed"  # as Ray says it before it knows that a node died
+
+
+@pytest.mark.parametrize(
+    ("said", "epochs", "moves"),
+    [
+        (UNAVAILABLE, [3, 5, 6], 3),
+        ("The actor died unexpectedly before finishing this task.\n\tactor_id: 0\nIts node has died.", [3, 5, 6], 3),
+        (UNAVAILABLE, [3, 3], 1),  # what it trained was not kept
+        (UNAVAILABLE, [None], 0),
+        ("ray::train()\nRuntimeError: no card", [3, 5], 0),
+    ],
+)
+def test_a_trial_goes_on_however_often_its_machine_is_reclaimed_if_it_comes_farther(
+    make_queue, tmp_path, said, epochs, moves
+):
+    failed, heard = [], SimpleNamespace(failed=lambda number, why: failed.append((number, why)))
+    faults = NodeFaults(lambda: frozenset({"another"}))
+    queue = make_queue(1)
+    (tmp_path / "error").write_text(f"Failure # 2 (occurred at noon)\nanything\nFailure # 3 (occurred later)\n{said}\n")
+    for number, epoch in enumerate(epochs):
+        progress = None if epoch is None else {"progress": [{"epoch": 1, "stage": "cascade", "trial_epoch": epoch}]}
+        trial = SimpleNamespace(config={"trial": 0}, last_result=progress, error_file=str(tmp_path / "error"))
+        wave = Wave(queue, size=queue.num_new)
+        assert wave.next()["trial"] == 0
+        told = reporter.Reporter(wave, heard, faults)
+        for what in (told.on_trial_recover, told.on_trial_recover, told.on_trial_error):
+            what(0, [], trial)
+        assert wave.done
+        assert (queue.num_waiting, len(failed)) == ((1, 0) if number < moves else (0, 1))
+        if failed:
+            break
+    assert number == min(moves, len(epochs) - 1)
+
+
 def test_a_trial_goes_on_after_a_node_that_is_left_out_and_fails_where_another_fails_it_too(
     make_queue, tmp_path, monkeypatch
 ):

@@ -14,7 +14,8 @@ from torchvision import datasets
 
 from trainables.config import DataConfig
 from trainables.errors import InputError
-from trainables.sources import decode_image, read_test, read_train
+from trainables.images import ImageSet
+from trainables.sources import decode_image, read_test, read_train, read_val
 
 
 def _message(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -193,7 +194,6 @@ def test_train_and_test_folders_are_read(tmp_path: Path) -> None:
     _save(tmp_path / "train/dog/a.PNG", 30)
     _save(tmp_path / "train/cat/c.webp", 20)
     _save(tmp_path / "test/dog/d.bmp", 50)
-    _save(tmp_path / "val/bird/e.png", 60)
     _save(tmp_path / "train/.cache/f.png", 70)
     (tmp_path / "train/cat/notes.txt").write_text("no image")
 
@@ -204,6 +204,48 @@ def test_train_and_test_folders_are_read(tmp_path: Path) -> None:
     assert train.images.images_NCHW[:, 0, 0, 0].tolist() == pytest.approx([20, 30, 40], abs=2)
     assert test.images.labels_N.tolist() == [1]
     assert np.unique(test.images.images_NCHW).tolist() == [50]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_images_of_their_own_are_read_and_stay_out_of_the_training_images(tmp_path: Path, name: str) -> None:
+    for part, colour in (("train", 0), (name, 100), ("test", 200)):
+        for class_name in ("cat", "dog"):
+            _save(tmp_path / part / class_name / "a.png", colour)
+    config = _folder_config(tmp_path)
+    assert read_val(config).labels_N.tolist() == [0, 1]
+    colours = [set(images.images_NCHW.flatten().tolist()) for images in _parts(config)]
+    assert colours == [{0}, {100}, {200}]
+    _save(tmp_path / name / "bird/a.png", 100)
+    with pytest.raises(InputError, match=rf"{name}/bird is a class that has no training images"):
+        read_train(config)
+
+
+def _parts(config: DataConfig) -> list[ImageSet]:
+    return [read_train(config).images, read_val(config), read_test(config).images]
+
+
+def test_test_images_are_held_out_of_the_training_images_beside_validation_images(tmp_path: Path) -> None:
+    for number in range(5):
+        for class_name in ("cat", "dog"):
+            _save(tmp_path / "train" / class_name / f"{number}.png", number)
+    _save(tmp_path / "valid/cat/a.png", 100)
+    _save(tmp_path / "valid/dog/a.png", 100)
+    assert [len(images) for images in _parts(_folder_config(tmp_path))] == [8, 2, 2]
+
+
+def test_folders_that_could_be_mistaken_for_parts(tmp_path: Path) -> None:
+    for class_name in ("valid", "invalid"):  # which are classes here
+        for number in range(5):
+            _save(tmp_path / "parcels" / class_name / f"{number}.png", number)
+    assert read_train(_folder_config(tmp_path / "parcels")).class_names == ("invalid", "valid")
+    assert read_val(_folder_config(tmp_path / "parcels")) is None
+    for part in ("train", "val", "validation"):
+        _save(tmp_path / "twice" / part / "cat/a.png", 0)
+    with pytest.raises(InputError, match="has the folders val and validation, which are all for validation images"):
+        read_train(_folder_config(tmp_path / "twice"))
+    _save(tmp_path / "alone/val/cat/a.png", 0)
+    with pytest.raises(InputError, match="has a folder val, but none called train"):
+        read_train(_folder_config(tmp_path / "alone"))
 
 
 @pytest.mark.parametrize("below", ["", "train"])

@@ -89,6 +89,7 @@ class Store:
     def keep_network(self, folder):
         assert (folder / "architecture.json").exists()
         self.networks.append(folder.name)
+        return folder.rename(folder.with_name(f"{folder.name}-mine"))
 
     def told_to_stop(self, key):
         return self.told.get(key)
@@ -128,7 +129,8 @@ def test_a_trial_goes_on_where_nothing_but_its_store_is_left(on_machine, tmp_pat
     assert [epoch["trial_epoch"] for epoch in last["progress"]] == [2]
     assert last["done"]
     assert store.networks == ["0-1"]
-    assert load(tmp_path / "other/photos/candidates/0-1") is not None
+    assert last["networks"] == {1: "0-1-mine"}
+    assert load(tmp_path / "other/photos/candidates/0-1-mine") is not None
     whole = run(on_machine("third", Store(), trial(0)))
     assert whole["results"] == last["results"]
 

@@ -1,0 +1,24 @@
+"""Files that are whole whenever they are read, even if the machine stops while one is written."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        content: all of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
