@@ -111,6 +111,7 @@ def nodes(number: int, *, cpus: int = 1) -> Iterator[Any]:
 
 def search(storage: Path, watcher: Watching, *, trainable: type, num_trials: int, workers: int) -> None:
     """Run a search on the nodes that are there; its trials are the trainable's."""
+    from orchestrator import parts
     from orchestrator import search as searching
     from orchestrator.config import parse_experiment
     from orchestrator.folder import SearchFolder
@@ -119,7 +120,7 @@ def search(storage: Path, watcher: Watching, *, trainable: type, num_trials: int
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     resources = {"address": "auto", "max_concurrent": workers}
     experiment = parse_experiment(EXPERIMENT | {"num_trials": num_trials, "resources": resources})
-    searching.CascadeTrainable = trainable
+    parts.CascadeTrainable = trainable
     tracker = Tracker(uri=None, storage=storage, models="none", warn=lambda text: print(text, file=sys.stderr))
     folder = SearchFolder(storage=storage, name="nothing")
     searching.run_search(experiment, folder, resume=False, watcher=watcher, tracker=tracker)

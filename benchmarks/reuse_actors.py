@@ -164,7 +164,7 @@ def run_search(arm: str, storage: Path) -> Ends:
     """The search's machinery; its trials alone do nothing."""
     from functools import partial
 
-    from orchestrator import search  # first, as it sets what Ray reads when it is imported
+    from orchestrator import parts, search
     from orchestrator.config import parse_experiment
     from orchestrator.folder import SearchFolder
     from orchestrator.tracking import Tracker
@@ -172,7 +172,7 @@ def run_search(arm: str, storage: Path) -> Ends:
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the database of the storage folder, as on a fresh machine
     experiment = parse_experiment(EXPERIMENT | {"num_trials": NUM_TRIALS})
-    search.CascadeTrainable = nothing_of_a_cascade()
+    parts.CascadeTrainable = nothing_of_a_cascade()
     search.run_waves = partial(run_waves, wave_trials=WAVE_TRIALS if arm == "search" else NUM_TRIALS)
     tracker = Tracker(
         uri=None,

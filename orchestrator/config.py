@@ -187,6 +187,11 @@ class Experiment(_Section):
             )
         raise InputError(f"{value!r} is no way of early stopping; give rungs, its settings, or null for none")
 
+    @property
+    def measures_latency(self) -> bool:
+        """Whether each level's latency is measured when a trial ends."""
+        return "latency_ms" in self.objectives or "latency_ms" in self.constraints
+
     def find_space(self) -> Space:
         """The function that turns an Optuna trial into a cascade.
 

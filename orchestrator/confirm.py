@@ -17,8 +17,9 @@ from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.mirror import driving
 from orchestrator.packing import PACKING, pack, without_cards
+from orchestrator.parts import teacher_task, trainable
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile
-from orchestrator.search import ray_session, teacher_task, trainable
+from orchestrator.session import ray_session
 from orchestrator.study import Asked
 from orchestrator.tracking import Tracker
 from orchestrator.trial_bucket import TrialBucket

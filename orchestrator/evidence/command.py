@@ -20,7 +20,7 @@ from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.summary import summarise
 from orchestrator.folder import SearchFolder
 from orchestrator.resources import Resources
-from orchestrator.search import ray_session
+from orchestrator.session import ray_session
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
 from trainables.identity import digest

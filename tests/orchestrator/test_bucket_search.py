@@ -16,8 +16,8 @@ from orchestrator.datasets import load_splits
 from orchestrator.folder import TEACHER, SearchFolder
 from orchestrator.lease import LEASE, Lease
 from orchestrator.mirror import Mirror
+from orchestrator.parts import teacher_task
 from orchestrator.places import fetch_networks, open_search, storage_folder
-from orchestrator.search import teacher_task
 from orchestrator.trial_bucket import TrialBucket
 from trainables.checkpoint import load
 from trainables.identity import data_digest
