@@ -37,6 +37,7 @@ class CascadeDefaults(PlainConfig):
         pruning: how channels are chosen.
         non_target_weight: of the other classes where the distillation is decoupled; `None` leaves it whole.
         learns_from: whom a level is distilled from.
+        teacher_every: of how many steps one asks the frozen network.
         epoch_growth: how many times the epochs of the level above a sequential level gets.
         recovery_epochs: for which each level's network is trained alone once it has its size.
         seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
@@ -47,6 +48,7 @@ class CascadeDefaults(PlainConfig):
     pruning: Pruning = field(default_factory=Pruning)
     non_target_weight: float | None = None
     learns_from: LearnsFrom = "level-above"
+    teacher_every: int = 1
     epoch_growth: float = 1.0
     recovery_epochs: int = 0
     seed: int = 0
@@ -59,6 +61,7 @@ class CascadeDefaults(PlainConfig):
         """
         check_non_target_weight("cascade.non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
+        require_int("cascade.teacher_every", self.teacher_every, at_least=1)
         require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
         require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("cascade.seed", self.seed, at_least=0)
@@ -153,6 +156,7 @@ class CascadeSpace(PlainConfig):
             recipe=recipe,
             non_target_weight=defaults.non_target_weight,
             learns_from=defaults.learns_from,
+            teacher_every=defaults.teacher_every,
             epoch_growth=defaults.epoch_growth,
             recovery_epochs=defaults.recovery_epochs,
             seed=defaults.seed,

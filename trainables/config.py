@@ -343,6 +343,9 @@ class CascadeConfig(PlainConfig):
         non_target_weight: β, of the classes that are not the image's where the distillation is decoupled, at least 0;
             where it is left out the divergence is whole.
         learns_from: what a level is distilled from: the `level-above`, or each of them the `teacher`, without a chain.
+        teacher_every: of so many steps, one asks the frozen network that a stage learns from: the teacher, or in a
+            sequential cascade the level before. In the others, what would learn from it learns from the labels alone.
+            Of small levels, the teacher's forward pass is most of the work.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
         epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
             smaller levels take less work an epoch, and learn from a smaller network.
@@ -358,6 +361,7 @@ class CascadeConfig(PlainConfig):
     distillation_weight: float = 0.7
     non_target_weight: float | None = None
     learns_from: LearnsFrom = "level-above"
+    teacher_every: int = 1
     schedule: Schedule = "joint"
     epoch_growth: float = 1.0
     pruning: Pruning = field(default_factory=Pruning)
@@ -387,6 +391,7 @@ class CascadeConfig(PlainConfig):
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
         check_non_target_weight("non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
+        require_int("teacher_every", self.teacher_every, at_least=1)
         require_one_of("schedule", self.schedule, get_args(Schedule))
         require_number("epoch_growth", self.epoch_growth, above=0.0)
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)

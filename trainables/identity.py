@@ -144,6 +144,7 @@ def stage_identities(
             "temperature": config.temperature,
             "distillation_weight": config.distillation_weight,
             "learns_from": config.learns_from,
+            "teacher_every": config.teacher_every,
             "non_target_weight": config.non_target_weight,
             "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
             "recipe": recipe,

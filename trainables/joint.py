@@ -23,6 +23,9 @@ from trainables.ranks import ALONE, Ranks
 from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, require_parts, unprefixed
 from trainables.whole_batch import whole_batch
 
+Larger = Sequence[torch.Tensor | None]
+"""Logits of a larger network, of each part of a batch; `None` where nothing is learnt from it."""
+
 
 class JointStep:
     """Takes optimiser steps on the sum of the levels' losses.
@@ -67,12 +70,13 @@ class JointStep:
         self._pruners = tuple(pruners)
         self._config = config
         self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
-        self._num_classes = data.num_classes
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
         self._ranks = ranks
         # Ranks talk within a step, which not all ways of talking let a card record.
-        self._recorded = RecordedStep(self._compute, config.recipe.execution if ranks.size == 1 else "eager")
+        execution = config.recipe.execution if ranks.size == 1 else "eager"
+        self._recorded = RecordedStep(self._compute, execution)
+        self._recorded_alone = RecordedStep(self._compute_alone, execution)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One step.
@@ -84,24 +88,34 @@ class JointStep:
         Returns:
             The loss of each level, detached.
         """
-        losses = self._recorded(images, labels)
+        return self._counted(self._recorded(images, labels))
+
+    def alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step without the frozen network: what would learn from it learns from the labels; as `__call__` else."""
+        return self._counted(self._recorded_alone(images, labels))
+
+    def _counted(self, losses: torch.Tensor) -> torch.Tensor:
         if self._measures:
             for pruner in self._pruners:
                 pruner.meter.num_batches += 1
         return losses
+
+    def _forget_records(self) -> None:
+        self._recorded.forget()
+        self._recorded_alone.forget()
 
     def hold(self) -> None:
         """The levels have their sizes: saliency is needed no more, and they are compiled where that is asked for."""
         self._measures = False
         if self._config.recipe.execution == "compile" and not self._forwards:
             self._forwards = {p.level.number: compiled(p.level.network) for p in self._pruners}
-        self._recorded.forget()
+        self._forget_records()
 
     def cut(self, cuts: Cuts) -> None:
         """Forget what is remembered of weights that have gone."""
         cut_state(self.optimizer, cuts)
         self.average.cut(cuts)
-        self._recorded.forget()
+        self._forget_records()
 
     def state(self) -> Tensors:
         """Parameters, what the optimiser remembers of them, and their average."""
@@ -116,16 +130,26 @@ class JointStep:
             parameter.copy_(tensors[f"weights.{name}"])
         load_optimizer_state(self.optimizer, self.parameters, unprefixed("optimizer", tensors))
         self.average.load(unprefixed("average", tensors))
-        self._recorded.forget()
+        self._forget_records()
 
     def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
+        parts = self._parts(images, labels)
+        return self._step(parts, self._larger_logits(parts))
+
+    def _compute_alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        parts = self._parts(images, labels)
+        return self._step(parts, [None] * len(parts))
+
+    def _parts(self, images: torch.Tensor, labels: torch.Tensor) -> Sequence[Part]:
+        return micro_batches(images, labels, self._config.recipe.accumulate, self._ranks)
+
+    def _step(self, parts: Sequence[Part], teacher_logits: Larger) -> torch.Tensor:
+        """Losses of all levels, the first of which learns from these logits, and the step."""
         recipe = self._config.recipe
-        parts = micro_batches(images, labels, recipe.accumulate, self._ranks)
         for parameter in self.parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
-        teacher_logits = self._larger_logits(parts)
         larger_logits = teacher_logits
         losses = []
         for pruner in self._pruners:
@@ -146,19 +170,17 @@ class JointStep:
         return torch.stack(losses)
 
     @torch.no_grad()
-    def _larger_logits(self, parts: Sequence[Part]) -> list[torch.Tensor]:
-        """Logits of the larger network; zeros, without running it, where nothing is learnt from them."""
+    def _larger_logits(self, parts: Sequence[Part]) -> Larger:
+        """Logits of the larger network, which is not run where nothing is learnt from them."""
         if self._config.distillation_weight == 0.0:
-            return [part.images.new_zeros(len(part.images), self._num_classes) for part in parts]
+            return [None] * len(parts)
         with autocast(self._config.recipe, parts[0].images.device):
             return [_for_losses(self._larger(part.images)) for part in parts]
 
-    def _gradients(
-        self, level: Level, parts: Sequence[Part], larger_logits: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _gradients(self, level: Level, parts: Sequence[Part], larger_logits: Larger) -> tuple[torch.Tensor, Larger]:
         """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
-        total = torch.zeros((), device=larger_logits[0].device)
-        found = []
+        total = torch.zeros((), device=parts[0].images.device)
+        found: list[torch.Tensor | None] = []
         for part, larger in zip(parts, larger_logits, strict=True):
             logits = self._logits(level, part)
             loss = self._loss(logits, larger, part.labels) * part.share
@@ -169,16 +191,16 @@ class JointStep:
         return total, found
 
     def _gradients_of_both(
-        self, pruner: LevelPruner, parts: Sequence[Part], larger_logits: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        self, pruner: LevelPruner, parts: Sequence[Part], larger_logits: Larger
+    ) -> tuple[torch.Tensor, Larger]:
         """Give a level's meter the gradient of the labels' loss, and leave that of its own loss in its network.
 
         One forward pass and two backward passes.
         """
         parameters = list(pruner.level.network.parameters())
         own = [torch.zeros_like(parameter) for parameter in parameters]
-        total = torch.zeros((), device=larger_logits[0].device)
-        found = []
+        total = torch.zeros((), device=parts[0].images.device)
+        found: list[torch.Tensor | None] = []
         for part, larger in zip(parts, larger_logits, strict=True):
             logits = self._logits(pruner.level, part)
             of_labels = self._objective.of_labels(logits, part.labels) * part.share
@@ -200,7 +222,9 @@ class JointStep:
             logits = self._forwards.get(level.number, level.network)(part.images)
         return _for_losses(logits)
 
-    def _loss(self, logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss(self, logits: torch.Tensor, larger: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+        if larger is None:
+            return self._objective.of_labels(logits, labels)
         return self._objective.of_level(
             logits,
             larger,

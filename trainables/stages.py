@@ -269,7 +269,8 @@ class CascadeStage:
         Returns:
             The loss of each level, detached.
         """
-        losses = self._joint(images, labels)
+        asks_teacher = self._steps_taken % self._config.teacher_every == 0
+        losses = (self._joint if asks_teacher else self._joint.alone)(images, labels)
         self._steps_taken += 1
         return losses
 

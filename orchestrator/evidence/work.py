@@ -32,7 +32,7 @@ def _stage_work(config: CascadeConfig, plan: StagePlan, steps_per_epoch: int) ->
     first = plan.levels[0]
     above = 1.0 if first == 1 else config.macs_kept[first - 2]
     larger = 1.0 if config.learns_from == "teacher" else above
-    work = FORWARD * larger * plan.epochs if config.distillation_weight > 0 else 0.0
+    work = FORWARD * larger * plan.epochs / config.teacher_every if config.distillation_weight > 0 else 0.0
     for level in plan.levels:
         size = config.macs_kept[level - 1]
         if plan.kind == "recovery":

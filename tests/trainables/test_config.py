@@ -92,6 +92,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         for v in (-0.1, 1.1)
     ],
     (CascadeConfig, {"macs_kept": (0.5,), "learns_from": "me"}, "learns_from is 'me', but must be one of level-above"),
+    (CascadeConfig, {"macs_kept": (0.5,), "teacher_every": 0}, "teacher_every is 0"),
     (CascadeConfig, {"macs_kept": (0.5,), "non_target_weight": -1}, "non_target_weight is -1"),
     (
         CascadeConfig,

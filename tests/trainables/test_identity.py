@@ -55,6 +55,7 @@ def test_cascades_of_other_lengths_meet_where_stages_last_as_long() -> None:
         {"temperature": 2.0},
         {"distillation_weight": 0.5},
         {"learns_from": "teacher"},
+        {"teacher_every": 2},
         {"non_target_weight": 2.0},
         {"seed": 1},
         {"pruning": Pruning(nested=True)},

@@ -473,3 +473,24 @@ def test_the_teacher_does_not_run_where_nothing_is_learnt_from_it(make_stage, da
     stage._larger.register_forward_hook(lambda *_: calls.append(1))
     stage.train_step(*first_batch(data))
     assert calls == [1]
+
+
+def test_one_step_of_some_asks_the_teacher_and_the_others_learn_from_labels_and_the_level_above(
+    make_stage, data: DataSplits
+) -> None:
+    stage = make_stage(replace(CONFIG, teacher_every=3, recipe=replace(RECIPE, learning_rate=1e-9)))
+    calls: list[int] = []
+    stage._larger.register_forward_hook(lambda *_: calls.append(len(asked)))
+    images, labels = first_batch(data)
+    asked: list[torch.Tensor] = []
+    for _ in range(6):
+        asked.append(stage.train_step(images, labels))
+    assert calls == [0, 3]
+    first, second = (level.network(images).detach() for level in _refreshed(stage))
+    of_labels = nn.functional.cross_entropy(first, labels)
+    of_both = distillation_loss(
+        second, first, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight
+    )
+    for losses in (*asked[1:3], *asked[4:6]):
+        torch.testing.assert_close(losses, torch.stack([of_labels, of_both]), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(asked[0][0], of_labels, rtol=1e-2)

@@ -39,8 +39,19 @@ def _images(count: int) -> ImageSet:
         replace(JOINT, schedule="sequential"),
         replace(JOINT, schedule="sequential", learns_from="teacher"),
         replace(JOINT, recovery_epochs=1),
+        replace(JOINT, teacher_every=4),
+        replace(JOINT, schedule="sequential", teacher_every=2),
     ],
-    ids=["joint", "no chain", "labels", "sequential", "sequential, no chain", "recovery"],
+    ids=[
+        "joint",
+        "no chain",
+        "labels",
+        "sequential",
+        "sequential, no chain",
+        "recovery",
+        "one step in four asks the teacher",
+        "sequential, one step in two",
+    ],
 )
 def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     data = DataSplits(train=_images(64), val=_images(8), mean=(0.5,), std=(0.3,), class_names=("a", "b", "c", "d"))
