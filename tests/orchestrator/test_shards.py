@@ -453,6 +453,7 @@ def test_the_command_names_what_it_left_out(cascade, damaged):
     [
         (["nowhere", "out"], "nowhere must be a folder that exists"),
         (["s3://bucket/images", "out"], "s3://bucket/images is an address, but must be a folder"),
+        (["photos", "s3://bucket/shards"], "s3:/bucket/shards is an address, but must be a folder; mount it"),
         (["photos", "shards"], "shards is there already; choose another folder, or replace it with --overwrite"),
         (["photos", "other", "--overwrite"], "is no set of shards (it has no shards.json) and is not replaced"),
         (["photos", "photos/out"], "photos/out lies in photos, which is read"),
