@@ -278,6 +278,27 @@ def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_o
     assert [*search.path.parent.glob("mine.kept-*")] == [kept]
 
 
+def test_how_far_a_spool_was_sent_is_forgotten_with_it(search, mirror, elsewhere, s3):
+    def spooled(text):
+        spool.write_text(text)
+        note.touch()
+
+    spool, note = search.path / "tracking/spool.jsonl", search.path / "tracking/sent-0.json"
+    spool.parent.mkdir()
+    spooled("1\n")
+    mirror.carry()
+    mirror._lease.release()
+    elsewhere(study_journal="2\n")
+    spooled("1\n2\n")  # after the last that the bucket took
+    open_search(s3, "mine")
+    assert spool.read_text() == "1\n"
+    assert not note.exists()
+    spooled("1\n")
+    elsewhere(study_journal="3\n")
+    open_search(s3, "mine")
+    assert note.exists()
+
+
 def test_a_driver_whose_lease_seems_its_own_again_does_not_write_over_another_ones_state(search, mirror, elsewhere):
     mirror.carry()
     held = search.bucket.read(LEASE)
