@@ -89,6 +89,7 @@ def test_a_lease_that_was_lost_is_not_taken_back(lease, bucket, monkeypatch):
     monkeypatch.setattr(Lease, "_write", told)
     assert renewed.wait(30)
     first.leave()
+    first._thread.join()
     bucket.write(LEASE, b'{"owner": "other", "host": "elsewhere"}')
     first._left.clear()
     first._renew()  # ends by itself
