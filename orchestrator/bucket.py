@@ -219,8 +219,11 @@ class Bucket:
                 path = aside / relative
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            if not folder.exists():
+            try:
                 aside.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # as another process has brought it here meanwhile
+                    raise
             return True
         except (ValueError, AttributeError, TypeError):
             return False

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator import folder as folders
 from orchestrator.bucket import Bucket
-from orchestrator.folder import STATE, SearchFolder
+from orchestrator.folder import STATE, TEACHER, SearchFolder
 from orchestrator.mirror import Mirror, driving
 from orchestrator.places import open_search
 from orchestrator.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note
@@ -202,3 +202,20 @@ def test_what_a_try_of_the_bucket_left_is_no_other_content(s3, tmp_path, monkeyp
         with pytest.raises(InputError, match="cannot be removed from: may not remove"):
             place.require_usable()
     open_search(s3, "mine")
+
+
+def test_a_teacher_that_a_driver_here_is_about_to_finish_is_left_to_it(search, mirror, s3, tmp_path):
+    mirror.carry()
+    (search.teacher / "network").mkdir(parents=True)
+    (search.teacher / "network/weights").write_text("the driver's")
+    place = search.bucket.within(TEACHER)
+    place.push(search.teacher / "network", "network")
+    place.write("result.json", b"{}")
+    (search.teacher / "network/weights").write_text("the driver's, at work")
+    with search.locked():
+        open_search(s3, "mine")
+        assert (search.teacher / "network/weights").read_text() == "the driver's, at work"
+        assert not (search.teacher / "result.json").exists()
+    open_search(s3, "mine")
+    assert (search.teacher / "network/weights").read_text() == "the driver's"
+    assert (search.teacher / "result.json").exists()
