@@ -13,7 +13,8 @@ import ray
 import torch
 from torch import nn
 
-from orchestrator.bucket import Bucket, insist
+from orchestrator.answers import insist
+from orchestrator.bucket import Bucket
 from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.reuse import StageFolder

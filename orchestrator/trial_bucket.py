@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from orchestrator.bucket import Bucket, insist
+from orchestrator.answers import insist
+from orchestrator.bucket import Bucket
 from trainables.checkpoint import load_state, save_state
 from trainables.errors import InputError, first_line
 from trainables.training import Tensors

@@ -5,8 +5,7 @@ import pickle
 import pytest
 import torch
 
-from orchestrator import bucket as buckets
-from orchestrator import trial_bucket
+from orchestrator import answers, trial_bucket
 from orchestrator.bucket import Bucket
 from orchestrator.folder import SearchFolder
 from orchestrator.places import fetch_networks
@@ -106,7 +105,7 @@ def network(tmp_path):
 
 
 def test_a_network_is_kept_however_often_the_bucket_fails(store, network, s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(answers, "_RETRY_SECONDS", 0.0)
     write, failures = Bucket.write, [OSError("no route to host"), TimeoutError("no answer")]
 
     def flaky(self, name, content):
