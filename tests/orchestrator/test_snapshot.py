@@ -11,6 +11,7 @@ from orchestrator.folder import STATE, TEACHER, SearchFolder
 from orchestrator.mirror import Mirror, driving
 from orchestrator.places import open_search
 from orchestrator.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note
+from orchestrator.warm_start import find_sources
 from trainables.errors import InputError
 
 pytestmark = pytest.mark.integration
@@ -219,3 +220,9 @@ def test_a_teacher_that_a_driver_here_is_about_to_finish_is_left_to_it(search, m
     open_search(s3, "mine")
     assert (search.teacher / "network/weights").read_text() == "the driver's"
     assert (search.teacher / "result.json").exists()
+
+
+def test_a_search_to_learn_from_that_is_not_there_is_missed_in_the_bucket(search, mirror):
+    mirror.carry()
+    with pytest.raises(InputError, match=r"'other' is neither a search in s3://models/\w+\?.* \(there: mine\) nor a"):
+        find_sources(["other"], folder=search, objectives=("val_accuracy",))
