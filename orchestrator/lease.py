@@ -99,7 +99,7 @@ class Lease:
                 self._write()
             except LeaseLostError:
                 return  # which the driver sees before it carries anything
-            except OSError:
+            except Exception:  # whatever it is, a driver that lives is not to be taken for dead
                 continue
 
     def _write(self) -> None:
