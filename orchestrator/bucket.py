@@ -6,33 +6,21 @@ checksum of each. Whoever reads takes what the manifest names and looks at the c
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from queue import Empty, SimpleQueue
-from typing import NoReturn, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from orchestrator.answers import answered, seconds_for
 from trainables.errors import InputError, first_line
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
-# A server that takes a request and says nothing is waited for by S3's own client for ever.
-_ANSWER_SECONDS = 30.0
-SLOWEST_BYTES_A_SECOND = 1e6
-"""At which the store is expected to take and give what is large."""
-_RETRY_SECONDS = 5.0
-
-_Answer = TypeVar("_Answer")
-_log = logging.getLogger(__name__)
 # Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
 _SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
 
@@ -46,7 +34,7 @@ class Bucket:
     """A place in an object store, in which objects have names with slashes."""
 
     def __init__(self, address: str) -> None:
-        """Find the store; nothing is sent to it yet.
+        """Find the store; S3 is asked where the bucket is unless the address says so.
 
         Args:
             address: such as `s3://BUCKET/PREFIX`, with pyarrow's options after a `?`. Keys and passwords come from the
@@ -77,16 +65,14 @@ class Bucket:
         except (pa.ArrowException, ValueError) as error:
             reason = first_line(error).replace(_with_options(address), _shown(address))  # options may be keys, misspelt
             raise InputError(f"the storage's address {_shown(address)!r} cannot be understood: {reason}") from error
-        except OSError as error:  # S3 is asked where a bucket is, unless the address says so
+        except OSError as error:
             raise InputError(
                 f"{_shown(address)} cannot be reached: {first_line(error)}; look at the bucket's name and the network, "
                 "or say where it is with ?region=REGION"
             ) from error
         self.address = address
-        if parts.scheme == "s3" and "region" not in parse_qs(parts.query):
-            # Said from now on, so that nobody who is handed the place asks again: the store may be away then.
-            query = "&".join(filter(None, [parts.query, f"region={self.filesystem.region}"]))
-            self.address = parts._replace(query=query).geturl()
+        if parts.scheme == "s3":  # said from now on, so that nobody who is handed the place asks again
+            self.address = _with_region(address, self.filesystem.region)
 
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)
@@ -137,21 +123,21 @@ class Bucket:
         path = self._path(name)
         while True:
             try:
-                file = _answered(lambda: self.filesystem.open_input_file(path))
-                content: bytes = _answered(file.readall, seconds=_seconds(file.size()))
+                file = answered(lambda: self.filesystem.open_input_file(path))
+                content: bytes = answered(file.readall, seconds=seconds_for(file.size()))
             except FileNotFoundError:
                 return None
             # As much is read as there was when it was opened: too little, if it was replaced by a larger one since.
-            if _answered(lambda: self.filesystem.get_file_info(path)).size in (None, len(content)):
+            if answered(lambda: self.filesystem.get_file_info(path)).size in (None, len(content)):
                 return content
 
     def write(self, name: str, content: bytes) -> None:
         """Make an object, or replace it, in one step."""
-        _answered(lambda: self._write(name, content), seconds=_seconds(len(content)))
+        answered(lambda: self._write(name, content), seconds=seconds_for(len(content)))
 
     def write_for_certain(self, name: str, content: bytes) -> None:
         """The same, but waits for as long as it takes: what was given up may still arrive, behind what came later."""
-        _answered(lambda: self._write(name, content), seconds=None)
+        answered(lambda: self._write(name, content), seconds=None)
 
     def _write(self, name: str, content: bytes) -> None:
         # In one piece, and in a thread, which no Ctrl-C gets into: a stream that is broken off would be closed, and
@@ -161,7 +147,7 @@ class Bucket:
 
     def remove(self, name: str) -> None:
         """Remove an object, or a folder with all that is in it; one that is not there is nothing to remove."""
-        _answered(lambda: self._remove(self._path(name)))
+        answered(lambda: self._remove(self._path(name)))
 
     def _remove(self, path: str) -> None:
         found = self.filesystem.get_file_info(path)
@@ -177,7 +163,7 @@ class Bucket:
     def names(self, folder: str = "") -> list[str]:
         """What lies directly in a folder, objects and folders, by name."""
         selector = pafs.FileSelector(self._path(folder), allow_not_found=True)
-        found = _answered(lambda: self.filesystem.get_file_info(selector))
+        found = answered(lambda: self.filesystem.get_file_info(selector))
         return sorted(PurePosixPath(info.path).name for info in found)
 
     def push(self, folder: Path, name: str) -> None:
@@ -219,8 +205,11 @@ class Bucket:
                 path = aside / relative
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            if not folder.exists():
+            try:
                 aside.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # as another process has brought it here meanwhile
+                    raise
             return True
         except (ValueError, AttributeError, TypeError):
             return False
@@ -231,53 +220,21 @@ class Bucket:
         return "/".join(part for part in (self.root.rstrip("/"), name) if part)
 
 
-def insist(work: Callable[[], _Answer], *, what: str) -> _Answer:
-    """Do what must not be given up again and again, until the store answers.
-
-    Args:
-        work: what to do; it may be done twice.
-        what: is done, for the log.
-    """
-    pause = threading.Event()
-    while True:
-        try:
-            return work()
-        except OSError as error:
-            _log.warning("%s is tried again: %s", what, first_line(error))
-            pause.wait(_RETRY_SECONDS)
-
-
-def _seconds(num_bytes: int) -> float:
-    """How long so much may take."""
-    return _ANSWER_SECONDS + num_bytes / SLOWEST_BYTES_A_SECOND
-
-
-def _answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SECONDS) -> _Answer:
-    """What a call to the store gives, if that comes in time; `None` waits for as long as it takes.
+def check_address(address: str) -> None:
+    """See that a place can be named so, without asking any store.
 
     Raises:
-        TimeoutError: if it does not; the call may still succeed later.
+        InputError: as `Bucket`, but for one that cannot be reached.
     """
-    answer: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            given = work()
-        except BaseException as error:
-            answer.put(partial(_raise, error))
-        else:
-            answer.put(lambda: given)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        found = answer.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
-    return found()
+    Bucket(_with_region(address, "any"))
 
 
-def _raise(error: BaseException) -> NoReturn:
-    raise error
+def _with_region(address: str, region: str) -> str:
+    """An address of S3 that says a region, where it has said none."""
+    parts = urlsplit(address)
+    if parts.scheme != "s3" or "region" in parse_qs(parts.query):
+        return address
+    return parts._replace(query="&".join(filter(None, [parts.query, f"region={region}"]))).geturl()
 
 
 def _shown(address: str) -> str:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.addresses import without_credentials
-from orchestrator.bucket import Bucket
+from orchestrator.bucket import check_address
 from orchestrator.constraints import METRICS, Bound, check_bounds
 from orchestrator.overrides import set_value
 from orchestrator.pareto import OBJECTIVES
@@ -157,7 +157,7 @@ class Experiment(_Section):
     @classmethod
     def _known_store(cls, reuse: object) -> object:
         if isinstance(reuse, str):
-            Bucket(reuse)
+            check_address(reuse)
         elif not isinstance(reuse, bool):
             raise InputError(f"{reuse!r} is given, but must be true, false, or the address of a bucket")
         return reuse

@@ -8,6 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from orchestrator.delivery import require_local
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, check_out, write_shards
 from orchestrator.shards import PartName, ShardSet
@@ -24,6 +25,7 @@ def make_shards(source: str, out: Path, options: WriteOptions, *, seed: int, for
     """
     if "://" in source:
         raise InputError(f"{source} is an address, but must be a folder; mount it, or copy it to this machine")
+    require_local(out)
     folder = Path(source)
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"{out} lies in {source}, which is read; choose a folder beside it")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,14 +22,26 @@ Existing = Literal["keep", "replace"]
 _FULL = 2**20  # bytes left on a disk at which whatever failed has failed for want of room
 _BYTES_A_PARAM = {"native": 4, "onnx": 4, "pt2": 4, "int8": 1}
 _MARGIN = 32 * 2**20
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
+
+
+def require_local(destination: Path) -> None:
+    """Refuse an address, which as a path would be a folder here.
+
+    Raises:
+        InputError: naming it.
+    """
+    if _SCHEME.fullmatch(destination.parts[0] if destination.parts else ""):
+        raise InputError(f"{destination} is an address, but must be a folder; mount it, or copy from a folder there")
 
 
 def check_destination(destination: Path, existing: Existing) -> None:
     """Check that a folder can be made, or that what is there may be replaced.
 
     Raises:
-        InputError: naming what is there.
+        InputError: naming what is there, or an address.
     """
+    require_local(destination)
     if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
         return
     if existing == "keep":

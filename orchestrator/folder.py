@@ -110,10 +110,9 @@ class SearchFolder:
             InputError: if there is no search here, or its file is damaged.
         """
         if not self.exists:
-            searches = self._searches()
+            searches = self.neighbours()
             there = f"there are {', '.join(searches)}" if searches else "there is none"
-            storage = self.storage if self.bucket is None else self.bucket.parent.address
-            raise InputError(f"there is no search {self.name!r} in {storage}; {there}")
+            raise InputError(f"there is no search {self.name!r} in {self.storage_place}; {there}")
         try:
             values = yaml.safe_load((self.path / "experiment.yaml").read_text())
         except yaml.YAMLError as error:
@@ -122,7 +121,17 @@ class SearchFolder:
             raise InputError(f"{self.path / 'experiment.yaml'} is damaged: it holds no keys")
         return parse_experiment(values)
 
-    def _searches(self) -> list[str]:
+    @property
+    def storage_place(self) -> str:
+        """Where all searches are, for people."""
+        return str(self.storage) if self.bucket is None else self.bucket.parent.address
+
+    def neighbours(self) -> list[str]:
+        """Names of all searches where this one is.
+
+        Raises:
+            OSError: if a bucket does not answer.
+        """
         if self.bucket is None:
             return sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
         storage = self.bucket.parent

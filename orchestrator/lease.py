@@ -81,12 +81,12 @@ class Lease:
     def leave(self) -> None:
         """Renew it no more: others have it after a while."""
         self._left.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def release(self) -> None:
         """Let others have it at once; where the bucket does not answer they wait."""
         self.leave()
+        if self._thread is not None:
+            self._thread.join()
         with suppress(OSError):
             now = self._bucket.read(LEASE)
             if now is not None and self._is_own(now):
@@ -99,7 +99,7 @@ class Lease:
                 self._write()
             except LeaseLostError:
                 return  # which the driver sees before it carries anything
-            except OSError:
+            except Exception:  # whatever it is, a driver that lives is not to be taken for dead
                 continue
 
     def _write(self) -> None:

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.bucket import SLOWEST_BYTES_A_SECOND, Bucket
+from orchestrator.answers import seconds_for
+from orchestrator.bucket import Bucket
 from orchestrator.folder import STATE, SearchFolder
 from orchestrator.lease import Lease, LeaseLostError
 from orchestrator.snapshot import OBJECTS, Note, Snapshots, State, fetch, read_note, read_state, write_note
@@ -22,7 +23,7 @@ from trainables.errors import first_line
 CARRY_SECONDS = 5.0
 # Rest after carrying, against the time that it took: a large search is carried less often.
 _REST = 4.0
-_LAST_TRIES, _LAST_SECONDS = 3, 60.0
+_LAST_TRIES, _LAST_SECONDS = 3, 30.0
 # What people and other tools look for, put under its own name as well once a search ends.
 _FOR_PEOPLE = ("archive.parquet", "front.html", "front.png", "overview.html")
 
@@ -236,6 +237,6 @@ class Mirror:
         num_sent = -1
         while self._thread.is_alive() and num_sent != self._num_sent:
             num_sent = self._num_sent
-            self._thread.join(timeout=_LAST_SECONDS + self._num_bytes / SLOWEST_BYTES_A_SECOND)
+            self._thread.join(timeout=_LAST_SECONDS + seconds_for(self._num_bytes))
         if self._thread.is_alive():
             self.behind = self.behind or "it does not answer"

@@ -63,7 +63,6 @@ def open_search(storage: Storage, name: str) -> SearchFolder:
     folder = SearchFolder(storage=storage_folder(storage), name=name, bucket=bucket)
     try:
         _bring_up_to_date(folder, bucket)
-        fetch_teacher(bucket.within(TEACHER), folder.teacher)
     except OSError as error:
         raise InputError(
             f"--storage is {storage}, which cannot be read: {first_line(error)}; look at the bucket's name and "
@@ -86,8 +85,11 @@ def _bring_up_to_date(folder: SearchFolder, bucket: Bucket) -> None:
             raise InputError(f"{bucket.address} holds {others[0]}, but no search; choose another --name or --storage")
         return
     with folder.fetching():
-        if state.id not in read_note(folder.path).ids and not folder.is_locked:  # else its driver runs here
+        if folder.is_locked:  # its driver runs here
+            return
+        if state.id not in read_note(folder.path).ids:
             fetch(bucket, folder.path)
+        fetch_teacher(bucket.within(TEACHER), folder.teacher)
 
 
 def fetch_teacher(bucket: Bucket, folder: Path) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -81,6 +82,7 @@ class SearchRecord:
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
         self._study.settle()
+        self._archive.add(Candidate(**plain) for plain in self._study.candidates())
         unfinished = []
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
@@ -217,6 +219,7 @@ class SearchRecord:
         with self._study.together():
             self._study.note_end(number, ended)
             self._study.note_reuse(number, reused)
+            self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
             self._study.tell(
                 number,
                 [getattr(student, name) for name in self._objectives],
@@ -241,6 +244,7 @@ class SearchRecord:
         with self._study.together():
             self._study.note_end(number, ended)
             self._study.note_reuse(number, reused)
+            self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
             self._study.stop(number, reason)
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
         if candidates:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,8 @@ def _removed_if_unused(folder: SearchFolder) -> Iterator[None]:
     except InputError:
         if folder.path.is_dir() and not folder.exists:
             (folder.path / "lock").unlink(missing_ok=True)
-            folder.path.rmdir()
+            with suppress(OSError):  # what else is there is the user's
+                folder.path.rmdir()
         raise
 
 

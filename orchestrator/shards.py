@@ -217,7 +217,7 @@ def _mapped(path: Path) -> Any:
         raise InputError(
             f"{path} is not there on {platform.node()}; every machine must see data.path under the same name"
         ) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # the last of a file without batches
         raise InputError(f"{path} cannot be read as Arrow ({first_line(error)}); copy it again, or {_MEND}") from error
 
 

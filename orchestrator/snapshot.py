@@ -25,6 +25,7 @@ from trainables.errors import InputError
 
 OBJECTS = "state"
 FORMAT_VERSION = 1
+_SPOOL = "tracking/spool.jsonl"
 # Files of a search's folder that its driver writes; networks and checkpoints go another way.
 _FILES = (
     "experiment.yaml",
@@ -37,7 +38,7 @@ _FILES = (
     "confirm.parquet",
     "packing.json",
     "teacher/latency.json",
-    "tracking/spool.jsonl",
+    _SPOOL,
 )
 _FOLDERS = (CURVES,)
 # Of these, what trials came to.
@@ -283,6 +284,10 @@ def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:
     for name in Snapshots(folder).take()[0]:
         if name not in state.files:
             (folder / name).unlink()
+    spool = folder / _SPOOL
+    if spool.exists() and not contents.get(_SPOOL, spool.read_bytes()).startswith(spool.read_bytes()):
+        for note in spool.parent.glob("sent-*"):  # how far another spool has been sent to MLflow
+            note.unlink()
     for name, content in contents.items():
         write_atomically(folder / name, content)
     write_note(folder, Note.of(state))

@@ -38,6 +38,7 @@ _FAILURE = "failure"
 _STOPPED = "stopped"
 _REUSED = "reused"
 _ENDED = "ended"
+_CANDIDATES = "candidates"
 _CONCLUSIONS: Mapping[TrialState, Literal["finished", "failed", "stopped"]] = MappingProxyType(
     {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
 )
@@ -104,9 +105,14 @@ class Study:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let what is written within be on disk at its end, rather than after each call: a disk takes its time."""
-        backend = getattr(self._study._storage, "_backend", None)
-        with backend.together() if isinstance(backend, JournalFile) else nullcontext():
+        journal = self._journal
+        with nullcontext() if journal is None else journal.together():
             yield
+
+    @property
+    def _journal(self) -> JournalFile | None:
+        backend = getattr(self._study._storage, "_backend", None)
+        return backend if isinstance(backend, JournalFile) else None
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Let these parameters be suggested first; only where no earlier start has done so."""
@@ -217,6 +223,20 @@ class Study:
         trial = self._trial(number)
         if reused.stages and trial.state is TrialState.RUNNING:
             self._study._storage.set_trial_user_attr(trial._trial_id, _REUSED, json.dumps(reused.to_dict()))
+
+    def note_candidates(self, number: int, candidates: Sequence[Mapping[str, Any]]) -> None:
+        """Remember what a trial, which has not ended yet, gave, as plain values: in a database alone.
+
+        That outlives the search's folder, or is ahead of what a bucket has of it; a journal lies beside the archive.
+        """
+        trial = self._trial(number)
+        if self._journal is None and trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, _CANDIDATES, json.dumps(list(candidates)))
+
+    def candidates(self) -> Iterator[dict[str, Any]]:
+        """What was remembered of what trials gave."""
+        for trial in self._in():
+            yield from json.loads(trial.user_attrs.get(_CANDIDATES, "[]"))
 
     def reused(self) -> tuple[Reused, ...]:
         """What trials did not have to compute, for those that reused anything."""

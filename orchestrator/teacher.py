@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,8 @@ import ray
 import torch
 from torch import nn
 
-from orchestrator.bucket import Bucket, insist
+from orchestrator.answers import insist
+from orchestrator.bucket import Bucket
 from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.reuse import StageFolder
@@ -114,13 +116,21 @@ class TeacherTask:
                 _log.warning("%s: %s", self.bucket.address, first_line(error))
 
     def state(self) -> tuple[Tensors, dict[str, Any]] | None:
-        """What training goes on from, if it was begun; a bucket is waited for."""
+        """What training goes on from, if it was begun; it lies in `state_file` then.
+
+        It is the farther of this machine's and a bucket's, which is waited for.
+        """
         path, bucket = self.state_file, self.bucket
-        if not path.exists() and bucket is not None:
-            content = insist(lambda: bucket.read(STATE), what="reading the teacher's state")
-            if content is not None:
-                write_atomically(path, content)
-        return load_state(path) if path.exists() else None
+        here = load_state(path) if path.exists() else None
+        content = None if bucket is None else insist(lambda: bucket.read(STATE), what="reading the teacher's state")
+        if content is not None:
+            with tempfile.TemporaryDirectory() as fetched:
+                there = Path(fetched) / STATE
+                there.write_bytes(content)
+                if here is None or _num_epochs(load_state(there)) > _num_epochs(here):
+                    write_atomically(path, content)
+                    return load_state(path)
+        return here
 
     def keep(self, network: nn.Module, result: Mapping[str, Any], input_spec: InputSpec) -> None:
         """Keep the finished teacher; a bucket is waited for."""
@@ -155,6 +165,10 @@ class TeacherTask:
         return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
+def _num_epochs(state: tuple[Tensors, dict[str, Any]]) -> int:
+    return len(state[1]["epochs"])
+
+
 def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[EpochProgress], None]) -> TeacherResult:
     """Give the search its teacher: the one it has, or one that is read or trained now.
 
@@ -171,7 +185,7 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
     if result is not None:
         return result
     state = task.state()
-    num_told = 0 if state is None else len(state[1]["epochs"])  # by an earlier start
+    num_told = 0 if state is None else _num_epochs(state)  # by an earlier start
     try:
         with task.actors.placed() as options:
             # As options of the function, so that Ray ends a process that has used a card, and the card is free again.

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from orchestrator.bucket import Bucket, insist
+from orchestrator.answers import insist
+from orchestrator.bucket import Bucket
 from trainables.checkpoint import load_state, save_state
 from trainables.errors import InputError, first_line
 from trainables.training import Tensors
@@ -110,8 +111,9 @@ class TrialBucket:
     def tell_to_stop(self, config: Mapping[str, Any], reason: str) -> None:
         """Tell a trial of this configuration to end before its next epoch, if the bucket takes that."""
         key = trial_key(config["trial"], config["cascade"])
-        with self._trying():
-            self._bucket.write(f"{TRIALS}/{key}.stop", reason.encode())
+        if not self._rests:  # else all trials would wait for it, and this one is compared again
+            with self._trying():
+                self._bucket.write(f"{TRIALS}/{key}.stop", reason.encode())
 
     def numbers(self) -> set[int]:
         """Numbers of the trials of which something is there.

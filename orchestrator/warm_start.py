@@ -78,10 +78,10 @@ def _find_source(name: str, folder: SearchFolder, objectives: Sequence[str]) -> 
     storage = folder.storage
     place, study_name, label = _locate(name, storage)
     if isinstance(place, Path) and not place.is_file():
-        searches = ", ".join(sorted(path.parent.name for path in storage.glob("*/experiment.yaml"))) or "none"
+        searches = ", ".join(folder.neighbours()) or "none"
         raise InputError(
-            f"study.warm_start: {label!r} is neither a search in {storage} (there: {searches}) nor a search's folder "
-            "nor a journal; name one of these"
+            f"study.warm_start: {label!r} is neither a search in {folder.storage_place} (there: {searches}) nor a "
+            "search's folder nor a journal; name one of these"
         )
     opened = open_storage(place)
     names = sorted(study.study_name for study in opened.get_all_studies())

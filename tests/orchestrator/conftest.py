@@ -88,3 +88,46 @@ def make_curve():
         return TrialCurve(trial=trial, end=end, parameters={}, cascade=config, points=points, results=results)
 
     return make
+
+
+@pytest.fixture
+def search(s3, tmp_path, monkeypatch):
+    """A search that has begun, in a bucket that does not know of it yet."""
+    from orchestrator.config import Experiment  # here, as most tests need none of it
+    from orchestrator.places import open_search
+
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path / "cache"))
+    folder = open_search(s3, "mine")
+    folder.begin(Experiment(), data="d" * 64)
+    (folder.path / "study.journal").write_text("1\n")
+    return folder
+
+
+@pytest.fixture
+def mirror(search):
+    """The mirror of its driver, which has not begun."""
+    from orchestrator.lease import Lease
+    from orchestrator.mirror import Mirror
+
+    held = Lease(search.bucket)
+    held.take(print)
+    made = Mirror(search.bucket, search.path, held, print, seconds=0.01)
+    yield made
+    made.close()
+    held.leave()
+
+
+@pytest.fixture
+def elsewhere(search, tmp_path):
+    """Let a driver on another machine go on with the search, and change files of it."""
+    from orchestrator.folder import SearchFolder
+    from orchestrator.mirror import driving
+
+    def go_on(**files):
+        folder = SearchFolder(storage=tmp_path / "elsewhere", name=search.name, bucket=search.bucket)
+        with driving(folder, print) as mirror:
+            for name, text in files.items():
+                (folder.path / name.replace("_", ".")).write_text(text)
+            mirror.begin()
+
+    return go_on

@@ -6,6 +6,7 @@ import pickle
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -139,6 +140,14 @@ def test_a_folder_comes_back_as_it_was(s3, folder, tmp_path):
     assert content(tmp_path / "back") == content(folder)
     assert not bucket.pull("kept/other", tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "made"]
+
+
+def test_a_folder_that_another_process_brings_here_at_the_same_time_is_no_error(s3, folder, tmp_path, monkeypatch):
+    Bucket(s3).push(folder, "it")
+    assert Bucket(s3).pull("it", tmp_path / "back")
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # when this process looked
+    assert Bucket(s3).pull("it", tmp_path / "back")
+    assert content(tmp_path / "back") == content(folder)
 
 
 DAMAGES = {

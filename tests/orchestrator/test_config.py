@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+
+import pyarrow.fs as pafs
 import pytest
 import yaml
 
@@ -151,3 +154,11 @@ def test_an_unknown_preset_names_those_that_are_there():
 def test_overrides_do_not_change_the_preset():
     load_experiment("demo", ["teacher.epochs=1"])
     assert load_experiment("demo").teacher.epochs == PRESETS["demo"]["teacher"]["epochs"]
+
+
+def test_an_experiment_is_read_where_its_bucket_cannot_be_asked(monkeypatch):
+    asked, understood = [], pafs.FileSystem.from_uri
+    monkeypatch.setattr(pafs, "FileSystem", SimpleNamespace(from_uri=lambda uri: asked.append(uri) or understood(uri)))
+    assert Experiment(reuse="s3://models/stages").reuse == "s3://models/stages"
+    (uri,) = asked
+    assert "region=" in uri  # else S3 is asked for it

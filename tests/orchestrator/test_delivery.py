@@ -56,6 +56,11 @@ def test_the_old_one_comes_back_if_the_user_stops_in_between(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_address_is_no_folder() -> None:
+    with pytest.raises(InputError, match=r"s3:/photos/shards is an address, but must be a folder"):
+        check_destination(Path("s3://photos/shards"), "keep")
+
+
 @pytest.mark.parametrize("existing", ["keep", "replace"])
 def test_free_places_are_free(tmp_path: Path, existing) -> None:
     (tmp_path / "empty").mkdir()

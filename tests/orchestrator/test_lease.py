@@ -32,9 +32,23 @@ def lease(bucket):
         one.leave()
 
 
+def failing_once(read):
+    """What of all that a thread of a lease asks first is answered with an error that nobody thought of."""
+    failed = []
+
+    def read_or_fail(self, name):
+        if threading.current_thread().name == "lease" and not failed:
+            failed.append(name)
+            raise RuntimeError("what nobody thought of")
+        return read(self, name)
+
+    return read_or_fail
+
+
 def test_a_second_driver_is_refused_while_the_first_one_lives_whatever_keeps_it_busy(lease, monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.05)
     lease().take(print)  # and does nothing more
+    monkeypatch.setattr(Bucket, "read", failing_once(Bucket.read))
     said = []
     with pytest.raises(InputError, match=r"driven by a process on .*; wait for it or stop it"):
         lease().take(said.append)
@@ -89,6 +103,7 @@ def test_a_lease_that_was_lost_is_not_taken_back(lease, bucket, monkeypatch):
     monkeypatch.setattr(Lease, "_write", told)
     assert renewed.wait(30)
     first.leave()
+    first._thread.join()
     bucket.write(LEASE, b'{"owner": "other", "host": "elsewhere"}')
     first._left.clear()
     first._renew()  # ends by itself

@@ -89,8 +89,9 @@ class Machine:
 def machine(tiny_yaml, request):
     if "cluster" not in request.config.option.markexpr:
         pytest.skip("`make test-cluster` runs this, as it ends every Ray of the user")
-    if SSHD is None or shutil.which("rsync") is None:
-        pytest.skip("there is no sshd or no rsync")
+    missing = [name for name in ("rsync", "ssh", "ssh-keygen") if shutil.which(name) is None]
+    if SSHD is None or missing:
+        pytest.skip(f"there is no {', '.join(missing or ['sshd'])}")
     names = {path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
     assert not names & {"raylet", "gcs_server"}, "Ray runs here, which `ray up` would end; stop it first"
     folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))  # short, for Ray's sockets

@@ -79,8 +79,8 @@ def parts(tmp_path):
     """Study, archive, watcher and a record of them; MLflow is not reached, as no courier was started."""
     made = []
 
-    def make(objectives=OBJECTIVES, **options):
-        study = Study(tmp_path / "study.journal", objectives=objectives, seed=0)
+    def make(objectives=OBJECTIVES, place=None, **options):
+        study = Study(place or tmp_path / "study.journal", objectives=objectives, seed=0)
         budget = Budget(Stop())
         budget.recall(study.ended())
         archive = Archive(tmp_path / "archive.parquet")
@@ -129,6 +129,24 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     assert heard.events == [("started", 0), ("finished", 0)]
     record.close("finished", "all trials ended")
     assert (tmp_path / "front.png").exists()
+
+
+def test_candidates_of_a_study_in_a_database_come_back_where_the_archive_has_lost_them(parts, tmp_path):
+    place = f"sqlite:///{tmp_path / 'studies.db'}"
+    study, archive, _, record = parts(place=place)
+    for reason in (None, "early stopping"):
+        asked = study.ask(SPACE, CascadeDefaults())
+        if reason is None:
+            record.finished(asked, results(), {1: "0-1", 2: "0-2"}, Reused())
+        else:
+            record.stopped(asked, results()[:1], {1: "1-1"}, Reused(), reason)
+    found = archive.candidates()
+    assert [candidate.label for candidate in found] == ["0:1", "0:2", "1:1"]
+    record.leave()
+    archive.path.unlink()  # as of a machine that was lost before a bucket had it
+    _, again, _, later = parts(place=place)
+    assert later.adopt() == ()
+    assert again.candidates() == found
 
 
 def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts, monkeypatch):

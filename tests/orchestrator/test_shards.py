@@ -18,7 +18,7 @@ from orchestrator.datasets import draws_its_test_images, load_splits, load_test
 from orchestrator.readme import HOW_IMAGES_ARE_MADE
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
-from orchestrator.shards import ShardRows, ShardSet, read_labels, read_set
+from orchestrator.shards import ShardRows, ShardSet, read_labels, read_set, schema_of
 from trainables.config import DataConfig, DataName
 from trainables.errors import InputError
 from trainables.identity import data_digest
@@ -351,6 +351,9 @@ def test_shards_that_differ_are_named(shards):
     rewritten(shards, pa.table({"image": [b""], "name": ["it"], "label": [0]}))
     with pytest.raises(InputError, match=r"test-00000\.arrow has 1 images, but shards\.json says"):
         load_splits(config(shards))
+    rewritten(shards, schema_of("one").empty_table())
+    with pytest.raises(InputError, match=r"test-00000\.arrow (cannot be read as Arrow|has 0 images)"):
+        load_splits(config(shards))
     names, labels = ["it"] * 6, [0, 1, 2, 0, 0, 0]
     rewritten(shards, pa.table({"image": [b""] * 6, "name": names, "label": labels}))
     values = json.loads((shards / "shards.json").read_text())
@@ -453,6 +456,7 @@ def test_the_command_names_what_it_left_out(cascade, damaged):
     [
         (["nowhere", "out"], "nowhere must be a folder that exists"),
         (["s3://bucket/images", "out"], "s3://bucket/images is an address, but must be a folder"),
+        (["photos", "s3://bucket/shards"], "s3:/bucket/shards is an address, but must be a folder; mount it"),
         (["photos", "shards"], "shards is there already; choose another folder, or replace it with --overwrite"),
         (["photos", "other", "--overwrite"], "is no set of shards (it has no shards.json) and is not replaced"),
         (["photos", "photos/out"], "photos/out lies in photos, which is read"),

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from orchestrator.bucket import Bucket
 from orchestrator.rank_actors import RankActors
 from orchestrator.teacher import TeacherTask, _run, _time_layers, time_layers
+from trainables.checkpoint import load_state, save_state
 from trainables.config import ModelConfig, Pruning, Recipe
 from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits
@@ -59,6 +61,23 @@ def test_an_attempt_after_another_tells_the_epochs_of_both(task):
     begun.close()
     assert list(attempt(2)) == [3]  # another start of the search, to which the earlier one has told two
     assert task.result() is not None
+
+
+@pytest.mark.integration
+def test_of_two_machines_the_one_that_came_farther_is_gone_on_with(task, s3, tmp_path):
+    one, other = (replace(task, folder=tmp_path / name, bucket=Bucket(s3)) for name in ("one", "other"))
+    assert one.state() is None
+
+    def train(task, epochs):
+        task.keep_state({"w": torch.full((1,), float(epochs))}, {"epochs": [{}] * epochs})
+
+    train(one, 3)
+    assert len(other.state()[1]["epochs"]) == 3
+    train(other, 8)
+    assert len(one.state()[1]["epochs"]) == 8
+    assert load_state(one.state_file)[0]["w"].item() == 8.0  # for other ranks
+    save_state(one.state_file, {"w": torch.zeros(1)}, {"epochs": [{}] * 9})  # as the bucket did not take it
+    assert len(one.state()[1]["epochs"]) == 9
 
 
 def test_times_that_are_kept_are_read_back_to_the_last_bit(task):

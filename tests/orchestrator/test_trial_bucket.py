@@ -5,8 +5,7 @@ import pickle
 import pytest
 import torch
 
-from orchestrator import bucket as buckets
-from orchestrator import trial_bucket
+from orchestrator import answers, trial_bucket
 from orchestrator.bucket import Bucket
 from orchestrator.folder import SearchFolder
 from orchestrator.places import fetch_networks
@@ -80,6 +79,19 @@ def test_what_the_bucket_does_not_take_stays_here_and_the_farther_one_counts(sto
     assert epochs_of(TrialBucket(Bucket(s3), tmp_path / "other")) == 7
 
 
+def test_who_tells_trials_to_stop_waits_once_for_a_bucket_that_does_not_answer(store, monkeypatch):
+    asked = []
+
+    def silent(self, name, content):
+        asked.append(name)
+        raise TimeoutError("no answer in 30 s")
+
+    monkeypatch.setattr(Bucket, "write", silent)
+    for _ in range(3):
+        store.tell_to_stop(CONFIG, "it is behind")
+    assert len(asked) == 1
+
+
 def test_a_trial_is_told_to_stop_and_all_of_it_goes_once_it_has_ended(store, s3):
     assert store.told_to_stop(KEY) is None
     store.tell_to_stop(CONFIG, "it is behind")
@@ -106,7 +118,7 @@ def network(tmp_path):
 
 
 def test_a_network_is_kept_however_often_the_bucket_fails(store, network, s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(answers, "_RETRY_SECONDS", 0.0)
     write, failures = Bucket.write, [OSError("no route to host"), TimeoutError("no answer")]
 
     def flaky(self, name, content):

@@ -1,0 +1,66 @@
+"""Calls to a store that may not answer: given up in time, or made again and again."""
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TypeVar
+
+from trainables.errors import first_line
+
+# A server that takes a request and says nothing is waited for by S3's own client for ever.
+_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e6
+_RETRY_SECONDS = 5.0
+
+_Answer = TypeVar("_Answer")
+_log = logging.getLogger(__name__)
+
+
+def insist(work: Callable[[], _Answer], *, what: str) -> _Answer:
+    """Do what must not be given up again and again, until the store answers.
+
+    Args:
+        work: what to do; it may be done twice.
+        what: is done, for the log.
+    """
+    pause = threading.Event()
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            _log.warning("%s is tried again: %s", what, first_line(error))
+            pause.wait(_RETRY_SECONDS)
+
+
+def seconds_for(num_bytes: int) -> float:
+    """How long so much may take."""
+    return _ANSWER_SECONDS + num_bytes / _SLOWEST_BYTES_A_SECOND
+
+
+def answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SECONDS) -> _Answer:
+    """What a call to the store gives, if that comes in time; `None` waits for as long as it takes.
+
+    Raises:
+        TimeoutError: if it does not; the call may still succeed later.
+    """
+    answer: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            given = work()
+        except BaseException as error:
+            answer.put(partial(_raise, error))
+        else:
+            answer.put(lambda: given)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answer.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+    return found()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
