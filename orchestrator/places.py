@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from orchestrator.bucket import Bucket, is_bucket
+from orchestrator.bucket import SCHEMES, Bucket, is_bucket
 from orchestrator.folder import TEACHER, SearchFolder
 from orchestrator.lease import LEASE
 from orchestrator.snapshot import OBJECTS, fetch, read_note, read_state
@@ -56,7 +56,10 @@ def open_search(storage: Storage, name: str) -> SearchFolder:
     Raises:
         InputError: if the name or the address cannot be, the bucket cannot be read, or holds something else there.
     """
+    scheme, colon, _ = str(storage).partition(":")
     if not is_bucket(str(storage)):
+        if colon and scheme in SCHEMES:
+            raise InputError(f"--storage is {storage}, which lacks a slash: an address begins with {scheme}://")
         return SearchFolder(storage=Path(storage), name=name)
     SearchFolder(storage=Path(), name=name)  # before a name with slashes leads elsewhere
     bucket = Bucket(str(storage)).within(name)

@@ -22,6 +22,14 @@ def test_an_address_that_is_none_is_refused():
         open_search("ftp://host/runs", "mine")
 
 
+@pytest.mark.parametrize("storage", ["s3:/models/runs", "gs:models"])
+def test_an_address_that_lacks_a_slash_makes_no_folder(tmp_path, monkeypatch, storage):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"--storage is {storage}, which lacks a slash: an address begins with .*://"):
+        open_search(storage, "mine")
+    assert open_search("runs:1", "mine").bucket is None
+
+
 def test_what_needs_a_folder_says_so(tmp_path):
     assert require_folder(str(tmp_path), what="a study") == tmp_path
     with pytest.raises(InputError, match="--storage is s3://b/p, but a study needs a folder; give one that all"):
