@@ -18,8 +18,8 @@ from trainables.errors import InputError
 
 FORMAT_VERSION = 3  # since 2 there is `fidelity`, since 3 `val_top5`
 _VERSION_KEY = b"cascade_archive_format"
-# Time between two writings of the file, against the time that one takes.
-_REST = 19.0
+# Time between two writings of the file, against the time that one takes; and seconds, at least.
+_REST, _SHORTEST_REST_SECONDS = 19.0, 1.0
 # What tells a file from the one that replaces it, or from itself before it grew; `None` where there is none.
 _Version = tuple[int, int, int] | None
 
@@ -210,7 +210,7 @@ class Archive:
         self._lines.unlink(missing_ok=True)
         self._known_of = self._version()
         ended = time.monotonic()
-        self._next_settling = ended + _REST * (ended - started)
+        self._next_settling = ended + max(_SHORTEST_REST_SECONDS, _REST * (ended - started))
 
 
 def _to_parquet(candidates: Sequence[Candidate]) -> bytes:

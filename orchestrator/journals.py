@@ -29,6 +29,7 @@ class JournalLock(JournalFileSymlinkLock):
         super().__init__(str(path))
         self._path = path
         self._lock = _lock_of(path)
+        self._target = _target(path)  # once, as a trial takes the lock ten times
         self._patience_seconds = patience_seconds
 
     def acquire(self) -> bool:
@@ -40,7 +41,7 @@ class JournalLock(JournalFileSymlinkLock):
         begun = time.monotonic()
         while True:
             try:
-                self._lock.symlink_to(_target(self._path))
+                self._lock.symlink_to(self._target)
             except FileExistsError:
                 if time.monotonic() - begun > self._patience_seconds:
                     raise InputError(
