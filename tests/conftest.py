@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,10 @@ from hypothesis import settings
 
 from orchestrator.archive import Candidate
 from trainables.config import CascadeConfig
+
+# Where tests run in the background of a shell, Ctrl-C is ignored, by them and by all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine an example may take any time.
 settings.register_profile("busy", deadline=None)
