@@ -12,7 +12,7 @@ from torch import nn
 from orchestrator.config import Experiment
 from orchestrator.looks import BoundLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
 from orchestrator.probe import SpaceProbe
-from orchestrator.resources import AUTO
+from orchestrator.resources import AUTO, LOCAL
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.channels import ChannelMap
 from trainables.config import UNITS, Pruning, Recipe, SizeUnit
@@ -145,7 +145,7 @@ def _precision_notes(experiment: Experiment) -> Iterator[str]:
     recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
     asked = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
     resources = experiment.resources
-    no_card = resources.gpus_per_trial == AUTO and resources.address == "local" and not torch.cuda.is_available()
+    no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
     if not asked or (resources.num_gpus > 0 and not no_card) or torch.cpu.get_capabilities().get("avx512_bf16"):
         return
     yield f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"

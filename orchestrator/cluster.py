@@ -17,9 +17,9 @@ from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.bucket import Bucket
+from orchestrator.resources import LOCAL
 from trainables.errors import InputError, first_line
 
-LOCAL = "local"
 GPU_KIND = "accelerator_type:"
 """Begins the name of the resource that Ray gives a machine for its cards' kind."""
 # A node starts a Python process for the first task that it gets; on a busy one that takes a while.

@@ -13,11 +13,10 @@ from typing import Any
 from ray.exceptions import RayError
 
 from orchestrator.cards import Measured, gpu_machines, gpu_nodes, measure, smallest_card
-from orchestrator.cluster import LOCAL
 from orchestrator.config import Experiment
 from orchestrator.looks import Look, admit
 from orchestrator.probe import SpaceProbe
-from orchestrator.resources import AUTO, Resources
+from orchestrator.resources import AUTO, LOCAL, Resources
 from orchestrator.room import Footprints, MemoryLook, Room, gigabytes, held_bytes
 from orchestrator.teacher import TeacherTask
 from orchestrator.whole_files import write_atomically

@@ -7,6 +7,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from trainables.errors import InputError
 
+LOCAL = "local"
+"""The address of a Ray that is started on this machine."""
 AUTO: Literal["auto"] = "auto"
 """In place of a number of GPUs: as large a part of a card as a trial is seen to take."""
 
@@ -76,7 +78,7 @@ class Resources(BaseModel, extra="forbid", frozen=True):
     gpu_kind: Annotated[str, Field(min_length=1)] | None = None
     teacher: TeacherResources | None = None
     max_concurrent: Annotated[int, Field(ge=1, strict=True)] | None = None
-    address: str = "local"
+    address: str = LOCAL
 
     @field_validator("gpus_per_trial", mode="before")
     @classmethod

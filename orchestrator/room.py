@@ -12,7 +12,7 @@ from orchestrator.config import Experiment
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.rank_actors import RankActors
-from orchestrator.resources import AUTO, Resources
+from orchestrator.resources import AUTO, LOCAL, Resources
 from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig, Precision, Recipe
 from trainables.data import DataSplits
@@ -77,7 +77,7 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
     rooms = []
     for node in nodes:
         fit = max(1, int(node.get("CPU", 0.0) / resources.cpus_per_trial))
-        size = machine_bytes() if resources.address == "local" else _node_bytes(node)
+        size = machine_bytes() if resources.address == LOCAL else _node_bytes(node)
         if size > 0:
             rooms.append(Room(bytes=size, trials=_at_once(fit, resources, num_trials, len(nodes)), is_card=False))
     return max(rooms, key=lambda room: room.a_trial, default=None)

@@ -12,7 +12,7 @@ import ray
 
 from orchestrator.budget import Budget
 from orchestrator.checks import check_network, check_ranks
-from orchestrator.cluster import LOCAL, check_nodes
+from orchestrator.cluster import check_nodes
 from orchestrator.config import Experiment
 from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import SearchFolder
@@ -24,6 +24,7 @@ from orchestrator.parts import TRIALS, scheduler, stage_bucket, teacher_task, tr
 from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors
 from orchestrator.record import CANDIDATES, SearchRecord, search_parameters
+from orchestrator.resources import LOCAL
 from orchestrator.room import check_memory
 from orchestrator.session import ray_session
 from orchestrator.storages import find_study, study_address

@@ -8,10 +8,10 @@ from typing import Any
 
 import ray
 
-from orchestrator.cluster import LOCAL, check_kinds, check_resources, check_together, joining
+from orchestrator.cluster import check_kinds, check_resources, check_together, joining
 from orchestrator.packing import where_there_is_no_card
 from orchestrator.rank_actors import RankActors
-from orchestrator.resources import AUTO, Resources
+from orchestrator.resources import AUTO, LOCAL, Resources
 from orchestrator.signals import terminated_as_interrupted
 
 
