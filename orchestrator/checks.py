@@ -24,6 +24,7 @@ from trainables.errors import InputError
 from trainables.execution import require_compiler
 from trainables.models import build, load_weights
 from trainables.objective import Objective
+from trainables.remembered import require_room_for_logits
 from trainables.saliency import find_criterion
 from trainables.selection import floor_fraction, smallest_target
 from trainables.training import require_parts
@@ -162,6 +163,7 @@ def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
 def _check_distillation(cascade: CascadeDefaults, data: DataSplits) -> None:
     try:
         Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
+        require_room_for_logits(cascade.teacher_views, data)
     except InputError as error:
         raise InputError(f"cascade.{error}") from error
 

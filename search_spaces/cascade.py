@@ -18,6 +18,7 @@ from trainables.config import (
     Recipe,
     Schedule,
     check_non_target_weight,
+    check_teacher_steps,
 )
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_int, require_number, require_one_of
@@ -38,6 +39,7 @@ class CascadeDefaults(PlainConfig):
         non_target_weight: of the other classes where the distillation is decoupled; `None` leaves it whole.
         learns_from: whom a level is distilled from.
         teacher_every: of how many steps one asks the frozen network.
+        teacher_views: of how many epochs it sees the batches, which later ones draw again; `None`: of all.
         epoch_growth: how many times the epochs of the level above a sequential level gets.
         recovery_epochs: for which each level's network is trained alone once it has its size.
         seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
@@ -49,6 +51,7 @@ class CascadeDefaults(PlainConfig):
     non_target_weight: float | None = None
     learns_from: LearnsFrom = "level-above"
     teacher_every: int = 1
+    teacher_views: int | None = None
     epoch_growth: float = 1.0
     recovery_epochs: int = 0
     seed: int = 0
@@ -61,7 +64,7 @@ class CascadeDefaults(PlainConfig):
         """
         check_non_target_weight("cascade.non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
-        require_int("cascade.teacher_every", self.teacher_every, at_least=1)
+        check_teacher_steps("cascade.", every=self.teacher_every, views=self.teacher_views)
         require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
         require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("cascade.seed", self.seed, at_least=0)
@@ -157,6 +160,7 @@ class CascadeSpace(PlainConfig):
             non_target_weight=defaults.non_target_weight,
             learns_from=defaults.learns_from,
             teacher_every=defaults.teacher_every,
+            teacher_views=defaults.teacher_views,
             epoch_growth=defaults.epoch_growth,
             recovery_epochs=defaults.recovery_epochs,
             seed=defaults.seed,

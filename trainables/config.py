@@ -330,6 +330,27 @@ def check_non_target_weight(key: str, weight: float | None, recipe: Recipe) -> N
         )
 
 
+def check_teacher_steps(prefix: str, *, every: int, views: int | None) -> None:
+    """Check what says how often a frozen network is asked.
+
+    Args:
+        prefix: of its keys in messages, with a dot.
+        every: `teacher_every`.
+        views: `teacher_views`.
+
+    Raises:
+        InputError: naming the key, the rule and the value.
+    """
+    require_int(f"{prefix}teacher_every", every, at_least=1)
+    if views is not None:
+        require_int(f"{prefix}teacher_views", views, at_least=1)
+        require(
+            every == 1,
+            f"{prefix}teacher_every is {every}, but {prefix}teacher_views is {views}, and what is remembered is asked "
+            "in every step; give one of them",
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CascadeConfig(PlainConfig):
     """One cascade: its levels' sizes and how they are trained.
@@ -346,6 +367,8 @@ class CascadeConfig(PlainConfig):
         teacher_every: of so many steps, one asks the frozen network that a stage learns from: the teacher, or in a
             sequential cascade the level before. In the others, what would learn from it learns from the labels alone.
             Of small levels, the teacher's forward pass is most of the work.
+        teacher_views: of so many epochs of a stage the frozen network sees the batches; later epochs draw the same
+            ones again, in turn, and its logits are remembered. `None`: every epoch draws its own, and it sees them all.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
         epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
             smaller levels take less work an epoch, and learn from a smaller network.
@@ -362,6 +385,7 @@ class CascadeConfig(PlainConfig):
     non_target_weight: float | None = None
     learns_from: LearnsFrom = "level-above"
     teacher_every: int = 1
+    teacher_views: int | None = None
     schedule: Schedule = "joint"
     epoch_growth: float = 1.0
     pruning: Pruning = field(default_factory=Pruning)
@@ -391,7 +415,7 @@ class CascadeConfig(PlainConfig):
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
         check_non_target_weight("non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
-        require_int("teacher_every", self.teacher_every, at_least=1)
+        check_teacher_steps("", every=self.teacher_every, views=self.teacher_views)
         require_one_of("schedule", self.schedule, get_args(Schedule))
         require_number("epoch_growth", self.epoch_growth, above=0.0)
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)

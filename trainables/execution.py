@@ -14,8 +14,8 @@ from torch import nn
 from trainables.config import Execution
 from trainables.errors import InputError, first_line
 
-Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Works on images and labels on the device, changes what it owns in place, and returns a tensor."""
+Step = Callable[..., torch.Tensor]
+"""Works on tensors on the device (images, labels, perhaps logits), changes what it owns in place, returns a tensor."""
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -40,16 +40,15 @@ class RecordedStep:
     def forget(self) -> None:
         """Record anew: parameters have other shapes or places, or the step does something else from now on."""
         self._graph = None  # its memory goes back before the next is recorded
-        self._inputs: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._inputs: tuple[torch.Tensor, ...] = ()
         self._output = torch.empty(0)
         self._num_before = 0
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Take one step.
 
         Args:
-            images: of one shape and layout while a record is used; a batch of another shape is not replayed.
-            labels: likewise.
+            tensors: of one shape and layout each while a record is used; those of another shape are not replayed.
 
         Returns:
             What the step returned; a tensor of its own.
@@ -57,25 +56,24 @@ class RecordedStep:
         Raises:
             InputError: if the step cannot be recorded.
         """
-        if not self._records or images.device.type != "cuda":
-            return self._step(images, labels)
+        if not self._records or tensors[0].device.type != "cuda":
+            return self._step(*tensors)
         if self._graph is None and self._num_before < _BEFORE_RECORDING:
             self._num_before += 1
-            return self._step(images, labels)
+            return self._step(*tensors)
         if self._graph is None:
-            self._record(images, labels)
+            self._record(tensors)
         assert self._graph is not None
-        assert self._inputs is not None
-        if any(given.shape != held.shape for given, held in zip((images, labels), self._inputs, strict=True)):
-            return self._step(images, labels)
-        for given, held in zip((images, labels), self._inputs, strict=True):
+        if any(given.shape != held.shape for given, held in zip(tensors, self._inputs, strict=True)):
+            return self._step(*tensors)
+        for given, held in zip(tensors, self._inputs, strict=True):
             held.copy_(given)
         self._graph.replay()
         return self._output.clone()
 
-    def _record(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def _record(self, tensors: tuple[torch.Tensor, ...]) -> None:
         """Record the step on copies of these tensors; nothing is computed yet."""
-        self._inputs = (images.clone(), labels.clone())
+        self._inputs = tuple(tensor.clone() for tensor in tensors)
         graph = torch.cuda.CUDAGraph()
         try:
             # Only this thread is held to what can be recorded: another one pins batches that are streamed.

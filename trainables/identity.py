@@ -145,6 +145,7 @@ def stage_identities(
             "distillation_weight": config.distillation_weight,
             "learns_from": config.learns_from,
             "teacher_every": config.teacher_every,
+            "teacher_views": config.teacher_views,
             "non_target_weight": config.non_target_weight,
             "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
             "recipe": recipe,

@@ -77,6 +77,7 @@ class JointStep:
         execution = config.recipe.execution if ranks.size == 1 else "eager"
         self._recorded = RecordedStep(self._compute, execution)
         self._recorded_alone = RecordedStep(self._compute_alone, execution)
+        self._recorded_given = RecordedStep(self._compute_given, execution)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One step.
@@ -94,6 +95,15 @@ class JointStep:
         """One step without the frozen network: what would learn from it learns from the labels; as `__call__` else."""
         return self._counted(self._recorded_alone(images, labels))
 
+    def given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """One step that knows what `logits` gave for this batch, without the frozen network; as `__call__` else."""
+        return self._counted(self._recorded_given(images, labels, logits))
+
+    def logits(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What the frozen network says of this rank's images of a batch, images x classes."""
+        found = self._larger_logits(self._parts(images, labels))
+        return torch.cat([logits for logits in found if logits is not None])
+
     def _counted(self, losses: torch.Tensor) -> torch.Tensor:
         if self._measures:
             for pruner in self._pruners:
@@ -103,6 +113,7 @@ class JointStep:
     def _forget_records(self) -> None:
         self._recorded.forget()
         self._recorded_alone.forget()
+        self._recorded_given.forget()
 
     def hold(self) -> None:
         """The levels have their sizes: saliency is needed no more, and they are compiled where that is asked for."""
@@ -140,6 +151,10 @@ class JointStep:
     def _compute_alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         parts = self._parts(images, labels)
         return self._step(parts, [None] * len(parts))
+
+    def _compute_given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        parts = self._parts(images, labels)
+        return self._step(parts, torch.split(logits, [len(part.images) for part in parts]))
 
     def _parts(self, images: torch.Tensor, labels: torch.Tensor) -> Sequence[Part]:
         return micro_batches(images, labels, self._config.recipe.accumulate, self._ranks)

@@ -23,6 +23,7 @@ from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.ranks import ALONE, Ranks
+from trainables.remembered import RememberedLogits, require_room_for_logits
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.selection import SelectionError
@@ -115,8 +116,9 @@ class CascadeStage:
 
         Raises:
             InputError: if the network's channels cannot be traced, the criterion is unknown, the recipe does not fit
-                the classes, or sizes are in latency and no layers were timed.
+                the classes, sizes are in latency and no layers were timed, or there is too much to remember.
         """
+        require_room_for_logits(config.teacher_views, data)
         self.plan = plan
         self.epoch = 0
         self._config = config
@@ -147,6 +149,7 @@ class CascadeStage:
         self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data, ranks=ranks)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
+        self._remembered = _memory(plan, config, len(data.train))
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
         self._steps_taken = 0
@@ -244,13 +247,15 @@ class CascadeStage:
         """Train one epoch; mean loss of each level, and the last learning rate."""
         recipe = self._config.recipe
         seed = derive_seed(self._config.seed, self.name, self.epoch)
+        view = self.epoch if self._remembered is None else self._remembered.view(self.epoch)
+        seed_of_batches = derive_seed(self._config.seed, self.name, view)
         device = next(self._shared.network.parameters()).device
         totals = torch.zeros(len(self.levels), device=device)
         rate = 0.0
         for level in self.levels:
             level.network.train()
         with seeded_layers(seed, device):
-            for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed, self._layout):
+            for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed_of_batches, self._layout):
                 rate = learning_rate(self._steps_taken, self._num_steps, recipe)
                 set_learning_rate(self._joint.optimizer, rate)
                 totals += self.train_step(images, labels)
@@ -269,8 +274,14 @@ class CascadeStage:
         Returns:
             The loss of each level, detached.
         """
-        asks_teacher = self._steps_taken % self._config.teacher_every == 0
-        losses = (self._joint if asks_teacher else self._joint.alone)(images, labels)
+        if self._remembered is not None:
+            epoch, place = divmod(self._steps_taken, self._steps_per_epoch)
+            logits = self._remembered(epoch, place, lambda: self._joint.logits(images, labels))
+            losses = self._joint.given(images, labels, logits)
+        elif self._steps_taken % self._config.teacher_every == 0:
+            losses = self._joint(images, labels)
+        else:
+            losses = self._joint.alone(images, labels)
         self._steps_taken += 1
         return losses
 
@@ -356,3 +367,11 @@ class CascadeStage:
             yield
         except SelectionError as error:
             raise self._failure(error.reason, level=level.number, group=error.group) from error
+
+
+def _memory(plan: StagePlan, config: CascadeConfig, num_train: int) -> RememberedLogits | None:
+    """What remembers the larger network's logits; `None` where nothing is asked for twice."""
+    views = config.teacher_views
+    if views is None or views >= plan.epochs or config.distillation_weight == 0.0:
+        return None
+    return RememberedLogits(num_views=views, num_train=num_train, batch_size=config.recipe.batch_size)

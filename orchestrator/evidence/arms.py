@@ -29,6 +29,7 @@ from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.plain import require
 from trainables.plan import StagePlan
+from trainables.remembered import require_room_for_logits
 from trainables.saliency import find_criterion
 from trainables.selection import smallest_target
 from trainables.stages import CascadeStage, TeacherSize
@@ -129,6 +130,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
             config = _config(run, arm, plan, _MANY)
             try:
                 Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
+                require_room_for_logits(config.teacher_views, data)
                 find_criterion(config.pruning.saliency)
                 _planned_epochs(run, arm, plan, len(data.train))
                 if config.pruning.keep not in found:
@@ -148,8 +150,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
 def _planned_epochs(run: Run, arm: Arm, plan: StudyPlan, num_images: int) -> int:
     config = _config(run, arm, plan, _MANY)
     if arm.method in ("from-scratch", "torch-pruning"):
-        learns = config.distillation_weight > 0
-        return epochs_within(plan.budget, lambda epochs: training_work(run.size, epochs, teacher=learns))
+        return epochs_within(plan.budget, lambda epochs: training_work(run.size, epochs, config))
     steps = num_batches(num_images, config.recipe.batch_size)
     return epochs_within(
         plan.budget,
@@ -199,8 +200,8 @@ def _one_network(network: nn.Module, run: Run, arm: Arm, material: Material, tic
     """Train a network that has its size, by the engine that trains levels, with all of the budget."""
     plan, data = material.plan, material.data
     size = count_macs(network, data.input_shape) / material.teacher_size.macs
-    learns = _config(run, arm, plan, 1).distillation_weight > 0
-    epochs = epochs_within(plan.budget, lambda epochs: training_work(size, epochs, teacher=learns))
+    config = _config(run, arm, plan, _MANY)
+    epochs = epochs_within(plan.budget, lambda epochs: training_work(size, epochs, config))
     config = dataclasses.replace(_config(run, arm, plan, epochs), macs_kept=(size,))
     stage = CascadeStage(
         material.teacher,
@@ -216,7 +217,7 @@ def _one_network(network: nn.Module, run: Run, arm: Arm, material: Material, tic
         tick()
     (result,) = stage.results
     found = Found.of(result, evaluate(stage.levels[0].network, material.test).accuracy)
-    work = training_work(size, epochs, teacher=learns)
+    work = training_work(size, epochs, config)
     return _Trained(config=config, found=(found,), epochs=epochs, work=work)
 
 

@@ -18,9 +18,16 @@ FORWARD, BACKWARD = 1.0, 2.0
 TRAINED = FORWARD + BACKWARD
 
 
-def training_work(size: float, epochs: int, *, teacher: bool) -> float:  # noqa: FBT001
-    """Work of training one network of a size, with the teacher's forward pass or without it."""
-    return epochs * (TRAINED * size + (FORWARD if teacher else 0.0))
+def training_work(size: float, epochs: int, config: CascadeConfig) -> float:
+    """Work of training one network of a size for some epochs, with the teacher as a cascade would."""
+    return TRAINED * size * epochs + _asking_work(1.0, epochs, config)
+
+
+def _asking_work(larger: float, epochs: int, config: CascadeConfig) -> float:
+    """Of the network that a stage learns from, of this size, in so many epochs."""
+    if config.distillation_weight == 0.0:
+        return 0.0
+    return FORWARD * larger * min(epochs, config.teacher_views or epochs) / config.teacher_every
 
 
 def cascade_work(config: CascadeConfig, steps_per_epoch: int) -> float:
@@ -32,7 +39,7 @@ def _stage_work(config: CascadeConfig, plan: StagePlan, steps_per_epoch: int) ->
     first = plan.levels[0]
     above = 1.0 if first == 1 else config.macs_kept[first - 2]
     larger = 1.0 if config.learns_from == "teacher" else above
-    work = FORWARD * larger * plan.epochs / config.teacher_every if config.distillation_weight > 0 else 0.0
+    work = _asking_work(larger, plan.epochs, config)
     for level in plan.levels:
         size = config.macs_kept[level - 1]
         if plan.kind == "recovery":

@@ -125,6 +125,15 @@ def test_a_recorded_step_is_the_step(data: DataSplits, optimizer: str, precision
 
 
 @needs_card
+def test_a_recorded_step_is_the_step_where_logits_are_remembered(data: DataSplits) -> None:
+    config = replace(CONFIG, recipe=replace(CONFIG.recipe, epochs=4), teacher_views=2)
+    eager = run(stage_of(data.to("cuda"), replace(config, recipe=replace(config.recipe, execution="eager"))))
+    recorded = run(stage_of(data.to("cuda"), config))
+    for name, tensor in weights(recorded).items():
+        torch.testing.assert_close(tensor, weights(eager)[name], rtol=2e-2, atol=2e-3)
+
+
+@needs_card
 def test_a_batch_of_another_shape_is_not_replayed() -> None:
     total = torch.zeros(1, device="cuda")
 

@@ -56,6 +56,7 @@ def test_cascades_of_other_lengths_meet_where_stages_last_as_long() -> None:
         {"distillation_weight": 0.5},
         {"learns_from": "teacher"},
         {"teacher_every": 2},
+        {"teacher_views": 2},
         {"non_target_weight": 2.0},
         {"seed": 1},
         {"pruning": Pruning(nested=True)},

@@ -39,6 +39,7 @@ KINDS = {
     "averaged": replace(
         CONFIG, recipe=replace(CONFIG.recipe, ema=0.8, accumulate=3, mix="both", class_weights="balanced")
     ),
+    "remembered": replace(CONFIG, schedule="sequential", teacher_views=1),
 }
 IN_LATENCY = replace(
     KINDS["sequential, recovery"], macs_kept=(0.8, 0.6), pruning=replace(CONFIG.pruning, size_in="latency")

@@ -41,6 +41,8 @@ def _images(count: int) -> ImageSet:
         replace(JOINT, recovery_epochs=1),
         replace(JOINT, teacher_every=4),
         replace(JOINT, schedule="sequential", teacher_every=2),
+        replace(JOINT, teacher_views=2),
+        replace(JOINT, schedule="sequential", recovery_epochs=2, teacher_views=1),
     ],
     ids=[
         "joint",
@@ -51,6 +53,8 @@ def _images(count: int) -> ImageSet:
         "recovery",
         "one step in four asks the teacher",
         "sequential, one step in two",
+        "two epochs are remembered",
+        "sequential, recovery, one epoch is remembered",
     ],
 )
 def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +88,11 @@ def test_saliency_of_the_labels_costs_a_backward_pass_while_channels_go() -> Non
 
 
 def test_training_one_network_goes_forward_and_back() -> None:
-    assert training_work(0.1, 10, teacher=True) == pytest.approx(13.0)
-    assert training_work(0.1, 10, teacher=False) == pytest.approx(3.0)
+    assert training_work(0.1, 10, JOINT) == pytest.approx(13.0)
+    assert training_work(0.1, 10, replace(JOINT, distillation_weight=0.0)) == pytest.approx(3.0)
+    assert training_work(0.1, 10, replace(JOINT, teacher_every=4)) == pytest.approx(5.5)
+    assert training_work(0.1, 10, replace(JOINT, teacher_views=4)) == pytest.approx(7.0)
+    assert training_work(0.1, 3, replace(JOINT, teacher_views=4)) == pytest.approx(3.9)
 
 
 def test_epochs_come_closest_to_the_budget() -> None:
