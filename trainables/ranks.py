@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+
+# Its functions keep the group that is there when they are imported, so that `leave` would not end it; its threads would
+# then run while the process ends, and abort it.
+import torch.distributed.nn.functional
 from torch import distributed
 from torch._C._distributed_c10d import FileStore
 

@@ -27,6 +27,13 @@ def second_rank(meeting, connection):
     for job, arguments in iter(connection.recv, None):
         connection.send(job(ranks, *arguments))
     leave()
+    assert not threads_of_groups()
+
+
+def threads_of_groups():
+    """Names of this process's threads that belong to a process group; they must not outlive it."""
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
 
 
 def _trial(ranks, network, config, arrays, state=None):

@@ -41,6 +41,7 @@ def both(tmp_path_factory):
     leave()
     other.join()
     assert other.exitcode == 0
+    assert not rank_jobs.threads_of_groups()
 
 
 @pytest.fixture
