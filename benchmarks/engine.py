@@ -23,7 +23,8 @@ from trainables.models import build
 from trainables.optimizers import make_optimizer
 from trainables.plan import StagePlan
 from trainables.saliency import GateLayer, gate_gradient
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 
 NUM_THREADS = 1
 NUM_CLASSES = 10

@@ -33,8 +33,9 @@ from trainables.evaluation import score
 from trainables.latency import Comparison
 from trainables.models import build
 from trainables.plan import StagePlan
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
+from trainables.teacher_size import TeacherSize
 
 MACS_KEPT, ROUND_TO = 0.25, 8
 BATCH = 64

@@ -30,7 +30,8 @@ from trainables.images import ImageSet
 from trainables.models import build
 from trainables.plan import StagePlan
 from trainables.programs import load_program, write_program
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 
 NUM_CLASSES = 10
 MACS_KEPT = 0.5

@@ -28,8 +28,9 @@ from trainables.data import DataSplits
 from trainables.models import build
 from trainables.plan import stage_plans
 from trainables.ranks import ALONE, Ranks, join, leave
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
+from trainables.teacher_size import TeacherSize
 
 SEEDS = (0, 1, 2)
 NETWORKS = {

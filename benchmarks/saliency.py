@@ -34,8 +34,9 @@ from trainables.levels import Level
 from trainables.models import build
 from trainables.plan import StagePlan
 from trainables.saliency import SaliencyMeter, find_criterion
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
+from trainables.teacher_size import TeacherSize
 from trainables.training import unprefixed
 
 NUM_THREADS = 1

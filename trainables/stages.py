@@ -4,14 +4,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainables.config import Augmentation, CascadeConfig, SizeUnit
-from trainables.cost import LatencyTable, count_macs, count_params, macs_model, require_table, size_model
+from trainables.config import Augmentation, CascadeConfig
+from trainables.cost import macs_model, size_model
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
@@ -27,6 +26,7 @@ from trainables.remembered import RememberedLogits, require_room_for_logits
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.selection import SelectionError
+from trainables.teacher_size import TeacherSize
 from trainables.training import (
     CALIBRATION_BATCHES,
     Tensors,
@@ -38,44 +38,6 @@ from trainables.training import (
     seeded_layers,
     unprefixed,
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherSize:
-    """What sizes are fractions of: the teacher's MACs and parameters, and the milliseconds that the table gives it.
-
-    Attributes:
-        macs: multiply-accumulates of one image.
-        params: number of parameters.
-        latency_ms: modelled; 0 where no layers were timed.
-        table: the layers' times; `None` where none were taken.
-    """
-
-    macs: int
-    params: int
-    latency_ms: float = 0.0
-    table: LatencyTable | None = None
-
-    @classmethod
-    def count(cls, network: nn.Module, input_shape: tuple[int, int, int], table: LatencyTable | None) -> "TeacherSize":
-        """The size of a network, the teacher or a level, on images of a shape."""
-        return cls(
-            macs=count_macs(network, input_shape),
-            params=count_params(network),
-            latency_ms=0.0 if table is None else table.total(network),
-            table=table,
-        )
-
-    def of(self, unit: SizeUnit) -> float:
-        """The size in a unit.
-
-        Raises:
-            InputError: if sizes are in latency and there is no table.
-        """
-        if unit == "latency":
-            require_table(self.table)
-            return self.latency_ms
-        return self.macs if unit == "macs" else self.params
 
 
 class CascadeStage:

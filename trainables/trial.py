@@ -17,7 +17,8 @@ from trainables.models import versioned
 from trainables.plan import stage_plans
 from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 from trainables.training import Tensors, prefixed, unprefixed
 
 

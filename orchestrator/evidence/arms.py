@@ -32,7 +32,8 @@ from trainables.plan import StagePlan
 from trainables.remembered import require_room_for_logits
 from trainables.saliency import find_criterion
 from trainables.selection import smallest_target
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 from trainables.trial import CascadeTrial
 
 Tick = Callable[[], None]

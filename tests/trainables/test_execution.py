@@ -14,7 +14,8 @@ from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.execution import RecordedStep, require_compiler
 from trainables.plan import StagePlan
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 
 CONFIG = CascadeConfig(
     macs_kept=(0.5,),

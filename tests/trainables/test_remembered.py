@@ -12,7 +12,8 @@ from trainables.errors import InputError
 from trainables.images import num_batches
 from trainables.plan import StagePlan
 from trainables.remembered import RememberedLogits, require_room_for_logits
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 
 EPOCHS, VIEWS = 5, 2
 CONFIG = CascadeConfig(

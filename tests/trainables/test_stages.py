@@ -20,7 +20,8 @@ from trainables.evaluation import accuracy
 from trainables.levels import find_indices, pick
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 from trainables.training import epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
