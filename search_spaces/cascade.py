@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from trainables.config import (
+    LARGEST_GROWTH,
     CascadeConfig,
     LearnsFrom,
     Pruning,
@@ -40,6 +41,7 @@ class CascadeDefaults(PlainConfig):
         learns_from: whom a level is distilled from.
         teacher_every: of how many steps one asks the frozen network.
         teacher_views: of how many epochs it sees the batches, which later ones draw again; `None`: of all.
+        level_weight_growth: how many times the loss of the next larger level a joint level's loss counts.
         epoch_growth: how many times the epochs of the level above a sequential level gets.
         recovery_epochs: for which each level's network is trained alone once it has its size.
         seed: of data order, augmentation and dropout; one for all cascades, so that they differ by their settings
@@ -52,6 +54,7 @@ class CascadeDefaults(PlainConfig):
     learns_from: LearnsFrom = "level-above"
     teacher_every: int = 1
     teacher_views: int | None = None
+    level_weight_growth: float = 1.0
     epoch_growth: float = 1.0
     recovery_epochs: int = 0
     seed: int = 0
@@ -65,6 +68,7 @@ class CascadeDefaults(PlainConfig):
         check_non_target_weight("cascade.non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
         check_teacher_steps("cascade.", every=self.teacher_every, views=self.teacher_views)
+        require_number("cascade.level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
         require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
         require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("cascade.seed", self.seed, at_least=0)
@@ -161,6 +165,7 @@ class CascadeSpace(PlainConfig):
             learns_from=defaults.learns_from,
             teacher_every=defaults.teacher_every,
             teacher_views=defaults.teacher_views,
+            level_weight_growth=defaults.level_weight_growth,
             epoch_growth=defaults.epoch_growth,
             recovery_epochs=defaults.recovery_epochs,
             seed=defaults.seed,

@@ -37,6 +37,8 @@ Stem = Literal["small", "imagenet"]
 Precision = Literal["fp32", "bf16"]
 Pixels = Literal["normalised", "raw"]
 """What a deployed network takes: float32 images that were normalised before, or uint8 pixels 0 … 255."""
+LARGEST_GROWTH = 1000.0
+"""How many times the larger level's loss a level's loss may count at most."""
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet", "shards"]
 
 
@@ -370,6 +372,8 @@ class CascadeConfig(PlainConfig):
         teacher_views: of so many epochs of a stage the frozen network sees the batches; later epochs draw the same
             ones again, in turn, and its logits are remembered. `None`: every epoch draws its own, and it sees them all.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
+        level_weight_growth: how many times the loss of the next larger level each level's loss counts where levels are
+            trained at once, in (0, 1000]; the weights' mean is 1.
         epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
             smaller levels take less work an epoch, and learn from a smaller network.
         pruning: how channels are chosen.
@@ -387,6 +391,7 @@ class CascadeConfig(PlainConfig):
     teacher_every: int = 1
     teacher_views: int | None = None
     schedule: Schedule = "joint"
+    level_weight_growth: float = 1.0
     epoch_growth: float = 1.0
     pruning: Pruning = field(default_factory=Pruning)
     recipe: Recipe = field(default_factory=Recipe)
@@ -417,6 +422,7 @@ class CascadeConfig(PlainConfig):
         require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
         check_teacher_steps("", every=self.teacher_every, views=self.teacher_views)
         require_one_of("schedule", self.schedule, get_args(Schedule))
+        require_number("level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
         require_number("epoch_growth", self.epoch_growth, above=0.0)
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("seed", self.seed, at_least=0)

@@ -28,7 +28,7 @@ Larger = Sequence[torch.Tensor | None]
 
 
 class JointStep:
-    """Takes optimiser steps on the sum of the levels' losses.
+    """Takes optimiser steps on the weighted sum of the levels' losses.
 
     Attributes:
         parameters: θ, and what levels have for themselves, by name.
@@ -69,6 +69,7 @@ class JointStep:
         self._larger = larger
         self._pruners = tuple(pruners)
         self._config = config
+        self._weights = level_weights(len(pruners), growth=config.level_weight_growth)
         self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
@@ -87,7 +88,7 @@ class JointStep:
             labels: N classes, or the share of every class, N x classes.
 
         Returns:
-            The loss of each level, detached.
+            The loss of each level, unweighted and detached.
         """
         return self._counted(self._recorded(images, labels))
 
@@ -167,7 +168,7 @@ class JointStep:
             parameter.grad.zero_()
         larger_logits = teacher_logits
         losses = []
-        for pruner in self._pruners:
+        for pruner, weight in zip(self._pruners, self._weights, strict=True):
             pruner.level.refresh()
             if self._measures and self._config.pruning.saliency_loss == "labels":
                 loss, logits = self._gradients_of_both(pruner, parts, larger_logits)
@@ -176,7 +177,7 @@ class JointStep:
                 # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
                 if self._measures:
                     pruner.meter.add_scores()
-            pruner.level.accumulate_gradients()
+            pruner.level.accumulate_gradients(weight)
             losses.append(loss)
             larger_logits = teacher_logits if self._config.learns_from == "teacher" else logits
         clip_gradients(self.parameters.values(), recipe)
@@ -247,6 +248,17 @@ class JointStep:
             temperature=self._config.temperature,
             weight=self._config.distillation_weight,
         )
+
+
+def level_weights(number: int, *, growth: float) -> tuple[float, ...]:
+    """What the losses of so many levels count, the largest level first: each `growth` times the one before, mean 1.
+
+    Args:
+        number: levels, at least 1.
+        growth: above 0.
+    """
+    powers = [growth**level for level in range(number)]
+    return tuple(power * number / sum(powers) for power in powers)
 
 
 def _for_losses(logits: torch.Tensor) -> torch.Tensor:

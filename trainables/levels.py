@@ -44,18 +44,18 @@ def gather(wide: torch.Tensor, indices: Indices, *, out: torch.Tensor) -> None:
         torch.index_select(narrow, 1, columns, out=out)
 
 
-def scatter_add(wide: torch.Tensor, indices: Indices, narrow: torch.Tensor) -> None:
-    """Add `narrow` to the kept rows and columns of `wide`: the adjoint of `gather`."""
+def scatter_add(wide: torch.Tensor, indices: Indices, narrow: torch.Tensor, *, weight: float = 1.0) -> None:
+    """Add `narrow`, so many times, to the kept rows and columns of `wide`: the adjoint of `gather`."""
     rows, columns = indices
     if columns is None:
-        wide.add_(narrow) if rows is None else wide.index_add_(0, rows, narrow)
+        wide.add_(narrow, alpha=weight) if rows is None else wide.index_add_(0, rows, narrow, alpha=weight)
     elif rows is None:
-        wide.index_add_(1, columns, narrow)
+        wide.index_add_(1, columns, narrow, alpha=weight)
     elif _has_kernels(wide):
-        wide.flatten(0, 1).index_add_(0, _pairs(rows, columns, wide), narrow.flatten(0, 1))
+        wide.flatten(0, 1).index_add_(0, _pairs(rows, columns, wide), narrow.flatten(0, 1), alpha=weight)
     else:
         widened = narrow.new_zeros(len(rows), *wide.shape[1:]).index_copy_(1, columns, narrow)
-        wide.index_add_(0, rows, widened)
+        wide.index_add_(0, rows, widened, alpha=weight)
 
 
 def _has_kernels(weight: torch.Tensor) -> bool:
@@ -214,13 +214,13 @@ class Level:
             parameter.grad = None
 
     @torch.no_grad()
-    def accumulate_gradients(self) -> None:
-        """Add the network's gradients to those of the parameters that it views."""
+    def accumulate_gradients(self, weight: float = 1.0) -> None:
+        """Add the network's gradients, so many times, to those of the parameters that it views."""
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None:
                 gradient = self._sources[name].grad
                 assert gradient is not None
-                scatter_add(gradient, self._indices[name], parameter.grad)
+                scatter_add(gradient, self._indices[name], parameter.grad, weight=weight)
 
     @torch.no_grad()
     def keep(self, kept: Kept) -> Cuts:

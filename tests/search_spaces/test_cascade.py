@@ -167,7 +167,7 @@ def test_all_cascades_have_the_defaults_seed():
         CascadeDefaults(seed=-1)
 
 
-def test_all_cascades_have_the_defaults_recovery():
+def test_cascades_have_what_the_defaults_say():
     trial = optuna.trial.FixedTrial(
         {
             "num_assistants": 0,
@@ -177,8 +177,11 @@ def test_all_cascades_have_the_defaults_recovery():
             "schedule": "joint",
         }
     )
-    cascade = CascadeSpace()(trial, CascadeDefaults(recovery_epochs=3))
-    assert cascade.recovery_epochs == 3
+    told = {"recovery_epochs": 3, "level_weight_growth": 2.0}
+    cascade = CascadeSpace()(trial, CascadeDefaults(**told))
+    assert {name: getattr(cascade, name) for name in told} == told
     assert cascade.num_epochs == cascade.recipe.epochs + 3
     with pytest.raises(InputError, match=r"cascade.recovery_epochs is -1, but must be"):
         CascadeDefaults(recovery_epochs=-1)
+    with pytest.raises(InputError, match=r"cascade.level_weight_growth is 0, but must be a number above 0"):
+        CascadeDefaults(level_weight_growth=0)

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelMap
-from trainables.config import ModelConfig
+from trainables.config import CascadeConfig, ModelConfig
 from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.images import ImageSet
 from trainables.models import build
+from trainables.plan import StagePlan
+from trainables.stages import CascadeStage, TeacherSize
 
 NUM_CLASSES = 4
 INPUT_SHAPE = (3, 16, 16)
@@ -186,3 +188,24 @@ def data() -> DataSplits:
         std=(0.25, 0.25, 0.25),
         class_names=("a", "b", "c", "d"),
     )
+
+
+@pytest.fixture
+def joint_stage(networks: Networks, data: DataSplits) -> Callable[..., CascadeStage]:
+    """A stage that trains all levels of a cascade at once, in training mode, and nothing of it done."""
+
+    def make(config: CascadeConfig, architecture: str = "vgg-small", images: DataSplits = data) -> CascadeStage:
+        teacher, _ = networks(architecture)
+        levels = tuple(range(1, config.num_levels + 1))
+        stage = CascadeStage(
+            teacher,
+            plan=StagePlan(name="cascade", levels=levels, epochs=config.recipe.epochs, first_epoch=0),
+            config=config,
+            teacher_size=TeacherSize.count(teacher, images.input_shape, None),
+            data=images,
+        )
+        for level in stage.levels:
+            level.network.train()
+        return stage
+
+    return make

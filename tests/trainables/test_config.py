@@ -99,6 +99,14 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         {"macs_kept": (0.5,), "non_target_weight": 2.0, "recipe": Recipe(mix="mixup")},
         "non_target_weight is 2, but mix is 'mixup'",
     ),
+    *[
+        (
+            CascadeConfig,
+            {"macs_kept": (0.5,), "level_weight_growth": v},
+            f"level_weight_growth is {v}, but must be a number above 0 and at most 1000",
+        )
+        for v in (0, -1.0, 1e9)
+    ],
     (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
     (Pruning, {"saliency_loss": "none"}, "pruning.saliency_loss is 'none', but must be one of level, labels"),
     (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),
