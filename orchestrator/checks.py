@@ -22,6 +22,7 @@ from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError
 from trainables.execution import require_compiler
+from trainables.features import find_boundaries
 from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.remembered import require_room_for_logits
@@ -77,6 +78,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
             f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
             "nothing tells its channels apart; is a layer behind it all zeros?"
         )
+    if experiment.cascade.feature_weight > 0:
+        _check_features(network, findings, data)
     make_look = partial(_look, experiment, network, findings, data.input_shape)
     notes = (*_network_notes(findings), *_precision_notes(experiment))
     if experiment.cascade.pruning.size_in != "latency":
@@ -164,6 +167,13 @@ def _check_distillation(cascade: CascadeDefaults, data: DataSplits) -> None:
     try:
         Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
         require_room_for_logits(cascade.teacher_views, data)
+    except InputError as error:
+        raise InputError(f"cascade.{error}") from error
+
+
+def _check_features(network: nn.Module, findings: Findings, data: DataSplits) -> None:
+    try:
+        find_boundaries(network, findings.channel_map, data.input_shape)
     except InputError as error:
         raise InputError(f"cascade.{error}") from error
 

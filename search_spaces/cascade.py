@@ -18,6 +18,7 @@ from trainables.config import (
     PruningCost,
     Recipe,
     Schedule,
+    check_feature_weight,
     check_non_target_weight,
     check_teacher_steps,
 )
@@ -38,6 +39,7 @@ class CascadeDefaults(PlainConfig):
         recipe: how weights are trained.
         pruning: how channels are chosen.
         non_target_weight: of the other classes where the distillation is decoupled; `None` leaves it whole.
+        feature_weight: of the distance of attention maps; 0 leaves it out.
         learns_from: whom a level is distilled from.
         teacher_every: of how many steps one asks the frozen network.
         teacher_views: of how many epochs it sees the batches, which later ones draw again; `None`: of all.
@@ -51,6 +53,7 @@ class CascadeDefaults(PlainConfig):
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
     non_target_weight: float | None = None
+    feature_weight: float = 0.0
     learns_from: LearnsFrom = "level-above"
     teacher_every: int = 1
     teacher_views: int | None = None
@@ -66,6 +69,9 @@ class CascadeDefaults(PlainConfig):
             InputError: naming the key, the rule and the value.
         """
         check_non_target_weight("cascade.non_target_weight", self.non_target_weight, self.recipe)
+        check_feature_weight(
+            "cascade.feature_weight", self.feature_weight, recipe=self.recipe, views=self.teacher_views
+        )
         require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
         check_teacher_steps("cascade.", every=self.teacher_every, views=self.teacher_views)
         require_number("cascade.level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
@@ -162,6 +168,7 @@ class CascadeSpace(PlainConfig):
             pruning=pruning,
             recipe=recipe,
             non_target_weight=defaults.non_target_weight,
+            feature_weight=defaults.feature_weight,
             learns_from=defaults.learns_from,
             teacher_every=defaults.teacher_every,
             teacher_views=defaults.teacher_views,

@@ -353,6 +353,31 @@ def check_teacher_steps(prefix: str, *, every: int, views: int | None) -> None:
         )
 
 
+def check_feature_weight(key: str, weight: float, *, recipe: Recipe, views: int | None) -> None:
+    """Check the weight of features that are learnt, which are read between a network's layers as they run.
+
+    Args:
+        key: its name in messages.
+        weight: `feature_weight`.
+        recipe: that levels are trained with.
+        views: `teacher_views`.
+
+    Raises:
+        InputError: naming the key, the rule and the value.
+    """
+    require_number(key, weight, at_least=0.0)
+    require(
+        weight == 0.0 or recipe.execution != "compile",
+        f"{key} is {weight:g}, but execution is 'compile', and features cannot be read within a compiled network; take "
+        "graph",
+    )
+    require(
+        weight == 0.0 or views is None,
+        f"{key} is {weight:g}, but teacher_views is {views}, and what is remembered of a teacher are its scores alone; "
+        "leave out one of them",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CascadeConfig(PlainConfig):
     """One cascade: its levels' sizes and how they are trained.
@@ -365,6 +390,8 @@ class CascadeConfig(PlainConfig):
         distillation_weight: λ, the part of the loss that comes from the next larger level, in [0, 1].
         non_target_weight: β, of the classes that are not the image's where the distillation is decoupled, at least 0;
             where it is left out the divergence is whole.
+        feature_weight: what the distance of a level's attention maps to those of the network that it is distilled from
+            counts beside the loss, at least 0; 0 leaves it out.
         learns_from: what a level is distilled from: the `level-above`, or each of them the `teacher`, without a chain.
         teacher_every: of so many steps, one asks the frozen network that a stage learns from: the teacher, or in a
             sequential cascade the level before. In the others, what would learn from it learns from the labels alone.
@@ -387,6 +414,7 @@ class CascadeConfig(PlainConfig):
     temperature: float = 4.0
     distillation_weight: float = 0.7
     non_target_weight: float | None = None
+    feature_weight: float = 0.0
     learns_from: LearnsFrom = "level-above"
     teacher_every: int = 1
     teacher_views: int | None = None
@@ -420,6 +448,7 @@ class CascadeConfig(PlainConfig):
         require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
         check_non_target_weight("non_target_weight", self.non_target_weight, self.recipe)
         require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
+        check_feature_weight("feature_weight", self.feature_weight, recipe=self.recipe, views=self.teacher_views)
         check_teacher_steps("", every=self.teacher_every, views=self.teacher_views)
         require_one_of("schedule", self.schedule, get_args(Schedule))
         require_number("level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
@@ -431,6 +460,11 @@ class CascadeConfig(PlainConfig):
             f"recipe.epochs is {self.recipe.epochs}, but the sequential schedule shares them out over "
             f"{self.num_levels} levels; give at least one epoch a level",
         )
+
+    @property
+    def asks_larger(self) -> bool:
+        """Whether levels learn anything from larger networks."""
+        return self.distillation_weight > 0.0 or self.feature_weight > 0.0
 
     @property
     def num_levels(self) -> int:

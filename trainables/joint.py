@@ -9,6 +9,7 @@ from trainables.averaging import WeightAverage
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.execution import Forward, RecordedStep, compiled
+from trainables.features import Answer, attention_distance, attention_maps, find_boundaries
 from trainables.levels import Cuts, Level, SharedWeights
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -23,8 +24,8 @@ from trainables.ranks import ALONE, Ranks
 from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, require_parts, unprefixed
 from trainables.whole_batch import whole_batch
 
-Larger = Sequence[torch.Tensor | None]
-"""Logits of a larger network, of each part of a batch; `None` where nothing is learnt from it."""
+Larger = Sequence[Answer | None]
+"""What a larger network says of each part of a batch; `None` where nothing is learnt from it."""
 
 
 class JointStep:
@@ -57,7 +58,7 @@ class JointStep:
             ranks: who take each step together.
 
         Raises:
-            InputError: if the recipe does not fit the classes or the ranks.
+            InputError: if the recipe does not fit the classes or the ranks, or there are no features to learn.
         """
         require_parts(config.recipe, num_train=len(data.train), ranks=ranks.size, section="recipe")
         self.parameters: dict[str, nn.Parameter] = dict(shared.network.named_parameters(prefix="shared"))
@@ -71,6 +72,9 @@ class JointStep:
         self._config = config
         self._weights = level_weights(len(pruners), growth=config.level_weight_growth)
         self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
+        self._boundaries: tuple[str, ...] = ()  # where features are learnt
+        if config.feature_weight > 0.0:
+            self._boundaries = find_boundaries(shared.network, shared.channel_map, data.input_shape)
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
         self._ranks = ranks
@@ -102,8 +106,8 @@ class JointStep:
 
     def logits(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What the frozen network says of this rank's images of a batch, images x classes."""
-        found = self._larger_logits(self._parts(images, labels))
-        return torch.cat([logits for logits in found if logits is not None])
+        found = self._larger_answers(self._parts(images, labels))
+        return torch.cat([answer.logits_NK for answer in found if answer is not None])
 
     def _counted(self, losses: torch.Tensor) -> torch.Tensor:
         if self._measures:
@@ -147,7 +151,7 @@ class JointStep:
     def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
         parts = self._parts(images, labels)
-        return self._step(parts, self._larger_logits(parts))
+        return self._step(parts, self._larger_answers(parts))
 
     def _compute_alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         parts = self._parts(images, labels)
@@ -155,59 +159,60 @@ class JointStep:
 
     def _compute_given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         parts = self._parts(images, labels)
-        return self._step(parts, torch.split(logits, [len(part.images) for part in parts]))
+        of_parts = torch.split(logits, [len(part.images) for part in parts])
+        return self._step(parts, [Answer(logits_NK=of_part) for of_part in of_parts])
 
     def _parts(self, images: torch.Tensor, labels: torch.Tensor) -> Sequence[Part]:
         return micro_batches(images, labels, self._config.recipe.accumulate, self._ranks)
 
-    def _step(self, parts: Sequence[Part], teacher_logits: Larger) -> torch.Tensor:
-        """Losses of all levels, the first of which learns from these logits, and the step."""
+    def _step(self, parts: Sequence[Part], teacher: Larger) -> torch.Tensor:
+        """Losses of all levels, the first of which learns from what the teacher says, and the step."""
         recipe = self._config.recipe
         for parameter in self.parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
-        larger_logits = teacher_logits
+        larger = teacher
         losses = []
         for pruner, weight in zip(self._pruners, self._weights, strict=True):
             pruner.level.refresh()
             if self._measures and self._config.pruning.saliency_loss == "labels":
-                loss, logits = self._gradients_of_both(pruner, parts, larger_logits)
+                loss, answers = self._gradients_of_both(pruner, parts, larger)
             else:
-                loss, logits = self._gradients(pruner.level, parts, larger_logits)
+                loss, answers = self._gradients(pruner.level, parts, larger)
                 # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
                 if self._measures:
                     pruner.meter.add_scores()
             pruner.level.accumulate_gradients(weight)
             losses.append(loss)
-            larger_logits = teacher_logits if self._config.learns_from == "teacher" else logits
+            larger = teacher if self._config.learns_from == "teacher" else answers
         clip_gradients(self.parameters.values(), recipe)
         self.optimizer.step()
         self.average.update()
         return torch.stack(losses)
 
     @torch.no_grad()
-    def _larger_logits(self, parts: Sequence[Part]) -> Larger:
-        """Logits of the larger network, which is not run where nothing is learnt from them."""
-        if self._config.distillation_weight == 0.0:
+    def _larger_answers(self, parts: Sequence[Part]) -> Larger:
+        """What the larger network says, which is not run where nothing is learnt from it."""
+        if not self._config.asks_larger:
             return [None] * len(parts)
         with autocast(self._config.recipe, parts[0].images.device):
-            return [_for_losses(self._larger(part.images)) for part in parts]
+            return [self._answer(self._larger, self._larger, part) for part in parts]
 
-    def _gradients(self, level: Level, parts: Sequence[Part], larger_logits: Larger) -> tuple[torch.Tensor, Larger]:
-        """Leave the gradient of a level's loss over a batch in its network; the loss, and the logits of each part."""
+    def _gradients(self, level: Level, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
+        """Leave the gradient of a level's loss over a batch in its network; the loss, and what it says of each part."""
         total = torch.zeros((), device=parts[0].images.device)
-        found: list[torch.Tensor | None] = []
-        for part, larger in zip(parts, larger_logits, strict=True):
-            logits = self._logits(level, part)
-            loss = self._loss(logits, larger, part.labels) * part.share
+        found: list[Answer | None] = []
+        for part, learnt_from in zip(parts, larger, strict=True):
+            answer = self._level_answer(level, part)
+            loss = self._loss(answer, learnt_from, part.labels) * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-            found.append(logits.detach())
+            found.append(answer.detached())
         self._ranks.add_up([total, *(p.grad for p in level.network.parameters() if p.grad is not None)])
         return total, found
 
     def _gradients_of_both(
-        self, pruner: LevelPruner, parts: Sequence[Part], larger_logits: Larger
+        self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger
     ) -> tuple[torch.Tensor, Larger]:
         """Give a level's meter the gradient of the labels' loss, and leave that of its own loss in its network.
 
@@ -216,38 +221,47 @@ class JointStep:
         parameters = list(pruner.level.network.parameters())
         own = [torch.zeros_like(parameter) for parameter in parameters]
         total = torch.zeros((), device=parts[0].images.device)
-        found: list[torch.Tensor | None] = []
-        for part, larger in zip(parts, larger_logits, strict=True):
-            logits = self._logits(pruner.level, part)
-            of_labels = self._objective.of_labels(logits, part.labels) * part.share
+        found: list[Answer | None] = []
+        for part, learnt_from in zip(parts, larger, strict=True):
+            answer = self._level_answer(pruner.level, part)
+            of_labels = self._objective.of_labels(answer.logits_NK, part.labels) * part.share
             of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            loss = self._loss(logits, larger, part.labels) * part.share
+            loss = self._loss(answer, learnt_from, part.labels) * part.share
             for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                 if more is not None:
                     gradient += more
             total += loss.detach()
-            found.append(logits.detach())
+            found.append(answer.detached())
         self._ranks.add_up([total, *own, *(p.grad for p in parameters if p.grad is not None)])
         pruner.meter.add_scores()
         for parameter, gradient in zip(parameters, own, strict=True):
             parameter.grad = gradient
         return total, found
 
-    def _logits(self, level: Level, part: Part) -> torch.Tensor:
+    def _level_answer(self, level: Level, part: Part) -> Answer:
+        forward = self._forwards.get(level.number, level.network)
         with autocast(self._config.recipe, part.images.device), whole_batch(self._ranks, part.num_together):
-            logits = self._forwards.get(level.number, level.network)(part.images)
-        return _for_losses(logits)
+            return self._answer(level.network, forward, part)
 
-    def _loss(self, logits: torch.Tensor, larger: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
-        if larger is None:
-            return self._objective.of_labels(logits, labels)
-        return self._objective.of_level(
-            logits,
-            larger,
-            labels,
-            temperature=self._config.temperature,
-            weight=self._config.distillation_weight,
-        )
+    def _answer(self, network: nn.Module, forward: Forward, part: Part) -> Answer:
+        with attention_maps(network, self._boundaries) as maps:
+            return Answer(logits_NK=_for_losses(forward(part.images)), maps=maps)
+
+    def _loss(self, answer: Answer, larger: Answer | None, labels: torch.Tensor) -> torch.Tensor:
+        config = self._config
+        if larger is None or config.distillation_weight == 0.0:
+            loss = self._objective.of_labels(answer.logits_NK, labels)
+        else:
+            loss = self._objective.of_level(
+                answer.logits_NK,
+                larger.logits_NK,
+                labels,
+                temperature=config.temperature,
+                weight=config.distillation_weight,
+            )
+        if larger is not None and self._boundaries:
+            loss = loss + config.feature_weight * attention_distance(answer.maps, larger.maps)
+        return loss
 
 
 def level_weights(number: int, *, growth: float) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.evaluation import evaluate
+from trainables.features import find_boundaries
 from trainables.identity import engine_digest
 from trainables.images import num_batches
 from trainables.models import build, load_weights
@@ -138,6 +139,8 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
                     channel_map = find_groups(network, data.input_shape, keep=config.pruning.keep)
                     found[config.pruning.keep] = channel_map, macs_model(network, channel_map, data.input_shape)
                 channel_map, sizes = found[config.pruning.keep]
+                if config.feature_weight > 0:
+                    find_boundaries(network, channel_map, data.input_shape)
                 least = smallest_target(sizes, channel_map, config.pruning)
                 require(
                     least <= size * macs,

@@ -25,7 +25,7 @@ def training_work(size: float, epochs: int, config: CascadeConfig) -> float:
 
 def _asking_work(larger: float, epochs: int, config: CascadeConfig) -> float:
     """Of the network that a stage learns from, of this size, in so many epochs."""
-    if config.distillation_weight == 0.0:
+    if not config.asks_larger:
         return 0.0
     return FORWARD * larger * min(epochs, config.teacher_views or epochs) / config.teacher_every
 

@@ -193,3 +193,14 @@ def test_what_stays_whole_and_what_has_no_saliency_yet_is_said(data, monkeypatch
 
     (silent,) = check_network(experiment(own(zero_head, monkeypatch)), data).notes
     assert silent.startswith("6 groups of channels have no saliency at the start, such as features.0")
+
+
+def test_features_that_no_layer_reads_are_refused(data, monkeypatch):
+    class Flat(Few):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+            self.scores = nn.Linear(8, num_classes)
+
+    wanted = experiment(own(Flat, monkeypatch), cascade={"feature_weight": 1.0})
+    with pytest.raises(InputError, match=r"^cascade\.feature_weight is above 0, but no layer of the network reads"):
+        check_network(wanted, data)

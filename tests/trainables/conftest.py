@@ -194,8 +194,8 @@ def data() -> DataSplits:
 def joint_stage(networks: Networks, data: DataSplits) -> Callable[..., CascadeStage]:
     """A stage that trains all levels of a cascade at once, in training mode, and nothing of it done."""
 
-    def make(config: CascadeConfig, architecture: str = "vgg-small", images: DataSplits = data) -> CascadeStage:
-        teacher, _ = networks(architecture)
+    def make(config: CascadeConfig, *, teacher: nn.Module | None = None, images: DataSplits = data) -> CascadeStage:
+        teacher = networks("vgg-small")[0] if teacher is None else teacher
         levels = tuple(range(1, config.num_levels + 1))
         stage = CascadeStage(
             teacher,

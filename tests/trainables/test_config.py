@@ -107,6 +107,21 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         )
         for v in (0, -1.0, 1e9)
     ],
+    (
+        CascadeConfig,
+        {"macs_kept": (0.5,), "feature_weight": -1},
+        "feature_weight is -1, but must be a number at least 0",
+    ),
+    (
+        CascadeConfig,
+        {"macs_kept": (0.5,), "feature_weight": 2.0, "recipe": Recipe(execution="compile")},
+        "feature_weight is 2, but execution is 'compile', and features cannot be read within a compiled network; take",
+    ),
+    (
+        CascadeConfig,
+        {"macs_kept": (0.5,), "feature_weight": 2.0, "teacher_views": 3},
+        "feature_weight is 2, but teacher_views is 3, and what is remembered of a teacher are its scores alone; leave",
+    ),
     (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
     (Pruning, {"saliency_loss": "none"}, "pruning.saliency_loss is 'none', but must be one of level, labels"),
     (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),

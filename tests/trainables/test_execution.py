@@ -38,8 +38,8 @@ def small_network() -> nn.Module:
     ).eval()
 
 
-def stage_of(data: DataSplits, config: CascadeConfig) -> CascadeStage:
-    teacher = small_network().to(data.train.images_NCHW.device)
+def stage_of(data: DataSplits, config: CascadeConfig, teacher: nn.Module | None = None) -> CascadeStage:
+    teacher = (small_network() if teacher is None else teacher).to(data.train.images_NCHW.device)
     levels = tuple(range(1, config.num_levels + 1))
     return CascadeStage(
         teacher,
@@ -130,6 +130,24 @@ def test_a_recorded_step_is_the_step_where_logits_are_remembered(data: DataSplit
     config = replace(CONFIG, recipe=replace(CONFIG.recipe, epochs=4), teacher_views=2)
     eager = run(stage_of(data.to("cuda"), replace(config, recipe=replace(config.recipe, execution="eager"))))
     recorded = run(stage_of(data.to("cuda"), config))
+    for name, tensor in weights(recorded).items():
+        torch.testing.assert_close(tensor, weights(eager)[name], rtol=2e-2, atol=2e-3)
+
+
+@needs_card
+def test_a_recorded_step_learns_features_and_weighs_levels(data: DataSplits) -> None:
+    config = replace(CONFIG, macs_kept=(0.7, 0.5), feature_weight=1.0, level_weight_growth=2.0)
+    stages = []
+    for execution in ("eager", "graph"):
+        head = small_network()
+        teacher = nn.Sequential(head[:3], nn.Conv2d(40, 40, 3, padding=1), *head[2:]).eval()
+        recipe = replace(config.recipe, execution=execution)
+        stages.append(run(stage_of(data.to("cuda"), replace(config, recipe=recipe), teacher)))
+    eager, recorded = stages
+    for level, other in zip(eager.levels, recorded.levels, strict=True):
+        assert {name: kept.tolist() for name, kept in level.kept.items()} == {
+            name: kept.tolist() for name, kept in other.kept.items()
+        }
     for name, tensor in weights(recorded).items():
         torch.testing.assert_close(tensor, weights(eager)[name], rtol=2e-2, atol=2e-3)
 

@@ -55,10 +55,24 @@ def arrays(data):
     [
         ("vgg-small", CONFIG),
         ("own", replace(CONFIG, schedule="sequential", recovery_epochs=1)),  # with dropout, and a layer without a norm
-        ("vgg-small", replace(CONFIG, recipe=RICH, pruning=replace(CONFIG.pruning, saliency_loss="labels"))),
+        (
+            "vgg-small",
+            replace(
+                CONFIG,
+                recipe=RICH,
+                pruning=replace(CONFIG.pruning, saliency_loss="labels"),
+                feature_weight=3.0,
+                level_weight_growth=2.0,
+            ),
+        ),
         ("vgg-small", replace(CONFIG, recipe=replace(RECIPE, accumulate=3), teacher_views=1)),
     ],
-    ids=["joint", "sequential with dropout", "micro-batches, averages, mixing, clipping", "remembered logits"],
+    ids=[
+        "joint",
+        "sequential with dropout",
+        "micro-batches, averages, mixing, clipping, features, weighted levels",
+        "remembered logits",
+    ],
 )
 def test_two_ranks_take_the_steps_of_one_process(both, arrays, network, config):
     job = (rank_jobs.losses_and_levels, network, config.to_dict(), arrays)

@@ -30,8 +30,8 @@ KINDS = {
     "joint, recovery": replace(CONFIG, recovery_epochs=1),
     "sequential, recovery": replace(CONFIG, schedule="sequential", recovery_epochs=1),
     "nested": replace(CONFIG, pruning=replace(CONFIG.pruning, nested=True)),
-    "bf16, smaller levels count more": replace(
-        CONFIG, recipe=replace(CONFIG.recipe, precision="bf16"), level_weight_growth=4.0
+    "bf16, features, smaller levels count more": replace(
+        CONFIG, recipe=replace(CONFIG.recipe, precision="bf16"), feature_weight=3.0, level_weight_growth=4.0
     ),
     "shared affine": replace(CONFIG, pruning=replace(CONFIG.pruning, shared_affine=True)),
     "adamw": replace(

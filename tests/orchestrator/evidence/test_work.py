@@ -43,6 +43,7 @@ def _images(count: int) -> ImageSet:
         replace(JOINT, schedule="sequential", teacher_every=2),
         replace(JOINT, teacher_views=2),
         replace(JOINT, schedule="sequential", recovery_epochs=2, teacher_views=1),
+        replace(JOINT, distillation_weight=0.0, feature_weight=1.0),
     ],
     ids=[
         "joint",
@@ -55,6 +56,7 @@ def _images(count: int) -> ImageSet:
         "sequential, one step in two",
         "two epochs are remembered",
         "sequential, recovery, one epoch is remembered",
+        "features alone",
     ],
 )
 def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
