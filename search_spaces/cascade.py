@@ -19,6 +19,7 @@ from trainables.config import (
     Recipe,
     Schedule,
     check_feature_weight,
+    check_levels_a_step,
     check_non_target_weight,
     check_teacher_steps,
 )
@@ -43,6 +44,7 @@ class CascadeDefaults(PlainConfig):
         learns_from: whom a level is distilled from.
         teacher_every: of how many steps one asks the frozen network.
         teacher_views: of how many epochs it sees the batches, which later ones draw again; `None`: of all.
+        levels_a_step: how many levels of a joint cascade each step trains; `None` for all.
         level_weight_growth: how many times the loss of the next larger level a joint level's loss counts.
         epoch_growth: how many times the epochs of the level above a sequential level gets.
         recovery_epochs: for which each level's network is trained alone once it has its size.
@@ -57,6 +59,7 @@ class CascadeDefaults(PlainConfig):
     learns_from: LearnsFrom = "level-above"
     teacher_every: int = 1
     teacher_views: int | None = None
+    levels_a_step: int | None = None
     level_weight_growth: float = 1.0
     epoch_growth: float = 1.0
     recovery_epochs: int = 0
@@ -74,6 +77,7 @@ class CascadeDefaults(PlainConfig):
         )
         require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
         check_teacher_steps("cascade.", every=self.teacher_every, views=self.teacher_views)
+        check_levels_a_step("cascade.levels_a_step", self.levels_a_step)
         require_number("cascade.level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
         require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
         require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
@@ -172,6 +176,7 @@ class CascadeSpace(PlainConfig):
             learns_from=defaults.learns_from,
             teacher_every=defaults.teacher_every,
             teacher_views=defaults.teacher_views,
+            levels_a_step=defaults.levels_a_step,
             level_weight_growth=defaults.level_weight_growth,
             epoch_growth=defaults.epoch_growth,
             recovery_epochs=defaults.recovery_epochs,

@@ -378,6 +378,19 @@ def check_feature_weight(key: str, weight: float, *, recipe: Recipe, views: int 
     )
 
 
+def check_levels_a_step(key: str, number: int | None) -> None:
+    """Check how many levels a step trains.
+
+    Raises:
+        InputError: naming the key, the rule and the value.
+    """
+    require(
+        number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 3),
+        f"{key} is {number!r}, but must be a whole number of at least 3, for the largest level, the smallest and one "
+        "of those between; leave it out to train all in every step",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CascadeConfig(PlainConfig):
     """One cascade: its levels' sizes and how they are trained.
@@ -399,6 +412,9 @@ class CascadeConfig(PlainConfig):
         teacher_views: of so many epochs of a stage the frozen network sees the batches; later epochs draw the same
             ones again, in turn, and its logits are remembered. `None`: every epoch draws its own, and it sees them all.
         schedule: `joint` trains all levels at once, `sequential` one after the other.
+        levels_a_step: how many levels each step trains where levels are trained at once, at least 3: the largest, the
+            smallest, and others drawn anew for each step; `None` trains all. All take part in the first step of an
+            epoch, and in a step after which channels go.
         level_weight_growth: how many times the loss of the next larger level each level's loss counts where levels are
             trained at once, in (0, 1000]; the weights' mean is 1.
         epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
@@ -419,6 +435,7 @@ class CascadeConfig(PlainConfig):
     teacher_every: int = 1
     teacher_views: int | None = None
     schedule: Schedule = "joint"
+    levels_a_step: int | None = None
     level_weight_growth: float = 1.0
     epoch_growth: float = 1.0
     pruning: Pruning = field(default_factory=Pruning)
@@ -451,6 +468,7 @@ class CascadeConfig(PlainConfig):
         check_feature_weight("feature_weight", self.feature_weight, recipe=self.recipe, views=self.teacher_views)
         check_teacher_steps("", every=self.teacher_every, views=self.teacher_views)
         require_one_of("schedule", self.schedule, get_args(Schedule))
+        check_levels_a_step("levels_a_step", self.levels_a_step)
         require_number("level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
         require_number("epoch_growth", self.epoch_growth, above=0.0)
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)

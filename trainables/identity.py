@@ -148,6 +148,7 @@ def stage_identities(
             "teacher_views": config.teacher_views,
             "non_target_weight": config.non_target_weight,
             "feature_weight": config.feature_weight,
+            "levels_a_step": config.levels_a_step,
             "level_weight_growth": config.level_weight_growth,
             "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
             "recipe": recipe,

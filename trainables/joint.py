@@ -33,6 +33,7 @@ class JointStep:
 
     Attributes:
         parameters: θ, and what levels have for themselves, by name.
+        taking_part: levels that the next step trains; of the others it leaves out losses, gradients and saliency.
         optimizer: moves them.
         average: of them.
     """
@@ -67,6 +68,7 @@ class JointStep:
             self.parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
         self.optimizer = make_optimizer(self.parameters.values(), config.recipe)
         self.average = WeightAverage(self.parameters, config.recipe.ema)
+        self.taking_part: Sequence[int] = tuple(pruner.level.number for pruner in pruners)
         self._larger = larger
         self._pruners = tuple(pruners)
         self._config = config
@@ -78,8 +80,9 @@ class JointStep:
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
         self._ranks = ranks
-        # Ranks talk within a step, which not all ways of talking let a card record.
-        execution = config.recipe.execution if ranks.size == 1 else "eager"
+        # Ranks talk within a step, which not all ways of talking let a card record; and a record is of certain levels.
+        leaves_out = config.levels_a_step is not None and len(pruners) > config.levels_a_step
+        execution = "eager" if ranks.size > 1 or leaves_out else config.recipe.execution
         self._recorded = RecordedStep(self._compute, execution)
         self._recorded_alone = RecordedStep(self._compute_alone, execution)
         self._recorded_given = RecordedStep(self._compute_given, execution)
@@ -92,7 +95,7 @@ class JointStep:
             labels: N classes, or the share of every class, N x classes.
 
         Returns:
-            The loss of each level, unweighted and detached.
+            The loss of each level, unweighted and detached; 0 of those that take no part.
         """
         return self._counted(self._recorded(images, labels))
 
@@ -112,7 +115,7 @@ class JointStep:
     def _counted(self, losses: torch.Tensor) -> torch.Tensor:
         if self._measures:
             for pruner in self._pruners:
-                pruner.meter.num_batches += 1
+                pruner.meter.num_batches += int(pruner.level.number in self.taking_part)
         return losses
 
     def _forget_records(self) -> None:
@@ -174,6 +177,9 @@ class JointStep:
         larger = teacher
         losses = []
         for pruner, weight in zip(self._pruners, self._weights, strict=True):
+            if pruner.level.number not in self.taking_part:
+                losses.append(torch.zeros((), device=parts[0].images.device))
+                continue
             pruner.level.refresh()
             if self._measures and self._config.pruning.saliency_loss == "labels":
                 loss, answers = self._gradients_of_both(pruner, parts, larger)

@@ -25,6 +25,7 @@ from trainables.ranks import ALONE, Ranks
 from trainables.remembered import RememberedLogits, require_room_for_logits
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
+from trainables.sandwich import Sandwich
 from trainables.selection import SelectionError
 from trainables.teacher_size import TeacherSize
 from trainables.training import (
@@ -114,6 +115,13 @@ class CascadeStage:
         self._remembered = _memory(plan, config, len(data.train))
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
+        self._sandwich = Sandwich(
+            levels=plan.levels,
+            levels_a_step=config.levels_a_step,
+            steps_per_epoch=self._steps_per_epoch,
+            prunings=self._prunings,
+            seed=derive_seed(config.seed, self.name),
+        )
         self._steps_taken = 0
         self._hold_if_pruned()
         self.results: tuple[LevelResult, ...] = ()
@@ -213,6 +221,7 @@ class CascadeStage:
         seed_of_batches = derive_seed(self._config.seed, self.name, view)
         device = next(self._shared.network.parameters()).device
         totals = torch.zeros(len(self.levels), device=device)
+        num_steps = [0] * len(self.levels)  # that a level takes part in
         rate = 0.0
         for level in self.levels:
             level.network.train()
@@ -221,10 +230,12 @@ class CascadeStage:
                 rate = learning_rate(self._steps_taken, self._num_steps, recipe)
                 set_learning_rate(self._joint.optimizer, rate)
                 totals += self.train_step(images, labels)
+                for index, level in enumerate(self.levels):
+                    num_steps[index] += int(level.number in self._joint.taking_part)
                 if self._steps_taken in self._prunings:
                     self._prune(self._prunings[self._steps_taken])
                     self._hold_if_pruned()
-        return (totals / self._steps_per_epoch).tolist(), rate
+        return (totals / torch.tensor(num_steps, device=device)).tolist(), rate
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimiser step on the sum of the levels' losses.
@@ -234,8 +245,9 @@ class CascadeStage:
             labels: N classes, or the share of every class, N x classes.
 
         Returns:
-            The loss of each level, detached.
+            The loss of each level, detached; 0 of those that take no part.
         """
+        self._joint.taking_part = self._sandwich(self._steps_taken)
         if self._remembered is not None:
             epoch, place = divmod(self._steps_taken, self._steps_per_epoch)
             logits = self._remembered(epoch, place, lambda: self._joint.logits(images, labels))

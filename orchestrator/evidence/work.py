@@ -13,6 +13,7 @@ from trainables.config import CascadeConfig, Pruning
 from trainables.errors import InputError
 from trainables.plan import StagePlan, stage_plans
 from trainables.pruning import pruning_steps, size_at
+from trainables.sandwich import num_whole_steps
 
 FORWARD, BACKWARD = 1.0, 2.0
 TRAINED = FORWARD + BACKWARD
@@ -40,26 +41,37 @@ def _stage_work(config: CascadeConfig, plan: StagePlan, steps_per_epoch: int) ->
     above = 1.0 if first == 1 else config.macs_kept[first - 2]
     larger = 1.0 if config.learns_from == "teacher" else above
     work = _asking_work(larger, plan.epochs, config)
+    num_levels, num_between = config.levels_a_step or len(plan.levels), max(1, len(plan.levels) - 2)
     for level in plan.levels:
         size = config.macs_kept[level - 1]
         if plan.kind == "recovery":
             work += TRAINED * size * plan.epochs
             continue
-        ramp, held = _falling(config.pruning, above, size, plan.epochs, steps_per_epoch)
+        at_an_end = level in (plan.levels[0], plan.levels[-1])
+        share = 1.0 if at_an_end else min(1.0, (num_levels - 2) / num_between)
+        ramp, held = _falling(config.pruning, above, size, plan.epochs, steps_per_epoch, share=share)
         work += TRAINED * (ramp + held)
         if config.pruning.saliency_loss == "labels":
             work += BACKWARD * ramp
     return work
 
 
-def _falling(pruning: Pruning, start: float, end: float, epochs: int, steps_per_epoch: int) -> tuple[float, float]:
-    """A level's size summed over the epochs of its ramp, and over those after it."""
+def _falling(  # noqa: PLR0913
+    pruning: Pruning, start: float, end: float, epochs: int, steps_per_epoch: int, *, share: float
+) -> tuple[float, float]:
+    """A level's size summed over the epochs of its ramp, and over those after it.
+
+    Of the steps in which not all levels take part, it takes part in a share.
+    """
     num_steps = epochs * steps_per_epoch
     events = sorted(pruning_steps(pruning, num_steps).items())
     sizes = [start, *(min(start, size_at(done, start=start, end=end, ramp=pruning.ramp)) for _, done in events)]
-    edges = [0, *(step for step, _ in events)]
-    ramp = sum((after - before) * size for (before, after), size in zip(pairwise(edges), sizes, strict=False))
-    return ramp / steps_per_epoch, (num_steps - edges[-1]) * sizes[-1] / steps_per_epoch
+    edges = [0, *(step for step, _ in events), num_steps]
+    found: list[float] = []
+    for (first, after), size in zip(pairwise(edges), sizes, strict=True):
+        whole = num_whole_steps(first, after, steps_per_epoch=steps_per_epoch, pruned=len(found) < len(events))
+        found.append((whole + share * (after - first - whole)) * size / steps_per_epoch)
+    return sum(found[:-1]), found[-1]
 
 
 def epochs_within(budget: Budget, work: Callable[[int], float], *, least: int = 1, share: float = 1.0) -> int:

@@ -177,7 +177,7 @@ def test_cascades_have_what_the_defaults_say():
             "schedule": "joint",
         }
     )
-    told = {"recovery_epochs": 3, "level_weight_growth": 2.0, "feature_weight": 3.0}
+    told = {"recovery_epochs": 3, "level_weight_growth": 2.0, "feature_weight": 3.0, "levels_a_step": 4}
     cascade = CascadeSpace()(trial, CascadeDefaults(**told))
     assert {name: getattr(cascade, name) for name in told} == told
     assert cascade.num_epochs == cascade.recipe.epochs + 3
@@ -185,5 +185,7 @@ def test_cascades_have_what_the_defaults_say():
         CascadeDefaults(recovery_epochs=-1)
     with pytest.raises(InputError, match=r"cascade.level_weight_growth is 0, but must be a number above 0"):
         CascadeDefaults(level_weight_growth=0)
+    with pytest.raises(InputError, match=r"cascade.levels_a_step is 2, but must be a whole number of at least 3"):
+        CascadeDefaults(levels_a_step=2)
     with pytest.raises(InputError, match=r"cascade.feature_weight is 1, but execution is 'compile'"):
         CascadeDefaults(feature_weight=1.0, recipe=Recipe(execution="compile"))

@@ -122,6 +122,14 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         {"macs_kept": (0.5,), "feature_weight": 2.0, "teacher_views": 3},
         "feature_weight is 2, but teacher_views is 3, and what is remembered of a teacher are its scores alone; leave",
     ),
+    *[
+        (
+            CascadeConfig,
+            {"macs_kept": (0.5,), "levels_a_step": v},
+            f"levels_a_step is {v!r}, but must be a whole number of at least 3, for the largest level, the smallest",
+        )
+        for v in (2, 3.0, True)
+    ],
     (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
     (Pruning, {"saliency_loss": "none"}, "pruning.saliency_loss is 'none', but must be one of level, labels"),
     (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),

@@ -60,6 +60,7 @@ def test_cascades_of_other_lengths_meet_where_stages_last_as_long() -> None:
         {"non_target_weight": 2.0},
         {"level_weight_growth": 2.0},
         {"feature_weight": 2.0},
+        {"levels_a_step": 3},
         {"seed": 1},
         {"pruning": Pruning(nested=True)},
         {"recipe": Recipe(epochs=6, learning_rate=0.2)},

@@ -65,13 +65,22 @@ def arrays(data):
                 level_weight_growth=2.0,
             ),
         ),
-        ("vgg-small", replace(CONFIG, recipe=replace(RECIPE, accumulate=3), teacher_views=1)),
+        (
+            "vgg-small",
+            replace(
+                CONFIG,
+                macs_kept=(0.8, 0.6, 0.45, 0.3),
+                recipe=replace(RECIPE, accumulate=3),
+                teacher_views=1,
+                levels_a_step=3,
+            ),
+        ),
     ],
     ids=[
         "joint",
         "sequential with dropout",
         "micro-batches, averages, mixing, clipping, features, weighted levels",
-        "remembered logits",
+        "remembered logits, some levels a step",
     ],
 )
 def test_two_ranks_take_the_steps_of_one_process(both, arrays, network, config):
