@@ -7,6 +7,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,6 +69,24 @@ def by_number_of_levels() -> Row:
         target=1.15,
         note="VGG16; levels and seconds: " + ", ".join(f"{arm} {seconds:.2f}" for arm, seconds in took.items()),
     )
+
+
+def remembered() -> Iterator[Row]:
+    """A step of one level that knows the teacher's logits against one that asks for them."""
+    teacher, data = frozen(VGG16), random_splits()
+    for kept in (0.25, 0.05):
+        stage, _ = pruned_stage(teacher, data, (kept,))
+        logits = stage._joint.logits(*random_batch())
+        arms: dict[str, Step] = {
+            "remembered": partial(stage._joint.given, logits=logits),
+            "asked": stage._joint,
+        }
+        took = medians(arms, *random_batch(), rounds=ROUNDS)
+        yield Row(
+            name=f"VGG16, a level at {kept:.0%} of the MACs: step with remembered logits / one that asks for them",
+            figure=took["remembered"] / took["asked"],
+            note=", ".join(f"{arm} {seconds:.3f} s" for arm, seconds in took.items()),
+        )
 
 
 def by_precision() -> Iterator[Row]:
@@ -218,5 +237,13 @@ def images() -> Iterator[Row]:
 def run() -> list[Row]:
     """Measure it."""
     torch.set_num_threads(NUM_THREADS)
-    rows = [*against_separate(), by_number_of_levels(), *by_precision(), *memory(), *pruning_events(), set_up()]
+    rows = [
+        *against_separate(),
+        *remembered(),
+        by_number_of_levels(),
+        *by_precision(),
+        *memory(),
+        *pruning_events(),
+        set_up(),
+    ]
     return [*rows, *images()]
