@@ -16,7 +16,8 @@ from trainables.dependencies import find_groups
 from trainables.images import ImageSet
 from trainables.models import build
 from trainables.plan import StagePlan
-from trainables.stages import CascadeStage, TeacherSize
+from trainables.stages import CascadeStage
+from trainables.teacher_size import TeacherSize
 
 NUM_CLASSES = 4
 INPUT_SHAPE = (3, 16, 16)
