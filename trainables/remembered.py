@@ -3,14 +3,18 @@
 Of small levels the teacher's forward pass is most of the work, and its answer to the same images is the same. Shen &
 Xing 2022 (A Fast Knowledge Distillation Framework for Visual Recognition) keep a teacher's answers to some crops of
 each image for that reason.
+
+Shape legend: V epochs whose batches are seen, B batches of an epoch, N images of a batch, K classes.
 """
 
 from collections.abc import Callable
 
 import torch
 
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.plan import stage_plans
 
 # Beside the images, on the device, for each trial.
 MOST_BYTES = 2 << 30
@@ -23,19 +27,17 @@ class RememberedLogits:
     A stage that goes on from a checkpoint finds none and asks again; the answer is the same.
     """
 
-    def __init__(self, *, num_views: int, num_train: int, batch_size: int) -> None:
+    def __init__(self, *, num_views: int, num_batches: int) -> None:
         """Prepare it; memory is taken at the first answer, for all of them.
 
         Args:
             num_views: epochs whose batches are seen.
-            num_train: images of each epoch.
-            batch_size: images of every batch but the last of an epoch.
+            num_batches: of each epoch; all are of one size.
         """
         self._num_views = num_views
-        self._num_train = num_train
-        self._batch_size = batch_size
-        self._num_images: dict[tuple[int, int], int] = {}  # of each batch that is known
-        self._logits_VNK = torch.empty(0)
+        self._num_batches = num_batches
+        self._known: set[tuple[int, int]] = set()  # view and place of a batch
+        self._logits_VBNK = torch.empty(0)
 
     def view(self, epoch: int) -> int:
         """Which of the epochs that are seen, 0 … num_views − 1, an epoch repeats."""
@@ -49,14 +51,31 @@ class RememberedLogits:
             place: of the batch in its epoch, from 0.
             ask: gives logits of this rank's images of the batch, images x classes.
         """
-        batch, first = (self.view(epoch), place), place * self._batch_size
-        if batch not in self._num_images:
-            logits = ask()
-            if not self._num_images:
-                self._logits_VNK = logits.new_empty((self._num_views, self._num_train, logits.shape[1]))
-            self._logits_VNK[batch[0], first : first + len(logits)] = logits
-            self._num_images[batch] = len(logits)
-        return self._logits_VNK[batch[0], first : first + self._num_images[batch]]
+        batch = self.view(epoch), place
+        if batch not in self._known:
+            logits_NK = ask()
+            if not self._known:
+                self._logits_VBNK = logits_NK.new_empty((self._num_views, self._num_batches, *logits_NK.shape))
+            self._logits_VBNK[batch] = logits_NK
+            self._known.add(batch)
+        return self._logits_VBNK[batch]
+
+
+def num_views(config: CascadeConfig, epochs: int) -> int | None:
+    """Of how many epochs a stage remembers what the larger network says; `None` where it asks for nothing twice.
+
+    Args:
+        config: of the whole cascade.
+        epochs: of the stage.
+    """
+    views = config.teacher_views
+    return None if views is None or views >= epochs or config.distillation_weight == 0.0 else views
+
+
+def remembered_bytes(config: CascadeConfig, data: DataSplits) -> int:
+    """Bytes of logits that all ranks of a trial hold together, in the stage that remembers; 0 where none does."""
+    views = max(num_views(config, plan.epochs) or 0 for plan in stage_plans(config))
+    return _logits_bytes(views, data)
 
 
 def require_room_for_logits(views: int | None, data: DataSplits) -> None:
@@ -71,10 +90,13 @@ def require_room_for_logits(views: int | None, data: DataSplits) -> None:
     """
     if views is None:
         return
-    num_images, num_classes = len(data.train), data.num_classes
-    num_bytes = views * num_images * num_classes * _BYTES_A_LOGIT
+    num_bytes = _logits_bytes(views, data)
     if num_bytes > MOST_BYTES:
         raise InputError(
-            f"teacher_views is {views}, and so many logits of {num_images:,} images for {num_classes:,} classes take "
-            f"{num_bytes / 1e9:.1f} GB, but may take {MOST_BYTES / 1e9:.1f}; give fewer, or leave it out"
+            f"teacher_views is {views}, and so many logits of {len(data.train):,} images for {data.num_classes:,} "
+            f"classes take {num_bytes / 1e9:.1f} GB, but may take {MOST_BYTES / 1e9:.1f}; give fewer, or leave it out"
         )
+
+
+def _logits_bytes(views: int, data: DataSplits) -> int:
+    return views * len(data.train) * data.num_classes * _BYTES_A_LOGIT

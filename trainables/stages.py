@@ -22,7 +22,7 @@ from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.ranks import ALONE, Ranks
-from trainables.remembered import RememberedLogits, require_room_for_logits
+from trainables.remembered import RememberedLogits, num_views, require_room_for_logits
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.sandwich import Sandwich
@@ -112,7 +112,10 @@ class CascadeStage:
         self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data, ranks=ranks)
         self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
         self._num_steps = plan.epochs * self._steps_per_epoch
-        self._remembered = _memory(plan, config, len(data.train))
+        views = num_views(config, plan.epochs)
+        self._remembered = (
+            None if views is None else RememberedLogits(num_views=views, num_batches=self._steps_per_epoch)
+        )
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
         self._sandwich = Sandwich(
@@ -341,11 +344,3 @@ class CascadeStage:
             yield
         except SelectionError as error:
             raise self._failure(error.reason, level=level.number, group=error.group) from error
-
-
-def _memory(plan: StagePlan, config: CascadeConfig, num_train: int) -> RememberedLogits | None:
-    """What remembers the larger network's logits; `None` where nothing is asked for twice."""
-    views = config.teacher_views
-    if views is None or views >= plan.epochs or config.distillation_weight == 0.0:
-        return None
-    return RememberedLogits(num_views=views, num_train=num_train, batch_size=config.recipe.batch_size)

@@ -11,14 +11,14 @@ from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.images import num_batches
 from trainables.plan import StagePlan
-from trainables.remembered import RememberedLogits, require_room_for_logits
+from trainables.remembered import RememberedLogits, remembered_bytes, require_room_for_logits
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize
 
 EPOCHS, VIEWS = 5, 2
 CONFIG = CascadeConfig(
     macs_kept=(0.6, 0.3),
-    recipe=Recipe(epochs=EPOCHS, batch_size=20, learning_rate=0.02),  # the last batch of an epoch is smaller
+    recipe=Recipe(epochs=EPOCHS, batch_size=20, learning_rate=0.02),
     pruning=Pruning(num_prunings=3),
     teacher_views=VIEWS,
 )
@@ -112,9 +112,29 @@ def test_too_much_to_remember_is_refused(data: DataSplits) -> None:
         require_room_for_logits(most + 1, data)
 
 
+def test_what_a_trial_holds_of_logits_is_counted_where_a_stage_asks_for_nothing_twice(data: DataSplits) -> None:
+    a_view = 4 * len(data.train) * data.num_classes
+    assert remembered_bytes(CONFIG, data) == VIEWS * a_view
+    assert remembered_bytes(replace(CONFIG, teacher_views=None), data) == 0
+    assert remembered_bytes(replace(CONFIG, teacher_views=EPOCHS), data) == 0
+    assert remembered_bytes(replace(CONFIG, distillation_weight=0.0), data) == 0
+    assert remembered_bytes(replace(CONFIG, schedule="sequential"), data) == VIEWS * a_view  # of 2 and 3 epochs
+    assert remembered_bytes(replace(CONFIG, schedule="sequential", teacher_views=3), data) == 0
+    assert remembered_bytes(replace(CONFIG, teacher_views=6, recovery_epochs=7), data) == 6 * a_view
+
+
+@pytest.mark.parametrize("batch_size", [20, 1000])
+def test_all_that_is_held_is_the_answers_to_what_was_drawn(make_stage, data: DataSplits, batch_size: int) -> None:
+    stage = make_stage(replace(CONFIG, recipe=replace(CONFIG.recipe, batch_size=batch_size)))
+    stage.step()
+    batches = num_batches(len(data.train), batch_size)
+    drawn = (VIEWS, batches, min(batch_size, len(data.train)), data.num_classes)
+    assert stage._remembered._logits_VBNK.shape == drawn
+
+
 def test_an_answer_is_kept_where_it_belongs() -> None:
-    remembered = RememberedLogits(num_views=2, num_train=5, batch_size=3)
-    answers = {(view, place): torch.randn(2 if place else 3, 4) for view in (0, 1) for place in (0, 1)}
+    remembered = RememberedLogits(num_views=2, num_batches=2)
+    answers = {(view, place): torch.randn(3, 4) for view in (0, 1) for place in (0, 1)}
     asked_for: list[tuple[int, int]] = []
 
     def ask(epoch: int, place: int) -> torch.Tensor:
