@@ -19,6 +19,7 @@ from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.memory import Footprint, footprint
 from trainables.models import build
+from trainables.remembered import remembered_bytes
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -143,7 +144,9 @@ class Footprints:
         known = self.of(cascade.recipe.precision)
         if known is None:
             return None
-        return known.cascade_peak(cascade, num_train=len(self._data.train), num_val=len(self._data.val), ranks=ranks)
+        data = self._data
+        peak = known.cascade_peak(cascade, num_train=len(data.train), num_val=len(data.val), ranks=ranks)
+        return peak + remembered_bytes(cascade, data) // ranks
 
 
 class MemoryLook:
@@ -171,7 +174,8 @@ class MemoryLook:
         if reason is None:
             return None
         levels = "1 level" if cascade.num_levels == 1 else f"{cascade.num_levels} levels"
-        return Refusal(reason=f"a cascade of {levels} {reason}{_mend('cascade.recipe')}")
+        views = "" if remembered_bytes(cascade, self._data) == 0 else ", or lower cascade.teacher_views"
+        return Refusal(reason=f"a cascade of {levels} {reason}{_mend('cascade.recipe')}{views}")
 
     def check_teacher(self, recipe: Recipe) -> None:
         """Check that the teacher can be trained, which has the machine or the card to itself.
@@ -218,7 +222,8 @@ def check_memory(experiment: Experiment, data: DataSplits) -> Look:
     if experiment.model.weights is None:
         look.check_teacher(experiment.teacher)
     space = experiment.find_space()
-    if not isinstance(space, CascadeSpace):  # the user's own may change the recipe
+    # The user's own may change the recipe; and what is remembered depends on the stages.
+    if not isinstance(space, CascadeSpace) or experiment.cascade.teacher_views is not None:
         SpaceProbe(space, experiment.cascade, look)
         return look
     refusal = look(CascadeConfig(macs_kept=(0.5,), recipe=experiment.cascade.recipe))

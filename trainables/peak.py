@@ -20,15 +20,14 @@ from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.evaluation import EVALUATION_BATCH
 from trainables.images import num_batches
+from trainables.remembered import remembered_bytes
 from trainables.trial import CascadeTrial
 
 MARGIN = 1.2
 """How many times what was measured each of several trials on a card may take."""
 
-# From one pruning to the next: two steps one by one, the one that is recorded, and one that is replayed.
-_BETWEEN_PRUNINGS = 4
-# One step less than to the second pruning, so that a step is recorded when the card is looked at.
-_STEPS = 2 * _BETWEEN_PRUNINGS - 1
+# Of each kind of step: two one by one, the one that is recorded, and one that is replayed.
+_OF_A_KIND = 4
 
 _ONLOOKER = "import sys, torch\nfor _ in sys.stdin: print(torch.cuda.mem_get_info()[0], flush=True)"
 
@@ -103,6 +102,8 @@ def measure_peak(
         before = free_bytes()
         card_bytes = torch.cuda.mem_get_info()[1]  # the first call, which makes the context
         begun = free_bytes()
+        # Of the few images of a rehearsal little is remembered.
+        logits = torch.empty(remembered_bytes(cascade, data), dtype=torch.uint8, device="cuda")
         trial = rehearse(teacher.to("cuda"), cascade, data.to("cuda"), augmentation=augmentation, latency=latency)
         torch.cuda.synchronize()
         peak = Peak.of(
@@ -111,7 +112,7 @@ def measure_peak(
             most_held=torch.cuda.max_memory_reserved(),
             card_bytes=card_bytes,
         )
-        del trial  # what it holds was to be seen
+        del trial, logits  # what they hold was to be seen
     return peak
 
 
@@ -139,24 +140,31 @@ def rehearse(
         StageFailure: if the cascade cannot be pruned.
     """
     batch_size = cascade.recipe.batch_size
-    steps = min(_STEPS, num_batches(len(data.train), batch_size))
+    # One step less than to the second pruning, so that each kind of step is recorded when the card is looked at.
+    num_steps = 2 * _between_prunings(cascade) - 1
+    steps = min(num_steps, num_batches(len(data.train), batch_size))
     few = replace(data, train=data.train.first(steps * batch_size), val=data.val.first(EVALUATION_BATCH))
-    trial = CascadeTrial(
-        teacher, config=_beginning(cascade, steps), data=few, augmentation=augmentation, latency=latency
-    )
-    for _ in range(math.ceil(_STEPS / steps)):
+    remembers = remembered_bytes(cascade, data) > 0
+    config = replace(_beginning(cascade, steps, num_steps), teacher_views=1 if remembers else None)
+    trial = CascadeTrial(teacher, config=config, data=few, augmentation=augmentation, latency=latency)
+    for _ in range(math.ceil(num_steps / steps)):
         trial.step()
     return trial
 
 
-def _beginning(cascade: CascadeConfig, steps_per_epoch: int) -> CascadeConfig:
-    """The same cascade with epochs so short that its prunings come early, one every few steps.
+def _between_prunings(cascade: CascadeConfig) -> int:
+    """Steps from one pruning of a rehearsal to the next; those that ask the teacher are a kind of their own."""
+    return _OF_A_KIND * min(2, cascade.teacher_every)
+
+
+def _beginning(cascade: CascadeConfig, steps_per_epoch: int, num_steps: int) -> CascadeConfig:
+    """The same cascade with epochs so short that its prunings come early, one every few steps, and so many more steps.
 
     Nothing that takes memory changes: only levels that have their sizes are compiled, which is later, and a later stage
     trains smaller levels.
     """
-    ramp = _BETWEEN_PRUNINGS * cascade.pruning.num_prunings
-    epochs = math.ceil(ramp / steps_per_epoch) + math.ceil(_STEPS / steps_per_epoch)
+    ramp = _between_prunings(cascade) * cascade.pruning.num_prunings
+    epochs = math.ceil(ramp / steps_per_epoch) + math.ceil(num_steps / steps_per_epoch)
     recipe = replace(
         cascade.recipe,
         epochs=epochs * (cascade.num_levels if cascade.schedule == "sequential" else 1),
@@ -165,7 +173,14 @@ def _beginning(cascade: CascadeConfig, steps_per_epoch: int) -> CascadeConfig:
         execution="graph" if cascade.recipe.execution == "compile" else cascade.recipe.execution,
     )
     pruning = replace(cascade.pruning, ramp_fraction=ramp / (epochs * steps_per_epoch))
-    return replace(cascade, recipe=recipe, pruning=pruning, epoch_growth=1.0, recovery_epochs=0)
+    return replace(
+        cascade,
+        recipe=recipe,
+        pruning=pruning,
+        teacher_every=min(2, cascade.teacher_every),
+        epoch_growth=1.0,
+        recovery_epochs=0,
+    )
 
 
 @contextmanager

@@ -76,6 +76,25 @@ def test_a_card_holds_the_images_too(data):
     assert MemoryLook(experiment(), data, dataclasses.replace(card, bytes=card.bytes + images))(cascade) is None
 
 
+def test_what_is_remembered_takes_memory_too_a_part_of_it_on_each_rank(data, nodes):
+    cascade = CascadeConfig(macs_kept=(0.5,), teacher_views=10)
+    needed, logits = least(data, cascade), 10 * 64 * 4 * 4
+    machine = Room(bytes=needed + logits, trials=1, is_card=False)
+    assert MemoryLook(experiment(), data, machine)(cascade) is None
+    refusal = MemoryLook(experiment(), data, dataclasses.replace(machine, bytes=machine.bytes - 1))(cascade)
+    assert refusal.reason.endswith("or lower resources.max_concurrent, or lower cascade.teacher_views")
+    footprints = room.Footprints(experiment(), data)
+    plain = dataclasses.replace(cascade, teacher_views=None)
+    assert footprints.least(cascade, ranks=2) - footprints.least(plain, ranks=2) == logits // 2
+    nodes({"CPU": 1.0}, machine=needed)
+    weights = {"name": "vgg-small", "width": 0.25, "weights": "there.pt"}
+    check_memory(experiment(model=weights, space={"num_assistants": [0, 0]}), data)
+    with pytest.raises(
+        InputError, match=r"the last one: a cascade of 1 level takes .*or lower cascade\.teacher_views$"
+    ):
+        check_memory(experiment(model=weights, space={"num_assistants": [0, 0]}, cascade={"teacher_views": 10}), data)
+
+
 def test_what_cannot_be_known_refuses_nothing(data, monkeypatch):
     monkeypatch.setattr(room, "footprint", lambda *_, **__: None)
     look = MemoryLook(experiment(), data, Room(bytes=1, trials=1, is_card=False))
