@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from orchestrator.config import Experiment
-from orchestrator.looks import BoundLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
+from orchestrator.idle import idle_notes
+from orchestrator.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -80,19 +81,22 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         )
     if experiment.cascade.feature_weight > 0:
         _check_features(network, findings, data)
-    make_look = partial(_look, experiment, network, findings, data.input_shape)
-    notes = (*_network_notes(findings), *_precision_notes(experiment))
-    if experiment.cascade.pruning.size_in != "latency":
-        return Checked(look=make_look(None), notes=notes)
-    SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
-    return Checked(look=admit, notes=notes, timed=make_look)
+    make_look = partial(_look, experiment, network, findings, data)
+    look, timed = admit, None
+    if experiment.cascade.pruning.size_in == "latency":
+        SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
+        timed = make_look
+    else:
+        look = make_look(None)
+    notes = (*_network_notes(findings), *_precision_notes(experiment), *idle_notes(experiment))
+    return Checked(look=look, notes=notes, timed=timed)
 
 
 def _look(
     experiment: Experiment,
     network: nn.Module,
     findings: Findings,
-    input_shape: tuple[int, int, int],
+    data: DataSplits,
     table: LatencyTable | None,
 ) -> Look:
     """The look at each cascade; the space and the starting points are looked at now.
@@ -101,6 +105,7 @@ def _look(
         InputError: if the space or a starting point asks for what cannot be.
     """
     pruning, space, channel_map = experiment.cascade.pruning, experiment.find_space(), findings.channel_map
+    input_shape = data.input_shape
     full_G = np.array([group.num_channels for group in channel_map.groups])
     sizes: dict[SizeUnit, SizeModel] = {
         "macs": macs_model(network, channel_map, input_shape),
@@ -126,6 +131,10 @@ def _look(
                 teacher=teacher,
             ),
             SizeLook(smallest_kept=partial(_smallest_kept, sizes, teacher, channel_map)),
+            LearningLook(
+                require_room=partial(require_room_for_logits, data=data),
+                require_features=cache(partial(find_boundaries, network, channel_map, input_shape)),
+            ),
         )
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.constraints import Bounds, size_violations
 from trainables.config import UNITS, CascadeConfig, Pruning, SizeUnit
+from trainables.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,29 @@ class SizeLook:
             constraint="smallest_macs_kept",
             violation=smallest / asked - 1,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningLook:
+    """Refuses cascades that learn what the network does not have, or remember too much of what it says.
+
+    Attributes:
+        require_room: raises an `InputError` if what is remembered of so many epochs (`teacher_views`) is too much.
+        require_features: raises one if there are no features to learn.
+    """
+
+    require_room: Callable[[int | None], None]
+    require_features: Callable[[], object]
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at what is learnt, which the user's own space may choose."""
+        try:
+            self.require_room(cascade.teacher_views)
+            if cascade.feature_weight > 0.0:
+                self.require_features()
+        except InputError as error:
+            return Refusal(reason=str(error))
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

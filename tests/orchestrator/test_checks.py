@@ -195,12 +195,54 @@ def test_what_stays_whole_and_what_has_no_saliency_yet_is_said(data, monkeypatch
     assert silent.startswith("6 groups of channels have no saliency at the start, such as features.0")
 
 
-def test_features_that_no_layer_reads_are_refused(data, monkeypatch):
-    class Flat(Few):
-        def __init__(self, num_classes: int) -> None:
-            super().__init__(num_classes)
-            self.scores = nn.Linear(8, num_classes)
+class Flat(Few):
+    """Has no features at more than one place where channels can go."""
 
-    wanted = experiment(own(Flat, monkeypatch), cascade={"feature_weight": 1.0})
-    with pytest.raises(InputError, match=r"^cascade\.feature_weight is above 0, but no layer of the network reads"):
-        check_network(wanted, data)
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.scores = nn.Linear(8, num_classes)
+
+
+MANY_VIEWS = 2**31 // (4 * 8 * 4) + 1  # eight images of four classes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"feature_weight": 1.0}, "feature_weight is above 0, but no layer of the network reads"),
+        ({"teacher_views": MANY_VIEWS}, f"teacher_views is {MANY_VIEWS}, and so many logits of 8 images for 4 classes"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused_whoever_asks_for_it(data, monkeypatch, settings, message):
+    model = own(Flat, monkeypatch)
+    with pytest.raises(InputError, match=rf"^cascade\.{message}"):
+        check_network(experiment(model, cascade=settings), data)
+
+    def space(trial, defaults):
+        return CascadeConfig(macs_kept=(trial.suggest_float("size", 0.6, 0.7),), **settings)
+
+    monkeypatch.setattr("torchvision.own_space_of_this_test", space, raising=False)
+    with pytest.raises(InputError, match=rf"the space gives no valid cascade in 500 draws; the last one: {message}"):
+        check_network(experiment(model, space="torchvision:own_space_of_this_test"), data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle", "busy"),
+    [
+        ({"levels_a_step": 3}, {"num_assistants": [0, 2]}, {"num_assistants": [0, 3]}),
+        ({"levels_a_step": 3}, {"num_assistants": [3, 3], "schedule": ["sequential"]}, {"num_assistants": [3, 3]}),
+        ({"level_weight_growth": 2}, {"num_assistants": [0, 0]}, {"num_assistants": [0, 1]}),
+        ({"epoch_growth": 2}, {}, {"schedule": ["joint", "sequential"]}),
+        ({"teacher_every": 2}, {"distillation_weight": [0, 0]}, {"distillation_weight": [0, 0.5]}),
+        ({"teacher_views": 2}, {"distillation_weight": [0, 0]}, {}),
+        ({"teacher_views": 20}, {}, None),
+    ],
+)
+def test_what_does_nothing_in_any_cascade_is_said(data, settings, idle, busy):
+    def notes(space):
+        return check_network(experiment({"name": "vgg-small"}, cascade=settings, space=space), data).notes
+
+    ((key, value),) = settings.items()
+    (said,) = notes(idle)
+    assert said.startswith(f"cascade.{key} is {value}, but does nothing in this search: no ")
+    assert busy is None or notes(busy) == ()
