@@ -8,6 +8,7 @@ from search_spaces.cascade import CascadeDefaults
 from trainables.config import CascadeConfig
 from trainables.plan import stage_plans
 from trainables.remembered import num_views
+from trainables.sandwich import leaves_out
 
 
 def idle_notes(experiment: Experiment) -> Iterator[str]:
@@ -28,8 +29,7 @@ def idle_notes(experiment: Experiment) -> Iterator[str]:
 
 
 def _leaves_out(cascade: CascadeConfig) -> bool:
-    most = cascade.levels_a_step
-    return cascade.schedule == "joint" and most is not None and cascade.num_levels > most
+    return cascade.schedule == "joint" and leaves_out(cascade.num_levels, cascade.levels_a_step)
 
 
 def _remembers(cascade: CascadeConfig) -> bool:

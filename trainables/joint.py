@@ -21,6 +21,7 @@ from trainables.optimizers import (
 )
 from trainables.pruning import LevelPruner
 from trainables.ranks import ALONE, Ranks
+from trainables.sandwich import leaves_out
 from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, require_parts, unprefixed
 from trainables.whole_batch import whole_batch
 
@@ -81,8 +82,8 @@ class JointStep:
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
         self._ranks = ranks
         # Ranks talk within a step, which not all ways of talking let a card record; and a record is of certain levels.
-        leaves_out = config.levels_a_step is not None and len(pruners) > config.levels_a_step
-        execution = "eager" if ranks.size > 1 or leaves_out else config.recipe.execution
+        varies = leaves_out(len(pruners), config.levels_a_step)
+        execution = "eager" if ranks.size > 1 or varies else config.recipe.execution
         self._recorded = RecordedStep(self._compute, execution)
         self._recorded_alone = RecordedStep(self._compute_alone, execution)
         self._recorded_given = RecordedStep(self._compute_given, execution)

@@ -33,20 +33,21 @@ class Sandwich:
     prunings: Container[int]
     seed: int
 
-    @property
-    def leaves_out(self) -> bool:
-        """Whether there are steps in which not all levels take part."""
-        return self.levels_a_step is not None and len(self.levels) > self.levels_a_step
-
     def __call__(self, step: int) -> Sequence[int]:
-        """Levels that take part in a step, counted from 0; the largest first."""
-        if not self.leaves_out or step % self.steps_per_epoch == 0 or step + 1 in self.prunings:
+        """Levels that take part in a step, the largest first; the first step is 0."""
+        whole = step % self.steps_per_epoch == 0 or step + 1 in self.prunings
+        if whole or not leaves_out(len(self.levels), self.levels_a_step):
             return self.levels
         assert self.levels_a_step is not None
         between = self.levels[1:-1]
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "levels", step))
         drawn = torch.randperm(len(between), generator=generator)[: self.levels_a_step - 2]
         return (self.levels[0], *(between[place] for place in drawn.sort().values.tolist()), self.levels[-1])
+
+
+def leaves_out(num_levels: int, levels_a_step: int | None) -> bool:
+    """Whether there are steps in which not all of a stage's levels take part."""
+    return levels_a_step is not None and num_levels > levels_a_step
 
 
 def num_whole_steps(first: int, after: int, *, steps_per_epoch: int, pruned: bool) -> int:  # noqa: FBT001

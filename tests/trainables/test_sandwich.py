@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainables.config import CascadeConfig, Pruning, Recipe
 from trainables.distillation import distillation_loss
-from trainables.sandwich import Sandwich, num_whole_steps
+from trainables.sandwich import Sandwich, leaves_out, num_whole_steps
 from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.02)
@@ -38,12 +38,12 @@ def test_the_ends_take_part_in_every_step_and_each_level_between_as_often(levels
 
 def test_all_take_part_where_an_epoch_begins_where_channels_go_and_where_nobody_asks_for_less() -> None:
     draw = sandwich()
-    assert draw.leaves_out
+    assert leaves_out(5, 3)
     assert [step for step in range(20) if draw(step) == LEVELS] == [0, 6, 10, 13]
     assert [draw(step) for step in range(20)] == [sandwich()(step) for step in range(20)]
     assert [draw(step) for step in range(20)] != [sandwich(seed=1)(step) for step in range(20)]
     for levels_a_step in (None, 5, 6):
-        assert not sandwich(levels_a_step).leaves_out
+        assert not leaves_out(5, levels_a_step)
         assert all(sandwich(levels_a_step)(step) == LEVELS for step in range(20))
 
 
