@@ -82,7 +82,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     if experiment.cascade.feature_weight > 0:
         _check_features(network, findings, data)
     make_look = partial(_look, experiment, network, findings, data)
-    look, timed = admit, None
+    look: Look = admit
+    timed: Callable[[LatencyTable], Look] | None = None
     if experiment.cascade.pruning.size_in == "latency":
         SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
         timed = make_look
