@@ -266,7 +266,7 @@ class JointStep:
                 temperature=config.temperature,
                 weight=config.distillation_weight,
             )
-        if larger is not None and self._boundaries:
+        if larger is not None and answer.maps.keys() & larger.maps.keys():
             loss = loss + config.feature_weight * attention_distance(answer.maps, larger.maps)
         return loss
 

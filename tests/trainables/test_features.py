@@ -13,7 +13,7 @@ from trainables.config import CascadeConfig, Pruning, Recipe
 from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss, multi_label_loss
 from trainables.errors import InputError
-from trainables.features import attention, attention_distance, attention_maps, find_boundaries
+from trainables.features import Answer, attention, attention_distance, attention_maps, find_boundaries
 from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
@@ -168,6 +168,16 @@ def test_features_of_several_labels_are_those_of_one(joint_stage, data, batch) -
         level.refresh()
     of_labels = [multi_label_loss(copy.deepcopy(level.network)(batch[0]), labels).detach() for level in stage.levels]
     torch.testing.assert_close(stage.train_step(batch[0], labels) - torch.stack(of_labels), one, rtol=1e-3, atol=1e-5)
+
+
+def test_where_a_network_has_left_out_all_that_the_other_ran_there_is_nothing_to_learn(joint_stage, batch) -> None:
+    joint, logits_NK, map_NP = joint_stage(CONFIG)._joint, torch.randn(16, 4), torch.full((16, 4), 0.5)
+    level = Answer(logits_NK=logits_NK, maps={"a": map_NP})
+    nothing, other = Answer(logits_NK=logits_NK), Answer(logits_NK=logits_NK, maps={"b": map_NP})
+    wanted = joint._loss(level, nothing, batch[1])
+    assert torch.equal(joint._loss(level, other, batch[1]), wanted)
+    turned = Answer(logits_NK=logits_NK, maps={"a": -map_NP})
+    torch.testing.assert_close(joint._loss(level, turned, batch[1]), wanted + 3.0 * 2.0)
 
 
 def test_nothing_is_read_where_features_are_not_learnt(joint_stage, batch, monkeypatch) -> None:
