@@ -21,8 +21,14 @@ from trainables.errors import InputError, first_line
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
+_PIECE_BYTES = 8 * 2**20
 # Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
 _SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
+
+
+def cache_folder() -> Path:
+    """This machine's folder of what lies in buckets too."""
+    return Path(os.environ.get("CASCADE_CACHE") or Path.home() / ".cache" / "cascade").absolute()
 
 
 def is_bucket(address: str) -> bool:
@@ -165,6 +171,18 @@ class Bucket:
         selector = pafs.FileSelector(self._path(folder), allow_not_found=True)
         found = answered(lambda: self.filesystem.get_file_info(selector))
         return sorted(PurePosixPath(info.path).name for info in found)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the objects that lie directly here, by name."""
+        selector = pafs.FileSelector(self._path(""), allow_not_found=True)
+        found = answered(lambda: self.filesystem.get_file_info(selector))
+        return {PurePosixPath(info.path).name: info.size for info in found if info.type == pafs.FileType.File}
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """An object's content, piece by piece, for one that is large."""
+        file = answered(lambda: self.filesystem.open_input_stream(self._path(name)))
+        while piece := answered(lambda: file.read(_PIECE_BYTES), seconds=seconds_for(_PIECE_BYTES)):
+            yield piece
 
     def push(self, folder: Path, name: str) -> None:
         """Copy the files of a folder; readers see them together, once all are there.

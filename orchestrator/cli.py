@@ -243,7 +243,7 @@ def data(  # noqa: PLR0913
     source: Annotated[
         str, typer.Argument(help="Folder of images (train/CLASS/*, …), of CIFAR's binary files, or of Parquet files.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[str, typer.Argument(help="Folder to write, or place in a bucket (s3://BUCKET/PREFIX).")],
     shorter_side: Annotated[
         int | None, typer.Option(help="Shrink images whose shorter side is longer than so many pixels.", min=8)
     ] = None,

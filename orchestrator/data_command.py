@@ -8,30 +8,57 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestrator.delivery import require_local
+from orchestrator import shard_bucket
+from orchestrator.bucket import Bucket, cache_folder, is_bucket
+from orchestrator.delivery import require_local, staging
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, check_out, write_shards
-from orchestrator.shards import PartName, ShardSet
+from orchestrator.shards import FILE, PartName, ShardSet
 from trainables.errors import InputError
 
 _NAMED = 20  # skipped images that are named on the terminal; the set names all
 
 
-def make_shards(source: str, out: Path, options: WriteOptions, *, seed: int, format: Literal["text", "json"]) -> None:
-    """Turn a data set into shards, and say what came of it.
+def make_shards(source: str, out: str, options: WriteOptions, *, seed: int, format: Literal["text", "json"]) -> None:
+    """Turn a data set into shards in a folder or a bucket, and say what came of it.
 
     Raises:
-        InputError: as `open_source` and `write_shards` do.
+        InputError: as `open_source`, `write_shards` and `shard_bucket.put` do.
     """
     if "://" in source:
         raise InputError(f"{source} is an address, but must be a folder; mount it, or copy it to this machine")
+    if is_bucket(out):
+        bucket = Bucket(out)
+        shard_bucket.check_out(bucket, options.existing)
+        written, kind = _write_to_bucket(Path(source), bucket, options, seed=seed)
+    else:
+        _check_apart(Path(source), Path(out))
+        check_out(Path(out).resolve(), options.existing)
+        written, kind = _write(Path(source), Path(out), options, seed=seed)
+    if format == "json":
+        sys.stdout.write(written.to_json())
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in _lines(written, kind, out)))
+
+
+def _check_apart(folder: Path, out: Path) -> None:
     require_local(out)
-    folder = Path(source)
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise InputError(f"{out} lies in {source}, which is read; choose a folder beside it")
+        raise InputError(f"{out} lies in {folder}, which is read; choose a folder beside it")
     if out.resolve() in folder.resolve().parents:  # --overwrite would remove what is read
-        raise InputError(f"{source}, which is read, lies in {out}; choose another folder")
-    check_out(out.resolve(), options.existing)
+        raise InputError(f"{folder}, which is read, lies in {out}; choose another folder")
+
+
+def _write_to_bucket(folder: Path, bucket: Bucket, options: WriteOptions, *, seed: int) -> tuple[ShardSet, str]:
+    """Write a set on this machine first, as what cannot be used is known only then."""
+    with staging(cache_folder() / "made") as scratch:
+        written, kind = _write(folder, scratch / "set", options, seed=seed)
+        shard_bucket.put(scratch / "set", bucket)
+    return written, kind
+
+
+def _write(folder: Path, out: Path, options: WriteOptions, *, seed: int) -> tuple[ShardSet, str]:
+    """What was written, and what kind of source it came from."""
     found = open_source(folder, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -41,14 +68,10 @@ def make_shards(source: str, out: Path, options: WriteOptions, *, seed: int, for
         def told(part: PartName, num_seen: int) -> None:
             progress.update(tasks[part], completed=num_seen)
 
-        written = write_shards(found, out, options, told=told)
-    if format == "json":
-        sys.stdout.write(written.to_json())
-    else:
-        sys.stdout.write("".join(f"{line}\n" for line in _lines(written, found.kind, out)))
+        return write_shards(found, out, options, told=told), found.kind
 
 
-def _lines(written: ShardSet, kind: str, out: Path) -> list[str]:
+def _lines(written: ShardSet, kind: str, out: str) -> list[str]:
     lines = [f"{out}: {len(written.class_names)} classes, from {kind}"]
     for name, part in written.parts.items():
         size = sum(shard.num_bytes for shard in part.shards) / 1e6
@@ -57,7 +80,7 @@ def _lines(written: ShardSet, kind: str, out: Path) -> list[str]:
     for image in written.skipped[:_NAMED]:
         lines.append(f"left out: {image.reason}")
     if len(written.skipped) > _NAMED:
-        lines.append(f"left out: {len(written.skipped) - _NAMED} more, which {out / 'shards.json'} names")
-    settings = json.dumps({"name": "shards", "path": str(out)})
+        lines.append(f"left out: {len(written.skipped) - _NAMED} more, which {out}/{FILE} names")
+    settings = json.dumps({"name": "shards", "path": out})
     lines.append(f'search it with data: {settings[:-1]}, "image_size": …}}')
     return lines

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from orchestrator import parquet, shard_splits
+from orchestrator import parquet, shard_bucket, shard_splits
+from orchestrator.bucket import Bucket, is_bucket
 from orchestrator.tracking.records import DataSet
 from trainables import sources
 from trainables.config import DataConfig
@@ -36,7 +37,7 @@ def data_sets(config: DataConfig, data: DataSplits, digest: str) -> tuple[DataSe
         data: the images.
         digest: of both parts, as `identity.data_digest` gives it.
     """
-    source = str(Path(config.path).resolve()) if config.path is not None else "scikit-learn"
+    source = "scikit-learn" if config.path is None else _source(config.path)
     parts = (("training", data.train), ("validation", data.val))
     return tuple(
         DataSet(
@@ -52,6 +53,19 @@ def data_sets(config: DataConfig, data: DataSplits, digest: str) -> tuple[DataSe
         )
         for context, part in parts
     )
+
+
+def _source(path: str) -> str:
+    return Bucket(path).shown if is_bucket(path) else str(Path(path).resolve())
+
+
+def fetch_note(config: DataConfig) -> str | None:
+    """What has to be fetched to this machine before images can be loaded, for people to read; `None` if nothing.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    return shard_bucket.fetch_note(config.path) if config.path is not None and is_bucket(config.path) else None
 
 
 def load_test(config: DataConfig) -> Source:

@@ -1,12 +1,11 @@
 """Where searches are: in a folder, or in a bucket of which each machine has a working copy in a folder of its own."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from orchestrator.bucket import SCHEMES, Bucket, is_bucket
+from orchestrator.bucket import SCHEMES, Bucket, cache_folder, is_bucket
 from orchestrator.folder import TEACHER, SearchFolder
 from orchestrator.lease import LEASE
 from orchestrator.snapshot import OBJECTS, fetch, read_note, read_state
@@ -27,8 +26,7 @@ def storage_folder(storage: Storage) -> Path:
     """
     if not is_bucket(str(storage)):
         return Path(storage)
-    cache = Path(os.environ.get("CASCADE_CACHE") or Path.home() / ".cache" / "cascade")
-    return cache.absolute() / hashlib.sha256(str(storage).rstrip("/").encode()).hexdigest()[:16]
+    return cache_folder() / hashlib.sha256(str(storage).rstrip("/").encode()).hexdigest()[:16]
 
 
 def require_folder(storage: Storage, *, what: str) -> Path:

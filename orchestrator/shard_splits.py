@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from orchestrator.shards import PartName, ShardRows, ShardSet, read_labels, read_set
+from orchestrator.bucket import is_bucket
+from orchestrator.shard_bucket import BucketPlace
+from orchestrator.shards import FolderPlace, PartName, ShardPlace, ShardRows, ShardSet, read_labels, read_set
 from trainables.config import DataConfig
 from trainables.data import DataSplits
 from trainables.images import Images, ImageSet, Source
@@ -26,14 +27,14 @@ class _Rows:
     """Some images of a part of a set.
 
     Attributes:
-        folder: of the set.
+        place: of the set.
         found: what it holds.
         part: which the images are stored in.
         chosen_N: which of its images, int64, rising.
         labels_N: of these.
     """
 
-    folder: Path
+    place: ShardPlace
     found: ShardSet
     part: PartName
     chosen_N: torch.Tensor
@@ -44,7 +45,7 @@ class _Rows:
         assert config.image_size is not None, "DataConfig asks for the size of shards"
         shards = self.found.parts[self.part].shards
         stream = Stream(
-            rows=ShardRows(self.folder, shards),
+            rows=ShardRows(self.place, shards),
             chosen_N=self.chosen_N.numpy(),
             image_size=config.image_size,
             workers=config.workers,
@@ -106,14 +107,20 @@ def has_test(config: DataConfig) -> bool:
     Raises:
         InputError: as `load_splits` does.
     """
-    return "test" in read_set(data_folder(config)).parts
+    return "test" in read_set(_place(config).here()).parts
+
+
+def _place(config: DataConfig) -> ShardPlace:
+    if config.path is not None and is_bucket(config.path):
+        return BucketPlace.find(config.path)
+    return FolderPlace(data_folder(config).resolve())  # processes elsewhere have another current folder
 
 
 def _all_rows(config: DataConfig) -> dict[PartName, _Rows]:
     """The three parts, in the order of training, validation, test."""
-    folder = data_folder(config).resolve()  # processes elsewhere have another current folder
-    found = read_set(folder)
-    parts = {part: _whole(folder, found, part) for part in found.parts}
+    place = _place(config)
+    found = read_set(place.here())
+    parts = {part: _whole(place, found, part) for part in found.parts}
     train = parts["train"]
     if "test" not in parts:
         train, parts["test"] = _held_out(train, fraction=config.test_fraction, seed=config.seed)
@@ -122,9 +129,9 @@ def _all_rows(config: DataConfig) -> dict[PartName, _Rows]:
     return {"train": train, "val": parts["val"], "test": parts["test"]}
 
 
-def _whole(folder: Path, found: ShardSet, part: PartName) -> _Rows:
-    labels_N = read_labels(folder, found, part)
-    return _Rows(folder=folder, found=found, part=part, chosen_N=torch.arange(len(labels_N)), labels_N=labels_N)
+def _whole(place: ShardPlace, found: ShardSet, part: PartName) -> _Rows:
+    labels_N = read_labels(place.here(), found, part)
+    return _Rows(place=place, found=found, part=part, chosen_N=torch.arange(len(labels_N)), labels_N=labels_N)
 
 
 def _held_out(rows: _Rows, *, fraction: float, seed: int) -> tuple[_Rows, _Rows]:

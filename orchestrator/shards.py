@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -221,19 +221,46 @@ def _mapped(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as Arrow ({first_line(error)}); copy it again, or {_MEND}") from error
 
 
+class ShardPlace(Protocol):
+    """Where a set is; goes to other processes, on other machines too."""
+
+    def here(self) -> Path:
+        """The folder of the set on this machine.
+
+        Raises:
+            InputError: if it cannot be there.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPlace:
+    """A set in a folder that every machine sees under the same name.
+
+    Attributes:
+        folder: its path.
+    """
+
+    folder: Path
+
+    def here(self) -> Path:
+        """The folder."""
+        return self.folder
+
+
 class ShardRows:
     """Encoded images of a part by their number, which goes on from shard to shard; each process maps files itself."""
 
-    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+    def __init__(self, place: ShardPlace, shards: Sequence[Shard]) -> None:
         """Nothing is opened yet.
 
         Args:
-            folder: that holds the files.
+            place: of the set.
             shards: in the order of their images.
         """
         self.digest = ",".join(shard.sha256 for shard in shards)
         self.first_rows = np.cumsum([0, *(shard.num_images for shard in shards[:-1])], dtype=np.int64)
-        self._paths = tuple(str(folder / shard.file) for shard in shards)
+        self._place = place
+        self._files = tuple(shard.file for shard in shards)
         self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -248,11 +275,14 @@ class ShardRows:
         number = int(np.searchsorted(self.first_rows, row, side="right")) - 1
         images, names = self._columns(number)
         place = row - int(self.first_rows[number])
-        return images[place].as_py(), f"image {names[place].as_py()} in {self._paths[number]}"
+        return images[place].as_py(), f"image {names[place].as_py()} in {self._path(number)}"
+
+    def _path(self, number: int) -> Path:
+        return self._place.here() / self._files[number]
 
     def _columns(self, number: int) -> tuple[Any, Any]:
         if number not in self._open:
-            batch = _mapped(Path(self._paths[number]))
+            batch = _mapped(self._path(number))
             self._open[number] = batch.column("image"), batch.column("name")
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)

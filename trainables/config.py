@@ -91,7 +91,8 @@ class DataConfig(PlainConfig):
     Attributes:
         name: `digits` (embedded), `cifar10`, `cifar100`, `imagefolder`, `parquet` (files of encoded images with one
             label or several), or `shards` (what `cascade data` writes).
-        path: folder of the data set; needed by all but `digits`.
+        path: folder of the data set; needed by all but `digits`. Of `shards` also an address in a bucket
+            (`s3://BUCKET/PREFIX`), from which each machine fetches them once.
         image_size: height and width in pixels that images are brought to; needed by `imagefolder`, `parquet` and
             `shards`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
@@ -137,6 +138,10 @@ class DataConfig(PlainConfig):
         require_int("data.workers", self.workers, at_least=0)
         if self.path is not None:
             require_text("data.path", self.path)
+            require(
+                self.name == "shards" or "://" not in self.path,
+                f"data.path is {self.path!r}, but only shards are read from a bucket; make some with `cascade data`",
+            )
         if self.image_size is not None:
             require_int("data.image_size", self.image_size, at_least=8)
         require(

@@ -18,7 +18,7 @@ from orchestrator.datasets import draws_its_test_images, load_splits, load_test
 from orchestrator.readme import HOW_IMAGES_ARE_MADE
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
-from orchestrator.shards import ShardRows, ShardSet, read_labels, read_set, schema_of
+from orchestrator.shards import FolderPlace, ShardRows, ShardSet, read_labels, read_set, schema_of
 from trainables.config import DataConfig, DataName
 from trainables.errors import InputError
 from trainables.identity import data_digest
@@ -85,7 +85,7 @@ def test_every_image_is_in_one_shard_with_its_label_in_a_mixed_order(photos, sha
     assert {name: part.num_images for name, part in found.parts.items()} == {"train": 24, "val": 8, "test": 6}
     assert found.parts["train"].counts == (12, 12)
     assert len(found.parts["train"].shards) > 1
-    rows, labels = ShardRows(shards, found.parts["train"].shards), read_labels(shards, found, "train")
+    rows, labels = ShardRows(FolderPlace(shards), found.parts["train"].shards), read_labels(shards, found, "train")
     seen = {}
     for row, label in enumerate(labels.tolist()):
         data, name = rows.encoded(row)
@@ -106,7 +106,7 @@ def test_the_same_source_gives_the_same_shards(photos, shards, tmp_path):
 
 
 def test_readers_go_to_other_processes(shards):
-    rows = ShardRows(shards, read_set(shards).parts["train"].shards)
+    rows = ShardRows(FolderPlace(shards), read_set(shards).parts["train"].shards)
     first = rows.encoded(0)
     there = pickle.loads(pickle.dumps(rows))
     assert there.encoded(0) == first
@@ -289,7 +289,7 @@ def test_names_that_are_no_unicode_are_taken(photos, tmp_path):
         (part / "cat").rename(part / os.fsdecode(b"\xfe"))
     written = write_shards(open_source(photos, seed=0), tmp_path / "shards", SMALL)
     assert written.class_names == ("dog", "\\udcfe")
-    rows = ShardRows(tmp_path / "shards", written.parts["train"].shards)
+    rows = ShardRows(FolderPlace(tmp_path / "shards"), written.parts["train"].shards)
     assert any("train/\\udcfe/\\udcff.png" in name for _, name in map(rows.encoded, range(24)))
 
 
@@ -309,7 +309,7 @@ def test_large_images_are_shrunk_on_request_and_small_ones_stay(photos, tmp_path
     large.write_bytes(encoded(0, size=(300, 120)))
     write_shards(open_source(photos, seed=0), tmp_path / "shards", WriteOptions(shorter_side=60))
     found = read_set(tmp_path / "shards")
-    rows = ShardRows(tmp_path / "shards", found.parts["train"].shards)
+    rows = ShardRows(FolderPlace(tmp_path / "shards"), found.parts["train"].shards)
     images = {name.split(" ")[1]: Image.open(io.BytesIO(data)) for data, name in map(rows.encoded, range(24))}
     assert (images["train/cat/00.png"].size, images["train/cat/00.png"].format) == ((150, 60), "JPEG")
     assert (images["train/cat/01.png"].size, images["train/cat/01.png"].format) == ((24, 20), "PNG")
@@ -456,7 +456,8 @@ def test_the_command_names_what_it_left_out(cascade, damaged):
     [
         (["nowhere", "out"], "nowhere must be a folder that exists"),
         (["s3://bucket/images", "out"], "s3://bucket/images is an address, but must be a folder"),
-        (["photos", "s3://bucket/shards"], "s3:/bucket/shards is an address, but must be a folder; mount it"),
+        (["photos", "s3:/bucket/shards"], "s3:/bucket/shards is an address, but must be a folder; mount it"),
+        (["photos", "ftp://bucket/shards"], "ftp://… is no storage that is known"),
         (["photos", "shards"], "shards is there already; choose another folder, or replace it with --overwrite"),
         (["photos", "other", "--overwrite"], "is no set of shards (it has no shards.json) and is not replaced"),
         (["photos", "photos/out"], "photos/out lies in photos, which is read"),
@@ -512,26 +513,6 @@ def test_an_interrupted_set_is_never_there(photos, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_shards(open_source(photos, seed=0), tmp_path / "shards", SMALL, told=interrupt)
     assert {item.name for item in tmp_path.iterdir()} == {"photos"}
-
-
-STREAMED = """
-model: {name: vgg-small, width: 0.125}
-data: {name: shards, path: shards, image_size: 16, memory_gb: 0, workers: 1, augmentation: resized-crop-flip}
-teacher: {epochs: 2, batch_size: 8, learning_rate: 0.02}
-cascade: {recipe: {epochs: 2, batch_size: 8, learning_rate: 0.02}, pruning: {num_prunings: 2}}
-space: {num_assistants: [0, 0], student_macs_kept: [0.5, 0.6], schedule: [joint]}
-num_trials: 1
-tracking: {models: none}
-"""
-
-
-@pytest.mark.integration
-def test_a_search_streams_its_images(photos, tmp_path, cascade_commands):
-    (tmp_path / "few.yaml").write_text(STREAMED)
-    *_, front = cascade_commands(
-        ["data", "photos", "shards"], ["search", "few.yaml"], ["front", "few", "--format", "json"], cwd=tmp_path
-    )
-    assert len(front.json()) == 1
 
 
 def test_model_cards_know_how_images_of_every_set_are_made():

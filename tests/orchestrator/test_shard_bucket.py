@@ -1,0 +1,279 @@
+"""Shards in a bucket, on a real S3 server: fetched once, whole and checked, or one message before anything starts."""
+
+import fcntl
+import hashlib
+import io
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from orchestrator import shard_bucket
+from orchestrator.bucket import Bucket
+from orchestrator.datasets import data_sets, draws_its_test_images, fetch_note, load_splits, load_test
+from orchestrator.shard_bucket import BucketPlace
+from orchestrator.shard_sources import open_source
+from orchestrator.shard_writer import WriteOptions, write_shards
+from orchestrator.shards import FILE, ShardRows, ShardSet
+from trainables.config import DataConfig
+from trainables.errors import InputError
+from trainables.identity import data_digest
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache of this machine, which is empty."""
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "data"
+
+
+def make_shards(folder, *, first=0):
+    """Eight images of each of two classes, whose colours are numbers, as shards."""
+    for number in range(first, first + 16):
+        path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        Image.new("RGB", (12, 12), (number, 0, 0)).save(buffer, "PNG")
+        path.write_bytes(buffer.getvalue())
+    write_shards(open_source(folder / "photos", seed=0), folder / "shards", WriteOptions(shard_bytes=400))
+    return folder / "shards"
+
+
+def put(shards, bucket):
+    for path in sorted(shards.iterdir()):
+        bucket.write(path.name, path.read_bytes())
+
+
+@pytest.fixture
+def shards(tmp_path, cache, s3):
+    """A set in a folder, and the same in the bucket."""
+    made = make_shards(tmp_path / "made")
+    put(made, Bucket(s3))
+    return made
+
+
+def config(path, **others):
+    return DataConfig(**{"name": "shards", "path": str(path), "image_size": 12, "workers": 0} | others)
+
+
+def key_of(shards):
+    return hashlib.sha256((shards / FILE).read_bytes()).hexdigest()
+
+
+def whole_sets(cache):
+    return {path.name for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_a_bucket_gives_the_images_of_the_folder(shards, s3, cache, memory_gb):
+    folder, bucket = (load_splits(config(path, memory_gb=memory_gb)) for path in (shards, s3))
+    assert data_digest(bucket) == data_digest(folder)
+    indices = torch.arange(len(folder.train))
+    assert torch.equal(bucket.train.pixels(indices), folder.train.pixels(indices))
+    tests = [load_test(config(path)).images for path in (shards, s3)]
+    assert torch.equal(tests[0].images_NCHW, tests[1].images_NCHW)
+    assert draws_its_test_images(config(s3))
+    assert whole_sets(cache) == {key_of(shards)}
+    named = data_sets(config(s3), bucket, data_digest(bucket))
+    assert {each.source for each in named} == {s3.partition("?")[0]}
+
+
+def test_a_set_is_fetched_once_and_its_place_is_told(shards, s3, cache, monkeypatch):
+    assert fetch_note(config(shards)) is None
+    assert str(cache / key_of(shards)) in fetch_note(config(s3))
+    fetched = []
+    pieces = Bucket.pieces
+    monkeypatch.setattr(Bucket, "pieces", lambda self, name: (fetched.append(name), pieces(self, name))[1])
+    with ThreadPoolExecutor(max_workers=4) as pool:  # each with a lock of its own, as processes have
+        together = threading.Barrier(4)
+
+        def fetch(_):
+            place = BucketPlace.find(s3)
+            together.wait()
+            return place.here()
+
+        assert set(pool.map(fetch, range(4))) == {cache / key_of(shards)}
+    assert sorted(fetched) == sorted(path.name for path in shards.iterdir() if path.name != FILE)
+    assert fetch_note(config(s3)) is None
+
+
+def test_another_machine_fetches_the_set_when_it_reads_an_image(shards, s3, tmp_path, monkeypatch):
+    part = ShardSet.from_json((shards / FILE).read_text()).parts["train"]
+    rows = ShardRows(BucketPlace.find(s3), part.shards)
+    there = rows.encoded(3)
+    sent = pickle.dumps(rows)
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path / "other"))
+    data, name = pickle.loads(sent).encoded(3)
+    assert data == there[0]
+    assert str(tmp_path / "other") in name
+
+
+def test_what_a_broken_fetch_has_brought_is_not_brought_again(shards, s3, cache, monkeypatch):
+    pieces = Bucket.pieces
+
+    def broken(self, name):
+        if name == last:
+            raise OSError("the line is cut")
+        yield from pieces(self, name)
+
+    files = sorted(path.name for path in shards.iterdir() if path.name != FILE)
+    last = files[-1]
+    monkeypatch.setattr(shard_bucket, "_THREADS", 1)
+    monkeypatch.setattr(Bucket, "pieces", broken)
+    with pytest.raises(InputError, match="cannot be read: the line is cut"):
+        load_splits(config(s3))
+    assert whole_sets(cache) == set()
+    begun = cache / f".{key_of(shards)}"
+    (begun / files[0]).write_bytes(b"half")  # as after a kill
+    fetched = []
+    monkeypatch.setattr(Bucket, "pieces", lambda self, name: (fetched.append(name), pieces(self, name))[1])
+    load_splits(config(s3))
+    assert fetched == [files[0], last]
+    assert not begun.exists()
+
+
+def test_a_set_that_is_replaced_is_another_one(shards, s3, cache, tmp_path, monkeypatch):
+    old = BucketPlace.find(s3)
+    put(make_shards(tmp_path / "new", first=100), Bucket(s3))
+    with pytest.raises(InputError, match="no longer the one that was begun with"):
+        old.here()
+    assert load_splits(config(s3)).train.images_NCHW[:, 0].min() >= 100
+
+
+@pytest.fixture
+def small_disk(shards, monkeypatch, cache):
+    """A disk on which there is room for one set and a half beside what is to stay free."""
+
+    def size(folder):
+        return sum(path.stat().st_size for path in folder.rglob("*.arrow"))
+
+    def usage(folder):
+        return SimpleNamespace(free=shard_bucket._MARGIN_BYTES + 1.5 * size(shards) - size(cache))
+
+    monkeypatch.setattr(shard_bucket.shutil, "disk_usage", usage)
+
+
+def test_sets_that_nobody_uses_make_room(shards, s3, cache, tmp_path, small_disk):
+    used = BucketPlace.find(s3)
+    used.here()
+    new = make_shards(tmp_path / "new", first=100)
+    put(new, Bucket(s3).within("new"))
+    other = Bucket(s3).within("new").address
+    with pytest.raises(InputError, match=r"MB left, but the shards take .* more; make room, or choose another folder"):
+        BucketPlace.find(other).here()
+    assert whole_sets(cache) == {key_of(shards)}
+    del used
+    BucketPlace.find(other).here()
+    assert whole_sets(cache) == {key_of(new)}
+
+
+def test_a_set_that_is_removed_meanwhile_is_fetched_again(shards, s3, cache):
+    place = BucketPlace.find(s3)
+    place.here()
+    with (cache / f"{key_of(shards)}.lock").open("a+b") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as it is used
+    again = pickle.loads(pickle.dumps(place))
+    del place
+    shard_bucket._remove_unused(cache / key_of(shards))
+    assert whole_sets(cache) == set()
+    assert (again.here() / FILE).is_file()
+
+
+def damaged(bucket, shards):
+    content = bytearray((shards / "train-00001.arrow").read_bytes())
+    content[-200] ^= 1
+    bucket.write("train-00001.arrow", bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda bucket, _: bucket.remove(FILE), f"but there is no {FILE} there, or no such bucket; look"),
+        (lambda bucket, _: bucket.write(FILE, b"{}"), f"{FILE} in .* cannot be read .*copy the set there again"),
+        (lambda bucket, _: bucket.remove("train-00001.arrow"), "train-00001.arrow is missing in .*copy it there again"),
+        (lambda bucket, _: bucket.write("train-00001.arrow", b"1"), "train-00001.arrow in .* has 1 bytes, but"),
+        (damaged, r"train-00001.arrow in .* is not what shards.json says \(its SHA-256 differs\)"),
+    ],
+)
+def test_a_set_that_is_damaged_is_refused(shards, s3, cache, spoil, message):
+    spoil(Bucket(s3), shards)
+    with pytest.raises(InputError, match=message):
+        load_splits(config(s3))
+    assert not cache.exists() or whole_sets(cache) == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("s3://models/", "s3://nowhere/", "data.path is s3://nowhere/.*, or no such bucket"),
+        ("s3://", "ftp://", "data.path: ftp://… is no storage that is known"),
+        ("?", "?access_key=mine&", "data.path: .* holds a key"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_refused(shards, s3, old, new, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_splits(config(s3.replace(old, new, 1)))
+    assert "\n" not in str(caught.value)
+    assert "mine" not in str(caught.value)
+
+
+def test_a_bucket_that_refuses_is_named(shards, s3, monkeypatch):
+    def refused(self, name):
+        raise PermissionError("When reading information: AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(Bucket, "read", refused)
+    with pytest.raises(InputError, match=r"which cannot be read: .*ACCESS_DENIED.*permissions, and at the keys"):
+        load_splits(config(s3))
+
+
+def test_a_cache_that_takes_nothing_is_named(shards, s3, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"shards cannot be kept in .*choose another folder by CASCADE_CACHE"):
+        load_splits(config(s3))
+
+
+def test_only_shards_are_read_from_a_bucket():
+    with pytest.raises(InputError, match="only shards are read from a bucket"):
+        DataConfig(name="imagefolder", path="s3://models/photos", image_size=16)
+
+
+def test_a_set_that_is_made_replaces_the_one_in_the_bucket(shards, s3, cascade, cache):
+    photos, bucket = shards.parent / "photos", Bucket(s3)
+    code, _, err = cascade("data", photos, s3)
+    assert code == 2
+    assert f"{bucket.shown} holds a set already; choose another place, or replace it with --overwrite" in err
+    code, out, _ = cascade("data", photos, s3, "--overwrite", "--shard-mb", 1)
+    assert code == 0
+    assert f'search it with data: {{"name": "shards", "path": "{s3}", "image_size": …}}' in out
+    assert bucket.names() == [FILE, "train-00000.arrow"]
+    assert list((cache.parent / "made").iterdir() if (cache.parent / "made").exists() else ()) == []
+    bucket.remove(FILE)
+    code, _, err = cascade("data", photos, s3)
+    assert code == 2
+    assert f"{bucket.shown} holds train-00000.arrow, but no set of shards" in err
+
+
+STREAMED = """
+model: {name: vgg-small, width: 0.125}
+data: {name: shards, path: 'ADDRESS', image_size: 16, memory_gb: 0, workers: 1, augmentation: resized-crop-flip}
+teacher: {epochs: 2, batch_size: 8, learning_rate: 0.02}
+cascade: {recipe: {epochs: 2, batch_size: 8, learning_rate: 0.02}, pruning: {num_prunings: 2}}
+space: {num_assistants: [0, 0], student_macs_kept: [0.5, 0.6], schedule: [joint]}
+num_trials: 1
+tracking: {models: none}
+"""
+
+
+def test_a_search_streams_from_a_bucket(shards, s3, cascade_commands):
+    folder = shards.parent
+    (folder / "few.yaml").write_text(STREAMED.replace("ADDRESS", s3))
+    searched, front = cascade_commands(["search", "few.yaml"], ["front", "few", "--format", "json"], cwd=folder)
+    assert "images are fetched from s3://models/" in searched.out + searched.err
+    assert len(front.json()) == 1
