@@ -105,6 +105,7 @@ class Experiment(_Section):
         early_stopping: when trials are stopped that are behind; `None` lets each of them end.
         stop: what ends the search before.
         resources: what trials take.
+        checkpoint_minutes: after about which an epoch of a trial that is not done leaves a checkpoint.
         tracking: where MLflow is.
         reuse: take over stages of other trials and searches in the storage folder that are equal to one's own; the
             address of a bucket, such as `s3://BUCKET/stages`, to share them beyond that folder.
@@ -126,6 +127,7 @@ class Experiment(_Section):
     early_stopping: EarlyStopping | None = None
     stop: Stop = Field(default_factory=Stop)
     resources: Resources = Field(default_factory=Resources)
+    checkpoint_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     tracking: Tracking = Field(default_factory=Tracking)
     reuse: bool | str = True
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0

@@ -22,7 +22,16 @@ from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
-_MAY_DIFFER = ("num_trials", "stop", "study.warm_start", "resources", "tracking", "reuse", "data.workers")
+_MAY_DIFFER = (
+    "num_trials",
+    "stop",
+    "study.warm_start",
+    "resources",
+    "checkpoint_minutes",
+    "tracking",
+    "reuse",
+    "data.workers",
+)
 EXPORTS = "exports"
 STATE = "state.json"
 """Of a search in a bucket: what makes up its state; see `snapshot`."""

@@ -75,7 +75,7 @@ class NodeFaults:
         self._clock = clock
         self._blames: dict[str, _Blame] = {}
         self._failed_on: dict[int, set[str]] = {}  # nodes of trials that have not worked since
-        self._reached: dict[int, int] = {}  # epochs of trials that have gone on
+        self._reached: dict[int, float] = {}  # epochs of trials that have gone on
 
     def worked(self, node: str, trial: int) -> None:
         """A trial trained an epoch on a node."""
@@ -100,7 +100,7 @@ class NodeFaults:
         blame.until = self._clock() + LEFT_OUT_SECONDS
         return True
 
-    def goes_on(self, trial: int, epochs: int) -> bool:
+    def goes_on(self, trial: int, epochs: float) -> bool:
         """Whether a trial has more epochs than when this was last asked, so that it does not go on for ever."""
         reached, self._reached[trial] = self._reached.get(trial, 0), epochs
         return epochs > reached

@@ -64,6 +64,7 @@ def trainable(  # noqa: PLR0913
         ),
         stops=None if stops is None else str(stops),
         latency=task.latency(),
+        checkpoint_seconds=60.0 * experiment.checkpoint_minutes,
         crew=None if actors.size == 1 else TrialRanks(actors=actors, teacher=ray.put(weights), data=ray.put(arrays)),
         store=store,
     )

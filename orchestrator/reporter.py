@@ -106,18 +106,19 @@ class Reporter(Callback):  # type: ignore[misc]
         if self._look_for_room(trial):
             return
         node = self._blame_node(trial)
-        epochs = (trial.last_result or {}).get("progress", [])
-        was_lost = bool(epochs) and lost_its_process(_said(trial))
-        if was_lost and self._faults.goes_on(trial.config["trial"], epochs[-1]["trial_epoch"]):
+        last = trial.last_result or {}
+        epochs, num_epochs = last.get("progress", []), last.get("num_epochs", 0.0)
+        was_lost = num_epochs > 0 and lost_its_process(_said(trial))
+        if was_lost and self._faults.goes_on(trial.config["trial"], num_epochs):
             self._wave.end_early()
             self._wave.moves(trial.config["trial"])
             return
         if self._faults.is_left_out(node):
             self._wave.moves(trial.config["trial"])
             return
-        where = (
-            f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}" if epochs else "before its first epoch"
-        )
+        where = f"within epoch {int(num_epochs) + 1}" if num_epochs else "before its first epoch"
+        if epochs:
+            where = f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}"
         with writing(self._wave):
             self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
             self._wave.ended(trial.config["trial"])

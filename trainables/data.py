@@ -181,6 +181,7 @@ def training_batches(
     batch_size: int,
     augmentation: Augmentation,
     generator: torch.Generator,
+    start: int = 0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One pass over shuffled, augmented, normalised images.
 
@@ -194,12 +195,14 @@ def training_batches(
         batch_size: images a batch, at least 1.
         augmentation: what each batch goes through, before it is normalised.
         generator: on the CPU; gives the order and the augmentation.
+        start: batches to leave out; what follows is what follows them.
 
     Yields:
         float32 images (batch, C, H, W), and the labels of these images as the set has them.
     """
     normalised = _Normalised.like(images, mean, std)
-    for pixels, labels in images.shuffled(batch_size=batch_size, augmentation=augmentation, generator=generator):
+    batches = images.shuffled(batch_size=batch_size, augmentation=augmentation, generator=generator, start=start)
+    for pixels, labels in batches:
         yield normalised(pixels), labels
 
 

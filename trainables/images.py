@@ -6,6 +6,7 @@ gives, and moved to where the images are, so that every device sees the same ord
 Shape suffixes: N images, C channels, H height, W width.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,9 +62,12 @@ class Images(Protocol):
         """Images at int64 `indices`, uint8 of shape (N, C, H, W), as evaluation sees them."""
 
     def shuffled(
-        self, *, batch_size: int, augmentation: Augmentation, generator: torch.Generator
+        self, *, batch_size: int, augmentation: Augmentation, generator: torch.Generator, start: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """`num_batches` batches of one pass, shuffled and augmented by the generator: uint8 images and their labels."""
+        """`num_batches` batches of one pass, shuffled and augmented by the generator: uint8 images and their labels.
+
+        The first `start` are left out; what follows is what follows them.
+        """
 
     def ordered(self, *, batch_size: int, rows: slice | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images `rows.start` … `rows.stop`, or all, in order: uint8, and labels; in batches of at most that size."""
@@ -140,9 +144,15 @@ class ImageSet:
         return self.images_NCHW[indices]
 
     def shuffled(
-        self, *, batch_size: int, augmentation: Augmentation, generator: torch.Generator
+        self, *, batch_size: int, augmentation: Augmentation, generator: torch.Generator, start: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of one pass, shuffled and augmented; the arguments are those of `training_batches`."""
+        batches = self._shuffled(batch_size, augmentation, generator)
+        yield from itertools.islice(batches, start, None)  # all are drawn, as one draw follows another
+
+    def _shuffled(
+        self, batch_size: int, augmentation: Augmentation, generator: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = torch.randperm(len(self), generator=generator).to(self.labels_N.device)
         order = order[: num_batches(len(self), batch_size) * batch_size]
         # Changes of a few images cost a card, and RandAugment a CPU too, as much as changes of many.

@@ -45,9 +45,19 @@ class Mixer:
         return mixed
 
 
+def leave_out(number: int, generator: torch.Generator) -> None:
+    """Draw what so many batches would."""
+    for _ in range(number):
+        _seed_of_batch(generator)
+
+
+def _seed_of_batch(generator: torch.Generator) -> int:
+    return int(torch.randint(2**63 - 1, (), generator=generator))
+
+
 @contextmanager
 def _drawing_from(generator: torch.Generator) -> Iterator[None]:
     """Let what draws from torch's global generator on the CPU (torchvision has no other) draw from this one."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+        torch.default_generator.manual_seed(_seed_of_batch(generator))
         yield

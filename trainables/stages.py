@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from trainables.evaluation import Evaluation, evaluate
 from trainables.images import num_batches
 from trainables.joint import JointStep
 from trainables.levels import Cuts, Level, SharedWeights
+from trainables.midway import Midway, Pace
 from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
@@ -33,6 +35,7 @@ from trainables.training import (
     Tensors,
     batch_layout,
     derive_seed,
+    drawn_layers,
     epoch_batches,
     prefixed,
     recalibrate,
@@ -42,7 +45,7 @@ from trainables.training import (
 
 
 class CascadeStage:
-    """Trains and prunes levels that view one set of weights, one epoch a step; stops and goes on at any epoch.
+    """Trains and prunes levels that view one set of weights, an epoch or a part of one a step; stops and goes on there.
 
     A recovery is the same for one level that has its size: nothing is removed, and it starts from itself.
 
@@ -126,6 +129,7 @@ class CascadeStage:
             seed=derive_seed(config.seed, self.name),
         )
         self._steps_taken = 0
+        self._midway: Midway | None = None
         self._hold_if_pruned()
         self.results: tuple[LevelResult, ...] = ()
 
@@ -135,12 +139,35 @@ class CascadeStage:
         return self.plan.name
 
     @property
+    def begun(self) -> bool:
+        """Whether any step was taken."""
+        return self._steps_taken > 0
+
+    @property
+    def num_epochs(self) -> float:
+        """Epochs that are done, and of the one that is not the part that is."""
+        return self._steps_taken / self._steps_per_epoch
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
         return self.epoch >= self.plan.epochs
 
     def step(self) -> EpochProgress:
-        """Train one epoch; after the last, recalibrate and measure.
+        """Train one epoch, or what is left of it; as `step_for` otherwise."""
+        progress = self.step_for(math.inf)
+        assert progress is not None
+        return progress
+
+    def step_for(self, seconds: float) -> EpochProgress | None:
+        """Train one epoch, or a part of it; after the last, recalibrate and measure.
+
+        Args:
+            seconds: that a part takes, about, at the end of which the stage can be stopped and go on; the same on all
+                ranks.
+
+        Returns:
+            What the epoch came to, or `None` where it goes on.
 
         Raises:
             StageFailure: if a loss is no longer finite, saliency says nothing, nothing can be removed or a size is
@@ -148,7 +175,12 @@ class CascadeStage:
             RanksDiffer: if ranks have come to other weights, or chosen other channels, than one another.
         """
         started = time.perf_counter()
-        losses, rate = self._train_epoch()
+        midway, rate = self._train(seconds)
+        if midway.place < self._steps_per_epoch:
+            self._midway = replace(midway, seconds=midway.seconds + time.perf_counter() - started)
+            return None
+        self._midway = None
+        losses = midway.losses
         self.epoch += 1
         for level, loss in zip(self.levels, losses, strict=True):
             if not math.isfinite(loss):
@@ -162,7 +194,7 @@ class CascadeStage:
             num_epochs=self.plan.epochs,
             trial_epoch=self.plan.first_epoch + self.epoch,
             learning_rate=rate,
-            seconds=time.perf_counter() - started,
+            seconds=midway.seconds + time.perf_counter() - started,
             levels=tuple(
                 LevelProgress(
                     level=pruner.level.number,
@@ -185,8 +217,11 @@ class CascadeStage:
             self.results = self._finish(self._validate())
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """All that the next epoch depends on, but for the larger network: tensors, and plain values."""
-        tensors = self._joint.state()
+        """All that what comes next depends on, but for the larger network: tensors, and plain values."""
+        tensors, midway = self._joint.state(), None
+        if self._midway is not None:
+            more, midway = self._midway.state()
+            tensors |= prefixed("midway", more)
         for pruner in self.pruners:
             level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
@@ -194,6 +229,7 @@ class CascadeStage:
             tensors |= prefixed(f"saliency.{level.number}", pruner.meter.sums)
         return tensors, {
             "epoch": self.epoch,
+            "midway": midway,
             "saliency_batches": [pruner.meter.num_batches for pruner in self.pruners],
             "results": [result.to_dict() for result in self.results],
         }
@@ -212,24 +248,34 @@ class CascadeStage:
         self._shared.drop_unread(self.levels)
         self._joint.load_state(tensors)
         self.epoch = values["epoch"]
-        self._steps_taken = self.epoch * self._steps_per_epoch
+        self._midway = None
+        if values["midway"] is not None:
+            self._midway = Midway.from_state(unprefixed("midway", tensors), values["midway"], self._device)
+        place = 0 if self._midway is None else self._midway.place
+        self._steps_taken = self.epoch * self._steps_per_epoch + place
         self._hold_if_pruned()
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
-    def _train_epoch(self) -> tuple[list[float], float]:
-        """Train one epoch; mean loss of each level, and the last learning rate."""
+    @property
+    def _device(self) -> torch.device:
+        return next(self._shared.network.parameters()).device
+
+    def _train(self, seconds: float) -> tuple[Midway, float]:
+        """Train what is left of an epoch, or a part of it; what it has come to, and the last learning rate."""
         recipe = self._config.recipe
         seed = derive_seed(self._config.seed, self.name, self.epoch)
         view = self.epoch if self._remembered is None else self._remembered.view(self.epoch)
         seed_of_batches = derive_seed(self._config.seed, self.name, view)
-        device = next(self._shared.network.parameters()).device
-        totals = torch.zeros(len(self.levels), device=device)
-        num_steps = [0] * len(self.levels)  # that a level takes part in
-        rate = 0.0
+        device, rate = self._device, 0.0
+        begun = Midway.fresh(len(self.levels), device) if self._midway is None else self._midway
+        place, totals, num_steps = begun.place, begun.totals.clone(), list(begun.num_steps)
+        pace = Pace(seconds, self._ranks, device)
         for level in self.levels:
             level.network.train()
-        with seeded_layers(seed, device):
-            for images, labels in epoch_batches(self._data, recipe, self._augmentation, seed_of_batches, self._layout):
+        with seeded_layers(seed, device, begun.draws):
+            for images, labels in epoch_batches(
+                self._data, recipe, self._augmentation, seed_of_batches, self._layout, start=place
+            ):
                 rate = learning_rate(self._steps_taken, self._num_steps, recipe)
                 set_learning_rate(self._joint.optimizer, rate)
                 totals += self.train_step(images, labels)
@@ -238,7 +284,12 @@ class CascadeStage:
                 if self._steps_taken in self._prunings:
                     self._prune(self._prunings[self._steps_taken])
                     self._hold_if_pruned()
-        return (totals / torch.tensor(num_steps, device=device)).tolist(), rate
+                place += 1
+                if pace.is_over(totals):
+                    break
+            draws = drawn_layers(device)
+        counts = tuple(num_steps)
+        return Midway(place=place, totals=totals, num_steps=counts, seconds=begun.seconds, draws=draws), rate
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimiser step on the sum of the levels' losses.

@@ -29,12 +29,28 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
 
 @contextmanager
-def seeded_layers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed what draws from torch's global generator (dropout has no other), and put its state back afterwards."""
+def seeded_layers(seed: int, device: torch.device, midway: Tensors | None = None) -> Iterator[None]:
+    """Seed what draws from torch's global generator (dropout has no other), and put its state back afterwards.
+
+    Args:
+        seed: of an epoch.
+        device: that layers are on.
+        midway: what `drawn_layers` gave in the midst of the epoch, to go on there.
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
+        if midway:
+            torch.set_rng_state(midway["cpu"].cpu())
+            if devices and "cuda" in midway:
+                torch.cuda.set_rng_state(midway["cuda"].cpu(), device)
         yield
+
+
+def drawn_layers(device: torch.device) -> Tensors:
+    """Where torch's global generators are, of the CPU and of a card."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
@@ -110,8 +126,12 @@ def epoch_batches(
     augmentation: Augmentation,
     seed: int,
     layout: torch.memory_format = torch.contiguous_format,
+    *,
+    start: int = 0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of one epoch in a layout, whose order, augmentation and mixing come from `seed` alone.
+
+    The first `start` batches are left out; what follows is what follows them.
 
     Yields:
         float32 images (batch, C, H, W) and labels: int64 (batch,), or where they are mixed, float32 (batch, classes).
@@ -123,12 +143,14 @@ def epoch_batches(
         batch_size=recipe.batch_size,
         augmentation=augmentation,
         generator=torch.Generator().manual_seed(seed),
+        start=start,
     )
     if recipe.mix != "none":
-        from trainables.mixing import Mixer  # torchvision takes more than a second to import
+        from trainables.mixing import Mixer, leave_out  # torchvision takes more than a second to import
 
         mixer = Mixer(recipe, data.num_classes)
         mixing = torch.Generator().manual_seed(derive_seed(seed, "mix"))
+        leave_out(start, mixing)
         batches = (mixer(images, labels, mixing) for images, labels in batches)
     return ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
 

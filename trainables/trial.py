@@ -1,6 +1,7 @@
 """A trial: one cascade, from the teacher to a narrow network of every level."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -36,7 +37,7 @@ class FinishedStages(Protocol):
 
 
 class CascadeTrial:
-    """Runs the stages of one cascade, one epoch a step; stops and goes on at any epoch, with equal results.
+    """Runs the stages of one cascade, one epoch a step or a part of one; stops and goes on there, with equal results.
 
     Attributes:
         networks: narrow networks of the levels whose stage is done or was stopped, by level, in evaluation mode.
@@ -99,6 +100,11 @@ class CascadeTrial:
         return min(self._num_stages_done, len(self._plans) - 1)
 
     @property
+    def num_epochs(self) -> float:
+        """Epochs that were trained or taken over, and of the one that is not done the part that is."""
+        return self._config.num_epochs if self.finished else self._stage.plan.first_epoch + self._stage.num_epochs
+
+    @property
     def standing(self) -> Standing:
         """How far it is, and what its levels are worth now."""
         accuracies = {level.level: level.val_accuracy for epoch in self._epochs[-1:] for level in epoch.levels}
@@ -119,7 +125,7 @@ class CascadeTrial:
         `release`.
         """
         taken: tuple[EpochProgress, ...] = ()
-        while self._finished_stages is not None and self._stage.epoch == 0 and not self.finished:
+        while self._finished_stages is not None and not self._stage.begun and not self.finished:
             found = self._finished_stages.find_or_claim(self._identities[self._stage_index])
             if found is None:
                 break
@@ -132,7 +138,19 @@ class CascadeTrial:
         return taken
 
     def step(self) -> EpochProgress:
-        """Train one epoch of the current stage.
+        """Train one epoch of the current stage, or what is left of it; as `step_for` otherwise."""
+        progress = self.step_for(math.inf)
+        assert progress is not None
+        return progress
+
+    def step_for(self, seconds: float) -> EpochProgress | None:
+        """Train one epoch of the current stage, or a part of it.
+
+        Args:
+            seconds: that a part takes, about; the same on all ranks.
+
+        Returns:
+            What the epoch came to, or `None` where it goes on.
 
         Raises:
             StageFailure: if the stage cannot give a usable network.
@@ -140,7 +158,9 @@ class CascadeTrial:
         """
         if self.finished:
             raise RuntimeError("this trial is finished; its levels are in networks and results")
-        progress = self._stage.step()
+        progress = self._stage.step_for(seconds)
+        if progress is None:
+            return None
         self._epochs += (progress,)
         if self._stage.finished:
             self._take_levels()
@@ -177,7 +197,7 @@ class CascadeTrial:
             self._finished_stages.release()
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """All that the next epoch depends on, but for the teacher and the data: tensors, and plain values."""
+        """All that what comes next depends on, but for the teacher and the data: tensors, and plain values."""
         tensors, values = self._levels_state(tuple(self.networks))
         stage_tensors, stage_values = self._stage.state()
         return tensors | prefixed("stage", stage_tensors), values | {
@@ -257,6 +277,7 @@ class CascadeTrial:
         )
 
 
-def progress(values: Mapping[str, Any]) -> tuple[int, int]:
-    """How far a trial's state is, to compare states of one trial by: stages that are done, epochs of the next one."""
-    return values["num_stages_done"], len(values["epochs"])
+def progress(values: Mapping[str, Any]) -> tuple[int, int, int]:
+    """How far a trial's state is, to compare states of one trial by: stages, epochs and batches that are done."""
+    midway = values["stage"]["midway"]
+    return values["num_stages_done"], len(values["epochs"]), 0 if midway is None else midway["place"]

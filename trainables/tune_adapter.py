@@ -5,6 +5,7 @@ A trial may have several ranks: the Tune actor is the first of them and leads th
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -71,6 +72,7 @@ class TrialSettings:
         crew: starts the other ranks of a trial, given these settings; `None` for one that has none.
         store: where machines that share no folder keep checkpoints and networks, and look for word to stop; `None`
             where `candidates` and `stops` are shared, and Tune keeps the checkpoints.
+        checkpoint_seconds: after about which an epoch that is not done leaves a checkpoint.
     """
 
     model: ModelConfig
@@ -85,6 +87,7 @@ class TrialSettings:
     latency: LatencyTable | None = None
     crew: "Callable[[TrialSettings], Crew] | None" = None
     store: TrialStore | None = None
+    checkpoint_seconds: float = math.inf
 
 
 def stop_note(stops: Path | str, number: int) -> Path:
@@ -132,9 +135,9 @@ class TrialFollower:
             arrays, values = state
             self._trial.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
 
-    def step(self) -> None:
-        """Train one epoch."""
-        self._trial.step()
+    def step(self, seconds: float) -> None:
+        """Train one epoch, or about so many seconds of it."""
+        self._trial.step_for(seconds)
 
     def stop(self) -> None:
         """End before all epochs are done."""
@@ -142,12 +145,12 @@ class TrialFollower:
 
 
 class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
-    """One cascade; `step` is one epoch of its current stage.
+    """One cascade; `step` is one epoch of its current stage, or a part of a long one.
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
-    go on from, or `None`). A result holds `progress`, a list of epochs, and `standing`; at the end also `results`,
-    `networks` and `reused`, or `failure`. A trial that found a `stop_note` ends with `stopped`, the reason, and with
-    the levels that have reached their sizes.
+    go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `num_epochs` and
+    `standing`; at the end also `results`, `networks` and `reused`, or `failure`. A trial that found a `stop_note` ends
+    with `stopped`, the reason, and with the levels that have reached their sizes.
     """
 
     def setup(
@@ -223,7 +226,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
                 pass
 
     def step(self) -> dict[str, Any]:
-        """Take over stages that are done already, and train one epoch; or end, if that is what the trial was told.
+        """Take over stages that are done already, and train one epoch or as much of it as lies between two checkpoints.
+
+        Or end, if that is what the trial was told.
 
         A stage that fails, or an image that cannot be read, ends the trial with the reason, since trying again would
         fail again.
@@ -236,13 +241,15 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             self._tell_crew()
         if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
             try:
-                with self._crew.doing("step"):
-                    epochs.append(self._trial.step().to_dict())
+                with self._crew.doing("step", self._settings.checkpoint_seconds):
+                    trained = self._trial.step_for(self._settings.checkpoint_seconds)
             except (StageFailure, InputError, RanksDiffer) as failure:
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
+            if trained is not None:
+                epochs.append(trained.to_dict())
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
-        result["node"] = self._node
+        result |= {"node": self._node, "num_epochs": self._trial.num_epochs}
         # Of a trial that has ended nothing is to go on.
         if self._settings.store is None:
             result[SHOULD_CHECKPOINT] = not self._trial.finished

@@ -26,7 +26,7 @@ def store(s3, tmp_path):
 
 
 def values(epochs, stages=0):
-    return {"num_stages_done": stages, "epochs": [{}] * epochs}
+    return {"num_stages_done": stages, "epochs": [{}] * epochs, "stage": {"midway": None}}
 
 
 def keep(store, epochs, key=KEY):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.trainables.conftest import make_network
+from trainables import midway
 from trainables.config import CascadeConfig, Recipe
 from trainables.data import DataSplits
 from trainables.evaluation import evaluate
@@ -65,6 +66,21 @@ def losses_and_levels(ranks, network, config, arrays):
         CascadeStage.train_step = original
     kept = {level: {n: t.shape for n, t in net.state_dict().items()} for level, net in trial.networks.items()}
     return torch.cat(losses), kept, [result.to_dict() for result in trial.results]
+
+
+def in_parts(ranks, network, config, arrays):
+    """Where each part of the epochs ended, in epochs, and what the levels came to; each part goes on from a state."""
+    paced, midway.PACED_BATCHES = midway.PACED_BATCHES, 1
+    seconds = (0.0, 1e9)[ranks.rank]  # the first rank's clock decides
+    try:
+        trial, places = _trial(ranks, network, config, arrays), []
+        while not trial.finished:
+            trial.step_for(seconds)
+            places.append(trial.num_epochs)
+            trial = _trial(ranks, network, config, arrays, trial.state())
+    finally:
+        midway.PACED_BATCHES = paced
+    return places, [result.to_dict() for result in trial.results]
 
 
 def one_epoch(ranks, network, config, arrays, state):

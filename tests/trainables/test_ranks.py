@@ -95,6 +95,16 @@ def test_two_ranks_take_the_steps_of_one_process(both, arrays, network, config):
 
 
 @integration
+def test_two_ranks_leave_off_within_an_epoch_at_the_same_batch_and_go_on(both, arrays):
+    config = replace(CONFIG, recipe=replace(RECIPE, epochs=1)).to_dict()
+    own, others = both(rank_jobs.in_parts, "own", config, arrays)
+    assert own == others
+    places, found = own
+    assert len(places) > 2
+    assert found == both(rank_jobs.losses_and_levels, "own", config, arrays)[0][2]
+
+
+@integration
 @pytest.mark.parametrize("saliency", ["gate-gradient", "random"])
 def test_every_rank_cuts_the_channels_that_one_process_cuts(both, arrays, saliency):
     config = replace(CONFIG, pruning=replace(CONFIG.pruning, saliency=saliency))

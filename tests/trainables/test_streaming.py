@@ -193,9 +193,9 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets(workers):
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5])
-def test_a_pass_goes_on_at_any_batch(start):
-    whole = [pixels for pixels, _ in _pass(_streamed(), 2, "resized-crop-flip")]
-    rest = list(_pass(_streamed(), 2, "resized-crop-flip", start=start))
+def test_a_pass_goes_on_at_any_batch(make, start):
+    whole = [pixels for pixels, _ in _pass(make(), 2, "resized-crop-flip")]
+    rest = list(_pass(make(), 2, "resized-crop-flip", start=start))
     assert len(rest) == 5 - start
     for (pixels, _), expected in zip(rest, whole[start:], strict=True):
         assert torch.equal(pixels, expected)

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -123,6 +124,16 @@ class Flat(nn.Module):
 def test_images_lie_channels_last_unless_the_network_cannot_read_them_so(networks, data: DataSplits) -> None:
     assert batch_layout(networks("own")[0], data) == torch.channels_last
     assert batch_layout(Flat(), data) == torch.contiguous_format
+
+
+@pytest.mark.parametrize("start", [1, 3])
+def test_what_follows_the_first_batches_is_what_follows_them(data: DataSplits, start: int) -> None:
+    recipe = Recipe(batch_size=16, mix="both")
+    whole, rest = (list(epoch_batches(data, recipe, "crop-flip", 3, start=first)) for first in (0, start))
+    assert len(rest) == len(whole) - start
+    for (images, labels), (expected, their_labels) in zip(rest, whole[start:], strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, their_labels)
 
 
 def test_layout_changes_nothing_but_the_layout(data: DataSplits) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainables import midway
 from trainables.checkpoint import load_state, save_state
 from trainables.config import CascadeConfig, Pruning, Recipe
 from trainables.cost import LatencyTable, count_macs, count_params
@@ -20,6 +21,7 @@ from trainables.identity import digest
 from trainables.plan import stage_plans
 from trainables.results import EpochProgress, Reused
 from trainables.trial import CascadeTrial, FinishedStages
+from trainables.trial import progress as how_far
 
 CONFIG = CascadeConfig(
     macs_kept=(0.6, 0.3), recipe=Recipe(epochs=4, batch_size=16, learning_rate=0.02), pruning=Pruning(num_prunings=3)
@@ -190,6 +192,59 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
         assert_equal(whole, later)
         if not stopped.finished:
             stopped.step()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        KINDS["sequential, recovery"],
+        KINDS["averaged"],
+        KINDS["remembered"],
+        replace(CONFIG, macs_kept=(0.8, 0.7, 0.6, 0.5), levels_a_step=3),
+    ],
+    ids=["sequential, recovery", "averaged", "remembered", "some levels a step"],
+)
+def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
+    make_trial, tmp_path: Path, monkeypatch, config: CascadeConfig
+) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    config = replace(config, recipe=replace(config.recipe, epochs=2))
+    whole, later = make_trial(config), make_trial(config)
+    wanted = [without_times(progress) for progress in whole.run()]
+    told, places = [], []
+    while not later.finished:
+        torch.manual_seed(len(places))  # no random choice may come from here
+        found = later.step_for(0.0)
+        told += [] if found is None else [without_times(found)]
+        places.append(how_far(later.state()[1]))
+        save_state(tmp_path / "state", *later.state())
+        later = make_trial(config)
+        later.load_state(*load_state(tmp_path / "state"))
+    assert told == wanted
+    assert_equal(whole, later)
+    assert places == sorted(set(places))
+    assert len(places) == 4 * len(wanted)
+
+
+def test_as_many_batches_are_trained_as_fit_into_the_seconds(make_trial, monkeypatch) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 2)
+    monkeypatch.setattr(midway.time, "perf_counter", iter(range(0, 1000, 10)).__next__)
+    trial = make_trial()
+    assert trial.step_for(15.0) is None  # ten seconds for two batches
+    assert trial.num_epochs == 3 / 4
+    trial.stop()
+    assert trial.results == ()
+
+
+def test_a_trial_within_its_first_epoch_takes_over_nothing(make_trial, monkeypatch) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    stages = InMemory()
+    trial, other = make_trial(stages=stages), make_trial(stages=stages)
+    assert trial.take_over() == ()
+    assert trial.step_for(0.0) is None
+    list(other.run())
+    assert trial.take_over() == ()
+    assert other.results == (list(trial.run()), trial.results)[1]
 
 
 def test_a_trial_of_several_labels_learns_and_goes_on_where_it_stopped(data: DataSplits, networks) -> None:

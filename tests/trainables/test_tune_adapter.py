@@ -3,14 +3,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from ray.tune.result import SHOULD_CHECKPOINT
 
+from trainables import midway
 from trainables.checkpoint import load, save_state
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
 from trainables.errors import InputError, StageFailure
 from trainables.images import ImageSet
 from trainables.ranks import RanksDiffer, Solo
 from trainables.trial import CascadeTrial
-from trainables.tune_adapter import CascadeTrainable, TrialSettings, stop_note, trial_key
+from trainables.tune_adapter import STATE_FILE, CascadeTrainable, TrialSettings, stop_note, trial_key
 
 CONFIG = CascadeConfig(macs_kept=(0.6,), recipe=Recipe(epochs=2, batch_size=32), pruning=Pruning(num_prunings=2))
 MODEL = ModelConfig(name="vgg-small", width=0.25)
@@ -57,6 +59,21 @@ def test_a_trial_reports_epochs_and_then_its_networks(actor, tmp_path):
     assert last["done"]
     assert last["networks"] == {1: "0-1"}
     assert sum(p.numel() for p in load(tmp_path / "candidates/0-1").parameters()) == last["results"][0]["params"]
+
+
+def test_a_long_epoch_reports_parts_that_each_leave_a_checkpoint(actor, tmp_path, monkeypatch):
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)  # of two a batch
+    made, _ = actor
+    made._settings = replace(made._settings, checkpoint_seconds=0.0)
+    told = []
+    for number in range(4):
+        result = made.step()
+        told.append(([epoch["trial_epoch"] for epoch in result["progress"]], result["num_epochs"], result["done"]))
+        if number == 0:
+            assert result[SHOULD_CHECKPOINT]
+            made.save_checkpoint(str(tmp_path))
+            made.reset_config(trial(0, state=str(tmp_path / STATE_FILE)))
+    assert told == [([], 0.5, False), ([1], 1, False), ([], 1.5, False), ([2], 2, True)]
 
 
 def test_a_machine_that_does_not_see_the_search_trains_nothing(tmp_path, data):
@@ -162,14 +179,14 @@ def test_a_trial_after_a_bad_image_has_a_crew_that_is_there(actor, monkeypatch):
     made._settings = replace(made._settings, crew=lambda settings: Crew())
     made._crew = Crew()
     with monkeypatch.context() as patched:
-        patched.setattr(CascadeTrial, "step", unreadable)
+        patched.setattr(CascadeTrial, "step_for", unreadable)
         assert made.step()["failure"] == "image 3 cannot be read"
     assert made._crew.closed
     assert made.reset_config(trial(1))
     assert "results" in run(made)
 
 
-def unreadable(trial):
+def unreadable(trial, seconds=0.0):
     raise InputError("image 3 cannot be read")
 
 
@@ -346,8 +363,8 @@ def test_a_failure_travels_between_processes():
 def test_ranks_that_differ_end_the_trial_with_the_reason(actor, monkeypatch):
     made, _ = actor
 
-    def differ(_trial):
+    def differ(_trial, _seconds):
         raise RanksDiffer("weights of rank 1 are not those of rank 0 (of 2)")
 
-    monkeypatch.setattr(CascadeTrial, "step", differ)
+    monkeypatch.setattr(CascadeTrial, "step_for", differ)
     assert made.step() == {"progress": [], "failure": "weights of rank 1 are not those of rank 0 (of 2)", "done": True}
