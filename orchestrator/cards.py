@@ -9,7 +9,7 @@ import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.cluster import ANSWER_SECONDS, GPU_KIND, may_come
+from orchestrator.cluster import ANSWER_SECONDS, GPU_KIND, machines_there, may_come
 from orchestrator.config import Experiment
 from orchestrator.rank_actors import RankActors
 from orchestrator.teacher import TeacherTask
@@ -69,7 +69,7 @@ def gpu_machines(kind: str | None = None) -> list[Mapping[str, float]]:
     Args:
         kind: Ray's name of a kind of card; any where it is `None`.
     """
-    there, come = [node["Resources"] for node in ray.nodes() if node["Alive"]], may_come()
+    there, come = machines_there().values(), may_come()
     return max(
         ([machine for machine in machines if _has_gpus(machine, kind)] for machines in (there, come)),
         key=lambda machines: sum(machine["GPU"] for machine in machines),
@@ -78,7 +78,7 @@ def gpu_machines(kind: str | None = None) -> list[Mapping[str, float]]:
 
 def gpu_nodes(kind: str | None = None) -> list[str]:
     """Ray's ids of the machines that are there and have GPUs; the argument is that of `gpu_machines`."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and _has_gpus(node["Resources"], kind)]
+    return [node for node, machine in machines_there().items() if _has_gpus(machine, kind)]
 
 
 def _has_gpus(resources: Mapping[str, float], kind: str | None) -> bool:

@@ -66,6 +66,16 @@ def joining(address: str) -> Iterator[None]:
         ) from error
 
 
+def machines_there() -> dict[str, Mapping[str, float]]:
+    """Resources of each machine that is there, by Ray's id of it, whoever uses them now. Needs Ray."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def _all_machines() -> list[Mapping[str, float]]:
+    """Resources of each machine that is there or may come."""
+    return [*machines_there().values(), *may_come()]
+
+
 def check_resources(asked: Mapping[str, tuple[str, float]], *, address: str) -> float:
     """See that a trial fits on some machine, one that is there or one that autoscaling may bring. Needs Ray.
 
@@ -79,7 +89,7 @@ def check_resources(asked: Mapping[str, tuple[str, float]], *, address: str) -> 
     Raises:
         InputError: if no machine has as much.
     """
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = list(machines_there().values())
     machines = [*there, *([] if address == LOCAL else may_come())]
     for key, (kind, number) in asked.items():
         most = max(machine.get(kind, 0.0) for machine in machines)  # a trial runs on one machine
@@ -103,7 +113,7 @@ def check_kinds(asked: Mapping[str, str]) -> None:
     Raises:
         InputError: if none has.
     """
-    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *may_come()]
+    machines = _all_machines()
     names = {name for machine in machines for name in machine if name.startswith(GPU_KIND)}
     kinds = sorted(name.removeprefix(GPU_KIND) for name in names)
     for key, kind in asked.items():
@@ -121,7 +131,7 @@ def check_together(needs: Mapping[str, Mapping[str, float]]) -> None:
     Raises:
         InputError: if none has.
     """
-    machines = [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *may_come()]
+    machines = _all_machines()
     for who, need in needs.items():
         if not any(all(machine.get(kind, 0.0) >= number for kind, number in need.items()) for machine in machines):
             asked = [f"{number:g} {kind}s" for kind, number in need.items() if not kind.startswith(GPU_KIND)]

@@ -80,8 +80,7 @@ def run_repeats(  # noqa: PLR0913
             tracker.log_repeats(queue.file.read())  # what a process that was killed could not tell
             experiment = without_cards(experiment, say)
             task = teacher_task(experiment, folder, digest)
-            max_concurrent = experiment.resources.max_concurrent
-            at_once = min(queue.num_new, max_concurrent or queue.num_new)
+            at_once = experiment.resources.at_once(queue.num_new)
             experiment = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=say).experiment
             networks = queue.states.parent / "networks"
             sweep(queue.states, queue)
@@ -90,7 +89,7 @@ def run_repeats(  # noqa: PLR0913
                 queue,
                 _Recorder(queue, told, tracker),
                 resources=experiment.resources,
-                max_concurrent=max_concurrent,
+                max_concurrent=experiment.resources.max_concurrent,
                 storage=queue.states,
             )
         done = not queue.unfinished

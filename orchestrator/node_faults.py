@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import ray
 from ray._private.state import state  # on which node an actor was that is dead is told nowhere else
+
+from orchestrator.cluster import machines_there
 
 FAILURES_IN_A_ROW = 2
 LEFT_OUT_SECONDS = 900.0
@@ -42,9 +43,9 @@ def lost_its_process(said: str) -> bool:
 def nodes_for(needs: Mapping[str, float]) -> frozenset[str]:
     """Nodes that are alive and have so much of each of Ray's resources, whoever uses it now."""
     return frozenset(
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["Alive"] and all(node["Resources"].get(kind, 0.0) >= number for kind, number in needs.items())
+        node
+        for node, machine in machines_there().items()
+        if all(machine.get(kind, 0.0) >= number for kind, number in needs.items())
     )
 
 

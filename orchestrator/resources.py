@@ -109,6 +109,10 @@ class Resources(BaseModel, extra="forbid", frozen=True):
         """Processes that train a trial."""
         return self.ranks_per_trial or max(1, int(self.num_gpus))
 
+    def at_once(self, num_trials: int) -> int:
+        """How many of so many trials may run at the same time, if they fit."""
+        return num_trials if self.max_concurrent is None else min(num_trials, self.max_concurrent)
+
     def with_gpus(self, gpus: float) -> Self:
         """The same with so many GPUs a trial."""
         return self.model_copy(update={"gpus_per_trial": gpus})

@@ -8,6 +8,7 @@ from pathlib import Path
 import ray
 import torch
 
+from orchestrator.cluster import machines_there
 from orchestrator.config import Experiment
 from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
@@ -64,7 +65,7 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
     Raises:
         InputError: if torch cannot use the GPU that Ray has.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = list(machines_there().values())
     if resources.num_gpus > 0:
         task = ray.remote(**RankActors.of_trial(resources).options | {"num_cpus": 0})(_card_bytes)
         shared = max(1, int(resources.num_ranks / resources.num_gpus))
@@ -86,8 +87,7 @@ def find_room(resources: Resources, *, num_trials: int) -> Room | None:
 
 def _at_once(fit: int, resources: Resources, num_trials: int, num_nodes: int) -> int:
     """Trials in one place, where so many fit and all are spread evenly."""
-    most = num_trials if resources.max_concurrent is None else min(num_trials, resources.max_concurrent)
-    return max(1, min(fit, most // num_nodes))
+    return max(1, min(fit, resources.at_once(num_trials) // num_nodes))
 
 
 def _asked(resources: Resources) -> str:

@@ -240,7 +240,7 @@ def _packed(begun: _Begun) -> _Begun:
         begun.task,
         begun.data,
         file=begun.folder.path / PACKING,
-        at_once=min(experiment.num_trials, begun.max_concurrent or experiment.num_trials),
+        at_once=1 if experiment.measures_latency else experiment.resources.at_once(experiment.num_trials),
         say=begun.watcher.note,
         look=begun.look,
     )

@@ -84,12 +84,12 @@ def _check_cluster(bootstrap: Path) -> None:
         return
     import ray
 
-    from orchestrator.cluster import check_joined, joining
+    from orchestrator.cluster import check_joined, joining, machines_there
 
     with joining("auto"):
         ray.init("auto", log_to_driver=False, logging_level="ERROR")
     try:
-        joined = sum(node["Alive"] for node in ray.nodes())
+        joined = len(machines_there())
     finally:
         ray.shutdown()
     check_joined(config, joined=joined)

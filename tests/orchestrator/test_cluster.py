@@ -57,13 +57,17 @@ def test_a_search_cannot_run_through_ray_client():
         pytest.fail("joined")
 
 
+def as_node(name, **resources):
+    return {"NodeID": str(name), "Alive": True, "Resources": resources}
+
+
 @pytest.fixture
 def nodes(monkeypatch):
     """Machines that Ray tells of, as (CPUs, GPUs); and those that autoscaling may bring."""
 
     def there(*machines, may_come=()):
-        as_ray = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)}} for c, g in machines]
-        monkeypatch.setattr(ray, "nodes", lambda: [*as_ray, {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 99.0}}])
+        as_ray = [as_node(place, CPU=float(c), GPU=float(g)) for place, (c, g) in enumerate(machines)]
+        monkeypatch.setattr(ray, "nodes", lambda: [*as_ray, as_node("gone", CPU=99.0, GPU=99.0) | {"Alive": False}])
         monkeypatch.setattr(cluster, "may_come", lambda: [{"CPU": float(c), "GPU": float(g)} for c, g in may_come])
 
     return there
@@ -92,7 +96,7 @@ def test_machines_that_autoscaling_may_bring_count(nodes):
 
 
 def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are(monkeypatch):
-    there = [{"Alive": True, "Resources": {"GPU": 1.0, "accelerator_type:H100": 1.0}}]
+    there = [as_node("a", **{"GPU": 1.0, "accelerator_type:H100": 1.0})]
     come = [{"GPU": 8.0, "accelerator_type:A100": 1.0}]
     monkeypatch.setattr(ray, "nodes", lambda: there)
     monkeypatch.setattr(cluster, "may_come", lambda: come)
@@ -106,7 +110,7 @@ def test_a_kind_of_card_that_no_machine_has_is_refused_with_those_that_there_are
 
 def test_what_only_several_machines_have_together_is_refused(monkeypatch):
     there = [{"CPU": 16.0}, {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 1.0}]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in there])
+    monkeypatch.setattr(ray, "nodes", lambda: [as_node(place, **each) for place, each in enumerate(there)])
     monkeypatch.setattr(cluster, "may_come", list)
     fits, kind = {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 0.002}, {"GPU": 1.0, "accelerator_type:H100": 0.001}
     check_together({"a trial": fits, "the teacher": {"CPU": 16.0}})

@@ -210,7 +210,7 @@ def test_cascades_that_would_not_fit_into_their_part_are_refused(bench):
 
 def test_trials_that_fill_a_card_are_so_many_for_the_room_too(monkeypatch):
     monkeypatch.setattr("orchestrator.room.ray.get", lambda _: 80 * GIB)
-    monkeypatch.setattr("orchestrator.room.ray.nodes", lambda: [{"Alive": True, "Resources": MACHINE}])
+    monkeypatch.setattr("orchestrator.room.ray.nodes", lambda: [{"Alive": True, "NodeID": "a", "Resources": MACHINE}])
 
     class Remote:
         def __init__(self, task):

@@ -30,7 +30,8 @@ def nodes(monkeypatch):
     """Say which machines there are."""
 
     def are(*resources, machine=8_000_000_000):
-        monkeypatch.setattr(room.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in resources])
+        there = [{"NodeID": str(n), "Alive": True, "Resources": each} for n, each in enumerate(resources)]
+        monkeypatch.setattr(room.ray, "nodes", lambda: there)
         monkeypatch.setattr(room, "machine_bytes", lambda: machine)
 
     return are
