@@ -42,12 +42,13 @@ EXPERIMENT = {
 
 
 class Ends:
-    """Notes when trials ended and how much memory this process had then."""
+    """Notes when trials ended, and how much memory and processor time this process had taken then."""
 
     def __init__(self) -> None:
         """Nothing has ended."""
         self.times: list[float] = []
         self.megabytes: list[float] = []
+        self.busy_seconds: list[float] = []
         self.num_files = 0
         self.tracking_seconds = 0.0
 
@@ -57,15 +58,17 @@ class Ends:
 
         self.times.append(time.perf_counter())
         self.megabytes.append(psutil.Process().memory_info().rss / 1e6)
+        self.busy_seconds.append(time.process_time())
 
     @property
     def rates(self) -> dict[str, float]:
-        """Trials a second, in all and in either half, and what the process grew by for each in the second half."""
+        """Trials a second, in all and in either half; processor time of each; memory of each in the second half."""
         half, last = len(self.times) // 2, len(self.times) - 1
         return {
             "trials_a_second": last / (self.times[-1] - self.times[0]),
             "in_first_half": half / (self.times[half] - self.times[0]),
             "in_second_half": (last - half) / (self.times[-1] - self.times[half]),
+            "milliseconds_a_trial": 1e3 * (self.busy_seconds[-1] - self.busy_seconds[0]) / last,
             "kilobytes_a_trial": 1e3 * (self.megabytes[-1] - self.megabytes[half]) / (last - half),
         }
 
