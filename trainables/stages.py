@@ -249,7 +249,7 @@ class CascadeStage:
         self._joint.load_state(tensors)
         self.epoch = values["epoch"]
         self._midway = None
-        if values["midway"] is not None:
+        if values.get("midway") is not None:  # earlier versions knew whole epochs alone
             self._midway = Midway.from_state(unprefixed("midway", tensors), values["midway"], self._device)
         place = 0 if self._midway is None else self._midway.place
         self._steps_taken = self.epoch * self._steps_per_epoch + place

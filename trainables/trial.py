@@ -279,5 +279,5 @@ class CascadeTrial:
 
 def progress(values: Mapping[str, Any]) -> tuple[int, int, int]:
     """How far a trial's state is, to compare states of one trial by: stages, epochs and batches that are done."""
-    midway = values["stage"]["midway"]
+    midway = values["stage"].get("midway")
     return values["num_stages_done"], len(values["epochs"]), 0 if midway is None else midway["place"]
