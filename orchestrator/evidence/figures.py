@@ -18,6 +18,9 @@ def accuracy_figure(summary: Summary) -> bytes:
         shift = 1 + 0.012 * (number - len(arms) / 2)  # so that intervals do not hide one another
         _with_intervals(axes, lines, shift, label=arm, marker=_MARKERS[number % len(_MARKERS)])
     axes.set_xscale("log")
+    sizes = sorted({100 * line.size for line in summary.lines})
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("MACs kept, % of the teacher's")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
