@@ -19,9 +19,10 @@ from optuna.trial import FixedTrial
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.table import Row, machine, table
+from orchestrator.comparison import Comparison, compare
 from orchestrator.pareto import OBJECTIVES
 from orchestrator.recorded import Point, Recorded, Yardstick
-from orchestrator.simulate import Comparison, Replay, Searcher, Simulation, compare, replay
+from orchestrator.simulate import Replay, Searcher, Simulation, replay
 from orchestrator.simulations import read_recorded
 from orchestrator.study import Asked
 from trainables.config import CascadeConfig

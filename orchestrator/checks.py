@@ -79,9 +79,10 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
             f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
             "nothing tells its channels apart; is a layer behind it all zeros?"
         )
+    boundaries = cache(partial(find_boundaries, network, findings.channel_map, data.input_shape))
     if experiment.cascade.feature_weight > 0:
-        _check_features(network, findings, data)
-    make_look = partial(_look, experiment, network, findings, data)
+        _check_features(boundaries)
+    make_look = partial(_look, experiment, network, findings, data, boundaries)
     look: Look = admit
     timed: Callable[[LatencyTable], Look] | None = None
     if experiment.cascade.pruning.size_in == "latency":
@@ -98,6 +99,7 @@ def _look(
     network: nn.Module,
     findings: Findings,
     data: DataSplits,
+    boundaries: Callable[[], tuple[str, ...]],
     table: LatencyTable | None,
 ) -> Look:
     """The look at each cascade; the space and the starting points are looked at now.
@@ -106,10 +108,9 @@ def _look(
         InputError: if the space or a starting point asks for what cannot be.
     """
     pruning, space, channel_map = experiment.cascade.pruning, experiment.find_space(), findings.channel_map
-    input_shape = data.input_shape
     full_G = np.array([group.num_channels for group in channel_map.groups])
     sizes: dict[SizeUnit, SizeModel] = {
-        "macs": macs_model(network, channel_map, input_shape),
+        "macs": macs_model(network, channel_map, data.input_shape),
         "params": params_model(network, channel_map),
     }
     if table is not None:
@@ -134,7 +135,7 @@ def _look(
             SizeLook(smallest_kept=partial(_smallest_kept, sizes, teacher, channel_map)),
             LearningLook(
                 require_room=partial(require_room_for_logits, data=data),
-                require_features=cache(partial(find_boundaries, network, channel_map, input_shape)),
+                require_features=boundaries,
             ),
         )
     )
@@ -181,9 +182,9 @@ def _check_distillation(cascade: CascadeDefaults, data: DataSplits) -> None:
         raise InputError(f"cascade.{error}") from error
 
 
-def _check_features(network: nn.Module, findings: Findings, data: DataSplits) -> None:
+def _check_features(boundaries: Callable[[], tuple[str, ...]]) -> None:
     try:
-        find_boundaries(network, findings.channel_map, data.input_shape)
+        boundaries()
     except InputError as error:
         raise InputError(f"cascade.{error}") from error
 

@@ -6,12 +6,9 @@ up. Workers run side by side as on a cluster: a new cascade is asked for while o
 
 import heapq
 import itertools
-import math
 import random
 import re
-import statistics
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,7 +17,7 @@ from typing import Protocol
 from optuna.storages import InMemoryStorage
 
 from orchestrator.looks import Look, admit
-from orchestrator.recorded import Point, Recorded, RecordedTrial, Yardstick
+from orchestrator.recorded import Point, Recorded, RecordedTrial
 from orchestrator.rungs import STOPPING_OBJECTIVES, EarlyStopping, Rungs
 from orchestrator.samplers import check_sampler
 from orchestrator.study import Asked, SpaceExhausted, Study
@@ -246,95 +243,6 @@ def _end(searcher: Searcher, running: _Running) -> None:
         searcher.finished(running.number, running.trial.results[-1])
     else:
         searcher.failed(running.number)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval (percentile bootstrap, Efron 1979)."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, *samples: Sequence[float], figure: Callable[..., float] = statistics.fmean) -> "Estimate":
-        """A figure of paired samples, one value a seed in each; the mean of one sample by default."""
-        draws = random.Random(0)
-        rows = list(zip(*samples, strict=True))
-        values = sorted(
-            figure(*zip(*draws.choices(rows, k=len(rows)), strict=True)) for _ in range(2000 if len(rows) > 1 else 1)
-        )
-        return cls(
-            mean=figure(*samples), low=values[len(values) // 40], high=values[math.ceil(len(values) * 0.975) - 1]
-        )
-
-
-def work_until(replays: Sequence[Replay], yardstick: Yardstick, share: float) -> list[float | None]:
-    """Work of each search until it had reached this fraction of the best known hypervolume; `None` if it did not."""
-    return [
-        next(
-            (work for work, reached in zip(found.work, yardstick.shares(found.given), strict=True) if reached >= share),
-            None,
-        )
-        for found in replays
-    ]
-
-
-def ratio_of_means(ones: Sequence[float], others: Sequence[float]) -> float:
-    """How many times the others the ones are, on average."""
-    return statistics.fmean(ones) / statistics.fmean(others)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """What one policy came to, over seeds.
-
-    Attributes:
-        policy: as it was asked for.
-        share: fraction of the best known hypervolume in the end.
-        work: until the fraction that was asked for was reached.
-        num_short: seeds that did not reach it; they count with all their budget.
-        ratio: of that work to the first policy's, seed by seed.
-        num_trials: that ended, on average.
-        num_stopped: of them, stopped early.
-    """
-
-    policy: str
-    share: Estimate
-    work: Estimate
-    num_short: int
-    ratio: Estimate
-    num_trials: float
-    num_stopped: float
-
-
-def compare(replays: Mapping[str, Sequence[Replay]], yardstick: Yardstick, *, until: float) -> tuple[Comparison, ...]:
-    """Compare policies, each replayed with the same seeds.
-
-    Args:
-        replays: by policy; the first is what the others are compared to.
-        yardstick: what fronts are measured by.
-        until: fraction of the best known hypervolume to reach, in (0, 1].
-    """
-    comparisons: list[Comparison] = []
-    first: list[float] = []
-    for policy, searches in replays.items():
-        reached = work_until(searches, yardstick, until)
-        work = [found if found is not None else search.budget for found, search in zip(reached, searches, strict=True)]
-        first = first or work
-        ends = [deque(yardstick.shares(search.given), maxlen=1) for search in searches]
-        comparisons.append(
-            Comparison(
-                policy=policy,
-                share=Estimate.of([end[0] if end else 0.0 for end in ends]),
-                work=Estimate.of(work),
-                num_short=reached.count(None),
-                ratio=Estimate.of(work, first, figure=ratio_of_means),
-                num_trials=statistics.fmean(len(search.work) for search in searches),
-                num_stopped=statistics.fmean(search.num_stopped for search in searches),
-            )
-        )
-    return tuple(comparisons)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,11 +11,12 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.comparison import Comparison, compare
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.curves import CURVES, TrialCurve, read_curves, read_experiment
 from orchestrator.places import Storage, open_search
 from orchestrator.recorded import Corner, Recorded, Work, Yardstick
-from orchestrator.simulate import Comparison, Simulation, compare
+from orchestrator.simulate import Simulation
 from orchestrator.view import percent
 from trainables.errors import InputError
 
