@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial
 
+from benchmarks.quiet import Quiet
 from benchmarks.table import Row, machine, table
-from orchestrator.archive import Archive
+from orchestrator.archive import Archive, Candidate
 from orchestrator.budget import Budget
 from orchestrator.candidates import candidates_of
 from orchestrator.config import Stop
@@ -31,8 +33,9 @@ from orchestrator.rungs import EarlyStopping
 from orchestrator.schedulers import StoredRungs
 from orchestrator.study import Study
 from orchestrator.tracking import Tracker
-from orchestrator.tracking.sender import SearchIdentity, Sender
+from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import Spool
+from orchestrator.tracking.store import SearchIdentity
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused, TeacherResult
@@ -64,18 +67,12 @@ class Costs:
     reopen: float
 
 
-class Quiet:
-    """A watcher that is told everything and says nothing."""
-
-    def __getattr__(self, _name: str) -> Callable[..., None]:
-        return lambda *_args, **_kwargs: None
-
-
 def fill(study: Study, archive: Archive, length: int) -> None:
     """Let a study and its archive know so many trials that are over."""
     space, defaults, luck = CascadeSpace(), CascadeDefaults(), random.Random(0)
     beside = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trials, candidates = [], []
+    trials: list[FrozenTrial] = []
+    candidates: list[Candidate] = []
     for number in range(length):
         drawn = beside.ask()
         cascade = space(drawn, defaults)
@@ -144,7 +141,7 @@ def measure(folder: Path, length: int) -> tuple[Costs, float]:
         study=study,
         budget=Budget(Stop()),
         tracker=tracker,
-        watcher=Quiet(),  # type: ignore[arg-type]
+        watcher=Quiet(),
     )
     rungs = StoredRungs(folder / "rungs.jsonl", EarlyStopping(), seed=0)
     luck, before = random.Random(1), size_of(folder)

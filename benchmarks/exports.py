@@ -30,6 +30,7 @@ from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.deployment import as_taken, batches, trace
 from trainables.evaluation import score
+from trainables.images import in_memory
 from trainables.latency import Comparison
 from trainables.models import build
 from trainables.plan import StagePlan
@@ -100,9 +101,9 @@ def quantised(config: DataConfig, folder: Path) -> list[Row]:
     data = load_splits(config)
     pair = trained_pair(data, folder)
     int8 = folder / "int8.onnx"
-    train_NCHW = data.train.images_NCHW[:CALIBRATION_IMAGES]
+    train_NCHW = in_memory(data.train, purpose="this benchmark").images_NCHW[:CALIBRATION_IMAGES]
     write_int8(pair.pruned, int8, as_taken(train_NCHW, pair.spec, "normalised"))
-    test = load_test(config).images
+    test = in_memory(load_test(config).images, purpose="this benchmark")
     accuracies = {}
     for name, path in (("fp32", pair.pruned), ("int8", int8)):
         taken = batches(test.images_NCHW, pair.spec, "normalised")

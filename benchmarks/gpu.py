@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import get_args
 
@@ -138,7 +140,7 @@ def step_seconds(options: argparse.Namespace, stage: CascadeStage) -> float:
             stage.train_step(images, labels)
         wait(device)
         took = time.perf_counter() - started
-    return took / options.steps
+    return took / float(options.steps)
 
 
 def joint(options: argparse.Namespace, rate: float) -> list[Row]:
@@ -245,8 +247,8 @@ def images_per_second(options: argparse.Namespace, data: DataSplits) -> list[Row
 
 def _work(
     options: argparse.Namespace,
-    ready: "multiprocessing.Barrier",  # type: ignore[name-defined]
-    results: "multiprocessing.Queue[float]",  # type: ignore[name-defined]
+    ready: Barrier,
+    results: "Queue[float]",  # as a name: at run time it takes no parameter
 ) -> None:
     torch.set_num_threads(1)
     stage = cascade(options)

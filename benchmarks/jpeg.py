@@ -26,18 +26,22 @@ from benchmarks.table import Row, machine, table
 from orchestrator.datasets import load_splits
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
-from trainables.config import DataConfig
+from trainables.config import Augmentation, DataConfig
 from trainables.data import DataSplits, training_batches
 
 NUM_IMAGES = 1536
 ROUNDS = 5
 BATCH, SIZE, WORKERS = 64, 224, 2
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+DRAWN: Augmentation = "resized-crop-flip"
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def photograph(draws: np.random.Generator) -> bytes:
     """A JPEG with large shapes and grain."""
-    coarse = Image.fromarray(draws.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
+    coarse = Image.fromarray(draws.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
+        (500, 375), Image.Resampling.BICUBIC
+    )
     grain = draws.normal(0, 12, (375, 500, 1))
     buffer = BytesIO()
     pixels = (np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)
@@ -56,7 +60,7 @@ def photographs(folder: Path, number: int) -> float:
     return written / number / 1e3
 
 
-def torchvision_passes(folder: Path) -> tuple[Callable[[], Iterable[object]], Callable[[], Iterable[object]]]:
+def torchvision_passes(folder: Path) -> tuple[Callable[[], Batches], Callable[[], Batches]]:
     """A pass that gives floats, and one that gives bytes."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
@@ -65,22 +69,23 @@ def torchvision_passes(folder: Path) -> tuple[Callable[[], Iterable[object]], Ca
     floats = transforms.Compose([*drawn, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     pixels = transforms.Compose([*drawn, transforms.PILToTensor()])
 
-    def loader(transform: object) -> Callable[[], Iterable[object]]:
+    def loader(transform: object) -> Callable[[], Batches]:
         images = datasets.ImageFolder(str(folder / "train"), transform=transform)
         return lambda: DataLoader(images, batch_size=BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
 
     return loader(floats), loader(pixels)
 
 
-def streamed_passes(data: DataSplits) -> tuple[Callable[[], Iterable[object]], Callable[[], Iterable[object]]]:
+def streamed_passes(data: DataSplits) -> tuple[Callable[[], Batches], Callable[[], Batches]]:
     """The same of a streamed set."""
-    drawn = {"batch_size": BATCH, "augmentation": "resized-crop-flip"}
 
-    def floats() -> Iterable[object]:
-        return training_batches(data.train, mean=MEAN, std=STD, generator=torch.Generator(), **drawn)
+    def floats() -> Batches:
+        return training_batches(
+            data.train, mean=MEAN, std=STD, batch_size=BATCH, augmentation=DRAWN, generator=torch.Generator()
+        )
 
-    def pixels() -> Iterable[object]:
-        return data.train.shuffled(generator=torch.Generator(), **drawn)
+    def pixels() -> Batches:
+        return data.train.shuffled(batch_size=BATCH, augmentation=DRAWN, generator=torch.Generator())
 
     return floats, pixels
 
@@ -91,7 +96,7 @@ def processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def seconds_an_image(arm: Callable[[], Iterable[object]]) -> tuple[float, float]:
+def seconds_an_image(arm: Callable[[], Batches]) -> tuple[float, float]:
     """Of one pass: by the clock, and of the processor."""
     started, spent = time.perf_counter(), processor_seconds()
     batches = arm()
@@ -101,7 +106,7 @@ def seconds_an_image(arm: Callable[[], Iterable[object]]) -> tuple[float, float]
     return (time.perf_counter() - started) / number, (processor_seconds() - spent) / number
 
 
-def in_turn(arms: Mapping[str, Callable[[], Iterable[object]]]) -> tuple[dict[str, float], dict[str, float]]:
+def in_turn(arms: Mapping[str, Callable[[], Batches]]) -> tuple[dict[str, float], dict[str, float]]:
     """Images a second of each arm, and milliseconds of the processor an image: medians over rounds."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for _ in range(ROUNDS):

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.bare_nodes import bare_nodes
 from benchmarks.reuse_actors import EXPERIMENT, EndsWatcher, nothing_of_a_cascade, run_arm
 from benchmarks.table import Row
+from trainables.results import EpochProgress
 
 EPOCH_SECONDS, NUM_EPOCHS = 1.0, 12
 TRIALS_A_NODE = 2
@@ -46,22 +47,17 @@ class Watching(EndsWatcher):
         self.first: float | None = None
         self.epochs: list[tuple[float, int, int]] = []
 
-    def trial_epoch(self, number: int, progress: Any) -> None:
+    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
         now = time.perf_counter()
         if self.first is None:
             self.first = now - EPOCH_SECONDS
         self.epochs.append((now, number, progress.trial_epoch))
 
-    def note(self, text: str | None = None) -> None:
-        """A trial has ended, or something is to be said."""
-        if text is None:
-            super().note()
-
 
 def sleeping(num_epochs: int) -> type:
     """A trainable that sleeps where others train, with a checkpoint after each epoch."""
-    from trainables.results import EpochProgress, LevelProgress
+    from trainables.results import LevelProgress
 
     nothing = nothing_of_a_cascade()
 
@@ -130,7 +126,7 @@ def search(storage: Path, watcher: Watching, *, trainable: type, num_trials: int
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     resources = {"address": "auto", "max_concurrent": workers}
     experiment = parse_experiment(EXPERIMENT | {"num_trials": num_trials, "resources": resources})
-    parts.CascadeTrainable = trainable
+    vars(parts).update(CascadeTrainable=trainable)
     tracker = Tracker(uri=None, storage=storage, models="none", warn=lambda text: print(text, file=sys.stderr))
     folder = SearchFolder(storage=storage, name="nothing")
     searching.run_search(experiment, folder, resume=False, watcher=watcher, tracker=tracker)
@@ -191,12 +187,16 @@ def crowd(storage: Path, arm: str) -> dict[str, float]:
     from benchmarks import reuse_actors
     from orchestrator import parts
     from orchestrator import search as searching
+    from orchestrator.cluster import check_nodes
+    from orchestrator.waves import run_waves
 
-    # All nodes are asked at once, and share the cores of one machine.
-    searching.check_nodes = partial(searching.check_nodes, seconds=600.0)
-    # A boundary between two waves ends all workers and starts as many.
-    searching.run_waves = partial(searching.run_waves, wave_trials=NUM_TRIALS)
-    parts.TrialSettings = Nothing  # or each worker would import torch, of which a hundred do not fit
+    vars(searching).update(
+        # All nodes are asked at once, and share the cores of one machine.
+        check_nodes=partial(check_nodes, seconds=600.0),
+        # A boundary between two waves ends all workers and starts as many.
+        run_waves=partial(run_waves, wave_trials=NUM_TRIALS),
+    )
+    vars(parts).update(TrialSettings=Nothing)  # or each worker would import torch, of which a hundred do not fit
     reuse_actors.NUM_TRIALS = NUM_TRIALS
     with nodes(CROWD_NODES, kind=bare_nodes):
         if arm == "many nodes, plain":

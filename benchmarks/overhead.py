@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quiet import Quiet
 from benchmarks.table import Row
 from orchestrator.archive import Candidate
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
 from trainables.config import CascadeConfig
-from trainables.results import EpochProgress, Reused, TeacherResult
+from trainables.results import Reused, TeacherResult
 
 NUM_THREADS = 1
 NUM_TRIALS = 2
@@ -45,7 +46,7 @@ def plain_values(epochs: int) -> dict[str, Any]:
     }
 
 
-class Clock:
+class Clock(Quiet):
     """A watcher that notes when things happened."""
 
     def __init__(self) -> None:
@@ -55,30 +56,18 @@ class Clock:
         self.last_ended_at = 0.0
         self.failures: list[str] = []
 
-    def teacher_epoch(self, progress: EpochProgress) -> None:
-        """Nothing."""
-
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
         self.teacher_ready_at = time.perf_counter()
-
-    def going_on(self, num_ended: int) -> None:
-        """Nothing; the search is new."""
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
         self.first_started_at = min(self.first_started_at, time.perf_counter())
 
-    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
-        """Nothing."""
-
     def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates."""
         self.last_ended_at = time.perf_counter()
         print(f"overhead: trial {number} of the search is done", file=sys.stderr)
-
-    def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
-        """Nothing; this search stops no trial."""
 
     def trial_failed(self, number: int, reason: str) -> None:
         """A trial gave nothing, so there is nothing to compare."""

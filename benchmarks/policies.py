@@ -9,13 +9,14 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, Trial
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.table import Row, machine, table
@@ -58,7 +59,9 @@ class PlainOptuna:
         number, self._num_asked = self._num_asked, self._num_asked + 1
         values = self._optuna.suggest(str(number))
         assert values is not None
-        return Asked(number=number, cascade=self._simulation.space(FixedTrial(values), self._simulation.defaults))
+        return Asked(
+            number=number, cascade=self._simulation.space(cast(Trial, FixedTrial(values)), self._simulation.defaults)
+        )
 
     def report(self, number: int, fraction: float, points: Sequence[Point]) -> bool:
         """Every trial runs to its end."""
@@ -193,9 +196,7 @@ def run() -> list[Row]:
     else:
         for grace in GRACE_PERIODS:
             name = f"Syne Tune's MOASHA, first rung at {grace}"
-            replays[name] = _replays(
-                simulation, lambda seed, grace=grace: SyneTuneMoasha(simulation, seed, grace_period=grace)
-            )
+            replays[name] = _replays(simulation, partial(SyneTuneMoasha, simulation, grace_period=grace))
             targets[name] = 1 / 2
     yardstick = Yardstick(recorded)
     return [_compared(replays, yardstick, name=name, target=target) for name, target in targets.items()]

@@ -122,7 +122,7 @@ def _rounded(network: nn.Module, seed: int) -> nn.Module:
     other = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter *= 1 + _ROUNDING * torch.randn(parameter.shape, generator=generator)
+            parameter.mul_(1 + _ROUNDING * torch.randn(parameter.shape, generator=generator))
     return other
 
 

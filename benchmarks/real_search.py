@@ -12,9 +12,8 @@ import yaml
 from benchmarks.demo import cascade
 from benchmarks.record_curves import plain_values
 from benchmarks.table import Row
-from orchestrator.curves import TrialCurve, read_curves
+from orchestrator.curves import CURVES, TrialCurve, read_curves
 from orchestrator.folder import SearchFolder
-from orchestrator.record import CURVES
 from orchestrator.recorded import Recorded, Yardstick
 
 NUM_TRIALS = 30

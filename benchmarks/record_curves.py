@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quiet import Quiet
 from orchestrator.archive import Candidate
 from orchestrator.config import parse_experiment
-from orchestrator.curves import read_curves, read_table, write_table
+from orchestrator.curves import CURVES, read_curves, read_table, write_table
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
-from orchestrator.record import CURVES
-from trainables.config import CascadeConfig
-from trainables.results import EpochProgress, TeacherResult
+from trainables.results import Reused, TeacherResult
 
 NAME = "curves"
 
@@ -43,26 +42,14 @@ def plain_values(num_trials: int) -> dict[str, Any]:
     }
 
 
-class Log:
+class Log(Quiet):
     """A watcher that says a line a trial."""
-
-    def teacher_epoch(self, progress: EpochProgress) -> None:
-        """Nothing."""
 
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
         print(f"teacher: {result.val_accuracy:.2%}", file=sys.stderr)
 
-    def going_on(self, num_ended: int) -> None:
-        """Nothing; the first trial says its number."""
-
-    def trial_started(self, number: int, cascade: CascadeConfig) -> None:
-        """Nothing."""
-
-    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
-        """Nothing."""
-
-    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView) -> None:
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates."""
         levels = ", ".join(f"{found.val_accuracy:.2%} at {found.macs_kept:.2%}" for found in candidates)
         print(f"trial {number}: {levels}", file=sys.stderr, flush=True)

@@ -22,7 +22,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.quiet import Quiet
 from benchmarks.table import Row
+from orchestrator.archive import Candidate
+from orchestrator.front_view import FrontView
+from trainables.results import Reused
 
 NUM_CPUS = 2
 NUM_TRIALS = 2_000
@@ -52,7 +56,7 @@ class Ends:
         self.num_files = 0
         self.tracking_seconds = 0.0
 
-    def note(self) -> None:
+    def note_end(self) -> None:
         """A trial has ended."""
         import psutil
 
@@ -73,27 +77,12 @@ class Ends:
         }
 
 
-class EndsWatcher(Ends):
+class EndsWatcher(Ends, Quiet):
     """The same as a search's watcher."""
 
-    def teacher_epoch(self, progress: Any) -> None:
-        """Nothing."""
-
-    def teacher_ready(self, result: Any) -> None:
-        """Nothing."""
-
-    def going_on(self, num_ended: int) -> None:
-        """Nothing."""
-
-    def trial_started(self, number: int, cascade: Any) -> None:
-        """Nothing."""
-
-    def trial_epoch(self, number: int, progress: Any) -> None:
-        """Nothing."""
-
-    def trial_finished(self, number: int, candidates: Sequence[Any], view: Any, reused: Any) -> None:
+    def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates."""
-        self.note()
+        self.note_end()
 
     def trial_failed(self, number: int, reason: str) -> None:
         """No trial of this benchmark fails."""
@@ -132,7 +121,7 @@ def run_plain(
 
     class Noting(tune.Callback):  # type: ignore[misc]
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ends.note()
+            ends.note_end()
 
         def __getstate__(self) -> dict[str, Any]:
             return {}
@@ -179,8 +168,8 @@ def run_search(arm: str, storage: Path) -> Ends:
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the database of the storage folder, as on a fresh machine
     experiment = parse_experiment(EXPERIMENT | {"num_trials": NUM_TRIALS})
-    parts.CascadeTrainable = nothing_of_a_cascade()
-    search.run_waves = partial(run_waves, wave_trials=WAVE_TRIALS if arm == "search" else NUM_TRIALS)
+    vars(parts).update(CascadeTrainable=nothing_of_a_cascade())
+    vars(search).update(run_waves=partial(run_waves, wave_trials=WAVE_TRIALS if arm == "search" else NUM_TRIALS))
     tracker = Tracker(
         uri=None,
         storage=storage,

@@ -30,6 +30,7 @@ from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, R
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, normalise
 from trainables.distillation import distillation_loss
+from trainables.images import in_memory
 from trainables.levels import Level
 from trainables.models import build
 from trainables.plan import StagePlan
@@ -85,10 +86,11 @@ class Case:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All training images in one fixed, mixed order."""
-        images = normalise(self.data.train.images_NCHW, self.data.mean, self.data.std)
+        train = in_memory(self.data.train, purpose="this benchmark")
+        images = normalise(train.images_NCHW, self.data.mean, self.data.std)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         for start in range(0, len(order) - BATCH + 1, size):
-            yield images[order[start : start + size]], self.data.train.labels_N[order[start : start + size]]
+            yield images[order[start : start + size]], train.labels_N[order[start : start + size]]
 
 
 def make_case(seed: int, *, epochs: int, distillation_weight: float) -> Case:

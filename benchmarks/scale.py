@@ -32,7 +32,7 @@ OBJECTIVES = ("val_accuracy", "macs_kept")
 
 def _accuracy(cascade: CascadeConfig, size: float, fraction: float, draws: random.Random) -> float:
     """Something that learns: more with size and time, less with a temperature far from 4, and by luck."""
-    best = 1.0 - 0.1 * size**-0.25 / 2.0 - 0.01 * abs(math.log(cascade.temperature / 4.0))
+    best = 1.0 - 0.1 * float(size**-0.25) / 2.0 - 0.01 * abs(math.log(cascade.temperature / 4.0))
     return min(1.0, max(0.0, best * (1.0 - math.exp(-6.0 * fraction)) + draws.gauss(0.0, 0.01)))
 
 

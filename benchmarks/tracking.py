@@ -251,6 +251,7 @@ def page_rows(folder: Path) -> list[Row]:
     """What the overview page of the recorded trials weighs."""
     import pyarrow.compute as pc
 
+    from orchestrator.archive import Candidate
     from orchestrator.candidates import candidates_of
     from orchestrator.config import load_experiment
     from orchestrator.curves import read_curves, read_table, write_table
@@ -263,7 +264,7 @@ def page_rows(folder: Path) -> list[Row]:
     of.teacher.mkdir()
     (of.teacher / "result.json").write_text(json.dumps(teacher.to_dict()))
     table, curves = read_table(CURVES), read_curves(CURVES)
-    candidates = []
+    candidates: list[Candidate] = []
     for curve in curves:
         write_table(
             of.path / "curves" / f"{curve.trial:05d}.parquet", table.filter(pc.equal(table["trial"], curve.trial))
