@@ -19,10 +19,11 @@ from trainables.optimizers import (
     make_optimizer,
     optimizer_state,
 )
+from trainables.precision import autocast
 from trainables.pruning import LevelPruner
 from trainables.ranks import ALONE, Ranks
 from trainables.sandwich import leaves_out
-from trainables.training import Part, Tensors, autocast, micro_batches, prefixed, require_parts, unprefixed
+from trainables.training import Part, Tensors, micro_batches, prefixed, require_parts, unprefixed
 from trainables.whole_batch import whole_batch
 
 Larger = Sequence[Answer | None]

@@ -12,6 +12,7 @@ says which (`SharedWeights.kept`); where a channel lies in θ is looked up in th
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -31,44 +32,70 @@ def pick(wide: torch.Tensor, indices: Indices) -> torch.Tensor:
     return narrow if columns is None else narrow.index_select(1, columns)
 
 
-def gather(wide: torch.Tensor, indices: Indices, *, out: torch.Tensor) -> None:
-    """Copy the kept rows and columns of `wide` into `out`."""
-    rows, columns = indices
-    if rows is not None and columns is not None and _has_kernels(wide):
-        torch.index_select(wide.flatten(0, 1), 0, _pairs(rows, columns, wide), out=out.flatten(0, 1))
-        return
-    narrow = wide if rows is None else wide.index_select(0, rows)
-    if columns is None:
-        out.copy_(narrow)
-    else:
-        torch.index_select(narrow, 1, columns, out=out)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _View:
+    """A parameter of a level's network, and where it lies in the shared one.
 
+    Attributes:
+        narrow: the level's.
+        wide: the shared one.
+        rows: that the level keeps; `None` for all of them.
+        columns: likewise.
+        numbers: where the columns' numbers lie in a row, of which a column of a 3x3 convolution has nine.
+    """
 
-def scatter_add(wide: torch.Tensor, indices: Indices, narrow: torch.Tensor, *, weight: float = 1.0) -> None:
-    """Add `narrow`, so many times, to the kept rows and columns of `wide`: the adjoint of `gather`."""
-    rows, columns = indices
-    if columns is None:
-        wide.add_(narrow, alpha=weight) if rows is None else wide.index_add_(0, rows, narrow, alpha=weight)
-    elif rows is None:
-        wide.index_add_(1, columns, narrow, alpha=weight)
-    elif _has_kernels(wide):
-        wide.flatten(0, 1).index_add_(0, _pairs(rows, columns, wide), narrow.flatten(0, 1), alpha=weight)
-    else:
-        widened = narrow.new_zeros(len(rows), *wide.shape[1:]).index_copy_(1, columns, narrow)
-        wide.index_add_(0, rows, widened, alpha=weight)
+    narrow: nn.Parameter
+    wide: nn.Parameter
+    rows: torch.Tensor | None
+    columns: torch.Tensor | None
+    numbers: torch.Tensor | None
+
+    @classmethod
+    def of(cls, narrow: nn.Parameter, wide: nn.Parameter, indices: Indices) -> "_View":
+        """Look it up."""
+        rows, columns = indices
+        numbers = None
+        if columns is not None:
+            numbers = torch.arange(wide[0].numel(), device=wide.device).view(wide.shape[1], -1)[columns].flatten()
+        return cls(narrow=narrow, wide=wide, rows=rows, columns=columns, numbers=numbers)
+
+    def gather(self) -> None:
+        """Copy the kept rows and columns of the shared parameter into the level's."""
+        wide, narrow = self.wide.detach(), self.narrow.detach()
+        if self.rows is not None and self.columns is not None and _has_kernels(wide):
+            pairs = (self.rows[:, None] * wide.shape[1] + self.columns).flatten()
+            torch.index_select(wide.flatten(0, 1), 0, pairs, out=narrow.flatten(0, 1))
+            return
+        if self.rows is not None:
+            wide = wide.index_select(0, self.rows)
+        if self.columns is None:
+            narrow.copy_(wide)
+        else:
+            torch.index_select(wide, 1, self.columns, out=narrow)
+
+    def add_gradient(self, weight: float) -> None:
+        """Add the level's gradient, so many times, to that of the shared parameter: the adjoint of `gather`."""
+        total, gradient = self.wide.grad, self.narrow.grad
+        if gradient is None:
+            return
+        assert total is not None
+        if self.numbers is not None:
+            # Number by number is twice as fast as column by column, each of which costs a call.
+            widened = gradient.new_zeros(len(gradient), total[0].numel())
+            widened.scatter_(1, self.numbers.expand(len(gradient), -1), gradient.flatten(1))
+            gradient = widened.view(len(gradient), *total.shape[1:])
+        if self.rows is None:
+            total.add_(gradient, alpha=weight)
+        else:
+            total.index_add_(0, self.rows, gradient, alpha=weight)
 
 
 def _has_kernels(weight: torch.Tensor) -> bool:
     """Whether an output and an input share several numbers, as in 3x3 convolutions.
 
-    Kernels are faster moved one by one; single numbers, along one dimension after the other.
+    Kernels are gathered faster one by one; single numbers, along one dimension after the other.
     """
     return weight.ndim > 2 and weight[0, 0].numel() > 1
-
-
-def _pairs(rows: torch.Tensor, columns: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
-    """Places of all pairs of a row and a column among all pairs of `wide`."""
-    return (rows[:, None] * wide.shape[1] + columns).flatten()
 
 
 def find_indices(network: nn.Module, channel_map: ChannelMap, *, wide: Kept, narrow: Kept) -> dict[str, Indices]:
@@ -197,30 +224,36 @@ class Level:
                 if name in parameters:
                     self.private[name] = nn.Parameter(parameters[name].detach().clone())
                     self.private[name].grad = torch.zeros_like(self.private[name])
-        self._sources = dict(shared.network.named_parameters()) | self.private
         self.look_up()
 
     def look_up(self) -> None:
         """Find where the parameters lie in the shared weights as these are now."""
         shared = self.shared
         indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
-        self._indices = {name: (None, None) if name in self.private else indices[name] for name in self._sources}
+        own, wide = dict(self.network.named_parameters()), dict(shared.network.named_parameters())
+        views = {name: _View.of(own[name], wide[name], indices[name]) for name in own if name not in self.private}
+        self._views = tuple(views.values())
+        self._copies = tuple((own[name], parameter) for name, parameter in self.private.items())
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Gather the network's parameters anew and forget its gradients."""
-        for name, parameter in self.network.named_parameters():
-            gather(self._sources[name], self._indices[name], out=parameter.data)
+        for view in self._views:
+            view.gather()
+            view.narrow.grad = None
+        for parameter, private in self._copies:
+            parameter.copy_(private)
             parameter.grad = None
 
     @torch.no_grad()
     def accumulate_gradients(self, weight: float = 1.0) -> None:
         """Add the network's gradients, so many times, to those of the parameters that it views."""
-        for name, parameter in self.network.named_parameters():
+        for view in self._views:
+            view.add_gradient(weight)
+        for parameter, private in self._copies:
             if parameter.grad is not None:
-                gradient = self._sources[name].grad
-                assert gradient is not None
-                scatter_add(gradient, self._indices[name], parameter.grad, weight=weight)
+                assert private.grad is not None
+                private.grad.add_(parameter.grad, alpha=weight)
 
     @torch.no_grad()
     def keep(self, kept: Kept) -> Cuts:

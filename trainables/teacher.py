@@ -27,12 +27,12 @@ from trainables.optimizers import (
     optimizer_state,
     set_learning_rate,
 )
+from trainables.precision import autocast
 from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     CALIBRATION_BATCHES,
     Tensors,
-    autocast,
     batch_layout,
     derive_seed,
     epoch_batches,

@@ -53,11 +53,6 @@ def drawn_layers(device: torch.device) -> Tensors:
     return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
-def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """Within it layers compute in the recipe's precision; parameters and their gradients stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
 @torch.no_grad()
 def recalibrate(  # noqa: PLR0913
     network: nn.Module,
