@@ -7,11 +7,12 @@ dense copy of a gradient is made for each. Batch-norm statistics belong to the l
 they are shared.
 
 Channels keep the numbers that they have in the dense network, whatever goes. θ holds those that some level keeps, and
-says which (`SharedWeights.kept`); where a channel lies in θ is looked up in that, once after each pruning.
+says which (`SharedWeights.kept`); where a channel lies in θ is looked up in that, once after each pruning. Where
+channels may come back to a level, θ holds more, and a level can be as wide as it for a while (`Level.widen`).
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ Indices = tuple[torch.Tensor | None, torch.Tensor | None]
 """Positions that stay along a tensor's first and second dimension; `None` for all of them."""
 Cuts = dict[nn.Parameter, Indices]
 """Parameters that became smaller, and what stayed of them."""
+
+AJAR = 2.0**-20
+"""How far a gate is open that counts as closed: at zero a ReLU has no slope."""
 
 
 def pick(wide: torch.Tensor, indices: Indices) -> torch.Tensor:
@@ -126,7 +130,7 @@ class SharedWeights:
     Attributes:
         network: the network that holds θ; it is never run.
         channel_map: its channel groups.
-        kept: channels that it still has, by group: those that some level keeps.
+        kept: channels that it still has, by group: those that some level keeps, or may keep again.
     """
 
     def __init__(self, network: nn.Module, channel_map: ChannelMap) -> None:
@@ -158,9 +162,10 @@ class SharedWeights:
         stays = remove_channels(self.network, self.channel_map, before=self.kept, after=union)
         self.kept = union
         self._make_gradients()
+        cuts = {p: stays[name] for name, p in self.network.named_parameters() if name in stays}
         for level in levels:
-            level.look_up()
-        return {p: stays[name] for name, p in self.network.named_parameters() if name in stays}
+            cuts |= level.follow(stays)
+        return cuts
 
     def _make_gradients(self) -> None:
         for parameter in self.network.parameters():
@@ -174,20 +179,25 @@ class Level:
         number: 1 … L.
         kept: channels that stay, by group.
         network: the narrow network, an ordinary module, ready to run after `refresh`.
-        private: scale and shift of its own, as wide as its network's, by parameter name; empty if they are shared.
+        private: scale and shift of its own, by parameter name, as wide as its network's, or as θ where channels may
+            come back; empty if they are shared.
     """
 
-    def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool) -> None:
+    def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool, may_widen: bool = False) -> None:
         """Make a level that keeps everything.
 
         Args:
             number: 1 … L.
             shared: the weights that it views, all of them still there.
             shared_affine: take scale and shift of normalisation layers from the shared weights too.
+            may_widen: channels that it does not keep may come back to it while θ has them.
         """
         self.number = number
         self.shared = shared
         self.kept: dict[str, torch.Tensor] = shared.channel_map.everything()
+        self._may_widen = may_widen
+        self._spans: Kept = self.kept  # what its network has
+        self._closed: list[tuple[str, torch.Tensor]] = []  # layers, and rows of them whose gates are closed
         self.network = copy.deepcopy(shared.network)
         self.private: dict[str, nn.Parameter] = {}
         if not shared_affine:
@@ -200,11 +210,17 @@ class Level:
         self._sources = dict(shared.network.named_parameters()) | self.private
         self.look_up()
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether its network has channels that it does not keep, behind closed gates."""
+        return self._spans is not self.kept
+
     def look_up(self) -> None:
         """Find where the parameters lie in the shared weights as these are now."""
         shared = self.shared
-        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
-        self._indices = {name: (None, None) if name in self.private else indices[name] for name in self._sources}
+        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self._spans)
+        as_wide = {} if self._may_widen else self.private
+        self._indices = {name: (None, None) if name in as_wide else indices[name] for name in self._sources}
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -212,10 +228,15 @@ class Level:
         for name, parameter in self.network.named_parameters():
             gather(self._sources[name], self._indices[name], out=parameter.data)
             parameter.grad = None
+        for _, parameter, rows in self._closed_parameters():
+            parameter.data[rows] *= AJAR
 
     @torch.no_grad()
     def accumulate_gradients(self, weight: float = 1.0) -> None:
         """Add the network's gradients, so many times, to those of the parameters that it views."""
+        for _, parameter, rows in self._closed_parameters():
+            if parameter.grad is not None:
+                parameter.grad.index_fill_(0, rows, 0.0)
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None:
                 gradient = self._sources[name].grad
@@ -224,17 +245,80 @@ class Level:
 
     @torch.no_grad()
     def keep(self, kept: Kept) -> Cuts:
-        """Remove all channels but these, physically; `kept` must be part of what the level keeps now.
+        """Remove all channels but these, physically; `kept` must be part of what the network has now.
 
         Returns:
             What stayed of the private parameters that became smaller; their gradients become zero.
         """
-        stays = remove_channels(self.network, self.shared.channel_map, before=self.kept, after=kept)
+        stays = remove_channels(self.network, self.shared.channel_map, before=self._spans, after=kept)
+        cuts = {} if self._may_widen else self._cut_private(stays)
+        self.kept = dict(kept)
+        self._spans, self._closed = self.kept, []
+        self.look_up()
+        self.refresh()
+        return cuts
+
+    def follow(self, stays: Mapping[str, Indices]) -> Cuts:
+        """Look up where parameters lie after θ was cut.
+
+        Args:
+            stays: what stayed of the parameters of θ that became smaller, by name.
+
+        Returns:
+            What stayed of private parameters that are as wide as θ; their gradients become zero.
+        """
+        cuts = self._cut_private(stays) if self._may_widen else {}
+        self.look_up()
+        return cuts
+
+    @torch.no_grad()
+    def widen(self) -> None:
+        """Make the network as wide as θ, with closed gates before all that the level does not keep.
+
+        It gives what it gave before, and so do its gradients, but for `AJAR`; beside them stand those of the closed
+        gates, which say what the channels would do to the loss. They are not added to θ's. `keep` makes it narrow
+        again. Statistics of what comes back are those that θ began with.
+        """
+        shared, narrow = self.shared, self.network
+        self.network = copy.deepcopy(shared.network).train(narrow.training)
+        indices = find_indices(self.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
+        buffers = dict(narrow.named_buffers())
+        for name, buffer in self.network.named_buffers():
+            rows, _ = indices[name]
+            buffer[... if rows is None else rows] = buffers[name]
+        self._spans, self._closed = dict(shared.kept), self._find_closed()
+        self.look_up()
+        self.refresh()
+
+    @torch.no_grad()
+    def open_gates(self) -> None:
+        """Give closed gates the parameters that they would have open, until `refresh`; gradients stay as they are."""
+        for name, parameter, _ in self._closed_parameters():
+            parameter.copy_(self._sources[name])
+
+    def _find_closed(self) -> list[tuple[str, torch.Tensor]]:
+        """Layers of gates, and the rows of them that stand for channels of θ that the level does not keep."""
+        shared = self.shared
+        positions = shared.channel_map.kept_positions(shared.kept)
+        closed = []
+        for group in shared.channel_map.groups:
+            lost = shared.kept[group.name][~torch.isin(shared.kept[group.name], self.kept[group.name])]
+            for member in group.members:
+                if member.axis == "out" and member.layer in group.gates:
+                    lost_N = member.positions_N[torch.isin(member.channels_N, lost)]
+                    rows = torch.searchsorted(positions[member.layer, "out"], lost_N)
+                    closed.append((member.layer, rows.to(next(self.network.parameters()).device)))
+        return closed
+
+    def _closed_parameters(self) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
+        """Name and value of each parameter of a layer with closed gates, and the rows that are closed."""
+        for layer, rows in self._closed:
+            for name, parameter in self.network.get_submodule(layer).named_parameters(recurse=False):
+                yield f"{layer}.{name}", parameter, rows
+
+    def _cut_private(self, stays: Mapping[str, Indices]) -> Cuts:
         cuts = {parameter: stays[name] for name, parameter in self.private.items() if name in stays}
         for parameter, indices in cuts.items():
             parameter.grad, parameter.data = None, pick(parameter.data, indices)
             parameter.grad = torch.zeros_like(parameter)
-        self.kept = dict(kept)
-        self.look_up()
-        self.refresh()
         return cuts
