@@ -12,20 +12,18 @@ channels may come back to a level, θ holds more, and a level can be as wide as 
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, Axis, ChannelMap, Kept, resize, tensor_axes
+from trainables.closed_gates import ClosedGates
 
 Indices = tuple[torch.Tensor | None, torch.Tensor | None]
 """Positions that stay along a tensor's first and second dimension; `None` for all of them."""
 Cuts = dict[nn.Parameter, Indices]
 """Parameters that became smaller, and what stayed of them."""
-
-AJAR = 2.0**-20
-"""How far a gate is open that counts as closed: at zero a ReLU has no slope."""
 
 
 def pick(wide: torch.Tensor, indices: Indices) -> torch.Tensor:
@@ -197,7 +195,7 @@ class Level:
         self.kept: dict[str, torch.Tensor] = shared.channel_map.everything()
         self._may_widen = may_widen
         self._spans: Kept = self.kept  # what its network has
-        self._closed: list[tuple[str, torch.Tensor]] = []  # layers, and rows of them whose gates are closed
+        self._closed = ClosedGates()
         self.network = copy.deepcopy(shared.network)
         self.private: dict[str, nn.Parameter] = {}
         if not shared_affine:
@@ -228,15 +226,12 @@ class Level:
         for name, parameter in self.network.named_parameters():
             gather(self._sources[name], self._indices[name], out=parameter.data)
             parameter.grad = None
-        for _, parameter, rows in self._closed_parameters():
-            parameter.data[rows] *= AJAR
+        self._closed.close(self.network)
 
     @torch.no_grad()
     def accumulate_gradients(self, weight: float = 1.0) -> None:
         """Add the network's gradients, so many times, to those of the parameters that it views."""
-        for _, parameter, rows in self._closed_parameters():
-            if parameter.grad is not None:
-                parameter.grad.index_fill_(0, rows, 0.0)
+        self._closed.forget_gradients(self.network)
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None:
                 gradient = self._sources[name].grad
@@ -253,7 +248,7 @@ class Level:
         stays = remove_channels(self.network, self.shared.channel_map, before=self._spans, after=kept)
         cuts = {} if self._may_widen else self._cut_private(stays)
         self.kept = dict(kept)
-        self._spans, self._closed = self.kept, []
+        self._spans, self._closed = self.kept, ClosedGates()
         self.look_up()
         self.refresh()
         return cuts
@@ -275,9 +270,9 @@ class Level:
     def widen(self) -> None:
         """Make the network as wide as θ, with closed gates before all that the level does not keep.
 
-        It gives what it gave before, and so do its gradients, but for `AJAR`; beside them stand those of the closed
-        gates, which say what the channels would do to the loss. They are not added to θ's. `keep` makes it narrow
-        again. Statistics of what comes back are those that θ began with.
+        It gives what it gave before, next to exactly, and its gradients are what they were; beside them stand those of
+        the closed gates, which say what the channels would do to the loss. They are not added to θ's. `keep` makes it
+        narrow again. Statistics of what comes back are those that θ began with.
         """
         shared, narrow = self.shared, self.network
         self.network = copy.deepcopy(shared.network).train(narrow.training)
@@ -286,35 +281,15 @@ class Level:
         for name, buffer in self.network.named_buffers():
             rows, _ = indices[name]
             buffer[... if rows is None else rows] = buffers[name]
-        self._spans, self._closed = dict(shared.kept), self._find_closed()
+        device = next(self.network.parameters()).device
+        self._closed = ClosedGates.of(shared.channel_map, wide=shared.kept, narrow=self.kept, device=device)
+        self._spans = dict(shared.kept)
         self.look_up()
         self.refresh()
 
-    @torch.no_grad()
     def open_gates(self) -> None:
         """Give closed gates the parameters that they would have open, until `refresh`; gradients stay as they are."""
-        for name, parameter, _ in self._closed_parameters():
-            parameter.copy_(self._sources[name])
-
-    def _find_closed(self) -> list[tuple[str, torch.Tensor]]:
-        """Layers of gates, and the rows of them that stand for channels of θ that the level does not keep."""
-        shared = self.shared
-        positions = shared.channel_map.kept_positions(shared.kept)
-        closed = []
-        for group in shared.channel_map.groups:
-            lost = shared.kept[group.name][~torch.isin(shared.kept[group.name], self.kept[group.name])]
-            for member in group.members:
-                if member.axis == "out" and member.layer in group.gates:
-                    lost_N = member.positions_N[torch.isin(member.channels_N, lost)]
-                    rows = torch.searchsorted(positions[member.layer, "out"], lost_N)
-                    closed.append((member.layer, rows.to(next(self.network.parameters()).device)))
-        return closed
-
-    def _closed_parameters(self) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
-        """Name and value of each parameter of a layer with closed gates, and the rows that are closed."""
-        for layer, rows in self._closed:
-            for name, parameter in self.network.get_submodule(layer).named_parameters(recurse=False):
-                yield f"{layer}.{name}", parameter, rows
+        self._closed.open(self.network, self._sources)
 
     def _cut_private(self, stays: Mapping[str, Indices]) -> Cuts:
         cuts = {parameter: stays[name] for name, parameter in self.private.items() if name in stays}

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from trainables import levels
+from trainables import closed_gates
+from trainables.closed_gates import AJAR
 from trainables.config import CascadeConfig, Pruning, Recipe
-from trainables.levels import AJAR, Level, SharedWeights
+from trainables.levels import Level, SharedWeights
 from trainables.pruning import LevelPruner
 from trainables.regrowth import candidates, share_at
 from trainables.saliency import CRITERIA
@@ -97,7 +98,7 @@ def gradients(level):
 def test_a_level_behind_closed_gates_gives_and_learns_what_it_did(
     architecture, networks, random_plan, monkeypatch, *, shared_affine: bool
 ) -> None:
-    monkeypatch.setattr(levels, "AJAR", 2.0**-50)
+    monkeypatch.setattr(closed_gates, "AJAR", 2.0**-50)
     level = make_level(networks, random_plan, architecture, shared_affine=shared_affine)
     narrow = level.network
     wanted_outputs, wanted = gradients(level)
