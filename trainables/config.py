@@ -268,6 +268,9 @@ class Pruning(PlainConfig):
         ramp: shape of the falling size over the ramp: `cubic` (Zhu & Gupta 2017, eq. 1) or `linear`.
         ramp_fraction: part of a stage's steps over which a level falls to its size, in (0, 1); held after that.
         num_prunings: pruning events over the ramp, at least 1.
+        regrowth: how many of the channels that a level has lost may come back at a pruning, as a part of those that it
+            keeps of a group, in [0, 1]; it falls to none over the ramp, on a cosine, and until then all channels stay
+            in the shared weights. With 0 what goes is gone.
         nested: a level keeps only channels that the level above keeps.
         shared_affine: levels share scale and shift of normalisation layers; statistics stay private.
         round_to: widths of prunable layers become multiples of this.
@@ -283,6 +286,7 @@ class Pruning(PlainConfig):
     ramp: Ramp = "cubic"
     ramp_fraction: float = 0.5
     num_prunings: int = 20
+    regrowth: float = 0.0
     nested: bool = False
     shared_affine: bool = False
     round_to: int = 1
@@ -305,6 +309,7 @@ class Pruning(PlainConfig):
         require_one_of("pruning.ramp", self.ramp, get_args(Ramp))
         require_number("pruning.ramp_fraction", self.ramp_fraction, above=0.0, below=1.0)
         require_int("pruning.num_prunings", self.num_prunings, at_least=1)
+        check_regrowth(self)
         require_int("pruning.round_to", self.round_to, at_least=1)
         require_int("pruning.min_channels", self.min_channels, at_least=1)
         require(
@@ -320,6 +325,26 @@ class Pruning(PlainConfig):
         )
         for layer in self.keep:
             require_text("a layer in pruning.keep", layer)
+
+
+def check_regrowth(pruning: Pruning) -> None:
+    """Check whether, and where, channels may come back.
+
+    Raises:
+        InputError: naming the key, the rule and the value.
+    """
+    regrowth = pruning.regrowth
+    require_number("pruning.regrowth", regrowth, at_least=0.0, at_most=1.0)
+    require(
+        regrowth == 0.0 or pruning.num_prunings > 2,
+        f"pruning.regrowth is {regrowth:g}, but pruning.num_prunings is {pruning.num_prunings}, and nothing comes back "
+        "at the first pruning or the last; prune more often, or leave regrowth at 0",
+    )
+    require(
+        regrowth == 0.0 or not pruning.nested,
+        f"pruning.regrowth is {regrowth:g}, but pruning.nested is true, and what comes back to a level need not be "
+        "what the level above keeps; leave out one of them",
+    )
 
 
 def check_non_target_weight(key: str, weight: float | None, recipe: Recipe) -> None:

@@ -132,6 +132,12 @@ class JointStep:
             self._forwards = {p.level.number: compiled(p.level.network) for p in self._pruners}
         self._forget_records()
 
+    def widen(self) -> None:
+        """Make all levels as wide as θ for the next step, after which channels go and may come back."""
+        for pruner in self._pruners:
+            pruner.widen()
+        self._forget_records()
+
     def cut(self, cuts: Cuts) -> None:
         """Forget what is remembered of weights that have gone."""
         cut_state(self.optimizer, cuts)
@@ -189,7 +195,7 @@ class JointStep:
                 loss, answers = self._gradients(pruner.level, parts, larger)
                 # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
                 if self._measures:
-                    pruner.meter.add_scores()
+                    pruner.add_scores()
             pruner.level.accumulate_gradients(weight)
             losses.append(loss)
             larger = teacher if self._config.learns_from == "teacher" else answers
@@ -241,7 +247,7 @@ class JointStep:
             total += loss.detach()
             found.append(answer.detached())
         self._ranks.add_up([total, *own, *(p.grad for p in parameters if p.grad is not None)])
-        pruner.meter.add_scores()
+        pruner.add_scores()
         for parameter, gradient in zip(parameters, own, strict=True):
             parameter.grad = gradient
         return total, found

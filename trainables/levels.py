@@ -7,17 +7,19 @@ dense copy of a gradient is made for each. Batch-norm statistics belong to the l
 they are shared.
 
 Channels keep the numbers that they have in the dense network, whatever goes. θ holds those that some level keeps, and
-says which (`SharedWeights.kept`); where a channel lies in θ is looked up in that, once after each pruning.
+says which (`SharedWeights.kept`); where a channel lies in θ is looked up in that, once after each pruning. Where
+channels may come back to a level, θ holds more, and a level can be as wide as it for a while (`Level.widen`).
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, Axis, ChannelMap, Kept, resize, tensor_axes
+from trainables.closed_gates import ClosedGates
 
 Indices = tuple[torch.Tensor | None, torch.Tensor | None]
 """Positions that stay along a tensor's first and second dimension; `None` for all of them."""
@@ -153,7 +155,7 @@ class SharedWeights:
     Attributes:
         network: the network that holds θ; it is never run.
         channel_map: its channel groups.
-        kept: channels that it still has, by group: those that some level keeps.
+        kept: channels that it still has, by group: those that some level keeps, or may keep again.
     """
 
     def __init__(self, network: nn.Module, channel_map: ChannelMap) -> None:
@@ -185,9 +187,10 @@ class SharedWeights:
         stays = remove_channels(self.network, self.channel_map, before=self.kept, after=union)
         self.kept = union
         self._make_gradients()
+        cuts = {p: stays[name] for name, p in self.network.named_parameters() if name in stays}
         for level in levels:
-            level.look_up()
-        return {p: stays[name] for name, p in self.network.named_parameters() if name in stays}
+            cuts |= level.follow(stays)
+        return cuts
 
     def _make_gradients(self) -> None:
         for parameter in self.network.parameters():
@@ -201,20 +204,25 @@ class Level:
         number: 1 … L.
         kept: channels that stay, by group.
         network: the narrow network, an ordinary module, ready to run after `refresh`.
-        private: scale and shift of its own, as wide as its network's, by parameter name; empty if they are shared.
+        private: scale and shift of its own, by parameter name, as wide as its network's, or as θ where channels may
+            come back; empty if they are shared.
     """
 
-    def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool) -> None:
+    def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool, may_widen: bool = False) -> None:
         """Make a level that keeps everything.
 
         Args:
             number: 1 … L.
             shared: the weights that it views, all of them still there.
             shared_affine: take scale and shift of normalisation layers from the shared weights too.
+            may_widen: channels that it does not keep may come back to it while θ has them.
         """
         self.number = number
         self.shared = shared
         self.kept: dict[str, torch.Tensor] = shared.channel_map.everything()
+        self._may_widen = may_widen
+        self._spans: Kept = self.kept  # what its network has
+        self._closed = ClosedGates()
         self.network = copy.deepcopy(shared.network)
         self.private: dict[str, nn.Parameter] = {}
         if not shared_affine:
@@ -226,14 +234,22 @@ class Level:
                     self.private[name].grad = torch.zeros_like(self.private[name])
         self.look_up()
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether its network has channels that it does not keep, behind closed gates."""
+        return self._spans is not self.kept
+
     def look_up(self) -> None:
         """Find where the parameters lie in the shared weights as these are now."""
         shared = self.shared
-        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
-        own, wide = dict(self.network.named_parameters()), dict(shared.network.named_parameters())
-        views = {name: _View.of(own[name], wide[name], indices[name]) for name in own if name not in self.private}
-        self._views = tuple(views.values())
-        self._copies = tuple((own[name], parameter) for name, parameter in self.private.items())
+        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self._spans)
+        own = dict(self.network.named_parameters())
+        self._sources = dict(shared.network.named_parameters()) | self.private
+        as_narrow = {} if self._may_widen else self.private
+        self._views = tuple(
+            _View.of(own[name], self._sources[name], indices[name]) for name in own if name not in as_narrow
+        )
+        self._copies = tuple((own[name], parameter) for name, parameter in as_narrow.items())
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -244,10 +260,12 @@ class Level:
         for parameter, private in self._copies:
             parameter.copy_(private)
             parameter.grad = None
+        self._closed.close(self.network)
 
     @torch.no_grad()
     def accumulate_gradients(self, weight: float = 1.0) -> None:
         """Add the network's gradients, so many times, to those of the parameters that it views."""
+        self._closed.forget_gradients(self.network)
         for view in self._views:
             view.add_gradient(weight)
         for parameter, private in self._copies:
@@ -257,17 +275,60 @@ class Level:
 
     @torch.no_grad()
     def keep(self, kept: Kept) -> Cuts:
-        """Remove all channels but these, physically; `kept` must be part of what the level keeps now.
+        """Remove all channels but these, physically; `kept` must be part of what the network has now.
 
         Returns:
             What stayed of the private parameters that became smaller; their gradients become zero.
         """
-        stays = remove_channels(self.network, self.shared.channel_map, before=self.kept, after=kept)
+        stays = remove_channels(self.network, self.shared.channel_map, before=self._spans, after=kept)
+        cuts = {} if self._may_widen else self._cut_private(stays)
+        self.kept = dict(kept)
+        self._spans, self._closed = self.kept, ClosedGates()
+        self.look_up()
+        self.refresh()
+        return cuts
+
+    def follow(self, stays: Mapping[str, Indices]) -> Cuts:
+        """Look up where parameters lie after θ was cut.
+
+        Args:
+            stays: what stayed of the parameters of θ that became smaller, by name.
+
+        Returns:
+            What stayed of private parameters that are as wide as θ; their gradients become zero.
+        """
+        cuts = self._cut_private(stays) if self._may_widen else {}
+        self.look_up()
+        return cuts
+
+    @torch.no_grad()
+    def widen(self) -> None:
+        """Make the network as wide as θ, with closed gates before all that the level does not keep.
+
+        It gives what it gave before, next to exactly, and its gradients are what they were; beside them stand those of
+        the closed gates, which say what the channels would do to the loss. They are not added to θ's. `keep` makes it
+        narrow again. Statistics of what comes back are those that θ began with.
+        """
+        shared, narrow = self.shared, self.network
+        self.network = copy.deepcopy(shared.network).train(narrow.training)
+        indices = find_indices(self.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
+        buffers = dict(narrow.named_buffers())
+        for name, buffer in self.network.named_buffers():
+            rows, _ = indices[name]
+            buffer[... if rows is None else rows] = buffers[name]
+        device = next(self.network.parameters()).device
+        self._closed = ClosedGates.of(shared.channel_map, wide=shared.kept, narrow=self.kept, device=device)
+        self._spans = dict(shared.kept)
+        self.look_up()
+        self.refresh()
+
+    def open_gates(self) -> None:
+        """Give closed gates the parameters that they would have open, until `refresh`; gradients stay as they are."""
+        self._closed.open(self.network, self._sources)
+
+    def _cut_private(self, stays: Mapping[str, Indices]) -> Cuts:
         cuts = {parameter: stays[name] for name, parameter in self.private.items() if name in stays}
         for parameter, indices in cuts.items():
             parameter.grad, parameter.data = None, pick(parameter.data, indices)
             parameter.grad = torch.zeros_like(parameter)
-        self.kept = dict(kept)
-        self.look_up()
-        self.refresh()
         return cuts

@@ -9,6 +9,7 @@ from trainables.channels import Kept
 from trainables.config import Pruning, Ramp, amount
 from trainables.cost import IntVector, SizeModel
 from trainables.levels import Cuts, Level
+from trainables.regrowth import candidates, share_at
 from trainables.saliency import Criterion, SaliencyMeter
 from trainables.selection import TOLERANCE, SelectionError, check_scores, select
 
@@ -85,16 +86,37 @@ class LevelPruner:
             SelectionError: if saliency says nothing, or the size cannot be met.
         """
         target = size_at(fraction, start=self._start, end=self.final, ramp=self._pruning.ramp)
-        cuts = self._remove(target, protected) if self.size > target else {}
+        cuts = self._remove(target, fraction, protected) if self.size > target else self.level.keep(self.level.kept)
         self.meter.reset(self.level.network, self.level.kept)
         return cuts
 
-    def _remove(self, target: float, protected: Kept | None) -> Cuts:
+    def widen(self) -> None:
+        """Look at the saliency of all channels that θ has: for the last step before channels go and come back.
+
+        What was seen of the level's own channels since the last pruning stays.
+        """
+        level, meter = self.level, self.meter
+        seen, number = meter.sums, meter.num_batches
+        level.widen()
+        meter.reset(level.network, level.shared.kept)
+        for group, sums in seen.items():
+            meter.sums[group][torch.searchsorted(level.shared.kept[group], level.kept[group])] = sums
+        meter.num_batches = number
+
+    def add_scores(self) -> None:
+        """Add the saliency of the batch whose backward pass has just run."""
+        self.level.open_gates()
+        self.meter.add_scores()
+
+    def _remove(self, target: float, fraction: float, protected: Kept | None) -> Cuts:
         before = self.size
-        scores = self.meter.scores()
+        scores: Mapping[str, torch.Tensor] = self.meter.scores()
         check_scores(scores)
+        pool: Kept = self.level.kept
+        if self.level.is_wide:
+            pool, scores = self._with_lost(scores, share_at(fraction, self._pruning.regrowth))
         kept = select(
-            self.level.kept,
+            pool,
             scores,
             target=target,
             final=self.final,
@@ -107,6 +129,16 @@ class LevelPruner:
         if self.size == before and before > target * (1 + TOLERANCE):
             raise SelectionError("a pruning step removed nothing")
         return cuts
+
+    def _with_lost(self, scores: Mapping[str, torch.Tensor], share: float) -> tuple[Kept, Mapping[str, torch.Tensor]]:
+        """What the level keeps and what may come back to it, with the saliency of both."""
+        kept, shared = self.level.kept, self.level.shared.kept
+        # What the level had lost was seen in the last batch alone.
+        means = {
+            group: torch.where(torch.isin(shared[group], kept[group]), scores_C, scores_C * self.meter.num_batches)
+            for group, scores_C in scores.items()
+        }
+        return candidates(kept, shared, means, share=share)
 
     def check_size(self, size: float) -> None:
         """Compare a count of the finished network with what was asked.

@@ -98,7 +98,10 @@ class CascadeStage:
         channel_map = find_groups(start, data.input_shape, keep=config.pruning.keep)
         self._shared = SharedWeights(start, channel_map)
         shared_affine = config.pruning.shared_affine
-        self.levels = tuple(Level(number, self._shared, shared_affine=shared_affine) for number in plan.levels)
+        self._regrows = config.pruning.regrowth > 0.0
+        self.levels = tuple(
+            Level(number, self._shared, shared_affine=shared_affine, may_widen=self._regrows) for number in plan.levels
+        )
         unit = config.pruning.size_in
         sizes = size_model(start, channel_map, data.input_shape, unit=unit, latency=teacher_size.table)
         self._macs = sizes if unit == "macs" else macs_model(start, channel_map, data.input_shape)
@@ -245,14 +248,14 @@ class CascadeStage:
                 unprefixed(f"saliency.{number}", tensors),
                 num_batches_seen,
             )
-        self._shared.drop_unread(self.levels)
-        self._joint.load_state(tensors)
         self.epoch = values["epoch"]
         self._midway = None
         if values.get("midway") is not None:  # earlier versions knew whole epochs alone
             self._midway = Midway.from_state(unprefixed("midway", tensors), values["midway"], self._device)
         place = 0 if self._midway is None else self._midway.place
         self._steps_taken = self.epoch * self._steps_per_epoch + place
+        self._drop_unread()
+        self._joint.load_state(tensors)
         self._hold_if_pruned()
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
@@ -301,6 +304,8 @@ class CascadeStage:
         Returns:
             The loss of each level, detached; 0 of those that take no part.
         """
+        if self._regrows and self._steps_taken + 1 in self._prunings and self._steps_taken + 1 < self._last_pruning:
+            self._joint.widen()
         self._joint.taking_part = self._sandwich(self._steps_taken)
         if self._remembered is not None:
             epoch, place = divmod(self._steps_taken, self._steps_per_epoch)
@@ -334,8 +339,13 @@ class CascadeStage:
                 protected = pruner.level.kept
         for level in self.levels:
             self._ranks.require_same(level.kept, what=f"channels of level {level.number}")
-        cuts |= self._shared.drop_unread(self.levels)
-        self._joint.cut(cuts)
+        self._joint.cut(cuts | self._drop_unread())
+
+    def _drop_unread(self) -> Cuts:
+        """Remove from θ what no level keeps, and none can get back."""
+        if self._regrows and self._steps_taken < self._last_pruning:
+            return {}
+        return self._shared.drop_unread(self.levels)
 
     def _validate(self) -> list[Evaluation]:
         self._ranks.require_same(self._joint.parameters, what="weights")

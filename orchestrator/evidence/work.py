@@ -61,7 +61,8 @@ def _falling(  # noqa: PLR0913
 ) -> tuple[float, float]:
     """A level's size summed over the epochs of its ramp, and over those after it.
 
-    Of the steps in which not all levels take part, it takes part in a share.
+    Of the steps in which not all levels take part, it takes part in a share. Where channels may come back, the step
+    before each pruning but the last is as wide as what the level started from.
     """
     num_steps = epochs * steps_per_epoch
     events = sorted(pruning_steps(pruning, num_steps).items())
@@ -69,8 +70,10 @@ def _falling(  # noqa: PLR0913
     edges = [0, *(step for step, _ in events), num_steps]
     found: list[float] = []
     for (first, after), size in zip(pairwise(edges), sizes, strict=True):
-        whole = num_whole_steps(first, after, steps_per_epoch=steps_per_epoch, pruned=len(found) < len(events))
-        found.append((whole + share * (after - first - whole)) * size / steps_per_epoch)
+        left = len(events) - len(found)  # prunings from here on
+        whole = num_whole_steps(first, after, steps_per_epoch=steps_per_epoch, pruned=left > 0)
+        widened = start - size if left > 1 and pruning.regrowth > 0.0 else 0.0
+        found.append(((whole + share * (after - first - whole)) * size + widened) / steps_per_epoch)
     return sum(found[:-1]), found[-1]
 
 

@@ -131,6 +131,20 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         for v in (2, 3.0, True)
     ],
     (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
+    *[
+        (Pruning, {"regrowth": v}, f"pruning.regrowth is {v!r}, but must be a number at least 0 and at most 1")
+        for v in (-0.1, 1.5, True)
+    ],
+    (
+        Pruning,
+        {"regrowth": 0.5, "num_prunings": 2},
+        "pruning.regrowth is 0.5, but pruning.num_prunings is 2, and nothing comes back at the first pruning or the",
+    ),
+    (
+        Pruning,
+        {"regrowth": 0.5, "nested": True},
+        "pruning.regrowth is 0.5, but pruning.nested is true, and what comes back to a level need not be what the",
+    ),
     (Pruning, {"saliency_loss": "none"}, "pruning.saliency_loss is 'none', but must be one of level, labels"),
     (CascadeConfig, {"macs_kept": (0.5,), "schedule": "both"}, "schedule is 'both', but must be one of joint"),
     (CascadeConfig, {"macs_kept": (0.5,), "seed": 1.0}, "seed is 1.0"),

@@ -63,6 +63,7 @@ def test_cascades_of_other_lengths_meet_where_stages_last_as_long() -> None:
         {"levels_a_step": 3},
         {"seed": 1},
         {"pruning": Pruning(nested=True)},
+        {"pruning": Pruning(regrowth=0.1)},
         {"recipe": Recipe(epochs=6, learning_rate=0.2)},
         {"recipe": Recipe(epochs=6, learning_rate_schedule="one-cycle")},
         {"recipe": Recipe(epochs=6, accumulate=2)},

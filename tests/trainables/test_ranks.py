@@ -71,6 +71,7 @@ def arrays(data):
                 CONFIG,
                 macs_kept=(0.8, 0.6, 0.45, 0.3),
                 recipe=replace(RECIPE, accumulate=3),
+                pruning=replace(CONFIG.pruning, regrowth=0.5),
                 teacher_views=1,
                 levels_a_step=3,
             ),
@@ -80,7 +81,7 @@ def arrays(data):
         "joint",
         "sequential with dropout",
         "micro-batches, averages, mixing, clipping, features, weighted levels",
-        "remembered logits, some levels a step",
+        "remembered logits, some levels a step, channels come back",
     ],
 )
 def test_two_ranks_take_the_steps_of_one_process(both, arrays, network, config):

@@ -44,6 +44,9 @@ KINDS = {
         CONFIG, recipe=replace(CONFIG.recipe, ema=0.8, accumulate=3, mix="both", class_weights="balanced")
     ),
     "remembered": replace(CONFIG, schedule="sequential", teacher_views=1),
+    "regrown": replace(
+        CONFIG, recipe=replace(CONFIG.recipe, ema=0.8), pruning=replace(CONFIG.pruning, regrowth=1.0, num_prunings=4)
+    ),
 }
 IN_LATENCY = replace(
     KINDS["sequential, recovery"], macs_kept=(0.8, 0.6), pruning=replace(CONFIG.pruning, size_in="latency")
@@ -174,7 +177,7 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
     make_trial, tmp_path: Path, config: CascadeConfig
 ) -> None:
     # Channels go between the ends of epochs, so that saliency is half gathered where the trial stops.
-    pruning = replace(config.pruning, num_prunings=2, ramp_fraction=0.8)
+    pruning = replace(config.pruning, num_prunings=3, ramp_fraction=0.8)
     config = replace(config, recipe=replace(config.recipe, epochs=3), pruning=pruning)
     whole = make_trial(config)
     wanted = [without_times(progress) for progress in whole.run()]
@@ -200,9 +203,10 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
         KINDS["sequential, recovery"],
         KINDS["averaged"],
         KINDS["remembered"],
+        KINDS["regrown"],
         replace(CONFIG, macs_kept=(0.8, 0.7, 0.6, 0.5), levels_a_step=3),
     ],
-    ids=["sequential, recovery", "averaged", "remembered", "some levels a step"],
+    ids=["sequential, recovery", "averaged", "remembered", "regrown", "some levels a step"],
 )
 def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
     make_trial, tmp_path: Path, monkeypatch, config: CascadeConfig

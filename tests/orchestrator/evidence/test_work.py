@@ -46,6 +46,8 @@ def _images(count: int) -> ImageSet:
         replace(JOINT, distillation_weight=0.0, feature_weight=1.0),
         # Whichever of those between are drawn, they cost about the same.
         replace(JOINT, macs_kept=(0.9, 0.52, 0.5, 0.48, 0.1), levels_a_step=4),
+        replace(JOINT, pruning=Pruning(num_prunings=4, regrowth=0.2)),
+        replace(JOINT, schedule="sequential", pruning=Pruning(num_prunings=3, regrowth=1.0)),
     ],
     ids=[
         "joint",
@@ -60,6 +62,8 @@ def _images(count: int) -> ImageSet:
         "sequential, recovery, one epoch is remembered",
         "features alone",
         "some levels a step",
+        "channels come back",
+        "sequential, channels come back",
     ],
 )
 def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +77,8 @@ def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch
         nonlocal passed
         ran: list[nn.Module] = []
         hook = stage._larger.register_forward_hook(lambda network, *_: ran.append(network))
-        macs = {level.number: count_macs(level.network, data.input_shape) for level in stage.levels}
         losses = step(stage, images, labels)
+        macs = {level.number: count_macs(level.network, data.input_shape) for level in stage.levels}
         sizes = [macs[level] for level in stage._joint.taking_part]
         hook.remove()
         passed += len(images) * (3 * sum(sizes) + sum(count_macs(network, data.input_shape) for network in ran))
