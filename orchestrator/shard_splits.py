@@ -142,6 +142,7 @@ def _place(config: DataConfig, say: Callable[[str], None]) -> ShardPlace:
 
 def _train_and_val(config: DataConfig, place: ShardPlace) -> tuple[_Rows, _Rows]:
     found = place.found()
+    place.holding([part.labels for name, part in found.parts.items() if name != "test" and part.labels is not None])
     train = _whole(place, found, "train") if "test" in found.parts else _without_test(config, place, found)[0]
     if "val" in found.parts:
         return train, _whole(place, found, "val")

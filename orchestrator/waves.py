@@ -57,6 +57,7 @@ def run_waves(  # noqa: PLR0913
         wave_trials: new trials of a wave at the most, at least 1.
 
     Raises:
+        MachineError: if no machine that is there can have what trials need; they can go on later.
         OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
     """
     actors = RankActors.of_trial(resources)
@@ -93,6 +94,8 @@ def run_waves(  # noqa: PLR0913
                 f"nothing more can be written to {storage.parent}: {wave.broken.strerror or wave.broken}; what was "
                 "finished is kept; make room and go on with --resume"
             ) from wave.broken
+        if wave.unfit is not None:
+            raise wave.unfit
         if not wave.done:  # Tune takes an interrupt for itself, and ends the run
             return
 

@@ -23,7 +23,7 @@ from trainables.checkpoint import InputSpec, load_state, save_network, save_stat
 from trainables.config import Augmentation, CascadeConfig, ModelConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
-from trainables.errors import InputError, StageFailure
+from trainables.errors import InputError, MachineError, StageFailure
 from trainables.models import build, versioned
 from trainables.ranks import Crew, Ranks, RanksDiffer, Solo
 from trainables.training import Tensors
@@ -149,9 +149,12 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
     go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `num_epochs` and
-    `standing`; at the end also `results`, `networks` and `reused`, or `failure`. A trial that found a `stop_note` ends
+    `standing`; at the end also `results`, `networks` and `reused`, or `failure`, or `unfit` where the machine cannot
+    have what the trial needs, and not the trial is to blame. A trial that found a `stop_note` ends
     with `stopped`, the reason, and with the levels that have reached their sizes.
     """
+
+    _unfit: MachineError | None = None
 
     def setup(
         self,
@@ -190,16 +193,28 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another trial on the same actor: a fresh cascade, with nothing of the last one."""
-        self._trial.release()
+        self._release()
         self._start(new_config)
         return True
 
+    def _release(self) -> None:
+        """Leave what is not done to other trials."""
+        if self._unfit is None:
+            self._trial.release()
+
     def _start(self, config: dict[str, Any]) -> None:
+        self._unfit = None
         if self._crew.closed:  # the trial before met an image that cannot be read
             self._crew = self._made_crew()
         self._number = config["trial"]
         self._cascade = config["cascade"]
         self._key = trial_key(config["trial"], config["cascade"])
+        try:
+            self._begin(config)
+        except MachineError as error:  # which the first step tells
+            self._unfit = error
+
+    def _begin(self, config: dict[str, Any]) -> None:
         self._trial = CascadeTrial(
             self._teacher,
             config=CascadeConfig.from_dict(config["cascade"]),
@@ -233,6 +248,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         A stage that fails, or an image that cannot be read, ends the trial with the reason, since trying again would
         fail again.
         """
+        if self._unfit is not None:
+            return self._elsewhere(self._unfit)
         reason = self._told_to_stop()
         if reason is not None and not self._trial.finished:
             return self._stop(reason)
@@ -243,6 +260,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             try:
                 with self._crew.doing("step", self._settings.checkpoint_seconds):
                     trained = self._trial.step_for(self._settings.checkpoint_seconds)
+            except MachineError as error:
+                return self._elsewhere(error)
             except (StageFailure, InputError, RanksDiffer) as failure:
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
@@ -269,9 +288,16 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         try:
             with self._crew.doing("stop"):
                 self._trial.stop()
+        except MachineError as error:
+            return self._elsewhere(error)
         except (StageFailure, InputError, RanksDiffer) as failure:
             return {"progress": [], "failure": str(failure), "done": True}
         return {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False} | self._levels()
+
+    def _elsewhere(self, error: MachineError) -> dict[str, Any]:
+        """End here, to go on from the last checkpoint on a machine that has what the trial needs."""
+        self._release()
+        return {"progress": [], "unfit": {"node": self._node, "reason": str(error)}, "done": True}
 
     def _levels(self) -> dict[str, Any]:
         """What the trial came to."""
@@ -302,7 +328,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """Leave what is not done to other trials, and let the other ranks go."""
-        self._trial.release()
+        self._release()
         self._crew.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -311,5 +337,6 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from such a checkpoint."""
-        self._trial.load_state(*load_state(Path(checkpoint_dir) / STATE_FILE))
-        self._tell_crew()
+        if self._unfit is None:
+            self._trial.load_state(*load_state(Path(checkpoint_dir) / STATE_FILE))
+            self._tell_crew()

@@ -143,6 +143,27 @@ def test_a_trial_goes_on_after_a_node_that_is_left_out_and_fails_where_another_f
     assert (queue.num_waiting, failed) == (0, [(0, "before its first epoch: b is broken")])
 
 
+def test_trials_on_a_machine_that_lacks_images_go_on_elsewhere_and_where_there_is_no_other_the_search_ends(make_queue):
+    noted = []
+    queue, faults = make_queue(2), NodeFaults(lambda: frozenset({"a", "b"}))
+
+    def told_on(node):
+        wave = Wave(queue, size=queue.num_new)
+        told = reporter.Reporter(wave, SimpleNamespace(note=noted.append), faults)
+        for config in [wave.next(), wave.next()]:
+            result = {"unfit": {"node": node, "reason": "images were replaced"}}
+            told.on_trial_complete(0, [], SimpleNamespace(config=config, last_result=result))
+        assert wave.done
+        assert queue.num_waiting == 2
+        return wave.unfit
+
+    assert told_on("a") is None
+    (note,) = noted
+    assert note == "node a takes no trials for 15 minutes, and its trials go on elsewhere: images were replaced"
+    assert str(told_on("b")) == "images were replaced"
+    assert len(noted) == 1
+
+
 WAVES = """
 import json, sys
 from pathlib import Path
