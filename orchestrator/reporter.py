@@ -130,15 +130,14 @@ class Reporter(Callback):  # type: ignore[misc]
 
     def _leave_out(self, node: str, reason: str) -> None:
         """Give a node no more trials, as none could be trained there; where there is no other, the search ends."""
-        if self._faults.is_left_out(node):
-            return  # another trial on it has told
-        if self._faults.is_unfit(node):
+        was_told = self._faults.is_left_out(node)
+        if not self._faults.is_unfit(node):
+            self._wave.unfit = MachineError(reason)
+        elif not was_told:
             self._record.note(
                 f"node {node[:8]} takes no trials for {LEFT_OUT_SECONDS / 60:.0f} minutes, and its trials go on "
                 f"elsewhere: {reason}"
             )
-        else:
-            self._wave.unfit = MachineError(reason)
         self._wave.end_early()
 
     def _blame_node(self, trial: Any) -> str | None:  # noqa: ANN401
