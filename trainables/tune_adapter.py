@@ -1,6 +1,6 @@
 """A cascade as a trial of Ray Tune: the only file of this package that knows Ray.
 
-A trial may have several ranks: the Tune actor is the first of them and leads the others (`TrialFollower`).
+A trial may have several ranks: the Tune actor is the first of them and leads the others (`followers.TrialFollower`).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.errors import InputError, MachineError, StageFailure
 from trainables.models import build, versioned
-from trainables.ranks import Crew, Ranks, RanksDiffer, Solo
+from trainables.ranks import Crew, RanksDiffer, Solo
 from trainables.training import Tensors
 from trainables.trial import CascadeTrial, FinishedStages
 
@@ -100,48 +100,6 @@ def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any])
     network = build(model, num_classes=data.num_classes, in_channels=data.in_channels)
     network.load_state_dict(versioned({name: torch.tensor(array) for name, array in weights.items()}, network))
     return network
-
-
-class TrialFollower:
-    """What a rank other than the first has of a trial: it computes the same, and keeps nothing on disk."""
-
-    def __init__(self, ranks: Ranks, teacher: dict[str, Any], data: dict[str, Any], settings: TrialSettings) -> None:
-        """Take what the trials share.
-
-        Args:
-            ranks: seen from this one.
-            teacher: arrays of the teacher's weights.
-            data: arrays of a `DataSplits`.
-            settings: of the trials.
-        """
-        torch.set_num_threads(settings.num_threads)
-        device = torch.device("cuda" if settings.use_gpu else "cpu")
-        self._ranks = ranks
-        self._settings = settings
-        self._data = DataSplits.from_arrays(data).to(device)
-        self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
-
-    def begin(self, cascade: dict[str, Any], state: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
-        """Begin a trial, or go on where the first rank is, whose state is given as arrays and plain values."""
-        self._trial = CascadeTrial(
-            self._teacher,
-            config=CascadeConfig.from_dict(cascade),
-            data=self._data,
-            augmentation=self._settings.augmentation,
-            latency=self._settings.latency,
-            ranks=self._ranks,
-        )
-        if state is not None:
-            arrays, values = state
-            self._trial.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
-
-    def step(self, seconds: float) -> None:
-        """Train one epoch, or about so many seconds of it."""
-        self._trial.step_for(seconds)
-
-    def stop(self) -> None:
-        """End before all epochs are done."""
-        self._trial.stop()
 
 
 class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
