@@ -105,7 +105,7 @@ class Experiment(_Section):
         early_stopping: when trials are stopped that are behind; `None` lets each of them end.
         stop: what ends the search before.
         resources: what trials take.
-        checkpoint_minutes: after about which an epoch of a trial that is not done leaves a checkpoint.
+        checkpoint_minutes: after about which an epoch of a trial or the teacher that is not done leaves a checkpoint.
         tracking: where MLflow is.
         reuse: take over stages of other trials and searches in the storage folder that are equal to one's own; the
             address of a bucket, such as `s3://BUCKET/stages`, to share them beyond that folder.

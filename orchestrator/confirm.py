@@ -64,7 +64,7 @@ def run_repeats(  # noqa: PLR0913
         InputError: if the images have changed, or Ray or MLflow are not to be had.
         OSError: if nothing more can be written.
     """
-    data = load_splits(experiment.data)
+    data = load_splits(experiment.data, say)
     digest = data_digest(data)
     folder.require_same_data(digest)
     with folder.locked(), driving(folder, say) as mirror:

@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestrator import shard_bucket
+from orchestrator import shard_upload
 from orchestrator.bucket import Bucket, cache_folder, is_bucket
 from orchestrator.delivery import require_local, staging
 from orchestrator.shard_sources import open_source
@@ -23,13 +23,13 @@ def make_shards(source: str, out: str, options: WriteOptions, *, seed: int, form
     """Turn a data set into shards in a folder or a bucket, and say what came of it.
 
     Raises:
-        InputError: as `open_source`, `write_shards` and `shard_bucket.put` do.
+        InputError: as `open_source`, `write_shards` and `shard_upload.put` do.
     """
     if "://" in source:
         raise InputError(f"{source} is an address, but must be a folder; mount it, or copy it to this machine")
     if is_bucket(out):
         bucket = Bucket(out)
-        shard_bucket.check_out(bucket, options.existing)
+        shard_upload.check_out(bucket, options.existing)
         written, kind = _write_to_bucket(Path(source), bucket, options, seed=seed)
     else:
         _check_apart(Path(source), Path(out))
@@ -53,7 +53,7 @@ def _write_to_bucket(folder: Path, bucket: Bucket, options: WriteOptions, *, see
     """Write a set on this machine first, as what cannot be used is known only then."""
     with staging(cache_folder() / "made") as scratch:
         written, kind = _write(folder, scratch / "set", options, seed=seed)
-        shard_bucket.put(scratch / "set", bucket)
+        shard_upload.put(scratch / "set", bucket)
     return written, kind
 
 

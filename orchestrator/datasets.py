@@ -1,8 +1,11 @@
 """Data sets as a search gets them: by name, from whichever form lies in the folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator import parquet, shard_bucket, shard_splits
+import torch
+
+from orchestrator import parquet, shard_splits
 from orchestrator.bucket import Bucket, is_bucket
 from orchestrator.tracking.records import DataSet
 from trainables import sources
@@ -12,17 +15,25 @@ from trainables.images import Source
 from trainables.splits import split
 
 
-def load_splits(config: DataConfig) -> DataSplits:
+def _nobody(_text: str) -> None:
+    """Tell nobody."""
+
+
+def load_splits(config: DataConfig, say: Callable[[str], None] = _nobody) -> DataSplits:
     """Training and validation images: a part of its own where the set has one, else held out of the training images.
 
     Test images are not looked at. CIFAR is read from Parquet files where the folder holds any, else from torchvision's
     files.
 
+    Args:
+        config: where they come from.
+        say: told what is fetched from a bucket.
+
     Raises:
         InputError: if the data set is missing, incomplete or unreadable, or a class is too small to split.
     """
     if config.name == "shards":
-        return shard_splits.load_splits(config)
+        return shard_splits.load_splits(config, say)
     if _is_parquet(config):
         parquet.require_both_parts(config)
         return split(parquet.read_train(config), config, parquet.read_val(config))
@@ -59,23 +70,39 @@ def _source(path: str) -> str:
     return Bucket(path).shown if is_bucket(path) else str(Path(path).resolve())
 
 
-def fetch_note(config: DataConfig) -> str | None:
-    """What has to be fetched to this machine before images can be loaded, for people to read; `None` if nothing.
+def training_images(
+    config: DataConfig, number: int, *, seed: int, say: Callable[[str], None] = _nobody
+) -> torch.Tensor:
+    """So many training images by chance, or all: uint8 of shape (N, C, H, W).
+
+    Args:
+        config: where they come from.
+        number: of images.
+        seed: draws them; of shards the first are taken, which were mixed when the set was made.
+        say: told what is fetched.
 
     Raises:
-        InputError: if it is not there.
+        InputError: as `load_splits` does.
     """
-    return shard_bucket.fetch_note(config.path) if config.path is not None and is_bucket(config.path) else None
+    if config.name == "shards":
+        return shard_splits.first_training_images(config, number, say)
+    train = load_splits(config).train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    return train.pixels(order[:number])
 
 
-def load_test(config: DataConfig) -> Source:
+def load_test(config: DataConfig, say: Callable[[str], None] = _nobody) -> Source:
     """The test images, which only export and report may see.
+
+    Args:
+        config: where they come from.
+        say: told what is fetched from a bucket.
 
     Raises:
         InputError: if the data set is missing, incomplete or unreadable.
     """
     if config.name == "shards":
-        return shard_splits.load_test(config)
+        return shard_splits.load_test(config, say)
     return parquet.read_test(config) if _is_parquet(config) else sources.read_test(config)
 
 

@@ -7,7 +7,7 @@ Shape legend: N images, C channels, H height, W width, K classes.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ import torch
 from orchestrator.archive import Candidate
 from orchestrator.candidates import cascade_of
 from orchestrator.card import Card, FileFacts, NetworkFacts
-from orchestrator.datasets import load_splits, load_test
+from orchestrator.datasets import load_test, training_images
 from orchestrator.delivery import Existing, check_destination, check_room, deliver, disk_full, staging
 from orchestrator.formats import (
     CARD_FILE,
@@ -105,10 +105,18 @@ def export(job: Job, *, origin: Origin, options: ExportOptions) -> Exported:
     return result
 
 
-def export_each(jobs: Sequence[Job], *, origin: Origin, options: ExportOptions) -> Iterator[Exported | Failed]:
+def export_each(
+    jobs: Sequence[Job], *, origin: Origin, options: ExportOptions, say: Callable[[str], None] = lambda _text: None
+) -> Iterator[Exported | Failed]:
     """Write several candidates, each as `export` does, one after the other; one that fails does not keep others back.
 
     Everything is checked before anything is written, for all candidates.
+
+    Args:
+        jobs: the candidates.
+        origin: the search.
+        options: what is asked for.
+        say: told what is fetched from a bucket.
 
     Yields:
         What came of each, in order, as soon as it is there.
@@ -123,14 +131,14 @@ def export_each(jobs: Sequence[Job], *, origin: Origin, options: ExportOptions) 
     for job in jobs:
         load_candidate(job.candidate, origin)
     teacher = load_teacher(origin)
-    test = load_test(origin.data)  # the first time that anything looks at these images
+    test = load_test(origin.data, say)  # the first time that anything looks at these images
     check_data(test, teacher.saved.input)
     check_room(
         jobs[0].destination, options.formats, [job.candidate.params for job in jobs], teacher.params, test.images
     )
     with staging(jobs[0].destination) as folder:
         with disk_full(folder):
-            bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test)
+            bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test, say=say)
         for job in jobs:
             result: Exported | Failed
             try:
@@ -166,7 +174,15 @@ class _Bench:
     calibration_NCHW: torch.Tensor
 
 
-def _bench(folder: Path, *, origin: Origin, options: ExportOptions, teacher: Original, test: Source) -> _Bench:
+def _bench(  # noqa: PLR0913
+    folder: Path,
+    *,
+    origin: Origin,
+    options: ExportOptions,
+    teacher: Original,
+    test: Source,
+    say: Callable[[str], None],
+) -> _Bench:
     saved, images = teacher.saved, test.images
     save_images(folder, images)
     teacher_onnx = None
@@ -179,9 +195,8 @@ def _bench(folder: Path, *, origin: Origin, options: ExportOptions, teacher: Ori
     if "int8" in options.formats:
         from orchestrator.int8_file import CALIBRATION_IMAGES
 
-        train = load_splits(origin.data).train
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_CALIBRATION_SEED))
-        calibration_NCHW = as_taken(train.pixels(order[:CALIBRATION_IMAGES]), saved.input, options.pixels)
+        pixels_NCHW = training_images(origin.data, CALIBRATION_IMAGES, seed=_CALIBRATION_SEED, say=say)
+        calibration_NCHW = as_taken(pixels_NCHW, saved.input, options.pixels)
     logits_NK = logits_of(saved.network, images.images_NCHW, saved.input, "normalised")
     return _Bench(
         folder=folder,

@@ -76,14 +76,19 @@ def export_candidates(  # noqa: PLR0913
     from orchestrator.originals import Origin
     from trainables.identity import data_digest
 
+    errors = Console(stderr=True)
+
+    def say(text: str) -> None:
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
     if draws_its_test_images(experiment.data):
-        folder.require_same_data(data_digest(load_splits(experiment.data)))
+        folder.require_same_data(data_digest(load_splits(experiment.data, say)))
     fetch_networks(folder, [candidate.network for candidate in chosen.values()])
     jobs = [Job(candidate=candidate, destination=place, existing=existing) for place, candidate in chosen.items()]
     origin = Origin(
         folder=folder.path, name=name, data=experiment.data, model=experiment.model, search_id=folder.search_id
     )
-    results = export_each(jobs, origin=origin, options=options)
+    results = export_each(jobs, origin=origin, options=options, say=say)
     return _print(results, as_list=pick == WHOLE_FRONT, format=format)
 
 

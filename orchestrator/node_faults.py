@@ -5,7 +5,9 @@ as such a node is free sooner than any other. So a node on which two attempts in
 another one that is there could take a trial. The first wave that begins a quarter of an hour later tries it again, and
 one more failure is enough then. A trial that has failed on several nodes is itself to blame, and counts against none of
 them: else it would go from node to node for ever. A node that is gone, as a machine that was reclaimed, is not to blame
-either, nor is a trial whose process it took along: that goes on as often as it has come farther.
+either, nor is a trial whose process it took along: that goes on as often as it has come farther. A node that cannot
+have what trials need, as images that were replaced since others fetched them, is left out at the first trial, which
+says so.
 """
 
 import math
@@ -47,6 +49,16 @@ def nodes_for(needs: Mapping[str, float]) -> frozenset[str]:
         for node, machine in machines_there().items()
         if all(machine.get(kind, 0.0) >= number for kind, number in needs.items())
     )
+
+
+def trials_that_fit(needs: Mapping[str, float]) -> int:
+    """How many trials the nodes that are alive take at the same time, each with so much of Ray's resources."""
+    asked = {kind: number for kind, number in needs.items() if number > 0}
+    fits = (
+        min(int(machine.get(kind, 0.0) / number + 1e-6) for kind, number in asked.items())
+        for machine in machines_there().values()
+    )
+    return sum(fits) if asked else 0
 
 
 @dataclass(slots=True)
@@ -100,6 +112,11 @@ class NodeFaults:
             return False  # there is no other
         blame.until = self._clock() + LEFT_OUT_SECONDS
         return True
+
+    def is_unfit(self, node: str) -> bool:
+        """A node cannot have what trials need: it is left out at once; whether another one could take them."""
+        self._blames.setdefault(node, _Blame()).until = self._clock() + LEFT_OUT_SECONDS
+        return bool(self._there() - self.left_out)
 
     def goes_on(self, trial: int, epochs: float) -> bool:
         """Whether a trial has more epochs than when this was last asked, so that it does not go on for ever."""

@@ -93,6 +93,7 @@ def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> Tea
         actors=RankActors.of_teacher(experiment.resources),
         measure_latency=experiment.measures_latency,
         bucket=None if folder.bucket is None else folder.bucket.within(TEACHER),
+        checkpoint_seconds=60.0 * experiment.checkpoint_minutes,
     )
 
 

@@ -11,6 +11,7 @@ from ray.tune import Callback
 from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
 from orchestrator.study import Asked
 from orchestrator.trials import Wave, writing
+from trainables.errors import MachineError
 from trainables.results import EpochProgress, LevelResult, Reused
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -90,6 +91,10 @@ class Reporter(Callback):  # type: ignore[misc]
                     self._record.stopped(asked, results, networks, reused, result["stopped"])
                 else:
                     self._record.finished(asked, results, networks, reused)
+            elif "unfit" in result:
+                self._leave_out(result["unfit"]["node"], result["unfit"]["reason"])
+                self._wave.moves(number)
+                return
             elif self._wave.takes_back(number):
                 return
             else:
@@ -122,6 +127,18 @@ class Reporter(Callback):  # type: ignore[misc]
         with writing(self._wave):
             self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
             self._wave.ended(trial.config["trial"])
+
+    def _leave_out(self, node: str, reason: str) -> None:
+        """Give a node no more trials, as none could be trained there; where there is no other, the search ends."""
+        was_told = self._faults.is_left_out(node)
+        if not self._faults.is_unfit(node):
+            self._wave.unfit = MachineError(reason)
+        elif not was_told:
+            self._record.note(
+                f"node {node[:8]} takes no trials for {LEFT_OUT_SECONDS / 60:.0f} minutes, and its trials go on "
+                f"elsewhere: {reason}"
+            )
+        self._wave.end_early()
 
     def _blame_node(self, trial: Any) -> str | None:  # noqa: ANN401
         """Count a failed attempt against the node on which it was, and end the wave where that is enough; the node."""

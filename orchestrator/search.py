@@ -14,7 +14,7 @@ from orchestrator.budget import Budget
 from orchestrator.checks import check_network, check_ranks
 from orchestrator.cluster import check_nodes
 from orchestrator.config import Experiment
-from orchestrator.datasets import data_sets, fetch_note, load_splits
+from orchestrator.datasets import data_sets, load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.looks import Look, Looks
 from orchestrator.mirror import Mirror, driving
@@ -87,10 +87,7 @@ def run_search(
         bucket.require_usable()
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
-    fetched = fetch_note(experiment.data)
-    if fetched is not None:
-        watcher.note(fetched)
-    data = load_splits(experiment.data)
+    data = load_splits(experiment.data, watcher.note)
     digest = data_digest(data)
     folder.require_same_data(digest)
     check_ranks(experiment, data)

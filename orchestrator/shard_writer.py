@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
 from orchestrator.delivery import Existing, disk_full, move, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
-from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, schema_of
+from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
 from trainables.errors import InputError
 from trainables.plain import require_int
 from trainables.sources import decode_rgb
@@ -166,6 +167,7 @@ class _PartWriter:
         self._options = options
         self._counts = [0] * len(source.class_names)
         self._shards: list[Shard] = []
+        self._labels: list[int | tuple[int, ...]] = []
 
     def write(self, part: SourcePart, skipped: list[Skipped], told: Callable[[PartName, int], None]) -> Part:
         """Write all its images; those that cannot be used are added to `skipped`.
@@ -187,7 +189,9 @@ class _PartWriter:
                 rows, num_bytes = [], 0
         if rows:
             self._write_shard(rows)
-        return Part(counts=tuple(self._counts), shards=tuple(self._shards))
+        schema = label_schema_of(self._source.labels)
+        labels = self._write_file("labels", schema, [self._labels]) if self._labels else None
+        return Part(counts=tuple(self._counts), shards=tuple(self._shards), labels=labels)
 
     def _seen(self, part: SourcePart, told: Callable[[PartName, int], None]) -> Iterator[_Row | Skipped]:
         """All images in order, decoded by several threads."""
@@ -200,15 +204,19 @@ class _PartWriter:
                 told(self._name, num_seen)
 
     def _write_shard(self, rows: Sequence[_Row]) -> None:
-        schema = schema_of(self._source.labels)
         columns = ([row.encoded for row in rows], [row.name for row in rows], [row.label for row in rows])
+        shard = self._write_file(f"{len(self._shards):05d}", schema_of(self._source.labels), columns)
+        self._shards.append(shard)
+        self._labels += [row.label for row in rows]
+        for row in rows:
+            for label in (row.label,) if isinstance(row.label, int) else row.label:
+                self._counts[label] += 1
+
+    def _write_file(self, name: str, schema: Any, columns: Sequence[Sequence[Any]]) -> Shard:
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
-        path = self._folder / f"{self._name}-{len(self._shards):05d}.arrow"
+        path = self._folder / f"{self._name}-{name}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_batch(pa.record_batch(arrays, schema=schema))
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self._shards.append(Shard(file=path.name, num_images=len(rows), num_bytes=path.stat().st_size, sha256=sha256))
-        for row in rows:
-            for label in (row.label,) if isinstance(row.label, int) else row.label:
-                self._counts[label] += 1
+        return Shard(file=path.name, num_images=len(arrays[0]), num_bytes=path.stat().st_size, sha256=sha256)

@@ -1,7 +1,8 @@
-"""The teacher of a search: read from a file or trained once, in a Ray task that goes on from its last epoch."""
+"""The teacher of a search: read from a file or trained once, in a Ray task that goes on from its last checkpoint."""
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -55,6 +56,7 @@ class TeacherTask:
         finished_stages: where a teacher that was trained before is found; `None` trains one.
         identity: what determines the teacher's weights.
         bucket: its place in a bucket, where the folder is a working copy that machines do not share.
+        checkpoint_seconds: after about which an epoch that is not done leaves a checkpoint.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class TeacherTask:
     finished_stages: StageFolder | None
     identity: Identity
     bucket: Bucket | None = None
+    checkpoint_seconds: float = math.inf
 
     @property
     def device(self) -> str:
@@ -80,7 +83,7 @@ class TeacherTask:
 
     @property
     def state_file(self) -> Path:
-        """The checkpoint of the last epoch, while it is trained."""
+        """The last checkpoint, while it is trained."""
         return self.folder / STATE
 
     def result(self) -> TeacherResult | None:
@@ -127,7 +130,7 @@ class TeacherTask:
             with tempfile.TemporaryDirectory() as fetched:
                 there = Path(fetched) / STATE
                 there.write_bytes(content)
-                if here is None or _num_epochs(load_state(there)) > _num_epochs(here):
+                if here is None or _progress(load_state(there)) > _progress(here):
                     write_atomically(path, content)
                     return load_state(path)
         return here
@@ -167,6 +170,12 @@ class TeacherTask:
 
 def _num_epochs(state: tuple[Tensors, dict[str, Any]]) -> int:
     return len(state[1]["epochs"])
+
+
+def _progress(state: tuple[Tensors, dict[str, Any]]) -> tuple[int, int]:
+    """How far training is, to compare states by: epochs, and batches of the next one."""
+    midway = state[1].get("midway")
+    return _num_epochs(state), 0 if midway is None else midway["place"]
 
 
 def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[EpochProgress], None]) -> TeacherResult:
@@ -258,9 +267,9 @@ class TeacherFollower:
         """Go on from a checkpoint of the first rank's."""
         self._stage.load_state(*load_state(Path(path)))
 
-    def step(self) -> None:
-        """Train one epoch."""
-        self._stage.step()
+    def step(self, seconds: float) -> None:
+        """Train one epoch, or about so many seconds of it."""
+        self._stage.step_for(seconds)
 
 
 def _begun(task: TeacherTask, arrays: dict[str, Any]) -> tuple[nn.Module, DataSplits]:
@@ -331,12 +340,14 @@ def _found_or_trained(
         for epoch in epochs[num_told:]:  # noqa: UP028 - where a task is tried again, Ray passes over as many as came
             yield epoch
         while not stage.finished:
-            with crew.doing("step"):
-                progress = stage.step().to_dict()
-            epochs.append(progress)
+            with crew.doing("step", task.checkpoint_seconds):
+                progress = stage.step_for(task.checkpoint_seconds)
+            told = [] if progress is None else [progress.to_dict()]
+            epochs += told
             tensors, values = stage.state()
             task.keep_state(tensors, values | {"epochs": epochs})
-            yield progress
+            for epoch in told:  # noqa: UP028 - as above
+                yield epoch
     finally:
         crew.close()
     result = stage.result()

@@ -15,7 +15,7 @@ from orchestrator.looks import Look, admit
 from orchestrator.study import Asked, SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.checkpoint import load_state
-from trainables.errors import InputError
+from trainables.errors import InputError, MachineError
 from trainables.tune_adapter import STATE_FILE, stop_note
 
 
@@ -176,7 +176,12 @@ def latest_state(states: Path, number: int) -> Path | None:
 
 
 class Wave:
-    """Some of a queue's trials, for one run of Tune."""
+    """Some of a queue's trials, for one run of Tune.
+
+    Attributes:
+        broken: why nothing more can be written, if nothing can.
+        unfit: why no machine that is there can train, if none can.
+    """
 
     def __init__(self, queue: Queue, *, size: int) -> None:
         """Take the queue.
@@ -193,6 +198,7 @@ class Wave:
         self._taken_back: set[int] = set()
         self._over = False
         self.broken: OSError | None = None
+        self.unfit: MachineError | None = None
 
     @property
     def done(self) -> bool:

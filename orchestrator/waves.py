@@ -1,7 +1,8 @@
 """Many trials as waves: runs of Ray Tune, one after the other, over one study.
 
 Tune keeps every trial of a run in memory, in its snapshot and in its loops, so a run of thousands grows and slows. A
-wave is a run of some hundreds, with actors reused inside it. When a wave has given out its trials, those that still
+wave is a run of some hundreds, or thousands on a large cluster, with actors reused inside it: those of a run end with
+it, so that each boundary starts all of them anew. When a wave has given out its trials, those that still
 run are not waited for: each is taken back after its next epoch, whose checkpoint is on disk by then, and is the first
 to go on in the next wave. No actor waits longer than for an epoch and a new actor's start. A wave ends early when a
 node is found on which trials fail again and again; the next one leaves that node out.
@@ -12,7 +13,7 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,15 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.node_faults import NodeFaults, nodes_for
+from orchestrator.node_faults import NodeFaults, nodes_for, trials_that_fit
 from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
 from orchestrator.resources import Resources
 from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
 
 WAVE_TRIALS = 500
+TRIALS_A_PLACE = 20
+"""Trials of a wave for each that runs at the same time, at least: else starts of actors are much of a wave's time."""
 
 # Tune's snapshot of a run is not what a search goes on from: one that cannot be written is nobody's loss, and where a
 # disk is full the search says so itself.
@@ -42,7 +45,7 @@ def run_waves(  # noqa: PLR0913
     max_concurrent: int | None,
     storage: Path,
     make_scheduler: Callable[[], Any] = lambda: None,
-    wave_trials: int = WAVE_TRIALS,
+    wave_trials: int | None = None,
 ) -> None:
     """Run what is in the queue, until it is empty or the user interrupts.
 
@@ -54,15 +57,18 @@ def run_waves(  # noqa: PLR0913
         max_concurrent: trials at the same time; as many as fit where it is `None`.
         storage: folder of Tune's files and of checkpoints; each wave has a folder of its own in it.
         make_scheduler: gives Tune's scheduler for each wave; `None` lets every trial run to its end.
-        wave_trials: new trials of a wave at the most, at least 1.
+        wave_trials: new trials of a wave at the most, at least 1; `None` for 500, or where more than 25 trials run at
+            the same time, twenty times as many.
 
     Raises:
+        MachineError: if no machine that is there can have what trials need; they can go on later.
         OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
     """
     actors = RankActors.of_trial(resources)
     faults = NodeFaults(partial(nodes_for, actors.needs))
     while queue.num_waiting or queue.num_new:
-        size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / wave_trials)))
+        most = wave_trials or wave_length(actors.needs, max_concurrent)
+        size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / most)))
         wave = Wave(queue, size=size)
         tuner = tune.Tuner(
             tune.with_resources(trainable, actors.for_tune(faults.selector)),
@@ -93,8 +99,21 @@ def run_waves(  # noqa: PLR0913
                 f"nothing more can be written to {storage.parent}: {wave.broken.strerror or wave.broken}; what was "
                 "finished is kept; make room and go on with --resume"
             ) from wave.broken
+        if wave.unfit is not None:
+            raise wave.unfit
         if not wave.done:  # Tune takes an interrupt for itself, and ends the run
             return
+
+
+def wave_length(needs: Mapping[str, float], max_concurrent: int | None) -> int:
+    """New trials of a wave that begins now.
+
+    Args:
+        needs: what a trial takes of a node, by Ray's resources.
+        max_concurrent: trials at the same time, if they are limited.
+    """
+    at_once = trials_that_fit(needs)
+    return max(WAVE_TRIALS, TRIALS_A_PLACE * (at_once if max_concurrent is None else min(at_once, max_concurrent)))
 
 
 @contextmanager

@@ -11,6 +11,13 @@ class InputError(ValueError):
     """
 
 
+class MachineError(InputError):
+    """A machine cannot have what work needs there, such as images that lie in a bucket; the work is not to blame.
+
+    Another machine may have it.
+    """
+
+
 class StageFailure(RuntimeError):  # noqa: N818 - a failure of the work, not of the program
     """A stage ended without a usable network: diverged, lost its saliency, or missed its size.
 

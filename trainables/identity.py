@@ -26,6 +26,7 @@ Identity = Mapping[str, Any]
 # Files of the engine that no weight depends on.
 _BESIDE_THE_ENGINE = (
     "deployment.py",
+    "followers.py",
     "identity.py",
     "latency.py",
     "layer_times.py",

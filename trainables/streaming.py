@@ -44,6 +44,13 @@ class EncodedRows(Protocol):
     def first_rows(self) -> np.ndarray[Any, Any]:
         """Number of the first image of each shard, rising, int64."""
 
+    def bring(self) -> None:
+        """Have all images on this machine.
+
+        Raises:
+            MachineError: if they cannot be there.
+        """
+
     def encoded(self, row: int) -> tuple[bytes, str]:
         """The encoded image, and what an error calls it.
 
@@ -179,6 +186,7 @@ class StreamedSet:
         yield from self._loaded(_Batches(self.stream, order_N, batch_size, "none", 0), 0)
 
     def _loaded(self, batches: "_Batches", start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.stream.rows.bring()  # here, as a process that reads says what is amiss in words alone
         device = self.labels_N.device
         workers = min(self.stream.workers, os.cpu_count() or 1, max(0, len(batches) - start))
         loader = DataLoader(

@@ -17,6 +17,7 @@ from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
 from trainables.execution import Forward, RecordedStep, compiled
 from trainables.images import num_batches
+from trainables.midway import Midway, Pace
 from trainables.models import versioned
 from trainables.objective import Objective
 from trainables.optimizers import (
@@ -35,6 +36,7 @@ from trainables.training import (
     Tensors,
     batch_layout,
     derive_seed,
+    drawn_layers,
     epoch_batches,
     micro_batches,
     prefixed,
@@ -47,7 +49,7 @@ from trainables.whole_batch import whole_batch
 
 
 class TeacherStage:
-    """Trains a dense network on the labels, one epoch a step; stops and goes on at any epoch.
+    """Trains a dense network on the labels, one epoch a step or a part of one; stops and goes on there.
 
     Attributes:
         network: the network, trained in place.
@@ -95,6 +97,7 @@ class TeacherStage:
         self._objective = Objective.of(recipe, data)
         self._forward: Forward = compiled(network) if recipe.execution == "compile" else network
         self._ranks = ranks
+        self._midway: Midway | None = None
         self._train_step = RecordedStep(self._compute_step, recipe.execution if ranks.size == 1 else "eager")
 
     @property
@@ -102,44 +105,58 @@ class TeacherStage:
         """Whether all epochs are done."""
         return self.epoch >= self._recipe.epochs
 
+    @property
+    def _steps_per_epoch(self) -> int:
+        return num_batches(len(self._data.train), self._recipe.batch_size)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     def step(self) -> EpochProgress:
-        """Train one epoch.
+        """Train one epoch, or what is left of it; as `step_for` otherwise."""
+        progress = self.step_for(math.inf)
+        assert progress is not None
+        return progress
+
+    def step_for(self, seconds: float) -> EpochProgress | None:
+        """Train one epoch, or a part of it.
+
+        Args:
+            seconds: that a part takes, about, at the end of which training can be stopped and go on; the same on all
+                ranks.
+
+        Returns:
+            What the epoch came to, or `None` where it goes on.
 
         Raises:
             StageFailure: if the loss is no longer finite.
             RanksDiffer: if ranks have come to different weights.
         """
         started = time.perf_counter()
-        seed = derive_seed(self._seed, self.name, self.epoch)
-        steps = num_batches(len(self._data.train), self._recipe.batch_size)
-        device = next(self.network.parameters()).device
-        total_loss = torch.zeros((), device=device)
-        rate = 0.0
-        self.network.train()
-        with seeded_layers(seed, device):
-            for index, (images, labels) in enumerate(
-                epoch_batches(self._data, self._recipe, self._augmentation, seed, self._layout),
-                start=self.epoch * steps,
-            ):
-                rate = learning_rate(index, self._recipe.epochs * steps, self._recipe)
-                set_learning_rate(self._optimizer, rate)
-                total_loss += self._train_step(images, labels)
+        midway, rate = self._train(seconds)
+        if midway.place < self._steps_per_epoch:
+            self._midway = dataclasses.replace(midway, seconds=midway.seconds + time.perf_counter() - started)
+            return None
+        self._midway = None
         self.epoch += 1
-        mean_loss = float(total_loss) / steps
+        (mean_loss,) = midway.losses
         if not math.isfinite(mean_loss):
             raise StageFailure(
-                "the loss is no longer finite; lower the learning rate", stage=self.name, step=self.epoch * steps
+                "the loss is no longer finite; lower the learning rate",
+                stage=self.name,
+                step=self.epoch * self._steps_per_epoch,
             )
         self._found = self._validate()
-        seconds = time.perf_counter() - started
-        self._seconds += seconds
+        took = midway.seconds + time.perf_counter() - started
+        self._seconds += took
         return EpochProgress(
             stage=self.name,
             epoch=self.epoch,
             num_epochs=self._recipe.epochs,
             trial_epoch=self.epoch,
             learning_rate=rate,
-            seconds=seconds,
+            seconds=took,
             levels=(
                 LevelProgress(
                     level=0,
@@ -150,6 +167,26 @@ class TeacherStage:
                 ),
             ),
         )
+
+    def _train(self, seconds: float) -> tuple[Midway, float]:
+        """Train what is left of an epoch, or a part of it; what it has come to, and the last learning rate."""
+        seed, device, rate = derive_seed(self._seed, self.name, self.epoch), self._device, 0.0
+        begun = Midway.fresh(1, device) if self._midway is None else self._midway
+        place, totals, steps = begun.place, begun.totals.clone(), self._steps_per_epoch
+        pace = Pace(seconds, self._ranks, device)
+        self.network.train()
+        with seeded_layers(seed, device, begun.draws):
+            for images, labels in epoch_batches(
+                self._data, self._recipe, self._augmentation, seed, self._layout, start=place
+            ):
+                rate = learning_rate(self.epoch * steps + place, self._recipe.epochs * steps, self._recipe)
+                set_learning_rate(self._optimizer, rate)
+                totals += self._train_step(images, labels)
+                place += 1
+                if pace.is_over(totals):
+                    break
+            draws = drawn_layers(device)
+        return Midway(place=place, totals=totals, num_steps=(place,), seconds=begun.seconds, draws=draws), rate
 
     def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimiser step; the loss, detached. All of it happens on the device, so that it can be recorded there."""
@@ -197,11 +234,20 @@ class TeacherStage:
         )
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """All that the next epoch depends on: tensors, and plain values."""
+        """All that what comes next depends on: tensors, and plain values."""
         tensors = prefixed("network", self.network.state_dict())
         tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
         tensors |= prefixed("average", self._average.tensors)
-        return tensors, {"epoch": self.epoch, "seconds": self._seconds, "found": dataclasses.asdict(self._found)}
+        midway = None
+        if self._midway is not None:
+            more, midway = self._midway.state()
+            tensors |= prefixed("midway", more)
+        return tensors, {
+            "epoch": self.epoch,
+            "midway": midway,
+            "seconds": self._seconds,
+            "found": dataclasses.asdict(self._found),
+        }
 
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -209,5 +255,8 @@ class TeacherStage:
         load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
         self._average.load(unprefixed("average", tensors))
         self.epoch = values["epoch"]
+        self._midway = None
+        if values.get("midway") is not None:  # earlier versions knew whole epochs alone
+            self._midway = Midway.from_state(unprefixed("midway", tensors), values["midway"], self._device)
         self._seconds = values["seconds"]
         self._found = Evaluation(**values["found"])

@@ -1,6 +1,6 @@
 """A cascade as a trial of Ray Tune: the only file of this package that knows Ray.
 
-A trial may have several ranks: the Tune actor is the first of them and leads the others (`TrialFollower`).
+A trial may have several ranks: the Tune actor is the first of them and leads the others (`followers.TrialFollower`).
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from trainables.checkpoint import InputSpec, load_state, save_network, save_stat
 from trainables.config import Augmentation, CascadeConfig, ModelConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
-from trainables.errors import InputError, StageFailure
+from trainables.errors import InputError, MachineError, StageFailure
 from trainables.models import build, versioned
-from trainables.ranks import Crew, Ranks, RanksDiffer, Solo
+from trainables.ranks import Crew, RanksDiffer, Solo
 from trainables.training import Tensors
 from trainables.trial import CascadeTrial, FinishedStages
 
@@ -102,56 +102,17 @@ def build_teacher(model: ModelConfig, data: DataSplits, weights: dict[str, Any])
     return network
 
 
-class TrialFollower:
-    """What a rank other than the first has of a trial: it computes the same, and keeps nothing on disk."""
-
-    def __init__(self, ranks: Ranks, teacher: dict[str, Any], data: dict[str, Any], settings: TrialSettings) -> None:
-        """Take what the trials share.
-
-        Args:
-            ranks: seen from this one.
-            teacher: arrays of the teacher's weights.
-            data: arrays of a `DataSplits`.
-            settings: of the trials.
-        """
-        torch.set_num_threads(settings.num_threads)
-        device = torch.device("cuda" if settings.use_gpu else "cpu")
-        self._ranks = ranks
-        self._settings = settings
-        self._data = DataSplits.from_arrays(data).to(device)
-        self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
-
-    def begin(self, cascade: dict[str, Any], state: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
-        """Begin a trial, or go on where the first rank is, whose state is given as arrays and plain values."""
-        self._trial = CascadeTrial(
-            self._teacher,
-            config=CascadeConfig.from_dict(cascade),
-            data=self._data,
-            augmentation=self._settings.augmentation,
-            latency=self._settings.latency,
-            ranks=self._ranks,
-        )
-        if state is not None:
-            arrays, values = state
-            self._trial.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
-
-    def step(self, seconds: float) -> None:
-        """Train one epoch, or about so many seconds of it."""
-        self._trial.step_for(seconds)
-
-    def stop(self) -> None:
-        """End before all epochs are done."""
-        self._trial.stop()
-
-
 class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     """One cascade; `step` is one epoch of its current stage, or a part of a long one.
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
     go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `num_epochs` and
-    `standing`; at the end also `results`, `networks` and `reused`, or `failure`. A trial that found a `stop_note` ends
+    `standing`; at the end also `results`, `networks` and `reused`, or `failure`, or `unfit` where the machine cannot
+    have what the trial needs, and not the trial is to blame. A trial that found a `stop_note` ends
     with `stopped`, the reason, and with the levels that have reached their sizes.
     """
+
+    _unfit: MachineError | None = None
 
     def setup(
         self,
@@ -190,16 +151,28 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start another trial on the same actor: a fresh cascade, with nothing of the last one."""
-        self._trial.release()
+        self._release()
         self._start(new_config)
         return True
 
+    def _release(self) -> None:
+        """Leave what is not done to other trials."""
+        if self._unfit is None:
+            self._trial.release()
+
     def _start(self, config: dict[str, Any]) -> None:
+        self._unfit = None
         if self._crew.closed:  # the trial before met an image that cannot be read
             self._crew = self._made_crew()
         self._number = config["trial"]
         self._cascade = config["cascade"]
         self._key = trial_key(config["trial"], config["cascade"])
+        try:
+            self._begin(config)
+        except MachineError as error:  # which the first step tells
+            self._unfit = error
+
+    def _begin(self, config: dict[str, Any]) -> None:
         self._trial = CascadeTrial(
             self._teacher,
             config=CascadeConfig.from_dict(config["cascade"]),
@@ -233,6 +206,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         A stage that fails, or an image that cannot be read, ends the trial with the reason, since trying again would
         fail again.
         """
+        if self._unfit is not None:
+            return self._elsewhere(self._unfit)
         reason = self._told_to_stop()
         if reason is not None and not self._trial.finished:
             return self._stop(reason)
@@ -243,6 +218,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             try:
                 with self._crew.doing("step", self._settings.checkpoint_seconds):
                     trained = self._trial.step_for(self._settings.checkpoint_seconds)
+            except MachineError as error:
+                return self._elsewhere(error)
             except (StageFailure, InputError, RanksDiffer) as failure:
                 self._trial.release()
                 return {"progress": epochs, "failure": str(failure), "done": True}
@@ -269,9 +246,16 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         try:
             with self._crew.doing("stop"):
                 self._trial.stop()
+        except MachineError as error:
+            return self._elsewhere(error)
         except (StageFailure, InputError, RanksDiffer) as failure:
             return {"progress": [], "failure": str(failure), "done": True}
         return {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False} | self._levels()
+
+    def _elsewhere(self, error: MachineError) -> dict[str, Any]:
+        """End here, to go on from the last checkpoint on a machine that has what the trial needs."""
+        self._release()
+        return {"progress": [], "unfit": {"node": self._node, "reason": str(error)}, "done": True}
 
     def _levels(self) -> dict[str, Any]:
         """What the trial came to."""
@@ -302,7 +286,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """Leave what is not done to other trials, and let the other ranks go."""
-        self._trial.release()
+        self._release()
         self._crew.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -311,5 +295,6 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from such a checkpoint."""
-        self._trial.load_state(*load_state(Path(checkpoint_dir) / STATE_FILE))
-        self._tell_crew()
+        if self._unfit is None:
+            self._trial.load_state(*load_state(Path(checkpoint_dir) / STATE_FILE))
+            self._tell_crew()

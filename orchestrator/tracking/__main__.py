@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.tracking.pages import SearchPages
-from orchestrator.tracking.sender import Backoff, Sender
+from orchestrator.tracking.sender import WINDOW, Backoff, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 from trainables.errors import InputError
@@ -104,6 +104,8 @@ def follow(sender: Sender, orders: Input) -> None:
         rest = max(_POLL_SECONDS, min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
         if aside.is_over and not sender.send_aside():
             aside.failed()
+    if (num_waiting := sender.num_waiting) > WINDOW:
+        say(waiting=num_waiting)
     if sender.send():
         sender.send_aside()
         sender.interrupt()

@@ -55,12 +55,26 @@ class Courier:
         self._say(self._search)
 
     def close(self, timeout_seconds: float) -> None:
-        """Let it end: wait as long as there is news of it, and no longer than the timeout without."""
+        """Let it end: wait as long as there is news of it, and no longer than the timeout without.
+
+        Ctrl-C ends the wait alone: it sends what is left all the same, as its group is not the driver's.
+        """
         with self._lock:
             self._closing = True
             _close(self._process.stdin)
             if not self._answered.is_set() and self._search is None:  # nothing was begun
                 self._process.kill()
+        try:
+            self._wait(timeout_seconds)
+        except KeyboardInterrupt:
+            self._warn("what is left is sent in the background")
+            return
+        self._reader.join(timeout_seconds)
+        self._log.close()
+        if self._refusal is not None and self._search is not None:
+            self._warn(f"{self._refusal}; records wait in the search's folder, and cascade sync sends them")
+
+    def _wait(self, timeout_seconds: float) -> None:
         num_news = -1
         while num_news != self._num_news:
             num_news = self._num_news
@@ -71,10 +85,6 @@ class Courier:
             self._warn("it takes too long; what is left waits in the search's folder, and cascade sync sends it")
             self._process.kill()
             self._process.wait()
-        self._reader.join(timeout_seconds)
-        self._log.close()
-        if self._refusal is not None and self._search is not None:
-            self._warn(f"{self._refusal}; records wait in the search's folder, and cascade sync sends them")
 
     def _start(self) -> "subprocess.Popen[str]":
         self._num_starts += 1
@@ -138,6 +148,10 @@ class Courier:
         elif "refusal" in news:
             self._refusal = news["refusal"]
             self._answered.set()
+        elif "waiting" in news:
+            self._warn(
+                f"{news['waiting']:,} records are on their way; Ctrl-C ends the wait, and they are sent all the same"
+            )
         elif "warning" in news:
             self._warn(news["warning"])
 

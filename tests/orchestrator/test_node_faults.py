@@ -71,6 +71,15 @@ def test_a_node_that_is_gone_is_not_to_blame_and_neither_is_the_trial_that_was_t
     assert machine.faults.failed("b", 8)
 
 
+def test_a_node_that_cannot_have_what_trials_need_is_left_out_at_once(machine):
+    assert machine.faults.is_unfit("a")
+    assert machine.faults.left_out == {"a"}
+    assert machine.faults.is_unfit("b")
+    assert not machine.faults.is_unfit("c")
+    machine.now = LEFT_OUT_SECONDS
+    assert machine.faults.left_out == frozenset()
+
+
 def test_a_trial_that_worked_elsewhere_counts_again(machine):
     machine.faults.failed("a", 7)
     machine.faults.worked("b", 7)

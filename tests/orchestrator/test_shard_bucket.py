@@ -3,7 +3,9 @@
 import fcntl
 import hashlib
 import io
+import json
 import pickle
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -12,15 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator import shard_bucket
+from orchestrator import shard_bucket, shard_cache, shard_splits
 from orchestrator.bucket import Bucket
-from orchestrator.datasets import data_sets, draws_its_test_images, fetch_note, load_splits, load_test
+from orchestrator.datasets import data_sets, draws_its_test_images, load_splits, load_test, training_images
 from orchestrator.shard_bucket import BucketPlace
+from orchestrator.shard_files import ShardRows
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
-from orchestrator.shards import FILE, ShardRows, ShardSet
+from orchestrator.shards import FILE, ShardSet
 from trainables.config import DataConfig
-from trainables.errors import InputError
+from trainables.errors import InputError, MachineError
 from trainables.identity import data_digest
 
 pytestmark = pytest.mark.integration
@@ -84,23 +87,77 @@ def test_a_bucket_gives_the_images_of_the_folder(shards, s3, cache, memory_gb):
     assert {each.source for each in named} == {s3.partition("?")[0]}
 
 
-def test_a_set_is_fetched_once_and_its_place_is_told(shards, s3, cache, monkeypatch):
-    assert fetch_note(config(shards)) is None
-    assert str(cache / key_of(shards)) in fetch_note(config(s3))
-    fetched = []
+@pytest.fixture
+def fetched(monkeypatch):
+    """Names of the files that are fetched."""
+    names = []
     pieces = Bucket.pieces
-    monkeypatch.setattr(Bucket, "pieces", lambda self, name: (fetched.append(name), pieces(self, name))[1])
+    monkeypatch.setattr(Bucket, "pieces", lambda self, name: (names.append(name), pieces(self, name))[1])
+    return names
+
+
+def files_of(found):
+    return [shard for shard, _ in found.files()]
+
+
+def fetch_all(address):
+    place = BucketPlace.find(address)
+    return place.holding(files_of(place.found()))
+
+
+def test_a_set_is_fetched_once_and_its_place_is_told(shards, s3, cache, fetched):
+    told = []
     with ThreadPoolExecutor(max_workers=4) as pool:  # each with a lock of its own, as processes have
         together = threading.Barrier(4)
 
         def fetch(_):
-            place = BucketPlace.find(s3)
+            place = BucketPlace.find(s3, told.append)
+            files = files_of(place.found())
             together.wait()
-            return place.here()
+            return place.holding(files)
 
         assert set(pool.map(fetch, range(4))) == {cache / key_of(shards)}
     assert sorted(fetched) == sorted(path.name for path in shards.iterdir() if path.name != FILE)
-    assert fetch_note(config(s3)) is None
+    (note,) = told
+    assert note.startswith(f"{len(fetched)} files of images are fetched from {Bucket(s3).shown} into {cache}")
+
+
+def test_who_divides_up_what_is_streamed_fetches_labels_and_the_beginning(shards, s3, fetched, monkeypatch):
+    monkeypatch.setattr(shard_splits, "_STATISTICS_IMAGES", 2)
+    streamed = config(s3, memory_gb=0.0)
+    data = load_splits(streamed)
+    assert fetched == ["train-labels.arrow", "train-00000.arrow"]
+    assert training_images(streamed, 2, seed=0).shape == (2, 3, 12, 12)
+    assert fetched == ["train-labels.arrow", "train-00000.arrow"]
+    list(data.train.ordered(batch_size=4))
+    assert sorted(fetched) == sorted(path.name for path in shards.iterdir() if path.name != FILE)
+
+
+def test_who_exports_fetches_test_images_alone(tmp_path, cache, s3, fetched):
+    make_shards(tmp_path / "made")
+    (tmp_path / "parts").mkdir()
+    for part in ("train", "test"):
+        shutil.copytree(tmp_path / "made/photos", tmp_path / "parts" / part)
+    write_shards(open_source(tmp_path / "parts", seed=0), tmp_path / "both", WriteOptions(shard_bytes=400))
+    put(tmp_path / "both", Bucket(s3))
+    assert not draws_its_test_images(config(s3))
+    assert fetched == []
+    told = []
+    assert len(load_test(config(s3), told.append).images) == 16
+    assert {name.partition("-")[0] for name in fetched} == {"test"}
+    assert told
+    fetched.clear()
+    load_splits(config(s3))
+    assert {name.partition("-")[0] for name in fetched} == {"train"}
+
+
+def test_a_set_without_files_of_labels_gives_the_same(shards, s3):
+    there = load_splits(config(s3, memory_gb=0.0))
+    values = json.loads((shards / FILE).read_text())
+    for part in values["parts"].values():
+        del part["labels"]
+    Bucket(s3).write(FILE, json.dumps(values).encode())
+    assert data_digest(load_splits(config(s3, memory_gb=0.0))) == data_digest(there)
 
 
 def test_another_machine_fetches_the_set_when_it_reads_an_image(shards, s3, tmp_path, monkeypatch):
@@ -122,27 +179,29 @@ def test_what_a_broken_fetch_has_brought_is_not_brought_again(shards, s3, cache,
             raise OSError("the line is cut")
         yield from pieces(self, name)
 
-    files = sorted(path.name for path in shards.iterdir() if path.name != FILE)
+    files = [shard.file for shard in ShardSet.from_json((shards / FILE).read_text()).parts["train"].shards]
     last = files[-1]
     monkeypatch.setattr(shard_bucket, "_THREADS", 1)
     monkeypatch.setattr(Bucket, "pieces", broken)
     with pytest.raises(InputError, match="cannot be read: the line is cut"):
         load_splits(config(s3))
-    assert whole_sets(cache) == set()
-    begun = cache / f".{key_of(shards)}"
-    (begun / files[0]).write_bytes(b"half")  # as after a kill
+    begun = cache / key_of(shards)
+    (begun / files[0]).rename(begun / f".{files[0]}")  # as after a kill
     fetched = []
     monkeypatch.setattr(Bucket, "pieces", lambda self, name: (fetched.append(name), pieces(self, name))[1])
     load_splits(config(s3))
     assert fetched == [files[0], last]
-    assert not begun.exists()
+    assert {path.name for path in begun.iterdir()} == {*files, "train-labels.arrow"}
 
 
 def test_a_set_that_is_replaced_is_another_one(shards, s3, cache, tmp_path, monkeypatch):
     old = BucketPlace.find(s3)
+    old_set = old.found()
     put(make_shards(tmp_path / "new", first=100), Bucket(s3))
-    with pytest.raises(InputError, match="no longer the one that was begun with"):
-        old.here()
+    with pytest.raises(
+        MachineError, match=r"were replaced since the search began: SHA-256 of shards.json is \w+… there"
+    ):
+        old.holding(files_of(old_set))
     assert load_splits(config(s3)).train.images_NCHW[:, 0].min() >= 100
 
 
@@ -154,35 +213,36 @@ def small_disk(shards, monkeypatch, cache):
         return sum(path.stat().st_size for path in folder.rglob("*.arrow"))
 
     def usage(folder):
-        return SimpleNamespace(free=shard_bucket._MARGIN_BYTES + 1.5 * size(shards) - size(cache))
+        return SimpleNamespace(free=shard_cache._MARGIN_BYTES + 1.5 * size(shards) - size(cache))
 
-    monkeypatch.setattr(shard_bucket.shutil, "disk_usage", usage)
+    monkeypatch.setattr(shard_cache.shutil, "disk_usage", usage)
 
 
 def test_sets_that_nobody_uses_make_room(shards, s3, cache, tmp_path, small_disk):
     used = BucketPlace.find(s3)
-    used.here()
+    used.holding(files_of(used.found()))
     new = make_shards(tmp_path / "new", first=100)
     put(new, Bucket(s3).within("new"))
     other = Bucket(s3).within("new").address
     with pytest.raises(InputError, match=r"MB left, but the shards take .* more; make room, or choose another folder"):
-        BucketPlace.find(other).here()
-    assert whole_sets(cache) == {key_of(shards)}
+        fetch_all(other)
+    assert list((cache / key_of(new)).iterdir()) == []
     del used
-    BucketPlace.find(other).here()
+    fetch_all(other)
     assert whole_sets(cache) == {key_of(new)}
 
 
 def test_a_set_that_is_removed_meanwhile_is_fetched_again(shards, s3, cache):
     place = BucketPlace.find(s3)
-    place.here()
+    files = files_of(place.found())
+    place.holding(files)
     with (cache / f"{key_of(shards)}.lock").open("a+b") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as it is used
     again = pickle.loads(pickle.dumps(place))
     del place
-    shard_bucket._remove_unused(cache / key_of(shards))
+    shard_cache._remove_unused(cache / key_of(shards))
     assert whole_sets(cache) == set()
-    assert (again.here() / FILE).is_file()
+    assert (again.holding(files) / files[0].file).is_file()
 
 
 def damaged(bucket, shards):
@@ -205,7 +265,7 @@ def test_a_set_that_is_damaged_is_refused(shards, s3, cache, spoil, message):
     spoil(Bucket(s3), shards)
     with pytest.raises(InputError, match=message):
         load_splits(config(s3))
-    assert not cache.exists() or whole_sets(cache) == set()
+    assert not cache.exists() or not any(path.name == "train-00001.arrow" for path in cache.rglob("*"))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +312,7 @@ def test_a_set_that_is_made_replaces_the_one_in_the_bucket(shards, s3, cascade, 
     code, out, _ = cascade("data", photos, s3, "--overwrite", "--shard-mb", 1)
     assert code == 0
     assert f'search it with data: {{"name": "shards", "path": "{s3}", "image_size": …}}' in out
-    assert bucket.names() == [FILE, "train-00000.arrow"]
+    assert bucket.names() == [FILE, "train-00000.arrow", "train-labels.arrow"]
     assert list((cache.parent / "made").iterdir() if (cache.parent / "made").exists() else ()) == []
     bucket.remove(FILE)
     code, _, err = cascade("data", photos, s3)
@@ -275,5 +335,5 @@ def test_a_search_streams_from_a_bucket(shards, s3, cascade_commands):
     folder = shards.parent
     (folder / "few.yaml").write_text(STREAMED.replace("ADDRESS", s3))
     searched, front = cascade_commands(["search", "few.yaml"], ["front", "few", "--format", "json"], cwd=folder)
-    assert "images are fetched from s3://models/" in searched.out + searched.err
+    assert "fetched from s3://models/" in searched.out + searched.err
     assert len(front.json()) == 1

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import reporter
+from orchestrator import node_faults, reporter
 from orchestrator.budget import Budget
 from orchestrator.config import Stop
 from orchestrator.node_faults import NodeFaults
 from orchestrator.study import Study
 from orchestrator.trials import TrialQueue, Wave, WaveSearcher, WaveStopper
+from orchestrator.waves import wave_length
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 
 SPACE = CascadeSpace(num_assistants=(0, 0))
@@ -84,6 +85,16 @@ def test_a_wave_whose_queue_is_empty_before_is_done_too(make_queue):
     assert wave.done
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "most", "length"),
+    [([2.0], [0.0], None, 500), ([8.0] * 50, [4.0] * 50, None, 4000), ([8.0] * 50, [4.0] * 50, 30, 600)],
+)
+def test_a_wave_is_longer_where_more_trials_run_at_once(monkeypatch, cpus, gpus, most, length):
+    machines = {str(at): {"CPU": cpu, "GPU": gpu} for at, (cpu, gpu) in enumerate(zip(cpus, gpus, strict=True))}
+    monkeypatch.setattr(node_faults, "machines_there", lambda: machines | {"head": {"memory": 1.0}})
+    assert wave_length({"CPU": 1.0, "GPU": 1.0} if gpus[0] else {"CPU": 1.0, "GPU": 0.0}, most) == length
+
+
 UNAVAILABLE = f"The actor {32 * 'a'} is unavailable: Socket closed"  # as Ray says it before it knows that a node died
 
 
@@ -141,6 +152,31 @@ def test_a_trial_goes_on_after_a_node_that_is_left_out_and_fails_where_another_f
     assert (queue.num_waiting, failed, faults.left_out) == (1, [], {"a"})
     attempts_on("b")
     assert (queue.num_waiting, failed) == (0, [(0, "before its first epoch: b is broken")])
+
+
+def test_trials_on_a_machine_that_lacks_images_go_on_elsewhere_and_where_there_is_no_other_the_search_ends(make_queue):
+    noted = []
+    nodes = {"a", "b"}
+    queue, faults = make_queue(2), NodeFaults(lambda: frozenset(nodes))
+
+    def told_on(node):
+        wave = Wave(queue, size=queue.num_new)
+        told = reporter.Reporter(wave, SimpleNamespace(note=noted.append), faults)
+        for config in [wave.next(), wave.next()]:
+            result = {"unfit": {"node": node, "reason": "images were replaced"}}
+            told.on_trial_complete(0, [], SimpleNamespace(config=config, last_result=result))
+        assert wave.done
+        assert queue.num_waiting == 2
+        return wave.unfit
+
+    assert told_on("a") is None
+    (note,) = noted
+    assert note == "node a takes no trials for 15 minutes, and its trials go on elsewhere: images were replaced"
+    nodes.discard("b")
+    assert str(told_on("a")) == "images were replaced"  # where it was given trials, as there was no other
+    nodes.add("b")
+    assert str(told_on("b")) == "images were replaced"
+    assert len(noted) == 1
 
 
 WAVES = """

@@ -40,6 +40,9 @@ class Rows:
         self.first_rows = np.arange(0, len(encoded), 2)
         self._encoded = encoded
 
+    def bring(self) -> None:
+        """Nothing is elsewhere."""
+
     def encoded(self, row: int) -> tuple[bytes, str]:
         return self._encoded[row], f"image {row}"
 

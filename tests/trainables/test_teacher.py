@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainables import midway
 from trainables.checkpoint import load_state, save_state
 from trainables.config import Recipe
 from trainables.data import DataSplits
@@ -116,6 +117,28 @@ def test_it_goes_on_where_it_stopped(networks, data: DataSplits, tmp_path: Path,
     assert later.epoch == stop
     assert equal(wanted, final_weights(later))
     assert later.result().val_accuracy == whole.result().val_accuracy
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, RICH], ids=["plain", "rich"])
+def test_it_goes_on_from_every_batch_as_if_it_had_not_stopped(
+    networks, data: DataSplits, tmp_path: Path, monkeypatch, recipe: Recipe
+) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    whole, later = (make_stage(networks, data, recipe=recipe) for _ in range(2))
+    wanted = [whole.step() for _ in range(recipe.epochs)]
+    told, num_parts = [], 0
+    while not later.finished:
+        torch.manual_seed(num_parts)  # no random choice may come from here
+        found = later.step_for(0.0)
+        told += [] if found is None else [found]
+        num_parts += 1
+        save_state(tmp_path / "state", *later.state())
+        later = make_stage(networks, data, recipe=recipe)
+        later.load_state(*load_state(tmp_path / "state"))
+    assert num_parts == recipe.epochs * (len(data.train) // recipe.batch_size)
+    assert [epoch.levels for epoch in told] == [epoch.levels for epoch in wanted]
+    assert equal(later.network.state_dict(), whole.network.state_dict())
+    assert later.result().seconds == pytest.approx(sum(epoch.seconds for epoch in told))
 
 
 def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data: DataSplits) -> None:

@@ -8,7 +8,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from trainables import midway
 from trainables.checkpoint import load, save_state
 from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
-from trainables.errors import InputError, StageFailure
+from trainables.errors import InputError, MachineError, StageFailure
 from trainables.images import ImageSet
 from trainables.ranks import RanksDiffer, Solo
 from trainables.trial import CascadeTrial
@@ -184,6 +184,31 @@ def test_a_trial_after_a_bad_image_has_a_crew_that_is_there(actor, monkeypatch):
     assert made._crew.closed
     assert made.reset_config(trial(1))
     assert "results" in run(made)
+
+
+def test_a_trial_on_a_machine_that_lacks_its_images_is_not_to_blame(actor, monkeypatch, tmp_path):
+    def lacking(trial, seconds=0.0):
+        raise MachineError("images were replaced")
+
+    made, _ = actor
+    unfit = {"progress": [], "unfit": {"node": None, "reason": "images were replaced"}, "done": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(CascadeTrial, "step_for", lacking)
+        assert made.step() == unfit
+    stop_note(tmp_path, 0).write_text("dominated")
+    monkeypatch.setattr(CascadeTrial, "stop", lacking)
+    assert made.step() == unfit
+    with monkeypatch.context() as patched:
+        patched.setattr(CascadeTrial, "__init__", lacking_at_once)
+        assert made.reset_config(trial(1))
+        made.load_checkpoint("nowhere")
+        assert made.step() == unfit
+    assert made.reset_config(trial(2))
+    assert "results" in run(made)
+
+
+def lacking_at_once(*_, **__):
+    raise MachineError("images were replaced")
 
 
 def unreadable(trial, seconds=0.0):

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_uri
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, records
+from orchestrator.tracking.sender import WINDOW
 from orchestrator.ui import serve
 from trainables.errors import InputError
 
@@ -124,6 +125,26 @@ def test_a_courier_that_dies_is_started_again_and_nothing_is_lost(start, runs, w
     tracker.close()
     assert set(runs()) == {"digits", "trial 0", "trial 1"}
     assert warnings == []
+
+
+def test_who_does_not_wait_for_many_records_has_them_sent_all_the_same(start, runs, warnings, make_epoch, monkeypatch):
+    def interrupted(timeout_seconds):
+        raise KeyboardInterrupt
+
+    tracker = start()
+    courier = tracker._courier
+    tracker.start_trial(0, {})
+    tracker._put(*(records.logging("trial/0", [("epoch", number, number)]) for number in range(3 * WINDOW)))
+    tracker.finish("finished")
+    monkeypatch.setattr(courier, "_wait", interrupted)
+    tracker.close()
+    courier._reader.join(60)
+    courier._log.close()
+    assert courier._process.returncode == 0
+    assert runs()["trial 0"].data.metrics["epoch"] == 3 * WINDOW - 1
+    left, waiting = sorted(warnings, key=lambda text: "on their way" in text)
+    assert left.endswith("what is left is sent in the background")
+    assert waiting.endswith("records are on their way; Ctrl-C ends the wait, and they are sent all the same")
 
 
 @pytest.fixture
