@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import json
 import os
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 # Tests run side by side, a core each; threads that wait for one another on a busy machine take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +16,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from orchestrator.archive import Candidate
+from tests.commands import OneProcess, run_alone
 from trainables.config import CascadeConfig
 
 # Where tests run in the background of a shell, Ctrl-C is ignored, by them and by all that they start.
@@ -42,64 +41,29 @@ tracking: {models: none}
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A command that has run to its end."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self):
-        return json.loads(self.out)
-
-
 @pytest.fixture(scope="session")
 def cascade_command():
     """Run `cascade` as a process of its own, in a folder."""
-
-    def run(*words, cwd, code=0, timeout=240, env=None):
-        done = subprocess.run(
-            [sys.executable, "-m", "orchestrator", *map(str, words)],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=os.environ | (env or {}),
-            check=False,
-        )
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return Finished(done.returncode, done.stdout, done.stderr)
-
-    return run
+    return run_alone
 
 
 @pytest.fixture(scope="session")
 def cascade_commands(tmp_path_factory):
-    """Run several `cascade` commands in one process, over one Ray, in a folder; what each came to.
+    """Run `cascade` commands in a process that all tests share, over one Ray, in a folder; what each came to.
 
-    It costs half of what as many processes cost, where it does not matter that a command starts afresh.
+    It costs a third of what as many processes cost, where it does not matter that a command starts afresh.
     """
-    script = Path(__file__).parent / "one_process.py"
+    shared = OneProcess(tmp_path_factory.mktemp("commands") / "log")
+    yield shared
+    shared.close()
 
-    def run(*commands, cwd, codes=None):
-        answers = tmp_path_factory.mktemp("answers") / "answers.json"
-        done = subprocess.run(
-            [sys.executable, script, answers, json.dumps([[str(word) for word in words] for words in commands])],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            check=False,
-        )
-        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        found = [Finished(**each) for each in json.loads(answers.read_text())]
-        for words, one, code in zip(commands, found, codes or [0] * len(found), strict=True):
-            assert one.code == code, f"{words}: exit code {one.code}\n{one.out}\n{one.err}"
-        return found
 
-    return run
+@pytest.fixture
+def commands_afresh(tmp_path_factory):
+    """Run `cascade` commands in one process as `cascade_commands` does, but in a new one, with this environment."""
+    new = OneProcess(tmp_path_factory.mktemp("commands") / "log")
+    yield new
+    new.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,16 @@
-"""Run several `cascade` commands in one process, over one Ray: imports and Ray's own processes cost once.
+"""Run `cascade` commands in one process, over one Ray: imports and Ray's own processes cost once.
 
-`python one_process.py ANSWERS COMMANDS`: COMMANDS is a JSON list of lists of words; exit code and output of each come
-into the file ANSWERS. `>` and a file behind the words of a command take its output. What is asked of Ray must be the
-same in all of them.
+Each line of standard input is a request: JSON with the `commands` (lists of words), the folder `cwd` to run them in,
+and variables of their `environment`; a line of standard output answers it with exit code and output of each. `>` and a
+file behind the words of a command take its output. What Ray is asked to start with is what the first command asks.
 """
 
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +48,52 @@ def answer(words: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def one_ray() -> Iterator[None]:
-    """Within it the first search starts Ray, and the others find it."""
-    from orchestrator import confirm, search
-    from orchestrator.evidence import command as study
+    """Within it the first command starts Ray, and the others find it."""
+    import ray
 
-    start, found = search.ray_session, []
-    with ExitStack() as stack:
+    start, end = ray.init, ray.shutdown
 
-        @contextmanager
-        def shared(resources: Any) -> Iterator[float]:
-            if not found:
-                found.append(stack.enter_context(start(resources)))
-            yield found[0]
+    def start_once(*words: Any, **options: Any) -> None:
+        if not ray.is_initialized():
+            start(*words, **options)
 
-        for module in (search, confirm, study):
-            module.ray_session = shared
+    ray.init, ray.shutdown = start_once, lambda: None
+    try:
         yield
+    finally:
+        end()
+
+
+@contextmanager
+def in_place(folder: str, environment: Mapping[str, str]) -> Iterator[None]:
+    """Be in a folder with these variables; where modules are looked for is afterwards as it was."""
+    changed = {name: os.environ.get(name) for name in (*environment, "PYTHONPATH")}
+    path = sys.path.copy()
+    os.environ.update(environment)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name, value in changed.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def serve() -> None:
+    """Answer requests until there are no more; neither they nor the answers are a command's to touch."""
+    requests, answers = (os.fdopen(os.dup(number), mode) for number, mode in ((0, "r"), (1, "w")))
+    with open(os.devnull) as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    with one_ray():
+        for line in requests:
+            request = json.loads(line)
+            with in_place(request["cwd"], request["environment"]):
+                found = [answer(words) for words in request["commands"]]
+            print(json.dumps(found), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    answers, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
-    with one_ray():
-        answers.write_text(json.dumps([answer(words) for words in commands]))
+    serve()

@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)  # a dozen commands, each a process; on a busy machine they took more than five minutes
-def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_commands, s3, monkeypatch):
+def test_every_command_of_the_docs_runs(photos, tiny_search, commands_afresh, s3, monkeypatch):
     monkeypatch.setenv("CASCADE_CACHE", str(photos / "cache"))
     shutil.copytree(tiny_search / "runs", photos / "runs")
     shutil.move(photos / "runs/tiny", photos / "runs/demo")
@@ -64,7 +64,7 @@ def test_every_command_of_the_docs_runs(photos, tiny_search, cascade_commands, s
             words = ["1" if word == "0.01" else word for word in words] + ["--overwrite"]
         to_run.append([s3 if word == "s3://BUCKET/PREFIX" else word for word in words])
     assert {"search", "front", "export", "presets", "study"} <= {words[0] for words in to_run}
-    cascade_commands(*to_run, cwd=photos)
+    commands_afresh(*to_run, cwd=photos)
 
 
 def test_links_between_pages_lead_somewhere():

@@ -155,16 +155,16 @@ def test_a_folder_with_other_files_is_left_alone(cascade, tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("kind", "asked"), [("cpus_per_trial", "4096"), ("gpus_per_trial", "64")])
-def test_more_than_the_machine_has_is_said_at_once(cascade_command, tmp_path, kind, asked):
-    done = cascade_command("search", "demo", "--set", f"resources.{kind}={asked}", cwd=tmp_path, code=2)
+def test_more_than_the_machine_has_is_said_at_once(cascade_commands, tmp_path, kind, asked):
+    (done,) = cascade_commands(["search", "demo", "--set", f"resources.{kind}={asked}"], cwd=tmp_path, codes=[2])
     assert f"resources.{kind} is {asked}, but there are" in done.err
     assert not (tmp_path / "runs" / "demo").exists()
 
 
 @pytest.mark.integration
-def test_a_dead_tracking_server_is_said_before_anything_runs(cascade_command, tmp_path):
+def test_a_dead_tracking_server_is_said_before_anything_runs(cascade_commands, tmp_path):
     address = "http://user:hidden@127.0.0.1:9"
-    done = cascade_command("search", "demo", cwd=tmp_path, code=2, env={"MLFLOW_TRACKING_URI": address})
+    (done,) = cascade_commands(["search", "demo"], cwd=tmp_path, codes=[2], env={"MLFLOW_TRACKING_URI": address})
     assert "tracking address http://" in done.err
     assert "hidden" not in done.out + done.err
     assert not (tmp_path / "runs" / "demo").exists()
@@ -206,11 +206,11 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_commands, tm
 
 
 @pytest.mark.integration
-def test_overwrite_replaces_exports_alone(tiny_search, cascade_command, tmp_path):
+def test_overwrite_replaces_exports_alone(tiny_search, cascade_commands, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("mine")
     words = ["export", "tiny", "--formats", "native", "--overwrite", "--out", tmp_path / "thesis"]
-    refused_export = cascade_command(*words, cwd=tiny_search, code=2)
+    (refused_export,) = cascade_commands(words, cwd=tiny_search, codes=[2])
     assert "is no export" in refused_export.err
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]

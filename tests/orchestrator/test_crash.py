@@ -46,29 +46,22 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
-    tmp_path, tiny_yaml, small_disk, cascade_command
+    tmp_path, tiny_yaml, small_disk, cascade_commands
 ):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    words = [
-        "search",
-        "tiny.yaml",
-        "--storage",
-        small_disk,
-        "--set",
-        "num_trials=4",
-    ]
-    first = cascade_command(*words, "--set", "stop.max_epochs=1", cwd=tmp_path)
+    words = ["search", "tiny.yaml", "--storage", small_disk, "--set", "num_trials=4"]
+    (first,) = cascade_commands([*words, "--set", "stop.max_epochs=1"], cwd=tmp_path)
     assert "ended after 1 of 4 trials" in first.out
     kept = Archive(small_disk / "tiny/archive.parquet").candidates()
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 60_000))  # enough for a start, not for a trial
-    full = cascade_command(*words, "--resume", cwd=tmp_path, code=1)
+    (full,) = cascade_commands([*words, "--resume"], cwd=tmp_path, codes=[1])
     lines = [line for line in full.err.splitlines() if line.startswith("cascade: ")]
     assert len(lines) == 1
     assert "No space left on device" in lines[0]
     assert "Traceback" not in full.out + full.err
     ballast.unlink()
-    last = cascade_command(*words, "--resume", cwd=tmp_path)
+    (last,) = cascade_commands([*words, "--resume"], cwd=tmp_path)
     assert "trial 0 runs" not in last.out
     study = Study(small_disk / "tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
     assert (study.running(), study.num_ended, study.failures()) == ((), 4, {})

@@ -16,8 +16,9 @@ from orchestrator.study import Study
 pytestmark = pytest.mark.integration
 
 
-def front_of(cascade_command, folder, name="tiny"):
-    return cascade_command("front", name, "--format", "json", cwd=folder).json()
+def front_of(cascade_commands, folder, name="tiny"):
+    (shown,) = cascade_commands(["front", name, "--format", "json"], cwd=folder)
+    return shown.json()
 
 
 def start(folder, *words):
@@ -42,8 +43,8 @@ def read_until(process, text):
     raise AssertionError(f"{text!r} was never said:\n{said}")
 
 
-def test_a_search_gives_every_level_of_every_trial(tiny_search, cascade_command):
-    rows = front_of(cascade_command, tiny_search)
+def test_a_search_gives_every_level_of_every_trial(tiny_search, cascade_commands):
+    rows = front_of(cascade_commands, tiny_search)
     assert {row["trial"] for row in rows} == {0, 1}
     for trial in (0, 1):
         levels = [row for row in rows if row["trial"] == trial]
@@ -93,10 +94,14 @@ def test_the_search_is_in_mlflow_with_true_statuses(tiny_search):
     assert shown >= {"front/front.html", "front/front.png", "front/front.md"}
 
 
-def test_a_second_search_in_the_same_place_is_refused(tiny_search, cascade_command):
+def test_a_second_search_in_the_same_place_is_refused(tiny_search, cascade_commands):
     before = sorted(tiny_search.rglob("*"))
-    taken = cascade_command("search", "tiny.yaml", cwd=tiny_search, code=2)
-    other = cascade_command("search", "tiny.yaml", "--resume", "--set", "seed=5", cwd=tiny_search, code=2)
+    taken, other = cascade_commands(
+        ["search", "tiny.yaml"],
+        ["search", "tiny.yaml", "--resume", "--set", "seed=5"],
+        cwd=tiny_search,
+        codes=[2, 2],
+    )
     assert "holds a search already" in taken.err
     assert "seed is 0 there and 5 here" in other.err
     assert sorted(tiny_search.rglob("*")) == before
@@ -168,7 +173,7 @@ def space(trial, defaults):
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_path, tiny_yaml, cascade_command):
+def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_path, tiny_yaml, cascade_commands):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "behind.py").write_text(BEHIND)
     words = ["--set", "space=behind:space"]
@@ -178,16 +183,16 @@ def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_pat
     process.kill()
     process.wait()
     process.stdout.close()
-    before = front_of(cascade_command, tmp_path)
+    before = front_of(cascade_commands, tmp_path)
     assert {row["trial"] for row in before} == {0}
     # Alone on its rung, the second trial, which is larger and does not learn, would go on.
-    done = cascade_command("search", "tiny.yaml", "--resume", *words, cwd=tmp_path)
+    (done,) = cascade_commands(["search", "tiny.yaml", "--resume", *words], cwd=tmp_path)
     assert "trial 1 runs" in done.out
     assert "trial 0 runs" not in done.out
     assert "trial 1 stopped (2 of 2): early stopping after 67 % of its epochs" in done.out
     passings = [json.loads(line) for line in (tmp_path / "runs/tiny/rungs.jsonl").read_text().splitlines()]
     assert [(passing["trial"], passing["goes_on"]) for passing in passings] == [(0, True), (1, False)]
-    rows = front_of(cascade_command, tmp_path)
+    rows = front_of(cascade_commands, tmp_path)
     assert [row["macs"] for row in rows if row["trial"] == 0] == [row["macs"] for row in before]
     assert [(row["trial"], row["fidelity"], row["on_front"]) for row in rows] == [
         (0, 1.0, True),
@@ -209,7 +214,7 @@ def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_pat
     assert "val_accuracy" not in stopped.data.metrics
 
 
-def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, tiny_yaml, cascade_command):
+def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, tiny_yaml, cascade_commands):
     folder, words = tmp_path, ["--set", "cascade.recipe.epochs=12"]  # trials that last long enough to be stopped in
     (folder / "tiny.yaml").write_text(tiny_yaml)
     process = start(folder, *words)
@@ -220,8 +225,8 @@ def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, ti
     assert "Traceback" not in said
     assert "SIGTERM" not in said
     assert "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12" in said
-    cascade_command("search", "tiny.yaml", "--resume", *words, cwd=folder)
-    assert {row["trial"] for row in front_of(cascade_command, folder)} == {0, 1}
+    cascade_commands(["search", "tiny.yaml", "--resume", *words], cwd=folder)
+    assert {row["trial"] for row in front_of(cascade_commands, folder)} == {0, 1}
 
 
 ONE_CASCADE = (
@@ -307,12 +312,12 @@ def saliency_that_dies_once(layers):
 """
 
 
-def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, cascade_commands):
+def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, commands_afresh):
     mark = tmp_path / "died"
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "mine.py").write_text(USERS_OWN.replace("{mark}", str(mark)))
     own = ["--set", "model={name: 'mine:network'}", "--set", "cascade.pruning.saliency=mine:saliency_that_dies_once"]
-    done, front, exported = cascade_commands(
+    done, front, exported = commands_afresh(
         ["search", "tiny.yaml", *own],
         ["front", "tiny", "--format", "json"],
         ["export", "tiny", "--pick", "knee"],

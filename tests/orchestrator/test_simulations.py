@@ -107,7 +107,8 @@ def test_a_search_is_by_default_what_the_benchmarks_hold_against_others():
 
 
 @pytest.mark.integration
-def test_a_search_is_replayed_from_its_own_curves(tiny_search, cascade_command):
+def test_a_search_is_replayed_from_its_own_curves(tiny_search, cascade_commands):
     words = ["--trials", "2", "--seeds", "2", "--workers", "1", "--policy", "random", "--format", "json"]
-    (random,) = cascade_command("simulate", "tiny", *words, cwd=tiny_search).json()
+    (done,) = cascade_commands(["simulate", "tiny", *words], cwd=tiny_search)
+    (random,) = done.json()
     assert random["num_trials"] == 2.0

@@ -14,7 +14,7 @@ from orchestrator.evidence.results import ResultFile
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, cascade_command) -> None:
+def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, cascade_commands) -> None:
     from mlflow import MlflowClient
 
     (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
@@ -27,9 +27,9 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
         os.killpg(first.pid, signal.SIGKILL)
     before = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
     assert before
-    out = cascade_command("study", "tiny.yaml", cwd=tmp_path).out
-    assert f"4 runs; {len(before)} results are in" in out
-    assert "the teacher is trained" not in out
+    (done,) = cascade_commands(["study", "tiny.yaml"], cwd=tmp_path)
+    assert f"4 runs; {len(before)} results are in" in done.out
+    assert "the teacher is trained" not in done.out
     results = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
     assert len(results) == 4
     assert {key: results[key] for key in before} == before
