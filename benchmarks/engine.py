@@ -14,14 +14,17 @@ from torch import nn
 
 from benchmarks.table import Row
 from trainables.channels import BATCH_NORMS, Kept
-from trainables.config import CascadeConfig, Execution, ModelConfig, Precision, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.optimizers import make_optimizer
 from trainables.plan import StagePlan
+from trainables.pruning_config import Pruning
+from trainables.recipe import Execution, Precision, Recipe
 from trainables.saliency import GateLayer, gate_gradient
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize

@@ -25,15 +25,19 @@ from orchestrator.int8_file import CALIBRATION_IMAGES, write_int8
 from orchestrator.onnx_file import compare_files, open_session, session_logits, write_onnx
 from orchestrator.originals import Origin
 from trainables.checkpoint import InputSpec
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
+from trainables.data_config import DataConfig
 from trainables.deployment import as_taken, batches, trace
 from trainables.evaluation import score
 from trainables.images import in_memory
 from trainables.latency import Comparison
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.plan import StagePlan
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
 from trainables.teacher_size import TeacherSize

@@ -21,11 +21,13 @@ from torch import multiprocessing
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
-from trainables.config import Augmentation, DataConfig, Execution, Mix, ModelConfig, Recipe
 from trainables.cost import count_macs
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation, DataConfig
 from trainables.latency import compare
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.recipe import Execution, Mix, Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
 from trainables.training import epoch_batches

@@ -17,12 +17,13 @@ from torch import nn
 
 from benchmarks.table import Row
 from trainables.channels import ChannelMap, Kept
-from trainables.config import ModelConfig, Pruning
 from trainables.cost import SizeModel, latency_model, macs_model
 from trainables.dependencies import find_groups
 from trainables.layer_times import measure_layers
 from trainables.levels import Level, SharedWeights
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.pruning_config import Pruning
 from trainables.selection import select, smallest_target
 
 NUM_THREADS = 1

@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.table import Row, machine
 from orchestrator.onnx_file import open_session, session_logits, write_onnx
 from trainables.checkpoint import InputSpec, load_network, save_network
-from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.contracts import TOLERANCE, Findings, check_contracts, draw_weights
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
@@ -27,9 +27,12 @@ from trainables.dependencies import CLASS_SCORES
 from trainables.deployment import trace
 from trainables.errors import InputError
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.plan import StagePlan
 from trainables.programs import load_program, write_program
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize
 

@@ -7,8 +7,11 @@ import torch
 
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Recipe
+from trainables.config import CascadeConfig
+from trainables.data_config import DataConfig
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.recipe import Recipe
 from trainables.teacher import TeacherStage
 from trainables.trial import CascadeTrial
 

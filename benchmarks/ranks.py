@@ -23,11 +23,15 @@ from torch import nn
 
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
+from trainables.data_config import DataConfig
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.plan import stage_plans
+from trainables.pruning_config import Pruning
 from trainables.ranks import ALONE, Ranks, join, leave
+from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
 from trainables.teacher_size import TeacherSize

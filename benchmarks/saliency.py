@@ -26,14 +26,18 @@ from torch import nn
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
 from trainables.channels import BATCH_NORMS, ChannelMap, Kept
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits, normalise
+from trainables.data_config import DataConfig
 from trainables.distillation import distillation_loss
 from trainables.images import in_memory
 from trainables.levels import Level
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.plan import StagePlan
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.saliency import SaliencyMeter, find_criterion
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage

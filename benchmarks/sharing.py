@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks.table import Row
-from trainables.config import CascadeConfig, ModelConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.recipe import Recipe
 from trainables.trial import CascadeTrial
 
 NUM_TRIALS = 4

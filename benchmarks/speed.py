@@ -27,9 +27,12 @@ from benchmarks.engine import (
     separate_step,
 )
 from benchmarks.table import Row
-from trainables.config import Augmentation, ModelConfig, Pruning, Recipe
+from trainables.data_config import Augmentation
 from trainables.distillation import distillation_loss
+from trainables.model_config import ModelConfig
 from trainables.pruning import pruning_steps
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
 from trainables.training import epoch_batches
 

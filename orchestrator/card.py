@@ -11,8 +11,10 @@ from typing import Any
 from orchestrator.formats import CARD_FORMAT, CARD_VERSION
 from orchestrator.verify import Verification
 from trainables.checkpoint import InputSpec
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pixels
+from trainables.config import CascadeConfig
+from trainables.data_config import DataConfig, Pixels
 from trainables.latency import Comparison
+from trainables.model_config import ModelConfig
 
 _SAME_MACS = 0.01
 _FAST_WIDTH = 8  # channels that CPU kernels compute at once, or a divisor of it

@@ -13,9 +13,11 @@ from orchestrator.cluster import ANSWER_SECONDS, GPU_KIND, machines_there, may_c
 from orchestrator.config import Experiment
 from orchestrator.rank_actors import RankActors
 from orchestrator.teacher import TeacherTask
-from trainables.config import Augmentation, CascadeConfig, ModelConfig
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
+from trainables.model_config import ModelConfig
 from trainables.peak import Peak, measure_peak
 from trainables.plain import PlainConfig
 from trainables.tune_adapter import build_teacher

@@ -16,7 +16,6 @@ from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.channels import ChannelMap
-from trainables.config import UNITS, Pruning, Recipe, SizeUnit
 from trainables.contracts import Findings, check_contracts
 from trainables.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.data import DataSplits
@@ -26,6 +25,8 @@ from trainables.execution import require_compiler
 from trainables.features import find_boundaries
 from trainables.models import build, load_weights
 from trainables.objective import Objective
+from trainables.pruning_config import UNITS, Pruning, SizeUnit
+from trainables.recipe import Recipe
 from trainables.remembered import require_room_for_logits
 from trainables.saliency import find_criterion
 from trainables.selection import floor_fraction, smallest_target

@@ -18,9 +18,12 @@ from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
-from trainables.config import DataConfig, ModelConfig, Pruning, Recipe
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
+from trainables.model_config import ModelConfig
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 
 # Ray Tune's schedulers, without dashes and underscores.
 _SINGLE_METRIC = (

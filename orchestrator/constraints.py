@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainables.config import SizeUnit
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_number
+from trainables.pruning_config import SizeUnit
 
 if TYPE_CHECKING:
     from orchestrator.archive import Candidate

@@ -9,8 +9,8 @@ from orchestrator import parquet, shard_splits
 from orchestrator.bucket import Bucket, is_bucket
 from orchestrator.tracking.records import DataSet
 from trainables import sources
-from trainables.config import DataConfig
 from trainables.data import DataSplits
+from trainables.data_config import DataConfig
 from trainables.images import Source
 from trainables.splits import split
 

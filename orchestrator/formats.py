@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from trainables.config import Pixels
+from trainables.data_config import Pixels
 from trainables.errors import InputError
 from trainables.plain import require_int, require_number, require_one_of
 

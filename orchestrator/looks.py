@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.constraints import Bounds, size_violations
-from trainables.config import UNITS, CascadeConfig, Pruning, SizeUnit
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.pruning_config import UNITS, Pruning, SizeUnit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,12 +13,13 @@ import torch
 from orchestrator.archive import Candidate
 from orchestrator.card import NetworkFacts
 from trainables.checkpoint import InputSpec, SavedNetwork, load_network
-from trainables.config import DataConfig, ModelConfig
 from trainables.cost import count_macs, count_params
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.evaluation import class_scores, score, top5
 from trainables.images import ImageSet, Source
 from trainables.imports import is_import_path
+from trainables.model_config import ModelConfig
 from trainables.models import find_builder
 from trainables.results import TeacherResult
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from trainables.config import DataConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
 from trainables.sources import Part, data_folder, decode_image, decode_square

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.formats import INT8_FILE, ONNX_FILE, PROGRAM_FILE, Format
 from trainables.checkpoint import InputSpec, load_network
-from trainables.config import Pixels
 from trainables.cost import count_macs, count_params
+from trainables.data_config import Pixels
 from trainables.deployment import as_taken, batches, logits_of
 from trainables.errors import InputError, first_line
 from trainables.identity import tensors_digest

@@ -15,11 +15,12 @@ from orchestrator.probe import SpaceProbe
 from orchestrator.rank_actors import RankActors
 from orchestrator.resources import AUTO, LOCAL, Resources
 from search_spaces.cascade import CascadeSpace
-from trainables.config import CascadeConfig, Precision, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.memory import Footprint, footprint
 from trainables.models import build
+from trainables.recipe import Precision, Recipe
 from trainables.remembered import remembered_bytes
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -13,8 +13,8 @@ from orchestrator.bucket import is_bucket
 from orchestrator.shard_bucket import BucketPlace
 from orchestrator.shard_files import FolderPlace, ShardPlace, ShardRows, read_labels
 from orchestrator.shards import PartName, Shard, ShardSet
-from trainables.config import DataConfig
 from trainables.data import DataSplits
+from trainables.data_config import DataConfig
 from trainables.images import Images, ImageSet, Source
 from trainables.sources import data_folder
 from trainables.splits import channel_statistics, random_split, stratified_split

@@ -22,15 +22,18 @@ from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.reuse import StageFolder
 from orchestrator.whole_files import write_atomically
 from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
-from trainables.config import Augmentation, ModelConfig, Pruning, Recipe
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.evaluation import evaluate
 from trainables.identity import Identity
 from trainables.imports import is_import_path
+from trainables.model_config import ModelConfig
 from trainables.models import build, find_builder, load_weights, versioned
+from trainables.pruning_config import Pruning
 from trainables.ranks import Ranks
+from trainables.recipe import Recipe
 from trainables.results import EpochProgress, TeacherResult
 from trainables.teacher import TeacherStage
 from trainables.training import Tensors

@@ -13,7 +13,8 @@ from rich.text import Text
 from orchestrator.archive import Candidate
 from orchestrator.front_view import FrontView
 from orchestrator.watcher import Watcher
-from trainables.config import UNITS, CascadeConfig
+from trainables.config import CascadeConfig
+from trainables.pruning_config import UNITS
 from trainables.results import EpochProgress, Reused, TeacherResult
 
 

@@ -14,9 +14,6 @@ from trainables.config import (
     LARGEST_GROWTH,
     CascadeConfig,
     LearnsFrom,
-    Pruning,
-    PruningCost,
-    Recipe,
     Schedule,
     check_feature_weight,
     check_levels_a_step,
@@ -25,6 +22,8 @@ from trainables.config import (
 )
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_int, require_number, require_one_of
+from trainables.pruning_config import Pruning, PruningCost
+from trainables.recipe import Recipe
 
 if TYPE_CHECKING:
     import optuna

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from trainables.config import Augmentation
+from trainables.data_config import Augmentation
 from trainables.errors import InputError
 
 _PAD_PARTS = 8  # a crop may shift by this part of the size

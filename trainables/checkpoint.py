@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainables.channels import network_widths, resize
-from trainables.config import ModelConfig
 from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
+from trainables.model_config import ModelConfig
 from trainables.models import Builder, build, call_builder, check_shapes, versioned
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
-from trainables.config import UNITS, Pruning, SizeUnit
 from trainables.cost import count_macs, count_params, size_model
 from trainables.dependencies import find_groups
 from trainables.errors import InputError, first_line
 from trainables.levels import Level, SharedWeights
+from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.saliency import SaliencyMeter, gate_gradient
 from trainables.selection import floor_fraction
 from trainables.training import seeded_layers

@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.channels import ChannelMap, is_blockwise, layer_widths, skeleton, tensor_axes
-from trainables.config import SizeUnit
 from trainables.errors import InputError, first_line
+from trainables.pruning_config import SizeUnit
 
 FloatVector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]

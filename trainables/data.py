@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from trainables.config import Augmentation
+from trainables.data_config import Augmentation
 from trainables.errors import InputError
 from trainables.images import Images, ImageSet, described
 

@@ -12,8 +12,8 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 
 from trainables.checkpoint import InputSpec
-from trainables.config import Pixels
 from trainables.data import normalise
+from trainables.data_config import Pixels
 from trainables.errors import InputError
 
 _CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trainables.config import Execution
 from trainables.errors import InputError, first_line
+from trainables.recipe import Execution
 
 Step = Callable[..., torch.Tensor]
 """Works on tensors on the device (images, labels, perhaps logits), changes what it owns in place, returns a tensor."""

@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 
-from trainables.config import Augmentation, CascadeConfig, ModelConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.imports import is_import_path
+from trainables.model_config import ModelConfig
 from trainables.plan import StagePlan
+from trainables.recipe import Recipe
 
 Identity = Mapping[str, Any]
 """Plain values that determine a stage's result."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from trainables.augmentation import augment
-from trainables.config import Augmentation
+from trainables.data_config import Augmentation
 from trainables.errors import InputError
 
 # Pixels that are augmented at once: some batches of small images, one of large ones. RandAugment makes some hundred

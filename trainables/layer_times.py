@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from trainables.channels import ChannelMap, is_blockwise, layer_widths
-from trainables.config import Pruning
 from trainables.cost import FloatVector, IntVector, LatencyTable, LayerTime
 from trainables.dependencies import find_groups
 from trainables.levels import Level, SharedWeights
+from trainables.pruning_config import Pruning
 from trainables.selection import least_channels, round_step
 
 LATENCY_BATCH = 1

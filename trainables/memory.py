@@ -15,8 +15,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainables.channels import skeleton
-from trainables.config import CascadeConfig, Precision, Recipe
+from trainables.config import CascadeConfig
 from trainables.evaluation import EVALUATION_BATCH
+from trainables.recipe import Precision, Recipe
 
 _FEW, _MORE = 2, 4  # images of two passes, between which what grows with the images shows
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torchvision.transforms import v2
 
-from trainables.config import Recipe
+from trainables.recipe import Recipe
 
 
 class Mixer:

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from trainables.config import ModelConfig
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
+from trainables.model_config import ModelConfig
 from trainables.vggs import VGGS
 
 Builder = Callable[..., nn.Module]

@@ -5,7 +5,6 @@ from typing import Self
 
 import torch
 
-from trainables.config import Recipe
 from trainables.data import DataSplits
 from trainables.distillation import (
     distillation_loss,
@@ -14,6 +13,7 @@ from trainables.distillation import (
     multi_label_loss,
 )
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from trainables.config import Recipe
 from trainables.levels import Cuts, pick
+from trainables.recipe import Recipe
 from trainables.training import Tensors
 
 # Of AdamW, beside the momentum: Loshchilov & Hutter 2019, and the defaults of torch.

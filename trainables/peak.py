@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from trainables.config import Augmentation, CascadeConfig
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.evaluation import EVALUATION_BATCH
 from trainables.images import num_batches
 from trainables.remembered import remembered_bytes

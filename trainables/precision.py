@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from trainables.config import Recipe
+from trainables.recipe import Recipe
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from trainables.channels import Kept
-from trainables.config import Pruning, Ramp, amount
 from trainables.cost import IntVector, SizeModel
 from trainables.levels import Cuts, Level
+from trainables.pruning_config import Pruning, Ramp, amount
 from trainables.regrowth import candidates, share_at
 from trainables.saliency import Criterion, SaliencyMeter
 from trainables.selection import TOLERANCE, SelectionError, check_scores, select

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from trainables.config import Stem
 from trainables.layers import initialise, scaled
+from trainables.model_config import Stem
 
 
 class ResNet(nn.Module):

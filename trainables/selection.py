@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from trainables.channels import ChannelGroup, ChannelMap, Kept
-from trainables.config import Pruning, amount
 from trainables.cost import FloatVector, IntVector, SizeModel
+from trainables.pruning_config import Pruning, amount
 
 TOLERANCE = 0.02
 """Largest relative difference between a level's size and what was asked, where widths are not rounded."""

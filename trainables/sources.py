@@ -19,7 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
-from trainables.config import DataConfig, DataName
+from trainables.data_config import DataConfig, DataName
 from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
 from trainables.splits import select, stratified_split

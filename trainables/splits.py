@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from trainables.config import DataConfig
 from trainables.data import DataSplits
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet, Source
 

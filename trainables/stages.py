@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.config import Augmentation, CascadeConfig
+from trainables.config import CascadeConfig
 from trainables.cost import macs_model, size_model
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from trainables.augmentation import NUM_DRAWS, augment
-from trainables.config import Augmentation
+from trainables.data_config import Augmentation
 from trainables.decoding import central_square, decode, drawn_window
 from trainables.errors import InputError
 from trainables.images import num_batches

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from trainables.averaging import WeightAverage
-from trainables.config import Augmentation, Recipe
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
 from trainables.execution import Forward, RecordedStep, compiled
@@ -30,6 +30,7 @@ from trainables.optimizers import (
 )
 from trainables.precision import autocast
 from trainables.ranks import ALONE, Ranks
+from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     CALIBRATION_BATCHES,

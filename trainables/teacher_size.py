@@ -5,8 +5,8 @@ from typing import Self
 
 from torch import nn
 
-from trainables.config import SizeUnit
 from trainables.cost import LatencyTable, count_macs, count_params, require_table
+from trainables.pruning_config import SizeUnit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

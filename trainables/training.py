@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from trainables.channels import BATCH_NORMS
-from trainables.config import Augmentation, Recipe
 from trainables.data import DataSplits, training_batches
+from trainables.data_config import Augmentation
 from trainables.errors import InputError
 from trainables.ranks import ALONE, Ranks
+from trainables.recipe import Recipe
 from trainables.whole_batch import whole_batch
 
 Tensors = dict[str, torch.Tensor]

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from trainables.channels import network_widths, resize
-from trainables.config import Augmentation, CascadeConfig
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.identity import Identity, stage_identities
 from trainables.models import versioned
 from trainables.plan import stage_plans

@@ -20,10 +20,12 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 from trainables.checkpoint import InputSpec, load_state, save_network, save_state
-from trainables.config import Augmentation, CascadeConfig, ModelConfig
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.errors import InputError, MachineError, StageFailure
+from trainables.model_config import ModelConfig
 from trainables.models import build, versioned
 from trainables.ranks import Crew, RanksDiffer, Solo
 from trainables.training import Tensors

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from trainables.channels import network_widths, resize
-from trainables.config import ModelConfig
 from trainables.cost import IntVector, SizeModel, macs_model
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
 from trainables.layers import initialise
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.selection import TOLERANCE
 

@@ -10,10 +10,13 @@ import yaml
 
 from orchestrator.evidence.settings import Arm, Budget, Images, Purpose, Run, RunResources, Tuning
 from orchestrator.overrides import set_value
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Recipe
+from trainables.config import CascadeConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.identity import digest
+from trainables.model_config import ModelConfig
 from trainables.plain import PlainConfig, require, require_int, require_number
+from trainables.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from orchestrator.evidence.settings import Budget
-from trainables.config import CascadeConfig, Pruning
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.plan import StagePlan, stage_plans
 from trainables.pruning import pruning_steps, size_at
+from trainables.pruning_config import Pruning
 from trainables.sandwich import num_whole_steps
 
 FORWARD, BACKWARD = 1.0, 2.0

@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.curves import CurvePoint, TrialCurve
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
+from trainables.recipe import Recipe
 from trainables.results import LevelResult
 
 

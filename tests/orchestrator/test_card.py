@@ -11,8 +11,11 @@ from orchestrator.card import Card, FileFacts, LatencyRow, NetworkFacts
 from orchestrator.readme import markdown, native_snippet, onnx_snippet, program_snippet
 from orchestrator.verify import FileCheck, Verification
 from trainables.checkpoint import InputSpec
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning
+from trainables.config import CascadeConfig
+from trainables.data_config import DataConfig
 from trainables.latency import Comparison, Latency
+from trainables.model_config import ModelConfig
+from trainables.pruning_config import Pruning
 
 
 def row(runtime: str, dense_ms: float, pruned_ms: float, iqr_ms: float = 0.0, batch_size: int = 1) -> LatencyRow:

@@ -6,12 +6,14 @@ from torch import nn
 
 from orchestrator.checks import check_network
 from orchestrator.config import parse_experiment
-from trainables.config import CascadeConfig, ModelConfig, Pruning
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.pruning_config import Pruning
 
 
 class Transformer(nn.Module):

@@ -8,8 +8,9 @@ import pytest
 
 from orchestrator.curves import CurvePoint, Curves, read_curves, read_table, write_table
 from orchestrator.study import Asked
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 
 CASCADE = CascadeConfig(macs_kept=(0.5, 0.25), recipe=Recipe(epochs=3))

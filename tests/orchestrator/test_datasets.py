@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from orchestrator.datasets import draws_its_test_images, load_splits, load_test
-from trainables.config import DataConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 
 

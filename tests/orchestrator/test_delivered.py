@@ -12,10 +12,10 @@ import torch
 
 from orchestrator.delivered import check_export
 from trainables.checkpoint import InputSpec, save_network
-from trainables.config import ModelConfig
 from trainables.cost import count_macs
 from trainables.deployment import trace
 from trainables.errors import InputError
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.programs import write_program
 

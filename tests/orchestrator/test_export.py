@@ -28,13 +28,15 @@ from orchestrator.export import Exported, Failed, Job, export, export_each
 from orchestrator.formats import FORMATS, ExportOptions
 from orchestrator.originals import Origin
 from trainables.checkpoint import InputSpec, load, load_network, save_network
-from trainables.config import CascadeConfig, DataConfig, ModelConfig
+from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import normalise
+from trainables.data_config import DataConfig
 from trainables.dependencies import find_groups
 from trainables.deployment import trace
 from trainables.errors import InputError, StageFailure
 from trainables.levels import Level, SharedWeights
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.programs import write_program
 from trainables.results import TeacherResult

@@ -4,7 +4,8 @@ import pytest
 
 from orchestrator.constraints import Bound
 from orchestrator.looks import BoundLook, Looks, ReachLook, SizeLook, UnitLook, admit
-from trainables.config import CascadeConfig, Pruning
+from trainables.config import CascadeConfig
+from trainables.pruning_config import Pruning
 
 CASCADE = CascadeConfig(macs_kept=(0.4, 0.1), pruning=Pruning(min_channels=2))
 

@@ -16,8 +16,9 @@ from orchestrator.overview.charts import Frame, count_ticks, percent_ticks
 from orchestrator.overview.gather import Links, gather
 from orchestrator.overview.importance import importance
 from orchestrator.overview.page import html, write_overview
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, LevelResult, TeacherResult
 
 TEACHER = TeacherResult(val_accuracy=0.95, macs=1_000_000, params=1000, seconds=90.0, latency_ms=2.0)

@@ -15,9 +15,10 @@ from orchestrator.looks import Refusal, admit
 from orchestrator.packing import difference, greediest, most_together, pack, part_of_card, without_cards
 from orchestrator.resources import Resources
 from orchestrator.room import Footprints, find_room
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.images import ImageSet
+from trainables.recipe import Recipe
 
 GIB = 2**30
 MACHINE = {"CPU": 16.0, "GPU": 1.0}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from orchestrator.parquet import has_parquet, read_test, read_train
-from trainables.config import DataConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 
 

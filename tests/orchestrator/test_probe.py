@@ -3,8 +3,9 @@ import pytest
 from orchestrator.looks import Refusal, SizeLook
 from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 
 SPACE = CascadeSpace(num_assistants=(0, 2), schedule=("joint", "sequential"), nested=(False, True))
 DEFAULTS = CascadeDefaults()

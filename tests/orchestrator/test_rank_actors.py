@@ -13,11 +13,14 @@ from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.resources import Resources
 from orchestrator.teacher import TeacherTask, prepare_teacher
 from tests.orchestrator import rank_work
-from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.teacher import TeacherStage
 from trainables.tune_adapter import TrialSettings
 

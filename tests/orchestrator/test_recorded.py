@@ -7,8 +7,9 @@ import random
 import pytest
 
 from orchestrator.recorded import Recorded, Yardstick
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 

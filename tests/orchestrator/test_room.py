@@ -9,12 +9,13 @@ from orchestrator import room
 from orchestrator.config import parse_experiment
 from orchestrator.resources import Resources
 from orchestrator.room import MemoryLook, Room, check_memory, find_room, machine_bytes
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.images import ImageSet
 from trainables.memory import footprint
 from trainables.models import build
+from trainables.recipe import Recipe
 
 NODE = {"CPU": 4.0, "memory": 6e9, "object_store_memory": 2e9}
 

@@ -22,7 +22,7 @@ from orchestrator.shard_files import ShardRows
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
 from orchestrator.shards import FILE, ShardSet
-from trainables.config import DataConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError, MachineError
 from trainables.identity import data_digest
 

@@ -20,7 +20,7 @@ from orchestrator.shard_files import FolderPlace, ShardRows, read_labels, read_s
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
 from orchestrator.shards import ShardSet, schema_of
-from trainables.config import DataConfig, DataName
+from trainables.data_config import DataConfig, DataName
 from trainables.errors import InputError
 from trainables.identity import data_digest
 from trainables.images import ImageSet

@@ -9,8 +9,8 @@ from orchestrator.rungs import EarlyStopping
 from orchestrator.simulate import OwnSearcher, Policy, Simulation, replay
 from orchestrator.study import Asked
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
-from trainables.config import Recipe
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 SPACE = CascadeSpace(num_assistants=(1, 1), student_macs_kept=(0.01, 0.2), learning_rate=(0.01, 1.0))

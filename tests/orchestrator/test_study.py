@@ -5,8 +5,9 @@ from orchestrator.budget import Ended
 from orchestrator.looks import Refusal, SizeLook
 from orchestrator.study import SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.recipe import Recipe
 
 SPACE = CascadeSpace(num_assistants=(0, 2))
 DEFAULTS = CascadeDefaults()

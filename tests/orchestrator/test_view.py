@@ -8,7 +8,8 @@ from rich.console import Console
 from orchestrator.front_view import front_view
 from orchestrator.fronts import front_json_list, front_rich_table, front_rows
 from orchestrator.view import duration, percent, watching
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
+from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, Reused, TeacherResult
 
 OBJECTIVES = ("val_accuracy", "macs_kept")

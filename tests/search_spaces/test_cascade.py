@@ -9,8 +9,10 @@ from optuna.trial import FixedTrial
 
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from search_spaces.presets import PRESETS, SPACES
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 
 DEFAULTS = CascadeDefaults(recipe=Recipe(epochs=9), pruning=Pruning(round_to=2))
 

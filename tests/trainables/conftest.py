@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelMap
-from trainables.config import CascadeConfig, ModelConfig
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits
 from trainables.dependencies import find_groups
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.plan import StagePlan
 from trainables.stages import CascadeStage

@@ -10,12 +10,14 @@ from dataclasses import asdict
 
 import torch
 
-from trainables.config import CascadeConfig, ModelConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.images import ImageSet
 from trainables.memory import footprint
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.peak import measure_peak
+from trainables.recipe import Recipe
 from trainables.trial import CascadeTrial
 
 IMAGES, CLASSES, SIZE = 4096, 10, 32

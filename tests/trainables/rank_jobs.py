@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from tests.trainables.conftest import make_network
 from trainables import midway
-from trainables.config import CascadeConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.evaluation import evaluate
 from trainables.ranks import RanksDiffer, join, leave
+from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
 from trainables.trial import CascadeTrial

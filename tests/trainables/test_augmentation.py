@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainables.augmentation import NUM_DRAWS, augment, mirrors, random_window
-from trainables.config import Augmentation
+from trainables.data_config import Augmentation
 from trainables.errors import InputError
 
 

@@ -26,10 +26,10 @@ from trainables.checkpoint import (
     save_network,
     save_state,
 )
-from trainables.config import ModelConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.levels import Level, SharedWeights
+from trainables.model_config import ModelConfig
 
 SPEC = InputSpec(channels=3, image_size=16, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), class_names=("a", "b", "c", "d"))
 CONFIGS = {

@@ -8,24 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import (
-    Augmentation,
-    CascadeConfig,
-    ClassWeights,
-    DataConfig,
-    LearningRateSchedule,
-    Mix,
-    ModelConfig,
-    Optimizer,
-    Pruning,
-    PruningCost,
-    Ramp,
-    Recipe,
-    Schedule,
-    Stem,
-)
+from trainables.config import CascadeConfig, Schedule
+from trainables.data_config import Augmentation, DataConfig
 from trainables.errors import InputError, StageFailure
 from trainables.imports import is_import_path
+from trainables.model_config import ModelConfig, Stem
+from trainables.pruning_config import Pruning, PruningCost, Ramp
+from trainables.recipe import ClassWeights, LearningRateSchedule, Mix, Optimizer, Recipe
 
 PATH = {"path": "images"}
 NAN, INF = float("nan"), float("inf")

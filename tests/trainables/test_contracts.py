@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
-from trainables.config import Pruning
 from trainables.contracts import check_contracts, closed_gates, draw_weights
 from trainables.errors import InputError
+from trainables.pruning_config import Pruning
 
 SHAPE = (3, 16, 16)
 Two = namedtuple("Two", ["scores", "auxiliary"])

@@ -9,7 +9,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.channels import resize
-from trainables.config import ModelConfig
 from trainables.cost import (
     LatencyTable,
     LayerTime,
@@ -22,6 +21,7 @@ from trainables.cost import (
 )
 from trainables.dependencies import find_groups
 from trainables.errors import InputError
+from trainables.model_config import ModelConfig
 from trainables.models import build
 
 # Convolution: pixels x outputs x inputs x kernel; depthwise: one input; linear: outputs x inputs.

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.config import DataConfig
 from trainables.data import DataSplits, evaluation_batches, normalise, training_batches
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet, Source, num_batches
 from trainables.splits import random_split, split, stratified_split

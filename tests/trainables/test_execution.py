@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.config import CascadeConfig, Execution, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.execution import RecordedStep, require_compiler
 from trainables.plan import StagePlan
+from trainables.pruning_config import Pruning
+from trainables.recipe import Execution, Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize
 

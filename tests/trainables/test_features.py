@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss, multi_label_loss
 from trainables.errors import InputError
 from trainables.features import Answer, attention, attention_distance, attention_maps, find_boundaries
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from trainables.checkpoint import ARCHITECTURE_FILE, WEIGHTS_FILE, InputSpec, load, save_network
-from trainables.config import ModelConfig
 from trainables.errors import InputError
+from trainables.model_config import ModelConfig
 from trainables.models import build
 
 MODEL = ModelConfig(name="vgg-small", width=0.1)

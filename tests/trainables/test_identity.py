@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
 from trainables.identity import (
@@ -18,7 +18,10 @@ from trainables.identity import (
     tensors_digest,
     trial_origin,
 )
+from trainables.model_config import ModelConfig
 from trainables.plan import stage_plans
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.3, 0.1), schedule="sequential", recipe=Recipe(epochs=6))
 

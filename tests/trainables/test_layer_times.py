@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from trainables import layer_times
-from trainables.config import Pruning
 from trainables.cost import LatencyTable, latency_model
 from trainables.layer_times import fit, measure_layers
+from trainables.pruning_config import Pruning
 
 SHAPE = (3, 16, 16)
 

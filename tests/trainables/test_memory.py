@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.config import CascadeConfig, ModelConfig, Recipe
+from trainables.config import CascadeConfig
 from trainables.memory import Footprint, footprint
+from trainables.model_config import ModelConfig
 from trainables.models import build
+from trainables.recipe import Recipe
 
 SHAPE = (3, 16, 16)
 ROUND = Footprint(weights=1000, kept=10, kept_an_image=100, shown_an_image=30)

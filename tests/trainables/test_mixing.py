@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.config import Recipe
 from trainables.data import DataSplits
 from trainables.mixing import Mixer
+from trainables.recipe import Recipe
 from trainables.training import epoch_batches
 
 KINDS = ["mixup", "cutmix", "both"]

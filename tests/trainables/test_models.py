@@ -9,8 +9,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from trainables.config import ModelConfig
 from trainables.errors import InputError
+from trainables.model_config import ModelConfig
 from trainables.models import BUILT_IN, build, load_weights, versioned
 
 

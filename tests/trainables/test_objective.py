@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainables.config import Recipe
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss, multi_label_distillation_loss, multi_label_loss
 from trainables.errors import InputError
 from trainables.images import ImageSet
 from trainables.objective import Objective
+from trainables.recipe import Recipe
 
 
 def with_several_labels(data: DataSplits) -> DataSplits:

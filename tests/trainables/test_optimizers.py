@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from trainables.config import Recipe
 from trainables.optimizers import (
     clip_gradients,
     cut_state,
@@ -22,6 +21,7 @@ from trainables.optimizers import (
     optimizer_state,
     set_learning_rate,
 )
+from trainables.recipe import Recipe
 
 SGD = Recipe()
 ADAMW = Recipe(optimizer="adamw", learning_rate=0.01)

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from trainables import peak
-from trainables.config import CascadeConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.images import ImageSet
 from trainables.joint import JointStep
+from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.peak import MARGIN, Peak, measure_peak, rehearse
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
 
 GIB = 2**30

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.config import Recipe
 from trainables.precision import autocast
+from trainables.recipe import Recipe
 
 BF16 = Recipe(precision="bf16")
 CPU = torch.device("cpu")

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from trainables import closed_gates
 from trainables.closed_gates import AJAR
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.levels import Level, SharedWeights
 from trainables.pruning import LevelPruner
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.regrowth import candidates, share_at
 from trainables.saliency import CRITERIA
 from trainables.training import epoch_batches

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
 from trainables.images import num_batches
 from trainables.plan import StagePlan
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.remembered import RememberedLogits, remembered_bytes, require_room_for_logits
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize

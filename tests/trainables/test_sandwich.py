@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import CascadeConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.distillation import distillation_loss
+from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
 from trainables.sandwich import Sandwich, leaves_out, num_whole_steps
 from trainables.training import epoch_batches
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.channels import ChannelMap, Kept
-from trainables.config import Pruning
 from trainables.cost import SizeModel, macs_model
 from trainables.dependencies import find_groups
+from trainables.pruning_config import Pruning
 from trainables.selection import (
     TOLERANCE,
     SelectionError,

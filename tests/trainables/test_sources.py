@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from trainables.config import DataConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet
 from trainables.sources import decode_image, read_test, read_train, read_val

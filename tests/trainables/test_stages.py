@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.config import CascadeConfig, Optimizer, Pruning, Recipe
+from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
 from trainables.distillation import distillation_loss
@@ -20,6 +20,8 @@ from trainables.evaluation import accuracy
 from trainables.levels import find_indices, pick
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
+from trainables.pruning_config import Pruning
+from trainables.recipe import Optimizer, Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize
 from trainables.training import epoch_batches, recalibrate

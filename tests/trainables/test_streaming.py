@@ -12,13 +12,14 @@ from PIL import Image
 from torch import nn
 
 from trainables.augmentation import NUM_DRAWS
-from trainables.config import Augmentation, Recipe
 from trainables.data import DataSplits
+from trainables.data_config import Augmentation
 from trainables.decoding import central_square, decode, drawn_window
 from trainables.errors import InputError
 from trainables.evaluation import evaluate
 from trainables.identity import data_digest
 from trainables.images import Images, ImageSet, in_memory, num_batches
+from trainables.recipe import Recipe
 from trainables.sources import decode_image, decode_square
 from trainables.streaming import SHARDS_A_WINDOW, Stream, StreamedSet
 from trainables.teacher import TeacherStage

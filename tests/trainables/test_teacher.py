@@ -11,10 +11,10 @@ from torch import nn
 
 from trainables import midway
 from trainables.checkpoint import load_state, save_state
-from trainables.config import Recipe
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.evaluation import accuracy
+from trainables.recipe import Recipe
 from trainables.teacher import TeacherStage
 from trainables.training import recalibrate
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from trainables.channels import BATCH_NORMS
-from trainables.config import Recipe
 from trainables.data import DataSplits, normalise, training_batches
+from trainables.recipe import Recipe
 from trainables.training import (
     batch_layout,
     derive_seed,

@@ -7,10 +7,14 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 from trainables import midway
 from trainables.checkpoint import load, save_state
-from trainables.config import CascadeConfig, DataConfig, ModelConfig, Pruning, Recipe
+from trainables.config import CascadeConfig
+from trainables.data_config import DataConfig
 from trainables.errors import InputError, MachineError, StageFailure
 from trainables.images import ImageSet
+from trainables.model_config import ModelConfig
+from trainables.pruning_config import Pruning
 from trainables.ranks import RanksDiffer, Solo
+from trainables.recipe import Recipe
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import STATE_FILE, CascadeTrainable, TrialSettings, stop_note, trial_key
 

@@ -5,9 +5,9 @@ import torch
 
 from orchestrator.evidence.narrow import even_network
 from trainables.channels import network_widths
-from trainables.config import ModelConfig
 from trainables.cost import count_macs
 from trainables.errors import InputError
+from trainables.model_config import ModelConfig
 from trainables.models import build
 
 

@@ -10,7 +10,7 @@ from orchestrator.tracking.records import registering
 from orchestrator.tracking.registry import Registry
 from orchestrator.tracking.store import SearchIdentity
 from trainables.checkpoint import InputSpec, save_network
-from trainables.config import ModelConfig
+from trainables.model_config import ModelConfig
 from trainables.models import build
 
 pytestmark = [
