@@ -16,10 +16,11 @@ from trainables.data import DataSplits
 from trainables.data_config import Augmentation
 from trainables.dependencies import find_groups
 from trainables.errors import StageFailure
-from trainables.evaluation import Evaluation, evaluate
+from trainables.evaluation import Evaluation
 from trainables.images import num_batches
 from trainables.joint import JointStep
 from trainables.levels import Cuts, Level, SharedWeights
+from trainables.measurement import Measurement
 from trainables.midway import Midway, Pace
 from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
@@ -32,14 +33,12 @@ from trainables.sandwich import Sandwich
 from trainables.selection import SelectionError
 from trainables.teacher_size import TeacherSize
 from trainables.training import (
-    CALIBRATION_BATCHES,
     Tensors,
     batch_layout,
     derive_seed,
     drawn_layers,
     epoch_batches,
     prefixed,
-    recalibrate,
     seeded_layers,
     unprefixed,
 )
@@ -125,6 +124,7 @@ class CascadeStage:
         )
         self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
+        self._measure = Measurement(config=config, data=data, teacher_size=teacher_size, ranks=ranks)
         self._sandwich = Sandwich(
             levels=plan.levels,
             levels_a_step=config.levels_a_step,
@@ -353,47 +353,13 @@ class CascadeStage:
         with self._joint.average.in_place():
             for level in self.levels:
                 level.refresh()
-        found = []
-        for level in self.levels:
-            if self._config.recipe.ema is not None:  # training left statistics of other weights
-                self._recalibrate(level, max_batches=CALIBRATION_BATCHES)
-            found.append(evaluate(level.network, self._data, self._ranks))
-        return found
-
-    def _recalibrate(self, level: Level, *, max_batches: int | None = None) -> None:
-        recipe, seed = self._config.recipe, self._config.seed
-        recalibrate(
-            level.network,
-            self._data,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            max_batches=max_batches,
-            ranks=self._ranks,
-        )
+        return [self._measure.validate(level) for level in self.levels]
 
     def _finish(self, evaluations: Sequence[Evaluation]) -> tuple[LevelResult, ...]:
         results = []
         for pruner, before in zip(self.pruners, evaluations, strict=True):
-            level = pruner.level
-            size = TeacherSize.count(level.network, self._data.input_shape, self._teacher_size.table)
-            with self._failing(level):
-                pruner.check_size(size.of(self._config.pruning.size_in))
-            self._recalibrate(level)
-            found = evaluate(level.network, self._data, self._ranks)
-            results.append(
-                LevelResult(
-                    level=level.number,
-                    num_levels=self._config.num_levels,
-                    val_accuracy=found.accuracy,
-                    val_accuracy_before_recalibration=before.accuracy,
-                    macs=size.macs,
-                    macs_kept=size.macs / self._teacher_size.macs,
-                    params=size.params,
-                    params_kept=size.params / self._teacher_size.params,
-                    fidelity=self.epoch / self.plan.epochs,
-                    val_top5=found.top5,
-                )
-            )
+            with self._failing(pruner.level):
+                results.append(self._measure.finish(pruner, before, fidelity=self.epoch / self.plan.epochs))
         return tuple(results)
 
     def _failure(self, reason: str, *, level: int, group: str | None = None) -> StageFailure:
