@@ -1,13 +1,16 @@
 """What a cascade costs beyond its networks: sharing, levels, precision, dead weights, pruning, set-up, images.
 
-Ratios within one process, arms in turn, medians. Images are noise, as speed does not know the difference.
+Ratios within one process, arms in turn, medians; memory in a process of its own. Images are noise, as speed does not
+know the difference.
 """
 
 import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -128,6 +131,17 @@ def _tensors(stage: CascadeStage) -> float:
     return 4 * numbers / 2**20
 
 
+def _alone(measure: Callable[[], Iterator[Row]]) -> list[Row]:
+    """Rows of a process that has done nothing else, which would still hold memory of it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_rows, measure).result()
+
+
+def _rows(measure: Callable[[], Iterator[Row]]) -> list[Row]:
+    torch.set_num_threads(NUM_THREADS)
+    return [*measure()]
+
+
 def _cost(stage: CascadeStage) -> tuple[float, float]:
     batch = random_batch()
     return _peak(lambda: stage.train_step(*batch)), _tensors(stage)
@@ -245,7 +259,7 @@ def run() -> list[Row]:
         *remembered(),
         by_number_of_levels(),
         *by_precision(),
-        *memory(),
+        *_alone(memory),
         *pruning_events(),
         set_up(),
     ]
