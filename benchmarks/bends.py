@@ -22,7 +22,6 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
-from benchmarks.quiet import Quiet
 from benchmarks.table import Row, machine, table
 from orchestrator.archive import Archive, Candidate
 from orchestrator.budget import Budget
@@ -36,6 +35,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import SearchIdentity
+from orchestrator.watcher import Watcher
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused, TeacherResult
@@ -141,7 +141,7 @@ def measure(folder: Path, length: int) -> tuple[Costs, float]:
         study=study,
         budget=Budget(Stop()),
         tracker=tracker,
-        watcher=Quiet(),
+        watcher=Watcher(),
     )
     rungs = StoredRungs(folder / "rungs.jsonl", EarlyStopping(), seed=0)
     luck, before = random.Random(1), size_of(folder)

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quiet import Quiet
 from benchmarks.table import Row
 from orchestrator.archive import Candidate
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
+from orchestrator.watcher import Watcher
 from trainables.config import CascadeConfig
 from trainables.results import Reused, TeacherResult
 
@@ -46,7 +46,7 @@ def plain_values(epochs: int) -> dict[str, Any]:
     }
 
 
-class Clock(Quiet):
+class Clock(Watcher):
     """A watcher that notes when things happened."""
 
     def __init__(self) -> None:

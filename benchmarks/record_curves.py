@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quiet import Quiet
 from orchestrator.archive import Candidate
 from orchestrator.config import parse_experiment
 from orchestrator.curves import CURVES, read_curves, read_table, write_table
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
+from orchestrator.watcher import Watcher
 from trainables.results import Reused, TeacherResult
 
 NAME = "curves"
@@ -42,7 +42,7 @@ def plain_values(num_trials: int) -> dict[str, Any]:
     }
 
 
-class Log(Quiet):
+class Log(Watcher):
     """A watcher that says a line a trial."""
 
     def teacher_ready(self, result: TeacherResult) -> None:

@@ -22,10 +22,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.quiet import Quiet
 from benchmarks.table import Row
 from orchestrator.archive import Candidate
 from orchestrator.front_view import FrontView
+from orchestrator.watcher import Watcher
 from trainables.results import Reused
 
 NUM_CPUS = 2
@@ -77,7 +77,7 @@ class Ends:
         }
 
 
-class EndsWatcher(Ends, Quiet):
+class EndsWatcher(Ends, Watcher):
     """The same as a search's watcher."""
 
     def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from orchestrator import parquet, shard_splits
 from orchestrator.bucket import Bucket, is_bucket
+from orchestrator.shard_bucket import say_nothing
 from orchestrator.tracking.records import DataSet
 from trainables import sources
 from trainables.data import DataSplits
@@ -15,11 +16,7 @@ from trainables.images import Source
 from trainables.splits import split
 
 
-def _nobody(_text: str) -> None:
-    """Tell nobody."""
-
-
-def load_splits(config: DataConfig, say: Callable[[str], None] = _nobody) -> DataSplits:
+def load_splits(config: DataConfig, say: Callable[[str], None] = say_nothing) -> DataSplits:
     """Training and validation images: a part of its own where the set has one, else held out of the training images.
 
     Test images are not looked at. CIFAR is read from Parquet files where the folder holds any, else from torchvision's
@@ -71,7 +68,7 @@ def _source(path: str) -> str:
 
 
 def training_images(
-    config: DataConfig, number: int, *, seed: int, say: Callable[[str], None] = _nobody
+    config: DataConfig, number: int, *, seed: int, say: Callable[[str], None] = say_nothing
 ) -> torch.Tensor:
     """So many training images by chance, or all: uint8 of shape (N, C, H, W).
 
@@ -91,7 +88,7 @@ def training_images(
     return train.pixels(order[:number])
 
 
-def load_test(config: DataConfig, say: Callable[[str], None] = _nobody) -> Source:
+def load_test(config: DataConfig, say: Callable[[str], None] = say_nothing) -> Source:
     """The test images, which only export and report may see.
 
     Args:

@@ -33,6 +33,7 @@ from orchestrator.measure import Arms, measure, versions
 from orchestrator.originals import Origin, Original, check_data, load_candidate, load_teacher
 from orchestrator.readme import markdown
 from orchestrator.reload import Request
+from orchestrator.shard_bucket import say_nothing
 from orchestrator.verify import Verification, check_finite, save_images, verify
 from trainables import latency
 from trainables.checkpoint import save_network
@@ -106,7 +107,7 @@ def export(job: Job, *, origin: Origin, options: ExportOptions) -> Exported:
 
 
 def export_each(
-    jobs: Sequence[Job], *, origin: Origin, options: ExportOptions, say: Callable[[str], None] = lambda _text: None
+    jobs: Sequence[Job], *, origin: Origin, options: ExportOptions, say: Callable[[str], None] = say_nothing
 ) -> Iterator[Exported | Failed]:
     """Write several candidates, each as `export` does, one after the other; one that fails does not keep others back.
 

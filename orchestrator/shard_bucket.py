@@ -23,7 +23,7 @@ from trainables.errors import InputError, MachineError, first_line
 _THREADS = 8  # files that are fetched at a time
 
 
-def _nobody(_text: str) -> None:
+def say_nothing(_text: str) -> None:
     """Tell nobody."""
 
 
@@ -35,7 +35,7 @@ class BucketPlace:
         key: SHA-256 of its `shards.json`.
     """
 
-    def __init__(self, address: str, key: str, say: Callable[[str], None] = _nobody) -> None:
+    def __init__(self, address: str, key: str, say: Callable[[str], None] = say_nothing) -> None:
         """Fetch nothing yet.
 
         Args:
@@ -51,7 +51,7 @@ class BucketPlace:
         return BucketPlace, (self.address, self.key)  # another process holds the lock itself
 
     @classmethod
-    def find(cls, address: str, say: Callable[[str], None] = _nobody) -> "BucketPlace":
+    def find(cls, address: str, say: Callable[[str], None] = say_nothing) -> "BucketPlace":
         """The set that is at an address now.
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from orchestrator.bucket import is_bucket
-from orchestrator.shard_bucket import BucketPlace
+from orchestrator.shard_bucket import BucketPlace, say_nothing
 from orchestrator.shard_files import FolderPlace, ShardPlace, ShardRows, read_labels
 from orchestrator.shards import PartName, Shard, ShardSet
 from trainables.data import DataSplits
@@ -131,7 +131,7 @@ def has_test(config: DataConfig) -> bool:
     Raises:
         InputError: as `load_splits` does.
     """
-    return "test" in _place(config, lambda _text: None).found().parts
+    return "test" in _place(config, say_nothing).found().parts
 
 
 def _place(config: DataConfig, say: Callable[[str], None]) -> ShardPlace:

@@ -53,7 +53,7 @@ def _sizes(cascade: CascadeConfig) -> str:
     return f"{sizes} of the {UNITS[cascade.pruning.size_in]}"
 
 
-class LineWatcher:
+class LineWatcher(Watcher):
     """One line an event, for logs and pipes."""
 
     def __init__(self, console: Console, *, num_trials: int) -> None:
@@ -117,7 +117,7 @@ class _Running:
     progress: EpochProgress | None = None
 
 
-class LiveWatcher:
+class LiveWatcher(Watcher):
     """A table of running trials, the best so far, and the time that is left; finished trials scroll by above it."""
 
     def __init__(self, console: Console, *, num_trials: int) -> None:

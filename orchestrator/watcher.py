@@ -1,7 +1,6 @@
 """Who is told how a search goes."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from orchestrator.archive import Candidate
 from orchestrator.front_view import FrontView
@@ -9,8 +8,8 @@ from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, Reused, TeacherResult
 
 
-class Watcher(Protocol):
-    """Who is told how the search goes, on the terminal."""
+class Watcher:
+    """Who is told how the search goes, as on the terminal; of what it does not override it takes no notice."""
 
     def teacher_epoch(self, progress: EpochProgress) -> None:
         """The teacher trained an epoch."""
