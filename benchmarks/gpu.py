@@ -8,7 +8,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -36,6 +36,7 @@ GOAL = 0.93
 TEACHER_BATCH = 128
 TRAIN_IMAGES = 45_000  # CIFAR-10 less a validation tenth
 TRAINING_PASSES = 3  # forward once, backward twice
+PARTS = ("teacher", "joint", "deployed", "images", "packed", "compiling")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -55,7 +56,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=512, help="images a step")
     parser.add_argument("--width", type=float, default=1.0, help="of VGG16")
     parser.add_argument("--packed", type=int, default=4, help="trials at once on the card")
-    parser.add_argument("--rows", type=Path, help="also write the figures to this file, as JSON")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts; all if not given")
+    parser.add_argument("--rows", type=Path, help="also write the figures to this file, as JSON, after each part")
     return parser.parse_args(arguments)
 
 
@@ -302,13 +304,20 @@ def main(arguments: list[str]) -> int:
         return 2
     data = splits(options)
     rate = bf16_rate(device)
+    measure: dict[str, Callable[[], list[Row]]] = {
+        "teacher": lambda: teacher(options, data),
+        "joint": lambda: joint(options, rate),
+        "deployed": lambda: deployed(options),
+        "images": lambda: images_per_second(options, data),
+        "packed": lambda: packed(options),
+        "compiling": lambda: [compiling(options)] if device.type == "cuda" else [],  # a CPU's is in `speed`
+    }
     rows = [Row(name="bf16 matrix product", figure=rate, unit="TFLOP/s", note=card(device))]
-    rows += teacher(options, data)
-    rows += [*joint(options, rate), *deployed(options), *images_per_second(options, data), *packed(options)]
-    if device.type == "cuda":  # what it does to a CPU is in `speed`
-        rows.append(compiling(options))
-    if options.rows is not None:
-        write_rows(rows, options.rows)
+    for part in PARTS:
+        if part in options.only:
+            rows += measure[part]()
+            if options.rows is not None:
+                write_rows(rows, options.rows)
     print(machine())
     print(table(rows))
     return 0

@@ -155,6 +155,17 @@ def test_a_recorded_step_learns_features_and_weighs_levels(data: DataSplits) -> 
 
 
 @needs_card
+def test_a_recorded_step_is_the_step_where_channels_come_back(data: DataSplits) -> None:
+    pruning = replace(CONFIG.pruning, num_prunings=4, regrowth=0.5)
+    config = replace(CONFIG, pruning=pruning, recipe=replace(CONFIG.recipe, epochs=8))
+    eager = run(stage_of(data.to("cuda"), replace(config, recipe=replace(config.recipe, execution="eager"))))
+    recorded = run(stage_of(data.to("cuda"), config))
+    assert recorded.levels[0].kept["0"].tolist() == eager.levels[0].kept["0"].tolist()
+    for name, tensor in weights(recorded).items():
+        torch.testing.assert_close(tensor, weights(eager)[name], rtol=2e-2, atol=2e-3)
+
+
+@needs_card
 def test_a_batch_of_another_shape_is_not_replayed() -> None:
     total = torch.zeros(1, device="cuda")
 
