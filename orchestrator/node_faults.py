@@ -51,16 +51,6 @@ def nodes_for(needs: Mapping[str, float]) -> frozenset[str]:
     )
 
 
-def trials_that_fit(needs: Mapping[str, float]) -> int:
-    """How many trials the nodes that are alive take at the same time, each with so much of Ray's resources."""
-    asked = {kind: number for kind, number in needs.items() if number > 0}
-    fits = (
-        min(int(machine.get(kind, 0.0) / number + 1e-6) for kind, number in asked.items())
-        for machine in machines_there().values()
-    )
-    return sum(fits) if asked else 0
-
-
 @dataclass(slots=True)
 class _Blame:
     """What a node has failed.

@@ -57,6 +57,7 @@ class Reporter(Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial got its resources, for the first time or after its actor died."""
+        self._wave.starts(trial.config["trial"])
         with writing(self._wave):
             self._record.started(self._wave.queue.given(trial.config["trial"]))
 

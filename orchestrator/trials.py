@@ -183,18 +183,21 @@ class Wave:
         unfit: why no machine that is there can train, if none can.
     """
 
-    def __init__(self, queue: Queue, *, size: int) -> None:
+    def __init__(self, queue: Queue, *, size: int, may_wait: Callable[[int], int] = lambda _num_running: 1) -> None:
         """Take the queue.
 
         Args:
             queue: where trials come from.
             size: new trials to give out, at least 0, after all that wait to go on. Those that wait do not count: else
                 a wave of no more trials than run at the same time would do nothing but hand them on.
+            may_wait: says how many trials may have been given out and wait for a place, beside so many that run.
         """
         self.queue = queue
         self._left = size
+        self._may_wait = may_wait
         self._exhausted = False
         self._running: set[int] = set()
+        self._waiting: set[int] = set()  # of those that run: were given out, and have not started yet
         self._taken_back: set[int] = set()
         self._over = False
         self.broken: OSError | None = None
@@ -204,6 +207,16 @@ class Wave:
     def done(self) -> bool:
         """Whether all trials were given out, and each of them has ended or was taken back."""
         return self._exhausted and not self._running
+
+    @property
+    def done_giving(self) -> bool:
+        """Whether it gives out no more."""
+        return self._exhausted
+
+    @property
+    def enough_wait(self) -> bool:
+        """Whether no trial is to be given out now, as one that comes later knows more."""
+        return len(self._waiting) >= self._may_wait(len(self._running) - len(self._waiting))
 
     def next(self) -> dict[str, Any] | None:
         """Configuration of the next trial, or `None` when this wave has no more."""
@@ -216,7 +229,12 @@ class Wave:
         self._exhausted = not self._left and not self.queue.num_waiting
         self._over = self._exhausted and self.queue.num_new > 0
         self._running.add(config["trial"])
+        self._waiting.add(config["trial"])
         return config
+
+    def starts(self, number: int) -> None:
+        """A trial has got its place."""
+        self._waiting.discard(number)
 
     def wants_back(self, number: int) -> bool:
         """Whether a trial that runs shall end here, so that the next wave can begin."""
@@ -235,16 +253,20 @@ class Wave:
 
     def ended(self, number: int) -> None:
         """A trial has ended for good."""
-        self._running.discard(number)
+        self._leaves(number)
         self.queue.ended(number)
 
     def takes_back(self, number: int) -> bool:
         """Put a trial back into the queue, if it ended here for that alone."""
         if number not in self._taken_back:
             return False
-        self._running.discard(number)
+        self._leaves(number)
         self.queue.take_back(number)
         return True
+
+    def _leaves(self, number: int) -> None:
+        self._running.discard(number)
+        self._waiting.discard(number)
 
 
 @contextmanager
@@ -265,8 +287,10 @@ class WaveSearcher(Searcher):  # type: ignore[misc]
         self._wave = wave
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 - a configuration, or a word of Tune's
-        """Configuration of a new trial."""
+        """Configuration of a new trial; `None` where Tune is to ask again later."""
         assert self._wave is not None
+        if not self._wave.done_giving and self._wave.enough_wait:
+            return None
         config = None
         with writing(self._wave):
             config = self._wave.next()

@@ -10,6 +10,7 @@ node is found on which trials fail again and again; the next one leaves that nod
 
 import logging
 import math
+import os
 import shutil
 import signal
 import threading
@@ -21,7 +22,8 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.node_faults import NodeFaults, nodes_for, trials_that_fit
+from orchestrator.at_once import Places, trials_that_fit
+from orchestrator.node_faults import NodeFaults, nodes_for
 from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
 from orchestrator.resources import Resources
@@ -30,6 +32,8 @@ from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_nu
 WAVE_TRIALS = 500
 TRIALS_A_PLACE = 20
 """Trials of a wave for each that runs at the same time, at least: else starts of actors are much of a wave's time."""
+
+_MOST_PENDING, _NO_LIMIT = "TUNE_MAX_PENDING_TRIALS_PG", 1_000_000  # where Tune looks for it, and nowhere else
 
 # Tune's snapshot of a run is not what a search goes on from: one that cannot be written is nobody's loss, and where a
 # disk is full the search says so itself.
@@ -69,7 +73,7 @@ def run_waves(  # noqa: PLR0913
     while queue.num_waiting or queue.num_new:
         most = wave_trials or wave_length(actors.needs, max_concurrent)
         size = math.ceil(queue.num_new / max(1, math.ceil(queue.num_new / most)))
-        wave = Wave(queue, size=size)
+        wave = Wave(queue, size=size, may_wait=Places(actors.needs, max_concurrent).may_wait)
         tuner = tune.Tuner(
             tune.with_resources(trainable, actors.for_tune(faults.selector)),
             tune_config=tune.TuneConfig(
@@ -91,7 +95,7 @@ def run_waves(  # noqa: PLR0913
                 verbose=0,
             ),
         )
-        with _own_interrupts():
+        with _own_interrupts(), _side_by_side():
             tuner.fit()
         sweep(storage, queue)
         if wave.broken is not None:
@@ -125,6 +129,18 @@ def _own_interrupts() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _side_by_side() -> Iterator[None]:
+    """Let Tune start as many actors at a time as trials wait; the wave says how many do. Else it would start one."""
+    was_set = _MOST_PENDING in os.environ
+    os.environ.setdefault(_MOST_PENDING, str(_NO_LIMIT))
+    try:
+        yield
+    finally:
+        if not was_set:
+            del os.environ[_MOST_PENDING]
 
 
 def _last(storage: Path) -> int:

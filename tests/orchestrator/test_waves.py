@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import node_faults, reporter
+from orchestrator import at_once, reporter
+from orchestrator.at_once import Places
 from orchestrator.budget import Budget
 from orchestrator.config import Stop
 from orchestrator.node_faults import NodeFaults
@@ -41,11 +42,54 @@ def report(number, *, done=False):
 
 
 def test_a_wave_gives_out_as_many_trials_as_it_is_for(make_queue):
-    wave = Wave(make_queue(5), size=2)
+    wave = Wave(make_queue(5), size=2, may_wait=lambda _num_running: 9)
     searcher = WaveSearcher(wave)
     assert [searcher.suggest("a")["trial"], searcher.suggest("b")["trial"]] == [0, 1]
     assert searcher.suggest("c") == WaveSearcher.FINISHED
     assert not wave.done
+
+
+def test_no_trial_is_drawn_long_before_it_can_start(make_queue):
+    places = 2
+    wave = Wave(make_queue(9), size=9, may_wait=lambda num_running: max(1, places - num_running))
+    searcher = WaveSearcher(wave)
+
+    def drawn():
+        return [config["trial"] for config in iter(lambda: searcher.suggest("any"), None)]
+
+    assert drawn() == [0, 1]
+    wave.starts(0)
+    assert drawn() == []  # 1 waits, and there is one place for it
+    wave.starts(1)
+    assert drawn() == [2]  # one ahead, so that no machine waits for it
+    wave.ended(0)
+    wave.ended(2)  # before it had started
+    assert drawn() == [3]
+    wave.end_early()
+    assert searcher.suggest("any") == WaveSearcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("most", "more", "waiting"),
+    [
+        (None, [], [6, 3, 1, 1]),
+        (4, [], [4, 1, 1, 1]),
+        (None, [{"CPU": 8.0}], [6, 3, 6, 12]),  # a cluster that grows doubles
+        (8, [{"CPU": 8.0}], [6, 3, 2, 1]),
+    ],
+)
+def test_as_many_trials_wait_as_there_are_places(monkeypatch, most, more, waiting):
+    looks, now = [], [0.0]
+    monkeypatch.setattr(
+        at_once, "machines_there", lambda: looks.append(now[0]) or {"a": {"CPU": 4.0}, "b": {"CPU": 2.0}}
+    )
+    monkeypatch.setattr(at_once, "may_come", lambda: more)
+    places = Places({"CPU": 1.0}, most, clock=lambda: now[0])
+    assert [places.may_wait(running) for running in (0, 3, 6, 12)] == waiting
+    assert len(looks) == 1
+    now[0] = 10.0
+    places.may_wait(0)
+    assert len(looks) == 2
 
 
 def test_trials_of_a_wave_that_is_over_go_on_first_in_the_next(make_queue):
@@ -91,7 +135,7 @@ def test_a_wave_whose_queue_is_empty_before_is_done_too(make_queue):
 )
 def test_a_wave_is_longer_where_more_trials_run_at_once(monkeypatch, cpus, gpus, most, length):
     machines = {str(at): {"CPU": cpu, "GPU": gpu} for at, (cpu, gpu) in enumerate(zip(cpus, gpus, strict=True))}
-    monkeypatch.setattr(node_faults, "machines_there", lambda: machines | {"head": {"memory": 1.0}})
+    monkeypatch.setattr(at_once, "machines_there", lambda: machines | {"head": {"memory": 1.0}})
     assert wave_length({"CPU": 1.0, "GPU": 1.0} if gpus[0] else {"CPU": 1.0, "GPU": 0.0}, most) == length
 
 
@@ -227,3 +271,66 @@ def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(told_by, 
     assert len(told["starts"]) == 3
     assert sorted(told["epochs"]) == [[number, epoch] for number in range(2) for epoch in (1, 2, 3)]
     assert told["files"] == []
+
+
+SIDE_BY_SIDE = """
+import json, os, time
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from orchestrator.budget import Budget
+from orchestrator.config import Stop
+from orchestrator.resources import Resources
+from orchestrator.study import Study
+from orchestrator.trials import TrialQueue
+from orchestrator.waves import run_waves
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.results import Reused
+
+HERE, REUSED, PLACES = Path("starts").resolve(), Reused().to_dict(), 4
+HERE.mkdir()
+ray.init(num_cpus=PLACES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+
+class Trial(tune.Trainable):
+    # Starts only where as many others start as there are places.
+    def setup(self, config):
+        (HERE / str(os.getpid())).touch()
+        ends = time.monotonic() + 60
+        while len(list(HERE.iterdir())) < PLACES:
+            if time.monotonic() > ends:
+                raise RuntimeError("the others have not begun to start")
+            time.sleep(0.05)
+
+    def step(self):
+        node = ray.get_runtime_context().get_node_id()
+        return {"done": True, "results": [], "networks": {}, "reused": REUSED, "node": node}
+
+    def reset_config(self, config):
+        return True
+
+
+told = {"finished": [], "failed": []}
+
+
+class Heard:
+    def __getattr__(self, name):
+        return lambda first, *others: told.get(name, []).append(first.number if name == "finished" else str(others))
+
+
+study = Study(Path("study.journal"), objectives=("val_accuracy", "macs_kept"), seed=0)
+queue = TrialQueue(
+    study, CascadeSpace(), CascadeDefaults(), num_trials=6, budget=Budget(Stop()), unfinished=(), states=Path("trials"),
+)
+run_waves(Trial, queue, Heard(), resources=Resources(), max_concurrent=None, storage=Path("trials").resolve())
+ray.shutdown()
+print(json.dumps(told | {"left": "TUNE_MAX_PENDING_TRIALS_PG" in os.environ}))
+"""
+
+
+@pytest.mark.integration
+def test_processes_of_trials_start_side_by_side(told_by):
+    told = told_by(SIDE_BY_SIDE, timeout=200)
+    assert (sorted(told["finished"]), told["failed"], told["left"]) == ([0, 1, 2, 3, 4, 5], [], False)
