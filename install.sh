@@ -17,7 +17,8 @@ command -v "$python" >/dev/null 2>&1 || stop "$python is not there; install Pyth
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || stop "$venv cannot be made"
 echo "installing into $venv; the first time this takes some minutes and 7 GB"
-"$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,export]' 2>"$venv/install.log" || {
+# Not compiled: Python compiles what it imports, and of 7 GB that is a small part.
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,export]' 2>"$venv/install.log" || {
     stop "installing failed; is the package index to be reached? the whole log is in $venv/install.log"
 }
 touch "$venv/.ready"

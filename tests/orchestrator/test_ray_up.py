@@ -1,6 +1,7 @@
 """The commands of docs/cluster.md on a cluster of one machine, whose SSH server has no port and a home of its own.
 
-`ray up` and `ray down` end every Ray that the user runs, so that these run by `make test-cluster` alone.
+`ray up` and `ray down` end every Ray that they see, so that these run by `make test-cluster` alone, which shows them no
+other where it can.
 """
 
 import os
@@ -88,7 +89,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine(tiny_yaml, request):
     if "cluster" not in request.config.option.markexpr:
-        pytest.skip("`make test-cluster` runs this, as it ends every Ray of the user")
+        pytest.skip("`make test-cluster` runs this, which keeps it apart from other Rays")
     missing = [name for name in ("rsync", "ssh", "ssh-keygen") if shutil.which(name) is None]
     if SSHD is None or missing:
         pytest.skip(f"there is no {', '.join(missing or ['sshd'])}")
