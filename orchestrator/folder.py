@@ -32,6 +32,8 @@ _MAY_DIFFER = (
     "reuse",
     "data.workers",
 )
+_SHOWN = 12  # characters of a digest, which tell any two apart
+
 EXPORTS = "exports"
 STATE = "state.json"
 """Of a search in a bucket: what makes up its state; see `snapshot`."""
@@ -189,10 +191,12 @@ class SearchFolder:
             InputError: if files were changed, added or removed since.
         """
         path = self.path / "data-digest"
-        if path.exists() and path.read_text().strip() != digest:
+        began = path.read_text().strip() if path.exists() else digest
+        if began != digest:
             raise InputError(
-                f"the images under data.path are no longer those that search {self.name!r} began with, so training, "
-                "validation and test images would mix; put them back, or search them under another --name"
+                f"the images under data.path are no longer those that search {self.name!r} began with (their digest is "
+                f"{digest[:_SHOWN]}… and was {began[:_SHOWN]}…), so training, validation and test images would mix; "
+                "put them back, or search them under another --name"
             )
 
     def require_writable(self) -> None:
