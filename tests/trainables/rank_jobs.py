@@ -1,6 +1,7 @@
 """What tests of several ranks have each rank do: plain functions of its `Ranks`, run in two processes at once."""
 
 import copy
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -69,18 +70,24 @@ def losses_and_levels(ranks, network, config, arrays):
     return torch.cat(losses), kept, [result.to_dict() for result in trial.results]
 
 
+@contextmanager
+def _leaving_off_anywhere(ranks):
+    """Within it an epoch can be left off after each batch; seconds of a part, as the first rank's clock decides."""
+    paced, midway.PACED_BATCHES = midway.PACED_BATCHES, 1
+    try:
+        yield (0.0, 1e9)[ranks.rank]
+    finally:
+        midway.PACED_BATCHES = paced
+
+
 def in_parts(ranks, network, config, arrays):
     """Where each part of the epochs ended, in epochs, and what the levels came to; each part goes on from a state."""
-    paced, midway.PACED_BATCHES = midway.PACED_BATCHES, 1
-    seconds = (0.0, 1e9)[ranks.rank]  # the first rank's clock decides
-    try:
+    with _leaving_off_anywhere(ranks) as seconds:
         trial, places = _trial(ranks, network, config, arrays), []
         while not trial.finished:
             trial.step_for(seconds)
             places.append(trial.num_epochs)
             trial = _trial(ranks, network, config, arrays, trial.state())
-    finally:
-        midway.PACED_BATCHES = paced
     return places, [result.to_dict() for result in trial.results]
 
 
@@ -120,14 +127,35 @@ def other_weights(ranks, network, config, arrays):
 
 def teacher(ranks, network, recipe, arrays):
     """Losses and accuracy of a teacher's epochs, and its weights."""
-    trained = make_network(network)
-    data = DataSplits.from_arrays(arrays)
-    stage = TeacherStage(trained, recipe=Recipe.from_dict(recipe), data=data, augmentation="crop", ranks=ranks)
+    stage = _teacher(ranks, network, recipe, arrays)
     found = []
     while not stage.finished:
         level = stage.step().levels[0]
         found.append((level.train_loss, level.val_accuracy))
-    return found, trained.state_dict()
+    return found, stage.network.state_dict()
+
+
+def _teacher(ranks, network, recipe, arrays):
+    data = DataSplits.from_arrays(arrays)
+    trained = make_network(network)
+    return TeacherStage(trained, recipe=Recipe.from_dict(recipe), data=data, augmentation="crop", ranks=ranks)
+
+
+def teacher_in_parts(ranks, network, recipe, arrays):
+    """As `teacher`, leaving off after each batch, to go on in a stage made anew; and how often that was."""
+    found, parts = [], 0
+    with _leaving_off_anywhere(ranks) as seconds:
+        stage = _teacher(ranks, network, recipe, arrays)
+        while not stage.finished:
+            progress = stage.step_for(seconds)
+            if progress is None:
+                parts += 1
+            else:
+                found.append((progress.levels[0].train_loss, progress.levels[0].val_accuracy))
+            state = stage.state()
+            stage = _teacher(ranks, network, recipe, arrays)
+            stage.load_state(*state)
+    return found, stage.network.state_dict(), parts
 
 
 def accuracy(ranks, network, arrays):

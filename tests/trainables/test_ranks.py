@@ -164,6 +164,18 @@ def test_two_ranks_train_the_teacher_of_one(both, arrays):
 
 
 @integration
+def test_two_ranks_leave_a_teacher_off_within_an_epoch_at_the_same_batch_and_go_on(both, arrays):
+    job = ("own", replace(RICH, epochs=2).to_dict(), arrays)  # with dropout and mixing
+    (found, weights, parts), (other_found, _, other_parts) = both(rank_jobs.teacher_in_parts, *job)
+    assert found == other_found
+    assert parts == other_parts > 2
+    unbroken, unbroken_weights = both(rank_jobs.teacher, *job)[0]
+    assert found == unbroken
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, unbroken_weights[name])
+
+
+@integration
 @pytest.mark.parametrize("labels", ["one", "several"])
 def test_each_rank_evaluates_its_part(both, data, labels):
     images, labels_N = data.val.images_NCHW[:31], data.val.labels_N[:31]
