@@ -209,14 +209,9 @@ class Wave:
         return self._exhausted and not self._running
 
     @property
-    def done_giving(self) -> bool:
-        """Whether it gives out no more."""
-        return self._exhausted
-
-    @property
     def enough_wait(self) -> bool:
-        """Whether no trial is to be given out now, as one that comes later knows more."""
-        return len(self._waiting) >= self._may_wait(len(self._running) - len(self._waiting))
+        """Whether the next trial is not to be given out yet, as one that is drawn later knows more."""
+        return not self._exhausted and len(self._waiting) >= self._may_wait(len(self._running) - len(self._waiting))
 
     def next(self) -> dict[str, Any] | None:
         """Configuration of the next trial, or `None` when this wave has no more."""
@@ -289,7 +284,7 @@ class WaveSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 - a configuration, or a word of Tune's
         """Configuration of a new trial; `None` where Tune is to ask again later."""
         assert self._wave is not None
-        if not self._wave.done_giving and self._wave.enough_wait:
+        if self._wave.enough_wait:
             return None
         config = None
         with writing(self._wave):
