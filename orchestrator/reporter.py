@@ -10,7 +10,7 @@ from ray.tune import Callback
 
 from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
 from orchestrator.study import Asked
-from orchestrator.trials import Wave, writing
+from orchestrator.wave import Wave, writing
 from trainables.errors import MachineError
 from trainables.results import EpochProgress, LevelResult, Reused
 

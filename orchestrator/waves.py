@@ -27,7 +27,8 @@ from orchestrator.node_faults import NodeFaults, nodes_for
 from orchestrator.rank_actors import RankActors
 from orchestrator.reporter import Listener, Reporter
 from orchestrator.resources import Resources
-from orchestrator.trials import Queue, Wave, WaveSearcher, WaveStopper, start_number
+from orchestrator.trials import Queue, start_number
+from orchestrator.wave import Wave, WaveSearcher, WaveStopper
 
 WAVE_TRIALS = 500
 TRIALS_A_PLACE = 20

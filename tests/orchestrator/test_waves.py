@@ -11,7 +11,8 @@ from orchestrator.budget import Budget
 from orchestrator.config import Stop
 from orchestrator.node_faults import NodeFaults
 from orchestrator.study import Study
-from orchestrator.trials import TrialQueue, Wave, WaveSearcher, WaveStopper
+from orchestrator.trials import TrialQueue
+from orchestrator.wave import Wave, WaveSearcher, WaveStopper
 from orchestrator.waves import wave_length
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 
