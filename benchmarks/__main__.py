@@ -13,6 +13,7 @@ NAMES = (
     "startup",
     "engine",
     "speed",
+    "kernels",
     "compiling",
     "precision",
     "saliency",

@@ -3,7 +3,12 @@
 `trainables.load(path)` gives an exported network back.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# On a CPU, oneDNN compiles a kernel for every shape and pass and keeps the last 1024, but a step of a deep cascade
+# takes up to 2300 (DenseNet-121, five levels) and would compile all of them anew each time. It reads this at its first.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 if TYPE_CHECKING:
     from trainables.checkpoint import load

@@ -1,8 +1,12 @@
 """A step is the same however its operations reach the hardware."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,3 +202,22 @@ def test_another_thread_may_pin_memory_while_a_step_is_recorded() -> None:
     images = torch.ones(3, device="cuda")
     assert [recorded(images * number, images).tolist() for number in range(4)] == [[2.0 * n] * 3 for n in range(4)]
     assert len(pinned) == 1
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs a torch with oneDNN")
+@pytest.mark.parametrize(("kept", "compiled"), [(None, "once"), ("1024", "again")])
+def test_a_cpu_compiles_its_kernels_once_unless_told_to_keep_fewer(kept: str | None, compiled: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if "PRIMITIVE_CACHE" not in name}
+    if kept is not None:
+        environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = kept
+    job = [sys.executable, str(Path(__file__).with_name("kernels_job.py"))]
+    done = subprocess.run(
+        job,
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert (done.stdout.count("create:cache_hit") + done.stdout.count("create:cache_miss")) > 1024
+    assert ("create:cache_miss" in done.stdout) == (compiled == "again")
