@@ -93,10 +93,10 @@ def test_loss_of_several_labels_is_its_formula(seed: int, temperature: float, we
     for own, other, truth in zip(
         logits.flatten().tolist(), larger.flatten().tolist(), labels.flatten().tolist(), strict=True
     ):
-        q = coin(own)
-        cross_entropy = -math.log(q if truth else 1 - q)
+        cross_entropy = -math.log(coin(own if truth else -own))
         p, q = coin(other / temperature), coin(own / temperature)
-        kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+        not_p, not_q = coin(-other / temperature), coin(-own / temperature)  # 1 - p would lose digits where p is near 1
+        kl = p * math.log(p / q) + not_p * math.log(not_p / not_q)
         total += (1 - weight) * cross_entropy + weight * temperature**2 * kl
     loss = multi_label_distillation_loss(logits, larger, labels, temperature=temperature, weight=weight)
     assert float(loss) == pytest.approx(total / 30, abs=1e-9)
