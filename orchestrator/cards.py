@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.cluster import ANSWER_SECONDS, GPU_KIND, machines_there, may_come
 from orchestrator.config import Experiment
 from orchestrator.rank_actors import RankActors
-from orchestrator.teacher import TeacherTask
+from orchestrator.teacher_task import TeacherTask
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits

@@ -18,7 +18,7 @@ from orchestrator.looks import Look, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL, Resources
 from orchestrator.room import Footprints, MemoryLook, Room, gigabytes, held_bytes
-from orchestrator.teacher import TeacherTask
+from orchestrator.teacher_task import TeacherTask
 from orchestrator.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits

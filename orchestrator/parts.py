@@ -14,7 +14,7 @@ from orchestrator.folder import STAGES, TEACHER, SearchFolder
 from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.reuse import StageFolder
 from orchestrator.schedulers import RungScheduler, StoredRungs
-from orchestrator.teacher import TeacherTask
+from orchestrator.teacher_task import TeacherTask
 from orchestrator.trial_bucket import TrialBucket
 from trainables.data import DataSplits
 from trainables.identity import teacher_identity, trial_origin

@@ -29,7 +29,8 @@ from orchestrator.room import check_memory
 from orchestrator.session import ray_session
 from orchestrator.storages import find_study, study_address
 from orchestrator.study import Study
-from orchestrator.teacher import TeacherTask, prepare_teacher, time_layers
+from orchestrator.teacher import prepare_teacher, time_layers
+from orchestrator.teacher_task import TeacherTask
 from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources

@@ -11,7 +11,8 @@ import torch
 from orchestrator.config import parse_experiment
 from orchestrator.rank_actors import RankActors, TrialRanks
 from orchestrator.resources import Resources
-from orchestrator.teacher import TeacherTask, prepare_teacher
+from orchestrator.teacher import prepare_teacher
+from orchestrator.teacher_task import TeacherTask
 from tests.orchestrator import rank_work
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits

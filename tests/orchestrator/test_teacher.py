@@ -8,7 +8,8 @@ import torch
 
 from orchestrator.bucket import Bucket
 from orchestrator.rank_actors import RankActors
-from orchestrator.teacher import TeacherTask, _run, _time_layers, time_layers
+from orchestrator.teacher import _run, _time_layers, time_layers
+from orchestrator.teacher_task import TeacherTask
 from trainables.checkpoint import load_state, save_state
 from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits
