@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,14 +14,12 @@ from trainables.cost import macs_model, size_model
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
 from trainables.dependencies import find_groups
+from trainables.epochs import Epochs
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation
-from trainables.images import num_batches
 from trainables.joint import JointStep
 from trainables.levels import Cuts, Level, SharedWeights
 from trainables.measurement import Measurement
-from trainables.midway import Midway, Pace
-from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.plan import StagePlan
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.ranks import ALONE, Ranks
@@ -36,10 +33,7 @@ from trainables.training import (
     Tensors,
     batch_layout,
     derive_seed,
-    drawn_layers,
-    epoch_batches,
     prefixed,
-    seeded_layers,
     unprefixed,
 )
 
@@ -53,7 +47,6 @@ class CascadeStage:
         plan: what it trains.
         levels: the levels, the largest first.
         pruners: what brings each of them to its size.
-        epoch: epochs of this stage that are done.
     """
 
     def __init__(  # noqa: PLR0913
@@ -86,14 +79,20 @@ class CascadeStage:
         """
         require_room_for_logits(config.teacher_views, data)
         self.plan = plan
-        self.epoch = 0
         self._config = config
-        self._data = data
-        self._augmentation: Augmentation = augmentation
         self._teacher_size = teacher_size
         self._larger = larger.eval().requires_grad_(requires_grad=False)
         self._ranks = ranks
-        self._layout = batch_layout(self._larger, data)
+        self._epochs = Epochs(
+            plan.epochs,
+            recipe=config.recipe,
+            data=data,
+            augmentation=augmentation,
+            layout=batch_layout(self._larger, data),
+            num_levels=len(plan.levels),
+            device=next(self._larger.parameters()).device,
+            ranks=ranks,
+        )
         start = larger if start is None else start
         channel_map = find_groups(start, data.input_shape, keep=config.pruning.keep)
         self._shared = SharedWeights(start, channel_map)
@@ -116,24 +115,21 @@ class CascadeStage:
             for level in self.levels
         )
         self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data, ranks=ranks)
-        self._steps_per_epoch = num_batches(len(data.train), config.recipe.batch_size)
-        self._num_steps = plan.epochs * self._steps_per_epoch
         views = num_views(config, plan.epochs)
         self._remembered = (
-            None if views is None else RememberedLogits(num_views=views, num_batches=self._steps_per_epoch)
+            None if views is None else RememberedLogits(num_views=views, num_batches=self._epochs.steps_per_epoch)
         )
-        self._prunings = pruning_steps(config.pruning, self._num_steps) if plan.kind == "pruning" else {}
+        self._prunings = pruning_steps(config.pruning, self._epochs.num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
         self._measure = Measurement(config=config, data=data, teacher_size=teacher_size, ranks=ranks)
         self._sandwich = Sandwich(
             levels=plan.levels,
             levels_a_step=config.levels_a_step,
-            steps_per_epoch=self._steps_per_epoch,
+            steps_per_epoch=self._epochs.steps_per_epoch,
             prunings=self._prunings,
             seed=derive_seed(config.seed, self.name),
         )
         self._steps_taken = 0
-        self._midway: Midway | None = None
         self._hold_if_pruned()
         self.results: tuple[LevelResult, ...] = ()
 
@@ -143,6 +139,11 @@ class CascadeStage:
         return self.plan.name
 
     @property
+    def epoch(self) -> int:
+        """Epochs of this stage that are done."""
+        return self._epochs.done
+
+    @property
     def begun(self) -> bool:
         """Whether any step was taken."""
         return self._steps_taken > 0
@@ -150,12 +151,12 @@ class CascadeStage:
     @property
     def num_epochs(self) -> float:
         """Epochs that are done, and of the one that is not the part that is."""
-        return self._steps_taken / self._steps_per_epoch
+        return self._steps_taken / self._epochs.steps_per_epoch
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.epoch >= self.plan.epochs
+        return self._epochs.finished
 
     def step(self) -> EpochProgress:
         """Train one epoch, or what is left of it; as `step_for` otherwise."""
@@ -178,15 +179,20 @@ class CascadeStage:
                 missed.
             RanksDiffer: if ranks have come to other weights, or chosen other channels, than one another.
         """
-        started = time.perf_counter()
-        midway, rate = self._train(seconds)
-        if midway.place < self._steps_per_epoch:
-            self._midway = replace(midway, seconds=midway.seconds + time.perf_counter() - started)
+        view = self.epoch if self._remembered is None else self._remembered.view(self.epoch)
+        for level in self.levels:
+            level.network.train()
+        trained = self._epochs.train(
+            seconds,
+            self._train_and_prune,
+            optimizer=self._joint.optimizer,
+            seed=derive_seed(self._config.seed, self.name, self.epoch),
+            seed_of_batches=derive_seed(self._config.seed, self.name, view),
+        )
+        if trained is None:
             return None
-        self._midway = None
-        losses = midway.losses
-        self.epoch += 1
-        for level, loss in zip(self.levels, losses, strict=True):
+        started = time.perf_counter()
+        for level, loss in zip(self.levels, trained.losses, strict=True):
             if not math.isfinite(loss):
                 raise self._failure("the loss is no longer finite; lower the learning rate", level=level.number)
         found = self._validate()
@@ -197,8 +203,8 @@ class CascadeStage:
             epoch=self.epoch,
             num_epochs=self.plan.epochs,
             trial_epoch=self.plan.first_epoch + self.epoch,
-            learning_rate=rate,
-            seconds=midway.seconds + time.perf_counter() - started,
+            learning_rate=trained.learning_rate,
+            seconds=trained.seconds + time.perf_counter() - started,
             levels=tuple(
                 LevelProgress(
                     level=pruner.level.number,
@@ -207,7 +213,7 @@ class CascadeStage:
                     val_accuracy=evaluation.accuracy,
                     val_top5=evaluation.top5,
                 )
-                for pruner, loss, evaluation in zip(self.pruners, losses, found, strict=True)
+                for pruner, loss, evaluation in zip(self.pruners, trained.losses, found, strict=True)
             ),
         )
 
@@ -222,18 +228,14 @@ class CascadeStage:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that what comes next depends on, but for the larger network: tensors, and plain values."""
-        tensors, midway = self._joint.state(), None
-        if self._midway is not None:
-            more, midway = self._midway.state()
-            tensors |= prefixed("midway", more)
+        tensors, values = self._epochs.state()
+        tensors |= self._joint.state()
         for pruner in self.pruners:
             level = pruner.level
             tensors |= prefixed(f"kept.{level.number}", level.kept)
             tensors |= prefixed(f"buffers.{level.number}", dict(level.network.named_buffers()))
             tensors |= prefixed(f"saliency.{level.number}", pruner.meter.sums)
-        return tensors, {
-            "epoch": self.epoch,
-            "midway": midway,
+        return tensors, values | {
             "saliency_batches": [pruner.meter.num_batches for pruner in self.pruners],
             "results": [result.to_dict() for result in self.results],
         }
@@ -249,51 +251,20 @@ class CascadeStage:
                 unprefixed(f"saliency.{number}", tensors),
                 num_batches_seen,
             )
-        self.epoch = values["epoch"]
-        self._midway = None
-        if values.get("midway") is not None:  # earlier versions knew whole epochs alone
-            self._midway = Midway.from_state(unprefixed("midway", tensors), values["midway"], self._device)
-        place = 0 if self._midway is None else self._midway.place
-        self._steps_taken = self.epoch * self._steps_per_epoch + place
+        self._epochs.load_state(tensors, values)
+        self._steps_taken = self._epochs.steps_taken
         self._drop_unread()
         self._joint.load_state(tensors)
         self._hold_if_pruned()
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self._shared.network.parameters()).device
-
-    def _train(self, seconds: float) -> tuple[Midway, float]:
-        """Train what is left of an epoch, or a part of it; what it has come to, and the last learning rate."""
-        recipe = self._config.recipe
-        seed = derive_seed(self._config.seed, self.name, self.epoch)
-        view = self.epoch if self._remembered is None else self._remembered.view(self.epoch)
-        seed_of_batches = derive_seed(self._config.seed, self.name, view)
-        device, rate = self._device, 0.0
-        begun = Midway.fresh(len(self.levels), device) if self._midway is None else self._midway
-        place, totals, num_steps = begun.place, begun.totals.clone(), list(begun.num_steps)
-        pace = Pace(seconds, self._ranks, device)
-        for level in self.levels:
-            level.network.train()
-        with seeded_layers(seed, device, begun.draws):
-            for images, labels in epoch_batches(
-                self._data, recipe, self._augmentation, seed_of_batches, self._layout, start=place
-            ):
-                rate = learning_rate(self._steps_taken, self._num_steps, recipe)
-                set_learning_rate(self._joint.optimizer, rate)
-                totals += self.train_step(images, labels)
-                for index, level in enumerate(self.levels):
-                    num_steps[index] += int(level.number in self._joint.taking_part)
-                if self._steps_taken in self._prunings:
-                    self._prune(self._prunings[self._steps_taken])
-                    self._hold_if_pruned()
-                place += 1
-                if pace.is_over(totals):
-                    break
-            draws = drawn_layers(device)
-        counts = tuple(num_steps)
-        return Midway(place=place, totals=totals, num_steps=counts, seconds=begun.seconds, draws=draws), rate
+    def _train_and_prune(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, Sequence[bool]]:
+        losses = self.train_step(images, labels)
+        took_part = [level.number in self._joint.taking_part for level in self.levels]
+        if self._steps_taken in self._prunings:
+            self._prune(self._prunings[self._steps_taken])
+            self._hold_if_pruned()
+        return losses, took_part
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimiser step on the sum of the levels' losses.
@@ -309,7 +280,7 @@ class CascadeStage:
             self._joint.widen()
         self._joint.taking_part = self._sandwich(self._steps_taken)
         if self._remembered is not None:
-            epoch, place = divmod(self._steps_taken, self._steps_per_epoch)
+            epoch, place = divmod(self._steps_taken, self._epochs.steps_per_epoch)
             logits = self._remembered(epoch, place, lambda: self._joint.logits(images, labels))
             losses = self._joint.given(images, labels, logits)
         elif self._steps_taken % self._config.teacher_every == 0:

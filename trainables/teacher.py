@@ -13,20 +13,17 @@ from trainables.averaging import WeightAverage
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
+from trainables.epochs import Epochs
 from trainables.errors import StageFailure
 from trainables.evaluation import Evaluation, evaluate
 from trainables.execution import Forward, RecordedStep, compiled
-from trainables.images import num_batches
-from trainables.midway import Midway, Pace
 from trainables.models import versioned
 from trainables.objective import Objective
 from trainables.optimizers import (
     clip_gradients,
-    learning_rate,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
-    set_learning_rate,
 )
 from trainables.precision import autocast
 from trainables.ranks import ALONE, Ranks
@@ -37,13 +34,10 @@ from trainables.training import (
     Tensors,
     batch_layout,
     derive_seed,
-    drawn_layers,
-    epoch_batches,
     micro_batches,
     prefixed,
     recalibrate,
     require_parts,
-    seeded_layers,
     unprefixed,
 )
 from trainables.whole_batch import whole_batch
@@ -54,7 +48,6 @@ class TeacherStage:
 
     Attributes:
         network: the network, trained in place.
-        epoch: epochs that are done.
     """
 
     name = "teacher"
@@ -84,12 +77,19 @@ class TeacherStage:
         """
         require_parts(recipe, num_train=len(data.train), ranks=ranks.size, section="teacher")
         self.network = network
-        self.epoch = 0
         self._recipe = recipe
         self._data = data
-        self._augmentation: Augmentation = augmentation
         self._seed = seed
-        self._layout = batch_layout(network, data)
+        self._epochs = Epochs(
+            recipe.epochs,
+            recipe=recipe,
+            data=data,
+            augmentation=augmentation,
+            layout=batch_layout(network, data),
+            num_levels=1,
+            device=next(network.parameters()).device,
+            ranks=ranks,
+        )
         self._seconds = 0.0
         self._found = Evaluation(accuracy=0.0)
         self._parameters = dict(network.named_parameters())
@@ -98,21 +98,17 @@ class TeacherStage:
         self._objective = Objective.of(recipe, data)
         self._forward: Forward = compiled(network) if recipe.execution == "compile" else network
         self._ranks = ranks
-        self._midway: Midway | None = None
         self._train_step = RecordedStep(self._compute_step, recipe.execution if ranks.size == 1 else "eager")
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return self._epochs.done
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.epoch >= self._recipe.epochs
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        return num_batches(len(self._data.train), self._recipe.batch_size)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return self._epochs.finished
 
     def step(self) -> EpochProgress:
         """Train one epoch, or what is left of it; as `step_for` otherwise."""
@@ -134,29 +130,30 @@ class TeacherStage:
             StageFailure: if the loss is no longer finite.
             RanksDiffer: if ranks have come to different weights.
         """
-        started = time.perf_counter()
-        midway, rate = self._train(seconds)
-        if midway.place < self._steps_per_epoch:
-            self._midway = dataclasses.replace(midway, seconds=midway.seconds + time.perf_counter() - started)
+        seed = derive_seed(self._seed, self.name, self.epoch)
+        self.network.train()
+        trained = self._epochs.train(
+            seconds, self._take_step, optimizer=self._optimizer, seed=seed, seed_of_batches=seed
+        )
+        if trained is None:
             return None
-        self._midway = None
-        self.epoch += 1
-        (mean_loss,) = midway.losses
+        started = time.perf_counter()
+        (mean_loss,) = trained.losses
         if not math.isfinite(mean_loss):
             raise StageFailure(
                 "the loss is no longer finite; lower the learning rate",
                 stage=self.name,
-                step=self.epoch * self._steps_per_epoch,
+                step=self._epochs.steps_taken,
             )
         self._found = self._validate()
-        took = midway.seconds + time.perf_counter() - started
+        took = trained.seconds + time.perf_counter() - started
         self._seconds += took
         return EpochProgress(
             stage=self.name,
             epoch=self.epoch,
             num_epochs=self._recipe.epochs,
             trial_epoch=self.epoch,
-            learning_rate=rate,
+            learning_rate=trained.learning_rate,
             seconds=took,
             levels=(
                 LevelProgress(
@@ -169,25 +166,8 @@ class TeacherStage:
             ),
         )
 
-    def _train(self, seconds: float) -> tuple[Midway, float]:
-        """Train what is left of an epoch, or a part of it; what it has come to, and the last learning rate."""
-        seed, device, rate = derive_seed(self._seed, self.name, self.epoch), self._device, 0.0
-        begun = Midway.fresh(1, device) if self._midway is None else self._midway
-        place, totals, steps = begun.place, begun.totals.clone(), self._steps_per_epoch
-        pace = Pace(seconds, self._ranks, device)
-        self.network.train()
-        with seeded_layers(seed, device, begun.draws):
-            for images, labels in epoch_batches(
-                self._data, self._recipe, self._augmentation, seed, self._layout, start=place
-            ):
-                rate = learning_rate(self.epoch * steps + place, self._recipe.epochs * steps, self._recipe)
-                set_learning_rate(self._optimizer, rate)
-                totals += self._train_step(images, labels)
-                place += 1
-                if pace.is_over(totals):
-                    break
-            draws = drawn_layers(device)
-        return Midway(place=place, totals=totals, num_steps=(place,), seconds=begun.seconds, draws=draws), rate
+    def _take_step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tuple[bool]]:
+        return self._train_step(images, labels), (True,)
 
     def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimiser step; the loss, detached. All of it happens on the device, so that it can be recorded there."""
@@ -236,16 +216,11 @@ class TeacherStage:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that what comes next depends on: tensors, and plain values."""
-        tensors = prefixed("network", self.network.state_dict())
+        tensors, values = self._epochs.state()
+        tensors |= prefixed("network", self.network.state_dict())
         tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
         tensors |= prefixed("average", self._average.tensors)
-        midway = None
-        if self._midway is not None:
-            more, midway = self._midway.state()
-            tensors |= prefixed("midway", more)
-        return tensors, {
-            "epoch": self.epoch,
-            "midway": midway,
+        return tensors, values | {
             "seconds": self._seconds,
             "found": dataclasses.asdict(self._found),
         }
@@ -255,9 +230,6 @@ class TeacherStage:
         self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
         load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
         self._average.load(unprefixed("average", tensors))
-        self.epoch = values["epoch"]
-        self._midway = None
-        if values.get("midway") is not None:  # earlier versions knew whole epochs alone
-            self._midway = Midway.from_state(unprefixed("midway", tensors), values["midway"], self._device)
+        self._epochs.load_state(tensors, values)
         self._seconds = values["seconds"]
         self._found = Evaluation(**values["found"])
