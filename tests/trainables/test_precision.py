@@ -34,6 +34,57 @@ def test_on_a_processor_depthwise_convolutions_alone_stay_in_float32(layer: nn.C
     assert layer.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_convolution_of_single_pixels_says_what_torch_says(
+    size: int,
+    stride: int | tuple[int, int],
+    bias: bool,  # noqa: FBT001
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(5, 7, 1, stride=stride, bias=bias)
+    images = torch.randn(3, 5, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    answers, gradients = [], []
+    for context in (autocast(BF16, CPU), torch.autocast("cpu", dtype=torch.bfloat16)):
+        with context:
+            answer = layer(images)
+        assert answer.dtype == torch.bfloat16
+        assert answer.is_contiguous(memory_format=torch.channels_last)
+        answers.append(answer.float())
+        gradients.append(torch.autograd.grad(answer.float().square().sum(), [images, *layer.parameters()]))
+    torch.testing.assert_close(*answers, rtol=0.02, atol=0.02)
+    for own, of_torch in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, of_torch, rtol=0.03, atol=0.03 * float(of_torch.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "layout", "as_product"),
+    [
+        (nn.Conv2d(4, 6, 1), 16, torch.channels_last, True),
+        (nn.Conv2d(4, 6, 1, padding="valid"), 2, torch.channels_last, True),
+        (nn.Conv2d(4, 6, 1, stride=2), 8, torch.channels_last, True),
+        (nn.Conv2d(4, 6, 1), 17, torch.channels_last, False),
+        (nn.Conv2d(4, 6, 1), 4, torch.contiguous_format, False),
+        (nn.Conv2d(4, 6, 1, stride=2), 9, torch.channels_last, False),
+        (nn.Conv2d(4, 6, 1, padding=1), 4, torch.channels_last, False),
+        (nn.Conv2d(4, 6, 1, groups=2), 4, torch.channels_last, False),
+        (nn.Conv2d(4, 6, 3), 4, torch.channels_last, False),
+    ],
+)
+def test_what_is_computed_as_a_product(
+    layer: nn.Conv2d,
+    size: int,
+    layout: torch.memory_format,
+    as_product: bool,  # noqa: FBT001
+) -> None:
+    images = torch.ones(2, 4, size, size).contiguous(memory_format=layout)
+    with autocast(BF16, CPU), torch.profiler.profile() as seen:
+        answer = layer(images)
+    assert ("aten::linear" in {event.name for event in seen.events()}) == as_product
+    assert answer.shape == layer(images).shape
+
+
 def test_fp32_changes_nothing() -> None:
     layer, images = nn.Conv2d(3, 4, 1), torch.ones(2, 3, 4, 4)
     with autocast(Recipe(precision="fp32"), CPU):
