@@ -91,7 +91,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         timed = make_look
     else:
         look = make_look(None)
-    notes = (*_network_notes(findings), *_precision_notes(experiment), *idle_notes(experiment))
+    notes = (*_network_notes(findings), *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
 
@@ -156,15 +156,23 @@ def _network_notes(findings: Findings) -> Iterator[str]:
         )
 
 
-def _precision_notes(experiment: Experiment) -> Iterator[str]:
-    """A precision that this machine's processor only imitates, if trials run on it."""
-    recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
-    asked = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
+def _speed_notes(experiment: Experiment) -> Iterator[str]:
+    """What slows training down where trials run on a processor."""
     resources = experiment.resources
     no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
-    if not asked or (resources.num_gpus > 0 and not no_card) or torch.cpu.get_capabilities().get("avx512_bf16"):
+    if resources.num_gpus > 0 and not no_card:
         return
-    yield f"{asked[0]}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
+    recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
+    in_bf16 = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
+    if in_bf16 and not torch.cpu.get_capabilities().get("avx512_bf16"):
+        key = in_bf16[0]
+        yield f"{key}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
+    compiled = [key for key, recipe in recipes.items() if recipe.execution == "compile"]
+    if compiled:
+        yield (
+            f"{compiled[0]}.execution is compile, but trials run on a processor, where it takes minutes and gained "
+            "nothing in our benchmarks; graph does without"
+        )
 
 
 def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:

@@ -181,6 +181,18 @@ def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data,
     assert notes(teacher={"precision": "bf16"}, resources=auto) == ()
 
 
+def test_compiling_on_a_processor_is_said_and_not_refused(data):
+    def notes(**others):
+        return check_network(experiment({"name": "vgg-small", "width": 0.25}, **others), data).notes
+
+    compiled = {"cascade": {"recipe": {"execution": "compile"}}}
+    (said,) = notes(**compiled)
+    assert said.startswith("cascade.recipe.execution is compile, but trials run on a processor")
+    assert notes(**compiled, resources={"gpus_per_trial": 0.5}) == ()
+    (said,) = notes(teacher={"execution": "compile"})
+    assert said.startswith("teacher.execution is compile")
+
+
 def test_what_stays_whole_and_what_has_no_saliency_yet_is_said(data, monkeypatch):
     (held,) = check_network(
         experiment(own(Transformer, monkeypatch), space={"student_macs_kept": [0.6, 0.7]}), data
