@@ -162,7 +162,9 @@ def _speed_notes(experiment: Experiment) -> Iterator[str]:
     no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
     if resources.num_gpus > 0 and not no_card:
         return
-    recipes = {"teacher": experiment.teacher, "cascade.recipe": experiment.cascade.recipe}
+    recipes = {"cascade.recipe": experiment.cascade.recipe}
+    if experiment.model.weights is None:
+        recipes = {"teacher": experiment.teacher} | recipes
     in_bf16 = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
     if in_bf16 and not torch.cpu.get_capabilities().get("avx512_bf16"):
         key = in_bf16[0]
@@ -170,8 +172,8 @@ def _speed_notes(experiment: Experiment) -> Iterator[str]:
     compiled = [key for key, recipe in recipes.items() if recipe.execution == "compile"]
     if compiled:
         yield (
-            f"{compiled[0]}.execution is compile, but trials run on a processor, where it takes minutes and gained "
-            "nothing in our benchmarks; graph does without"
+            f"{compiled[0]}.execution is compile, but trials run on a processor, where compiling takes minutes and "
+            "gained nothing in our benchmarks; leave it out"
         )
 
 

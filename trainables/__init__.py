@@ -7,8 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # On a CPU, oneDNN compiles a kernel for every shape and pass and keeps the last 1024, but a step of a deep cascade
-# takes up to 2300 (DenseNet-121, five levels) and would compile all of them anew each time. It reads this at its first.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
+# takes more (DenseNet-121, five levels: 2239) and would compile them anew each time. It reads this when it makes the
+# first kernel of a process.
+if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # an older name, which the newer one would overrule
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 if TYPE_CHECKING:
     from trainables.checkpoint import load

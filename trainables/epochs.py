@@ -10,7 +10,7 @@ import torch
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
 from trainables.images import num_batches
-from trainables.midway import Midway, Pace
+from trainables.midway import Midway, Pace, mean_losses
 from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
@@ -45,7 +45,7 @@ class Epochs:
 
     def __init__(  # noqa: PLR0913
         self,
-        number: int,
+        num_epochs: int,
         *,
         recipe: Recipe,
         data: DataSplits,
@@ -58,7 +58,7 @@ class Epochs:
         """Prepare them.
 
         Args:
-            number: epochs in all, over which the learning rate has its schedule.
+            num_epochs: in all, over which the learning rate has its schedule.
             recipe: batches and learning rate.
             data: gives the training images.
             augmentation: what they go through.
@@ -69,7 +69,7 @@ class Epochs:
         """
         self.done = 0
         self.steps_per_epoch = num_batches(len(data.train), recipe.batch_size)
-        self._number = number
+        self._num_epochs = num_epochs
         self._recipe = recipe
         self._data = data
         self._augmentation: Augmentation = augmentation
@@ -82,7 +82,7 @@ class Epochs:
     @property
     def num_steps(self) -> int:
         """Steps in all."""
-        return self._number * self.steps_per_epoch
+        return self._num_epochs * self.steps_per_epoch
 
     @property
     def steps_taken(self) -> int:
@@ -92,7 +92,7 @@ class Epochs:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.done >= self._number
+        return self.done >= self._num_epochs
 
     def train(
         self, seconds: float, step: Step, *, optimizer: torch.optim.Optimizer, seed: int, seed_of_batches: int
@@ -120,26 +120,23 @@ class Epochs:
             ):
                 rate = learning_rate(first_step + place, self.num_steps, self._recipe)
                 set_learning_rate(optimizer, rate)
-                losses, took_part = step(images, labels)
-                totals += losses
+                step_losses, took_part = step(images, labels)
+                totals += step_losses
                 num_steps = [number + int(took) for number, took in zip(num_steps, took_part, strict=True)]
                 place += 1
                 if pace.is_over(totals):
                     break
             draws = drawn_layers(self._device)
-        midway = Midway(
-            place=place,
-            totals=totals,
-            num_steps=tuple(num_steps),
-            seconds=begun.seconds + time.perf_counter() - started,
-            draws=draws,
-        )
+        losses = mean_losses(totals, num_steps)  # waits for a card, so that its time counts
+        seconds_taken = begun.seconds + time.perf_counter() - started
         if place < self.steps_per_epoch:
-            self._midway = midway
+            self._midway = Midway(
+                place=place, totals=totals, num_steps=tuple(num_steps), seconds=seconds_taken, draws=draws
+            )
             return None
         self._midway = None
         self.done += 1
-        return Epoch(losses=midway.losses, learning_rate=rate, seconds=midway.seconds)
+        return Epoch(losses=losses, learning_rate=rate, seconds=seconds_taken)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Where they are: tensors, and plain values."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,6 @@ class Midway:
             place=0, totals=torch.zeros(num_levels, device=device), num_steps=(0,) * num_levels, seconds=0.0, draws={}
         )
 
-    @property
-    def losses(self) -> list[float]:
-        """Mean loss of each level."""
-        means: list[float] = (self.totals / torch.tensor(self.num_steps, device=self.totals.device)).tolist()
-        return means
-
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Tensors, and plain values."""
         values = {"place": self.place, "num_steps": list(self.num_steps), "seconds": self.seconds}
@@ -61,6 +55,12 @@ class Midway:
             seconds=values["seconds"],
             draws=unprefixed("draws", tensors),
         )
+
+
+def mean_losses(totals: torch.Tensor, num_steps: Sequence[int]) -> list[float]:
+    """Mean loss of each level, from sums over so many steps; waits until they are there."""
+    means: list[float] = (totals / torch.tensor(num_steps, device=totals.device)).tolist()
+    return means
 
 
 class Pace:

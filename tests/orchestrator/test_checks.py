@@ -181,6 +181,13 @@ def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data,
     assert notes(teacher={"precision": "bf16"}, resources=auto) == ()
 
 
+def test_nothing_is_said_of_the_recipe_of_a_teacher_that_is_read(data, tmp_path):
+    model = {"name": "vgg-small", "width": 0.25, "weights": str(tmp_path / "teacher.pt")}
+    network = build(ModelConfig(name="vgg-small", width=0.25), num_classes=4, in_channels=3, seed=0)
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    assert check_network(experiment(model, teacher={"execution": "compile"}), data).notes == ()
+
+
 def test_compiling_on_a_processor_is_said_and_not_refused(data):
     def notes(**others):
         return check_network(experiment({"name": "vgg-small", "width": 0.25}, **others), data).notes

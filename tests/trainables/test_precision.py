@@ -85,6 +85,31 @@ def test_what_is_computed_as_a_product(
     assert answer.shape == layer(images).shape
 
 
+def test_strides_of_one_number_are_taken_as_torch_takes_them() -> None:
+    images = torch.ones(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    for kernel in (1, 3):
+        layer = nn.Conv2d(4, 5, kernel, stride=(2,))  # type: ignore[arg-type]
+        with autocast(BF16, CPU):
+            assert layer(images).shape == layer(images.double().float()).shape
+
+
+def test_images_of_one_channel_whose_channels_come_first_stay_so() -> None:
+    layer = nn.Conv2d(1, 5, 1)
+    with autocast(BF16, CPU):
+        assert layer(torch.ones(2, 1, 4, 4)).view(2, -1).shape == (2, 80)
+
+
+def test_one_image_alone_stays_in_float32_behind_a_depthwise_convolution() -> None:
+    with autocast(BF16, CPU):
+        assert nn.Conv2d(4, 4, 3, groups=4)(torch.ones(4, 8, 8)).dtype == torch.float32
+
+
+def test_wrong_channels_are_refused_in_the_words_of_torch() -> None:
+    images = torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    with autocast(BF16, CPU), pytest.raises(RuntimeError, match=r"expected input.* to have 4 channels"):
+        nn.Conv2d(4, 5, 1)(images)
+
+
 def test_fp32_changes_nothing() -> None:
     layer, images = nn.Conv2d(3, 4, 1), torch.ones(2, 3, 4, 4)
     with autocast(Recipe(precision="fp32"), CPU):
@@ -98,11 +123,12 @@ def test_fp32_changes_nothing() -> None:
 def test_gradients_of_bf16_are_near_those_of_fp32(runs: Callable[[nn.Module], nn.Module]) -> None:
     """Through layers that go from one precision to the other, forward and back; compiled, too."""
     torch.manual_seed(0)
-    layers = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8, stride=2), nn.Conv2d(8, 4, 1)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8, stride=2), nn.Conv2d(8, 4, 1)
     network = nn.Sequential(*layers)
     gradients = []
     for recipe in (Recipe(precision="fp32"), BF16):
-        images = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8).requires_grad_()
+        images = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+        images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
         with autocast(recipe, CPU):
             answer = runs(network)(images)
         network.zero_grad()

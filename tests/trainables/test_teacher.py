@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainables import midway
+from trainables import epochs, midway
 from trainables.checkpoint import load_state, save_state
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
@@ -52,6 +53,17 @@ def test_it_learns_and_tells_of_each_epoch(networks, data: DataSplits) -> None:
     assert result.val_accuracy == told[-1].levels[0].val_accuracy == accuracy(stage.network, data)
     assert result.val_accuracy > 0.5
     assert result.seconds == pytest.approx(sum(p.seconds for p in told))
+
+
+def test_an_epoch_took_as_long_as_its_losses_are_waited_for(networks, data: DataSplits, monkeypatch) -> None:
+    mean_losses = epochs.mean_losses
+
+    def on_a_slow_card(totals, num_steps):
+        time.sleep(0.5)
+        return mean_losses(totals, num_steps)
+
+    monkeypatch.setattr(epochs, "mean_losses", on_a_slow_card)
+    assert make_stage(networks, data).step().seconds > 0.5
 
 
 def test_bf16_is_near_fp32_and_keeps_weights_and_momentum_in_float32(networks, data: DataSplits) -> None:
