@@ -12,7 +12,6 @@ from multiprocessing import get_context
 
 import torch
 
-import trainables  # noqa: F401 - sets how many kernels are kept
 from benchmarks.engine import BATCH, NUM_THREADS, Step, frozen, pruned_stage, random_batch, random_splits, seconds
 from benchmarks.table import Row
 from trainables.model_config import ModelConfig
@@ -28,18 +27,16 @@ _steps: dict[str, Step] = {}  # of an arm's process
 @contextmanager
 def _process(kept: str) -> Iterator[ProcessPoolExecutor]:
     """A process of its own, in which so many kernels are kept."""
-    before = os.environ[_KEPT]
+    before = os.environ.get(_KEPT)
     os.environ[_KEPT] = kept
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin) as arm:
-            arm.submit(os.getpid).result()  # it is there, with the environment of now
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as arm:
+            arm.submit(torch.set_num_threads, NUM_THREADS).result()  # it is there, with the environment of now
             yield arm
     finally:
-        os.environ[_KEPT] = before
-
-
-def _begin() -> None:
-    torch.set_num_threads(NUM_THREADS)
+        os.environ.pop(_KEPT)
+        if before is not None:
+            os.environ[_KEPT] = before
 
 
 def _take_step(name: str) -> float:
@@ -53,7 +50,7 @@ def _take_step(name: str) -> float:
 
 def run() -> list[Row]:
     """Measure it."""
-    ours = os.environ[_KEPT]
+    ours = os.environ.get(_KEPT, BY_ITSELF)  # as importing `trainables` has set it, or who runs this
     rows = []
     with ExitStack() as arms:
         processes = [arms.enter_context(_process(kept)) for kept in (ours, BY_ITSELF)]

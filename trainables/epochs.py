@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
@@ -14,7 +15,15 @@ from trainables.midway import Midway, Pace, mean_losses
 from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
-from trainables.training import Tensors, drawn_layers, epoch_batches, prefixed, seeded_layers, unprefixed
+from trainables.training import (
+    Tensors,
+    batch_layout,
+    drawn_layers,
+    epoch_batches,
+    prefixed,
+    seeded_layers,
+    unprefixed,
+)
 
 Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Sequence[bool]]]
 """Trains on images and labels; the loss of each level, detached, and which of the levels took part."""
@@ -47,24 +56,22 @@ class Epochs:
         self,
         num_epochs: int,
         *,
+        network: nn.Module,
         recipe: Recipe,
         data: DataSplits,
         augmentation: Augmentation,
-        layout: torch.memory_format,
         num_levels: int,
-        device: torch.device,
         ranks: Ranks,
     ) -> None:
         """Prepare them.
 
         Args:
             num_epochs: in all, over which the learning rate has its schedule.
+            network: that reads the images, which lie in memory as it can read them; left in evaluation mode.
             recipe: batches and learning rate.
             data: gives the training images.
             augmentation: what they go through.
-            layout: of the batches.
             num_levels: losses of a step.
-            device: that is trained on.
             ranks: who train together.
         """
         self.done = 0
@@ -73,9 +80,9 @@ class Epochs:
         self._recipe = recipe
         self._data = data
         self._augmentation: Augmentation = augmentation
-        self._layout = layout
+        self._layout = batch_layout(network, data)
         self._num_levels = num_levels
-        self._device = device
+        self._device = next(network.parameters()).device
         self._ranks = ranks
         self._midway: Midway | None = None
 

@@ -31,7 +31,6 @@ from trainables.selection import SelectionError
 from trainables.teacher_size import TeacherSize
 from trainables.training import (
     Tensors,
-    batch_layout,
     derive_seed,
     prefixed,
     unprefixed,
@@ -85,12 +84,11 @@ class CascadeStage:
         self._ranks = ranks
         self._epochs = Epochs(
             plan.epochs,
+            network=self._larger,
             recipe=config.recipe,
             data=data,
             augmentation=augmentation,
-            layout=batch_layout(self._larger, data),
             num_levels=len(plan.levels),
-            device=next(self._larger.parameters()).device,
             ranks=ranks,
         )
         start = larger if start is None else start

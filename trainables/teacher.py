@@ -32,7 +32,6 @@ from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.training import (
     CALIBRATION_BATCHES,
     Tensors,
-    batch_layout,
     derive_seed,
     micro_batches,
     prefixed,
@@ -82,12 +81,11 @@ class TeacherStage:
         self._seed = seed
         self._epochs = Epochs(
             recipe.epochs,
+            network=network,
             recipe=recipe,
             data=data,
             augmentation=augmentation,
-            layout=batch_layout(network, data),
             num_levels=1,
-            device=next(network.parameters()).device,
             ranks=ranks,
         )
         self._seconds = 0.0
