@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from torch import nn
 
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.teacher_task import TeacherTask, num_epochs
+from trainables import processor
 from trainables.checkpoint import InputSpec, load_state
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
@@ -117,7 +117,7 @@ class TeacherFollower:
 
 
 def _begun(task: TeacherTask, arrays: dict[str, Any]) -> tuple[nn.Module, DataSplits]:
-    torch.set_num_threads(task.actors.num_threads)
+    processor.prepare(task.actors.num_threads)
     data = DataSplits.from_arrays(arrays).to(task.device)
     network = build(task.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=task.seed)
     return network.to(task.device), data

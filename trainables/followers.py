@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from trainables import processor
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.ranks import Ranks
@@ -23,7 +24,7 @@ class TrialFollower:
             data: arrays of a `DataSplits`.
             settings: of the trials.
         """
-        torch.set_num_threads(settings.num_threads)
+        processor.prepare(settings.num_threads)
         device = torch.device("cuda" if settings.use_gpu else "cpu")
         self._ranks = ranks
         self._settings = settings

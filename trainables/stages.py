@@ -21,6 +21,7 @@ from trainables.joint import JointStep
 from trainables.levels import Cuts, Level, SharedWeights
 from trainables.measurement import Measurement
 from trainables.plan import StagePlan
+from trainables.processor import return_memory
 from trainables.pruning import LevelPruner, pruning_steps
 from trainables.ranks import ALONE, Ranks
 from trainables.remembered import RememberedLogits, num_views, require_room_for_logits
@@ -261,6 +262,7 @@ class CascadeStage:
         took_part = [level.number in self._joint.taking_part for level in self.levels]
         if self._steps_taken in self._prunings:
             self._prune(self._prunings[self._steps_taken])
+            return_memory()
             self._hold_if_pruned()
         return losses, took_part
 

@@ -17,6 +17,7 @@ from trainables.data_config import Augmentation
 from trainables.identity import Identity, stage_identities
 from trainables.models import versioned
 from trainables.plan import stage_plans
+from trainables.processor import return_memory
 from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages import CascadeStage
@@ -261,6 +262,7 @@ class CascadeTrial:
         self._num_stages_done += 1
         if not self.finished:
             self._stage = self._make_stage()
+            return_memory()
 
     def _make_stage(self) -> CascadeStage:
         plan = self._plans[self._stage_index]

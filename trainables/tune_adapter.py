@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
+from trainables import processor
 from trainables.checkpoint import InputSpec, load_state, save_network, save_state
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
@@ -138,7 +139,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             raise FileNotFoundError(
                 f"{platform.node()} does not see {search}; all machines must mount the storage folder"
             )
-        torch.set_num_threads(settings.num_threads)
+        processor.prepare(settings.num_threads)
         self._settings = settings
         device = torch.device("cuda" if settings.use_gpu else "cpu")
         self._data = DataSplits.from_arrays(data).to(device)

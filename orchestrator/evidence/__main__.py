@@ -5,14 +5,13 @@ import functools
 import sys
 from pathlib import Path
 
-import torch
-
 from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.material import find_device, load_images
 from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.results import locked
 from orchestrator.evidence.schedule import num_runs
+from trainables import processor
 from trainables.errors import InputError, StageFailure, first_line
 
 
@@ -36,8 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = load_plan(options.study, options.set)
         device = find_device(options.device)
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        processor.prepare(options.threads)
         images = load_images(plan)
         folder = options.out or Path("runs") / options.study.stem
         say(f"{num_runs(plan)} runs; results in {folder}")

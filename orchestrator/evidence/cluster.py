@@ -19,6 +19,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
+from trainables import processor
 from trainables.errors import StageFailure, first_line
 
 Arrays = dict[str, Any]
@@ -111,7 +112,7 @@ def _teacher(  # noqa: PLR0913
 
 
 def _device(plan: StudyPlan) -> torch.device:
-    torch.set_num_threads(max(1, int(plan.resources.cpus)))
+    processor.prepare(max(1, int(plan.resources.cpus)))
     return torch.device("cuda" if plan.resources.gpus > 0 else "cpu")
 
 

@@ -16,6 +16,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
+from trainables import processor
 
 Say = Callable[[str], None]
 
@@ -127,7 +128,7 @@ _HELD: dict[str, Any] = {}
 
 
 def _begin(plan: dict[str, Any], images: str, folder: str, device: str) -> None:
-    torch.set_num_threads(1)
+    processor.prepare(1)
     made = StudyPlan.from_dict(plan)
     _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))
 
