@@ -14,6 +14,7 @@ NAMES = (
     "engine",
     "speed",
     "kernels",
+    "memory_kept",
     "compiling",
     "precision",
     "saliency",

@@ -2,11 +2,10 @@
 
 import time
 
-import torch
-
 from benchmarks.engine import NUM_THREADS, Step, frozen, medians, pruned_stage, random_batch, random_splits
 from benchmarks.speed import NETWORKS, TRAIN_IMAGES
 from benchmarks.table import Row
+from trainables import processor
 
 ROUNDS = 5
 
@@ -36,5 +35,5 @@ def _row(name: str) -> Row:
 
 def run() -> list[Row]:
     """Measure it."""
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     return [_row(name) for name in ("VGG16", "MobileNetV2")]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.table import Row
+from trainables import processor
 from trainables.channels import BATCH_NORMS, Kept
 from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
@@ -204,7 +205,7 @@ def seconds(step: Step, images: torch.Tensor, labels: torch.Tensor) -> float:
 
 def run() -> list[Row]:
     """Measure it."""
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     teacher = frozen(ModelConfig(name="vgg16"))
     stage, config = pruned_stage(teacher, random_splits())
     arms: dict[str, Step] = {

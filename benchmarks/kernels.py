@@ -4,15 +4,10 @@ How many it keeps is read once in a process. So the two arms are processes, whic
 """
 
 import os
-import statistics
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
-
-import torch
+from contextlib import ExitStack
 
 from benchmarks.engine import BATCH, NUM_THREADS, Step, frozen, pruned_stage, random_batch, random_splits, seconds
+from benchmarks.processes import in_turn, process
 from benchmarks.table import Row
 from trainables.model_config import ModelConfig
 
@@ -22,21 +17,6 @@ ROUNDS = 7
 IMAGE_SIZE = 32
 _KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 _steps: dict[str, Step] = {}  # of an arm's process
-
-
-@contextmanager
-def _process(kept: str) -> Iterator[ProcessPoolExecutor]:
-    """A process of its own, in which so many kernels are kept."""
-    before = os.environ.get(_KEPT)
-    os.environ[_KEPT] = kept
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as arm:
-            arm.submit(torch.set_num_threads, NUM_THREADS).result()  # it is there, with the environment of now
-            yield arm
-    finally:
-        os.environ.pop(_KEPT)
-        if before is not None:
-            os.environ[_KEPT] = before
 
 
 def _take_step(name: str) -> float:
@@ -52,11 +32,10 @@ def run() -> list[Row]:
     """Measure it."""
     ours = os.environ.get(_KEPT, BY_ITSELF)  # as importing `trainables` has set it, or who runs this
     rows = []
-    with ExitStack() as arms:
-        processes = [arms.enter_context(_process(kept)) for kept in (ours, BY_ITSELF)]
+    with ExitStack() as stack:
+        arms = [stack.enter_context(process({_KEPT: kept})) for kept in (ours, BY_ITSELF)]
         for name in NETWORKS:
-            found = [[arm.submit(_take_step, name).result() for arm in processes] for _ in range(1 + ROUNDS)]
-            took = [statistics.median(arm) for arm in zip(*found[1:], strict=True)]
+            took = in_turn(arms, _take_step, name, rounds=ROUNDS)
             rows.append(
                 Row(
                     name=f"{name}: joint step that keeps {ours} kernels / {BY_ITSELF}",

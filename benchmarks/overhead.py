@@ -23,6 +23,7 @@ from orchestrator.config import Experiment, parse_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
 from orchestrator.watcher import Watcher
+from trainables import processor
 from trainables.config import CascadeConfig
 from trainables.results import Reused, TeacherResult
 
@@ -80,13 +81,11 @@ class Clock(Watcher):
 
 def probe_epochs() -> int:
     """Epochs that take about a minute: a short trial, whose cost an epoch is that of a long one, and its scale."""
-    import torch
-
     from orchestrator.datasets import load_splits
     from trainables.models import build
     from trainables.trial import CascadeTrial
 
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     experiment = parse_experiment(plain_values(PROBE_EPOCHS))
     data = load_splits(experiment.data)
     teacher = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
@@ -107,13 +106,11 @@ def cascades(folder: SearchFolder) -> Iterator[CascadeConfig]:
 
 def run_plain(folder: SearchFolder) -> list[float]:
     """Seconds of each trial of a search, in a plain loop in this process."""
-    import torch
-
     from orchestrator.datasets import load_splits
     from trainables.checkpoint import InputSpec, load_network, save_network
     from trainables.trial import CascadeTrial
 
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     experiment = folder.experiment()
     data = load_splits(experiment.data)
     teacher = load_network(folder.teacher / "network").network

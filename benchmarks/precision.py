@@ -11,6 +11,7 @@ import torch
 from benchmarks.engine import NUM_THREADS
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
+from trainables import processor
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.model_config import ModelConfig
@@ -26,7 +27,7 @@ RECIPE = Recipe(epochs=8, batch_size=64, learning_rate=0.06, learning_rate_sched
 
 def run() -> list[Row]:
     """Measure it."""
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     data = load_splits(DataConfig(name="digits", image_size=16))
     torch.manual_seed(0)
     stage = TeacherStage(

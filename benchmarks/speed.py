@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from benchmarks.engine import (
     BATCH,
+    EVENLY,
     NUM_THREADS,
     Step,
     frozen,
@@ -30,6 +32,8 @@ from benchmarks.engine import (
     separate_step,
 )
 from benchmarks.table import Row
+from trainables import processor
+from trainables.cost import count_macs
 from trainables.data_config import Augmentation
 from trainables.distillation import distillation_loss
 from trainables.model_config import ModelConfig
@@ -64,17 +68,25 @@ def against_separate() -> Iterator[Row]:
         )
 
 
-def by_number_of_levels() -> Row:
-    teacher = frozen(VGG16)
-    arms = {f"{len(sizes)}": pruned_stage(teacher, random_splits(), sizes)[0].train_step for sizes in ONE_SUM}
-    took = medians(arms, *random_batch(), rounds=ROUNDS)
-    return Row(
-        name="step with 1 … 5 levels at one sum of macs_kept: slowest / fastest",
-        figure=max(took.values()) / min(took.values()),
-        rule="at most",
-        target=1.15,
-        note="VGG16; levels and seconds: " + ", ".join(f"{arm} {seconds:.2f}" for arm, seconds in took.items()),
-    )
+def by_number_of_levels() -> Iterator[Row]:
+    teacher, data = frozen(VGG16), random_splits()
+    macs = count_macs(teacher, data.input_shape)
+    for round_to in (1, 8, 16):
+        pruning = replace(EVENLY, round_to=round_to)
+        stages = {str(len(sizes)): pruned_stage(teacher, data, sizes, pruning=pruning)[0] for sizes in ONE_SUM}
+        took = medians({arm: stage.train_step for arm, stage in stages.items()}, *random_batch(), rounds=ROUNDS)
+        sums = {
+            arm: sum(count_macs(level.network, data.input_shape) for level in stage.levels) / macs
+            for arm, stage in stages.items()
+        }
+        yield Row(
+            name=f"step with 1 … 5 levels at one sum of macs_kept, round_to {round_to}: slowest / fastest",
+            figure=max(took.values()) / min(took.values()),
+            rule="at most",
+            target=1.15,
+            note="VGG16; levels, their sum, seconds: "
+            + ", ".join(f"{arm}, {sums[arm]:.3f}, {seconds:.2f}" for arm, seconds in took.items()),
+        )
 
 
 def remembered() -> Iterator[Row]:
@@ -138,7 +150,7 @@ def _alone(measure: Callable[[], Iterator[Row]]) -> list[Row]:
 
 
 def _rows(measure: Callable[[], Iterator[Row]]) -> list[Row]:
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     return [*measure()]
 
 
@@ -253,11 +265,11 @@ def images() -> Iterator[Row]:
 
 def run() -> list[Row]:
     """Measure it."""
-    torch.set_num_threads(NUM_THREADS)
+    processor.prepare(NUM_THREADS)
     rows = [
         *against_separate(),
         *remembered(),
-        by_number_of_levels(),
+        *by_number_of_levels(),
         *by_precision(),
         *_alone(memory),
         *pruning_events(),
