@@ -17,7 +17,7 @@ from orchestrator.datasets import load_splits
 from orchestrator.folder import SearchFolder
 from orchestrator.mirror import driving
 from orchestrator.packing import PACKING, pack, without_cards
-from orchestrator.parts import teacher_task, trainable
+from orchestrator.parts import make_teacher_task, trainable
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile
 from orchestrator.session import ray_session
 from orchestrator.study import Asked
@@ -79,7 +79,7 @@ def run_repeats(  # noqa: PLR0913
             tracker.join_search(folder.name, folder.search_id)
             tracker.log_repeats(queue.file.read())  # what a process that was killed could not tell
             experiment = without_cards(experiment, say)
-            task = teacher_task(experiment, folder, digest)
+            task = make_teacher_task(experiment, folder, digest)
             at_once = experiment.resources.at_once(queue.num_new)
             experiment = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=say).experiment
             networks = queue.states.parent / "networks"

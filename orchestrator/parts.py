@@ -71,7 +71,7 @@ def trainable(  # noqa: PLR0913
     return tune.with_parameters(CascadeTrainable, teacher=weights, data=arrays, settings=settings)
 
 
-def teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
+def make_teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -> TeacherTask:
     """How a search gets its teacher; `data` is the digest of its images."""
     model = experiment.model
     if model.weights is not None:

@@ -20,7 +20,7 @@ from orchestrator.looks import Look, Looks
 from orchestrator.mirror import Mirror, driving
 from orchestrator.opening import open_study, starting_points, warm_start
 from orchestrator.packing import PACKING, nothing_chosen, pack, without_cards
-from orchestrator.parts import TRIALS, scheduler, stage_bucket, teacher_task, trainable, trial_store
+from orchestrator.parts import TRIALS, make_teacher_task, scheduler, stage_bucket, trainable, trial_store
 from orchestrator.places import fetch_networks
 from orchestrator.rank_actors import RankActors
 from orchestrator.record import CANDIDATES, SearchRecord, search_parameters
@@ -105,7 +105,7 @@ def run_search(
             # Somebody may have begun it, since we looked.
             folder.require_fresh_or_same(experiment, resume=resume)
             folder.require_same_data(digest)
-            task = teacher_task(experiment, folder, digest)
+            task = make_teacher_task(experiment, folder, digest)
             table = None if checked.timed is None else _times(task, experiment, data, watcher)
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
             look = Looks(looks=(sizes, memory))

@@ -16,7 +16,7 @@ from orchestrator.datasets import load_splits
 from orchestrator.folder import TEACHER, SearchFolder
 from orchestrator.lease import LEASE, Lease
 from orchestrator.mirror import Mirror
-from orchestrator.parts import teacher_task
+from orchestrator.parts import make_teacher_task
 from orchestrator.places import fetch_networks, open_search, storage_folder
 from orchestrator.trial_bucket import TrialBucket
 from trainables.checkpoint import load
@@ -89,7 +89,7 @@ def train_an_epoch(folder, cascade):
         measure_latency=False,
         store=TrialBucket(folder.bucket, folder.path),
     )
-    weights = teacher_task(experiment, folder, data_digest(data)).weights()
+    weights = make_teacher_task(experiment, folder, data_digest(data)).weights()
     actor = CascadeTrainable.__new__(CascadeTrainable)
     config = {"trial": 1, "cascade": cascade, "state": None}
     actor.setup(config, teacher=weights, data=data.to_arrays(), settings=settings)
