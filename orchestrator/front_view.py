@@ -23,6 +23,7 @@ class FrontView:
         teacher_val_accuracy: in [0, 1].
         objectives: names out of `pareto.OBJECTIVES` that the front is of.
         breaking: keys of candidates that break a constraint and are not on the front for that.
+        collapsed_below: accuracy below which a network is nearer to guessing than to the teacher.
     """
 
     candidates: Sequence[Candidate]
@@ -31,6 +32,16 @@ class FrontView:
     teacher_val_accuracy: float
     objectives: Sequence[str]
     breaking: frozenset[tuple[int, int]] = frozenset()
+    collapsed_below: float = 0.0
+
+    def remarks(self, candidate: Candidate) -> tuple[str, ...]:
+        """What a reader should see beside a candidate: that it is the knee, that it has collapsed."""
+        knee = self.knee is not None and candidate.key == self.knee.key
+        return (*(("knee",) if knee else ()), *(("collapsed",) if self.is_collapsed(candidate) else ()))
+
+    def is_collapsed(self, candidate: Candidate) -> bool:
+        """Whether a network is nearer to guessing than to the teacher."""
+        return candidate.val_accuracy < self.collapsed_below
 
     @property
     def cost(self) -> str:
@@ -65,6 +76,7 @@ def front_view(
     *,
     teacher_val_accuracy: float,
     bounds: Bounds = MappingProxyType({}),
+    collapsed_below: float = 0.0,
 ) -> FrontView:
     """The front of those of these candidates that keep to the bounds, with its knee."""
     kept = [candidate for candidate in candidates if meets(bounds, candidate)]
@@ -76,6 +88,7 @@ def front_view(
         teacher_val_accuracy=teacher_val_accuracy,
         objectives=tuple(objectives),
         breaking=frozenset(candidate.key for candidate in candidates) - {candidate.key for candidate in kept},
+        collapsed_below=collapsed_below,
     )
 
 

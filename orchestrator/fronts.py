@@ -23,11 +23,13 @@ def read_front(folder: SearchFolder) -> FrontView:
     candidates = folder.archive.candidates()
     if not candidates:
         raise InputError(f"no trial of search {folder.name!r} is finished yet; let it run, or go on with --resume")
+    teacher = folder.teacher_result()
     return front_view(
         candidates,
         experiment.objectives,
-        teacher_val_accuracy=folder.teacher_result().val_accuracy,
+        teacher_val_accuracy=teacher.val_accuracy,
         bounds=experiment.constraints,
+        collapsed_below=teacher.collapsed_below,
     )
 
 
@@ -50,6 +52,7 @@ def front_rows(view: FrontView) -> list[dict[str, Any]]:
             "on_front": candidate.key in on_front,
             "knee": view.knee is not None and candidate.key == view.knee.key,
             "meets_constraints": candidate.key not in view.breaking,
+            "collapsed": view.is_collapsed(candidate),
         }
         for candidate in view.candidates
     ]
@@ -80,7 +83,7 @@ def confirmed_rich_table(rows: Sequence[Confirmed]) -> Table:
 
 
 def front_rich_table(view: FrontView) -> Table:
-    """The front for a terminal, by rising cost, the knee marked."""
+    """The front for a terminal, by rising cost, with remarks."""
     left_out = f", {len(view.breaking)} left out as they break a constraint" if view.breaking else ""
     title = (
         f"front: {len(view.front)} of {len(view.candidates)} candidates{left_out}; "
@@ -93,7 +96,6 @@ def front_rich_table(view: FrontView) -> Table:
     for column in [*columns, *(["latency"] if latency else []), *(["fidelity"] if unfinished else []), ""]:
         table.add_column(column, justify="left" if column in ("trial:level", "") else "right")
     for candidate in view.front:
-        knee = view.knee is not None and candidate.key == view.knee.key
         cells = [
             candidate.label,
             percent(candidate.val_accuracy),
@@ -107,5 +109,6 @@ def front_rich_table(view: FrontView) -> Table:
             cells.append(f"{candidate.latency_ms:.3g} ms")
         if unfinished:
             cells.append(percent(candidate.fidelity))
-        table.add_row(*cells, "knee" if knee else "", style="bold" if knee else "")
+        remarks = view.remarks(candidate)
+        table.add_row(*cells, ", ".join(remarks), style="bold" if "knee" in remarks else "")
     return table

@@ -87,7 +87,7 @@ def save_front(view: FrontView, html_path: Path, png_path: Path) -> None:
 
 
 def front_table(view: FrontView) -> str:
-    """The front as a Markdown table by rising cost, the knee marked.
+    """The front as a Markdown table by rising cost, the knee marked and what has collapsed.
 
     Args:
         view: what to show.
@@ -99,7 +99,7 @@ def front_table(view: FrontView) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for candidate in view.front:
         cells = [
-            f"**{candidate.label}** (knee)" if candidate == view.knee else candidate.label,
+            _named(view, candidate),
             f"{candidate.val_accuracy:.2%}",
             f"{100 * (candidate.val_accuracy - view.teacher_val_accuracy):+.2f} points",
             f"{candidate.macs:,}",
@@ -110,6 +110,12 @@ def front_table(view: FrontView) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _named(view: FrontView, candidate: Candidate) -> str:
+    remarks = view.remarks(candidate)
+    name = f"**{candidate.label}**" if "knee" in remarks else candidate.label
+    return f"{name} ({', '.join(remarks)})" if remarks else name
 
 
 def front_json(view: FrontView, hypervolume: float) -> str:

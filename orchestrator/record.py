@@ -188,6 +188,7 @@ class SearchRecord:
                 self._objectives,
                 teacher_val_accuracy=self._teacher.val_accuracy,
                 bounds=self._bounds,
+                collapsed_below=self._teacher.collapsed_below,
             )
         return self._view
 

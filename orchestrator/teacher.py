@@ -14,7 +14,7 @@ from trainables.checkpoint import InputSpec, load_state
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
-from trainables.evaluation import evaluate
+from trainables.evaluation import evaluate, guess
 from trainables.models import build, load_weights, versioned
 from trainables.pruning_config import Pruning
 from trainables.ranks import Ranks
@@ -150,7 +150,7 @@ def _run(
             params=count_params(network),
             seconds=0.0,
         )
-    values = result.to_dict()
+    values = result.to_dict() | {"val_guess": guess(data.val.labels_N)}
     if task.measure_latency:
         from trainables.latency import measure  # slow to import, and seldom needed
 

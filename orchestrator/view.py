@@ -61,6 +61,8 @@ class LineWatcher(Watcher):
         self._console = console
         self._num_trials = num_trials
         self._num_ended = 0
+        self._teacher: TeacherResult | None = None
+        self._collapse_is_explained = False
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -70,6 +72,7 @@ class LineWatcher(Watcher):
 
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
+        self._teacher = result
         self._say(_teacher_line(result))
 
     def going_on(self, num_ended: int) -> None:
@@ -86,16 +89,16 @@ class LineWatcher(Watcher):
     def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates, some stages of which may have been done before."""
         self._num_ended += 1
-        levels = ", ".join(f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}" for c in candidates)
         self._say(
-            f"trial {number} done ({self._num_ended} of {self._num_trials}): {levels}; "
+            f"trial {number} done ({self._num_ended} of {self._num_trials}): {_levels(candidates, view)}; "
             f"front of {len(view.front)} among {len(view.candidates)}{_saved(reused)}"
         )
+        self._explain_collapse(candidates, view)
 
     def trial_stopped(self, number: int, reason: str, candidates: Sequence[Candidate], view: FrontView) -> None:
         """A trial was stopped early, and gave the candidates that had reached their sizes."""
         self._num_ended += 1
-        levels = ", ".join(f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}" for c in candidates)
+        levels = _levels(candidates, view)
         self._say(
             f"trial {number} stopped ({self._num_ended} of {self._num_trials}): {reason}"
             f"{'; kept ' if levels else ''}{levels}"
@@ -109,6 +112,21 @@ class LineWatcher(Watcher):
     def note(self, text: str) -> None:
         """Something about the search as a whole."""
         self._say(f"note: {text}")
+
+    def _explain_collapse(self, candidates: Sequence[Candidate], view: FrontView) -> None:
+        """Once, at the first level that has collapsed although all of its epochs were trained."""
+        collapsed = [candidate for candidate in candidates if view.is_collapsed(candidate)]
+        if not collapsed or self._collapse_is_explained:
+            return
+        assert self._teacher is not None
+        assert self._teacher.val_guess is not None
+        self._collapse_is_explained = True
+        self.note(
+            f"level {collapsed[0].level} of trial {collapsed[0].trial} has collapsed: it is nearer to guessing "
+            f"({percent(self._teacher.val_guess)}) than to the teacher ({percent(self._teacher.val_accuracy)}); "
+            "if many do, give cascades more epochs (cascade.recipe.epochs), a slower fall "
+            "(cascade.pruning.ramp_fraction), another learning rate or larger students (space)"
+        )
 
 
 @dataclass(slots=True)
@@ -230,6 +248,13 @@ class LiveWatcher(Watcher):
                 ", ".join(f"{percent(level.val_accuracy)}" for level in progress.levels) if progress else "",
             )
         return table
+
+
+def _levels(candidates: Sequence[Candidate], view: FrontView) -> str:
+    return ", ".join(
+        f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}{' (collapsed)' if view.is_collapsed(c) else ''}"
+        for c in candidates
+    )
 
 
 def _saved(reused: Reused) -> str:

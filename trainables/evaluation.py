@@ -71,6 +71,20 @@ def score(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
+def guess(labels: torch.Tensor) -> float:
+    """Accuracy of who does not look: the commonest class every time, or with several labels the same for all images.
+
+    Args:
+        labels: as `score` takes them.
+
+    Returns:
+        In [0, 1], as `score` counts.
+    """
+    if labels.ndim == 1:
+        return labels.bincount().max().item() / len(labels)
+    return score(torch.zeros(labels.shape, device=labels.device), labels)
+
+
 def top5(logits_NK: torch.Tensor, labels: torch.Tensor) -> float | None:
     """Part of the images whose class is among the five most likely, where that says anything."""
     if labels.ndim == 2 or logits_NK.shape[1] <= TOP:

@@ -131,6 +131,7 @@ class TeacherResult:
         latency_ms: median milliseconds for one image, where latency is an objective; else `None`.
         reused: whether another search trained it.
         val_top5: the same of the five most likely classes; `None` with five classes or less.
+        val_guess: accuracy on the same images of who does not look at them; `None` if an earlier version kept it.
     """
 
     val_accuracy: float
@@ -140,6 +141,15 @@ class TeacherResult:
     latency_ms: float | None = None
     reused: bool = False
     val_top5: float | None = None
+    val_guess: float | None = None
+
+    @property
+    def collapsed_below(self) -> float:
+        """Accuracy halfway from guessing to the teacher; a network below it has lost most of what was learnt.
+
+        0, which nothing is below, where guessing is not known.
+        """
+        return 0.0 if self.val_guess is None else (self.val_guess + self.val_accuracy) / 2
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

@@ -187,11 +187,11 @@ def _table_section(overview: Overview) -> str:
         ]
         if has_latency:
             cells.append("–" if candidate.latency_ms is None else f"{candidate.latency_ms:.3g}")
-        mark = " (knee)" if candidate == view.knee else ""
-        cells[0] += mark
+        remarks = view.remarks(candidate)
+        cells[0] += f" ({', '.join(remarks)})" if remarks else ""
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         export = f'<td class="words"><code>{escape(command(overview, candidate.label))}</code></td>'
-        css = ' class="knee"' if mark else ""
+        css = ' class="knee"' if "knee" in remarks else ""
         rows.append(f'<tr{css} id="{_anchor(candidate)}">{row}{export}</tr>')
     heads = "".join(f"<th>{name}</th>" for name in head) + '<th class="words">how to export it</th>'
     linked = (

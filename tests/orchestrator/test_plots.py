@@ -119,6 +119,13 @@ def test_table_lists_the_front_and_marks_the_knee() -> None:
     assert {line.count("|") for line in lines} == {9}
 
 
+def test_table_marks_what_has_collapsed() -> None:
+    shown = dataclasses.replace(view(POPULATION), collapsed_below=0.955)
+    names = [line.split("|")[1].strip() for line in front_table(shown).splitlines()[2:]]
+    assert [name for name in names if "collapsed" in name][-1] == "**1:1** (knee, collapsed)"
+    assert any("collapsed" not in name for name in names)
+
+
 def test_json_names_the_knee_and_unpacks_configurations() -> None:
     content = json.loads(front_json(view(POPULATION), 0.9))
     assert content["knee"] == "1:1"

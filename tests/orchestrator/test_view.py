@@ -67,6 +67,38 @@ def test_a_pipe_gets_a_line_an_event_and_no_control_characters(candidates, view)
     ]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_collapse_is_marked_each_time_and_explained_once(candidates, make_candidate, terminal):
+    teacher = dataclasses.replace(TEACHER, val_guess=0.15)
+    low = make_candidate(trial=1, level=2, val_accuracy=0.54, macs_kept=0.01)
+    view = front_view(
+        [*candidates, low], OBJECTIVES, teacher_val_accuracy=0.95, collapsed_below=teacher.collapsed_below
+    )
+    out = console(terminal=terminal)
+    with watching(out, num_trials=3) as watcher:
+        watcher.teacher_ready(teacher)
+        for number, found in enumerate([candidates[:2], [candidates[2], low], [low]]):
+            watcher.trial_started(number, CASCADE)
+            watcher.trial_finished(number, found, view, Reused())
+    said = out.file.getvalue()
+    assert "trial 0 done (1 of 3): 94.0 % at 30.0 %, 90.0 % at 5 %;" in said
+    assert "trial 1 done (2 of 3): 80.0 % at 20.0 %, 54.0 % at 1 % (collapsed);" in said
+    assert "trial 2 done (3 of 3): 54.0 % at 1 % (collapsed);" in said
+    (explained,) = [line for line in said.splitlines() if "has collapsed" in line]
+    assert "level 2 of trial 1" in explained
+    assert "nearer to guessing (15.0 %) than to the teacher (95.0 %)" in explained
+    assert [row["collapsed"] for row in front_rows(view)] == [False, False, False, True]
+    shown = console(terminal=False)
+    shown.print(front_rich_table(view))
+    assert [line.split()[0] for line in shown.file.getvalue().splitlines() if "collapsed" in line] == ["1:2"]
+
+
+def test_nothing_has_collapsed_where_guessing_is_not_known(make_candidate):
+    low = make_candidate(val_accuracy=0.01)
+    view = front_view([low], OBJECTIVES, teacher_val_accuracy=0.95, collapsed_below=TEACHER.collapsed_below)
+    assert view.remarks(low) == ("knee",)
+
+
 def test_a_terminal_shows_what_runs_what_is_best_and_what_is_left(candidates, view):
     with watching(console(terminal=True), num_trials=3) as watcher:
         watcher.teacher_ready(TEACHER)

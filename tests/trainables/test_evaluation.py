@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 
 from trainables.data import DataSplits
-from trainables.evaluation import accuracy, class_scores, evaluate, in_top5, score, top5
+from trainables.evaluation import accuracy, class_scores, evaluate, guess, in_top5, score, top5
 
 
 def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSplits) -> None:
@@ -20,6 +20,13 @@ def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSpli
             return torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(len(x), 4)
 
     assert accuracy(Constant(), data) == 0.25
+
+
+def test_who_guesses_names_the_commonest_class_or_ranks_images_all_the_same() -> None:
+    assert guess(torch.tensor([2, 0, 2, 1, 2, 0, 1, 0])) == 3 / 8
+    labels_NK = torch.tensor([[True, False], [True, False], [True, True], [False, False]])
+    assert guess(labels_NK) == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert guess(labels_NK) == pytest.approx(score(torch.full((4, 2), 0.3), labels_NK))
 
 
 def test_top5_is_told_of_more_than_five_classes(data: DataSplits) -> None:
