@@ -20,6 +20,7 @@ from orchestrator.pick import pick as choose
 from orchestrator.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.plots import save_front
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
+from orchestrator.tables import print_whole
 from orchestrator.view import duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError
@@ -123,7 +124,7 @@ def print_front(name: str, *, storage: Storage, format: Format) -> None:
         sys.stdout.write(front_json_list(view) + "\n")
         return
     console = Console()
-    console.print(front_rich_table(view))
+    print_whole(console, front_rich_table(view))
     console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -232,7 +233,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     if format == "json":
         sys.stdout.write(text + "\n")
     else:
-        console.print(confirmed_rich_table(rows))
+        print_whole(console, confirmed_rich_table(rows))
     return 1 if all(row.mean is None for row in rows) else 0
 
 

@@ -17,6 +17,7 @@ from orchestrator.formats import ExportOptions, listed
 from orchestrator.fronts import read_front
 from orchestrator.pick import WHOLE_FRONT, pick_front
 from orchestrator.places import Storage, fetch_networks, open_search
+from orchestrator.tables import print_whole
 from orchestrator.view import percent
 from trainables.data_config import Pixels
 from trainables.errors import InputError
@@ -132,7 +133,7 @@ def _print_card(exported: "Exported") -> None:
         speedup = row.comparison.speedup
         times = f"{speedup:.3g} times faster" if speedup >= 1 else f"{1 / speedup:.3g} times slower"
         table.add_row(row.label, f"{dense.median_ms:.3g} ms", f"{pruned.median_ms:.3g} ms", times)
-    console.print(table)
+    print_whole(console, table)
     for warning in card.warnings:
         console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from orchestrator.curves import CURVES, TrialCurve, read_curves, read_experiment
 from orchestrator.places import Storage, open_search
 from orchestrator.recorded import Corner, Recorded, Work, Yardstick
 from orchestrator.simulate import Simulation
+from orchestrator.tables import print_whole
 from orchestrator.view import percent
 from trainables.errors import InputError
 
@@ -79,7 +80,7 @@ def print_simulation(  # noqa: PLR0913
         f"{len(recorded.trials)} recorded trials, {num_seeds} searches a policy, {num_workers} workers; work in {work}"
     )
     console = Console()
-    console.print(_table(comparisons, title=title, until=until))
+    print_whole(console, _table(comparisons, title=title, until=until))
     short = [f"{found.policy} {found.num_short}" for found in comparisons if found.num_short]
     if short:
         console.print(

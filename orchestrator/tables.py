@@ -1,0 +1,14 @@
+"""Tables on the terminal."""
+
+from rich.console import Console
+from rich.segment import Segments
+from rich.table import Table
+
+_WIDER_THAN_ANY = 1000
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table as wide as its words are: what a narrow terminal wraps can be read, what is cut off cannot."""
+    # `Console.print` takes no width beyond the terminal's.
+    whole = console.render(table, console.options.update(width=_WIDER_THAN_ANY))
+    console.print(Segments(whole), crop=False, end="")
