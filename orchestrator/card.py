@@ -15,6 +15,7 @@ from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig, Pixels
 from trainables.latency import Comparison
 from trainables.model_config import ModelConfig
+from trainables.results import collapse_line
 
 _SAME_MACS = 0.01
 _FAST_WIDTH = 8  # channels that CPU kernels compute at once, or a divisor of it
@@ -99,6 +100,7 @@ class Card:
         pixels: what all files but the native ones take.
         opset: version of ONNX's operators in ONNX files; `None` without any.
         num_calibration_images: training images that the int8 file's ranges are from; 0 without one.
+        test_guess: test accuracy of who does not look at the images; `None` if it was not counted.
     """
 
     search_name: str
@@ -122,6 +124,7 @@ class Card:
     pixels: Pixels = "normalised"
     opset: int | None = None
     num_calibration_images: int = 0
+    test_guess: float | None = None
 
     @property
     def name(self) -> str:
@@ -149,6 +152,13 @@ class Card:
         slow = [row.label for row in self.latency if not row.comparison.is_faster]
         noisy = [row.label for row in self.latency if row.comparison.dense.is_noisy or row.comparison.pruned.is_noisy]
         found = []
+        if self.test_guess is not None and self.network.test_accuracy < collapse_line(
+            guess=self.test_guess, teacher=self.teacher.test_accuracy
+        ):
+            found.append(
+                f"It has collapsed: its test {self.metric} is nearer to guessing ({100 * self.test_guess:.1f} %) "
+                "than to the teacher's."
+            )
         if self.fidelity < 1.0:
             found.append(
                 f"Its trial was stopped early: {100 * self.fidelity:.0f} % of the planned epochs went into it, "
@@ -211,6 +221,7 @@ class Card:
             "pixels": self.pixels,
             "opset": self.opset,
             "num_calibration_images": self.num_calibration_images,
+            "test_guess": self.test_guess,
             "cascade": self.cascade.to_dict(),
             "versions": dict(self.versions),
         }

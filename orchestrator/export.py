@@ -39,6 +39,7 @@ from trainables import latency
 from trainables.checkpoint import save_network
 from trainables.deployment import as_taken, logits_of, trace
 from trainables.errors import StageFailure
+from trainables.evaluation import guess
 from trainables.identity import tensors_digest
 from trainables.images import Source
 
@@ -245,6 +246,7 @@ def _export(job: Job, bench: _Bench) -> Exported:
             pixels=options.pixels,
             opset=options.opset if options.needs_onnx else None,
             num_calibration_images=len(bench.calibration_NCHW),
+            test_guess=guess(images.labels_N),
             network=original.facts(logits_NK, images),
             network_digest=digest,
             teacher=bench.teacher_facts,

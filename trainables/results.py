@@ -6,6 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 
+def collapse_line(*, guess: float, teacher: float) -> float:
+    """Accuracy halfway from guessing to the teacher's; a network below it has lost most of what was learnt.
+
+    Args:
+        guess: accuracy of who does not look at the images, in [0, 1].
+        teacher: the teacher's on the same images, in [0, 1].
+    """
+    return (guess + teacher) / 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelProgress:
     """One level after one epoch.
@@ -145,11 +155,8 @@ class TeacherResult:
 
     @property
     def collapsed_below(self) -> float:
-        """Accuracy halfway from guessing to the teacher; a network below it has lost most of what was learnt.
-
-        0, which nothing is below, where guessing is not known.
-        """
-        return 0.0 if self.val_guess is None else (self.val_guess + self.val_accuracy) / 2
+        """Accuracy below which a network has collapsed: 0, which nothing is below, where guessing is not known."""
+        return 0.0 if self.val_guess is None else collapse_line(guess=self.val_guess, teacher=self.val_accuracy)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""

@@ -204,6 +204,12 @@ def test_a_network_of_a_stopped_trial_says_so() -> None:
     assert (card.to_dict()["fidelity"], CARD.to_dict()["fidelity"]) == (0.75, 1.0)
 
 
+def test_a_network_that_has_collapsed_says_so() -> None:
+    (warning,) = changed(test_guess=0.88).warnings
+    assert warning == "It has collapsed: its test accuracy is nearer to guessing (88.0 %) than to the teacher's."
+    assert changed(test_guess=0.87).warnings == ()
+
+
 def test_one_format_alone_tells_nothing_of_the_other() -> None:
     native = changed(
         verification=dataclasses.replace(CARD.verification, files=CARD.verification.files[:1]),
