@@ -20,6 +20,7 @@ from orchestrator.pick import pick as choose
 from orchestrator.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.plots import save_front
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
+from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_whole
 from orchestrator.view import duration, percent
 from search_spaces.presets import PRESETS
@@ -51,12 +52,17 @@ def run_search_command(  # noqa: PLR0913
     warnings = Console(stderr=True)
     tracker = _tracker(experiment, folder.storage, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
+
+    def stopped() -> None:
+        console.show_cursor()
+        console.print(f"stopped; nothing that was finished is lost. {go_on}", markup=False, soft_wrap=True)
+
     try:
-        with watching(console, num_trials=experiment.num_trials) as watcher:
+        with last_words(stopped), watching(console, num_trials=experiment.num_trials) as watcher:
             outcome = run_search(experiment, folder, resume=resume, watcher=watcher, tracker=tracker)
     except KeyboardInterrupt:
-        console.print(f"stopped; nothing that was finished is lost. {go_on}", markup=False, soft_wrap=True)
-        return 130
+        stopped()
+        return INTERRUPTED
     finally:
         tracker.close()
     if outcome.status == "failed":
@@ -79,7 +85,7 @@ def run_search_command(  # noqa: PLR0913
             markup=False,
             soft_wrap=True,
         )
-        return 130
+        return INTERRUPTED
     if outcome.num_ended < experiment.num_trials:
         console.print(
             f"ended after {outcome.num_ended} of {experiment.num_trials} trials by {outcome.reason}; "
@@ -214,9 +220,13 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         levels = ", ".join(percent(value) for value in repeat.val_accuracies)
         say(f"trial {repeat.trial}, seed {repeat.index} of {num_seeds}: {levels or f'failed: {repeat.failure}'}")
 
+    def stopped() -> None:
+        say("stopped; what was trained is kept, and the same command goes on")
+
     tracker = _tracker(experiment, folder.storage, warnings)
     try:
-        done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker, say=say)
+        with last_words(stopped):
+            done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker, say=say)
         rows = confirmed(chosen.values(), file.read(), num_seeds)
         text = json.dumps([row.to_dict() for row in rows], indent=1)
         if done:
@@ -228,8 +238,8 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     finally:
         tracker.close()
     if not done:
-        say("stopped; what was trained is kept, and the same command goes on")
-        return 130
+        stopped()
+        return INTERRUPTED
     if format == "json":
         sys.stdout.write(text + "\n")
     else:

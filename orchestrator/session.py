@@ -1,8 +1,10 @@
 """Ray, for as long as a command needs it."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from orchestrator.cluster import check_kinds, check_resources, check_together, j
 from orchestrator.packing import where_there_is_no_card
 from orchestrator.rank_actors import RankActors
 from orchestrator.resources import AUTO, LOCAL, Resources
-from orchestrator.signals import terminated_as_interrupted
+from orchestrator.signals import ended_with, terminated_as_interrupted
 
 
 @contextmanager
@@ -41,10 +43,21 @@ def ray_session(resources: Resources) -> Iterator[float]:
                 "the teacher (resources.teacher)": RankActors.of_teacher(resources).needs,
             }
         )
-        with terminated_as_interrupted():  # from here on, as Ray has just set what SIGTERM does: a dump, and no end
+        # From here on, as Ray has just set what SIGTERM does: a dump, and no end.
+        with terminated_as_interrupted(), ended_with(partial(_is_gone, ray.get_runtime_context().gcs_address)):
             yield available_cpus
     finally:
         ray.shutdown()
+
+
+def _is_gone(address: str) -> bool:
+    """Whether nobody answers where Ray did: its server takes no calls any more as soon as it is told to end."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+    except OSError:
+        return True
+    return False
 
 
 def _asked(resources: Resources) -> dict[str, tuple[str, float]]:

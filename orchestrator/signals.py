@@ -1,9 +1,20 @@
 """What ends this process from outside: SIGTERM, of a supervisor, as Ctrl-C."""
 
 import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+
+INTERRUPTED = 130
+"""Exit code of what was stopped."""
+
+_GRACE_SECONDS = 2.0
+_LOOK_SECONDS = 0.1
+_last_words: list[Callable[[], None]] = []
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -23,3 +34,61 @@ def terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def last_words(speak: Callable[[], None]) -> Iterator[None]:
+    """Have `speak` called if `ended_with` ends this process in the block, where nobody catches an interrupt."""
+    _last_words.append(speak)
+    try:
+        yield
+    finally:
+        _last_words.remove(speak)
+
+
+@contextlib.contextmanager
+def ended_with(is_lost: Callable[[], bool]) -> Iterator[None]:
+    """End this process if SIGTERM has ended what it works with as well; outside the main thread nothing is changed.
+
+    A supervisor may send SIGTERM to all processes at once. Who asks a Ray that is gone waits for a minute, and is
+    ended by it without a word. So a thread looks, says the last words, and ends with `INTERRUPTED`, as after a kill.
+
+    Args:
+        is_lost: whether what the block works with has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.settimeout(0.0)
+    over = threading.Event()
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)  # written to while the main thread waits
+    threading.Thread(target=_listen, args=(heard, is_lost, over), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        told.close()
+
+
+def _listen(heard: socket.socket, is_lost: Callable[[], bool], over: threading.Event) -> None:
+    with heard:
+        while numbers := heard.recv(64):
+            if signal.SIGTERM in numbers:
+                _end_if(is_lost, over)
+
+
+def _end_if(is_lost: Callable[[], bool], over: threading.Event) -> None:
+    """End if that is so, or becomes so in a moment."""
+    until = time.monotonic() + _GRACE_SECONDS
+    while not is_lost():
+        if time.monotonic() >= until or over.wait(_LOOK_SECONDS):
+            return
+    if over.is_set():
+        return
+    for speak in reversed(_last_words):
+        speak()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)

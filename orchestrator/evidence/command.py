@@ -21,6 +21,7 @@ from orchestrator.evidence.summary import summarise
 from orchestrator.folder import SearchFolder
 from orchestrator.resources import Resources
 from orchestrator.session import ray_session
+from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
 from trainables.identity import digest
@@ -44,12 +45,15 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
+    def stopped() -> None:
+        say("stopped; what is done is kept, and the same command goes on")
+
     tracker = Tracker(uri=None, storage=storage, warn=say)
     resources = Resources(
         cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
     )
     try:
-        with ray_session(resources), locked(folder.path):
+        with last_words(stopped), ray_session(resources), locked(folder.path):
             tracker.check()
             with _tracked(tracker, plan, folder):
                 before = file.read()
@@ -65,8 +69,8 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
 
                 num_lost = run_on_ray(plan, images, folder.path, before, done=done, say=say)
     except KeyboardInterrupt:
-        say("stopped; what is done is kept, and the same command goes on")
-        return 130
+        stopped()
+        return INTERRUPTED
     finally:
         tracker.close()
     write_report(plan, file.read(), read_teacher(folder.path), folder.path)

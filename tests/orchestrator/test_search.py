@@ -30,6 +30,7 @@ def start(folder, *words):
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        process_group=0,
     )
 
 
@@ -217,14 +218,15 @@ def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_pat
 def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, tiny_yaml, cascade_commands):
     folder, words = tmp_path, ["--set", "cascade.recipe.epochs=12"]  # trials that last long enough to be stopped in
     (folder / "tiny.yaml").write_text(tiny_yaml)
-    process = start(folder, *words)
-    read_until(process, "trial 0 runs")
-    process.send_signal(signal.SIGTERM)  # which raises SIGINT there
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in said
-    assert "SIGTERM" not in said
-    assert "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12" in said
+    for end, resume in ((os.killpg, []), (os.kill, ["--resume"])):  # to Ray as well, which ends it; to the search alone
+        process = start(folder, *words, *resume)
+        read_until(process, "trial 0 runs")
+        end(process.pid, signal.SIGTERM)  # which raises SIGINT there
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 130
+        assert "Traceback" not in said
+        assert "SIGTERM" not in said
+        assert "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12" in said
     cascade_commands(["search", "tiny.yaml", "--resume", *words], cwd=folder)
     assert {row["trial"] for row in front_of(cascade_commands, folder)} == {0, 1}
 
