@@ -20,6 +20,7 @@ FORMAT_VERSION = 3  # since 2 there is `fidelity`, since 3 `val_top5`
 _VERSION_KEY = b"cascade_archive_format"
 # Time between two writings of the file, against the time that one takes; and seconds, at least.
 _REST, _SHORTEST_REST_SECONDS = 19.0, 1.0
+_MEND = "restore it, or move it away and go on with --resume, which takes what the study knows"
 # What tells a file from the one that replaces it, or from itself before it grew; `None` where there is none.
 _Version = tuple[int, int, int] | None
 
@@ -245,7 +246,7 @@ def _read_lines(path: Path) -> Iterator[Candidate]:
             try:
                 yield from (Candidate(**plain) for plain in json.loads(line))
             except (ValueError, TypeError) as error:
-                raise InputError(f"{path} holds no candidates or is damaged; restore it or remove it") from error
+                raise InputError(f"{path} holds no candidates or is damaged; {_MEND}") from error
 
 
 def _version(path: Path) -> _Version:
@@ -261,7 +262,7 @@ def _read(path: Path) -> list[Candidate]:
         # From memory: a memory-mapped or lazily read file would change under the reader when it is replaced.
         table = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no archive of candidates or is damaged; restore it or remove it") from error
+        raise InputError(f"{path} is no archive of candidates or is damaged; {_MEND}") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version.isdecimal() and int(version) > FORMAT_VERSION:
         raise InputError(
@@ -269,7 +270,7 @@ def _read(path: Path) -> list[Candidate]:
             "upgrade the program"
         )
     if version not in _SCHEMAS or not table.schema.equals(_SCHEMAS[version]):
-        raise InputError(f"{path} is a Parquet file, but no archive of candidates; restore it or remove it")
+        raise InputError(f"{path} is a Parquet file, but no archive of candidates; {_MEND}")
     return [Candidate(**row) for row in table.to_pylist()]
 
 

@@ -82,7 +82,10 @@ class SearchRecord:
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
         self._study.settle()
-        self._archive.add(Candidate(**plain) for plain in self._study.candidates())
+        archived = {candidate.key for candidate in self._archive.candidates()}
+        noted = (Candidate(**plain) for plain in self._study.candidates())
+        self._archive.add(candidate for candidate in noted if candidate.key not in archived)
+        self._note_lost()
         unfinished = []
         for asked in self._study.running():
             found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
@@ -95,6 +98,18 @@ class SearchRecord:
         # What a driver told the study, but could not tell MLflow any more.
         self._tracker.settle(self._study.concluded(), self._closed)
         return tuple(unfinished)
+
+    def _note_lost(self) -> None:
+        """Say so if networks of finished trials are neither in the archive nor in the study."""
+        archived = {candidate.trial for candidate in self._archive.candidates()}
+        lost = [
+            number for number, end in self._study.concluded().items() if end == "finished" and number not in archived
+        ]
+        if lost:
+            self._watcher.note(
+                f"{len(lost)} finished trials, the first is trial {min(lost)}, have no candidates in "
+                f"{self._archive.path}; restore it from a copy, as the front is without them"
+            )
 
     def _closed(self, number: int) -> ClosedTrial:
         candidates = [candidate for candidate in self._archive.candidates() if candidate.trial == number]

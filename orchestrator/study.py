@@ -225,18 +225,23 @@ class Study:
             self._study._storage.set_trial_user_attr(trial._trial_id, _REUSED, json.dumps(reused.to_dict()))
 
     def note_candidates(self, number: int, candidates: Sequence[Mapping[str, Any]]) -> None:
-        """Remember what a trial, which has not ended yet, gave, as plain values: in a database alone.
+        """Remember what a trial, which has not ended yet, gave, as plain values, for an archive that is lost.
 
-        That outlives the search's folder, or is ahead of what a bucket has of it; a journal lies beside the archive.
+        A database outlives the search's folder, or is ahead of what a bucket has of it.
         """
         trial = self._trial(number)
-        if self._journal is None and trial.state is TrialState.RUNNING:
-            self._study._storage.set_trial_user_attr(trial._trial_id, _CANDIDATES, json.dumps(list(candidates)))
+        if trial.state is TrialState.RUNNING:
+            # The cascade is there already, and is most of a candidate.
+            plain = [{name: value for name, value in each.items() if name != "cascade"} for each in candidates]
+            self._study._storage.set_trial_user_attr(trial._trial_id, _CANDIDATES, json.dumps(plain))
 
     def candidates(self) -> Iterator[dict[str, Any]]:
         """What was remembered of what trials gave."""
         for trial in self._in():
-            yield from json.loads(trial.user_attrs.get(_CANDIDATES, "[]"))
+            noted = json.loads(trial.user_attrs.get(_CANDIDATES, "[]"))
+            if noted:
+                cascade = json.dumps(_cascade(trial).to_dict(), sort_keys=True)
+                yield from ({"cascade": cascade} | plain for plain in noted)  # earlier versions kept the cascade too
 
     def reused(self) -> tuple[Reused, ...]:
         """What trials did not have to compute, for those that reused anything."""

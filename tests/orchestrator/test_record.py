@@ -131,8 +131,9 @@ def test_a_finished_trial_is_in_archive_and_study(parts, tmp_path):
     assert (tmp_path / "front.png").exists()
 
 
-def test_candidates_of_a_study_in_a_database_come_back_where_the_archive_has_lost_them(parts, tmp_path):
-    place = f"sqlite:///{tmp_path / 'studies.db'}"
+@pytest.mark.parametrize("database", [False, True])
+def test_candidates_of_a_study_come_back_where_the_archive_has_lost_them(parts, tmp_path, database):
+    place = f"sqlite:///{tmp_path / 'studies.db'}" if database else None
     study, archive, _, record = parts(place=place)
     for reason in (None, "early stopping"):
         asked = study.ask(SPACE, CascadeDefaults())
@@ -147,6 +148,18 @@ def test_candidates_of_a_study_in_a_database_come_back_where_the_archive_has_los
     _, again, _, later = parts(place=place)
     assert later.adopt() == ()
     assert again.candidates() == found
+
+
+def test_finished_trials_that_nobody_knows_the_networks_of_are_told(parts, monkeypatch):
+    monkeypatch.setattr(Study, "note_candidates", lambda *_: None)  # as earlier versions did
+    study, archive, _, record = parts()
+    record.finished(study.ask(SPACE, CascadeDefaults()), results(), {1: "0-1", 2: "0-2"}, Reused())
+    record.leave()
+    archive.path.unlink()
+    _, _, heard, later = parts()
+    later.adopt()
+    ((_, said),) = heard.events
+    assert said.startswith("1 finished trials, the first is trial 0, have no candidates in ")
 
 
 def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts, monkeypatch):
