@@ -4,6 +4,7 @@ They are written twice: `card.json` from here, for programs, and `README.md` by 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,11 @@ from trainables.latency import Comparison
 from trainables.model_config import ModelConfig
 from trainables.results import collapse_line
 
+ONNX_RUNTIME: Mapping[str, str] = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8 against the teacher in float32"}
+"""Runtimes of the two kinds of ONNX files, as rows of latency name them."""
+
 _SAME_MACS = 0.01
+_CLEARLY = 1.05  # times as long
 _FAST_WIDTH = 8  # channels that CPU kernels compute at once, or a divisor of it
 
 
@@ -151,6 +156,7 @@ class Card:
         """What a reader must know before using the numbers, one sentence each."""
         slow = [row.label for row in self.latency if not row.comparison.is_faster]
         noisy = [row.label for row in self.latency if row.comparison.dense.is_noisy or row.comparison.pruned.is_noisy]
+        slower = self._int8_slower()
         found = []
         if self.test_guess is not None and self.network.test_accuracy < collapse_line(
             guess=self.test_guess, teacher=self.teacher.test_accuracy
@@ -177,9 +183,27 @@ class Card:
                 f"Fewer MACs did not make it measurably faster in {', '.join(slow)}.{self._advice_on_widths()} "
                 "Measure it where it will run."
             )
+        if slower:
+            found.append(
+                f"The int8 file is slower here than the same network's ONNX file at batch {slower}; take it for its "
+                "size, or where int8 is fast."
+            )
         if noisy:
             found.append(f"Times scattered by more than 10 % in {', '.join(noisy)}: other work ran on the machine.")
         return tuple(found)
+
+    def _int8_slower(self) -> str:
+        """Batches at which the int8 file takes clearly longer than the float32 one."""
+        ms = {
+            name: {
+                row.comparison.pruned.batch_size: row.comparison.pruned.median_ms
+                for row in self.latency
+                if row.runtime == runtime
+            }
+            for name, runtime in ONNX_RUNTIME.items()
+        }
+        slow = [batch for batch in ms["int8"] if ms["int8"][batch] > _CLEARLY * ms["onnx"].get(batch, math.inf)]
+        return " and ".join(map(str, slow))
 
     def _advice_on_widths(self) -> str:
         round_to = self.cascade.pruning.round_to

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from torch import nn
 
-from orchestrator.card import LatencyRow
+from orchestrator.card import ONNX_RUNTIME, LatencyRow
 from orchestrator.formats import ExportOptions, Format
 from trainables import latency
 from trainables.latency import Comparison
@@ -18,7 +18,6 @@ from trainables.latency import Comparison
 BATCHES = (1, 64)
 """Images a batch that latency is measured at."""
 
-_ONNX_RUNTIME: Mapping[str, str] = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8 against the teacher in float32"}
 _TORCH: Mapping[str, tuple[str, Callable[..., Comparison]]] = {
     "eager": ("PyTorch, eager", latency.compare),
     "compiled": ("PyTorch, compiled", latency.compare_compiled),
@@ -69,7 +68,7 @@ def measure(arms: Arms, options: ExportOptions) -> tuple[LatencyRow, ...]:
 
             rows += [
                 LatencyRow(
-                    runtime=_ONNX_RUNTIME[format],
+                    runtime=ONNX_RUNTIME[format],
                     comparison=compare_files(arms.dense_onnx, path, arms.shape, **_how(options, batch)),
                 )
                 for format, path in arms.pruned_onnx.items()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.card import Card, FileFacts, LatencyRow, NetworkFacts
+from orchestrator.card import ONNX_RUNTIME, Card, FileFacts, LatencyRow, NetworkFacts
 from orchestrator.readme import markdown, native_snippet, onnx_snippet, program_snippet
 from orchestrator.verify import FileCheck, Verification
 from trainables.checkpoint import InputSpec
@@ -202,6 +202,14 @@ def test_a_network_of_a_stopped_trial_says_so() -> None:
     assert "stopped early: 75 % of the planned epochs" in warning
     assert warning in markdown(card)
     assert (card.to_dict()["fidelity"], CARD.to_dict()["fidelity"]) == (0.75, 1.0)
+
+
+def test_an_int8_file_that_is_slower_than_the_float_one_says_so() -> None:
+    rows = [row("ONNX Runtime", 8.0, 2.0, batch_size=batch) for batch in (1, 64)]
+    rows += [row(ONNX_RUNTIME["int8"], 8.0, ms, batch_size=batch) for batch, ms in ((1, 3.0), (64, 2.05))]
+    (warning,) = changed(latency=tuple(rows)).warnings
+    assert warning.startswith("The int8 file is slower here than the same network's ONNX file at batch 1; take")
+    assert changed(latency=(*rows[:2], rows[3])).warnings == ()
 
 
 def test_a_network_that_has_collapsed_says_so() -> None:
