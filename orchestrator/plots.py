@@ -209,8 +209,9 @@ def _png(view: FrontView) -> bytes:
 
 def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     axes.scatter(*_coordinates(view, view.dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label=view.rest)
-    line = "-" if _is_curve(view) else ""
-    axes.plot(*_coordinates(view, view.front), line, color=_BLUE, marker="o", markersize=7, label="front", zorder=3)
+    line = "-" if _is_curve(view) else "none"
+    look = {"linestyle": line, "color": _BLUE, "marker": "o", "markersize": 7}
+    axes.plot(*_coordinates(view, view.front), **look, label="front", zorder=3)
     if view.knee is not None:
         point = _coordinates(view, [view.knee])
         axes.scatter(*point, s=190, facecolors="none", edgecolors=_RED, linewidths=2.2, zorder=4, label="knee")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from orchestrator.archive import Candidate
@@ -82,6 +83,20 @@ def test_front_of_three_objectives_is_not_joined_by_a_line() -> None:
     figure = front_figure(view(POPULATION, "val_accuracy", "macs_kept", "latency_ms"))
     assert figure.data[1].mode == "markers"
     assert "latency_ms" in figure.layout.title.text
+
+
+@pytest.mark.parametrize(
+    ("objectives", "line"),
+    [(("val_accuracy", "macs_kept"), "-"), (("val_accuracy", "macs_kept", "latency_ms"), "None")],
+)
+def test_the_still_image_joins_a_front_of_two_objectives_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objectives: tuple[str, ...], line: str
+) -> None:
+    saved: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_args, **_kwargs: saved.append(self))
+    save_front(view(POPULATION, *objectives), tmp_path / "front.html", tmp_path / "front.png")
+    (drawn,) = (one for one in saved[0].axes[0].lines if one.get_label() == "front")
+    assert drawn.get_linestyle() == line
 
 
 def test_axis_is_the_first_cost_when_macs_are_no_objective() -> None:
