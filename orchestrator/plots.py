@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,10 @@ from orchestrator.front_view import FrontView
 from orchestrator.whole_files import write_atomically
 
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
-_TICKS = tuple(float(f"{step}e{power}") for power in range(-4, 5) for step in (1, 2, 5))
+# Steps of a decade, the sparsest first; over the narrowest axis, which spans a factor of 2.25, the last gives three.
+_STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
+_FEWEST_TICKS = 3
+_MARGIN = 1.5  # beyond the costs at either end of the axis
 AXIS_TITLES: Mapping[str, str] = MappingProxyType(
     {
         "macs_kept": "MACs kept, of the teacher's",
@@ -65,6 +69,7 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
         xaxis={
             "type": "log",
             "title": AXIS_TITLES[view.cost],
+            "range": [math.log10(end) for end in axis_range(costs)] if costs else None,
             "tickvals": list(ticks),
             "ticktext": list(ticks.values()),
         },
@@ -179,15 +184,32 @@ def _hover(candidate: Candidate, teacher_val_accuracy: float) -> str:
 
 
 def axis_ticks(cost: str, costs: Sequence[float]) -> dict[float, str]:
-    """Positions 1, 2, 5, 10 … over the costs and one step beyond, with their labels."""
-    if cost == "latency_ms":
-        labels = {tick: f"{tick:g}" for tick in _TICKS}
-    else:
-        labels = {tick: f"{100 * tick:g} %" for tick in _TICKS if tick <= 1}
+    """Positions 1, 2, 5, 10 … over the costs and one step beyond, with their labels; closer ones for a short axis."""
+    labels = _labels(cost, _STEPS[0])
     if not costs:
         return labels
-    inside = {step: text for step, text in labels.items() if min(costs) / 2.5 <= step <= max(costs) * 2.5}
-    return inside or labels
+    low, high = axis_range(costs)
+    for steps in _STEPS:
+        labels = _labels(cost, steps)
+        if sum(low <= tick <= high for tick in labels) >= _FEWEST_TICKS:
+            break
+    return {tick: text for tick, text in labels.items() if min(costs) / 2.5 <= tick <= max(costs) * 2.5} or labels
+
+
+def axis_range(costs: Sequence[float]) -> tuple[float, float]:
+    """Where the axis of these costs begins and ends.
+
+    Args:
+        costs: one at least, above 0.
+    """
+    return min(costs) / _MARGIN, max(costs) * _MARGIN
+
+
+def _labels(cost: str, steps: Sequence[float]) -> dict[float, str]:
+    ticks = [float(f"{step}e{power}") for power in range(-4, 5) for step in steps]
+    if cost == "latency_ms":
+        return {tick: f"{tick:g}" for tick in ticks}
+    return {tick: f"{100 * tick:g} %" for tick in ticks if tick <= 1}
 
 
 def _png(view: FrontView) -> bytes:
@@ -228,7 +250,7 @@ def _draw_axes(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
     if costs:
-        axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)  # 1.6² > 5 / 2: wide enough to hold a tick
+        axes.set_xlim(*axis_range(costs))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     axes.margins(y=0.09)

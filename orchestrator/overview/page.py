@@ -12,7 +12,7 @@ from orchestrator.overview.gather import Links, Overview, gather
 from orchestrator.overview.sections import cost_section, curves_section, importance_section, widths_section
 from orchestrator.overview.style import STYLE
 from orchestrator.overview.words import command, fewer, points_text, share, signed_points
-from orchestrator.plots import AXIS_TITLES, axis_ticks
+from orchestrator.plots import AXIS_TITLES, axis_range, axis_ticks
 from orchestrator.whole_files import write_atomically
 
 PAGE = "overview.html"
@@ -136,13 +136,13 @@ def _front_chart(overview: Overview, css: str) -> str:
     costs = [float(getattr(candidate, view.cost)) for candidate in plotted]
     accuracies = [candidate.val_accuracy for candidate in plotted] + [max(teacher.val_accuracy, lowest)]
     low, high = _padded(min(accuracies), max(accuracies))
-    ticks = axis_ticks(view.cost, costs)
+    left, right = axis_range(costs)
     frame = Frame(
         width=SIZES[css],
         height=340 if css == "narrow" else 470,
-        x_range=(min(costs) / 1.4, max(costs) * 1.4),
+        x_range=(left, right),
         y_range=(low, high),
-        x_ticks={tick: text for tick, text in ticks.items() if min(costs) / 1.4 <= tick <= max(costs) * 1.4},
+        x_ticks={tick: text for tick, text in axis_ticks(view.cost, costs).items() if left <= tick <= right},
         y_ticks=percent_ticks(low, high),
         x_scale=math.log,
     )

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
 from orchestrator.archive import Candidate
 from orchestrator.front_view import FrontView
 from orchestrator.pareto import front, knee
-from orchestrator.plots import front_figure, front_json, front_table, save_front
+from orchestrator.plots import axis_range, axis_ticks, front_figure, front_json, front_table, save_front
 
 
 def candidate(trial: int, val_accuracy: float, macs_kept: float, latency_ms: float | None = None) -> Candidate:
@@ -106,6 +109,27 @@ def test_axis_is_the_first_cost_when_macs_are_no_objective() -> None:
     assert figure.layout.xaxis.title.text == "latency, ms an image"
     with_unmeasured = dataclasses.replace(shown, candidates=(*POPULATION, candidate(9, 0.5, 0.5)))
     assert list(front_figure(with_unmeasured).data[0].x) == [0.9]
+
+
+@pytest.mark.parametrize("cost", ["latency_ms", "macs_kept"])
+@given(costs=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=4))
+def test_an_axis_has_three_ticks_at_least_and_not_too_many(cost: str, costs: list[float]) -> None:
+    low, high = axis_range(costs)
+    assert low < min(costs) <= max(costs) < high
+    shown = [tick for tick in axis_ticks(cost, costs) if low <= tick <= high]
+    assert 3 <= len(shown) <= 3 * math.log10(high / low) + 6
+
+
+def test_a_narrow_axis_of_latency_is_marked_closely() -> None:
+    narrow = tuple(
+        candidate(trial, accuracy, 0.1, latency)
+        for trial, (accuracy, latency) in enumerate([(0.6, 0.117), (0.9, 0.2), (0.95, 0.276)])
+    )
+    axis = front_figure(view(narrow, "val_accuracy", "latency_ms")).layout.xaxis
+    low, high = (10**end for end in axis.range)
+    assert low < 0.117 < 0.276 < high
+    shown = [text for tick, text in zip(axis.tickvals, axis.ticktext, strict=True) if low <= tick <= high]
+    assert shown == ["0.1", "0.15", "0.2", "0.3", "0.4"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 4])
