@@ -161,7 +161,7 @@ def cost_section(overview: Overview) -> str:
     body = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in rows)
     return (
         "<section><h2>What it took</h2>"
-        f'<div class="scroll" style="max-width:560px"><table><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll facts"><table><tbody>{body}</tbody></table></div>'
         '<p class="soft">Epochs that were taken over from equal stages count with the time that they once '
         "took.</p></section>"
     )

@@ -24,6 +24,7 @@ code { font: 13px/1.5 ui-monospace, monospace; background: var(--card); border: 
 .card.knee { border-color: var(--knee); border-width: 2px; }
 .card b { font-size: 22px; display: block; line-height: 1.3; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; }
+.facts { width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child td { border-bottom: 0; }
@@ -32,6 +33,7 @@ th:first-child, td:first-child, td.words, th.words { text-align: left; }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--ground); }
 tr.knee td { font-weight: 600; }
 tr:target td { background: var(--card); }
+.facts td { white-space: normal; }
 td.reason { white-space: normal; min-width: 260px; }
 svg.chart { display: block; width: 100%; height: auto; }
 svg .grid { stroke: var(--line); stroke-width: 1; }

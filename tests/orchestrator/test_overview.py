@@ -187,6 +187,15 @@ def test_hypervolume_grows_and_ends_at_the_fronts(folder):
     assert values[-1] == pytest.approx(front_hypervolume(overview.view.front, overview.view.objectives))
 
 
+def test_what_a_search_took_is_never_cut_off(folder):
+    overview = gather(folder)
+    text = html(dataclasses.replace(overview, teacher=dataclasses.replace(TEACHER, reused=True)))
+    assert "1 min 30 s, taken over from another search" in text
+    assert '<div class="scroll facts"><table>' in text
+    assert ".facts td { white-space: normal; }" in text
+    assert not re.search(r'style="[^"]*max-width:\d', text)
+
+
 def test_a_search_with_little_to_show_has_a_page_all_the_same(tmp_path):
     folder = SearchFolder(storage=tmp_path, name="young")
     with pytest.raises(InputError, match="there is no search 'young'"):
