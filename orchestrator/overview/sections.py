@@ -59,11 +59,17 @@ def curves_section(overview: Overview) -> str:
     charts = "".join(_curve_chart(curve, on_front[curve.trial], overview) for curve in shown)
     left = len(on_front) - len(shown)
     more = f" {left} more trials of the front are in the folder <code>curves</code>." if left > 0 else ""
+    anew = ""
+    if any(curve.cascade.schedule == "sequential" for curve in shown):
+        anew = (
+            " In sequential trials a result may lie far above its curve’s end, as statistics of batch normalisation "
+            "are measured anew after the last epoch."
+        )
     return (
         "<section><h2>How levels learned</h2>"
         '<p class="soft">Validation accuracy by epoch of each level, the largest first, in the trials of the front. '
         "Dips are channels going; a level is at its size when they end."
-        f'{more}</p><div class="many">{charts}</div></section>'
+        f'{anew}{more}</p><div class="many">{charts}</div></section>'
     )
 
 

@@ -187,6 +187,16 @@ def test_hypervolume_grows_and_ends_at_the_fronts(folder):
     assert values[-1] == pytest.approx(front_hypervolume(overview.view.front, overview.view.objectives))
 
 
+def test_sequential_curves_that_end_below_their_results_are_explained(folder):
+    overview = gather(folder)
+    assert "measured anew" not in html(overview)
+    curves = tuple(
+        dataclasses.replace(curve, cascade=dataclasses.replace(curve.cascade, schedule="sequential"))
+        for curve in overview.curves
+    )
+    assert "In sequential trials a result may lie far above" in html(dataclasses.replace(overview, curves=curves))
+
+
 def test_what_a_search_took_is_never_cut_off(folder):
     overview = gather(folder)
     text = html(dataclasses.replace(overview, teacher=dataclasses.replace(TEACHER, reused=True)))
