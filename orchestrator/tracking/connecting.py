@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.addresses import without_credentials
-from orchestrator.tracking.views import VIEWS
+from orchestrator.tracking.views import NETWORKS, varied, views
 from trainables.errors import InputError
 
 # Set where the user has not: by default one call to a server that is down blocks for minutes.
@@ -25,6 +25,7 @@ _ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 # Opens MLflow's pages for classic training instead of those for language models.
 EXPERIMENT_TAGS: Mapping[str, str] = MappingProxyType({"mlflow.experimentKind": "custom_model_development"})
+_LOOKED_AT = 200  # networks, for what a search varies
 
 
 def is_server(uri: str) -> bool:
@@ -69,10 +70,28 @@ def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
     _require_writable(found.artifact_location)
     for name, value in EXPERIMENT_TAGS.items():  # also where it is set, to see that we may
         client.set_experiment_tag(found.experiment_id, name, value)
-    for name, value in (view.tag for view in VIEWS.values()):
-        if found.tags.get(name) != value:
-            client.set_experiment_tag(found.experiment_id, name, value)
+    keep_views(client, str(found.experiment_id))
     return client, str(found.experiment_id)
+
+
+def keep_views(client: Any, experiment_id: str) -> None:  # noqa: ANN401 - MLflow comes without types
+    """Save the views, with what the search that gave the newest network varies.
+
+    Args:
+        client: MLflow's.
+        experiment_id: of the experiment.
+
+    Raises:
+        Exception: whatever MLflow raises.
+    """
+    newest_first = ["attributes.start_time DESC"]
+    runs = client.search_runs([experiment_id], NETWORKS, order_by=newest_first, max_results=_LOOKED_AT)
+    searches = [run.data.tags.get("cascade.search_id") for run in runs]
+    params = varied([run.data.params for run, search in zip(runs, searches, strict=True) if search == searches[0]])
+    kept = client.get_experiment(experiment_id).tags
+    for name, value in (view.tag for view in views(params).values()):
+        if kept.get(name) != value:
+            client.set_experiment_tag(experiment_id, name, value)
 
 
 def _require_writable(artifacts: str) -> None:

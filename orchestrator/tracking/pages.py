@@ -41,6 +41,7 @@ class SearchPages:
         except InputError:  # nothing to show yet
             return
         store.copy(SEARCH, page, "")
+        store.keep_views()
         if knee is not None:
             store.describe(
                 f"take network **{knee.label}** when in doubt, {knee.val_accuracy:.2%} with "

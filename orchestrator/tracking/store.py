@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.addresses import without_credentials
-from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_server
+from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_server, keep_views
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.spool import Record
 from trainables.errors import InputError
@@ -213,6 +213,10 @@ class MlflowStore:
         after = "\n\n".join([line, *others])
         if after != before:
             self.client.set_experiment_tag(self.experiment_id, _NOTE, after[:5000])
+
+    def keep_views(self) -> None:
+        """Save views of the runs page that fit the networks there are now."""
+        keep_views(self.client, self.experiment_id)
 
     def interrupt(self, keys: Sequence[str]) -> None:
         """Close runs whose driver has died."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 _TAG = "mlflow.sharedViewState."
-_NETWORKS, _TRIALS = "tags.cascade.kind = 'network'", "tags.cascade.kind = 'trial'"
+NETWORKS, _TRIALS = "tags.cascade.kind = 'network'", "tags.cascade.kind = 'trial'"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,40 +103,71 @@ def _parallel(params: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
 
 
 _FOUND = _columns("val_accuracy", "macs_kept", "params_kept", "latency_ms")
-_CHARTS = (
-    _scatter("macs_kept", "val_accuracy"),
-    _parallel(("num_assistants", "temperature", "distillation_weight", "learning_rate"), ("macs_kept", "val_accuracy")),
-)
-VIEWS: Mapping[str, View] = MappingProxyType(
-    {
-        "front": View(
-            key="cascade-front",
-            name="The front: best networks",
-            mode="TABLE",
-            state=_state(
-                f"tags.front = 'true' and {_NETWORKS}",
-                columns=[*_FOUND, *_columns("export", "num_assistants")],
-                order="val_accuracy",
-                charts=_CHARTS,
+_FIRST = ("num_assistants", "schedule", "temperature", "distillation_weight", "learning_rate")
+_MOST_PARAMS, _LONGEST_PARAM = 8, 60  # MLflow refuses tags of more than 5,000 characters
+
+
+def varied(runs: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Parameters by which runs can be told apart: MLflow hides a chart of parallel coordinates that no run fills.
+
+    Args:
+        runs: parameters of each network.
+
+    Returns:
+        Names that all of them have, well known ones first: those whose values differ, or else all.
+    """
+    if not runs:
+        return _FIRST[:1]
+    everywhere = set.intersection(*(set(params) for params in runs))
+    # Sizes that were asked for are nearly those that came out, which are on the chart.
+    told_elsewhere = {name for name in everywhere if name == "level" or name.endswith("_macs_kept_asked")}
+    searched = [name for name in everywhere - told_elsewhere if len(name) <= _LONGEST_PARAM]
+    known = {name: place for place, name in enumerate(_FIRST)}
+    names = sorted(searched, key=lambda name: (known.get(name, len(known)), name))
+    differing = [name for name in names if len({params[name] for params in runs}) > 1]
+    return tuple((differing or names)[:_MOST_PARAMS])
+
+
+def views(params: Sequence[str]) -> Mapping[str, View]:
+    """All views, by what they show.
+
+    Args:
+        params: on the chart of parallel coordinates.
+    """
+    charts = (_scatter("macs_kept", "val_accuracy"), _parallel(params, ("macs_kept", "val_accuracy")))
+    return MappingProxyType(
+        {
+            "front": View(
+                key="cascade-front",
+                name="The front: best networks",
+                mode="TABLE",
+                state=_state(
+                    f"tags.front = 'true' and {NETWORKS}",
+                    columns=[*_FOUND, *_columns("export", "num_assistants")],
+                    order="val_accuracy",
+                    charts=charts,
+                ),
             ),
-        ),
-        "networks": View(
-            key="cascade-networks",
-            name="All networks, as charts",
-            mode="CHART",
-            state=_state(_NETWORKS, columns=[*_FOUND, *_columns("front")], order="val_accuracy", charts=_CHARTS),
-        ),
-        "trials": View(
-            key="cascade-trials",
-            name="All trials, with their parameters",
-            mode="TABLE",
-            state=_state(
-                _TRIALS,
-                columns=[*_FOUND, *_columns("front", "sizes", "failure", "num_assistants")],
-                order="val_accuracy",
-                charts=_CHARTS,
+            "networks": View(
+                key="cascade-networks",
+                name="All networks, as charts",
+                mode="CHART",
+                state=_state(NETWORKS, columns=[*_FOUND, *_columns("front")], order="val_accuracy", charts=charts),
             ),
-        ),
-    }
-)
-"""By what they show."""
+            "trials": View(
+                key="cascade-trials",
+                name="All trials, with their parameters",
+                mode="TABLE",
+                state=_state(
+                    _TRIALS,
+                    columns=[*_FOUND, *_columns("front", "sizes", "failure", "num_assistants")],
+                    order="val_accuracy",
+                    charts=charts,
+                ),
+            ),
+        }
+    )
+
+
+VIEWS: Mapping[str, View] = views(varied(()))
+"""As they are before there is a network."""

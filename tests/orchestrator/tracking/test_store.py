@@ -1,5 +1,9 @@
 """Records in a real MLflow database: what is found there, also after kills, and what sending again changes."""
 
+import base64
+import json
+import zlib
+
 import pytest
 
 from orchestrator.addresses import database_uri
@@ -190,3 +194,21 @@ def test_a_folder_of_artifacts_that_cannot_be_written_to_is_bad_input(database, 
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match=r"artifacts go to .*mlartifacts.*cannot be written to; change its"):
         MlflowStore(uri=database_uri(database), storage=database, experiment="here").require()
+
+
+def test_views_follow_what_the_newest_search_varies(tracker, make_sender, store, make_candidate):
+    def charted():
+        tags = store.client.get_experiment(store.experiment_id).tags
+        packed = json.loads(tags["mlflow.sharedViewState.cascade-networks"])["state"].removeprefix("deflate;")
+        charts = json.loads(zlib.decompress(base64.b64decode(packed)))["compareRunCharts"]
+        return next(chart["selectedParams"] for chart in charts if chart["type"] == "PARALLEL")
+
+    assert charted() == ["num_assistants"]
+    for trial, temperature in enumerate((2.0, 4.0)):
+        tracker.start_trial(trial, {"temperature": temperature, "mine": trial, "schedule": "joint"} | {str(trial): 1})
+        tracker.finish_trial(trial, (make_candidate(trial, 1),), "finished")
+    assert make_sender(store).send()
+    store.keep_views()
+    assert charted() == ["temperature", "mine"]
+    MlflowStore(uri=store._uri, storage=store._storage, experiment="here").require()
+    assert charted() == ["temperature", "mine"], "connecting again leaves them"
