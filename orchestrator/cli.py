@@ -213,7 +213,7 @@ def simulate(  # noqa: PLR0913
 
 @app.command()
 def sync(
-    name: Annotated[str, typer.Argument(help="Name of the search.")],
+    name: Annotated[str, typer.Argument(help="Name of the search or study.")],
     uri: Annotated[str | None, typer.Option(help="MLflow's address, if not where the search was tracked.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Send everything, to an address that has lost it.")] = False,  # noqa: FBT002
     storage: Storage = DEFAULT_STORAGE,

@@ -14,6 +14,7 @@ from orchestrator.addresses import without_all_credentials
 from orchestrator.archive import Candidate
 from orchestrator.candidates import cascade_of
 from orchestrator.config import Experiment, load_experiment
+from orchestrator.evidence.folder import is_study
 from orchestrator.front_view import FrontView
 from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
@@ -160,7 +161,8 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
     from orchestrator.tracking.syncing import sync  # MLflow, once the cheap checks have passed
 
     folder = open_search(storage, name)
-    folder.experiment()
+    if not is_study(folder.path):
+        folder.experiment()
     console = Console(stderr=True)
     synced = sync(
         folder,

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.evidence.folder import REPORT
 from orchestrator.signals import terminated_as_interrupted
 from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
+
+_PAGES = (("search", "overview", "overview.html"), ("study", "report", REPORT))
 
 
 def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[[str], None] = print) -> None:
@@ -42,14 +45,14 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
     ):
         say(f"all runs: {runs_page(server.address)}")
         say(f"best networks: {best_page(server.address)}")
-        for name, page in overview_pages(server.address).items():
-            say(f"overview of {name}: {page}")
+        for what, page in found_pages(server.address, storage).items():
+            say(f"{what}: {page}")
         say("Ctrl-C ends it")
         server.wait()
 
 
 def _bring_up_to_date(storage: Path, say: Callable[[str], None]) -> None:
-    """Send what searches that were killed have left, so that the pages tell how they ended."""
+    """Send what searches and studies that were killed have left, so that the pages tell how they ended."""
     if any(storage.glob(f"*/{FOLDER}/spool.jsonl")):
         from orchestrator.tracking.syncing import sync_storage
 
@@ -180,18 +183,35 @@ def best_page(address: str) -> str:
     return address + VIEWS["front"].place(runs[0]["info"]["experiment_id"]) if runs else f"{address}/#/experiments"
 
 
-def overview_pages(address: str) -> dict[str, str]:
-    """Where the overviews of the latest searches are, by the name of the search, the newest first.
+def found_pages(address: str, storage: Path) -> dict[str, str]:
+    """Pages on what the latest searches and studies found, by what they are, the newest first.
 
     Args:
         address: of a running server, such as `http://127.0.0.1:5000`.
+        storage: folder of the searches; a study's report may lie in it alone.
     """
     pages: dict[str, str] = {}
-    for run in _latest_runs(address, "tags.`cascade.kind` = 'search'", 5):
-        info = run["info"]
-        place = f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/overview.html"
-        pages.setdefault(info["run_name"], f"{address}/#{place}?workflowType=machine_learning")
+    for kind, what, file in _PAGES:
+        for run in _latest_runs(address, f"tags.`cascade.kind` = '{kind}'", 5):
+            info = run["info"]
+            about, page = f"{what} of {info['run_name']}", ""
+            if file in _artifacts(address, info["run_id"]):
+                place = f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/{file}"
+                page = f"{address}/#{place}?workflowType=machine_learning"
+            elif kind == "study" and (storage / info["run_name"] / file).is_file():
+                page = (storage.resolve() / info["run_name"] / file).as_uri()
+            if page:
+                pages.setdefault(about, page)
     return pages
+
+
+def _artifacts(address: str, run_id: str) -> set[str]:
+    """Files of a run, without those in folders; none where their store does not answer."""
+    try:
+        with urllib.request.urlopen(f"{address}/api/2.0/mlflow/artifacts/list?run_id={run_id}", timeout=30) as answer:
+            return {file["path"] for file in json.load(answer).get("files", [])}
+    except OSError:
+        return set()
 
 
 def _latest_runs(address: str, which: str, number: int) -> list[Any]:

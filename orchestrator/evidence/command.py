@@ -10,12 +10,13 @@ from rich.console import Console
 from orchestrator.addresses import without_all_credentials
 from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.cluster import run_on_ray
+from orchestrator.evidence.folder import REPORT, RESULTS
 from orchestrator.evidence.material import load_images, read_teacher
 from orchestrator.evidence.pages import Heading, Listing, Table
 from orchestrator.evidence.plan import StudyPlan, load_plan
 from orchestrator.evidence.processes import told
 from orchestrator.evidence.report import report_blocks, write_report
-from orchestrator.evidence.results import ResultFile, RunResult, locked
+from orchestrator.evidence.results import ResultFile, RunResult, locked, study_id
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.summary import summarise
 from orchestrator.folder import SearchFolder
@@ -24,7 +25,6 @@ from orchestrator.session import ray_session
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
-from trainables.identity import digest
 
 
 def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequence[str]) -> int:
@@ -40,7 +40,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     console = Console(soft_wrap=True)
     images = load_images(plan)
     check_study(plan, images.data)
-    file = ResultFile(folder.path / "results.jsonl")
+    file = ResultFile(folder.path / RESULTS)
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
@@ -54,6 +54,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     )
     try:
         with last_words(stopped), ray_session(resources), locked(folder.path):
+            file.path.touch()  # which says that this is a study's folder, whatever becomes of it
             tracker.check()
             with _tracked(tracker, plan, folder):
                 before = file.read()
@@ -68,12 +69,13 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
                     say(told(result))
 
                 num_lost = run_on_ray(plan, images, folder.path, before, done=done, say=say)
+                write_report(plan, file.read(), read_teacher(folder.path), folder.path)
+                tracker.log_report(folder.path / REPORT)
     except KeyboardInterrupt:
         stopped()
         return INTERRUPTED
     finally:
         tracker.close()
-    write_report(plan, file.read(), read_teacher(folder.path), folder.path)
     _show(console, plan, file.read(), folder.path)
     if num_lost:
         say(f"{num_lost} runs were lost with their workers; the same command tries them again")
@@ -83,8 +85,8 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
 @contextmanager
 def _tracked(tracker: Tracker, plan: StudyPlan, folder: SearchFolder) -> Iterator[None]:
     """A run of MLflow for the study, which says how it ended."""
-    identity = digest({"study": str(folder.path)})
-    tracker.start_search(folder.name, _parameters(plan), without_all_credentials(plan.to_yaml()), identity)
+    config_text = without_all_credentials(plan.to_yaml())
+    tracker.start_search(folder.name, _parameters(plan), config_text, study_id(folder.path), kind="study")
     try:
         yield
     except BaseException as error:
@@ -132,7 +134,7 @@ def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], f
                 console.print(_rich(block))
             case _:
                 pass
-    console.print(f"\nreport: {folder / 'report.html'}", markup=False, highlight=False)
+    console.print(f"\nreport: {folder / REPORT}", markup=False, highlight=False)
 
 
 def _rich(block: Table) -> object:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from orchestrator.evidence.arms import Material, run_arm
+from orchestrator.evidence.folder import RESULTS
 from orchestrator.evidence.material import StudyImages, material_of, prepare_teacher
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
@@ -50,7 +51,7 @@ def run_study(
         StageFailure: if the teacher cannot be trained.
     """
     deadline = None if seconds is None else time.time() + seconds
-    file = ResultFile(folder / "results.jsonl")
+    file = ResultFile(folder / RESULTS)
     folder.mkdir(parents=True, exist_ok=True)
     here = images.to(device)
     teacher = prepare_teacher(

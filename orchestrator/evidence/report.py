@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.evidence.figures import accuracy_figure, difference_figure
+from orchestrator.evidence.folder import REPORT
 from orchestrator.evidence.pages import Block, Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult, write_table
@@ -32,7 +33,7 @@ def write_report(
         if isinstance(block, Picture):
             write_atomically(folder / block.name, block.png)
     write_atomically(folder / "report.md", to_markdown(blocks).encode())
-    write_atomically(folder / "report.html", to_html(blocks).encode())
+    write_atomically(folder / REPORT, to_html(blocks).encode())
     write_table(results, all_runs(plan, results), folder / "results.parquet")
     return summary
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.evidence.settings import Purpose, Run
 from trainables.errors import InputError
+from trainables.identity import digest
 from trainables.plain import PlainConfig
 from trainables.results import LevelResult
 
@@ -137,6 +138,15 @@ class ResultFile:
             file.write(json.dumps(result.to_dict()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def study_id(folder: Path) -> str:
+    """What tells a study from every other.
+
+    Args:
+        folder: the study's, absolute.
+    """
+    return digest({"study": str(folder)})
 
 
 @contextmanager

@@ -31,9 +31,9 @@ def environment_texts() -> dict[str, str]:
     }
 
 
-def source_tags() -> dict[str, str]:
+def source_tags(command: str) -> dict[str, str]:
     """Tags by which MLflow shows who started what, and at which commit."""
-    tags = {"mlflow.source.name": "cascade search", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    tags = {"mlflow.source.name": f"cascade {command}", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
     version, git = _version(_PROGRAM), _git(Path.cwd())
     if version is not None:
         tags["cascade.version"] = version

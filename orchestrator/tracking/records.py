@@ -57,7 +57,7 @@ def opening(
     Args:
         run: its key.
         name: for people.
-        kind: `search`, `teacher`, `trial`, `stage`, `network` or `confirm`.
+        kind: `search`, `study`, `teacher`, `trial`, `stage`, `network` or `confirm`.
         parent: key of the run that it is nested in.
         params: a parameter that MLflow has already keeps its value.
         tags: replace those of the same name.

@@ -1,12 +1,16 @@
-"""Send what a search has left in its spool, without running it."""
+"""Send what a search or a study has left in its spool, without running it."""
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.addresses import database_uri
-from orchestrator.config import Experiment
+from orchestrator.config import Tracking
+from orchestrator.evidence.folder import is_study
+from orchestrator.evidence.results import locked, study_id
 from orchestrator.folder import SearchFolder
 from orchestrator.tracking import records
 from orchestrator.tracking.ledger import Ledger
@@ -32,16 +36,58 @@ class Synced:
     left: Left
 
 
-def tracking_uri(experiment: Experiment, storage: Path, uri: str | None = None) -> str:
-    """Where a search is tracked: as asked now, in its experiment, in the environment, else in its storage folder."""
-    return uri or experiment.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(storage)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """A search or a study whose records are sent.
+
+    Attributes:
+        folder: its own.
+        kind: which of them.
+        tracking: where its records go.
+    """
+
+    folder: SearchFolder
+    kind: Literal["search", "study"]
+    tracking: Tracking
+
+    @property
+    def identity(self) -> SearchIdentity:
+        """By which MLflow knows its runs."""
+        path = self.folder.path
+        search_id = study_id(path) if self.kind == "study" else self.folder.search_id
+        return SearchIdentity(name=self.folder.name, search_id=search_id, folder=path)
+
+    @property
+    def uri(self) -> str:
+        """Where it is tracked: as it says itself, or the environment, else in its storage folder."""
+        return self.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.folder.storage)
+
+    def store(self, uri: str | None = None) -> MlflowStore:
+        """Where its records go, if not to this address; nothing is connected yet."""
+        storage = self.folder.storage.resolve()
+        return MlflowStore(uri=uri or self.uri, storage=storage, experiment=self.tracking.experiment)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps drivers out; raises an `InputError` if one runs."""
+        return locked(self.folder.path) if self.kind == "study" else self.folder.locked()
+
+
+def _source(folder: SearchFolder) -> _Source:
+    """What a folder holds.
+
+    Raises:
+        InputError: if there is neither a search nor a study, or its file is damaged.
+    """
+    if is_study(folder.path):
+        return _Source(folder=folder, kind="study", tracking=Tracking())
+    return _Source(folder=folder, kind="search", tracking=folder.experiment().tracking)
 
 
 def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Callable[[str], None]) -> Synced:
     """Send what waits, and close runs that a killed driver has left open.
 
     Args:
-        folder: of the search.
+        folder: of the search, or of a study.
         uri: where to, if not where the search says.
         from_start: send everything again, to an address that has lost it; what is there is recognised.
         warn: takes a line for people.
@@ -49,22 +95,18 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
     Raises:
         InputError: if there is no such search, it runs, nothing was recorded, or MLflow is not to be reached.
     """
-    experiment = folder.experiment()
+    source = _source(folder)
     spool = Spool(folder.path / FOLDER)
     if not spool.path.exists():
-        raise InputError(f"search {folder.name!r} has recorded nothing yet; run it, or go on with --resume")
-    store = MlflowStore(
-        uri=tracking_uri(experiment, folder.storage, uri),
-        storage=folder.storage.resolve(),
-        experiment=experiment.tracking.experiment,
-    )
-    with folder.locked():
+        mend = "run it by cascade study" if source.kind == "study" else "run it, or go on with --resume"
+        raise InputError(f"{source.kind} {folder.name!r} has recorded nothing yet; {mend}")
+    store = source.store(uri)
+    with source.locked():
         store.require()
         with spool.sending():
             close_open_runs(spool)
-            identity = SearchIdentity(name=folder.name, search_id=folder.search_id, folder=folder.path)
             sent: list[int] = []
-            sender = Sender(store, spool, identity, pages=SearchPages(warn), warn=warn, told=sent.append)
+            sender = Sender(store, spool, source.identity, pages=SearchPages(warn), warn=warn, told=sent.append)
             if from_start:
                 sender.rewind()
             if sender.send():
@@ -80,7 +122,7 @@ def close_open_runs(spool: Spool) -> None:
 
 
 def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
-    """Bring the database of a storage folder up to date with its searches, those that run now aside.
+    """Bring the database of a storage folder up to date with its searches and studies, those that run now aside.
 
     Args:
         storage: folder of the searches.
@@ -90,20 +132,18 @@ def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
         folder = SearchFolder(storage=storage, name=path.parents[1].name)
         spool = Spool(path.parent)
         try:
-            experiment = folder.experiment()
+            source = _source(folder)
         except InputError as error:  # it was killed as it began, or its file is damaged
             warn(str(error))
             continue
-        if tracking_uri(experiment, storage) != database_uri(storage):
+        if source.uri != database_uri(storage):
             continue
         try:
-            with folder.locked():
+            with source.locked():
                 pass
         except InputError:  # it runs, and sends by itself
             continue
-        store = MlflowStore(
-            uri=database_uri(storage), storage=storage.resolve(), experiment=experiment.tracking.experiment
-        )
+        store = source.store()
         is_closed = not Ledger(one.record for one in spool.read()[0]).open_runs()
         if is_closed and not spool.num_waiting(store.place):
             continue

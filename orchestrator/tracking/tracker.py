@@ -111,6 +111,7 @@ class Tracker:
         search_id: str,
         *,
         data: Sequence[DataSet] = (),
+        kind: Literal["search", "study"] = "search",
     ) -> None:
         """Open the search's run, or on resume the same one again.
 
@@ -120,10 +121,11 @@ class Tracker:
             config_text: the configuration, kept as `config.yaml`.
             search_id: what tells this search from every other, also after a resume.
             data: what it reads, logged as inputs.
+            kind: `study` where the runs within are a study's, which has no networks.
         """
         self._follow(name, search_id)
         told = [
-            records.opening(SEARCH, name=name, kind="search", params=parameters, tags=source_tags()),
+            records.opening(SEARCH, name=name, kind=kind, params=parameters, tags=source_tags(kind)),
             records.writing(SEARCH, "config.yaml", config_text),
             *(records.writing(SEARCH, path, text) for path, text in environment_texts().items()),
         ]
@@ -280,6 +282,14 @@ class Tracker:
         flags = [(run, "true") for run in sorted(now - before) if run in self._ledger.runs]
         flags += [(run, "false") for run in sorted(before - now)]
         self._put(*(records.logging(run, tags={"front": flag}) for run, flag in flags))
+
+    def log_report(self, page: Path) -> None:
+        """Record a study's report in its run.
+
+        Args:
+            page: in the study's folder.
+        """
+        self._put(records.copying(SEARCH, page.name))
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.

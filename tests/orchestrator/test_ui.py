@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import Tracker
-from orchestrator.ui import open_ui, serve
+from orchestrator.tracking import Tracker, records
+from orchestrator.ui import found_pages, open_ui, serve
 from trainables.errors import InputError
 
 
@@ -44,6 +44,25 @@ def test_port_out_of_range_is_bad_input(tmp_path: Path) -> None:
         open_ui(tmp_path, port=70000, say=lambda _: None)
 
 
+def test_links_lead_to_pages_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"search": ["young", "done"], "study": ["sent", "kept", "killed"]}
+    files = {"young": {"config.yaml"}, "done": {"overview.html"}, "sent": {"report.html"}}
+
+    def latest(_address: str, which: str, _number: int) -> list[object]:
+        (names,) = (names for kind, names in kinds.items() if f"'{kind}'" in which)
+        return [{"info": {"run_name": name, "run_id": name, "experiment_id": "1"}} for name in names]
+
+    monkeypatch.setattr("orchestrator.ui._latest_runs", latest)
+    monkeypatch.setattr("orchestrator.ui._artifacts", lambda _address, run_id: files.get(run_id, set()))
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/report.html").touch()
+    assert found_pages("http://here", tmp_path) == {
+        "overview of done": "http://here/#/experiments/1/runs/done/artifacts/overview.html?workflowType=machine_learning",
+        "report of sent": "http://here/#/experiments/1/runs/sent/artifacts/report.html?workflowType=machine_learning",
+        "report of kept": (tmp_path / "kept/report.html").as_uri(),
+    }
+
+
 @pytest.mark.integration
 def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
@@ -57,6 +76,7 @@ def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None
     tracker.check()
     tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
     tracker.start_trial(0, {"temperature": 4.0})
+    tracker._put(records.writing("search", "overview.html", "page"))
     tracker.finish("stopped")
     tracker.close()
 

@@ -41,6 +41,8 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 1 + 4
     assert {run.info.status for run in runs} == {"FINISHED"}
+    (study,) = client.search_runs([experiment.experiment_id], "tags.`cascade.kind` = 'study'")
+    assert "report.html" in {file.path for file in client.list_artifacts(study.info.run_id)}
     assert sorted(run.data.params["arm"] for run in runs if "arm" in run.data.params) == ["plain"] * 2 + ["scratch"] * 2
 
 

@@ -231,6 +231,38 @@ def test_a_storage_folder_is_brought_up_to_date_but_for_what_runs_or_is_tracked_
     assert warnings == []
 
 
+def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys):
+    from mlflow import MlflowClient
+
+    from orchestrator.commands import sync_search
+    from orchestrator.evidence.results import locked, study_id
+    from orchestrator.tracking.syncing import sync_storage
+
+    folder = database / "arms"
+    for name in ("arms", "busy"):
+        tracker = Tracker(uri=None, storage=database, warn=warnings.append)
+        tracker.start_search(name, {"arms": "one, two"}, "arms: {}", study_id(database / name), kind="study")
+        tracker.start_trial(0, {"arm": "one"})
+        tracker.close()  # the driver was killed
+        (database / name / "results.jsonl").touch()
+    with locked(database / "busy"):
+        sync_storage(database, warn=warnings.append)
+    assert warnings == []
+    client = MlflowClient(tracking_uri=database_uri(database))
+    found = client.search_runs([client.get_experiment_by_name("cascade").experiment_id])
+    assert {run.info.run_name: (run.data.tags["cascade.kind"], run.info.status) for run in found} == {
+        "arms": ("study", "KILLED"),
+        "trial 0": ("trial", "KILLED"),
+    }
+    (study,) = (run for run in found if run.info.run_name == "arms")
+    assert study.data.tags["mlflow.source.name"] == "cascade study"
+    assert sync_search("arms", storage=database, uri=None, again=False, format="text") == 0
+    assert capsys.readouterr().out.startswith("arms: 0 records sent to sqlite:///")
+    (folder / "tracking/spool.jsonl").unlink()
+    with pytest.raises(InputError, match="study 'arms' has recorded nothing yet; run it by cascade study"):
+        sync_search("arms", storage=database, uri=None, again=False, format="text")
+
+
 def test_what_cannot_be_synced_is_said(database):
     from orchestrator.commands import sync_search
     from orchestrator.config import Experiment
