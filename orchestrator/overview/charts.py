@@ -50,6 +50,8 @@ class Line:
 SIZES: Mapping[str, int] = MappingProxyType({"wide": 1240, "middle": 720, "narrow": 376})
 """Widths in pixels that a chart is drawn for, by the class under which the page shows it."""
 
+_LETTER = 7.0  # width in pixels that texts are reckoned with
+
 
 class Frame:
     """The axes of a chart: where values lie on it, and what is written at them."""
@@ -88,6 +90,11 @@ class Frame:
         """Where the horizontal axis begins, in pixels."""
         return self._left
 
+    @property
+    def right(self) -> int:
+        """Where it ends."""
+        return self._right
+
     def x(self, value: float) -> float:
         """Where an x lies."""
         part = (self._x_scale(value) - self._x_low) / ((self._x_high - self._x_low) or 1.0)
@@ -98,13 +105,15 @@ class Frame:
         part = (value - self._y_low) / ((self._y_high - self._y_low) or 1.0)
         return round(self._bottom - part * (self._bottom - self._top), 1)
 
+    def level(self, value: float) -> str:
+        """A dashed line over the whole width."""
+        y = self.y(value)
+        return f'<line class="teacher" x1="{self._left}" x2="{self._right}" y1="{y}" y2="{y}"/>'
+
     def horizontal(self, value: float, label: str) -> str:
         """A dashed line over the whole width, with what it stands for."""
-        y = self.y(value)
-        return (
-            f'<line class="teacher" x1="{self._left}" x2="{self._right}" y1="{y}" y2="{y}"/>'
-            f'<text class="note" text-anchor="end" x="{self._right}" y="{y - 5}">{escape(label)}</text>'
-        )
+        note = _Text(css="note", right=self._right, baseline=self.y(value) - 5, words=label)
+        return self.level(value) + note.svg
 
     def svg(self, inside: str, *, title: str, x_title: str = "", css: str = "") -> str:
         """The whole chart around what is drawn inside.
@@ -139,20 +148,52 @@ class Frame:
         )
 
 
-def scatter(frame: Frame, points: Sequence[Point], *, joined: bool) -> str:  # noqa: FBT001 - drawn, not behaved
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Text:
+    """A text on a chart and the place that it takes, as far as letters can be foreseen."""
+
+    css: str
+    right: float
+    baseline: float
+    words: str
+
+    @property
+    def left(self) -> float:
+        return self.right - _LETTER * len(self.words)
+
+    def covers(self, other: "_Text") -> bool:
+        return abs(self.baseline - other.baseline) <= 13 and self.left <= other.right and other.left <= self.right
+
+    def is_on(self, x: float, y: float) -> bool:
+        """Whether it would touch the mark of a point."""
+        return self.left - 6 <= x <= self.right + 6 and self.baseline - 17 <= y <= self.baseline + 9
+
+    @property
+    def svg(self) -> str:
+        place = f'x="{self.right:.1f}" y="{self.baseline:.1f}"'
+        return f'<text class="{self.css}" text-anchor="end" {place}>{escape(self.words)}</text>'
+
+
+def scatter(
+    frame: Frame,
+    points: Sequence[Point],
+    *,
+    joined: bool,  # noqa: FBT001 - drawn, not behaved
+    teacher: tuple[float, str] | None = None,
+) -> str:
     """Points, those of the front last and on a line where that says something.
 
     Args:
         frame: the axes.
         points: any number.
         joined: whether the front is a line.
+        teacher: its y, a dashed line, and what is written there.
     """
     order = {"rest": 0, "front": 1, "knee": 2}
     drawn = sorted(points, key=lambda point: order[point.kind])
     line = [(frame.x(p.x), frame.y(p.y)) for p in sorted(drawn, key=lambda p: p.x) if p.kind != "rest"]
     parts = [f'<polyline class="front" points="{_path(line)}"/>'] if joined and len(line) > 1 else []
-    taken: list[tuple[float, float, float]] = []
-    marks, labels = [], []
+    marks = []
     for point in drawn:
         x, y = frame.x(point.x), frame.y(point.y)
         radius = 3.5 if point.kind == "rest" else 6
@@ -160,16 +201,35 @@ def scatter(frame: Frame, points: Sequence[Point], *, joined: bool) -> str:  # n
         mark = f'{ring}<circle class="{point.kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(point.title)}</title>'
         mark += "</circle>"
         marks.append(f'<a href="{escape(point.href, quote=True)}">{mark}</a>' if point.href else mark)
-    # The knee's label first: what would cover another one is left out.
-    for point in sorted(drawn, key=lambda point: point.kind != "knee"):
-        if not point.label:
-            continue
-        wide = 7.0 * len(point.label)
-        x, y = max(frame.x(point.x) - 9, frame.left + wide), frame.y(point.y) - 9
-        if all(abs(y - other_y) > 13 or x - wide > other_x or x < other_x - w for other_x, other_y, w in taken):
-            taken.append((x, y, wide))
-            labels.append(f'<text class="label" text-anchor="end" x="{x}" y="{y}">{escape(point.label)}</text>')
-    return "".join(parts + marks + labels)
+    level = "" if teacher is None else frame.level(teacher[0])
+    return level + "".join(parts + marks) + "".join(text.svg for text in _texts(frame, drawn, teacher))
+
+
+def _texts(frame: Frame, points: Sequence[Point], teacher: tuple[float, str] | None) -> list[_Text]:
+    """The teacher's words where least is in their way, then labels; what would cover another text is left out."""
+    places = [(frame.x(point.x), frame.y(point.y)) for point in points]
+    labels = []
+    # The knee's first.
+    for point in sorted(points, key=lambda point: point.kind != "knee"):
+        right, baseline = max(frame.x(point.x) - 9, frame.left + _LETTER * len(point.label)), frame.y(point.y) - 9
+        labels.append(_Text(css="label", right=right, baseline=baseline, words=point.label))
+    taken: list[_Text] = []
+    if teacher is not None:
+        y, words = frame.y(teacher[0]), teacher[1]
+        spots = [
+            _Text(css="note", right=right, baseline=baseline, words=words)
+            for baseline in (y - 5, y + 15)
+            for right in (float(frame.right), frame.left + 4 + _LETTER * len(words))
+        ]
+        in_the_way = [
+            sum(spot.is_on(*place) for place in places) + sum(bool(one.words) and one.covers(spot) for one in labels)
+            for spot in spots
+        ]
+        taken.append(spots[in_the_way.index(min(in_the_way))])
+    for label in labels:
+        if label.words and not any(label.covers(other) for other in taken):
+            taken.append(label)
+    return taken
 
 
 def lines(frame: Frame, drawn: Sequence[Line]) -> str:

@@ -159,10 +159,9 @@ def _front_chart(overview: Overview, css: str) -> str:
         )
         for candidate in plotted
     ]
-    inside = ""
-    if low <= teacher.val_accuracy <= high:  # a teacher that was hardly trained may lie far below
-        inside = frame.horizontal(teacher.val_accuracy, f"teacher, {share(teacher.val_accuracy)}")
-    inside += scatter(frame, points, joined=len(view.objectives) == 2)
+    is_shown = low <= teacher.val_accuracy <= high  # one that was hardly trained may lie far below
+    line = (teacher.val_accuracy, f"teacher, {share(teacher.val_accuracy)}") if is_shown else None
+    inside = scatter(frame, points, joined=len(view.objectives) == 2, teacher=line)
     title = f"Validation accuracy of {len(points)} networks against {AXIS_TITLES[view.cost]}"
     return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], css=css)
 

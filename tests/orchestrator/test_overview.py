@@ -12,7 +12,7 @@ from orchestrator.candidates import candidates_of
 from orchestrator.config import Experiment
 from orchestrator.curves import SCHEMA, _rows, write_table
 from orchestrator.folder import SearchFolder
-from orchestrator.overview.charts import Frame, count_ticks, percent_ticks
+from orchestrator.overview.charts import Frame, Point, count_ticks, percent_ticks, scatter
 from orchestrator.overview.gather import Links, gather
 from orchestrator.overview.importance import importance
 from orchestrator.overview.page import html, write_overview
@@ -253,3 +253,30 @@ def test_ticks_are_round_and_within():
     frame = Frame(width=400, height=300, x_range=(1, 1), y_range=(0, 0), x_ticks={}, y_ticks={})
     assert frame.x(1) >= frame.left
     assert frame.y(0) <= 300
+
+
+TEXT = re.compile(r'<text class="(\w+)" text-anchor="end" x="([\d.]+)" y="([\d.]+)">([^<]+)</text>')
+
+
+@pytest.mark.parametrize("width", [376, 1240])
+@pytest.mark.parametrize("x", [0.1, 0.5, 0.9])
+def test_no_label_covers_the_teachers(width, x):
+    frame = Frame(width=width, height=340, x_range=(0, 1), y_range=(0.9, 1), x_ticks={}, y_ticks={})
+    points = [Point(x=x, y=0.989, title="best", kind="knee", label="1:1"), Point(x=0.02, y=0.93, title="", label="0:3")]
+    texts = TEXT.findall(scatter(frame, points, joined=True, teacher=(0.99, "teacher, 99.00 %")))
+    assert [words for *_, words in texts][:2] == ["teacher, 99.00 %", "1:1"], "there is room for both"
+    _, right, baseline, words = texts[0]
+    end, y = float(right), float(baseline)
+    assert not end - 7 * len(words) <= frame.x(x) <= end or abs(y - frame.y(0.989)) > 6, "it hides no point"
+    for _, other_right, other_baseline, label in texts[1:]:
+        apart = abs(y - float(other_baseline)) > 13
+        assert apart or float(other_right) < end - 7 * len(words) or end < float(other_right) - 7 * len(label)
+
+
+def test_labels_give_way_where_points_lie_all_about_the_teachers_line():
+    frame = Frame(width=376, height=340, x_range=(0, 1), y_range=(0.9, 1), x_ticks={}, y_ticks={})
+    rows = [(at / 10, y) for at in range(1, 10) for y in (0.989, 0.981)]
+    points = [Point(x=x, y=y, title="", kind="front", label=f"{number}:1") for number, (x, y) in enumerate(rows)]
+    texts = TEXT.findall(scatter(frame, points, joined=True, teacher=(0.99, "teacher, 99.00 %")))
+    assert texts[0][0] == "note"
+    assert 1 < len(texts) < 1 + len(points)
