@@ -152,7 +152,8 @@ def _is_curve(view: FrontView) -> bool:
 
 def _title(view: FrontView) -> str:
     others = [name for name in view.objectives if name not in ("val_accuracy", view.cost)]
-    over = f", with {' and '.join(others)} as further objectives" if others else ""
+    further = "a further objective" if len(others) == 1 else "further objectives"
+    over = f", with {' and '.join(others)} as {further}" if others else ""
     return f"{len(view.front)} of {len(view.candidates)} networks on the front{over}"
 
 

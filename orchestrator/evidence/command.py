@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table as RichTable
 
 from orchestrator.addresses import without_all_credentials
 from orchestrator.evidence.arms import check_study
@@ -23,6 +24,7 @@ from orchestrator.folder import SearchFolder
 from orchestrator.resources import Resources
 from orchestrator.session import ray_session
 from orchestrator.signals import INTERRUPTED, last_words
+from orchestrator.tables import print_whole
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
 
@@ -131,15 +133,13 @@ def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], f
                 for point in points:
                     console.print(f"- {point}", markup=False, highlight=False)
             case Table():
-                console.print(_rich(block))
+                print_whole(console, _rich(block))
             case _:
                 pass
     console.print(f"\nreport: {folder / REPORT}", markup=False, highlight=False)
 
 
-def _rich(block: Table) -> object:
-    from rich.table import Table as RichTable
-
+def _rich(block: Table) -> RichTable:
     table = RichTable(*block.head[:5], *block.head[6:7])
     for row in block.rows:
         table.add_row(*row[:5], *row[6:7])
