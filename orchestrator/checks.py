@@ -20,7 +20,7 @@ from trainables.contracts import Findings, check_contracts
 from trainables.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.data import DataSplits
 from trainables.dependencies import CLASS_SCORES
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.execution import require_compiler
 from trainables.features import find_boundaries
 from trainables.models import build, load_weights
@@ -67,8 +67,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
     if experiment.model.weights is not None:
         load_weights(network, Path(experiment.model.weights))
-    with torch.no_grad():
-        num_outputs = network.eval()(torch.zeros(2, *data.input_shape)).shape[1]
+    num_outputs = _num_outputs(network, experiment, data)
     if num_outputs != data.num_classes:
         raise InputError(
             f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
@@ -93,6 +92,31 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         look = make_look(None)
     notes = (*_network_notes(findings), *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
+
+
+def _num_outputs(network: nn.Module, experiment: Experiment, data: DataSplits) -> int:
+    """Scores that a network gives for an image.
+
+    Raises:
+        InputError: if it cannot take the images, or gives no scores.
+    """
+    channels, size, _ = data.input_shape
+    images = f"images of {channels} {'channel' if channels == 1 else 'channels'} and {size}x{size} pixels"
+    try:
+        with torch.no_grad():
+            scores_NK = network.eval()(torch.zeros(2, *data.input_shape))
+    except Exception as error:  # whatever a forward pass of the user's own raises
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which cannot take {images}: {first_line(error)}; "
+            "give a network that can, or bring images to another data.image_size where their channels do fit"
+        ) from error
+    if not isinstance(scores_NK, torch.Tensor) or scores_NK.ndim != 2:
+        what = f"shape {tuple(scores_NK.shape)}" if isinstance(scores_NK, torch.Tensor) else type(scores_NK).__name__
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which gives {what} for 2 {images}, but must give a tensor of "
+            f"scores of shape (2, {data.num_classes})"
+        )
+    return scores_NK.shape[1]
 
 
 def _look(

@@ -43,6 +43,25 @@ class Few(nn.Module):
         return self.scores(self.layers(x))
 
 
+class FixedFlatten(nn.Module):
+    """Takes images of 32 pixels and no others."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten())
+        self.scores = nn.Linear(8 * 32 * 32, num_classes)
+
+    def forward(self, x):
+        return self.scores(self.layers(x))
+
+
+class Pair(Few):
+    """Gives its scores twice, as a tuple."""
+
+    def forward(self, x):
+        return super().forward(x), super().forward(x)
+
+
 @pytest.fixture(scope="module")
 def data():
     images = ImageSet(images_NCHW=torch.zeros(8, 3, 16, 16, dtype=torch.uint8), labels_N=torch.arange(8) % 4)
@@ -157,6 +176,23 @@ def test_weights_that_tell_no_channels_apart_are_refused(data, tmp_path):
 def test_other_scores_than_classes_are_refused(data, monkeypatch):
     with pytest.raises(InputError, match="gives 3 scores an image, but the data has 4 classes"):
         check_network(experiment(own(Few, monkeypatch), space={"student_macs_kept": [0.5, 0.6]}), data)
+
+
+@pytest.mark.parametrize("network", [FixedFlatten, "vgg16"])
+def test_networks_that_cannot_take_the_images_are_refused(data, monkeypatch, network):
+    model = {"name": network, "width": 0.1} if isinstance(network, str) else own(network, monkeypatch)
+    reason = "Given input size" if isinstance(network, str) else "mat1 and mat2"
+    with pytest.raises(
+        InputError,
+        match=rf"^model\.name is '{model['name']}', which cannot take images of 3 channels and 16x16 .*"
+        rf"{reason}.*data\.image_size",
+    ):
+        check_network(experiment(model), data)
+
+
+def test_networks_that_give_no_scores_are_refused(data, monkeypatch):
+    with pytest.raises(InputError, match=r"gives tuple for 2 images .* scores of shape \(2, 4\)"):
+        check_network(experiment(own(Pair, monkeypatch)), data)
 
 
 def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data, monkeypatch):
