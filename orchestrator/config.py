@@ -16,6 +16,7 @@ from orchestrator.pareto import OBJECTIVES
 from orchestrator.resources import Resources, TeacherResources
 from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
+from orchestrator.yaml_text import read_yaml
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.data_config import DataConfig
@@ -267,7 +268,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path.read_text())
     except FileNotFoundError as error:
         raise InputError(
             f"{path} is not there; give a preset ({', '.join(PRESETS)}) or an existing YAML file"
@@ -276,6 +277,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if values is None:
         raise InputError(f"{path} is empty; `cascade presets demo` prints an experiment to start from")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.yaml_text import read_yaml
 from trainables.errors import InputError
 
 
@@ -27,6 +28,8 @@ def set_value(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise InputError(f"--set {override!r}: {parent} is not a section here; give the whole of it as YAML")
     try:
-        section[last] = yaml.safe_load(text)
+        section[last] = read_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"--set {override!r}: the value is not YAML") from error
+    except InputError as error:
+        raise InputError(f"--set {override!r}: {error}") from error

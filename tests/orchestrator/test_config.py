@@ -118,6 +118,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("num_trials", "must be key=value"),
         ("num_trials.x=1", "num_trials is not a section"),
         ("num_trials=[", "not YAML"),
+        ("data={seed: 1, seed: 2}", "--set .*: key seed is given twice, in line 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
@@ -135,6 +136,11 @@ def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
         ("- 1\n- 2\n", "holds a list"),
         ("1: 2\n", "must hold keys and values"),
         (b"\xff\xfe\x00", "cannot be read"),
+        (
+            "cascade: {temperature: 2}\nseed: 1\ncascade:\n  feature_weight: 1\n",
+            "mine.yaml: key cascade is given twice, in lines 1 and 3, .*; put both into one",
+        ),
+        ("data:\n  seed: 1\n  'seed': 2\n", "key seed is given twice, in lines 2 and 3"),
     ],
 )
 def test_bad_files_are_said_in_one_line(tmp_path, content, message):
@@ -144,6 +150,17 @@ def test_bad_files_are_said_in_one_line(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         load_experiment(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_anchors_and_merge_keys_are_no_repetitions(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "teacher: &recipe {epochs: 3, batch_size: 64}\n"
+        "cascade:\n  recipe: &own\n    <<: *recipe\n    epochs: 5\n  pruning: {num_prunings: 2}\n"
+    )
+    experiment = load_experiment(str(path))
+    assert (experiment.teacher.epochs, experiment.cascade.recipe.epochs) == (3, 5)
+    assert experiment.cascade.recipe.batch_size == 64
 
 
 def test_an_unknown_preset_names_those_that_are_there():

@@ -100,5 +100,8 @@ def test_files_that_are_no_studies_are_refused(plain, tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(InputError, match="is not YAML"):
         load_plan(path)
+    path.write_text("seeds: [1]\nreference: plain\nseeds: [2]")
+    with pytest.raises(InputError, match=r"study\.yaml: key seeds is given twice, in lines 1 and 3"):
+        load_plan(path)
     path.write_text(yaml.safe_dump(plain))
     assert load_plan(path, ["seeds=[3]", "budget.amount=7"]).budget.amount == 7

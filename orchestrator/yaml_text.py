@@ -1,0 +1,39 @@
+"""YAML that people write: read as plain values, and refused where a key is given twice."""
+
+from typing import Any
+
+import yaml
+
+from trainables.errors import InputError
+
+_MERGE = "tag:yaml.org,2002:merge"  # `<<` brings in what an anchor names; a key of one's own beside it is no repetition
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own keeps the last of equal keys and drops what stood under the others."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Look at the keys as they stand, before merge keys bring in others."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                where = f"in line {line}" if lines[name] == line else f"in lines {lines[name]} and {line}"
+                raise InputError(
+                    f"key {key.value} is given twice, {where}, and YAML keeps only the last; put both into one"
+                )
+            lines[name] = line
+        return node
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text; anchors and merge keys are followed.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML.
+        InputError: if a key is given twice in one mapping.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
