@@ -23,6 +23,7 @@ from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError, first_line
 from trainables.execution import require_compiler
 from trainables.features import find_boundaries
+from trainables.machine import require_room_for_network
 from trainables.models import build, load_weights
 from trainables.objective import Objective
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
@@ -64,6 +65,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
     for criterion in criteria:
         find_criterion(criterion)
+    require_room_for_network(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
     network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
     if experiment.model.weights is not None:
         load_weights(network, Path(experiment.model.weights))

@@ -17,12 +17,13 @@ from orchestrator.config import Experiment
 from orchestrator.looks import Look, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL, Resources
-from orchestrator.room import Footprints, MemoryLook, Room, gigabytes, held_bytes
+from orchestrator.room import Footprints, MemoryLook, Room, held_bytes
 from orchestrator.teacher_task import TeacherTask
 from orchestrator.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError, first_line
+from trainables.machine import gigabytes
 from trainables.peak import MARGIN
 
 PACKING = "packing.json"

@@ -20,6 +20,7 @@ import torch
 from trainables.data_config import DataConfig
 from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
+from trainables.machine import require_room_for_images
 from trainables.sources import Part, data_folder, decode_image, decode_square
 
 _SHAPE = (3, 32, 32)
@@ -98,6 +99,8 @@ def _read(config: DataConfig, part: Part) -> Source:
     labels: list[torch.Tensor] = []
     class_names = expected.class_names or own_class_names(_files(config, "train"), expected)
     size = None if expected.class_names else config.image_size
+    if size is not None:
+        _require_room(_files(config, part), size)
     for file in _files(config, part):
         with one_line_errors(file), pq.ParquetFile(file) as parquet:
             image_column, label_column = columns(parquet.schema_arrow, expected, file)
@@ -126,6 +129,14 @@ def require_both_parts(config: DataConfig) -> None:
     """
     _files(config, "train")
     _files(config, "test")
+
+
+def _require_room(files: Sequence[Path], size: int) -> None:
+    num_images = 0
+    for file in files:
+        with one_line_errors(file):
+            num_images += pq.read_metadata(file).num_rows
+    require_room_for_images(num_images, channels=3, size=size)
 
 
 def _files(config: DataConfig, part: Part) -> list[Path]:

@@ -1,9 +1,7 @@
 """Whether what is to be trained fits into memory: of the machine that trials run on, or of the card."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
@@ -18,12 +16,11 @@ from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
+from trainables.machine import gigabytes, machine_bytes
 from trainables.memory import Footprint, footprint
 from trainables.models import build
 from trainables.recipe import Precision, Recipe
 from trainables.remembered import remembered_bytes
-
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +46,6 @@ class Room:
         """For people to read."""
         what = f"the {'card' if self.is_card else 'machine'} has {gigabytes(self.bytes)}"
         return what if self.trials == 1 else f"{what} for {self.trials} trials at the same time"
-
-
-def gigabytes(number: float) -> str:
-    """Bytes as people read them."""
-    return f"{number / 2**30:.3g} GiB"
 
 
 def find_room(resources: Resources, *, num_trials: int) -> Room | None:
@@ -104,20 +96,6 @@ def _card_bytes() -> int:
 def _node_bytes(node: Mapping[str, float]) -> int:
     """What Ray found on a machine as it joined; it sets a part of it aside for objects."""
     return int(node.get("memory", 0.0) + node.get("object_store_memory", 0.0))
-
-
-def machine_bytes(limits: Sequence[Path] = _CGROUP_LIMITS) -> int:
-    """Memory of this machine, or of the container that this process runs in.
-
-    Args:
-        limits: files that may hold the container's limit in bytes.
-    """
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in limits:
-        text = path.read_text().strip() if path.is_file() else ""
-        if text.isdecimal():  # `max` where there is none
-            found.append(int(text))
-    return min(found)
 
 
 class Footprints:

@@ -16,6 +16,8 @@ from trainables.plain import (
 Augmentation = Literal["none", "crop", "crop-flip", "resized-crop-flip", "randaugment", "crop-flip-randaugment"]
 Pixels = Literal["normalised", "raw"]
 """What a deployed network takes: float32 images that were normalised before, or uint8 pixels 0 … 255."""
+# A side; at that, a batch of 32 is 1.6 GB as the network takes it, its features apart.
+_MOST_PIXELS = 2048
 DataName = Literal["digits", "cifar10", "cifar100", "imagefolder", "parquet", "shards"]
 
 
@@ -28,8 +30,8 @@ class DataConfig(PlainConfig):
             label or several), or `shards` (what `cascade data` writes).
         path: folder of the data set; needed by all but `digits`. Of `shards` also an address in a bucket
             (`s3://BUCKET/PREFIX`), from which each machine fetches them once.
-        image_size: height and width in pixels that images are brought to; needed by `imagefolder`, `parquet` and
-            `shards`.
+        image_size: height and width in pixels that images are brought to, 8 … 2048; needed by `imagefolder`,
+            `parquet` and `shards`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
         val_fraction: part of the training images held out for validation where a data set has no validation images of
             its own, stratified by class, in (0, 1).
@@ -78,7 +80,7 @@ class DataConfig(PlainConfig):
                 f"data.path is {self.path!r}, but only shards are read from a bucket; make some with `cascade data`",
             )
         if self.image_size is not None:
-            require_int("data.image_size", self.image_size, at_least=8)
+            require_int("data.image_size", self.image_size, at_least=8, at_most=_MOST_PIXELS)
         require(
             self.name == "digits" or self.path is not None,
             f"data.path is missing, but {self.name} lies in a folder; set data.path to it",

@@ -13,6 +13,7 @@ from trainables.plain import (
 )
 
 Stem = Literal["small", "imagenet"]
+_WIDEST = 16.0  # wide residual networks (Zagoruyko & Komodakis 2016) end at 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,8 @@ class ModelConfig(PlainConfig):
         name: a built-in name (`vgg16`, `vgg-small`, `resnet18`, `resnet20`, `resnet50`, `resnet56`), another
             classification network of torchvision by its name there, or `package.module:function` of the user's own;
             the function is called with `num_classes` and must return an `nn.Module`.
-        width: multiplier of every built-in layer's channels, above 0; torchvision and user functions take only 1.
+        width: multiplier of every built-in layer's channels, above 0 and at most 16; torchvision and user functions
+            take only 1.
         stem: `small` for images of about 32x32 (no early downsampling), `imagenet` for 224x224. ResNets only.
         weights: path of a pretrained teacher (safetensors, or a state dict that `torch.load(weights_only=True)`
             reads); without one a teacher is trained.
@@ -43,7 +45,7 @@ class ModelConfig(PlainConfig):
         require_text("model.name", self.name)
         if self.weights is not None:
             require_text("model.weights", self.weights)
-        require_number("model.width", self.width, above=0.0)
+        require_number("model.width", self.width, above=0.0, at_most=_WIDEST)
         require_one_of("model.stem", self.stem, get_args(Stem))
         require(
             not is_import_path(self.name) or self.width == 1.0,

@@ -63,11 +63,15 @@ def require(rule_holds: bool, message: str) -> None:  # noqa: FBT001 - reads as 
         raise InputError(message)
 
 
-def require_int(name: str, value: object, *, at_least: int) -> None:
-    """Check a whole number and its lower bound."""
+def require_int(name: str, value: object, *, at_least: int, at_most: int | None = None) -> None:
+    """Check a whole number and its bounds."""
+    rule = f"of at least {at_least}" + ("" if at_most is None else f" and at most {at_most}")
     require(
-        isinstance(value, int) and not isinstance(value, bool) and value >= at_least,
-        f"{name} is {value!r}, but must be a whole number of at least {at_least}",
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= at_least
+        and (at_most is None or value <= at_most),
+        f"{name} is {value!r}, but must be a whole number {rule}",
     )
 
 

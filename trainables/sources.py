@@ -22,6 +22,7 @@ from torch.nn import functional
 from trainables.data_config import DataConfig, DataName
 from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
+from trainables.machine import require_room_for_images
 from trainables.splits import select, stratified_split
 
 Part = Literal["train", "val", "test"]
@@ -136,12 +137,14 @@ def _read_digits(config: DataConfig, part: Part) -> Source:
     """Optical digits of scikit-learn (1,797 grey images of 8x8, values 0 … 16), enlarged bilinearly."""
     pixels_NP, labels_N = _digits()
     size = config.image_size or _DIGITS_SIZE
+    require_room_for_images(len(labels_N), channels=1, size=size)
     grey_NCHW = torch.from_numpy(pixels_NP).to(torch.float32).view(-1, 1, 8, 8)
-    resized_NCHW = functional.interpolate(grey_NCHW, size=(size, size), mode="bilinear", align_corners=False)
-    images = ImageSet(
-        images_NCHW=(resized_NCHW * (255 / 16)).round().to(torch.uint8),
-        labels_N=torch.from_numpy(labels_N).to(torch.int64),
-    )
+    images_NCHW = torch.empty(len(labels_N), 1, size, size, dtype=torch.uint8)
+    for start in range(0, len(labels_N), _ROWS_A_TASK):  # few at a time, as floats take four times the room
+        rows = slice(start, start + _ROWS_A_TASK)
+        floats_NCHW = functional.interpolate(grey_NCHW[rows], size=(size, size), mode="bilinear", align_corners=False)
+        images_NCHW[rows] = (floats_NCHW * (255 / 16)).round().to(torch.uint8)
+    images = ImageSet(images_NCHW=images_NCHW, labels_N=torch.from_numpy(labels_N).to(torch.int64))
     class_names = tuple(str(digit) for digit in range(10))
     indices = _part_of(images.labels_N, part, config, class_names)
     return Source(images=select(images, indices), class_names=class_names)
@@ -278,6 +281,7 @@ def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], tor
 def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataConfig) -> ImageSet:
     size = config.image_size
     assert size is not None, "DataConfig asks for the size of an imagefolder"
+    require_room_for_images(len(files), channels=3, size=size)
     images_NCHW = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
     def fill(start: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from orchestrator import room
 from orchestrator.config import parse_experiment
 from orchestrator.resources import Resources
-from orchestrator.room import MemoryLook, Room, check_memory, find_room, machine_bytes
+from orchestrator.room import MemoryLook, Room, check_memory, find_room
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.errors import InputError
@@ -207,12 +207,3 @@ def test_ranks_of_a_trial_share_a_machine_but_not_a_card(data, nodes):
     ):
         assert MemoryLook(two, data, dataclasses.replace(room_, bytes=enough))(cascade) is None
         assert MemoryLook(two, data, dataclasses.replace(room_, bytes=enough - 1))(cascade) is not None
-
-
-@pytest.mark.parametrize(("text", "bytes_"), [("4096\n", 4096), ("max\n", None), (None, None)])
-def test_a_containers_limit_is_the_machine(tmp_path, text, bytes_):
-    if text is not None:
-        (tmp_path / "memory.max").write_text(text)
-    unlimited = machine_bytes([])
-    assert unlimited > 2**20
-    assert machine_bytes([tmp_path / "memory.max"]) == (bytes_ or unlimited)

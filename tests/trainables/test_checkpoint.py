@@ -129,7 +129,7 @@ def change(folder: Path, key: str, value: Any) -> None:
         ("model", {"name": "vgg7"}, "must be one of"),
         ("model", {"name": "vgg-small", "depth": 3}, "unknown key 'depth'"),
         ("model", [], "must be a mapping"),
-        ("model/width", 1e300, "is damaged"),
+        ("model/width", 1e300, "model.width is 1e+300, but must be a number above 0 and at most 16"),
         ("model/width", float("inf"), "model.width is inf"),
         ("widths", {}, ".weight of shape"),
         ("input", {"channels": 3}, "is damaged: KeyError: 'image_size'"),

@@ -24,6 +24,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"name": 5}, "model.name is 5"),
     (ModelConfig, {"weights": ""}, "model.weights is ''"),
     *[(ModelConfig, {"width": v}, f"model.width is {v!r}, but must be a number above 0") for v in (0, -1, NAN, "1")],
+    (ModelConfig, {"width": 100}, "model.width is 100, but must be a number above 0 and at most 16"),
     (ModelConfig, {"stem": "large"}, "model.stem is 'large', but must be one of small, imagenet"),
     (ModelConfig, {"name": "my.nets:make", "width": 0.5}, "model.width is 0.5, but my.nets:make is your own function"),
     (DataConfig, {"name": "mnist"}, "data.name is 'mnist', but must be one of digits, cifar10"),
@@ -34,6 +35,11 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"name": "cifar100", "image_size": 64, **PATH}, "data.image_size is 64, but CIFAR images are 32x32"),
     (DataConfig, {"path": 5}, "data.path is 5"),
     *[(DataConfig, {"image_size": v}, f"data.image_size is {v!r}, but must be a whole") for v in (7, 16.0, True)],
+    (
+        DataConfig,
+        {"image_size": 33333},
+        "data.image_size is 33333, but must be a whole number of at least 8 and at most",
+    ),
     *[(DataConfig, {k: v}, f"data.{k} is {v}") for k in ("val_fraction", "test_fraction") for v in (0, 1, -0.1, INF)],
     (DataConfig, {"augmentation": "flip"}, "data.augmentation is 'flip'"),
     (DataConfig, {"seed": -1}, "data.seed is -1, but must be a whole number of at least 0"),
@@ -232,7 +238,7 @@ cascades = st.builds(
 models = st.builds(
     ModelConfig,
     name=st.text(min_size=1).filter(lambda name: not is_import_path(name)),
-    width=positive,
+    width=st.floats(1e-3, 16),
     stem=st.sampled_from(get_args(Stem)),
     weights=st.none() | st.text(min_size=1),
 )
