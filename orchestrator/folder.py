@@ -17,7 +17,7 @@ from orchestrator.bucket import Bucket
 from orchestrator.config import Experiment, parse_experiment
 from orchestrator.differences import first_difference
 from orchestrator.whole_files import write_atomically
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -43,6 +43,21 @@ TEACHER = "teacher"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
 # What a search that was killed as it began may have left.
 _BEGUN = ("lock", "search-id", "data-digest")
+
+
+def read_teacher_result(path: Path) -> TeacherResult:
+    """The teacher's figures from their file.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return TeacherResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}), and what candidates lose is told by the teacher's figures; put "
+            "it back from a copy, or search under another --name"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,12 +167,12 @@ class SearchFolder:
         """The teacher's figures.
 
         Raises:
-            InputError: if the search has not got so far.
+            InputError: if the search has not got so far, or the file is damaged.
         """
         path = self.teacher / "result.json"
         if not path.exists():
             raise InputError(f"search {self.name!r} has no teacher yet; let it run, or go on with --resume")
-        return TeacherResult.from_dict(json.loads(path.read_text()))
+        return read_teacher_result(path)
 
     def require_fresh_or_same(self, experiment: Experiment, *, resume: bool) -> None:
         """Refuse to mix searches.

@@ -15,6 +15,7 @@ from torch import nn
 
 from orchestrator.answers import insist
 from orchestrator.bucket import Bucket
+from orchestrator.folder import read_teacher_result
 from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors
 from orchestrator.reuse import StageFolder
@@ -83,9 +84,13 @@ class TeacherTask:
         return self.folder / STATE
 
     def result(self) -> TeacherResult | None:
-        """The finished teacher's figures, or `None` while there is none."""
+        """The finished teacher's figures, or `None` while there is none.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
         path = self.folder / "result.json"
-        return TeacherResult.from_dict(json.loads(path.read_text())) if path.exists() else None
+        return read_teacher_result(path) if path.exists() else None
 
     def latency(self) -> LatencyTable | None:
         """The times of its layers that the search's sizes are made of, or `None` while there are none.

@@ -63,6 +63,17 @@ def test_a_damaged_experiment_is_said(folder):
         folder.experiment()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"val_accuracy": 0.9', b"[1]", b'{"val_accuracy": 0.9}', b"\xff\xfe"])
+def test_a_damaged_result_of_the_teacher_is_said(folder, content):
+    folder.teacher.mkdir(parents=True)
+    (folder.teacher / "result.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"teacher/result\.json is damaged \(.*\), .*; put it back from a copy"
+    ) as error:
+        folder.teacher_result()
+    assert "\n" not in str(error.value)
+
+
 def test_only_how_much_and_where_may_differ_on_resume(folder):
     folder.begin(Experiment())
     study = {"url": "sqlite://me:pw@/x.db"}
