@@ -1,5 +1,6 @@
 """The command `cascade`. Heavy imports happen inside the command that needs them, so that --help answers at once."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +26,7 @@ Storage = Annotated[
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
 DEFAULT_STORAGE = "runs"
 FAILED, BAD_INPUT = 1, 2
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @app.callback()
@@ -296,6 +298,9 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename is not None:
+            mend = "change its permissions, or work on a copy in another --storage"
+            error = InputError(f"{error.filename} cannot be read or written ({error.strerror}); {mend}")
         bad_input = isinstance(error, InputError)
         told = bad_input or isinstance(error, StageFailure | OSError)
         line = first_line(error)

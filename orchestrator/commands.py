@@ -25,7 +25,7 @@ from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_whole
 from orchestrator.view import duration, percent
 from search_spaces.presets import PRESETS
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
@@ -118,7 +118,7 @@ def _resume_command(source: str, name: str, storage: Storage, overrides: Sequenc
 
 
 def print_front(name: str, *, storage: Storage, format: Format) -> None:
-    """Print the front and write its plot into the search's folder.
+    """Print the front and write its plot into the search's folder, where that can be written to.
 
     Raises:
         InputError: if there is no such search, or nothing of it is finished.
@@ -126,25 +126,38 @@ def print_front(name: str, *, storage: Storage, format: Format) -> None:
     folder = open_search(storage, name)
     view = read_front(folder)
     page, picture = folder.path / "front.html", folder.path / "front.png"
-    save_front(view, page, picture)
+    console = Console(stderr=format == "json")
     if format == "json":
         sys.stdout.write(front_json_list(view) + "\n")
+    else:
+        print_whole(console, front_rich_table(view))
+    try:
+        save_front(view, page, picture)
+    except OSError as error:  # a colleague's results, or a full disk: the table is what was asked for
+        console.print(
+            f"no plot: {page} cannot be written ({error.strerror or first_line(error)}); work on a copy of the search "
+            "in another --storage",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return
-    console = Console()
-    print_whole(console, front_rich_table(view))
-    console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
+    if format == "text":
+        console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def write_report(name: str, *, storage: Storage, format: Format) -> None:
     """Write the overview page into the search's folder and say where it is.
 
     Raises:
-        InputError: if there is no such search, or nothing of it is finished.
+        InputError: if there is no such search, nothing of it is finished, or its folder cannot be written to.
     """
     from orchestrator.overview.page import write_overview
 
     folder = open_search(storage, name)
-    fetch_networks(folder, [candidate.network for candidate in read_front(folder).front])
+    front = read_front(folder).front
+    folder.require_writable()
+    fetch_networks(folder, [candidate.network for candidate in front])
     page = write_overview(folder)
     if format == "json":
         sys.stdout.write(json.dumps({"page": str(page), "bytes": page.stat().st_size}) + "\n")
@@ -156,13 +169,14 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
     """Send what waits for MLflow; the exit code, 1 where something still waits.
 
     Raises:
-        InputError: if there is no such search, it runs, or MLflow is not to be reached.
+        InputError: if there is no such search, it runs or cannot be written to, or MLflow is not to be reached.
     """
     from orchestrator.tracking.syncing import sync  # MLflow, once the cheap checks have passed
 
     folder = open_search(storage, name)
     if not is_study(folder.path):
         folder.experiment()
+    folder.require_writable()
     console = Console(stderr=True)
     synced = sync(
         folder,
@@ -196,7 +210,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     """Train chosen candidates' cascades again with new seeds and print what came of them; the exit code.
 
     Raises:
-        InputError: if there is no such search or candidate, or its images have changed.
+        InputError: if there is no such search or candidate, it cannot be written to, or its images have changed.
     """
     if not 2 <= num_seeds <= MOST_SEEDS:
         raise InputError(
@@ -204,6 +218,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         )
     folder = open_search(storage, name)
     view = read_front(folder)
+    folder.require_writable()
     chosen: dict[tuple[int, int], Candidate] = {}
     for how in picks or ["front"]:
         found = view.front if how == "front" else [picked(view, how, max_drop=None)]

@@ -226,7 +226,8 @@ class SearchFolder:
         if not existing.is_dir():
             raise InputError(f"{existing} is a file, but must be a folder; choose another --storage")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise InputError(f"{existing} cannot be written to; choose another --storage or change its permissions")
+            mend = "work on a copy of it in another --storage" if self.exists else "choose another --storage"
+            raise InputError(f"{existing} cannot be written to; {mend}, or change its permissions")
 
     def begin(self, experiment: Experiment, *, data: str = "") -> None:
         """Make the folder, or note what this start changes.

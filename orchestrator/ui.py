@@ -33,9 +33,10 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         say: takes the lines for people.
 
     Raises:
-        InputError: as `serve`.
+        InputError: as `serve`, or if the folder cannot be written to.
         RuntimeError: as `serve`, or if the server ends by itself.
     """
+    _require_writable(storage)
     _bring_up_to_date(storage, say)
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
@@ -49,6 +50,15 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
             say(f"{what}: {page}")
         say("Ctrl-C ends it")
         server.wait()
+
+
+def _require_writable(storage: Path) -> None:
+    for needed in (storage, storage / "mlflow.db"):
+        if needed.exists() and not os.access(needed, os.W_OK):
+            raise InputError(
+                f"{needed} cannot be written to, as MLflow does to serve it; give --storage a copy of the folder, or "
+                "change its permissions"
+            )
 
 
 def _bring_up_to_date(storage: Path, say: Callable[[str], None]) -> None:

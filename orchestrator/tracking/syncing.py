@@ -143,6 +143,9 @@ def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
                 pass
         except InputError:  # it runs, and sends by itself
             continue
+        except PermissionError as error:  # somebody else's
+            warn(f"{error.filename} cannot be written, so that what {folder.name} has left is not sent")
+            continue
         store = source.store()
         is_closed = not Ledger(one.record for one in spool.read()[0]).open_runs()
         if is_closed and not spool.num_waiting(store.place):

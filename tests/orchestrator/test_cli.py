@@ -1,5 +1,6 @@
 """The command line as a process sees it: words in, exit code and one line out."""
 
+import errno
 import json
 import os
 
@@ -11,7 +12,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from orchestrator.config import Experiment
+from orchestrator.folder import SearchFolder
 from search_spaces.presets import PRESETS
+from trainables.results import TeacherResult
 
 
 def refused(result, *parts):
@@ -144,6 +148,42 @@ def test_a_place_that_cannot_be_written_to_is_named(cascade, tmp_path):
         return  # nothing is forbidden to root
     (tmp_path / "closed").mkdir(mode=0o500)
     refused(cascade("search", "demo", "--storage", tmp_path / "closed"), "cannot be written to")
+
+
+@pytest.fixture
+def finished(tmp_path, make_candidate):
+    """A search of two networks."""
+    folder = SearchFolder(storage=tmp_path / "runs", name="mine")
+    folder.begin(Experiment())
+    folder.teacher.mkdir()
+    result = TeacherResult(val_accuracy=0.95, macs=1000, params=100, seconds=1.0)
+    (folder.teacher / "result.json").write_text(json.dumps(result.to_dict()))
+    folder.archive.add([make_candidate(level=1), make_candidate(level=2, val_accuracy=0.8, macs_kept=0.05)])
+    return folder
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_front_whose_plot_cannot_be_written_is_printed(cascade, finished, format):
+    (finished.path / "front.html").mkdir()
+    code, out, err = cascade("front", "mine", "--format", format)
+    assert code == 0
+    said = out if format == "text" else err
+    assert f"no plot: {finished.path / 'front.html'} cannot be written (Is a directory); work on a copy" in said
+    assert "0:2" in out if format == "text" else len(json.loads(out)) == 2
+
+
+@pytest.mark.parametrize("command", ["report", "confirm", "sync"])
+def test_what_writes_into_a_folder_that_forbids_it_says_so(cascade, finished, monkeypatch, command):
+    monkeypatch.setattr("orchestrator.folder.os.access", lambda *_: False)
+    refused(cascade(command, "mine"), f"{finished.path} cannot be written to", "work on a copy of it", "--storage")
+
+
+def test_a_file_that_forbids_reading_is_named(cascade, finished, monkeypatch):
+    def forbidden(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "archive.parquet")
+
+    monkeypatch.setattr("orchestrator.archive.Archive.candidates", forbidden)
+    refused(cascade("front", "mine"), "archive.parquet cannot be read or written (Permission denied); change its perm")
 
 
 def test_a_folder_with_other_files_is_left_alone(cascade, tmp_path):

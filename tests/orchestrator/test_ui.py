@@ -28,6 +28,13 @@ def test_folder_without_a_tracked_search_is_bad_input(tmp_path: Path) -> None:
         open_ui(tmp_path, port=_free_port(), say=lambda _: None)
 
 
+def test_folder_that_cannot_be_written_to_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr("orchestrator.ui.os.access", lambda path, _: path == tmp_path)
+    with pytest.raises(InputError, match=r"mlflow\.db cannot be written to, .*; give --storage a copy"):
+        open_ui(tmp_path, port=_free_port(), say=lambda _: None)
+
+
 def test_busy_port_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     with socket.socket() as taken:
