@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.classes import named
 from orchestrator.formats import CARD_FORMAT, CARD_VERSION
 from orchestrator.verify import Verification
 from trainables.checkpoint import InputSpec
@@ -164,6 +165,16 @@ class Card:
             found.append(
                 f"It has collapsed: its test {self.metric} is nearer to guessing ({100 * self.test_guess:.1f} %) "
                 "than to the teacher's."
+            )
+        unseen = [
+            name
+            for name, accuracy in zip(self.input.class_names, self.network.test_class_accuracies, strict=False)
+            if accuracy is None
+        ]
+        if unseen:
+            found.append(
+                f"The test images have none of {named(unseen, len(self.input.class_names))}: the test {self.metric} "
+                "says nothing of what is missing."
             )
         if self.fidelity < 1.0:
             found.append(

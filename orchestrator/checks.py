@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from orchestrator.classes import class_notes
 from orchestrator.config import Experiment
 from orchestrator.idle import idle_notes
 from orchestrator.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
@@ -92,7 +93,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         timed = make_look
     else:
         look = make_look(None)
-    notes = (*_network_notes(findings), *_speed_notes(experiment), *idle_notes(experiment))
+    notes = (*class_notes(data), *_network_notes(findings), *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
 

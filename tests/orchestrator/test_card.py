@@ -212,6 +212,17 @@ def test_an_int8_file_that_is_slower_than_the_float_one_says_so() -> None:
     assert changed(latency=(*rows[:2], rows[3])).warnings == ()
 
 
+def test_classes_that_were_not_tested_are_told() -> None:
+    both = {
+        side: dataclasses.replace(getattr(CARD, side), test_class_accuracies=(None, 0.4))
+        for side in ("network", "teacher")
+    }
+    card = changed(**both)
+    (warning,) = card.warnings
+    assert warning.startswith("The test images have none of 1 of 2 classes (cat): the test accuracy says nothing")
+    assert warning in markdown(card)
+
+
 def test_a_network_that_has_collapsed_says_so() -> None:
     (warning,) = changed(test_guess=0.88).warnings
     assert warning == "It has collapsed: its test accuracy is nearer to guessing (88.0 %) than to the teacher's."
