@@ -148,7 +148,8 @@ def _look(
         raise InputError(
             f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
             f"{smallest:.3g} of the {UNITS[pruning.size_in]} {'is' if pruning.size_in == 'latency' else 'are'} left"
-            f"{_held(findings)}; start above that, or lower pruning.min_channels or pruning.round_to"
+            f"{_held(findings)}; start above that, or lower cascade.pruning.min_channels or "
+            "cascade.pruning.round_to"
         )
     teacher = {unit: model.total(full_G) for unit, model in sizes.items()}
     look = Looks(

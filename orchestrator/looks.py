@@ -71,7 +71,7 @@ class SizeLook:
         return Refusal(
             reason=f"macs_kept of level {cascade.num_levels} is {asked:.4g}, but must be at least {smallest:.4g}, as "
             f"every channel group keeps {max(pruning.min_channels, pruning.round_to)} or more; ask for a larger size, "
-            "a lower pruning.min_channels or a smaller pruning.round_to",
+            "a lower cascade.pruning.min_channels or a smaller cascade.pruning.round_to",
             constraint="smallest_macs_kept",
             violation=smallest / asked - 1,
         )

@@ -68,8 +68,8 @@ def check_contracts(
     for pattern in pruning.floors:
         if not any(group.gives(pattern) for group in channel_map.groups):
             raise InputError(
-                f"pruning.floors has {pattern!r}, but no layer whose channels can be removed is called so; there are "
-                f"{', '.join(group.name for group in channel_map.groups[:3])} …"
+                f"cascade.pruning.floors has {pattern!r}, but no layer whose channels can be removed is called so; "
+                f"there are {', '.join(group.name for group in channel_map.groups[:3])} …"
             )
     generator = torch.Generator().manual_seed(seed)
     images_NCHW = torch.randn(2, *input_shape, generator=generator)
@@ -174,7 +174,7 @@ class _Probe:
         except Exception as error:  # the user's own forward pass
             raise InputError(
                 f"without half of its channels the network fails ({first_line(error)}); "
-                "name its layer in pruning.keep, or let the forward pass take shapes from what it is given"
+                "name its layer in cascade.pruning.keep, or let the forward pass take shapes from what it is given"
             ) from error
         with closed_gates(self._network, self._channel_map, kept):
             gated_NK = self._network(self._images_NCHW)
@@ -183,7 +183,7 @@ class _Probe:
         if not difference <= TOLERANCE * effect + _RESOLUTION * float(gated_NK.abs().max()):
             raise InputError(
                 "the network without half of its channels gives other scores than with these silenced; something "
-                "between its layers mixes channels or is not zero at zero; name its layer in pruning.keep"
+                "between its layers mixes channels or is not zero at zero; name its layer in cascade.pruning.keep"
             )
         self._check_count(narrow, kept)
         self._check_reading_back(narrow, narrow_NK)
@@ -202,7 +202,8 @@ class _Probe:
             if round(wanted) != counted:
                 raise InputError(
                     f"the network without half of its channels has {counted} {UNITS[unit]}, but {wanted:.0f} were "
-                    "predicted; it must compute the same for each image and size; name its layer in pruning.keep"
+                    "predicted; it must compute the same for each image and size; name its layer in "
+                    "cascade.pruning.keep"
                 )
 
     def _check_reading_back(self, narrow: nn.Module, narrow_NK: torch.Tensor) -> None:

@@ -88,7 +88,7 @@ def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:
         found = {layer for layer in layers if matches(layer, pattern)}
         if not found:
             raise InputError(
-                f"pruning.keep has {pattern!r}, but no layer is called so; layers are {', '.join(layers[:3])} …"
+                f"cascade.pruning.keep has {pattern!r}, but no layer is called so; layers are {', '.join(layers[:3])} …"
             )
         left_alone |= found
     return frozenset(left_alone)

@@ -97,9 +97,9 @@ def find_criterion(name: str) -> Criterion:
         return CRITERIA[name]
     if not is_import_path(name):
         raise InputError(
-            f"pruning.saliency is {name!r}, but must be one of {', '.join(CRITERIA)} or package.module:function"
+            f"cascade.pruning.saliency is {name!r}, but must be one of {', '.join(CRITERIA)} or package.module:function"
         )
-    return import_function(name, key="pruning.saliency")
+    return import_function(name, key="cascade.pruning.saliency")
 
 
 def _summed(layers: Sequence[GateLayer], value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:

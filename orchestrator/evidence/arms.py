@@ -145,7 +145,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
                 require(
                     least <= size * macs,
                     f"a size is {size:g}, but no network below {least / macs:.2g} of the teacher's MACs can be had; "
-                    "ask for more, or lower pruning.min_channels or pruning.round_to",
+                    "ask for more, or lower cascade.pruning.min_channels or cascade.pruning.round_to",
                 )
             except InputError as error:
                 raise InputError(f"arms.{name} at size {size:g}: {error}") from error

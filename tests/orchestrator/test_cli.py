@@ -87,7 +87,10 @@ def test_a_folder_that_is_no_export_is_refused(cascade, tmp_path):
         (["demo", "--set", "num_trials=0"], ["num_trials is 0"]),
         (["demo", "--set", "model.name=vgg17"], ["model.name is 'vgg17'", "vgg16"]),
         (["demo", "--set", "model.name=nowhere:net"], ["model.name is 'nowhere:net'", "cannot be imported"]),
-        (["demo", "--set", "cascade.pruning.saliency=guess"], ["pruning.saliency is 'guess'", "gate-gradient"]),
+        (
+            ["demo", "--set", "cascade.pruning.saliency=guess"],
+            ["cascade: cascade.pruning.saliency is 'guess'", "gate-gradient"],
+        ),
         (["demo", "--set", "model.weights=none.safetensors"], ["none.safetensors", "no such file"]),
         (["demo", "--set", "data={name: cifar10, path: nowhere}"], ["nowhere"]),
         (["demo", "--set", "data={name: imagefolder, path: nowhere, image_size: 32}"], ["nowhere"]),

@@ -140,7 +140,10 @@ def test_more_images_than_there_are_is_refused(plain) -> None:
         ({"budget": {"amount": 1}}, "arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"),
         ({"model": {"name": "vgg-huge"}}, "model.name is 'vgg-huge', but must be one of"),
         ({"sizes": [0.001]}, "arms.plain at size 0.001: a size is 0.001, but no network below 0."),
-        ({"cascade": {"pruning": {"saliency": "best"}}}, "arms.plain at size 0.3: pruning.saliency is 'best', but"),
+        (
+            {"cascade": {"pruning": {"saliency": "best"}}},
+            "arms.plain at size 0.3: cascade.pruning.saliency is 'best', but",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(plain, tmp_path: Path, capsys, change, message) -> None:
