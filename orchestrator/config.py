@@ -312,9 +312,35 @@ def _explain(error: ValidationError) -> str:
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
         return f"unknown key {place!r}; {mend}"
+    kind = _wrong_kind(place, first["type"], first["input"])
+    if kind is not None:
+        return kind
     return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
 
 
+def _wrong_kind(place: str, kind: str, given: object) -> str | None:
+    """What is said where a section, a range or a list is none; `None` where that is not what is wrong."""
+    head, _, key = place.rpartition(".")
+    if head in _RANGES and kind == "missing":  # one of its ends
+        place, key, kind = head, head.rpartition(".")[2], "tuple_type"
+    if kind in ("dataclass_type", "model_type", "dict_type"):
+        keys = _KEYS.get(place)
+        if keys is not None and given is None:
+            return f"{place} is empty; give keys below it, such as {keys[0]}, or leave it out"
+        named = given if keys is not None and keys[0] == "name" and isinstance(given, str) else "…"
+        example = "" if keys is None else f", such as {key}: {{{keys[0]}: {named}}}"
+        return f"{place} is {given!r}, but must be keys and values{example}"
+    if place in _RANGES and kind in ("tuple_type", "too_long"):
+        return f"{place} is {given!r}, but must be a list of two, [lowest, highest]"
+    if kind == "tuple_type":
+        return f"{place} is {given!r}, but must be a list" + (f", such as [{given}]" if isinstance(given, str) else "")
+    return None
+
+
+_RANGES = tuple(
+    f"space.{name}"
+    for name in ("num_assistants", "student_macs_kept", "temperature", "distillation_weight", "learning_rate")
+)
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "": tuple(Experiment.model_fields),
     "study": tuple(StudyStore.model_fields),
