@@ -248,6 +248,10 @@ def _read_architecture(path: Path) -> dict[str, Any]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; a network is a folder with it and {WEIGHTS_FILE}") from error
+    except NotADirectoryError as error:
+        raise InputError(
+            f"{path.parent} is a file, but a network is a folder with {path.name} and {WEIGHTS_FILE}; give the folder"
+        ) from error
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:

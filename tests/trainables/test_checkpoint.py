@@ -226,6 +226,13 @@ def test_damaged_files_are_refused(saved: Path, name: str, damage: str) -> None:
         load(saved)
 
 
+def test_a_file_instead_of_its_folder_is_refused(saved: Path) -> None:
+    with pytest.raises(
+        InputError, match=rf"{WEIGHTS_FILE} is a file, but a network is a folder with .*; give the folder"
+    ):
+        load(saved / WEIGHTS_FILE)
+
+
 def test_a_users_builder_that_gives_another_network_is_refused(narrow, tmp_path: Path) -> None:
     save_network(tmp_path / "own", narrow("own"), model=CONFIGS["own"], input_spec=SPEC)
     with pytest.raises(InputError, match="no layer"):
