@@ -74,7 +74,7 @@ class ExportOptions:
         """
         _require_some("formats", self.formats, FORMATS)
         if self.runtimes:
-            _require_some("latency", self.runtimes, RUNTIMES)
+            _require_some("latency", self.runtimes, RUNTIMES, otherwise="; or none alone")
         require_one_of("input", self.pixels, PIXELS)
         require_int("threads", self.num_threads, at_least=1)
         require_number("min_seconds", self.min_seconds, above=0)
@@ -103,10 +103,10 @@ def listed(text: str) -> tuple[str, ...]:
     return () if words == ["none"] else tuple(dict.fromkeys(words))
 
 
-def _require_some(name: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+def _require_some(name: str, given: Iterable[str], known: tuple[str, ...], *, otherwise: str = "") -> None:
     words = tuple(given)
     if not words or any(word not in known for word in words):
-        raise InputError(f"{name} are {', '.join(words) or 'empty'}, but must be some of {', '.join(known)}")
+        raise InputError(f"{name} are {', '.join(words) or 'empty'}, but must be some of {', '.join(known)}{otherwise}")
     if len(set(words)) < len(words):
         raise InputError(f"{name} are {', '.join(words)}, but each must be there once")
 

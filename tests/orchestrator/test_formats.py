@@ -14,7 +14,7 @@ from trainables.errors import InputError
         ({"formats": ()}, "formats are empty, but must be some of native, onnx, pt2, int8"),
         ({"formats": ("native", "tflite")}, "formats are native, tflite, but must be some of"),
         ({"formats": ("native", "native")}, "each must be there once"),
-        ({"runtimes": ("tensorrt",)}, "latency are tensorrt, but must be some of eager, compiled, onnxruntime"),
+        ({"runtimes": ("tensorrt",)}, "but must be some of eager, compiled, onnxruntime; or none alone"),
         ({"opset": 17}, r"opset is 17, but must be within 18 … 25"),
         ({"opset": 99}, r"opset is 99, but must be within"),
         ({"pixels": "bgr"}, "input is 'bgr', but must be one of normalised, raw"),
