@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import yaml
@@ -15,6 +14,7 @@ from orchestrator.archive import Candidate
 from orchestrator.candidates import cascade_of
 from orchestrator.config import Experiment, load_experiment
 from orchestrator.evidence.folder import is_study
+from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
 from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.pick import pick as choose
@@ -51,7 +51,7 @@ def run_search_command(  # noqa: PLR0913
     # Scripts read standard output; people read how it goes.
     console = Console(stderr=format == "json")
     warnings = Console(stderr=True)
-    tracker = _tracker(experiment, folder.storage, warnings)
+    tracker = _tracker(experiment, folder, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
 
     def stopped() -> None:
@@ -98,14 +98,15 @@ def run_search_command(  # noqa: PLR0913
     return 0
 
 
-def _tracker(experiment: Experiment, storage: Path, console: Console) -> "Tracker":
+def _tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> "Tracker":
     from orchestrator.tracking import Tracker
 
     return Tracker(
         uri=experiment.tracking.uri,
-        storage=storage,
+        storage=folder.storage,
         experiment=experiment.tracking.experiment,
         models=experiment.tracking.models,
+        sync=folder.sync_command,
         warn=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
     )
 
@@ -166,7 +167,7 @@ def write_report(name: str, *, storage: Storage, format: Format) -> None:
 
 
 def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, format: Format) -> int:
-    """Send what waits for MLflow; the exit code, 1 where something still waits.
+    """Send what waits for MLflow; the exit code, 1 where something still waits that the server did not take.
 
     Raises:
         InputError: if there is no such search, it runs or cannot be written to, or MLflow is not to be reached.
@@ -240,7 +241,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     def stopped() -> None:
         say("stopped; what was trained is kept, and the same command goes on")
 
-    tracker = _tracker(experiment, folder.storage, warnings)
+    tracker = _tracker(experiment, folder, warnings)
     try:
         with last_words(stopped):
             done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker, say=say)

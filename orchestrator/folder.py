@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -248,6 +249,11 @@ class SearchFolder:
     def place(self) -> str:
         """Where the search is, for people."""
         return str(self.path) if self.bucket is None else self.bucket.address
+
+    @property
+    def sync_command(self) -> str:
+        """What sends MLflow what it did not take, as people type it where the search was started."""
+        return shlex.join(["cascade", "sync", self.name, "--storage", self.storage_place])
 
     @property
     def is_locked(self) -> bool:

@@ -78,8 +78,9 @@ def main() -> None:
                 pages=SearchPages(lambda text: say(warning=text)),
                 warn=lambda text: say(warning=text),
                 told=lambda num: say(sent=num),
+                sync=order["sync"],
             )
-            follow(sender, orders)
+            follow(sender, orders, sync=order["sync"])
 
 
 def _first_search(orders: Input, come: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -88,8 +89,14 @@ def _first_search(orders: Input, come: list[dict[str, Any]]) -> dict[str, Any] |
     return come[0] if come else None
 
 
-def follow(sender: Sender, orders: Input) -> None:
-    """Send what a spool gets, until the driver ends."""
+def follow(sender: Sender, orders: Input, *, sync: str) -> None:
+    """Send what a spool gets, until the driver ends.
+
+    Args:
+        sender: of the spool.
+        orders: whose end is the driver's.
+        sync: command that sends what waits, as people type it.
+    """
     backoff, aside = Backoff(), Backoff()
     rest = _POLL_SECONDS
     while not orders.has_ended:
@@ -111,7 +118,7 @@ def follow(sender: Sender, orders: Input) -> None:
         sender.interrupt()
     left = sender.left()
     if left.num_waiting:
-        say(warning=f"{left.num_waiting} records wait in the search's folder ({left.cause}); cascade sync sends them")
+        say(warning=f"{left.num_waiting} records wait in the search's folder ({left.cause}); `{sync}` sends them")
 
 
 if __name__ == "__main__":

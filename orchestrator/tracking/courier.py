@@ -22,16 +22,18 @@ _MOST_STARTS = 3
 class Courier:
     """A running courier, started again if it dies."""
 
-    def __init__(self, *, uri: str, storage: Path, experiment: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, *, uri: str, storage: Path, experiment: str, sync: str, warn: Callable[[str], None]) -> None:
         """Start it.
 
         Args:
             uri: MLflow's tracking address.
             storage: folder of the searches.
             experiment: name of the MLflow experiment.
+            sync: command that sends what waits, as people type it.
             warn: takes a line for people, from a thread.
         """
-        self._order = {"uri": uri, "storage": str(storage), "experiment": experiment}
+        self._order = {"uri": uri, "storage": str(storage), "experiment": experiment, "sync": sync}
+        self._sync = sync
         self._warn = warn
         self._search: dict[str, str] | None = None
         self._answered = threading.Event()
@@ -72,7 +74,7 @@ class Courier:
         self._reader.join(timeout_seconds)
         self._log.close()
         if self._refusal is not None and self._search is not None:
-            self._warn(f"{self._refusal}; records wait in the search's folder, and cascade sync sends them")
+            self._warn(f"{self._refusal}; records wait in the search's folder, and `{self._sync}` sends them")
 
     def _wait(self, timeout_seconds: float) -> None:
         num_news = -1
@@ -82,7 +84,7 @@ class Courier:
                 self._process.wait(timeout_seconds)
                 break
         else:
-            self._warn("it takes too long; what is left waits in the search's folder, and cascade sync sends it")
+            self._warn(f"it takes too long; what is left waits in the search's folder, and `{self._sync}` sends it")
             self._process.kill()
             self._process.wait()
 
@@ -134,7 +136,7 @@ class Courier:
             if self._num_starts == _MOST_STARTS:
                 self._warn(
                     f"its courier ended with exit code {code} ({self._last_words()}); records are kept in the "
-                    "search's folder, and cascade sync sends them"
+                    f"search's folder, and `{self._sync}` sends them"
                 )
                 return False
             _close(self._process.stdin)

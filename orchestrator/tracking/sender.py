@@ -58,6 +58,7 @@ class Sender:
         pages: Pages,
         warn: Callable[[str], None],
         told: Callable[[int], None] = lambda _num: None,
+        sync: str = "cascade sync",
     ) -> None:
         """Take the parts.
 
@@ -68,9 +69,10 @@ class Sender:
             pages: draws and registers.
             warn: takes a line for people; each text once.
             told: hears of each window how many records were sent.
+            sync: command that sends what waits, as people type it.
         """
         self._store, self._spool, self._search, self._pages = store, spool, search, pages
-        self._warn, self._told = warn, told
+        self._warn, self._told, self._sync = warn, told, sync
         self._warned: set[str] = set()
         self._progress = spool.progress(store.place)
         self._cause: str | None = None
@@ -155,7 +157,7 @@ class Sender:
         if isinstance(cause, RunGone):
             self._warn_once(
                 f"the run of {one.record['run']} was deleted there; what comes of it is left out, and "
-                "cascade sync --again records it anew"
+                f"`{self._sync} --again` records it anew"
             )
         elif is_artifact(one.record):
             self._note_artifact_fault(cause)

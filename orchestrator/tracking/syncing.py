@@ -106,7 +106,15 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
         with spool.sending():
             close_open_runs(spool)
             sent: list[int] = []
-            sender = Sender(store, spool, source.identity, pages=SearchPages(warn), warn=warn, told=sent.append)
+            sender = Sender(
+                store,
+                spool,
+                source.identity,
+                pages=SearchPages(warn),
+                warn=warn,
+                told=sent.append,
+                sync=folder.sync_command,
+            )
             if from_start:
                 sender.rewind()
             if sender.send():

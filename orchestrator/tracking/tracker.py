@@ -51,6 +51,7 @@ class Tracker:
         storage: Path,
         experiment: str = "cascade",
         models: Literal["front", "none"] = "front",
+        sync: str = "cascade sync",
         warn: Callable[[str], None],
     ) -> None:
         """Say where to; nothing is connected yet.
@@ -61,12 +62,14 @@ class Tracker:
             storage: folder of the searches; also of the artifacts unless the address is a server's.
             experiment: name of the MLflow experiment, made if it is not there.
             models: which candidates become versions of a registered model.
+            sync: command that sends what waits, as people type it.
             warn: takes a line for people when tracking does not work; called from a thread of its own.
         """
         self._storage = storage.resolve()
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self._storage)
         self._experiment = experiment
         self._models = models
+        self._sync = sync
         self._warn = warn
         self._warned: set[str] = set()
         self._courier: Courier | None = None
@@ -86,7 +89,11 @@ class Tracker:
         """Start the courier, which takes some seconds to connect, while there is other work to do."""
         if self._courier is None:
             self._courier = Courier(
-                uri=self._uri, storage=self._storage, experiment=self._experiment, warn=self._warn_once
+                uri=self._uri,
+                storage=self._storage,
+                experiment=self._experiment,
+                sync=self._sync,
+                warn=self._warn_once,
             )
 
     def check(self) -> None:

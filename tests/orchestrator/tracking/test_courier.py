@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_uri
+from orchestrator.folder import SearchFolder
 from orchestrator.tracking import Tracker, records
 from orchestrator.tracking.sender import WINDOW
 from orchestrator.ui import serve
@@ -175,14 +176,17 @@ def test_another_kind_of_server_is_bad_input(tmp_path, other_server):
 
 
 def test_what_nobody_asked_for_is_said_in_the_end(tmp_path, free_port, warnings):
-    tracker = Tracker(uri=f"http://127.0.0.1:{free_port}", storage=tmp_path, experiment="here", warn=warnings.append)
+    sync = SearchFolder(storage=Path("my runs"), name="digits").sync_command
+    tracker = Tracker(uri=f"http://127.0.0.1:{free_port}", storage=tmp_path, sync=sync, warn=warnings.append)
     tracker.prepare()
     tracker.join_search("digits", "search-7")
     tracker.log_confirmed("[]")
     tracker.close()
     assert len(warnings) == 1
     assert "does not work" in warnings[0]
-    assert "records wait in the search's folder, and cascade sync sends them" in warnings[0]
+    assert (
+        "records wait in the search's folder, and `cascade sync digits --storage 'my runs'` sends them" in warnings[0]
+    )
 
 
 def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, capsys):

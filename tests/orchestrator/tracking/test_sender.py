@@ -177,7 +177,7 @@ def test_what_comes_of_a_deleted_run_is_left_out(sender, fake, tracker, warnings
     assert sender.send()
     assert kinds(fake, "trial/1") == ["open", "log"]
     assert warnings == [
-        "the run of trial/0 was deleted there; what comes of it is left out, and cascade sync --again records it anew"
+        "the run of trial/0 was deleted there; what comes of it is left out, and `cascade sync --again` records it anew"
     ]
 
 
