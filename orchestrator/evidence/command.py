@@ -50,7 +50,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     def stopped() -> None:
         say("stopped; what is done is kept, and the same command goes on")
 
-    tracker = Tracker(uri=None, storage=storage, warn=say)
+    tracker = Tracker(uri=None, storage=storage, sync=folder.sync_command, warn=say)
     resources = Resources(
         cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
     )
