@@ -16,7 +16,7 @@ from orchestrator.pareto import OBJECTIVES
 from orchestrator.resources import Resources, TeacherResources
 from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
-from orchestrator.yaml_text import read_yaml
+from orchestrator.yaml_text import read_yaml_file
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.data_config import DataConfig
@@ -267,23 +267,11 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists() and path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
-    try:
-        values = read_yaml(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} is not there; give a preset ({', '.join(PRESETS)}) or an existing YAML file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    if values is None:
-        raise InputError(f"{path} is empty; `cascade presets demo` prints an experiment to start from")
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
-    return values
+    return read_yaml_file(
+        path,
+        missing=f"give a preset ({', '.join(PRESETS)}) or an existing YAML file",
+        empty="`cascade presets demo` prints an experiment to start from",
+    )
 
 
 def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """YAML that people write: read as plain values, and refused where a key is given twice."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,3 +38,32 @@ def read_yaml(text: str) -> Any:
         InputError: if a key is given twice in one mapping.
     """
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Args:
+        path: the file.
+        missing: the mend where it is not there.
+        empty: the mend where nothing is in it.
+
+    Raises:
+        InputError: naming the file, if it is missing, cannot be read, is not YAML, gives a key twice, or holds
+            something else.
+    """
+    try:
+        values = read_yaml(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there; {missing}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if values is None and empty is not None:
+        raise InputError(f"{path} is empty; {empty}")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
+    return values

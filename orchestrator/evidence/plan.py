@@ -10,7 +10,7 @@ import yaml
 
 from orchestrator.evidence.settings import Arm, Budget, Images, Purpose, Run, RunResources, Tuning
 from orchestrator.overrides import set_value
-from orchestrator.yaml_text import read_yaml
+from orchestrator.yaml_text import read_yaml_file
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
@@ -178,18 +178,7 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> StudyPlan:
     Raises:
         InputError: if the file is missing or not YAML, or something in it is wrong.
     """
-    try:
-        values = read_yaml(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is not there; give the YAML file of a study, such as those in studies/") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
+    values = read_yaml_file(path, missing="give the YAML file of a study, such as those in studies/")
     for override in overrides:
         set_value(values, override)
     return StudyPlan.from_dict(values)
