@@ -82,9 +82,8 @@ class SearchRecord:
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
         self._study.settle()
-        archived = {candidate.key for candidate in self._archive.candidates()}
-        noted = (Candidate(**plain) for plain in self._study.candidates())
-        self._archive.add(candidate for candidate in noted if candidate.key not in archived)
+        archived = {candidate.trial for candidate in self._archive.candidates()}  # all of a trial's, or none
+        self._archive.add(Candidate(**plain) for plain in self._study.candidates(besides=archived))
         self._note_lost()
         unfinished = []
         for asked in self._study.running():

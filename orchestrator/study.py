@@ -8,7 +8,7 @@ driver died is found and run to its end.
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -235,11 +235,15 @@ class Study:
             plain = [{name: value for name, value in each.items() if name != "cascade"} for each in candidates]
             self._study._storage.set_trial_user_attr(trial._trial_id, _CANDIDATES, json.dumps(plain))
 
-    def candidates(self) -> Iterator[dict[str, Any]]:
-        """What was remembered of what trials gave."""
+    def candidates(self, *, besides: Collection[int]) -> Iterator[dict[str, Any]]:
+        """What was remembered of what trials gave.
+
+        Args:
+            besides: trials that are left out, which need not be read then.
+        """
         for trial in self._in():
-            noted = json.loads(trial.user_attrs.get(_CANDIDATES, "[]"))
-            if noted:
+            if trial.number not in besides and _CANDIDATES in trial.user_attrs:
+                noted = json.loads(trial.user_attrs[_CANDIDATES])
                 cascade = json.dumps(_cascade(trial).to_dict(), sort_keys=True)
                 yield from ({"cascade": cascade} | plain for plain in noted)  # earlier versions kept the cascade too
 
