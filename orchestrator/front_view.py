@@ -36,8 +36,14 @@ class FrontView:
 
     def remarks(self, candidate: Candidate) -> tuple[str, ...]:
         """What a reader should see beside a candidate: that it is the knee, that it has collapsed."""
-        knee = self.knee is not None and candidate.key == self.knee.key
-        return (*(("knee",) if knee else ()), *(("collapsed",) if self.is_collapsed(candidate) else ()))
+        return (
+            *(("knee",) if self.is_knee(candidate) else ()),
+            *(("collapsed",) if self.is_collapsed(candidate) else ()),
+        )
+
+    def is_knee(self, candidate: Candidate) -> bool:
+        """Whether it is the one to take when in doubt."""
+        return self.knee is not None and candidate.key == self.knee.key
 
     def is_collapsed(self, candidate: Candidate) -> bool:
         """Whether a network is nearer to guessing than to the teacher."""

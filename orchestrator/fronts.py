@@ -50,7 +50,7 @@ def front_rows(view: FrontView) -> list[dict[str, Any]]:
             "latency_ms": candidate.latency_ms,
             "fidelity": candidate.fidelity,
             "on_front": candidate.key in on_front,
-            "knee": view.knee is not None and candidate.key == view.knee.key,
+            "knee": view.is_knee(candidate),
             "meets_constraints": candidate.key not in view.breaking,
             "collapsed": view.is_collapsed(candidate),
         }
