@@ -1,6 +1,5 @@
 """What a search is, read from YAML or a preset and checked before anything runs."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orchestrator.addresses import without_credentials
 from orchestrator.bucket import check_address
-from orchestrator.constraints import METRICS, Bound, check_bounds
+from orchestrator.constraints import Bound, check_bounds
+from orchestrator.explanation import explain
 from orchestrator.overrides import set_value
 from orchestrator.pareto import OBJECTIVES
-from orchestrator.resources import Resources, TeacherResources
+from orchestrator.resources import Resources
 from orchestrator.rungs import EarlyStopping
 from orchestrator.samplers import DEFAULT_SAMPLER, check_sampler
 from orchestrator.yaml_text import read_yaml_file
@@ -23,7 +23,6 @@ from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
 from trainables.model_config import ModelConfig
-from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 
 # Ray Tune's schedulers, without dashes and underscores.
@@ -245,7 +244,7 @@ def parse_experiment(values: Mapping[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise InputError(_explain(error)) from error
+        raise InputError(explain(error, Experiment)) from error
 
 
 def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -276,73 +275,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first thing that is wrong, with its key."""
-    first, *others = error.errors()
-    or_list = ""
-    if "[" in str(first["loc"][-1]):  # a choice of words or a list; what is wrong within a list says more
-        first = next((other for other in others if other["loc"][:-2] == first["loc"][:-1]), first)
-        or_list = " or a list" if "[" in str(first["loc"][-1]) else ""
-    # The branches of a union (ranges or a name) are no keys of the user's.
-    branches = ("CascadeSpace", "str")
-    place = ".".join(str(part) for part in first["loc"] if part not in branches and "[" not in str(part))
-    own = first.get("ctx", {}).get("error")
-    if isinstance(own, InputError):
-        section, head = place.rpartition(".")[::2]
-        if str(own).startswith(f"{head}."):  # the section names itself
-            return f"{section}.{own}" if section else str(own)
-        return f"{place}.{own}" if head in ("teacher", "recipe") else f"{place}: {own}"
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        section, key = place.rpartition(".")[::2]
-        known = _KEYS.get(section, ())
-        close = difflib.get_close_matches(key, known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-        return f"unknown key {place!r}; {mend}"
-    kind = _wrong_kind(place, first["type"], first["input"])
-    if kind is not None:
-        return kind
-    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
-
-
-def _wrong_kind(place: str, kind: str, given: object) -> str | None:
-    """What is said where a section, a range or a list is none; `None` where that is not what is wrong."""
-    head, _, key = place.rpartition(".")
-    if head in _RANGES and kind == "missing":  # one of its ends
-        place, key, kind = head, head.rpartition(".")[2], "tuple_type"
-    if kind in ("dataclass_type", "model_type", "dict_type"):
-        keys = _KEYS.get(place)
-        if keys is not None and given is None:
-            return f"{place} is empty; give keys below it, such as {keys[0]}, or leave it out"
-        named = given if keys is not None and keys[0] == "name" and isinstance(given, str) else "…"
-        example = "" if keys is None else f", such as {key}: {{{keys[0]}: {named}}}"
-        return f"{place} is {given!r}, but must be keys and values{example}"
-    if place in _RANGES and kind in ("tuple_type", "too_long"):
-        return f"{place} is {given!r}, but must be a list of two, [lowest, highest]"
-    if kind == "tuple_type":
-        return f"{place} is {given!r}, but must be a list" + (f", such as [{given}]" if isinstance(given, str) else "")
-    return None
-
-
-_RANGES = tuple(
-    f"space.{name}"
-    for name in ("num_assistants", "student_macs_kept", "temperature", "distillation_weight", "learning_rate")
-)
-_KEYS: Mapping[str, tuple[str, ...]] = {
-    "": tuple(Experiment.model_fields),
-    "study": tuple(StudyStore.model_fields),
-    "stop": tuple(Stop.model_fields),
-    "resources": tuple(Resources.model_fields),
-    "resources.teacher": tuple(TeacherResources.model_fields),
-    "tracking": tuple(Tracking.model_fields),
-    "early_stopping": EarlyStopping.__slots__,
-    "model": ModelConfig.__slots__,
-    "data": DataConfig.__slots__,
-    **{f"constraints.{metric}": Bound.__slots__ for metric in METRICS},
-    "teacher": Recipe.__slots__,
-    "space": CascadeSpace.__slots__,
-    "cascade": CascadeDefaults.__slots__,
-    "cascade.recipe": Recipe.__slots__,
-    "cascade.pruning": Pruning.__slots__,
-}

@@ -1,0 +1,147 @@
+"""What pydantic says of wrong values, in one line: the first wrong key, the rule, the value and the mend.
+
+Keys, and which of them are ranges, are read from the models themselves, so that a new setting needs no line here.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from trainables.errors import InputError
+
+_ANY = "*"
+"""In place of a key that is the user's own to choose."""
+
+
+class _Places(NamedTuple):
+    """What stands where in a model and in its sections; places are dotted, the model itself is at ''.
+
+    Attributes:
+        keys: of each section.
+        ranges: places of two ends.
+    """
+
+    keys: Mapping[str, tuple[str, ...]]
+    ranges: frozenset[str]
+
+    def keys_at(self, place: str) -> tuple[str, ...] | None:
+        """Keys of a section; `None` where there is none."""
+        section = place.rpartition(".")[0]
+        return self.keys.get(place, self.keys.get(f"{section}.{_ANY}"))
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for the first thing that is wrong in values of this model, with its key."""
+    places = _places(model)
+    first, *others = error.errors()
+    or_list = ""
+    if "[" in str(first["loc"][-1]):  # a choice of words or a list; what is wrong within a list says more
+        first = next((other for other in others if other["loc"][:-2] == first["loc"][:-1]), first)
+        or_list = " or a list" if "[" in str(first["loc"][-1]) else ""
+    place = _place(model, first["loc"])
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, InputError):
+        return _named(own, place)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        section, key = place.rpartition(".")[::2]
+        known = places.keys_at(section) or ()
+        close = difflib.get_close_matches(key, known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        return f"unknown key {place!r}; {mend}"
+    kind = _wrong_kind(places, place, first["type"], first["input"])
+    if kind is not None:
+        return kind
+    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
+
+
+def _named(own: InputError, place: str) -> str:
+    """An error of a section's own, with the section's name, if it does not name itself."""
+    section, head = place.rpartition(".")[::2]
+    if str(own).startswith(f"{head}."):
+        return f"{section}.{own}" if section else str(own)
+    return f"{place}.{own}" if head in ("teacher", "recipe") else f"{place}: {own}"
+
+
+def _wrong_kind(places: _Places, place: str, kind: str, given: object) -> str | None:
+    """What is said where a section, a range or a list is none; `None` where that is not what is wrong."""
+    head, _, key = place.rpartition(".")
+    if head in places.ranges and kind == "missing":  # one of its ends
+        place, key, kind = head, head.rpartition(".")[2], "tuple_type"
+    if kind in ("dataclass_type", "model_type", "dict_type"):
+        keys = places.keys_at(place)
+        if keys is not None and given is None:
+            return f"{place} is empty; give keys below it, such as {keys[0]}, or leave it out"
+        named = given if keys is not None and keys[0] == "name" and isinstance(given, str) else "…"
+        example = "" if keys is None else f", such as {key}: {{{keys[0]}: {named}}}"
+        return f"{place} is {given!r}, but must be keys and values{example}"
+    if place in places.ranges and kind in ("tuple_type", "too_long"):
+        return f"{place} is {given!r}, but must be a list of two, [lowest, highest]"
+    if kind == "tuple_type":
+        return f"{place} is {given!r}, but must be a list" + (f", such as [{given}]" if isinstance(given, str) else "")
+    return None
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """The key that a location is about: branches of a union (ranges or a name) are no keys of the user's."""
+    branches = _branches(model)
+    return ".".join(str(part) for part in location if part not in branches and "[" not in str(part))
+
+
+@cache
+def _branches(model: type[BaseModel]) -> frozenset[str]:
+    """Names under which pydantic reports the members of unions."""
+    return frozenset(
+        member.__name__
+        for _, kind in _walk("", model)
+        if len(members := _members(kind)) > 1
+        for member in members
+        if isinstance(member, type)
+    )
+
+
+@cache
+def _places(model: type[BaseModel]) -> _Places:
+    keys: dict[str, tuple[str, ...]] = {}
+    ranges = set()
+    for place, kind in _walk("", model):
+        for member in _members(kind):
+            fields = _fields(member)
+            if fields:
+                keys[place] = tuple(fields)
+            if get_origin(member) is tuple and get_args(member) in ((int, int), (float, float)):
+                ranges.add(place)
+    return _Places(keys, frozenset(ranges))
+
+
+def _walk(place: str, kind: Any) -> Iterator[tuple[str, Any]]:
+    """All places below one, itself first, and the annotations there."""
+    yield place, kind
+    for member in _members(kind):
+        inner = dict(_fields(member))
+        if get_origin(member) is dict:
+            inner[_ANY] = get_args(member)[1]
+        for name, annotation in inner.items():
+            yield from _walk(f"{place}.{name}" if place else name, annotation)
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """What an annotation allows: itself, or the members of a union."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _members(get_args(kind)[0])
+    return get_args(kind) if origin in (Union, UnionType) else (kind,)
+
+
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """Fields of a section and their annotations; none where it is no section."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {}
