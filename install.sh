@@ -17,8 +17,12 @@ command -v "$python" >/dev/null 2>&1 || stop "$python is not there; install Pyth
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || stop "$venv cannot be made"
 echo "installing into $venv; the first time this takes some minutes and 7 GB"
-# Not compiled: Python compiles what it imports, and of 7 GB that is a small part.
+# Not compiled: Python compiles what it imports, and keeps it, and of 7 GB that is a small part.
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,export]' 2>"$venv/install.log" || {
     stop "installing failed; is the package index to be reached? the whole log is in $venv/install.log"
 }
+# Where it may not keep it, as in many containers, each process would compile torch, Ray and MLflow anew, for seconds.
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] ||
+    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$venv/install.log" 2>&1 ||
+    true # some packages hold templates that are no Python
 touch "$venv/.ready"
