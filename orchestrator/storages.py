@@ -85,7 +85,8 @@ def open_storage(place: Place) -> BaseStorage:
     except Exception as error:  # SQLAlchemy's, the database driver's, or one for a missing driver
         reason = without_credentials(first_line(error), place)
         raise InputError(
-            f"the study's storage at {shown(place)} cannot be opened: {reason}; mend the address, or leave it out"
+            f"the study's storage at {shown(place)} cannot be opened: {reason}; correct the address (study.url or "
+            "study.warm_start), or leave it out"
         ) from error
 
 
