@@ -209,7 +209,7 @@ class JointStep:
         """What the larger network says, which is not run where nothing is learnt from it."""
         if not self._config.asks_larger:
             return [None] * len(parts)
-        with autocast(self._config.recipe, parts[0].images.device):
+        with autocast(self._config.recipe, self._larger, parts[0].images.device):
             return [self._answer(self._larger, self._larger, part) for part in parts]
 
     def _gradients(self, level: Level, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
@@ -253,9 +253,10 @@ class JointStep:
         return total, found
 
     def _level_answer(self, level: Level, part: Part) -> Answer:
-        forward = self._forwards.get(level.number, level.network)
-        with autocast(self._config.recipe, part.images.device), whole_batch(self._ranks, part.num_together):
-            return self._answer(level.network, forward, part)
+        network = level.network
+        forward = self._forwards.get(level.number, network)
+        with autocast(self._config.recipe, network, part.images.device), whole_batch(self._ranks, part.num_together):
+            return self._answer(network, forward, part)
 
     def _answer(self, network: nn.Module, forward: Forward, part: Part) -> Answer:
         with attention_maps(network, self._boundaries) as maps:

@@ -172,7 +172,7 @@ class TeacherStage:
         self._optimizer.zero_grad()
         total = torch.zeros((), device=images.device)
         for part in micro_batches(images, labels, self._recipe.accumulate, self._ranks):
-            with autocast(self._recipe, images.device), whole_batch(self._ranks, part.num_together):
+            with autocast(self._recipe, self.network, images.device), whole_batch(self._ranks, part.num_together):
                 logits = self._forward(part.images)
             loss = self._objective.of_labels(logits.float(), part.labels) * part.share
             loss.backward()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def precision_of(layer: nn.Conv2d, image_channels: int) -> torch.dtype:
-    with autocast(BF16, CPU):
+    with autocast(BF16, layer, CPU):
         answer: torch.Tensor = layer(torch.ones(2, image_channels, 4, 4))
     return answer.dtype
 
@@ -46,7 +46,7 @@ def test_a_convolution_of_single_pixels_says_what_torch_says(
     layer = nn.Conv2d(5, 7, 1, stride=stride, bias=bias)
     images = torch.randn(3, 5, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
     answers, gradients = [], []
-    for context in (autocast(BF16, CPU), torch.autocast("cpu", dtype=torch.bfloat16)):
+    for context in (autocast(BF16, layer, CPU), torch.autocast("cpu", dtype=torch.bfloat16)):
         with context:
             answer = layer(images)
         assert answer.dtype == torch.bfloat16
@@ -79,7 +79,7 @@ def test_what_is_computed_as_a_product(
     as_product: bool,  # noqa: FBT001
 ) -> None:
     images = torch.ones(2, 4, size, size).contiguous(memory_format=layout)
-    with autocast(BF16, CPU), torch.profiler.profile() as seen:
+    with autocast(BF16, layer, CPU), torch.profiler.profile() as seen:
         answer = layer(images)
     assert ("aten::linear" in {event.name for event in seen.events()}) == as_product
     assert answer.shape == layer(images).shape
@@ -89,30 +89,32 @@ def test_strides_of_one_number_are_taken_as_torch_takes_them() -> None:
     images = torch.ones(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
     for kernel in (1, 3):
         layer = nn.Conv2d(4, 5, kernel, stride=(2,))  # type: ignore[arg-type]
-        with autocast(BF16, CPU):
+        with autocast(BF16, layer, CPU):
             assert layer(images).shape == layer(images.double().float()).shape
 
 
 def test_images_of_one_channel_whose_channels_come_first_stay_so() -> None:
     layer = nn.Conv2d(1, 5, 1)
-    with autocast(BF16, CPU):
+    with autocast(BF16, layer, CPU):
         assert layer(torch.ones(2, 1, 4, 4)).view(2, -1).shape == (2, 80)
 
 
 def test_one_image_alone_stays_in_float32_behind_a_depthwise_convolution() -> None:
-    with autocast(BF16, CPU):
-        assert nn.Conv2d(4, 4, 3, groups=4)(torch.ones(4, 8, 8)).dtype == torch.float32
+    layer = nn.Conv2d(4, 4, 3, groups=4)
+    with autocast(BF16, layer, CPU):
+        assert layer(torch.ones(4, 8, 8)).dtype == torch.float32
 
 
 def test_wrong_channels_are_refused_in_the_words_of_torch() -> None:
     images = torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    with autocast(BF16, CPU), pytest.raises(RuntimeError, match=r"expected input.* to have 4 channels"):
-        nn.Conv2d(4, 5, 1)(images)
+    layer = nn.Conv2d(4, 5, 1)
+    with autocast(BF16, layer, CPU), pytest.raises(RuntimeError, match=r"expected input.* to have 4 channels"):
+        layer(images)
 
 
 def test_fp32_changes_nothing() -> None:
     layer, images = nn.Conv2d(3, 4, 1), torch.ones(2, 3, 4, 4)
-    with autocast(Recipe(precision="fp32"), CPU):
+    with autocast(Recipe(precision="fp32"), layer, CPU):
         answer = layer(images)
     assert torch.equal(answer, layer(images))
 
@@ -129,7 +131,7 @@ def test_gradients_of_bf16_are_near_those_of_fp32(runs: Callable[[nn.Module], nn
     for recipe in (Recipe(precision="fp32"), BF16):
         images = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
         images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
-        with autocast(recipe, CPU):
+        with autocast(recipe, network, CPU):
             answer = runs(network)(images)
         network.zero_grad()
         answer.float().square().sum().backward()

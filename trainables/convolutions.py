@@ -1,0 +1,137 @@
+"""Convolutions on a processor, some of which its library gets wrong, and some of which it is slow at.
+
+Wrong: oneDNN 3.13 (of torch 2.13) writes past its own memory in the gradient of a weight of single pixels, with a
+stride, over images whose channels lie last and are fewer than its block of them, 8 with AVX2 and 16 with AVX-512
+(https://github.com/uxlfoundation/oneDNN/issues/6035). With one thread the process crashes sooner or later; with several
+the gradient is wrong. Shortcuts of pruned ResNets are such layers. Without a stride it is right, and the pixels that a
+stride leaves out can be left out before.
+
+Slow: the gradient of a depthwise convolution's images, in bfloat16 and with a stride, takes two hundred times as long
+as in float32 (oneDNN has no kernel for it), and four such layers most of a step of MobileNetV2. Depthwise convolutions
+multiply little, so that all of them stay in float32. A convolution of single pixels is a product of matrices, images'
+pixels times channels, which in bfloat16 takes 0.5 to 0.95 of the time of the convolution, forward and backward, where
+images are small. In float32 torch multiplies by another library, which takes twice as long on some processors.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from trainables.recipe import Precision
+
+# Channels of an image from which on no processor's gradient is wrong.
+_BLOCK = 16
+# Of an image, before a stride; with more, the convolution is as fast or faster (64 images, 8 to 1600 channels).
+_MOST_PIXELS, _MOST_PIXELS_STRIDED = 16 * 16, 8 * 8
+
+
+def as_a_processor_can(network: nn.Module, precision: Precision) -> AbstractContextManager[object]:
+    """Within it a network's convolutions are computed as a processor computes them right, and fast.
+
+    Where nothing of it is wrong or slow, calls are left alone: each that is looked at takes some microseconds.
+
+    Args:
+        network: as wide as it is now.
+        precision: that layers compute in.
+    """
+    if precision == "bf16" or any(_may_be_wrong(layer) for layer in network.modules()):
+        return _Convolutions(precision)
+    return nullcontext()
+
+
+def _may_be_wrong(layer: nn.Module) -> bool:
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.weight.shape[1] < _BLOCK
+    )
+
+
+class _Convolutions(TorchFunctionMode):
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self._convolve = _in_bfloat16 if precision == "bf16" else _rightly
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - torch's signature
+        if func is F.conv2d:
+            return self._convolve(_Convolution(*args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+class _Convolution(NamedTuple):
+    """What `torch.nn.functional.conv2d` is given, in its order and by its names."""
+
+    input: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    stride: int | Sequence[int] = 1
+    padding: str | int | Sequence[int] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Of rows and columns."""
+        return (self.stride, self.stride) if isinstance(self.stride, int) else (self.stride[0], self.stride[-1])
+
+    @property
+    def is_of_single_pixels(self) -> bool:
+        return self.weight.shape[2:] == (1, 1) and self.padding in (0, (0, 0), "valid")
+
+    @property
+    def pixels_read(self) -> torch.Tensor:
+        """The images without the pixels that the stride of one of single pixels leaves out, lying as they do."""
+        rows, columns = self.strides
+        layout = torch.channels_last if _lies_channels_last(self.input) else torch.contiguous_format
+        return self.input[..., ::rows, ::columns].contiguous(memory_format=layout)
+
+
+def _rightly(convolution: _Convolution) -> torch.Tensor:
+    if convolution.is_of_single_pixels and convolution.strides != (1, 1) and convolution.weight.shape[1] < _BLOCK:
+        convolution = convolution._replace(input=convolution.pixels_read, stride=1)
+    return F.conv2d(*convolution)  # type: ignore[arg-type]
+
+
+def _in_bfloat16(convolution: _Convolution) -> torch.Tensor:
+    images, weight = convolution.input, convolution.weight
+    if weight.shape[1] == 1 < images.shape[-3]:
+        with torch.autocast("cpu", enabled=False):
+            return _rightly(convolution._replace(input=images.to(weight.dtype)))
+    return _as_product(convolution) if _is_product(convolution) else _rightly(convolution)
+
+
+def _is_product(convolution: _Convolution) -> bool:
+    """Whether a convolution is a product of matrices, and faster so."""
+    images, weight = convolution.input, convolution.weight
+    if not convolution.is_of_single_pixels or convolution.groups > 1:
+        return False
+    most_pixels = _MOST_PIXELS if convolution.strides == (1, 1) else _MOST_PIXELS_STRIDED
+    return (
+        _lies_channels_last(images) and images.shape[2:].numel() <= most_pixels and images.shape[1] == weight.shape[1]
+    )
+
+
+def _as_product(convolution: _Convolution) -> torch.Tensor:
+    pixels_NHWC = convolution.pixels_read.permute(0, 2, 3, 1)
+    return F.linear(pixels_NHWC, convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
+
+
+def _lies_channels_last(images: torch.Tensor) -> bool:
+    """Whether a convolution of them would lie so; images of one channel, which lie both ways, stay as they are."""
+    return (
+        images.ndim == 4
+        and images.is_contiguous(memory_format=torch.channels_last)
+        and (images.shape[2:] == (1, 1) or not images.is_contiguous())
+    )
