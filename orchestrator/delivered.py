@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.formats import CARD_FILE, CARD_FORMAT, CARD_VERSION, FILES, Format
+from orchestrator.formats import CARD_FILE, CARD_FORMAT, CARD_VERSION, FILES, README_FILE, Format
 from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 
@@ -23,11 +23,13 @@ class Delivered:
         name: of the network, such as `digits-search 3:2`.
         formats: those whose files are whole.
         unread: those that were compared with the card alone, since they need a function of the user's own.
+        unlisted: what else lies in the folder; nothing is known of it.
     """
 
     name: str
     formats: tuple[Format, ...]
     unread: tuple[Format, ...]
+    unlisted: tuple[str, ...]
 
 
 def check_export(folder: Path) -> Delivered:
@@ -61,7 +63,8 @@ def check_export(folder: Path) -> Delivered:
         counted = None if format in unread else _read(folder, format)
         if counted is not None and counted != macs.get(format):
             raise InputError(f"{folder / FILES[format][-1]} has {counted:,} MACs, but the card says {macs.get(format)}")
-    return Delivered(name=name, formats=formats, unread=unread)
+    unlisted = {path.name for path in folder.iterdir()} - {*listed, CARD_FILE, README_FILE}
+    return Delivered(name=name, formats=formats, unread=unread, unlisted=tuple(sorted(unlisted)))
 
 
 def _read_card(path: Path) -> Mapping[str, Any]:

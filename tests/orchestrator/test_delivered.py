@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from orchestrator.delivered import check_export
+from orchestrator.export_command import print_check
 from trainables.checkpoint import InputSpec, save_network
 from trainables.cost import count_macs
 from trainables.deployment import trace
@@ -60,9 +61,17 @@ def change_card(folder: Path, change: Callable[[Any], object]) -> None:
 
 
 def test_an_export_is_what_it_says(folder: Path) -> None:
-    (folder / "notes.txt").write_text("mine")
+    (folder / "README.md").write_text("The card for people.")
     found = check_export(folder)
-    assert (found.name, found.formats, found.unread) == ("s 3:1", ("native", "pt2"), ())
+    assert (found.name, found.formats, found.unread, found.unlisted) == ("s 3:1", ("native", "pt2"), (), ())
+
+
+def test_what_else_lies_in_an_export_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run.sh").write_text("curl")
+    (folder / "model.pkl").mkdir()
+    assert check_export(folder).unlisted == ("model.pkl", "run.sh")
+    print_check(folder, format="text")
+    assert "note: not on the card, and not looked at: model.pkl, run.sh\n" in capsys.readouterr().out
 
 
 def test_a_network_of_a_users_own_is_compared_and_not_built(folder: Path) -> None:
