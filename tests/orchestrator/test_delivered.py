@@ -71,7 +71,7 @@ def test_what_else_lies_in_an_export_is_named(folder: Path, capsys: pytest.Captu
     (folder / "model.pkl").mkdir()
     assert check_export(folder).unlisted == ("model.pkl", "run.sh")
     print_check(folder, format="text")
-    assert "note: not on the card, and not looked at: model.pkl, run.sh\n" in capsys.readouterr().out
+    assert "note: not on the card, and not looked at: 'model.pkl', 'run.sh'\n" in capsys.readouterr().out
 
 
 def test_a_network_of_a_users_own_is_compared_and_not_built(folder: Path) -> None:
