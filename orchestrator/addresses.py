@@ -1,5 +1,6 @@
-"""Addresses of tracking servers and databases: the default one, and how one is shown."""
+"""Addresses of tracking servers and databases: which one is used, and how one is shown."""
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -11,6 +12,11 @@ _SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 def database_uri(storage: Path) -> str:
     """Address of the tracking database in a folder of searches."""
     return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def tracking_uri(said: str | None, storage: Path) -> str:
+    """Where searches of a storage folder are tracked: as one says itself, or the environment, else in the folder."""
+    return said or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(storage)
 
 
 def without_credentials(text: str, uri: str) -> str:

@@ -1,13 +1,12 @@
 """Send what a search or a study has left in its spool, without running it."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.addresses import database_uri
+from orchestrator.addresses import database_uri, tracking_uri
 from orchestrator.config import Tracking
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import locked, study_id
@@ -59,8 +58,8 @@ class _Source:
 
     @property
     def uri(self) -> str:
-        """Where it is tracked: as it says itself, or the environment, else in its storage folder."""
-        return self.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.folder.storage)
+        """Where it is tracked."""
+        return tracking_uri(self.tracking.uri, self.folder.storage)
 
     def store(self, uri: str | None = None) -> MlflowStore:
         """Where its records go, if not to this address; nothing is connected yet."""

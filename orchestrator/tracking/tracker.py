@@ -1,14 +1,13 @@
 """The driver's side of tracking: what happens in a search, as records in its spool."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.addresses import database_uri, without_credentials
+from orchestrator.addresses import tracking_uri, without_credentials
 from orchestrator.archive import Candidate
 from orchestrator.front_view import FrontView
 from orchestrator.plots import readable
@@ -66,7 +65,7 @@ class Tracker:
             warn: takes a line for people when tracking does not work; called from a thread of its own.
         """
         self._storage = storage.resolve()
-        self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self._storage)
+        self._uri = tracking_uri(uri, self._storage)
         self._experiment = experiment
         self._models = models
         self._sync = sync
