@@ -47,8 +47,8 @@ def as_a_processor_can(network: nn.Module, precision: Precision) -> AbstractCont
 def _may_be_wrong(layer: nn.Module) -> bool:
     return (
         isinstance(layer, nn.Conv2d)
-        and layer.kernel_size == (1, 1)
-        and layer.stride != (1, 1)
+        and layer.weight.shape[2:] == (1, 1)
+        and max(layer.stride) > 1
         and layer.weight.shape[1] < _BLOCK
     )
 
@@ -88,7 +88,8 @@ class _Convolution(NamedTuple):
 
     @property
     def is_of_single_pixels(self) -> bool:
-        return self.weight.shape[2:] == (1, 1) and self.padding in (0, (0, 0), "valid")
+        unpadded = self.padding in (0, "valid") or not (isinstance(self.padding, str | int) or any(self.padding))
+        return unpadded and self.weight.shape[2:] == (1, 1)
 
     @property
     def pixels_read(self) -> torch.Tensor:
