@@ -23,6 +23,6 @@ echo "installing into $venv; the first time this takes some minutes and 7 GB"
 }
 # Where it may not keep it, as in many containers, each process would compile torch, Ray and MLflow anew, for seconds.
 [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] ||
-    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$venv/install.log" 2>&1 ||
+    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$venv/install.log" 2>&1 ||
     true # some packages hold templates that are no Python
 touch "$venv/.ready"

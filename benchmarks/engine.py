@@ -24,6 +24,7 @@ from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.optimizers import make_optimizer
 from trainables.plan import StagePlan
+from trainables.precision import autocast
 from trainables.pruning_config import Pruning
 from trainables.recipe import Execution, Precision, Recipe
 from trainables.saliency import GateLayer, gate_gradient
@@ -156,7 +157,8 @@ def masked_step(teacher: nn.Module, stage: CascadeStage, config: CascadeConfig) 
         with torch.no_grad():
             larger = teacher(images)
         for network in networks:
-            logits = network(images)
+            with autocast(config.recipe, network, images.device):
+                logits = network(images)
             _loss(logits, larger, labels, config).backward()  # type: ignore[no-untyped-call]
             larger = logits.detach()
         optimizer.step()
@@ -188,7 +190,8 @@ def separate_step(teacher: nn.Module, stage: CascadeStage, config: CascadeConfig
             larger = teacher(images)
         for network, optimizer in zip(networks, optimizers, strict=True):
             optimizer.zero_grad()
-            logits = network(images)
+            with autocast(config.recipe, network, images.device):
+                logits = network(images)
             _loss(logits, larger, labels, config).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             larger = logits.detach()

@@ -1,7 +1,7 @@
 """What a cascade costs beyond its networks: sharing, levels, precision, dead weights, pruning, set-up, images.
 
-Ratios within one process, arms in turn, medians; memory in a process of its own. Images are noise, as speed does not
-know the difference.
+Ratios within one process, arms in turn, medians; rows of levels and of memory in processes of their own. Images are
+noise, as speed does not know the difference.
 """
 
 import ctypes
@@ -148,7 +148,7 @@ def _tensors(stage: CascadeStage) -> float:
 
 
 def _alone(measure: Callable[[], Iterator[Row]]) -> list[Row]:
-    """Rows of a process that has done nothing else, which would still hold memory of it."""
+    """Rows of a process that has done nothing else, as one of a trial; it would still hold memory and kernels of it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         return fresh.submit(_rows, measure).result()
 

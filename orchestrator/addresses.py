@@ -14,9 +14,9 @@ def database_uri(storage: Path) -> str:
     return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
-def tracking_uri(said: str | None, storage: Path) -> str:
-    """Where searches of a storage folder are tracked: as one says itself, or the environment, else in the folder."""
-    return said or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(storage)
+def tracking_uri(given: str | None, storage: Path) -> str:
+    """Where a search is tracked: its own address, else `MLFLOW_TRACKING_URI`, else a database in the storage folder."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(storage)
 
 
 def without_credentials(text: str, uri: str) -> str:

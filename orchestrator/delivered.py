@@ -23,7 +23,7 @@ class Delivered:
         name: of the network, such as `digits-search 3:2`.
         formats: those whose files are whole.
         unread: those that were compared with the card alone, since they need a function of the user's own.
-        unlisted: what else lies in the folder; nothing is known of it.
+        unlisted: what else lies in the folder but the card for people, `README.md`; nothing is known of it.
     """
 
     name: str

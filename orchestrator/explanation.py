@@ -1,13 +1,13 @@
 """What pydantic says of wrong values, in one line: the first wrong key, the rule, the value and the mend.
 
-Keys, and which of them are ranges, are read from the models themselves, so that a new setting needs no line here.
+Keys, and which of them are ranges, are read from the models themselves.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
@@ -24,15 +24,25 @@ class _Places(NamedTuple):
     Attributes:
         keys: of each section.
         ranges: places of two ends.
+        branches: names of the kinds that a place has a choice of, under which pydantic reports what is wrong with each.
     """
 
     keys: Mapping[str, tuple[str, ...]]
     ranges: frozenset[str]
+    branches: Mapping[str, frozenset[str]]
 
     def keys_at(self, place: str) -> tuple[str, ...] | None:
         """Keys of a section; `None` where there is none."""
         section = place.rpartition(".")[0]
         return self.keys.get(place, self.keys.get(f"{section}.{_ANY}"))
+
+    def named(self, location: tuple[int | str, ...]) -> str:
+        """The place that one of pydantic's locations is about; branches are no keys of the user's."""
+        place = ""
+        for part in map(str, location):
+            if "[" not in part and part not in self.branches.get(place, ()):
+                place = f"{place}.{part}" if place else part
+        return place
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -43,7 +53,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if "[" in str(first["loc"][-1]):  # a choice of words or a list; what is wrong within a list says more
         first = next((other for other in others if other["loc"][:-2] == first["loc"][:-1]), first)
         or_list = " or a list" if "[" in str(first["loc"][-1]) else ""
-    place = _place(model, first["loc"])
+    place = places.named(first["loc"])
     own = first.get("ctx", {}).get("error")
     if isinstance(own, InputError):
         return _named(own, place)
@@ -86,36 +96,22 @@ def _wrong_kind(places: _Places, place: str, kind: str, given: object) -> str | 
     return None
 
 
-def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """The key that a location is about: branches of a union (ranges or a name) are no keys of the user's."""
-    branches = _branches(model)
-    return ".".join(str(part) for part in location if part not in branches and "[" not in str(part))
-
-
-@cache
-def _branches(model: type[BaseModel]) -> frozenset[str]:
-    """Names under which pydantic reports the members of unions."""
-    return frozenset(
-        member.__name__
-        for _, kind in _walk("", model)
-        if len(members := _members(kind)) > 1
-        for member in members
-        if isinstance(member, type)
-    )
-
-
 @cache
 def _places(model: type[BaseModel]) -> _Places:
     keys: dict[str, tuple[str, ...]] = {}
+    branches: dict[str, frozenset[str]] = {}
     ranges = set()
     for place, kind in _walk("", model):
-        for member in _members(kind):
+        members = _members(kind)
+        if len(members) > 1:
+            branches[place] = frozenset(member.__name__ for member in members if isinstance(member, type))
+        for member in members:
             fields = _fields(member)
             if fields:
                 keys[place] = tuple(fields)
             if get_origin(member) is tuple and get_args(member) in ((int, int), (float, float)):
                 ranges.add(place)
-    return _Places(keys, frozenset(ranges))
+    return _Places(keys, frozenset(ranges), branches)
 
 
 def _walk(place: str, kind: Any) -> Iterator[tuple[str, Any]]:
@@ -130,11 +126,12 @@ def _walk(place: str, kind: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """What an annotation allows: itself, or the members of a union."""
+    """What an annotation allows beside `None`: itself, or the members of a union."""
     origin = get_origin(kind)
     if origin is Annotated:
         return _members(get_args(kind)[0])
-    return get_args(kind) if origin in (Union, UnionType) else (kind,)
+    members = get_args(kind) if origin in (Union, UnionType) else (kind,)
+    return tuple(member for member in members if member is not NoneType)
 
 
 def _fields(kind: Any) -> Mapping[str, Any]:

@@ -148,7 +148,7 @@ def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
 
     found = check_export(folder)
     if format == "json":
-        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
         return
     console = Console()
     said = (

@@ -264,8 +264,8 @@ def _verification(card: Card) -> str:
     ]
     header = ("file", "largest difference", "same class", f"test {card.metric}", "MACs", "parameters")
     calibrated = (
-        f" `{INT8_FILE}` has weights and activations in eight bits, their ranges from {card.num_calibration_images} "
-        "training images."
+        f" `{INT8_FILE}` has weights in seven bits and activations in eight, their ranges from "
+        f"{card.num_calibration_images} training images."
         if INT8_FILE in card.files
         else ""
     )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainables.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
-from trainables.convolutions import as_a_processor_can
+from trainables.convolutions import cpu_convolutions
 from trainables.cost import count_macs, count_params, size_model
 from trainables.dependencies import find_groups
 from trainables.errors import InputError, first_line
@@ -232,7 +232,7 @@ def _silent_groups(network: nn.Module, channel_map: ChannelMap, images_NCHW: tor
             layer.train()
     meter = SaliencyMeter(gate_gradient, channel_map)
     meter.reset(network, channel_map.everything())
-    with as_a_processor_can(network, "fp32"):
+    with cpu_convolutions(network, "fp32", images_NCHW.device):
         logits_NK = network(images_NCHW)
     loss = F.cross_entropy(logits_NK, torch.arange(len(logits_NK)) % logits_NK.shape[1])
     if not bool(torch.isfinite(loss)):

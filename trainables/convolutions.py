@@ -1,10 +1,10 @@
 """Convolutions on a processor, some of which its library gets wrong, and some of which it is slow at.
 
-Wrong: oneDNN 3.13 (of torch 2.13) writes past its own memory in the gradient of a weight of single pixels, with a
-stride, over images whose channels lie last and are fewer than its block of them, 8 with AVX2 and 16 with AVX-512
-(https://github.com/uxlfoundation/oneDNN/issues/6035). With one thread the process crashes sooner or later; with several
-the gradient is wrong. Shortcuts of pruned ResNets are such layers. Without a stride it is right, and the pixels that a
-stride leaves out can be left out before.
+Wrong: oneDNN 3.13.3, of torch 2.15, writes past its own memory in the gradient of a weight of single pixels, with a
+stride, over images whose channels lie last and are fewer than its block of them
+(https://github.com/uxlfoundation/oneDNN/issues/6035). It was seen with AVX2, whose block is of 8: with one thread the
+process crashes sooner or later, with several the gradient is wrong. Shortcuts of pruned ResNets are such layers.
+Without a stride it is right, and the pixels that a stride leaves out can be left out before.
 
 Slow: the gradient of a depthwise convolution's images, in bfloat16 and with a stride, takes two hundred times as long
 as in float32 (oneDNN has no kernel for it), and four such layers most of a step of MobileNetV2. Depthwise convolutions
@@ -24,22 +24,24 @@ from torch.overrides import TorchFunctionMode
 
 from trainables.recipe import Precision
 
-# Channels of an image from which on no processor's gradient is wrong.
+# Channels of an image: the larger block, that of AVX-512, as a precaution.
 _BLOCK = 16
 # Of an image, before a stride; with more, the convolution is as fast or faster (64 images, 8 to 1600 channels).
 _MOST_PIXELS, _MOST_PIXELS_STRIDED = 16 * 16, 8 * 8
 
 
-def as_a_processor_can(network: nn.Module, precision: Precision) -> AbstractContextManager[object]:
+def cpu_convolutions(network: nn.Module, precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Within it a network's convolutions are computed as a processor computes them right, and fast.
 
-    Where nothing of it is wrong or slow, calls are left alone: each that is looked at takes some microseconds.
+    Where nothing of it is wrong or slow, and on a card, calls are left alone: each that is looked at takes some
+    microseconds.
 
     Args:
         network: as wide as it is now.
         precision: that layers compute in.
+        device: of network and images.
     """
-    if precision == "bf16" or any(_may_be_wrong(layer) for layer in network.modules()):
+    if device.type == "cpu" and (precision == "bf16" or any(map(_may_be_wrong, network.modules()))):
         return _Convolutions(precision)
     return nullcontext()
 
@@ -47,8 +49,8 @@ def as_a_processor_can(network: nn.Module, precision: Precision) -> AbstractCont
 def _may_be_wrong(layer: nn.Module) -> bool:
     return (
         isinstance(layer, nn.Conv2d)
-        and layer.weight.shape[2:] == (1, 1)
         and max(layer.stride) > 1
+        and layer.weight.shape[2:] == (1, 1)
         and layer.weight.shape[1] < _BLOCK
     )
 
@@ -56,7 +58,7 @@ def _may_be_wrong(layer: nn.Module) -> bool:
 class _Convolutions(TorchFunctionMode):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
-        self._convolve = _in_bfloat16 if precision == "bf16" else _rightly
+        self._convolve = _in_bfloat16 if precision == "bf16" else _stride_first
 
     def __torch_function__(
         self,
@@ -99,7 +101,8 @@ class _Convolution(NamedTuple):
         return self.input[..., ::rows, ::columns].contiguous(memory_format=layout)
 
 
-def _rightly(convolution: _Convolution) -> torch.Tensor:
+def _stride_first(convolution: _Convolution) -> torch.Tensor:
+    """A convolution; a narrow one of single pixels after its stride, so that its gradient is right."""
     if convolution.is_of_single_pixels and convolution.strides != (1, 1) and convolution.weight.shape[1] < _BLOCK:
         convolution = convolution._replace(input=convolution.pixels_read, stride=1)
     return F.conv2d(*convolution)  # type: ignore[arg-type]
@@ -109,8 +112,8 @@ def _in_bfloat16(convolution: _Convolution) -> torch.Tensor:
     images, weight = convolution.input, convolution.weight
     if weight.shape[1] == 1 < images.shape[-3]:
         with torch.autocast("cpu", enabled=False):
-            return _rightly(convolution._replace(input=images.to(weight.dtype)))
-    return _as_product(convolution) if _is_product(convolution) else _rightly(convolution)
+            return _stride_first(convolution._replace(input=images.to(weight.dtype)))
+    return _as_product(convolution) if _is_product(convolution) else _stride_first(convolution)
 
 
 def _is_product(convolution: _Convolution) -> bool:

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from trainables.convolutions import as_a_processor_can
+from trainables.convolutions import cpu_convolutions
 from trainables.recipe import Recipe
 
 
@@ -16,9 +16,9 @@ def autocast(recipe: Recipe, network: nn.Module, device: torch.device) -> Iterat
 
     On a processor some convolutions are computed in another way, or stay in float32: see `convolutions`.
     """
-    in_bf16, on_cpu = recipe.precision == "bf16", device.type == "cpu"
+    in_bf16 = recipe.precision == "bf16"
     with (
         torch.autocast(device.type, dtype=torch.bfloat16) if in_bf16 else nullcontext(),
-        as_a_processor_can(network, recipe.precision) if on_cpu else nullcontext(),
+        cpu_convolutions(network, recipe.precision, device),
     ):
         yield

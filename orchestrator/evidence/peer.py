@@ -11,7 +11,7 @@ from torch import nn
 
 from orchestrator.evidence.settings import Arm
 from trainables.config import CascadeConfig
-from trainables.convolutions import as_a_processor_can
+from trainables.convolutions import cpu_convolutions
 from trainables.cost import count_macs
 from trainables.data import DataSplits
 from trainables.errors import StageFailure
@@ -103,7 +103,7 @@ def _leave_gradients(network: nn.Module, config: CascadeConfig, data: DataSplits
     objective = Objective.of(config.recipe, data)
     network.zero_grad()
     for images, labels in itertools.islice(epoch_batches(data, config.recipe, "none", seed), BATCHES):
-        with as_a_processor_can(network, "fp32"):
+        with cpu_convolutions(network, "fp32", images.device):
             logits = network(images)
         objective.of_labels(logits, labels).backward()  # type: ignore[no-untyped-call]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,11 @@ def test_what_else_lies_in_an_export_is_named(folder: Path, capsys: pytest.Captu
     assert check_export(folder).unlisted == ("model.pkl", "run.sh")
     print_check(folder, format="text")
     assert "note: not on the card, and not looked at: 'model.pkl', 'run.sh'\n" in capsys.readouterr().out
+    (folder / os.fsdecode(b"a\xff")).touch()
+    print_check(folder, format="json")
+    told = capsys.readouterr().out
+    assert told.isascii()
+    assert len(json.loads(told)["unlisted"]) == 3
 
 
 def test_a_network_of_a_users_own_is_compared_and_not_built(folder: Path) -> None:

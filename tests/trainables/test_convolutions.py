@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from trainables.convolutions import as_a_processor_can
+from trainables.convolutions import cpu_convolutions
 
 
 @pytest.mark.parametrize("instructions", ["ALL", "AVX2"])
@@ -38,5 +39,6 @@ def test_narrow_shortcuts_have_the_right_gradients(instructions: str) -> None:
     ],
 )
 def test_calls_of_other_networks_are_left_alone(layer: nn.Module, looked_at: bool) -> None:  # noqa: FBT001
-    with as_a_processor_can(nn.Sequential(layer), "fp32"):
-        assert (torch._C._len_torch_function_stack() > 0) == looked_at
+    on_cpu, on_card = (cpu_convolutions(nn.Sequential(layer), "fp32", torch.device(name)) for name in ("cpu", "cuda"))
+    assert isinstance(on_cpu, nullcontext) != looked_at
+    assert isinstance(on_card, nullcontext)

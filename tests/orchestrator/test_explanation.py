@@ -1,0 +1,48 @@
+"""What is wrong in a model's values is told by its key, whatever the model."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.explanation import explain
+
+
+class Oven(BaseModel, extra="forbid"):
+    degrees: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Bread:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    flour: Annotated[int, Field(ge=1)] = 1
+
+
+class Bakery(BaseModel, extra="forbid"):
+    oven: Oven | None = None
+    breads: dict[str, Bread] = Field(default_factory=dict)
+    best: Bread | str = "rye"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"oven": {"degrees": 3}}, "oven.degrees is 3, but must be a list of two, [lowest, highest]"),
+        ({"oven": {"degree": 3}}, "unknown key 'oven.degree'; did you mean 'degrees'?"),
+        ({"oven": {"names": "a"}}, "oven.names is 'a', but must be a list, such as [a]"),
+        ({"oven": 3}, "oven is 3, but must be keys and values, such as oven: {degrees: …}"),
+        ({"breads": {"rye": {"flower": 1}}}, "unknown key 'breads.rye.flower'; did you mean 'flour'?"),
+        ({"breads": {"rye": 3}}, "breads.rye is 3, but must be keys and values, such as rye: {flour: …}"),
+        ({"best": {"flour": 0}}, "best.flour is 0: input should be greater than or equal to 1"),
+        # Keys that are called as kinds of values are.
+        ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
+        ({"int": 1}, "unknown key 'int'; there are oven, breads, best"),
+        ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0: input should be greater than or equal to 1"),
+    ],
+)
+def test_the_first_wrong_value_is_told_by_its_key(values, message):
+    with pytest.raises(ValidationError) as found:
+        Bakery.model_validate(values)
+    assert explain(found.value, Bakery) == message
