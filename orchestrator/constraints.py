@@ -1,11 +1,10 @@
 """What candidates must keep to: bounds on what is measured of them, for the front, the sampler and the first look."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainables.errors import InputError
+from trainables.errors import InputError, did_you_mean
 from trainables.plain import PlainConfig, require_number
 from trainables.pruning_config import SizeUnit
 
@@ -64,9 +63,7 @@ def check_bounds(bounds: Bounds) -> None:
     """
     for name, bound in bounds.items():
         if name not in METRICS:
-            close = difflib.get_close_matches(name, METRICS, n=1)
-            mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METRICS)}"
-            raise InputError(f"{name!r} cannot be constrained; {mend}")
+            raise InputError(f"{name!r} cannot be constrained; {did_you_mean(name, METRICS)}")
         for end in ("at_most", "at_least"):
             value = getattr(bound, end)
             if value is not None:

@@ -4,7 +4,6 @@ Keys, and which of them are ranges, are read from the models themselves.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import NoneType, UnionType
@@ -12,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 
 from pydantic import BaseModel, ValidationError
 
-from trainables.errors import InputError
+from trainables.errors import InputError, did_you_mean
 
 _ANY = "*"
 """In place of a key that is the user's own to choose."""
@@ -59,10 +58,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return _named(own, place)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         section, key = place.rpartition(".")[::2]
-        known = places.keys_at(section) or ()
-        close = difflib.get_close_matches(key, known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-        return f"unknown key {place!r}; {mend}"
+        return f"unknown key {place!r}; {did_you_mean(key, places.keys_at(section) or ())}"
     kind = _wrong_kind(places, place, first["type"], first["input"])
     if kind is not None:
         return kind

@@ -1,6 +1,5 @@
 """What a space suggests, seen by drawing from it beside any study, and whether given parameters fit it."""
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from orchestrator.looks import Look, admit
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError, did_you_mean, first_line
 
 # Enough to meet every branch of a conditional space that is worth searching.
 _DRAWS = 100
@@ -116,8 +115,7 @@ class SpaceProbe:
     def _check_name(self, place: str, name: str) -> None:
         if name in self.distributions:
             return
-        close = difflib.get_close_matches(name, self.distributions, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.distributions)}"
+        mend = did_you_mean(name, self.distributions)
         raise InputError(f"{place}: the space suggests no parameter {name!r}; {mend}")
 
     def _check_together(self, place: str, point: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """The two ways in which work ends badly: what the user asked for is wrong, or a stage failed at it."""
 
+import difflib
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -60,6 +62,12 @@ class StageFailure(RuntimeError):  # noqa: N818 - a failure of the work, not of 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes, which an exception with keywords does not by itself."""
         return partial(StageFailure, **self._arguments), (self.reason,)
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """The mend of a name that is not known: the one that is like it, or else all that there are."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
 def first_line(error: BaseException) -> str:
