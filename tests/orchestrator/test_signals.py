@@ -16,8 +16,8 @@ from orchestrator.signals import ended_with, last_words, terminated_as_interrupt
 after, ended = float(sys.argv[1]), []
 try:
     with last_words(lambda: print("last words")), terminated_as_interrupted(), ended_with(lambda: bool(ended)):
-        print("waits", flush=True)
         try:
+            print("waits", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             threading.Thread(target=lambda: (time.sleep(after), ended.append(1)), daemon=True).start()
