@@ -81,7 +81,8 @@ def _cards(overview: Overview) -> str:
     cards = []
     for how, candidate in overview.picks.items():
         cards.append(
-            f'<div class="card {how}"><h3>{_WHAT[how]}: {_name(overview, candidate)}</h3>'
+            f'<div class="card {how}"><h3>{_WHAT[how]}: {_name(overview, candidate)}'
+            f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h3>"
             f"<b>{share(candidate.val_accuracy)} at {share(candidate.macs_kept)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher)}; {fewer(candidate.macs_kept)} fewer MACs, "
             f"{fewer(candidate.params_kept)} fewer parameters.</p>"
@@ -229,11 +230,12 @@ def _growth_section(overview: Overview) -> str:
             y_ticks=_value_ticks(low - pad, high + pad),
         )
         drawn = lines(frame, [ChartLine(points=steps, name="hypervolume of the front", kind="c1")])
-        charts.append(frame.svg(drawn, title="Hypervolume of the front by trial", x_title="trial", css=css))
+        charts.append(frame.svg(drawn, title="Hypervolume of the front by trial", x_title="trial number", css=css))
     return (
         "<section><h2>How the front grew</h2>"
         '<p class="soft">Hypervolume: the part of the space between “no accuracy at the teacher’s cost” and '
-        "perfection that the front covers. Flat at the end means that more trials were not finding more.</p>"
+        "perfection that the front covers, of the networks of all trials up to a number. Flat at the end means that "
+        "more trials were not finding more. (MLflow counts trials as they ended.)</p>"
         f"{''.join(charts)}</section>"
     )
 

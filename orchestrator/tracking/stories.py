@@ -26,22 +26,27 @@ def teacher_story(result: TeacherResult, epochs: Sequence[EpochProgress]) -> lis
     ]
 
 
-def network_story(search: str, candidate: Candidate, parameters: Mapping[str, Scalar]) -> list[Record]:
+def network_story(
+    search: str, candidate: Candidate, parameters: Mapping[str, Scalar], *, collapsed: bool
+) -> list[Record]:
     """A candidate: a run of its own within its trial's, so that charts show every level and not only students.
 
     Args:
         search: its name.
         candidate: the network.
         parameters: of its trial.
+        collapsed: whether it is nearer to guessing than to the teacher.
     """
     run, trial = records.network_key(*candidate.key), records.trial_key(candidate.trial)
     command = f"cascade export {search} --pick {candidate.label}"
+    warning = " It has collapsed: it is nearer to guessing than to the teacher." if collapsed else ""
     tags = {
         "cascade.trial": str(candidate.trial),
         "cascade.level": str(candidate.level),
         "cascade.candidate": candidate.label,
+        "cascade.collapsed": str(collapsed).lower(),
         "export": command,
-        "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}. Export it: `{command}`",
+        "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}.{warning} Export it: `{command}`",
     }
     params = {**parameters, "level": candidate.level}
     return [

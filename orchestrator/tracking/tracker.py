@@ -76,6 +76,7 @@ class Tracker:
         self._ledger = Ledger()
         self._name = ""
         self._parameters: dict[int, Mapping[str, Scalar]] = {}
+        self._collapsed_below = 0.0  # until the teacher is known
         # The driver and whoever draws the front both write.
         self._lock = threading.RLock()
 
@@ -177,6 +178,7 @@ class Tracker:
             result: what it came to.
             epochs: its training, one record an epoch; none if it was read from a file.
         """
+        self._collapsed_below = result.collapsed_below
         if TEACHER in self._ledger.runs and not self._ledger.is_open(TEACHER):
             return
         self._put(*teacher_story(result, epochs))
@@ -256,7 +258,8 @@ class Tracker:
         stages = reused.stages if reused is not None else ()
         told: list[Record] = []
         for candidate in candidates:
-            told += network_story(self._name, candidate, self._parameters.get(trial, {}))
+            collapsed = candidate.val_accuracy < self._collapsed_below
+            told += network_story(self._name, candidate, self._parameters.get(trial, {}), collapsed=collapsed)
         told += [records.closing(stage, status, reason=reason) for stage in self._ledger.within(run)]
         told += [records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}) for name in stages]
         told.append(records.logging(run, trial_metrics(candidates if status == "finished" else (), reused)))

@@ -137,6 +137,14 @@ def test_the_page_says_what_was_found_and_needs_nothing_beside_itself(folder):
     assert 'name="viewport"' in text
 
 
+def test_what_has_collapsed_is_marked_on_cards_and_in_the_table(folder):
+    (folder.teacher / "result.json").write_text(json.dumps(TEACHER.to_dict() | {"val_guess": 0.7}))
+    said = Page(write_overview(folder).read_text()).said
+    assert "The smallest: 0:2 (collapsed)" in said
+    assert "The most accurate: 0:1 (collapsed)" not in said
+    assert said.count("0:2 (collapsed)") == 2
+
+
 def test_every_chart_that_a_width_decides_is_there_for_each(folder):
     text = html(gather(folder))
     for css in ("wide", "middle", "narrow"):

@@ -48,6 +48,21 @@ def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(tracker, 
     assert "level_2_val_top5" not in own, "there is none of five classes or less"
 
 
+def test_networks_that_have_collapsed_say_so(tracker, resumed, told, make_candidate):
+    teacher = dataclasses.replace(TEACHER, val_guess=0.1)
+    tracker.log_teacher(teacher, [])
+    low, high = make_candidate(0, 1, val_accuracy=0.54), make_candidate(0, 2, val_accuracy=0.55)
+    tracker.finish_trial(0, (low, high), "finished")
+    again = resumed()
+    again.log_teacher(teacher, [])
+    again.finish_trial(1, (make_candidate(1, 1, val_accuracy=0.54),), "finished")
+    tags = {record["run"]: record["tags"] for record in told("open") if "/network/" in record["run"]}
+    collapsed = {run: tags["cascade.collapsed"] for run, tags in tags.items()}
+    assert collapsed == {"trial/0/network/1": "true", "trial/0/network/2": "false", "trial/1/network/1": "true"}
+    said = [run for run, tags in tags.items() if "has collapsed" in tags["mlflow.note.content"]]
+    assert said == ["trial/0/network/1", "trial/1/network/1"]
+
+
 def test_a_failed_trial_says_why_and_its_stage_fails_with_it(tracker, told, make_epoch):
     tracker.start_trial(0, {})
     tracker.log_epoch(0, make_epoch(1))
