@@ -6,7 +6,6 @@ and `read_val` never give one, `read_test` gives nothing else.
 
 import importlib.util
 import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -29,6 +28,7 @@ Part = Literal["train", "val", "test"]
 
 _DIGITS_SIZE = 16
 _ROWS_A_TASK = 64
+_MOST_NAMED = 10
 # Not all that Pillow knows: it has PostScript run by another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _PART_NAMES: Mapping[Part, Sequence[str]] = MappingProxyType(
@@ -284,14 +284,31 @@ def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataCon
     require_room_for_images(len(files), channels=3, size=size)
     images_NCHW = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
-    def fill(start: int) -> None:
+    def fill(start: int) -> dict[Path, InputError]:
+        refused = {}
         for row in range(start, min(start + _ROWS_A_TASK, len(files))):
-            images_NCHW[row] = decode_square(files[row], name=str(files[row]), size=size)
+            try:
+                images_NCHW[row] = decode_square(files[row], name=str(files[row]), size=size)
+            except InputError as error:
+                refused[files[row]] = error
+        return refused
 
     # PIL's decoders release the interpreter: threads pay off from about 128 pixels a side on.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        deque(pool.map(fill, range(0, len(files), _ROWS_A_TASK)), maxlen=0)  # raises the first file's error
+        tasks = pool.map(fill, range(0, len(files), _ROWS_A_TASK))
+        _refuse({file: error for refused in tasks for file, error in refused.items()})
     return ImageSet(images_NCHW=images_NCHW, labels_N=labels_N)
+
+
+def _refuse(refused: Mapping[Path, InputError]) -> None:
+    """Say all that is wrong at once, as who mends one file after another reads the others each time."""
+    if not refused:
+        return
+    first, *others = refused
+    if not others:
+        raise refused[first]
+    shown = [str(file) for file in others[:_MOST_NAMED]] + ["…"] * (len(others) > _MOST_NAMED)
+    raise InputError(f"{refused[first]}; {len(others)} more cannot be taken: {', '.join(shown)}") from refused[first]
 
 
 def _central_square(image: Image.Image, size: int) -> Image.Image:

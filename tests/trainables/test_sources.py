@@ -303,6 +303,22 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read_train(_folder_config(tmp_path))
     assert _message(error).startswith(f"{bad} cannot be read as an image")
+    assert "more cannot be taken" not in _message(error)
+
+
+def test_all_unreadable_images_are_named_at_once(tmp_path: Path) -> None:
+    _save(tmp_path / "test/cat/x.png", 0)
+    for name in ("cat", "dog"):
+        _save(tmp_path / "train" / name / "good.png", 1)
+    bad = [tmp_path / f"train/dog/{number:03}.png" for number in range(80)]  # more than a thread takes at once
+    for file in bad:
+        file.write_bytes(b"no image")
+    with pytest.raises(InputError) as error:
+        read_train(_folder_config(tmp_path))
+    named = ", ".join(map(str, bad[1:11]))
+    assert _message(error) == (
+        f"{bad[0]} cannot be read as an image (unknown format); mend or remove it; 79 more cannot be taken: {named}, …"
+    )
 
 
 def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
