@@ -3,6 +3,7 @@
 They are written twice: `card.json` from here, for programs, and `README.md` by `orchestrator.readme`, for people.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -10,14 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.classes import named
-from orchestrator.formats import CARD_FORMAT, CARD_VERSION
+from orchestrator.formats import CARD_FORMAT, CARD_VERSION, README_KEY
 from orchestrator.verify import Verification
 from trainables.checkpoint import InputSpec
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig, Pixels
 from trainables.latency import Comparison
 from trainables.model_config import ModelConfig
-from trainables.results import collapse_line
+from trainables.results import collapse_line, has_learnt
 
 ONNX_RUNTIME: Mapping[str, str] = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8 against the teacher in float32"}
 """Runtimes of the two kinds of ONNX files, as rows of latency name them."""
@@ -159,6 +160,11 @@ class Card:
         noisy = [row.label for row in self.latency if row.comparison.dense.is_noisy or row.comparison.pruned.is_noisy]
         slower = self._int8_slower()
         found = []
+        if self.test_guess is not None and not has_learnt(self.teacher.test_accuracy, guess=self.test_guess):
+            found.append(
+                f"Its teacher has learnt nothing: the teacher's test {self.metric} is hardly better than guessing "
+                f"({100 * self.test_guess:.1f} %)."
+            )
         if self.test_guess is not None and self.network.test_accuracy < collapse_line(
             guess=self.test_guess, teacher=self.teacher.test_accuracy
         ):
@@ -261,9 +267,14 @@ class Card:
             "versions": dict(self.versions),
         }
 
-    def to_json(self) -> str:
-        """Text of `card.json`."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+    def to_json(self, readme: str) -> str:
+        """Text of `card.json`.
+
+        Args:
+            readme: what `README.md` beside it says, by which a change of it is known.
+        """
+        plain = self.to_dict() | {README_KEY: hashlib.sha256(readme.encode()).hexdigest()}
+        return json.dumps(plain, indent=1, ensure_ascii=False)
 
 
 def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.formats import CARD_FILE, CARD_FORMAT, CARD_VERSION, FILES, README_FILE, Format
+from orchestrator.formats import CARD_FILE, CARD_FORMAT, CARD_VERSION, FILES, README_FILE, README_KEY, Format
 from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 
@@ -23,12 +23,15 @@ class Delivered:
         name: of the network, such as `digits-search 3:2`.
         formats: those whose files are whole.
         unread: those that were compared with the card alone, since they need a function of the user's own.
-        unlisted: what else lies in the folder but the card for people, `README.md`; nothing is known of it.
+        readme_changed: whether the card for people, `README.md`, is another than was written, so that what it says is
+            its author's word.
+        unlisted: what else lies in the folder; nothing is known of it.
     """
 
     name: str
     formats: tuple[Format, ...]
     unread: tuple[Format, ...]
+    readme_changed: bool
     unlisted: tuple[str, ...]
 
 
@@ -64,7 +67,23 @@ def check_export(folder: Path) -> Delivered:
         if counted is not None and counted != macs.get(format):
             raise InputError(f"{folder / FILES[format][-1]} has {counted:,} MACs, but the card says {macs.get(format)}")
     unlisted = {path.name for path in folder.iterdir()} - {*listed, CARD_FILE, README_FILE}
-    return Delivered(name=name, formats=formats, unread=unread, unlisted=tuple(sorted(unlisted)))
+    return Delivered(
+        name=name,
+        formats=formats,
+        unread=unread,
+        readme_changed=_is_changed(folder / README_FILE, card.get(README_KEY)),
+        unlisted=tuple(sorted(unlisted)),
+    )
+
+
+def _is_changed(readme: Path, digest: object) -> bool:
+    """Whether the card for people is there and is another; cards from before it was noted say nothing of it."""
+    return readme.exists() and digest is not None and not (readme.is_file() and _sha256(readme) == digest)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_card(path: Path) -> Mapping[str, Any]:
@@ -90,9 +109,8 @@ def _compare(path: Path, size: int, digest: str) -> None:
         raise InputError(f"{path} is missing, or no regular file, but it is on the card")
     if path.stat().st_size != size:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes, but the card says {size:,}; it was changed")
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            raise InputError(f"{path} is not the file that the card is about (SHA-256); it was changed or swapped")
+    if _sha256(path) != digest:
+        raise InputError(f"{path} is not the file that the card is about (SHA-256); it was changed or swapped")
 
 
 def _read(folder: Path, format: Format) -> int | None:

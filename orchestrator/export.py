@@ -257,8 +257,9 @@ def _export(job: Job, bench: _Bench) -> Exported:
             versions=versions(delivered),
             license_name=options.license_name,
         )
-        (package / CARD_FILE).write_text(card.to_json() + "\n", encoding="utf-8")
-        (package / README_FILE).write_text(markdown(card), encoding="utf-8")
+        readme = markdown(card)
+        (package / README_FILE).write_text(readme, encoding="utf-8")
+        (package / CARD_FILE).write_text(card.to_json(readme) + "\n", encoding="utf-8")
         deliver(package, job.destination, job.existing)
     return Exported(folder=job.destination, card=card)
 

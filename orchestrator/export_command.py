@@ -158,6 +158,9 @@ def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
     if found.unread:
         said = f"{', '.join(found.unread)} needs your own function and was compared with the card alone"
         console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
+    if found.readme_changed:
+        said = "README.md was changed since the export; the figures that were compared are those of card.json"
+        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
     if found.unlisted:
         said = f"not on the card, and not looked at: {', '.join(map(repr, found.unlisted))}"
         console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)

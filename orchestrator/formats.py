@@ -37,6 +37,7 @@ FILES: Mapping[Format, tuple[str, ...]] = {
 
 CARD_FILE = "card.json"
 README_FILE = "README.md"
+README_KEY = "readme_sha256"  # of the card for programs, about the one for people
 CARD_FORMAT = "cascade-card"
 CARD_VERSION = 2
 

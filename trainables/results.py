@@ -5,15 +5,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+_LEAST_LEARNT = 0.05  # of the way from guessing to being always right
+
+
+def has_learnt(accuracy: float, *, guess: float) -> bool:
+    """Whether a network does better than guessing, by more than chance gives on some hundred images.
+
+    Args:
+        accuracy: the network's, in [0, 1].
+        guess: accuracy of who does not look at the images, in [0, 1].
+    """
+    return accuracy >= guess + _LEAST_LEARNT * (1.0 - guess)
+
 
 def collapse_line(*, guess: float, teacher: float) -> float:
     """Accuracy halfway from guessing to the teacher's; a network below it has lost most of what was learnt.
 
     Args:
         guess: accuracy of who does not look at the images, in [0, 1].
-        teacher: the teacher's on the same images, in [0, 1].
+        teacher: the teacher's on the same images, in [0, 1]; where it has learnt nothing, nothing is below the line.
     """
-    return (guess + teacher) / 2
+    return (guess + teacher) / 2 if has_learnt(teacher, guess=guess) else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +164,11 @@ class TeacherResult:
     reused: bool = False
     val_top5: float | None = None
     val_guess: float | None = None
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether it does better than guessing; where guessing is not known, so it is taken to be."""
+        return self.val_guess is None or has_learnt(self.val_accuracy, guess=self.val_guess)
 
     @property
     def collapsed_below(self) -> float:

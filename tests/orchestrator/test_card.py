@@ -106,7 +106,7 @@ def test_classes_are_told_the_greatest_loss_first() -> None:
     text = markdown(card)
     assert "| `dog` | 40.00 % | 50.00 % | -10.00 |\n| `cat` | 90.00 % | 90.00 % | +0.00 |" in text
     assert "| test accuracy, five most likely classes | 99.00 % | 100.00 % |" in text
-    assert json.loads(card.to_json())["network"]["test_class_accuracies"] == [0.9, 0.4]
+    assert json.loads(card.to_json(markdown(card)))["network"]["test_class_accuracies"] == [0.9, 0.4]
     assert "five most likely" not in markdown(CARD)
 
 
@@ -122,7 +122,7 @@ def test_of_several_labels_the_mean_average_precision_is_told() -> None:
     assert "| validation mean average precision | 91.00 % | 93.00 % |" in text
     assert "Test average precision of each class" in text
     assert "accuracy" not in text
-    assert json.loads(several.to_json())["metric"] == "mean average precision"
+    assert json.loads(several.to_json(markdown(several)))["metric"] == "mean average precision"
     (result,) = front_matter(several)["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "mean_average_precision", "name": "macro mAP", "value": 0.9}]
     assert "datasets" not in front_matter(several)
@@ -147,7 +147,8 @@ def test_of_many_classes_the_worst_are_shown() -> None:
 
 
 def test_card_json_states_fractions_and_comes_back() -> None:
-    facts = json.loads(CARD.to_json())
+    facts = json.loads(CARD.to_json(markdown(CARD)))
+    assert len(facts.pop("readme_sha256")) == 64
     assert facts == json.loads(json.dumps(CARD.to_dict()))
     assert (facts["trial"], facts["level"], facts["num_levels"]) == (3, 2, 2)
     assert facts["network"]["test_accuracy"] == 0.9
@@ -159,7 +160,7 @@ def test_card_json_states_fractions_and_comes_back() -> None:
 
 
 def test_no_path_of_this_machine_is_told() -> None:
-    assert "/secret" not in CARD.to_json() + markdown(CARD)
+    assert "/secret" not in CARD.to_json(markdown(CARD)) + markdown(CARD)
 
 
 def test_front_matter_is_what_hubs_read() -> None:
@@ -227,6 +228,11 @@ def test_a_network_that_has_collapsed_says_so() -> None:
     (warning,) = changed(test_guess=0.88).warnings
     assert warning == "It has collapsed: its test accuracy is nearer to guessing (88.0 %) than to the teacher's."
     assert changed(test_guess=0.87).warnings == ()
+
+
+def test_a_teacher_that_has_learnt_nothing_is_told() -> None:
+    (warning,) = changed(test_guess=CARD.teacher.test_accuracy).warnings
+    assert warning.startswith("Its teacher has learnt nothing: the teacher's test accuracy is hardly better than")
 
 
 def test_one_format_alone_tells_nothing_of_the_other() -> None:

@@ -67,6 +67,19 @@ def test_an_export_is_what_it_says(folder: Path) -> None:
     assert (found.name, found.formats, found.unread, found.unlisted) == ("s 3:1", ("native", "pt2"), (), ())
 
 
+def test_a_card_for_people_that_was_changed_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "README.md").write_text("99 %")
+    assert not check_export(folder).readme_changed, "cards of earlier versions do not note it"
+    change_card(folder, lambda card: card.update(readme_sha256=facts(folder / "README.md")["sha256"]))
+    assert not check_export(folder).readme_changed
+    (folder / "README.md").write_text("100 %")
+    assert check_export(folder).readme_changed
+    print_check(folder, format="text")
+    assert "note: README.md was changed since the export; the figures that" in capsys.readouterr().out
+    (folder / "README.md").unlink()
+    assert not check_export(folder).readme_changed
+
+
 def test_what_else_lies_in_an_export_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.sh").write_text("curl")
     (folder / "model.pkl").mkdir()

@@ -23,6 +23,7 @@ import orchestrator.export as export_module
 from orchestrator import reload, verify
 from orchestrator.archive import Candidate
 from orchestrator.datasets import load_splits, load_test
+from orchestrator.delivered import check_export
 from orchestrator.delivery import Existing
 from orchestrator.export import Exported, Failed, Job, export, export_each
 from orchestrator.formats import FORMATS, ExportOptions
@@ -197,7 +198,9 @@ def test_the_folder_holds_all_formats_and_nothing_is_left_beside_it(exported: Ex
     for name, facts in exported.card.files.items():
         content = (exported.folder / name).read_bytes()
         assert (facts.bytes, facts.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert json.loads((exported.folder / "card.json").read_text()) == json.loads(exported.card.to_json())
+    readme = (exported.folder / "README.md").read_text()
+    assert json.loads((exported.folder / "card.json").read_text()) == json.loads(exported.card.to_json(readme))
+    assert not check_export(exported.folder).readme_changed
 
 
 def test_the_card_states_what_was_counted_and_measured(pristine: Search, exported: Exported) -> None:

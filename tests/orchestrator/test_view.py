@@ -93,6 +93,18 @@ def test_a_collapse_is_marked_each_time_and_explained_once(candidates, make_cand
     assert [line.split()[0] for line in shown.file.getvalue().splitlines() if "collapsed" in line] == ["1:2"]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_teacher_that_has_learnt_nothing_is_told(candidates, terminal):
+    said = []
+    for accuracy in (0.143, 0.144):
+        out, teacher = console(terminal=terminal), dataclasses.replace(TEACHER, val_accuracy=accuracy, val_guess=0.098)
+        with watching(out, num_trials=3) as watcher:
+            watcher.teacher_ready(teacher)
+        said.append("hardly better than guessing (9.8 %)" in out.file.getvalue())
+        assert (teacher.collapsed_below == 0.0) is said[-1]
+    assert said == [True, False]
+
+
 def test_nothing_has_collapsed_where_guessing_is_not_known(make_candidate):
     low = make_candidate(val_accuracy=0.01)
     view = front_view([low], OBJECTIVES, teacher_val_accuracy=0.95, collapsed_below=TEACHER.collapsed_below)
