@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from orchestrator.classes import class_notes
+from orchestrator.classes import class_notes, require_differences
 from orchestrator.config import Experiment
 from orchestrator.idle import idle_notes
 from orchestrator.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
@@ -57,6 +57,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     Raises:
         InputError: naming what is wrong.
     """
+    require_differences(data)
     for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
         _check_recipe(key, recipe, data)
     _check_distillation(experiment.cascade, data)

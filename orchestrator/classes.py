@@ -1,19 +1,46 @@
-"""Which classes have no images in a part, which who trusts its accuracy should know."""
+"""Which classes have no images in a part, or all of them, which who trusts its accuracy should know."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from trainables.data import DataSplits
+from trainables.errors import InputError
 
 _NAMED = 5  # of the classes, the first
 _FEW = 2  # images a class; with fewer, one image more or less that is right decides between networks
+
+
+def require_differences(data: DataSplits) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        InputError: if all training images have the same classes.
+    """
+    labels = data.train.labels_N
+    if not (labels == labels[0]).all():
+        return
+    if labels.ndim == 1:
+        raise InputError(
+            f"all {len(labels)} training images are of the class {data.class_names[int(labels[0])]}, so that there is "
+            "nothing to learn; give images of the others"
+        )
+    raise InputError(
+        f"all {len(labels)} training images have the same labels ({int(labels[0].sum())} of {len(labels[0])} classes), "
+        "so that there is nothing to learn; a list of labels holds the numbers of the classes that the image has, and "
+        "not a 0 or a 1 for each class"
+    )
 
 
 def class_notes(data: DataSplits) -> Iterator[str]:
     """What people should know of the classes before they wait for a search."""
     mend = "add some to the validation images, or raise data.val_fraction where they are held out"
     names, num_images = data.class_names, len(data.val)
+    trained_K = _images_K(data.train.labels_N, len(names))
+    for number, what in ((0, "no training image is"), (len(data.train), "all training images are")):
+        which = [name for name, images in zip(names, trained_K, strict=True) if images == number]
+        if which:
+            yield f"{what} of {named(which, len(names))}, so that they cannot be learnt"
     missing = [name for name, images in zip(names, _images_K(data.val.labels_N, len(names)), strict=True) if not images]
     if missing:
         yield (

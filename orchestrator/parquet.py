@@ -266,7 +266,7 @@ def checked_labels(column: Any, num_classes: int, file: Path, first_row: int) ->
     """The column's labels, numbers or lists of them.
 
     Raises:
-        InputError: if one is missing or not of a class.
+        InputError: if one is missing, not of a class, or twice in a list.
     """
     rows: list[Any] = column.to_pylist()
     several = is_list(column.type)
@@ -274,6 +274,11 @@ def checked_labels(column: Any, num_classes: int, file: Path, first_row: int) ->
         for label in value if several and value is not None else [value]:
             if label is None or not 0 <= label < num_classes:
                 raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
+        if several and len(set(value or ())) < len(value or ()):
+            raise InputError(
+                f"labels of row {row} of {file} are {value}, with one of them twice, but must be the numbers of the "
+                "classes that the image has; are they a 0 or a 1 for each class? list where the ones stand"
+            )
     return rows
 
 

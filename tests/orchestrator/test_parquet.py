@@ -240,6 +240,8 @@ def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
     assert message() == f"label of row 1 of {train} is 5, but must be in 0 … 1"
     _write_own(train, [[0, 1], None], _LISTS)
     assert message() == f"label of row 1 of {train} is None, but must be in 0 … 1"
+    _write_own(train, [[0, 1], [1, 0, 0]], _LISTS)
+    assert message().startswith(f"labels of row 1 of {train} are [1, 0, 0], with one of them twice, but must be the")
     _write_own(train, [[0], []], _LISTS)
     assert message() == f"{tmp_path} has 1 classes in its train files, but must have at least 2"
     _write_own(train, [[0], [10**12]], _LISTS)
