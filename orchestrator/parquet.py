@@ -122,13 +122,17 @@ def _read(config: DataConfig, part: Part) -> Source:
 
 
 def require_both_parts(config: DataConfig) -> None:
-    """Check that test files are there too, by their names, before a search is spent on finding out.
+    """Check that test files are there too, with their columns, before a search is spent on finding out.
+
+    None of their rows is read.
 
     Raises:
-        InputError: if the train or test files are missing.
+        InputError: if the train or test files are missing, or those of test images have no columns to read.
     """
     _files(config, "train")
-    _files(config, "test")
+    for file in _files(config, "test"):
+        with one_line_errors(file):
+            columns(pq.read_schema(file), FORMATS[config.name], file)
 
 
 def _require_room(files: Sequence[Path], size: int) -> None:

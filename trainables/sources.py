@@ -34,7 +34,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _PART_NAMES: Mapping[Part, Sequence[str]] = MappingProxyType(
     {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 )
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def read_train(config: DataConfig) -> Source:
@@ -91,10 +91,11 @@ def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
         name: what an error calls the image.
 
     Returns:
-        uint8 RGB of shape (3, H, W); grey becomes RGB, transparency is dropped.
+        uint8 RGB of shape (3, H, W); grey becomes RGB, transparency is dropped, colours of 16 bits lose the lower 8,
+        and the camera's orientation (EXIF) is left aside.
 
     Raises:
-        InputError: if it cannot be decoded or has more than 8 bits a channel.
+        InputError: if it cannot be decoded or is grey of more than 8 bits.
     """
     return _pixels(decode_rgb(data, name=name))
 
@@ -257,7 +258,7 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
-    """Image files of every class folder of `root`, in order of class and name, and their labels.
+    """Image files of every class folder of `root`, at any depth, in order of class and name, and their labels.
 
     Raises:
         InputError: if a folder is no class, or has no images.
@@ -267,8 +268,8 @@ def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], tor
     for folder in class_folders(root):
         if folder.name not in class_names:
             raise InputError(f"{folder} is a class that has no training images; add some or remove the folder")
-        members = (item for item in folder.iterdir() if item.suffix.lower() in _SUFFIXES and item.is_file())
-        members_by_name = sorted(members, key=lambda item: item.name)
+        found = (item for item in folder.rglob("*") if item.suffix.lower() in _SUFFIXES and item.is_file())
+        members_by_name = sorted(item for item in found if not _is_hidden(item.relative_to(folder).parent))
         if not members_by_name:
             raise InputError(f"{folder} has no images ({', '.join(_SUFFIXES)}); add some or remove the folder")
         files += members_by_name
@@ -276,6 +277,11 @@ def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], tor
     if not files:
         raise InputError(f"{root} has no class folders; put images in one folder a class")
     return files, torch.tensor(labels, dtype=torch.int64)
+
+
+def _is_hidden(folder: Path) -> bool:
+    """Whether it, or one that it lies in, is hidden, as caches of thumbnails are."""
+    return any(part.startswith(".") for part in folder.parts)
 
 
 def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataConfig) -> ImageSet:

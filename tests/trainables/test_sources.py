@@ -15,7 +15,7 @@ from torchvision import datasets
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet
-from trainables.sources import decode_image, read_test, read_train, read_val
+from trainables.sources import decode_image, image_files, read_test, read_train, read_val
 
 
 def _message(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -319,6 +319,22 @@ def test_all_unreadable_images_are_named_at_once(tmp_path: Path) -> None:
     assert _message(error) == (
         f"{bad[0]} cannot be read as an image (unknown format); mend or remove it; 79 more cannot be taken: {named}, …"
     )
+
+
+def test_images_of_every_suffix_are_found_at_any_depth_but_in_hidden_folders(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number, file in enumerate(
+            ("b.TIF", "a/c.gif", "a/b/d.jpe", ".thumbnails/e.png", "a/.f/g.png", "notes.txt")
+        ):
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = {".TIF": "TIFF", ".gif": "GIF", ".jpe": "JPEG"}.get(path.suffix, "PNG")
+            Image.new("RGB", (8, 8), (40 * number,) * 3).save(path, kind)
+    files, labels_N = image_files(tmp_path, ("cat", "dog"))
+    assert [str(file.relative_to(tmp_path / "cat")) for file in files[:3]] == ["a/b/d.jpe", "a/c.gif", "b.TIF"]
+    assert labels_N.tolist() == [0, 0, 0, 1, 1, 1]
+    config = DataConfig(name="imagefolder", path=str(tmp_path), image_size=8, val_fraction=0.3)
+    assert {images.unique().item() for images in read_train(config).images.images_NCHW} <= {0, 40, 80}
 
 
 def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
