@@ -4,6 +4,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -104,23 +105,46 @@ def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.
 def load_weights(network: nn.Module, path: Path) -> None:
     """Read a teacher's weights into a network: safetensors, or a plain state dict; nothing else is unpickled.
 
+    The state dict may lie under `state_dict`, `model` or `model_state_dict`, and its names may begin as those of a
+    network that DistributedDataParallel or `torch.compile` wraps. What the file is called does not matter.
+
     Raises:
         InputError: if the file is missing or damaged, or a tensor is missing, unknown or of another shape.
     """
     if not path.is_file():
         raise InputError(f"model.weights is {path}, but there is no such file")
     try:
-        given = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        given = _read_tensors(path)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(f"model.weights is {path}, but it cannot be read: {first_line(error)}") from error
-    except Exception as error:  # UnpicklingError: the file holds more than tensors and plain values
+    except Exception as error:  # UnpicklingError: the file is none of torch's, or holds more than plain values
         raise InputError(
-            f"model.weights is {path}, but it holds more than a plain state dict; save network.state_dict() itself"
+            f"model.weights is {path}, but it is no file of tensors, or holds more than a plain state dict; save "
+            "network.state_dict() itself"
         ) from error
-    if isinstance(given, dict) and isinstance(given.get("state_dict"), dict):
-        given = given["state_dict"]
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(given, dict) and isinstance(given.get(key), dict):
+            given = given[key]
+            break
+    given = _unwrapped(given)
     check_shapes(given, network, where=f"model.weights {path}")
     network.load_state_dict(versioned(given, network))
+
+
+def _read_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever lies there
+    with path.open("rb") as file:
+        if file.read(9)[8:] == b"{":  # eight bytes of length, then JSON
+            return load_file(path)
+        file.seek(0)
+        return torch.load(file, "cpu", weights_only=True)
+
+
+def _unwrapped(given: Any) -> Any:  # noqa: ANN401 - whatever was read
+    """A state dict with the names of the network itself."""
+    for prefix in ("module.", "_orig_mod."):
+        if isinstance(given, dict) and given and all(str(name).startswith(prefix) for name in given):
+            given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
 
 
 def versioned(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:

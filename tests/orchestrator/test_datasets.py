@@ -30,6 +30,9 @@ def test_cifar_comes_from_parquet_where_there_is_any(tmp_path: Path) -> None:
     # A search must not find out at its export that there is no test.
     with pytest.raises(InputError, match=r"\*test\*\.parquet"):
         load_splits(config)
+    pq.write_table(pa.table({"picture": [b"x"], "label": [0]}), tmp_path / "test.parquet")
+    with pytest.raises(InputError, match=r"test\.parquet has no column img or image; columns found: picture, label"):
+        load_splits(config)
     _write(tmp_path / "test.parquet", 10)
     splits = load_splits(config)
     assert (len(splits.train), len(splits.val)) == (30, 10)

@@ -147,14 +147,20 @@ def small(num_classes: int = 4) -> nn.Module:
     return build(ModelConfig(width=1 / 8), num_classes=num_classes, in_channels=3, seed=num_classes)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "state dict", "checkpoint"])
-def test_weights_are_read(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("form", ["safetensors", "state dict", "state_dict", "model", "parallel", "parallel, compiled"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_are_read(tmp_path: Path, form: str, suffix: str) -> None:
     wanted = small().state_dict()
-    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
+    path = tmp_path / f"weights{suffix}"
+    forms = {
+        "state dict": wanted,
+        "parallel": {f"module.{name}": tensor for name, tensor in wanted.items()},
+        "parallel, compiled": {f"module._orig_mod.{name}": tensor for name, tensor in wanted.items()},
+    }
     if form == "safetensors":
         save_file(wanted, path)
     else:
-        torch.save(wanted if form == "state dict" else {"state_dict": wanted, "epoch": 3}, path)
+        torch.save(forms.get(form, {form: wanted, "epoch": 3}), path)
     network = build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99)
     load_weights(network, path)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
