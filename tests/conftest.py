@@ -144,5 +144,10 @@ def make_candidate():
 
 
 def pytest_collection_modifyitems(items):
-    """Whole searches first: what takes long must not be left for one process at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("integration") is None)
+    """What takes long first, that it is not left for one process at the end: what says so, then whole searches."""
+    items.sort(key=lambda item: (item.get_closest_marker("integration") is None, -_allowed_seconds(item)))
+
+
+def _allowed_seconds(item):
+    allowed = item.get_closest_marker("timeout")
+    return 0 if allowed is None else allowed.args[0]

@@ -56,7 +56,8 @@ def test_every_command_of_the_docs_runs(photos, tiny_search, commands_afresh, s3
             assert program in ("make", "cascade"), f"{program} is in the docs, and no test runs it"
             continue
         if words[0] == "search":
-            words += [word for setting in QUICK for word in ("--set", setting)]
+            small = ["data.image_size=32"] if "data.path=photos" in words else []
+            words += [word for setting in [*QUICK, *small] for word in ("--set", setting)]
         if words[0] == "study":
             words += [word for setting in [*QUICK_STUDY, "teacher.epochs=1"] for word in ("--set", setting)]
         if words[0] == "export":

@@ -215,6 +215,7 @@ def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_pat
     assert "val_accuracy" not in stopped.data.metrics
 
 
+@pytest.mark.timeout(600)  # four searches in turn, two of which are ended from outside
 def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, tiny_yaml, cascade_commands):
     folder, words = tmp_path, ["--set", "cascade.recipe.epochs=12"]  # trials that last long enough to be stopped in
     (folder / "tiny.yaml").write_text(tiny_yaml)
@@ -236,6 +237,7 @@ ONE_CASCADE = (
 )
 
 
+@pytest.mark.timeout(600)  # five searches in turn
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
 def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, tiny_yaml, cascade_commands):
     from mlflow import MlflowClient
