@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from orchestrator.addresses import without_credentials
 from orchestrator.bucket import check_address
 from orchestrator.constraints import Bound, check_bounds
-from orchestrator.explanation import explain
+from orchestrator.explanation import explain, stray_flag
 from orchestrator.overrides import set_value
 from orchestrator.pareto import OBJECTIVES
 from orchestrator.resources import Resources
@@ -241,6 +241,9 @@ def parse_experiment(values: Mapping[str, Any]) -> Experiment:
     Raises:
         InputError: naming the first wrong key, the rule and the value.
     """
+    flag = stray_flag(values, Experiment)
+    if flag is not None:
+        raise InputError(flag)
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:

@@ -24,11 +24,13 @@ class _Places(NamedTuple):
         keys: of each section.
         ranges: places of two ends.
         branches: names of the kinds that a place has a choice of, under which pydantic reports what is wrong with each.
+        kinds: annotations.
     """
 
     keys: Mapping[str, tuple[str, ...]]
     ranges: frozenset[str]
     branches: Mapping[str, frozenset[str]]
+    kinds: Mapping[str, Any]
 
     def keys_at(self, place: str) -> tuple[str, ...] | None:
         """Keys of a section; `None` where there is none."""
@@ -65,6 +67,36 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
 
 
+def stray_flag(values: Mapping[str, Any], model: type[BaseModel]) -> str | None:
+    """One line for the first true or false where a number is asked for, as which pydantic would take it: 1 or 0."""
+    kinds = _places(model).kinds
+    for place, known, value in _leaves(values, kinds):
+        if isinstance(value, bool) and _mentions(kinds[known], int, float) and not _mentions(kinds[known], bool):
+            return f"{place} is {str(value).lower()}, but must be a number (yes, no, on and off are flags in YAML too)"
+    return None
+
+
+def _leaves(
+    value: object, kinds: Mapping[str, Any], place: str = "", known: str = ""
+) -> Iterator[tuple[str, str, Any]]:
+    """Where values stand, what the place is called in a model, and the values; of what the model does not know none."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            for name in (str(key), _ANY):
+                if f"{known}.{name}".strip(".") in kinds:
+                    yield from _leaves(inner, kinds, f"{place}.{key}".strip("."), f"{known}.{name}".strip("."))
+                    break
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner, kinds, place, known)
+    else:
+        yield place, known, value
+
+
+def _mentions(kind: Any, *wanted: type) -> bool:
+    return kind in wanted or any(_mentions(inner, *wanted) for inner in get_args(kind))
+
+
 def _named(own: InputError, place: str) -> str:
     """An error of a section's own, with the section's name, if it does not name itself."""
     section, head = place.rpartition(".")[::2]
@@ -97,7 +129,8 @@ def _places(model: type[BaseModel]) -> _Places:
     keys: dict[str, tuple[str, ...]] = {}
     branches: dict[str, frozenset[str]] = {}
     ranges = set()
-    for place, kind in _walk("", model):
+    kinds = dict(_walk("", model))
+    for place, kind in kinds.items():
         members = _members(kind)
         if len(members) > 1:
             branches[place] = frozenset(member.__name__ for member in members if isinstance(member, type))
@@ -107,7 +140,7 @@ def _places(model: type[BaseModel]) -> _Places:
                 keys[place] = tuple(fields)
             if get_origin(member) is tuple and get_args(member) in ((int, int), (float, float)):
                 ranges.add(place)
-    return _Places(keys, frozenset(ranges), branches)
+    return _Places(keys, frozenset(ranges), branches, kinds)
 
 
 def _walk(place: str, kind: Any) -> Iterator[tuple[str, Any]]:

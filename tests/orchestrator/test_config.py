@@ -57,7 +57,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("reuse=3", "reuse: 3 is given, but must be true, false, or the address of a bucket"),
         ("reuse=ftp://host/place", "reuse: ftp://… is no storage that is known"),
         ("num_trials=0", "num_trials is 0: .*greater than or equal to 1"),
-        ("num_trials=true", "num_trials is True: .*integer"),
+        ("num_trials=true", "num_trials is true, but must be a number"),
         (
             "resources.gpus_per_trial=1.5",
             "resources.gpus_per_trial is 1.5, but must be a fraction of one GPU or a whole number",

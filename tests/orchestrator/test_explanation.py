@@ -1,12 +1,12 @@
 """What is wrong in a model's values is told by its key, whatever the model."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.explanation import explain
+from orchestrator.explanation import explain, stray_flag
 
 
 class Oven(BaseModel, extra="forbid"):
@@ -24,6 +24,9 @@ class Bakery(BaseModel, extra="forbid"):
     oven: Oven | None = None
     breads: dict[str, Bread] = Field(default_factory=dict)
     best: Bread | str = "rye"
+    is_open: bool = True
+    days: tuple[bool, ...] = ()
+    more: Any = None
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ class Bakery(BaseModel, extra="forbid"):
         ({"best": {"flour": 0}}, "best.flour is 0: input should be greater than or equal to 1"),
         # Keys that are called as kinds of values are.
         ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
-        ({"int": 1}, "unknown key 'int'; there are oven, breads, best"),
+        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more"),
         ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0: input should be greater than or equal to 1"),
     ],
 )
@@ -46,3 +49,18 @@ def test_the_first_wrong_value_is_told_by_its_key(values, message):
     with pytest.raises(ValidationError) as found:
         Bakery.model_validate(values)
     assert explain(found.value, Bakery) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"oven": {"degrees": [0, True]}}, "oven.degrees is true"),
+        ({"breads": {"rye": {"flour": False}}}, "breads.rye.flour is false"),
+        ({"best": {"flour": True}}, "best.flour is true"),
+        ({"is_open": False, "days": [True], "more": {"a": True}, "oven": {"names": ["a"]}}, None),
+        ({"unknown": True, "oven": {"unknown": True}}, None),  # told as unknown keys
+    ],
+)
+def test_a_flag_is_no_number(values, place):
+    said = stray_flag(values, Bakery)
+    assert said is None if place is None else said.startswith(f"{place}, but must be a number")
