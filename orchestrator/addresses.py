@@ -9,9 +9,14 @@ _ADDRESS = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"',}\]]+""", re.IGNORECASE)
 _SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 
 
+def database_file(storage: Path) -> Path:
+    """The tracking database in a folder of searches."""
+    return storage.resolve() / "mlflow.db"
+
+
 def database_uri(storage: Path) -> str:
     """Address of the tracking database in a folder of searches."""
-    return f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{database_file(storage)}"
 
 
 def tracking_uri(given: str | None, storage: Path) -> str:

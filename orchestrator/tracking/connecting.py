@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.addresses import without_credentials
+from orchestrator.addresses import database_uri, without_credentials
+from orchestrator.tracking.database import ARTIFACTS, make_database
 from orchestrator.tracking.views import NETWORKS, varied, views
 from trainables.errors import InputError
 
@@ -31,6 +32,11 @@ _LOOKED_AT = 200  # networks, for what a search varies
 def is_server(uri: str) -> bool:
     """Whether an address is a server's, which people can open too."""
     return urlsplit(uri).scheme in ("http", "https", "databricks", "uc")
+
+
+def is_own(uri: str, storage: Path) -> bool:
+    """Whether an address is that of the storage folder's own database."""
+    return uri == database_uri(storage)
 
 
 def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
@@ -58,10 +64,12 @@ def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if not is_server(uri):
         storage.mkdir(parents=True, exist_ok=True)
+    if is_own(uri, storage):
+        make_database(storage)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
-        artifacts = None if is_server(uri) else (storage / "mlartifacts").as_uri()
+        artifacts = None if is_server(uri) else (storage / ARTIFACTS).as_uri()
         experiment_id = client.create_experiment(experiment, artifact_location=artifacts)
         found = client.get_experiment(experiment_id)
     if found.lifecycle_stage != "active":

@@ -22,10 +22,16 @@ def fault_of(error: BaseException) -> Fault:
     return "other"
 
 
-def cause_of(error: BaseException) -> str:
-    """One line that says what an error was raised from, and what to install where that is all."""
+def root_of(error: BaseException) -> BaseException:
+    """The error that an error was raised from in the first place."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
+    return error
+
+
+def cause_of(error: BaseException) -> str:
+    """One line that says what an error was raised from, and what to install where that is all."""
+    error = root_of(error)
     text = str(error)
     missing = _NEEDS.search(text)
     if missing is not None:

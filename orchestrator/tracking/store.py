@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.addresses import without_credentials
-from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_server, keep_views
+from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_own, is_server, keep_views
+from orchestrator.tracking.database import is_full, refusal
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.spool import Record
 from trainables.errors import InputError
@@ -92,9 +93,13 @@ class MlflowStore:
         except InputError:
             raise
         except Exception as error:  # whatever MLflow, its database driver or the network raise
+            if is_own(self._uri, self._storage):
+                raise InputError(refusal(error, self._storage)) from error
             cause = without_credentials(cause_of(error), self._uri)
             if fault_of(error) == "denied":
                 raise InputError(f"tracking address {self.address} does not let us in: {cause}") from error
+            if is_full(error):
+                raise InputError(f"tracking address {self.address} does not work: {cause}; make room there") from error
             raise InputError(
                 f"tracking address {self.address} does not work: {cause}; start an MLflow server there, correct the "
                 f"address (tracking.uri or MLFLOW_TRACKING_URI), or leave both out to track in {self._storage}"
