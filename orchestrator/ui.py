@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.addresses import database_file
 from orchestrator.evidence.folder import REPORT
 from orchestrator.signals import terminated_as_interrupted
+from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
@@ -62,11 +65,13 @@ def _require_writable(storage: Path) -> None:
 
 
 def _bring_up_to_date(storage: Path, say: Callable[[str], None]) -> None:
-    """Send what searches and studies that were killed have left, so that the pages tell how they ended."""
+    """Send what killed searches and studies have left, and find artifacts again where the folder was moved."""
     if any(storage.glob(f"*/{FOLDER}/spool.jsonl")):
         from orchestrator.tracking.syncing import sync_storage
 
         sync_storage(storage, warn=say)
+    with contextlib.suppress(sqlite3.Error):  # which the server tells of
+        follow_move(storage)
 
 
 class UiServer:
@@ -145,7 +150,7 @@ def serve(
         InputError: if nothing was tracked in the folder, or the port cannot be had.
         RuntimeError: if the server does not come up, with the end of its log.
     """
-    database = storage.resolve() / "mlflow.db"
+    database = database_file(storage)
     if not database.is_file():
         raise InputError(f"no search has been tracked in {storage}; run cascade search first, or name its folder")
     _require_free(host, port)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.tracking.database import ARTIFACTS, make_database
+from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.views import NETWORKS, varied, views
 from trainables.errors import InputError
 
@@ -68,6 +69,8 @@ def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
         make_database(storage)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     found = client.get_experiment_by_name(experiment)
+    if is_own(uri, storage) and follow_move(storage):
+        found = client.get_experiment_by_name(experiment)
     if found is None:
         artifacts = None if is_server(uri) else (storage / ARTIFACTS).as_uri()
         experiment_id = client.create_experiment(experiment, artifact_location=artifacts)

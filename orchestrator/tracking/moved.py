@@ -1,0 +1,83 @@
+"""Artifacts of a storage folder that was moved or renamed: MLflow's database holds where they lay.
+
+Locations there are absolute: as they are, artifacts of old runs would be looked for in the folder that is gone, and
+those of new ones would bring it back.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.addresses import database_file
+from orchestrator.tracking.database import ARTIFACTS
+
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_OURS = re.compile(rf"(file://.*/{ARTIFACTS})(/\d+)?")  # with a number where MLflow's own pages made the experiment
+_BUSY_SECONDS = 20.0
+
+
+def follow_move(storage: Path) -> bool:
+    """Put locations right that were in this storage folder when it had another place; whether there were any.
+
+    Only where nothing is at the old place any more, and a run's artifacts that were there are here.
+
+    Args:
+        storage: folder of the searches, with its own database in it.
+
+    Raises:
+        sqlite3.Error: if the database is damaged, or is being written to for long.
+    """
+    file = database_file(storage)
+    here = file.parent / ARTIFACTS
+    if not (file.is_file() and here.is_dir()):
+        return False
+    with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as database, database:
+        old_places = [old for old in _places(database) if _is_gone(old) and _came_along(database, old, here)]
+        for old in old_places:
+            for table, column in _LOCATIONS:
+                database.execute(
+                    f"UPDATE {table} SET {column} = :here || substr({column}, length(:old) + 1) "
+                    f"WHERE {column} = :old OR {_within(column)}",
+                    {"here": here.as_uri(), "old": old},
+                )
+    return bool(old_places)
+
+
+def _places(database: sqlite3.Connection) -> set[str]:
+    """Folders of artifacts as a storage folder has one, that experiments are said to be in."""
+    locations = database.execute("SELECT DISTINCT artifact_location FROM experiments")
+    return {found[1] for (location,) in locations if (found := _OURS.fullmatch(location or ""))}
+
+
+def _is_gone(place: str) -> bool:
+    try:
+        _path(urlsplit(place).path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there
+        return False
+    return False
+
+
+def _came_along(database: sqlite3.Connection, old: str, here: Path) -> bool:
+    runs: Iterator[tuple[str]] = database.execute(
+        f"SELECT artifact_uri FROM runs WHERE {_within('artifact_uri')}", {"old": old}
+    )
+    return any((here / _path(location[len(old) + 1 :])).exists() for (location,) in runs)
+
+
+def _within(column: str) -> str:
+    return f"substr({column}, 1, length(:old) + 1) = :old || '/'"
+
+
+def _path(quoted: str) -> Path:
+    return Path(unquote(quoted))
