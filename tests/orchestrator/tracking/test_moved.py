@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_file, database_uri
+from orchestrator.folder import SearchFolder
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.store import MlflowStore
 from orchestrator.ui import open_ui
@@ -91,6 +92,22 @@ def test_pages_show_artifacts_of_a_folder_that_was_renamed(begun, tmp_path):
     with pytest.raises(InputError, match="port 70000"):  # before the server, which needs no part in it
         open_ui(here, port=70000)
     assert locations(here)["here"] == (here / "mlartifacts").as_uri()
+
+
+def test_pages_leave_places_as_they_are_while_a_search_runs_to_which_the_folder_may_be_elsewhere(begun, tmp_path):
+    old, *_ = begun
+    here = old.rename(tmp_path / "here")
+    (here / "digits/tracking").mkdir(parents=True)
+    (here / "digits/tracking/spool.jsonl").touch()
+    before = locations(here)
+    folder = SearchFolder(storage=here, name="digits")
+    said = []
+    with folder.locked(), pytest.raises(InputError, match="port 70000"):
+        open_ui(here, port=70000, say=said.append)
+    assert locations(here) == before
+    with pytest.raises(InputError, match="port 70000"):
+        open_ui(here, port=70000, say=said.append)
+    assert locations(here) != before
 
 
 def test_a_copy_is_left_as_it_is_while_the_original_is_there(begun, tmp_path):
