@@ -10,6 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
@@ -23,6 +26,13 @@ _INCEPTION = {"aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
 BUILT_IN = (*VGGS, *_RESNETS)
+
+# Hooks that compute a layer's weight anew in each pass, from parameters of other names; and what takes them away.
+_COMPUTING = {
+    WeightNorm: "torch.nn.utils.remove_weight_norm",
+    SpectralNorm: "torch.nn.utils.remove_spectral_norm",
+    BasePruningMethod: "torch.nn.utils.prune.remove",
+}
 
 
 def build(config: ModelConfig, *, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
@@ -87,7 +97,7 @@ def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.
     """Call a user's function with `num_classes`, and `in_channels` if it takes that.
 
     Raises:
-        InputError: if it fails or gives something else than a network.
+        InputError: if it fails or gives something else than a network whose layers can be seen and changed.
     """
     arguments = {"num_classes": num_classes}
     if "in_channels" in inspect.signature(builder).parameters:
@@ -99,7 +109,49 @@ def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.
         raise InputError(f"model.name: your function failed with {reason}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"model.name: your function gave a {type(network).__name__}, but must give an nn.Module")
+    _check_kind(network)
+    _check_tensors(network)
     return network
+
+
+def _check_kind(network: nn.Module) -> None:
+    """Refuse what only runs: layers inside are not seen, or can be neither copied nor trained."""
+    for name, part in network.named_modules():
+        gave = f"model.name: your function gave a {type(part).__name__}" + (f" as the part {name}" if name else "")
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InputError(f"{gave}, but must give a Python module, as it was before torch.jit; give that one")
+        # Asked by their marks: to import torch's compiler for its class takes seconds.
+        if isinstance(part._modules.get("_orig_mod"), nn.Module) or part._compiled_call_impl is not None:
+            raise InputError(
+                f"{gave}, which is compiled, but must give the network itself (network._orig_mod of what torch.compile "
+                "gave, no call of network.compile()); execution: compile in a recipe lets training compile it"
+            )
+    try:
+        network.train(network.training)
+    except NotImplementedError as error:
+        raise InputError(
+            f"model.name: your function gave a {type(network).__name__}, which cannot be trained "
+            f"({first_line(error)}); give the Python module itself and not what torch.export made of it"
+        ) from error
+
+
+def _check_tensors(network: nn.Module) -> None:
+    """Refuse tensors that are computed from parameters: layers that hold them cannot be copied."""
+    for name, layer in network.named_modules():
+        place = f"model.name: layer {name or type(layer).__name__} of your function's network"
+        for hook in layer._forward_pre_hooks.values():
+            mend = next((mend for kind, mend in _COMPUTING.items() if isinstance(hook, kind)), None)
+            if mend is not None:
+                raise InputError(
+                    f"{place} computes its weights anew in each pass, by a hook of {type(hook).__name__}, but they "
+                    f"must be parameters of its own; make them so with {mend}"
+                )
+        for key, value in vars(layer).items():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                raise InputError(
+                    f"{place} has {key}, which was computed from parameters as it was built, and so cannot be copied; "
+                    "compute it in the forward pass"
+                )
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Networks by name, functions of the user's own, and weights that fit or do not."""
 
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 
 from trainables.errors import InputError
 from trainables.model_config import ModelConfig
@@ -122,6 +125,77 @@ def test_a_users_function_that_gives_no_network_is_refused(user_module: str, fun
     with pytest.raises(InputError, match=message) as caught:
         build(ModelConfig(name=f"{user_module}:{function}"), num_classes=4, in_channels=3)
     assert "\n" not in str(caught.value)
+
+
+class Wraps(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.part(x)
+        return scores
+
+
+def scripted(network: nn.Module) -> nn.Module:
+    with pytest.warns(FutureWarning, match="deprecated"):
+        module: nn.Module = torch.jit.script(network)
+    return module
+
+
+def exported(network: nn.Module) -> nn.Module:
+    return torch.export.export(network.eval(), (torch.zeros(2, 3, 2, 2),)).module()
+
+
+def compiled_in_place(network: nn.Module) -> nn.Module:
+    network.compile()
+    return network
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (scripted, r"gave a RecursiveScriptModule, but must give a Python module, as it was before torch\.jit"),
+        (lambda network: Wraps(scripted(network)), "gave a RecursiveScriptModule as the part part, but must"),
+        (torch.compile, r"gave a OptimizedModule, which is compiled, .* itself \(network\._orig_mod"),
+        (compiled_in_place, "gave a Sequential, which is compiled"),
+        (exported, r"cannot be trained \(Calling train\(\) .* not what torch\.export made of it"),
+    ],
+)
+def test_modules_that_only_run_are_refused_with_what_to_give(
+    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    network = wrap(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
+    monkeypatch.setattr("torchvision.own_network_of_this_test", lambda num_classes: network, raising=False)
+    with pytest.raises(InputError, match=rf"^model\.name: your function .*{message}") as caught:
+        build(ModelConfig(name="torchvision:own_network_of_this_test"), num_classes=4, in_channels=3)
+    assert "\n" not in str(caught.value)
+
+
+def holding(layer: nn.Module) -> nn.Module:
+    layer.held = layer.weight * 2
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (nn.utils.weight_norm, r"computes its weights anew .* make them so with torch\.nn\.utils\.remove_weight_norm"),
+        (nn.utils.spectral_norm, r"computes its weights anew .* with torch\.nn\.utils\.remove_spectral_norm"),
+        (partial(l1_unstructured, name="weight", amount=0.5), r"computes .*, by a hook of L1Unstructured, .*prune\.remove"),
+        (holding, "has held, which was computed from parameters as it was built"),
+    ],
+)
+def test_layers_that_could_not_be_copied_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    def network(num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), change(nn.Linear(12, num_classes)))
+
+    monkeypatch.setattr("torchvision.own_network_of_this_test", network, raising=False)
+    with pytest.raises(InputError, match=rf"^model\.name: layer 1 of your function's network {message}"):
+        build(ModelConfig(name="torchvision:own_network_of_this_test"), num_classes=4, in_channels=3)
 
 
 @pytest.mark.parametrize(
