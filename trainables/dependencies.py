@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch_pruning import ops
 
 from trainables.channels import (
@@ -21,14 +22,12 @@ from trainables.channels import (
 )
 from trainables.errors import InputError
 from trainables.gates import find_gates
-from trainables.tracing import Node, Places, classifier, dependency_graph, execution_order, follow
+from trainables.tracing import HeldError, Node, Places, classifier, dependency_graph, execution_order, follow
 
 CLASS_SCORES = "its outputs are the class scores"
 """Why the channels of the last layer are held."""
-
-
-class _HeldError(Exception):
-    """These channels stay whole; the message says why."""
+_AS_ASKED = "is kept as asked"
+_MOST_REASONS = 3
 
 
 def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
@@ -59,17 +58,16 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
     for module, root in graph.items():
         if module not in names or not isinstance(module, nn.Conv2d | nn.Linear) or root in met:
             continue
-        reached = follow(root)
-        met |= {node for node, axis in reached if axis == "out"}
         try:
+            reached = follow(root)
+            met |= {node for node, axis in reached if axis == "out"}
             if any(node.module is scores for node, axis in reached if axis == "out"):
-                raise _HeldError(CLASS_SCORES)
+                raise HeldError(CLASS_SCORES)
             groups.extend(_groups(root, reached, names, left_alone))
-        except _HeldError as reason:
+        except HeldError as reason:
             held[names[module]] = str(reason)
     if not groups:
-        why = "".join(f"; {layer}: {reason}" for layer, reason in list(held.items())[-1:])
-        raise InputError(f"this {type(network).__name__} has no channels that could be removed{why}")
+        raise InputError(f"this {type(network).__name__} has no channels that could be removed{_why(held)}")
     position = {names[module]: index for index, module in enumerate(order)}
     groups.sort(key=lambda group: min(position.get(member.layer, len(order)) for member in group.members))
     layers = sorted({member.layer for group in groups for member in group.members})
@@ -81,11 +79,27 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
     )
 
 
+def _why(held: Mapping[str, str]) -> str:
+    """The first reasons why nothing is left, and the mend of those that the user gave."""
+    reasons = [f"{layer}: {reason}" for layer, reason in held.items() if reason != CLASS_SCORES]
+    if not reasons:
+        return "".join(f"; {layer}: {reason}" for layer, reason in held.items())
+    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+    asked = any(reason.endswith(_AS_ASKED) for reason in held.values())
+    mend = "; cascade.pruning.keep leaves none: change what stands between its layers instead" if asked else ""
+    return "".join(f"; {reason}" for reason in reasons[:_MOST_REASONS]) + more + mend
+
+
 def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:
     layers = [name for name, layer in network.named_modules() if isinstance(layer, LAYERS)]
     left_alone: set[str] = set()
     for pattern in keep:
         found = {layer for layer in layers if matches(layer, pattern)}
+        if not found and any(matches(name, pattern) for name, _ in network.named_modules() if name):
+            raise InputError(
+                f"cascade.pruning.keep has {pattern!r}, but no layer there can be narrowed: it stays whole as it is; "
+                "leave it out"
+            )
         if not found:
             raise InputError(
                 f"cascade.pruning.keep has {pattern!r}, but no layer is called so; layers are {', '.join(layers[:3])} …"
@@ -103,12 +117,13 @@ def _groups(
     """Make groups of what was reached: one, or several where not all channels stand in the same layers.
 
     Raises:
-        _HeldError: if the channels must stay whole.
+        HeldError: if the channels must stay whole.
     """
     layers: dict[tuple[str, Axis], Places] = {}
     for (node, axis), places in reached.items():
         _check(node, names, left_alone)
         if _has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
+            _check_places(node.module, axis, places, names[node.module])
             layers[names[node.module], axis] = places
     gates = _gates(reached, names)
     channel_of = _tied(layers.values(), layer_widths(root.module)[0])
@@ -163,17 +178,33 @@ def _has_channels(module: nn.Module) -> bool:
 def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Collection[str]) -> None:
     module = node.module
     if node.type == ops.OPTYPE.PARAMETER:
-        raise _HeldError("it reaches a bare parameter, which cannot be narrowed; wrap it in a layer")
+        raise HeldError("it reaches a bare parameter, which cannot be narrowed; wrap it in a layer")
     if node.type == ops.OPTYPE.OUTPUT:
-        raise _HeldError("its channels are among what the network returns")
+        raise HeldError("its channels are among what the network returns")
     if module not in names:
         return  # an operation without weights
     if names[module] in left_alone:
-        raise _HeldError(f"layer {names[module]} is kept as asked")
+        raise HeldError(f"layer {names[module]} {_AS_ASKED}")
     if not isinstance(module, LAYERS):
-        raise _HeldError(f"layer {names[module]} is a {type(module).__name__}, which cannot be narrowed")
+        raise HeldError(f"layer {names[module]} is a {type(module).__name__}, which cannot be narrowed")
     if isinstance(module, BATCH_NORMS) and not module.affine:
-        raise _HeldError(f"layer {names[module]} is a batch norm without scale and shift, which gives no saliency")
+        raise HeldError(f"layer {names[module]} is a batch norm without scale and shift, which gives no saliency")
+    if is_parametrized(module):
+        raise HeldError(
+            f"layer {names[module]} computes its weights by a parametrization, which cannot be narrowed; "
+            "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
+        )
+
+
+def _check_places(layer: nn.Module, axis: Axis, places: Places, name: str) -> None:
+    """Hold channels of which some would stand beyond a layer's own."""
+    width = layer_widths(layer)[0 if axis == "out" else 1]
+    most = max(position for position, _ in places) + 1
+    if most > width:
+        raise HeldError(
+            f"layer {name} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {most} channels come "
+            "to it; something before it joins or splits channels, as glu, maxout or a pixel shuffle do"
+        )
 
 
 def _tied(layers: Iterable[Places], num_channels: int) -> dict[int, int]:
@@ -201,8 +232,8 @@ def _gates(reached: Mapping[tuple[Node, Axis], Places], names: Mapping[nn.Module
         if axis == "in" and isinstance(node.module, LAYERS) and not is_blockwise(node.module):
             silencing = find_gates(node, giving)
             if silencing is None:
-                raise _HeldError(f"no gate silences what layer {names[node.module]} reads, which is not zero at zero")
+                raise HeldError(f"no gate silences what layer {names[node.module]} reads, which is not zero at zero")
             gates |= {names[layer] for layer in silencing}
     if not gates:
-        raise _HeldError("no layer reads its channels")
+        raise HeldError("no layer reads its channels")
     return tuple(sorted(gates))

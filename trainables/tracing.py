@@ -7,7 +7,7 @@ not end on some networks.
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,63 @@ _MOST_PLACES = 2_000_000
 """Places that are looked at for one group, some seconds' worth, before a network is refused."""
 
 
+class HeldError(Exception):
+    """These channels stay whole; the message says why."""
+
+
+def run_skeleton(network: nn.Module, example: torch.Tensor) -> object:
+    """What a network on the meta device gives for images of which only the shape is known.
+
+    Raises:
+        InputError: if the forward pass fails, naming the part of the network in which it does.
+    """
+    running: list[str] = []
+    hooks = []
+    for name, part in network.named_modules():
+        hooks += [
+            part.register_forward_pre_hook(_entering(running, name)),
+            part.register_forward_hook(_leaving(running)),
+        ]
+    try:
+        with torch.no_grad():
+            return network(example)
+    except Exception as error:  # the user's own forward pass
+        shape = "x".join(map(str, example.shape[1:]))
+        part = network.get_submodule(running[-1]) if running else network
+        where = f"part {running[-1]}, a {type(part).__name__}" if running and running[-1] else type(part).__name__
+        raise InputError(
+            f"the network fails on an image of {shape}{' in training' if network.training else ''}, in the forward "
+            f"pass of {where}: {_explained(error)}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _entering(running: list[str], name: str) -> Callable[..., None]:
+    return lambda *_: running.append(name)
+
+
+def _leaving(running: list[str]) -> Callable[..., None]:
+    return lambda *_: running.__delitem__(-1)
+
+
+def _explained(error: Exception) -> str:
+    """What an error on the meta device means to someone whose network runs on the CPU."""
+    said = first_line(error)
+    if "expected device" in said or "same device" in said:
+        return (
+            f"a tensor is not where the images are ({said}); make constants on the images' device, as by "
+            "torch.ones(..., device=x.device), or register them as buffers"
+        )
+    if "meta tensor" in said.lower():
+        return (
+            f"it asks for values of a tensor ({said}), but only shapes are known while layers are traced; leave out "
+            "branches on what images hold, and compute with tensors alone, as by torch.where"
+        )
+    return said
+
+
 def execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Module]:
     """Layers that could be narrowed, as one forward pass runs them.
 
@@ -41,11 +98,7 @@ def execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Module
         if isinstance(module, LAYERS)
     ]
     try:
-        with torch.no_grad():
-            output = network(example)
-    except Exception as error:  # the user's own forward pass
-        shape = "x".join(map(str, example.shape[1:]))
-        raise InputError(f"the network fails on an image of {shape}: {first_line(error)}") from error
+        output = run_skeleton(network, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -88,6 +141,7 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
     """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them.
 
     Raises:
+        HeldError: if torch-pruning does not know where they go.
         InputError: if there is no end of them.
     """
     reached: dict[tuple[Node, Axis], Places] = defaultdict(set)
@@ -113,8 +167,14 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
         ways = node.dependencies[: len(node.inputs)] if axis == "in" else node.dependencies[len(node.inputs) :]
         for way in ways:
             there: Iterable[Any] = new
-            for mapping in way.index_mapping:
-                there = there if mapping is None else mapping(there)
+            try:
+                for mapping in way.index_mapping:
+                    there = there if mapping is None else mapping(there)
+            except Exception as error:  # as in `dependency_graph`
+                raise HeldError(
+                    "its channels cannot be followed to what reads them, as where a recurrent layer does "
+                    f"({type(error).__name__}: {first_line(error)})"
+                ) from error
             waiting.append((way.target, "out" if axis == "in" else "in", there))
     return reached
 

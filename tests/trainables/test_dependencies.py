@@ -1,6 +1,7 @@
 """Channel groups against the truth: a dense network with gates behind its layers and a narrow one agree."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from trainables.channels import ChannelMap, Kept, layer_widths
 from trainables.dependencies import find_groups
@@ -227,6 +229,92 @@ def test_layers_that_are_kept_change_on_neither_side(keep: tuple[str, ...], left
     channel_map = find_groups(network, (3, 16, 16), keep=keep)
     assert [group.name for group in channel_map.groups] == left
     assert all("is kept as asked" in reason for layer, reason in channel_map.held.items() if layer != "classifier")
+
+
+def test_layers_that_are_never_narrowed_need_not_be_kept(networks) -> None:
+    with pytest.raises(InputError, match=r"keep has 'norm', but no layer there can be narrowed: .* leave it out"):
+        find_groups(nn.Sequential(OrderedDict(first=Layers(nn.ReLU()), norm=nn.LayerNorm(2))), (3, 8, 8), keep=["norm"])
+
+
+def test_where_nothing_is_left_the_first_reasons_are_said_and_what_mends_them() -> None:
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3))]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    with pytest.raises(InputError, match=r"removed; (\d: layer \d is a GroupNorm, [\w ]*; ){3}and 1 more$"):
+        find_groups(network, (3, 8, 8))
+    with pytest.raises(InputError, match=r"first: layer first is kept as asked; cascade\.pruning\.keep leaves none"):
+        find_groups(Layers(nn.ReLU()), (3, 8, 8), keep=["first"])
+
+
+class ReadByRows(nn.Module):
+    """A recurrent layer that reads images row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.LSTM(8 * 8, 10, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.rows(x.transpose(1, 2).flatten(2))[0][:, -1]
+        return x[:, :, None, None]
+
+
+class Halves(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.glu(x, 1)
+
+
+class Maxout(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images, channels, height, width = x.shape
+        return x.view(images, channels // 2, 2, height, width).amax(2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "channels", "reason"),
+    [
+        (ReadByRows(), 10, "its channels cannot be followed to what reads them, as where a recurrent layer does"),
+        (Halves(), 4, "layer scores has 4 inputs, but as traced 8 channels come to it; something before it joins"),
+        (nn.PixelShuffle(2), 2, "layer scores has 2 inputs, but as traced 8 channels"),
+        (
+            parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
+            8,
+            "layer asked.1 computes its weights by a parametrization, which cannot be narrowed",
+        ),
+    ],
+)
+def test_channels_whose_way_is_not_known_stay_whole_and_others_go(asked: nn.Module, channels: int, reason: str) -> None:
+    network = Layers(nn.Sequential(nn.Conv2d(8, 8, 1), asked), channels=channels)
+    channel_map = find_groups(network, (3, 8, 8))
+    assert [group.name for group in channel_map.groups] == ["first"]
+    assert channel_map.held["asked.0"].startswith(reason)
+
+
+def test_channels_that_maxout_joins_before_a_flatten_stay_whole() -> None:
+    layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), Maxout(), nn.Flatten(), nn.Linear(4 * 64, 2)]
+    channel_map = find_groups(nn.Sequential(*layers), (3, 8, 8))
+    assert [group.name for group in channel_map.groups] == ["0"]
+    assert channel_map.held["1"].startswith("layer 4 has 256 inputs, but as traced")
+
+
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.mean() > 0 else x
+
+
+class AddsConstant(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ones(8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Branches(), r"asks for values of a tensor \(.*\), but only shapes are known .* leave out branches"),
+        (AddsConstant(), r"a tensor is not where the images are \(.*\); make constants on the images' device"),
+    ],
+)
+def test_what_a_network_does_with_values_and_devices_is_said_in_its_own_terms(asked: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=rf"in the forward pass of part asked, a {type(asked).__name__}: .*{message}"):
+        find_groups(Layers(asked), (3, 8, 8))
 
 
 def test_a_forward_pass_that_asserts_is_refused(networks) -> None:
