@@ -25,6 +25,7 @@ from trainables.levels import Level, SharedWeights
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.saliency import SaliencyMeter, gate_gradient
 from trainables.selection import floor_fraction
+from trainables.tracing import run_skeleton
 from trainables.training import seeded_layers
 
 TOLERANCE = 1e-4
@@ -43,12 +44,14 @@ class Findings:
         smallest: fraction of the MACs, or of the parameters where sizes are counted in these, that is left when all
             groups are at their floors, in (0, 1). Of latency nothing is known yet.
         difference: between the scores of the gated and the narrow network, relative to what closing the gates changes.
+        probabilities: whether the scores are none below zero and sum to one for each image, as behind a softmax.
     """
 
     channel_map: ChannelMap
     silent: tuple[str, ...]
     smallest: float
     difference: float
+    probabilities: bool
 
 
 def check_contracts(
@@ -78,12 +81,14 @@ def check_contracts(
     sizes = size_model(network, channel_map, input_shape, unit=unit)
     with seeded_layers(seed, torch.device("cpu")):
         silent = _silent_groups(network, channel_map, images_NCHW)
-        difference = _Probe(network, channel_map, images_NCHW, generator).check(channel_map.groups)
+        probe = _Probe(network, channel_map, images_NCHW, generator)
+        difference = probe.check(channel_map.groups)
     return Findings(
         channel_map=channel_map,
         silent=silent,
         smallest=floor_fraction(sizes, channel_map, pruning),
         difference=difference,
+        probabilities=probe.gives_probabilities(),
     )
 
 
@@ -162,7 +167,12 @@ class _Probe:
                 if part and len(groups) > 1:
                     self.check(part)
             # These fail together or not at all, or there is but one.
-            raise InputError(f"group {groups[0].name}: {error}") from error
+            raise InputError(f"group {groups[0].name}: {error}; {_between(groups[0])}") from error
+
+    def gives_probabilities(self) -> bool:
+        """Tell whether each image's scores of the dense network are a distribution over the classes."""
+        sums_N = self._dense_NK.sum(1)
+        return bool((self._dense_NK >= 0).all()) and torch.allclose(sums_N, torch.ones_like(sums_N), atol=TOLERANCE)
 
     @torch.no_grad()
     def _compare(self, groups: Sequence[ChannelGroup]) -> float:
@@ -218,9 +228,19 @@ class _Probe:
             )
 
 
+def _between(group: ChannelGroup) -> str:
+    """Where to look for what is wrong with a group."""
+    give, read = (sorted({m.layer for m in group.members if m.axis == axis}) for axis in ("out", "in"))
+    return f"its channels go from {_few(give)} to {_few(read)}"
+
+
+def _few(layers: Sequence[str]) -> str:
+    return ", ".join(layers[:3]) + (" …" if len(layers) > 3 else "")
+
+
 def _silent_groups(network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor) -> tuple[str, ...]:
     """Train for a step, and name the groups for which it says nothing."""
-    told = skeleton(network).train()(images_NCHW.to("meta"))
+    told = run_skeleton(skeleton(network).train(), images_NCHW.to("meta"))
     if not isinstance(told, torch.Tensor):
         raise InputError(
             f"in training the network returns a {type(told).__name__}, but must return one tensor of class scores "

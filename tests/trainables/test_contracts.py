@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from trainables.contracts import check_contracts, closed_gates, draw_weights
 from trainables.errors import InputError
@@ -87,6 +88,38 @@ def test_auxiliary_heads_are_refused() -> None:
 
     with pytest.raises(InputError, match="in training the network returns a Two"):
         check_contracts(Auxiliary(nn.Identity()), SHAPE, pruning=Pruning())
+
+
+def test_a_network_with_a_parametrized_layer_keeps_the_contracts_around_it() -> None:
+    network = Between(nn.Identity())
+    parametrizations.spectral_norm(network.first)
+    findings = check_contracts(network, SHAPE, pruning=Pruning())
+    assert [group.name for group in findings.channel_map.groups] == ["second.1", "third"]
+
+
+def test_a_branch_on_values_in_training_alone_is_refused() -> None:
+    class Dropped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 0 if self.training and torch.rand(1, device=x.device) < 0.1 else x
+
+    with pytest.raises(InputError, match=r"in training, in the forward pass of part operation, .* leave out branches"):
+        check_contracts(Between(Dropped()), SHAPE, pruning=Pruning())
+
+
+def test_scores_that_are_probabilities_are_known() -> None:
+    class Ends(Between):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.end(super().forward(x))
+
+    for end, probabilities in ((nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.Sigmoid(), False)):
+        network = Ends(nn.Identity())
+        network.end = end
+        assert check_contracts(network, SHAPE, pruning=Pruning()).probabilities == probabilities
+
+
+def test_a_groups_layers_are_named_where_it_breaks_a_contract() -> None:
+    with pytest.raises(InputError, match=r"keep; its channels go from second\.1 to third$"):
+        check_contracts(Between(Reversed()), SHAPE, pruning=Pruning())
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
