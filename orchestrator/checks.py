@@ -17,6 +17,7 @@ from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.channels import ChannelMap
+from trainables.checkpoint import InputSpec, rebuild
 from trainables.contracts import Findings, check_contracts
 from trainables.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.data import DataSplits
@@ -24,8 +25,9 @@ from trainables.dependencies import CLASS_SCORES
 from trainables.errors import InputError, first_line
 from trainables.execution import require_compiler
 from trainables.features import find_boundaries
+from trainables.imports import is_import_path
 from trainables.machine import require_room_for_network
-from trainables.models import build, load_weights
+from trainables.models import build, find_builder, load_weights
 from trainables.objective import Objective
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.recipe import Recipe
@@ -83,6 +85,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
             f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
             "nothing tells its channels apart; is a layer behind it all zeros?"
         )
+    _check_rebuilding(network, experiment, data)
     boundaries = cache(partial(find_boundaries, network, findings.channel_map, data.input_shape))
     if experiment.cascade.feature_weight > 0:
         _check_features(boundaries)
@@ -94,7 +97,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         timed = make_look
     else:
         look = make_look(None)
-    notes = (*class_notes(data), *_network_notes(findings), *_speed_notes(experiment), *idle_notes(experiment))
+    notes = (*class_notes(data), *_network_notes(findings, data), *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
 
@@ -121,6 +124,24 @@ def _num_outputs(network: nn.Module, experiment: Experiment, data: DataSplits) -
             f"scores of shape (2, {data.num_classes})"
         )
     return scores_NK.shape[1]
+
+
+def _check_rebuilding(network: nn.Module, experiment: Experiment, data: DataSplits) -> None:
+    """Check that the network, once trained and saved, will be read again."""
+    name = experiment.model.name
+    builder = find_builder(name) if is_import_path(name) else None
+    images_NCHW = torch.randn(2, *data.input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        again = rebuild(network, model=experiment.model, input_spec=InputSpec.of(data), builder=builder)
+        with torch.no_grad():
+            if not torch.equal(again(images_NCHW), network.eval()(images_NCHW)):
+                raise InputError(
+                    "it gives other scores; what it computes must depend on its parameters and buffers alone"
+                )
+    except InputError as error:
+        raise InputError(
+            f"model.name is {name!r}, whose network could not be read again once it was trained and saved: {error}"
+        ) from error
 
 
 def _look(
@@ -173,8 +194,8 @@ def _look(
     return look
 
 
-def _network_notes(findings: Findings) -> Iterator[str]:
-    """What stays whole, and what nothing is known of yet."""
+def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:
+    """What stays whole, what nothing is known of yet, and scores of a kind that the losses do not take."""
     held = _held_reasons(findings)
     if held:
         yield f"{len(held)} layers or groups of them stay whole, such as {held[0]}"
@@ -182,6 +203,11 @@ def _network_notes(findings: Findings) -> Iterator[str]:
         yield (
             f"{len(findings.silent)} groups of channels have no saliency at the start, such as {findings.silent[0]}, "
             "as behind weights that begin at zero; a trial fails, and says so, where one has none when channels go"
+        )
+    if findings.probabilities and not data.multi_label:
+        yield (
+            "the network gives probabilities, as behind a softmax, but the losses take logits and apply one "
+            "themselves: networks learn worse; leave the last softmax out"
         )
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from trainables.channels import network_widths, resize
 from trainables.errors import InputError, first_line
@@ -192,15 +193,45 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
         if name in dense and not (0 < num_out <= dense[name][0] and 0 < num_in <= dense[name][1]):
             raise InputError(f"{folder}: layer {name} cannot have widths {num_out}, {num_in}; the file is damaged")
     resize(network, widths)
-    _check_scores(network, spec, folder)
+    _check_scores(network, spec, str(folder))
     weights = _read_weights(folder / WEIGHTS_FILE, network)
+    return SavedNetwork(network=_given(network, weights, str(folder / WEIGHTS_FILE)), model=model, input=spec)
+
+
+def rebuild(network: nn.Module, *, model: ModelConfig, input_spec: InputSpec, builder: Builder | None) -> nn.Module:
+    """The network that `load` would give of this one once it is saved, by the same steps without a file.
+
+    Args:
+        network: as it was built, on the CPU; it is left as it was, and shares its tensors.
+        model: how it was built.
+        input_spec: what it takes.
+        builder: as `load` takes it.
+
+    Raises:
+        InputError: if it could not be saved, or not be read.
+    """
+    again = _build_dense(model, input_spec, builder)
+    for name, part in again.named_modules():
+        layer = f"layer {name or type(part).__name__}"
+        if any(map(is_lazy, part.parameters(recurse=False))):
+            raise InputError(f"{layer} is a {type(part).__name__}, but must have its size from the start")
+    _check_scores(again, input_spec, "built a second time")
+    weights = dict(network.state_dict())
+    check_shapes(weights, again, where="what state_dict() gives")
+    try:
+        save(_on_cpu({name: tensor.flatten()[:1] for name, tensor in weights.items()}))  # a little of each kind
+    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"what state_dict() gives cannot be written as safetensors: {first_line(error)}") from error
+    return _given(again, weights, "what state_dict() gives")
+
+
+def _given(network: nn.Module, weights: "Tensors", where: str) -> nn.Module:
+    """The network with these tensors for its own, as it is used."""
     for name, tensor in network.state_dict().items():
         if weights[name].dtype != tensor.dtype:
-            raise InputError(
-                f"{folder / WEIGHTS_FILE} has {name} as {weights[name].dtype}, but it must be {tensor.dtype}"
-            )
+            raise InputError(f"{where} has {name} as {weights[name].dtype}, but it must be {tensor.dtype}")
     network.load_state_dict(versioned(weights, network), assign=True)
-    return SavedNetwork(network=network.eval().requires_grad_(requires_grad=False), model=model, input=spec)
+    return network.eval().requires_grad_(requires_grad=False)
 
 
 def _pair(value: object) -> tuple[int, int]:
@@ -210,16 +241,16 @@ def _pair(value: object) -> tuple[int, int]:
     raise ValueError(f"widths are two whole numbers, but one is {value!r}")
 
 
-def _check_scores(network: nn.Module, spec: InputSpec, folder: Path) -> None:
+def _check_scores(network: nn.Module, spec: InputSpec, where: str) -> None:
     """Refuse layers that do not fit one another, or scores that do not fit the class names; nothing is computed."""
     try:
         with torch.no_grad():
             scores = copy.deepcopy(network).to("meta").eval()(torch.zeros(2, *spec.shape, device="meta"))
     except Exception as error:
         first_line = str(error).partition("\n")[0]
-        raise InputError(f"{folder}: the network's layers do not fit one another: {first_line}") from error
+        raise InputError(f"{where}: the network's layers do not fit one another: {first_line}") from error
     if scores.shape != (2, spec.num_classes):
-        raise InputError(f"{folder}: the network gives {scores.shape[-1]} scores, but names {spec.num_classes} classes")
+        raise InputError(f"{where}: the network gives {scores.shape[-1]} scores, but names {spec.num_classes} classes")
 
 
 def _build_dense(model: ModelConfig, spec: InputSpec, builder: Builder | None) -> nn.Module:

@@ -252,6 +252,48 @@ def test_what_stays_whole_and_what_has_no_saliency_yet_is_said(data, monkeypatch
     assert silent.startswith("6 groups of channels have no saliency at the start, such as features.0")
 
 
+class Softmaxed(Few):
+    """Gives probabilities of four classes."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.layers.insert(0, nn.Conv2d(3, 3, 1))
+        self.scores = nn.Sequential(nn.Linear(8, num_classes), nn.Softmax(1))
+
+
+def test_probabilities_where_logits_are_taken_are_said_and_not_refused(data, monkeypatch):
+    model = own(Softmaxed, monkeypatch)
+    (said,) = check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data).notes
+    assert said.startswith("the network gives probabilities, as behind a softmax")
+    monkeypatch.setattr(DataSplits, "multi_label", True)
+    assert check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data).notes == ()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_a_network_that_could_not_be_read_once_it_is_trained_is_refused(data, monkeypatch):
+    space = {"student_macs_kept": [0.6, 0.7]}
+
+    def old_weight_norm(num_classes):
+        network = Flat(num_classes)
+        network.layers[0] = nn.utils.weight_norm(network.layers[0])
+        return network
+
+    with pytest.raises(
+        InputError, match=r"^model\.name: layer layers\.0 .* computes its weights anew .*remove_weight_norm$"
+    ):
+        check_network(experiment(own(old_weight_norm, monkeypatch), space=space), data)
+
+    kernels = iter((2, 3))
+
+    def changes(num_classes):
+        network = Softmaxed(num_classes)
+        network.layers.append(nn.Threshold(1 / next(kernels), 0.0))
+        return network
+
+    with pytest.raises(InputError, match=r"could not be read again once .*: it gives other scores"):
+        check_network(experiment(own(changes, monkeypatch), space=space), data)
+
+
 class Flat(Few):
     """Has no features at more than one place where channels can go."""
 

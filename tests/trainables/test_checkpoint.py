@@ -23,6 +23,7 @@ from trainables.checkpoint import (
     load,
     load_network,
     load_state,
+    rebuild,
     save_network,
     save_state,
 )
@@ -99,6 +100,55 @@ def test_a_failed_save_leaves_nothing(narrow, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_network(tmp_path / "network", narrow("vgg-small"), model=CONFIGS["vgg-small"], input_spec=spec)
     assert list(tmp_path.iterdir()) == []
+
+
+OWN_LAYERS = ModelConfig(name="some.module:layers")
+
+
+def layers(first: nn.Module) -> nn.Module:
+    return nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+
+class Noted(nn.Conv2d):
+    def get_extra_state(self) -> str:
+        return "a note"
+
+
+class Grows(nn.Conv2d):
+    """Makes a part of itself when it first runs."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.scale = nn.Parameter(torch.ones(1))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("name", ["vgg-small", "own"])
+def test_what_is_rebuilt_is_what_is_saved_and_read(name: str, networks, tmp_path: Path) -> None:
+    network = networks(name)[0]
+    builder = None if name == "vgg-small" else lambda num_classes: type(network)(num_classes)
+    again = rebuild(network, model=CONFIGS[name], input_spec=SPEC, builder=builder)
+    save_network(tmp_path / "network", network, model=CONFIGS[name], input_spec=SPEC)
+    read = load(tmp_path / "network", builder=builder).state_dict()
+    assert not again.training
+    assert all(torch.equal(tensor, read[key]) for key, tensor in again.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers(nn.LazyConv2d(6, 3)), "layer 0 is a LazyConv2d, but must have its size from the start"),
+        (lambda: layers(Noted(3, 6, 3)), r"what state_dict\(\) gives is not a state dict: names with tensors"),
+        (lambda: layers(Grows(3, 6, 3)), r"has 0\.scale, which the network does not have"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_before_it_is_saved(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    network = make()
+    with torch.no_grad():
+        network(torch.zeros(2, *SPEC.shape))
+    with pytest.raises(InputError, match=message):
+        rebuild(network, model=OWN_LAYERS, input_spec=SPEC, builder=lambda num_classes: make())
 
 
 @pytest.fixture
