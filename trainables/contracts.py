@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainables.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
+from trainables.channels import (
+    BATCH_NORMS,
+    ChannelGroup,
+    ChannelMap,
+    Kept,
+    computed_attribute,
+    network_widths,
+    resize,
+    skeleton,
+)
 from trainables.convolutions import cpu_convolutions
 from trainables.cost import count_macs, count_params, size_model
 from trainables.dependencies import find_groups
@@ -258,5 +267,11 @@ def _silent_groups(network: nn.Module, channel_map: ChannelMap, images_NCHW: tor
     if not bool(torch.isfinite(loss)):
         raise InputError("the network's loss on images of noise is not finite; check its weights")
     loss.backward()  # type: ignore[no-untyped-call]
+    computed = computed_attribute(network)
+    if computed is not None:
+        raise InputError(
+            f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
+            f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
+        )
     meter.update()
     return tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))

@@ -14,6 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from trainables.channels import computed_attribute
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
 from trainables.model_config import ModelConfig
@@ -138,20 +139,20 @@ def _check_kind(network: nn.Module) -> None:
 def _check_tensors(network: nn.Module) -> None:
     """Refuse tensors that are computed from parameters: layers that hold them cannot be copied."""
     for name, layer in network.named_modules():
-        place = f"model.name: layer {name or type(layer).__name__} of your function's network"
         for hook in layer._forward_pre_hooks.values():
             mend = next((mend for kind, mend in _COMPUTING.items() if isinstance(hook, kind)), None)
             if mend is not None:
                 raise InputError(
-                    f"{place} computes its weights anew in each pass, by a hook of {type(hook).__name__}, but they "
-                    f"must be parameters of its own; make them so with {mend}"
+                    f"model.name: layer {name or type(layer).__name__} of your function's network computes its weights "
+                    f"anew in each pass, by a hook of {type(hook).__name__}, but they must be parameters of its own; "
+                    f"make them so with {mend}"
                 )
-        for key, value in vars(layer).items():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                raise InputError(
-                    f"{place} has {key}, which was computed from parameters as it was built, and so cannot be copied; "
-                    "compute it in the forward pass"
-                )
+    computed = computed_attribute(network)
+    if computed is not None:
+        raise InputError(
+            f"model.name: layer {computed[0]} of your function's network has {computed[1]}, which was computed from "
+            "parameters as it was built, and so cannot be copied; compute it in the forward pass"
+        )
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

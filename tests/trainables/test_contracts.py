@@ -2,6 +2,7 @@
 
 import copy
 from collections import namedtuple
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_a_branch_on_values_in_training_alone_is_refused() -> None:
 
     with pytest.raises(InputError, match=r"in training, in the forward pass of part operation, .* leave out branches"):
         check_contracts(Between(Dropped()), SHAPE, pruning=Pruning())
+
+
+@pytest.mark.parametrize("kept", [lambda x: x, lambda x: [x], lambda x: {"features": x}])
+def test_a_layer_that_keeps_what_it_computed_is_refused(kept: Callable[[torch.Tensor], object]) -> None:
+    class Keeps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = kept(x)
+            return x
+
+    with pytest.raises(InputError, match=r"layer operation keeps kept of its last forward pass, .*detach"):
+        check_contracts(Between(Keeps()), SHAPE, pruning=Pruning())
+
+
+def test_a_layer_may_keep_what_has_no_gradients() -> None:
+    class Keeps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = x.detach()
+            return x
+
+    assert check_contracts(Between(Keeps()), SHAPE, pruning=Pruning()).silent == ()
 
 
 def test_scores_that_are_probabilities_are_known() -> None:

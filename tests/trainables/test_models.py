@@ -183,7 +183,10 @@ def holding(layer: nn.Module) -> nn.Module:
     [
         (nn.utils.weight_norm, r"computes its weights anew .* make them so with torch\.nn\.utils\.remove_weight_norm"),
         (nn.utils.spectral_norm, r"computes its weights anew .* with torch\.nn\.utils\.remove_spectral_norm"),
-        (partial(l1_unstructured, name="weight", amount=0.5), r"computes .*, by a hook of L1Unstructured, .*prune\.remove"),
+        (
+            partial(l1_unstructured, name="weight", amount=0.5),
+            r"computes .* hook of L1Unstructured, .*prune\.remove",
+        ),
         (holding, "has held, which was computed from parameters as it was built"),
     ],
 )
