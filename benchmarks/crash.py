@@ -29,9 +29,9 @@ from benchmarks.table import Row, table
 from orchestrator.archive import Archive, Candidate
 from orchestrator.journals import mend_journal
 from orchestrator.study import Study
-from trainables.checkpoint import load_state
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.states import load_state
 
 NUM_KILLS = 20
 SEED = 0

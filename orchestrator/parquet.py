@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import torch
 
 from trainables.data_config import DataConfig
+from trainables.decoding import decode_image, decode_square
 from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
 from trainables.machine import require_room_for_images
-from trainables.sources import Part, data_folder, decode_image, decode_square
+from trainables.sources import Part, data_folder
 
 _SHAPE = (3, 32, 32)
 _ROWS_A_BATCH = 4096

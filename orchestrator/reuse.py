@@ -22,9 +22,9 @@ import torch
 from filelock import FileLock
 
 from orchestrator.bucket import Bucket
-from trainables.checkpoint import load_state, save_state
 from trainables.errors import InputError, first_line
 from trainables.identity import Identity, digest
+from trainables.states import load_state, save_state
 from trainables.training import Tensors
 
 STAGE_FILE = "stage.safetensors"

@@ -16,9 +16,9 @@ from PIL import Image
 from orchestrator.delivery import Existing, disk_full, move, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
+from trainables.decoding import decode_rgb
 from trainables.errors import InputError
 from trainables.plain import require_int
-from trainables.sources import decode_rgb
 
 _QUALITY = 92  # of the JPEGs that shrunk images become
 _CHUNK = 256  # images that are looked at together

@@ -10,7 +10,7 @@ from torch import nn
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.teacher_task import TeacherTask, num_epochs
 from trainables import processor
-from trainables.checkpoint import InputSpec, load_state
+from trainables.checkpoint import InputSpec
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
@@ -19,6 +19,7 @@ from trainables.models import build, load_weights, versioned
 from trainables.pruning_config import Pruning
 from trainables.ranks import Ranks
 from trainables.results import EpochProgress, TeacherResult
+from trainables.states import load_state
 from trainables.teacher import TeacherStage
 
 

@@ -20,7 +20,7 @@ from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors
 from orchestrator.reuse import StageFolder
 from orchestrator.whole_files import write_atomically
-from trainables.checkpoint import InputSpec, load_network, load_state, save_network, save_state
+from trainables.checkpoint import InputSpec, load_network, save_network
 from trainables.cost import LatencyTable
 from trainables.data_config import Augmentation
 from trainables.errors import InputError, first_line
@@ -30,6 +30,7 @@ from trainables.model_config import ModelConfig
 from trainables.models import find_builder
 from trainables.recipe import Recipe
 from trainables.results import TeacherResult
+from trainables.states import load_state, save_state
 from trainables.training import Tensors
 
 STATE = "state.safetensors"

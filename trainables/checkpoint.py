@@ -1,14 +1,12 @@
-"""Networks and states on disk: safetensors and JSON, so that loading runs no code from the file.
+"""Networks on disk: safetensors and JSON, so that loading runs no code from the file.
 
-A network is a folder with `architecture.json` (how to build it, and its widths) and `weights.safetensors`. The state of
-a stage or trial is one safetensors file that carries its plain values as metadata.
+A network is a folder with `architecture.json` (how to build it, and its widths) and `weights.safetensors`.
 """
 
 import copy
 import dataclasses
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -27,6 +25,7 @@ from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.models import Builder, build, call_builder, check_shapes, versioned
+from trainables.states import on_cpu
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
     from trainables.data import DataSplits
@@ -150,7 +149,7 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
             "widths": network_widths(network),
         }
         (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n")
-        save_file(_on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
+        save_file(on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
         (aside / WEIGHTS_FILE).chmod(0o644)
         aside.rename(folder)
     finally:
@@ -219,7 +218,7 @@ def rebuild(network: nn.Module, *, model: ModelConfig, input_spec: InputSpec, bu
     weights = dict(network.state_dict())
     check_shapes(weights, again, where="what state_dict() gives")
     try:
-        save(_on_cpu({name: tensor.flatten()[:1] for name, tensor in weights.items()}))  # a little of each kind
+        save(on_cpu({name: tensor.flatten()[:1] for name, tensor in weights.items()}))  # a little of each kind
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"what state_dict() gives cannot be written as safetensors: {first_line(error)}") from error
     return _given(again, weights, "what state_dict() gives")
@@ -312,30 +311,3 @@ def _read_weights(path: Path, network: nn.Module) -> "Tensors":
         raise InputError(f"{path} is missing") from error
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"{path} is damaged or no safetensors file: {first_line(error)}") from error
-
-
-def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> "Tensors":
-    # Copies, since safetensors refuses tensors that share memory.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-
-def save_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
-    """Write tensors and plain values as one file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(_on_cpu(tensors), aside, metadata={"values": json.dumps(values)})
-    aside.replace(path)
-
-
-def load_state(path: Path) -> "tuple[Tensors, dict[str, Any]]":
-    """Read what `save_state` wrote.
-
-    Raises:
-        InputError: if the file is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()["values"])
-            return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is missing or damaged: {error}") from error

@@ -1,16 +1,81 @@
-"""Encoded images to pixels at the speed that streaming needs. Shape legend as in `trainables.images`."""
+"""Encoded images to pixels: by Pillow, which knows the formats, and at the speed that streaming needs.
 
+Shape legend as in `trainables.images`.
+"""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
 from trainables.augmentation import mirrors, random_window
-from trainables.sources import decode_image
+from trainables.errors import InputError, first_line
 
+# Not all that Pillow knows: it has PostScript run by another program.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
 
 
+def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
+    """An encoded image as pixels.
+
+    Args:
+        data: the encoded bytes, or the file that holds them.
+        name: what an error calls the image.
+
+    Returns:
+        uint8 RGB of shape (3, H, W); grey becomes RGB, transparency is dropped, colours of 16 bits lose the lower 8,
+        and the camera's orientation (EXIF) is left aside.
+
+    Raises:
+        InputError: if it cannot be decoded or is grey of more than 8 bits.
+    """
+    return _pixels(decode_rgb(data, name=name))
+
+
+def decode_square(data: bytes | Path, *, name: str, size: int) -> torch.Tensor:
+    """The largest central square of an encoded image, brought to `size` pixels with antialiasing.
+
+    Args:
+        data: as of `decode_image`, and so are `name` and the errors.
+        name: what an error calls the image.
+        size: height and width in pixels.
+
+    Returns:
+        uint8 RGB of shape (3, size, size).
+    """
+    return _pixels(_central_square(decode_rgb(data, name=name), size))
+
+
+def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
+    """An encoded image as Pillow holds it; arguments and errors are those of `decode_image`."""
+    try:
+        with Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
+            mode, rgb = image.mode, image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise InputError(f"{name} cannot be read as an image ({reason}); mend or remove it") from error
+    if mode.startswith(("I", "F")):  # of which PIL clips all values above 255 without a word
+        raise InputError(f"{name} has pixels of mode {mode}, but must have 8 bits a channel; convert it")
+    return rgb
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _central_square(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, then the central square: in one pass, so that a long side costs nothing."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
 def decode(data: bytes, *, name: str) -> torch.Tensor:
-    """An encoded image as pixels; JPEG pixels are those that `sources.decode_image` gives, sooner.
+    """An encoded image as pixels; JPEG pixels are those that `decode_image` gives, sooner.
 
     Args:
         data: the encoded bytes.

@@ -8,17 +8,16 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 
 from trainables.data_config import DataConfig, DataName
+from trainables.decoding import decode_square
 from trainables.errors import InputError, first_line
 from trainables.images import ImageSet, Source
 from trainables.machine import require_room_for_images
@@ -29,8 +28,6 @@ Part = Literal["train", "val", "test"]
 _DIGITS_SIZE = 16
 _ROWS_A_TASK = 64
 _MOST_NAMED = 10
-# Not all that Pillow knows: it has PostScript run by another program.
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _PART_NAMES: Mapping[Part, Sequence[str]] = MappingProxyType(
     {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 )
@@ -78,57 +75,6 @@ def data_folder(config: DataConfig) -> Path:
             f"data.path is {config.path!r}, but must be a folder that exists; {config.name} is read from it"
         )
     return path
-
-
-# Decoding
-
-
-def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
-    """An encoded image as pixels.
-
-    Args:
-        data: the encoded bytes, or the file that holds them.
-        name: what an error calls the image.
-
-    Returns:
-        uint8 RGB of shape (3, H, W); grey becomes RGB, transparency is dropped, colours of 16 bits lose the lower 8,
-        and the camera's orientation (EXIF) is left aside.
-
-    Raises:
-        InputError: if it cannot be decoded or is grey of more than 8 bits.
-    """
-    return _pixels(decode_rgb(data, name=name))
-
-
-def decode_square(data: bytes | Path, *, name: str, size: int) -> torch.Tensor:
-    """The largest central square of an encoded image, brought to `size` pixels with antialiasing.
-
-    Args:
-        data: as of `decode_image`, and so are `name` and the errors.
-        name: what an error calls the image.
-        size: height and width in pixels.
-
-    Returns:
-        uint8 RGB of shape (3, size, size).
-    """
-    return _pixels(_central_square(decode_rgb(data, name=name), size))
-
-
-def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
-    """An encoded image as Pillow holds it; arguments and errors are those of `decode_image`."""
-    try:
-        with Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
-            mode, rgb = image.mode, image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        raise InputError(f"{name} cannot be read as an image ({reason}); mend or remove it") from error
-    if mode.startswith(("I", "F")):  # of which PIL clips all values above 255 without a word
-        raise InputError(f"{name} has pixels of mode {mode}, but must have 8 bits a channel; convert it")
-    return rgb
-
-
-def _pixels(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 # Digits
@@ -315,13 +261,6 @@ def _refuse(refused: Mapping[Path, InputError]) -> None:
         raise refused[first]
     shown = [str(file) for file in others[:_MOST_NAMED]] + ["…"] * (len(others) > _MOST_NAMED)
     raise InputError(f"{refused[first]}; {len(others)} more cannot be taken: {', '.join(shown)}") from refused[first]
-
-
-def _central_square(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size`, then the central square: in one pass, so that a long side costs nothing."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
 
 
 # Parquet is read outside of this package, which knows torch alone.

@@ -20,7 +20,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 from trainables import processor
-from trainables.checkpoint import InputSpec, load_state, save_network, save_state
+from trainables.checkpoint import InputSpec, save_network
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
@@ -29,6 +29,7 @@ from trainables.errors import InputError, MachineError, StageFailure
 from trainables.model_config import ModelConfig
 from trainables.models import build, versioned
 from trainables.ranks import Crew, RanksDiffer, Solo
+from trainables.states import load_state, save_state
 from trainables.training import Tensors
 from trainables.trial import CascadeTrial, FinishedStages
 

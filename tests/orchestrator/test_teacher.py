@@ -10,7 +10,6 @@ from orchestrator.bucket import Bucket
 from orchestrator.rank_actors import RankActors
 from orchestrator.teacher import _run, _time_layers, time_layers
 from orchestrator.teacher_task import TeacherTask
-from trainables.checkpoint import load_state, save_state
 from trainables.cost import LatencyTable, LayerTime
 from trainables.data import DataSplits
 from trainables.errors import InputError
@@ -18,6 +17,7 @@ from trainables.images import ImageSet
 from trainables.model_config import ModelConfig
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
+from trainables.states import load_state, save_state
 
 TABLE = LatencyTable(
     layers={"features.0": LayerTime(fixed_ms=0.1, output_ms=1 / 3, product_ms=0.0)},

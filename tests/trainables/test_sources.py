@@ -15,7 +15,7 @@ from torchvision import datasets
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet
-from trainables.sources import decode_image, image_files, read_test, read_train, read_val
+from trainables.sources import image_files, read_test, read_train, read_val
 
 
 def _message(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -28,42 +28,6 @@ def _encoded(pixels: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
-
-
-# Decoding
-
-
-def test_decoded_pixels_are_those_that_were_saved(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    expected = torch.from_numpy(pixels).permute(2, 0, 1)
-    assert torch.equal(decode_image(_encoded(pixels), name="x"), expected)
-    file = tmp_path / "image.bmp"
-    file.write_bytes(_encoded(pixels, "BMP"))
-    assert torch.equal(decode_image(file, name="x"), expected)
-
-
-def test_grey_becomes_rgb_and_transparency_goes() -> None:
-    grey = np.full((4, 4), 77, dtype=np.uint8)
-    assert np.unique(decode_image(_encoded(grey), name="x")).tolist() == [77]
-    assert decode_image(_encoded(np.full((4, 4, 4), 77, dtype=np.uint8)), name="x").shape == (3, 4, 4)
-
-
-def test_images_that_cannot_be_read_are_named() -> None:
-    with pytest.raises(InputError) as error:
-        decode_image(b"no image", name="photo 3")
-    assert _message(error).startswith("photo 3 cannot be read as an image (unknown format)")
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match="unknown format"):
-        decode_image(_encoded(noise, "EPS"), name="photo 3")  # of which Pillow would have a program run
-    for kind in ("PNG", "JPEG"):
-        whole = _encoded(noise, kind)
-        with pytest.raises(InputError, match="photo 3 cannot be read"):
-            decode_image(whole[: len(whole) // 2], name="photo 3")
-
-
-def test_sixteen_bits_are_refused_rather_than_clipped() -> None:
-    with pytest.raises(InputError, match="pixels of mode I;16, but must have 8 bits a channel"):
-        decode_image(_encoded(np.full((4, 4), 40_000, dtype=np.uint16)), name="x")
 
 
 # Digits

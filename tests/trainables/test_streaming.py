@@ -11,16 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from trainables.augmentation import NUM_DRAWS
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
-from trainables.decoding import central_square, decode, drawn_window
 from trainables.errors import InputError
 from trainables.evaluation import evaluate
 from trainables.identity import data_digest
 from trainables.images import Images, ImageSet, in_memory, num_batches
 from trainables.recipe import Recipe
-from trainables.sources import decode_image, decode_square
 from trainables.streaming import SHARDS_A_WINDOW, Stream, StreamedSet
 from trainables.teacher import TeacherStage
 
@@ -245,41 +242,3 @@ def test_each_image_has_a_label():
 def test_what_must_be_in_memory_says_so():
     with pytest.raises(InputError, match=r"22 images are streamed, but a study .* data\.memory_gb"):
         in_memory(_streamed(), purpose="a study")
-
-
-# Decoding
-
-
-def _photo(height: int, width: int) -> np.ndarray:
-    small = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_pixels_are_those_of_the_other_decoder(kind):
-    data = _encoded(_photo(90, 120), kind)
-    assert torch.equal(decode(data, name="it"), decode_image(data, name="it"))
-    square, expected = central_square(decode(data, name="it"), 32), decode_square(data, name="it", size=32)
-    # Pillow lets what lies beside the square shine in at its rim.
-    assert (square.int() - expected.int())[:, :, 1:-1].abs().max() <= 1
-
-
-def test_grey_images_become_colour():
-    assert decode(_encoded(_photo(20, 30)[:, :, 0], "JPEG"), name="it").shape == (3, 20, 30)
-
-
-def test_drawn_windows_are_windows():
-    image = torch.zeros(3, 80, 120, dtype=torch.uint8)
-    image[0] = torch.arange(80)[:, None]  # where a pixel comes from
-    image[1] = torch.arange(120)
-    generator = torch.Generator().manual_seed(0)
-    areas, mirrored = [], []
-    for _ in range(200):
-        found = drawn_window(image, 16, torch.rand(NUM_DRAWS, generator=generator)).int()
-        rows, columns = found[0, :, 0], found[1, 0]
-        mirrored.append(bool(columns[0] > columns[-1]))
-        wide, high = (abs(int(ends[-1] - ends[0])) * 16 / 15 for ends in (columns, rows))
-        areas.append(wide * high / 9600)
-    assert 0.05 < min(areas) < 0.15
-    assert 0.8 < max(areas) < 1.05
-    assert 60 < sum(mirrored) < 140

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from trainables import epochs, midway
-from trainables.checkpoint import load_state, save_state
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.evaluation import accuracy
 from trainables.recipe import Recipe
+from trainables.states import load_state, save_state
 from trainables.teacher import TeacherStage
 from trainables.training import recalibrate
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables import midway
-from trainables.checkpoint import load_state, save_state
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
@@ -22,6 +21,7 @@ from trainables.plan import stage_plans
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, Reused
+from trainables.states import load_state, save_state
 from trainables.trial import CascadeTrial, FinishedStages
 from trainables.trial import progress as how_far
 

@@ -6,7 +6,7 @@ import pytest
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from trainables import midway
-from trainables.checkpoint import load, save_state
+from trainables.checkpoint import load
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.errors import InputError, MachineError, StageFailure
@@ -15,6 +15,7 @@ from trainables.model_config import ModelConfig
 from trainables.pruning_config import Pruning
 from trainables.ranks import RanksDiffer, Solo
 from trainables.recipe import Recipe
+from trainables.states import save_state
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import STATE_FILE, CascadeTrainable, TrialSettings, stop_note, trial_key
 
