@@ -17,7 +17,6 @@ from typing import IO, Any
 
 from orchestrator.addresses import database_file
 from orchestrator.evidence.folder import REPORT
-from orchestrator.folder import SearchFolder
 from orchestrator.signals import terminated_as_interrupted
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.spool import FOLDER
@@ -66,16 +65,13 @@ def _require_writable(storage: Path) -> None:
 
 
 def _bring_up_to_date(storage: Path, say: Callable[[str], None]) -> None:
-    """Send what killed searches and studies have left, and find artifacts again where the folder was moved."""
-    names = [path.parents[1].name for path in storage.glob(f"*/{FOLDER}/spool.jsonl")]
-    if names:
+    """Find artifacts again where the folder was moved, and send what killed searches and studies have left."""
+    with contextlib.suppress(sqlite3.Error):  # which the server tells of
+        follow_move(storage)
+    if any(storage.glob(f"*/{FOLDER}/spool.jsonl")):
         from orchestrator.tracking.syncing import sync_storage
 
         sync_storage(storage, warn=say)
-    with contextlib.suppress(sqlite3.Error, PermissionError):  # the server tells of the first; somebody else's
-        # What runs now knows the folder under a path that works for it: in a container, say.
-        if not any(SearchFolder(storage=storage, name=name).is_locked for name in names):
-            follow_move(storage)
 
 
 class UiServer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.addresses import database_file
+from orchestrator.folder import SearchFolder
 from orchestrator.tracking.database import ARTIFACTS
 
 _LOCATIONS = (
@@ -28,7 +29,9 @@ _BUSY_SECONDS = 20.0
 def follow_move(storage: Path) -> bool:
     """Put locations right that were in this storage folder when it had another place; whether there were any.
 
-    Only where nothing is at the old place any more, and a run's artifacts that were there are here.
+    Only where a run's artifacts are here and no longer there; a copy goes on with those of the original. Nothing is
+    touched while a search or study runs here, to which the folder may be under another path that works: in a
+    container, say, or where machines mount it in different places.
 
     Args:
         storage: folder of the searches, with its own database in it.
@@ -38,10 +41,11 @@ def follow_move(storage: Path) -> bool:
     """
     file = database_file(storage)
     here = file.parent / ARTIFACTS
-    if not (file.is_file() and here.is_dir()):
+    if not (file.is_file() and here.is_dir()) or _is_busy(storage):
         return False
     with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as database, database:
-        old_places = [old for old in _places(database) if _is_gone(old) and _came_along(database, old, here)]
+        places = _places(database) - {here.as_uri()}
+        old_places = [old for old in places if _came_along(database, old, here)]
         for old in old_places:
             for table, column in _LOCATIONS:
                 database.execute(
@@ -58,21 +62,31 @@ def _places(database: sqlite3.Connection) -> set[str]:
     return {found[1] for (location,) in locations if (found := _OURS.fullmatch(location or ""))}
 
 
-def _is_gone(place: str) -> bool:
+def _is_busy(storage: Path) -> bool:
+    folders = [SearchFolder(storage=storage, name=lock.parent.name) for lock in storage.glob("*/lock")]
     try:
-        _path(urlsplit(place).path).stat()
+        return any(folder.is_locked for folder in folders)
+    except PermissionError:  # somebody else's, which may run
+        return True
+
+
+def _came_along(database: sqlite3.Connection, old: str, here: Path) -> bool:
+    there = _path(urlsplit(old).path)
+    runs: Iterator[tuple[str]] = database.execute(
+        f"SELECT artifact_uri FROM runs WHERE {_within('artifact_uri')}", {"old": old}
+    )
+    of_runs = (_path(location[len(old) + 1 :]) for (location,) in runs)
+    return any((here / of_run).exists() and _is_gone(there / of_run) for of_run in of_runs)
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:  # it may be there
         return False
     return False
-
-
-def _came_along(database: sqlite3.Connection, old: str, here: Path) -> bool:
-    runs: Iterator[tuple[str]] = database.execute(
-        f"SELECT artifact_uri FROM runs WHERE {_within('artifact_uri')}", {"old": old}
-    )
-    return any((here / _path(location[len(old) + 1 :])).exists() for (location,) in runs)
 
 
 def _within(column: str) -> str:

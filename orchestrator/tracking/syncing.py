@@ -1,7 +1,8 @@
 """Send what a search or a study has left in its spool, without running it."""
 
+import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from orchestrator.evidence.results import locked, study_id
 from orchestrator.folder import SearchFolder
 from orchestrator.tracking import records
 from orchestrator.tracking.ledger import Ledger
+from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import Left, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
@@ -100,6 +102,9 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
         mend = "run it by cascade study" if source.kind == "study" else "run it, or go on with --resume"
         raise InputError(f"{source.kind} {folder.name!r} has recorded nothing yet; {mend}")
     store = source.store(uri)
+    if uri is None and source.uri == database_uri(folder.storage):
+        with suppress(sqlite3.Error):  # which is told when it is connected to
+            follow_move(folder.storage)  # before the lock, which says that somebody works here
     with source.locked():
         store.require()
         with spool.sending():

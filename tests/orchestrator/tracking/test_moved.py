@@ -110,6 +110,25 @@ def test_pages_leave_places_as_they_are_while_a_search_runs_to_which_the_folder_
     assert locations(here) != before
 
 
+def test_a_folder_is_followed_though_a_new_one_stands_at_its_old_place(begun, tmp_path):
+    old, *_ = begun
+    here = old.rename(tmp_path / "here")
+    (old / "mlartifacts").mkdir(parents=True)
+    assert follow_move(here)
+    assert locations(here)["here"] == (here / "mlartifacts").as_uri()
+
+
+def test_what_a_killed_search_left_is_sent_without_moving_a_running_ones_places(begun, tmp_path):
+    old, *_ = begun
+    here = old.rename(tmp_path / "here")
+    before = locations(here)
+    with SearchFolder(storage=here, name="digits").locked():
+        connected(here)
+        assert locations(here) == before
+    connected(here)
+    assert locations(here) != before
+
+
 def test_a_copy_is_left_as_it_is_while_the_original_is_there(begun, tmp_path):
     old, *_ = begun
     shutil.copytree(old, tmp_path / "copy")
