@@ -135,11 +135,12 @@ def _check_rebuilding(network: nn.Module, experiment: Experiment, data: DataSpli
         again = rebuild(network, model=experiment.model, input_spec=InputSpec.of(data), builder=builder)
         with torch.no_grad():
             scores_NK, wanted_NK = again(images_NCHW), network.eval()(images_NCHW)
-        if (scores_NK - wanted_NK).abs().max() > TOLERANCE * wanted_NK.abs().max():
+        if not (scores_NK - wanted_NK).abs().max() <= TOLERANCE * wanted_NK.abs().max():  # not-a-number is neither
             raise InputError("it gives other scores; what it computes must depend on its parameters and buffers alone")
-    except InputError as error:
+    except Exception as error:  # whatever a forward pass of the user's own raises
         raise InputError(
-            f"model.name is {name!r}, whose network could not be read again once it was trained and saved: {error}"
+            f"model.name is {name!r}, whose network could not be read again once it was trained and saved: "
+            f"{first_line(error)}"
         ) from error
 
 

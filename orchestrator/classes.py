@@ -37,10 +37,10 @@ def class_notes(data: DataSplits) -> Iterator[str]:
     mend = "add some to the validation images, or raise data.val_fraction where they are held out"
     names, num_images = data.class_names, len(data.val)
     trained_K = _images_K(data.train.labels_N, len(names))
-    for number, what in ((0, "no training image is"), (len(data.train), "all training images are")):
+    for number, what in ((0, "no training image shows"), (len(data.train), "all training images show")):
         which = [name for name, images in zip(names, trained_K, strict=True) if images == number]
         if which:
-            yield f"{what} of {named(which, len(names))}, so that they cannot be learnt"
+            yield f"{what} {named(which, len(names))}, which cannot be learnt so"
     missing = [name for name, images in zip(names, _images_K(data.val.labels_N, len(names)), strict=True) if not images]
     if missing:
         yield (

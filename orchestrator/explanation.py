@@ -70,31 +70,29 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def stray_flag(values: Mapping[str, Any], model: type[BaseModel]) -> str | None:
     """One line for the first true or false where a number is asked for, as which pydantic would take it: 1 or 0."""
     kinds = _places(model).kinds
-    for place, known, value in _leaves(values, kinds):
-        if isinstance(value, bool) and _mentions(kinds[known], int, float) and not _mentions(kinds[known], bool):
+    for place, members, value in _leaves(values, kinds):
+        if isinstance(value, bool) and not members.isdisjoint((int, float)) and bool not in members:
             return f"{place} is {str(value).lower()}, but must be a number (yes, no, on and off are flags in YAML too)"
     return None
 
 
 def _leaves(
     value: object, kinds: Mapping[str, Any], place: str = "", known: str = ""
-) -> Iterator[tuple[str, str, Any]]:
-    """Where values stand, what the place is called in a model, and the values; of what the model does not know none."""
+) -> Iterator[tuple[str, frozenset[Any], Any]]:
+    """Where values stand, what may stand there, and the values; of places that the model does not know none."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             for name in (str(key), _ANY):
                 if f"{known}.{name}".strip(".") in kinds:
                     yield from _leaves(inner, kinds, f"{place}.{key}".strip("."), f"{known}.{name}".strip("."))
                     break
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _leaves(inner, kinds, place, known)
-    else:
-        yield place, known, value
-
-
-def _mentions(kind: Any, *wanted: type) -> bool:
-    return kind in wanted or any(_mentions(inner, *wanted) for inner in get_args(kind))
+        return
+    members = _members(kinds[known])
+    if isinstance(value, list | tuple):
+        within = [get_args(member) for member in members if get_origin(member) is tuple]
+        members = tuple(inner for arguments in within for kind in arguments for inner in _members(kind))
+    for each in value if isinstance(value, list | tuple) else (value,):
+        yield place, frozenset(members), each
 
 
 def _named(own: InputError, place: str) -> str:

@@ -271,7 +271,7 @@ def checked_labels(column: Any, num_classes: int, file: Path, first_row: int) ->
     """The column's labels, numbers or lists of them.
 
     Raises:
-        InputError: if one is missing, not of a class, or twice in a list.
+        InputError: if one is missing or not of a class, or a list holds a 0 or a 1 for each class.
     """
     rows: list[Any] = column.to_pylist()
     several = is_list(column.type)
@@ -279,12 +279,18 @@ def checked_labels(column: Any, num_classes: int, file: Path, first_row: int) ->
         for label in value if several and value is not None else [value]:
             if label is None or not 0 <= label < num_classes:
                 raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
-        if several and len(set(value or ())) < len(value or ()):
+        if several and _is_a_flag_for_each_class(value, num_classes):
             raise InputError(
-                f"labels of row {row} of {file} are {value}, with one of them twice, but must be the numbers of the "
-                "classes that the image has; are they a 0 or a 1 for each class? list where the ones stand"
+                f"labels of row {row} of {file} are {value}, a 0 or a 1 for each class, but must be the numbers of the "
+                "classes that the image has; list where the ones stand"
             )
     return rows
+
+
+def _is_a_flag_for_each_class(labels: Sequence[int], num_classes: int) -> bool:
+    """Whether a list can hardly be numbers of classes, which may stand there twice, for two objects of a kind."""
+    flags = set(labels) <= {0, 1} and len(set(labels)) < len(labels)
+    return flags and (num_classes == 2 or len(labels) == num_classes)  # the largest number is all that is known
 
 
 def _decoded(encoded: Any, file: Path, first_row: int, size: int | None) -> torch.Tensor:

@@ -77,9 +77,10 @@ class LineWatcher(Watcher):
         if not result.has_learnt:
             assert result.val_guess is not None
             self.note(
-                f"the teacher is hardly better than guessing ({percent(result.val_guess)}), so that it has nothing to "
-                "teach; train it longer (teacher.epochs) or at another learning rate (teacher.learning_rate), or if "
-                "model.weights gave it, see whether their classes and their pixels are those of data"
+                f"the teacher is at {percent(result.val_accuracy)}, hardly better than guessing "
+                f"({percent(result.val_guess)}), so that it has nothing to teach; train it longer (teacher.epochs) or "
+                "at another learning rate (teacher.learning_rate), or if model.weights gave it, see whether their "
+                "classes and their pixels are those of data"
             )
 
     def going_on(self, num_ended: int) -> None:

@@ -150,4 +150,4 @@ def pytest_collection_modifyitems(items):
 
 def _allowed_seconds(item):
     allowed = item.get_closest_marker("timeout")
-    return 0 if allowed is None else allowed.args[0]
+    return 0 if allowed is None else allowed.kwargs.get("timeout", *allowed.args)

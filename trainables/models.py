@@ -27,6 +27,7 @@ _INCEPTION = {"aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
 BUILT_IN = (*VGGS, *_RESNETS)
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 # Hooks that compute a layer's weight anew in each pass, from parameters of other names; and what takes them away.
 _COMPUTING = {
@@ -172,14 +173,14 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise InputError(f"model.weights is {path}, but it cannot be read: {first_line(error)}") from error
     except Exception as error:  # UnpicklingError: the file is none of torch's, or holds more than plain values
         raise InputError(
-            f"model.weights is {path}, but it is no file of tensors, or holds more than a plain state dict; save "
-            "network.state_dict() itself"
+            f"model.weights is {path}, but it is damaged or no file of tensors, or holds more than a plain state dict; "
+            "save network.state_dict() itself"
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(given, dict) and isinstance(given.get(key), dict):
             given = given[key]
             break
-    given = _unwrapped(given)
+    given = _unwrapped(given, network)
     check_shapes(given, network, where=f"model.weights {path}")
     network.load_state_dict(versioned(given, network))
 
@@ -192,11 +193,14 @@ def _read_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever lies there
         return torch.load(file, "cpu", weights_only=True)
 
 
-def _unwrapped(given: Any) -> Any:  # noqa: ANN401 - whatever was read
-    """A state dict with the names of the network itself."""
-    for prefix in ("module.", "_orig_mod."):
-        if isinstance(given, dict) and given and all(str(name).startswith(prefix) for name in given):
-            given = {name.removeprefix(prefix): value for name, value in given.items()}
+def _unwrapped(given: Any, network: nn.Module) -> Any:  # noqa: ANN401 - whatever was read
+    """A state dict with the names of the network itself, where all of them begin as those of one that is wrapped."""
+    own = network.state_dict().keys()
+    while isinstance(given, dict) and not own & given.keys():
+        prefix = next((p for p in _WRAPPERS if given and all(str(name).startswith(p) for name in given)), None)
+        if prefix is None:
+            break
+        given = {name.removeprefix(prefix): value for name, value in given.items()}
     return given
 
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-_LEAST_LEARNT = 0.05  # of the way from guessing to being always right
+# Of the way from guessing to being always right; and how many times as often right as who guesses is enough, as it is
+# where there are many classes.
+_LEAST_LEARNT, _TIMES_GUESSING = 0.05, 3.0
 
 
 def has_learnt(accuracy: float, *, guess: float) -> bool:
@@ -15,7 +17,7 @@ def has_learnt(accuracy: float, *, guess: float) -> bool:
         accuracy: the network's, in [0, 1].
         guess: accuracy of who does not look at the images, in [0, 1].
     """
-    return accuracy >= guess + _LEAST_LEARNT * (1.0 - guess)
+    return accuracy >= min(guess + _LEAST_LEARNT * (1.0 - guess), _TIMES_GUESSING * guess)
 
 
 def collapse_line(*, guess: float, teacher: float) -> float:

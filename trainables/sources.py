@@ -204,30 +204,28 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
-    """Image files of every class folder of `root`, at any depth, in order of class and name, and their labels.
+    """Image files of every class folder of `root`, in order of class and name, and their labels.
 
     Raises:
-        InputError: if a folder is no class, or has no images.
+        InputError: if a folder is no class, or has no images directly in it.
     """
     files: list[Path] = []
     labels: list[int] = []
     for folder in class_folders(root):
         if folder.name not in class_names:
             raise InputError(f"{folder} is a class that has no training images; add some or remove the folder")
-        found = (item for item in folder.rglob("*") if item.suffix.lower() in _SUFFIXES and item.is_file())
-        members_by_name = sorted(item for item in found if not _is_hidden(item.relative_to(folder).parent))
+        members = (item for item in folder.iterdir() if item.suffix.lower() in _SUFFIXES and item.is_file())
+        members_by_name = sorted(members, key=lambda item: item.name)
         if not members_by_name:
-            raise InputError(f"{folder} has no images ({', '.join(_SUFFIXES)}); add some or remove the folder")
+            within = "".join(f", but the folder {inner.name}" for inner in class_folders(folder)[:1])
+            raise InputError(
+                f"{folder} has no images ({', '.join(_SUFFIXES)}) directly in it{within}; add some or remove the folder"
+            )
         files += members_by_name
         labels += [class_names.index(folder.name)] * len(members_by_name)
     if not files:
         raise InputError(f"{root} has no class folders; put images in one folder a class")
     return files, torch.tensor(labels, dtype=torch.int64)
-
-
-def _is_hidden(folder: Path) -> bool:
-    """Whether it, or one that it lies in, is hidden, as caches of thumbnails are."""
-    return any(part.startswith(".") for part in folder.parts)
 
 
 def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataConfig) -> ImageSet:
@@ -236,31 +234,32 @@ def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataCon
     require_room_for_images(len(files), channels=3, size=size)
     images_NCHW = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
-    def fill(start: int) -> dict[Path, InputError]:
-        refused = {}
+    def fill(start: int) -> dict[str, str]:
+        refused = {}  # not the errors, which hold on to the pixels
         for row in range(start, min(start + _ROWS_A_TASK, len(files))):
             try:
                 images_NCHW[row] = decode_square(files[row], name=str(files[row]), size=size)
             except InputError as error:
-                refused[files[row]] = error
+                refused[str(files[row])] = str(error)
         return refused
 
     # PIL's decoders release the interpreter: threads pay off from about 128 pixels a side on.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         tasks = pool.map(fill, range(0, len(files), _ROWS_A_TASK))
-        _refuse({file: error for refused in tasks for file, error in refused.items()})
+        _require_none({file: reason for refused in tasks for file, reason in refused.items()})
     return ImageSet(images_NCHW=images_NCHW, labels_N=labels_N)
 
 
-def _refuse(refused: Mapping[Path, InputError]) -> None:
-    """Say all that is wrong at once, as who mends one file after another reads the others each time."""
+def _require_none(refused: Mapping[str, str]) -> None:
+    """Say all that is wrong at once, as who mends one file after another reads all others each time."""
     if not refused:
         return
     first, *others = refused
-    if not others:
-        raise refused[first]
-    shown = [str(file) for file in others[:_MOST_NAMED]] + ["…"] * (len(others) > _MOST_NAMED)
-    raise InputError(f"{refused[first]}; {len(others)} more cannot be taken: {', '.join(shown)}") from refused[first]
+    more = ""
+    if others:
+        shown = others[:_MOST_NAMED] + ["…"] * (len(others) > _MOST_NAMED)
+        more = f"; {len(others)} more cannot be taken: {', '.join(shown)}"
+    raise InputError(refused[first] + more)
 
 
 # Parquet is read outside of this package, which knows torch alone.

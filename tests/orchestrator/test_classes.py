@@ -59,9 +59,9 @@ def test_classes_that_no_or_all_training_images_have_are_named():
     labels = [[1, 0, 0], [1, 0, 1]]
     data = splits([[1, 0, 0], [0, 1, 0], [0, 0, 1]] * 2, labels)
     require_differences(data)
-    assert [note.partition(", so that")[0] for note in class_notes(data)] == [
-        "no training image is of 1 of 3 classes (bee)",
-        "all training images are of 1 of 3 classes (ant)",
+    assert [note.partition(", which")[0] for note in class_notes(data)] == [
+        "no training image shows 1 of 3 classes (bee)",
+        "all training images show 1 of 3 classes (ant)",
     ]
 
 

@@ -58,6 +58,7 @@ def test_the_first_wrong_value_is_told_by_its_key(values, message):
         ({"breads": {"rye": {"flour": False}}}, "breads.rye.flour is false"),
         ({"best": {"flour": True}}, "best.flour is true"),
         ({"is_open": False, "days": [True], "more": {"a": True}, "oven": {"names": ["a"]}}, None),
+        ({"oven": {"degrees": True}, "breads": True}, None),  # told as what must be a list, or keys and values
         ({"unknown": True, "oven": {"unknown": True}}, None),  # told as unknown keys
     ],
 )

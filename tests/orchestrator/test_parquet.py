@@ -241,7 +241,11 @@ def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
     _write_own(train, [[0, 1], None], _LISTS)
     assert message() == f"label of row 1 of {train} is None, but must be in 0 … 1"
     _write_own(train, [[0, 1], [1, 0, 0]], _LISTS)
-    assert message().startswith(f"labels of row 1 of {train} are [1, 0, 0], with one of them twice, but must be the")
+    assert message().startswith(f"labels of row 1 of {train} are [1, 0, 0], a 0 or a 1 for each class, but must be")
+    _write_own(train, [[0, 0, 1], [1]], _LISTS, names=["a", "b", "c"])
+    assert message().startswith(f"labels of row 0 of {train} are [0, 0, 1], a 0 or a 1 for each class")
+    _write_own(train, [[1, 1, 3], [0, 0]], _LISTS)  # two objects of a kind
+    assert read_train(_own(tmp_path)).images.labels_N.sum(1).tolist() == [2, 1]
     _write_own(train, [[0], []], _LISTS)
     assert message() == f"{tmp_path} has 1 classes in its train files, but must have at least 2"
     _write_own(train, [[0], [10**12]], _LISTS)

@@ -224,7 +224,10 @@ def small(num_classes: int = 4) -> nn.Module:
     return build(ModelConfig(width=1 / 8), num_classes=num_classes, in_channels=3, seed=num_classes)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "state dict", "state_dict", "model", "parallel", "parallel, compiled"])
+@pytest.mark.parametrize(
+    "form",
+    ["safetensors", "state dict", "state_dict", "model", "parallel", "parallel, compiled", "compiled, parallel"],
+)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_are_read(tmp_path: Path, form: str, suffix: str) -> None:
     wanted = small().state_dict()
@@ -233,6 +236,7 @@ def test_weights_are_read(tmp_path: Path, form: str, suffix: str) -> None:
         "state dict": wanted,
         "parallel": {f"module.{name}": tensor for name, tensor in wanted.items()},
         "parallel, compiled": {f"module._orig_mod.{name}": tensor for name, tensor in wanted.items()},
+        "compiled, parallel": {f"_orig_mod.module.{name}": tensor for name, tensor in wanted.items()},
     }
     if form == "safetensors":
         save_file(wanted, path)
@@ -241,6 +245,16 @@ def test_weights_are_read(tmp_path: Path, form: str, suffix: str) -> None:
     network = build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99)
     load_weights(network, path)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_whose_own_part_is_called_module_keeps_its_names(tmp_path: Path) -> None:
+    wanted = nn.Sequential()
+    wanted.add_module("module", small())
+    torch.save(wanted.state_dict(), tmp_path / "weights.pt")
+    network = nn.Sequential()
+    network.add_module("module", build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99))
+    load_weights(network, tmp_path / "weights.pt")
+    assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
 def without(state: dict, name: str) -> dict:
