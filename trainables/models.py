@@ -187,7 +187,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def _read_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever lies there
     with path.open("rb") as file:
-        if file.read(9)[8:] == b"{":  # eight bytes of length, then JSON
+        head = file.read(9)
+        is_torchs = head.startswith((b"PK", b"\x80"))  # a ZIP archive, or in former times a pickle
+        # Safetensors begin with eight bytes of length, then JSON; of a damaged one the name is left.
+        if head[8:] == b"{" or (path.suffix == ".safetensors" and not is_torchs):
             return load_file(path)
         file.seek(0)
         return torch.load(file, "cpu", weights_only=True)

@@ -138,7 +138,7 @@ def parquet(folder, *, side=32, label=3, cut=None):
 
 
 def test_damaged_data_is_named(cascade, tmp_path):
-    refused(cascade(*parquet(tmp_path / "cut", cut=60)), "train.parquet")
+    refused(cascade(*parquet(tmp_path / "cut", cut=60)), "test.parquet", "cannot be read as Parquet")
     refused(cascade(*parquet(tmp_path / "wide", side=48)), "train.parquet", "48")
     refused(cascade(*parquet(tmp_path / "odd", label=10)), "label", "10")
     assert not (tmp_path / "runs").exists()
