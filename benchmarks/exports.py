@@ -45,6 +45,7 @@ from trainables.teacher_size import TeacherSize
 MACS_KEPT, ROUND_TO = 0.25, 8
 BATCH = 64
 EPOCHS, LEVEL_EPOCHS = 5, 20  # a level that falls in fewer is no network whose accuracy says anything
+LEVEL_RATE = 0.02  # a level falls in 160 steps here, and at the teacher's rate of 0.05 may come to nothing
 FRONT = 8
 DIGITS = DataConfig(name="digits", image_size=32)
 
@@ -80,7 +81,9 @@ def trained_pair(data: DataSplits, folder: Path) -> Pair:
         dense,
         plan=StagePlan(name="cascade", levels=(1,), epochs=LEVEL_EPOCHS, first_epoch=0),
         config=CascadeConfig(
-            macs_kept=(MACS_KEPT,), pruning=Pruning(round_to=ROUND_TO), recipe=replace(recipe, epochs=LEVEL_EPOCHS)
+            macs_kept=(MACS_KEPT,),
+            pruning=Pruning(round_to=ROUND_TO),
+            recipe=replace(recipe, epochs=LEVEL_EPOCHS, learning_rate=LEVEL_RATE),
         ),
         teacher_size=TeacherSize(macs=count_macs(dense, spec.shape), params=count_params(dense)),
         data=data,
