@@ -133,7 +133,8 @@ class LineWatcher(Watcher):
             f"level {collapsed[0].level} of trial {collapsed[0].trial} has collapsed: it is nearer to guessing "
             f"({percent(self._teacher.val_guess)}) than to the teacher ({percent(self._teacher.val_accuracy)}); "
             "if many do, give cascades more epochs (cascade.recipe.epochs), a slower fall "
-            "(cascade.pruning.ramp_fraction), another learning rate or larger students (space)"
+            "(cascade.pruning.ramp_fraction), clipped gradients (cascade.recipe.max_grad_norm: 1), another "
+            "learning rate or larger students (space)"
         )
 
 
