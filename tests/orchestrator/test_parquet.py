@@ -1,4 +1,3 @@
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from orchestrator.parquet import has_parquet, read_test, read_train
+from tests import pictures
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
 
 
 def _pixels(num_images: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(0, 256, (num_images, *size, 3), dtype=np.uint8)
-
-
-def _encoded(pixels: np.ndarray[Any, Any]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _write(
@@ -55,7 +48,7 @@ def _message(path: Path, name: Any = "cifar10") -> str:
 
 def test_images_of_all_files_are_read_in_order_and_parts_kept_apart(tmp_path: Path) -> None:
     pixels = _pixels(9)
-    encoded = [_encoded(image) for image in pixels]
+    encoded = [pictures.encoded(image) for image in pixels]
     _write(tmp_path / "train-00001.parquet", encoded[4:7], [4, 5, 6])
     _write(tmp_path / "train-00000.parquet", encoded[:4], [0, 1, 2, 3])
     _write(tmp_path / "test.parquet", encoded[7:], [9, 8])
@@ -70,7 +63,7 @@ def test_images_of_all_files_are_read_in_order_and_parts_kept_apart(tmp_path: Pa
 
 def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
     coarse = pa.array([1, 2], pa.int64())
-    encoded = [_encoded(image) for image in _pixels(2)]
+    encoded = [pictures.encoded(image) for image in _pixels(2)]
     _write(tmp_path / "train.parquet", encoded, [99, 0], image="image", label="fine_label", label_=coarse)
     source = read_train(_config(tmp_path, "cifar100"))
     assert source.images.labels_N.tolist() == [99, 0]
@@ -83,7 +76,7 @@ def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
     [([f"n{i}" for i in range(10)], "n0"), (["too", "few"], "airplane"), (None, "airplane")],
 )
 def test_class_names_come_from_metadata_that_fits(tmp_path: Path, names: list[str] | None, first: str) -> None:
-    _write(tmp_path / "train.parquet", [_encoded(_pixels(1)[0])], [0])
+    _write(tmp_path / "train.parquet", [pictures.encoded(_pixels(1)[0])], [0])
     table = pq.read_table(tmp_path / "train.parquet")
     features = {"label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -101,14 +94,14 @@ def test_has_parquet(tmp_path: Path) -> None:
 
 
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
-    good = _encoded(_pixels(1)[0])
+    good = pictures.encoded(_pixels(1)[0])
     file = tmp_path / "train.parquet"
-    _write(file, [good, good, good, good, _encoded(_pixels(1, size=(32, 16))[0])], [0] * 5)
+    _write(file, [good, good, good, good, pictures.encoded(_pixels(1, size=(32, 16))[0])], [0] * 5)
     assert _message(tmp_path) == f"image of row 4 of {file} has shape (3, 32, 16), but must have (3, 32, 32)"
 
 
 def test_an_image_without_readable_bytes_is_named(tmp_path: Path) -> None:
-    good = _encoded(_pixels(1)[0])
+    good = pictures.encoded(_pixels(1)[0])
     file = tmp_path / "train.parquet"
     _write(file, [good, good[:100]], [0, 0])
     assert _message(tmp_path).startswith(f"image of row 1 of {file} cannot be read as an image")
@@ -119,18 +112,18 @@ def test_an_image_without_readable_bytes_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "label", "last"), [("cifar10", 10, 9), ("cifar10", -1, 9), ("cifar100", 100, 99)])
 def test_a_label_out_of_range_is_named(tmp_path: Path, name: str, label: int, last: int) -> None:
     file = tmp_path / "train.parquet"
-    _write(file, [_encoded(image) for image in _pixels(4)], [0, 1, 2, label])
+    _write(file, [pictures.encoded(image) for image in _pixels(4)], [0, 1, 2, label])
     assert _message(tmp_path, name) == f"label of row 3 of {file} is {label}, but must be in 0 … {last}"
 
 
 def test_a_missing_label_is_named(tmp_path: Path) -> None:
-    _write(tmp_path / "train.parquet", [_encoded(_pixels(1)[0])], [None])
+    _write(tmp_path / "train.parquet", [pictures.encoded(_pixels(1)[0])], [None])
     assert "label of row 0 of" in _message(tmp_path)
 
 
 def test_rows_are_counted_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.parquet._ROWS_A_BATCH", 2)
-    images = [_encoded(image) for image in _pixels(5)]
+    images = [pictures.encoded(image) for image in _pixels(5)]
     _write(tmp_path / "train.parquet", images, [0, 1, 2, 3, 4])
     assert read_train(_config(tmp_path)).images.labels_N.tolist() == [0, 1, 2, 3, 4]
     _write(tmp_path / "train.parquet", images, [0, 1, 2, 77, 4])
@@ -140,7 +133,7 @@ def test_rows_are_counted_across_batches(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_missing_or_wrong_columns_are_named(tmp_path: Path) -> None:
-    file, image = tmp_path / "train.parquet", [_encoded(_pixels(1)[0])]
+    file, image = tmp_path / "train.parquet", [pictures.encoded(_pixels(1)[0])]
     _write(file, image, [0], image="picture")
     assert _message(tmp_path) == f"{file} has no column img or image; columns found: extra, picture, label"
     _write(file, image, [0], label="target")
@@ -156,7 +149,7 @@ def test_missing_or_wrong_columns_are_named(tmp_path: Path) -> None:
 
 def test_a_damaged_file_gives_one_line(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
-    _write(file, [_encoded(image) for image in _pixels(6)], [0] * 6)
+    _write(file, [pictures.encoded(image) for image in _pixels(6)], [0] * 6)
     whole = file.read_bytes()
     start = pq.ParquetFile(file).metadata.row_group(1).column(1).data_page_offset
     bad_page = whole[:start] + b"\xff" * 50 + whole[start + 50 :]
@@ -176,7 +169,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_no_image_is_both_trained_on_and_tested_on(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
-    _write(file, [_encoded(_pixels(1)[0])], [0])
+    _write(file, [pictures.encoded(_pixels(1)[0])], [0])
     (tmp_path / "train-again.parquet").symlink_to(file)
     assert len(read_train(_config(tmp_path)).images) == 1
     (tmp_path / "test.parquet").symlink_to(file)
@@ -190,7 +183,7 @@ def test_no_image_is_both_trained_on_and_tested_on(tmp_path: Path) -> None:
 
 
 def _write_own(file: Path, labels: Sequence[Any], kind: pa.DataType, *, names: Any = None, seed: int = 0) -> None:
-    images = [_encoded(image) for image in _pixels(len(labels), size=(20, 30), seed=seed)]
+    images = [pictures.encoded(image) for image in _pixels(len(labels), size=(20, 30), seed=seed)]
     rows = pa.array([{"bytes": data} for data in images], type=pa.struct([("bytes", pa.binary())]))
     column = "labels" if pa.types.is_list(kind) else "label"
     table = pa.table({"image": rows, column: pa.array(labels, kind)})

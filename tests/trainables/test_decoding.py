@@ -1,62 +1,49 @@
 """Encoded images as pixels, by Pillow and by the faster decoder."""
 
-import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.pictures import encoded, one_line
 from trainables.augmentation import NUM_DRAWS
 from trainables.decoding import central_square, decode, decode_image, decode_square, drawn_window
 from trainables.errors import InputError
 
 
-def _message(error: pytest.ExceptionInfo[InputError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
-
-def _encoded(pixels: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
 def test_decoded_pixels_are_those_that_were_saved(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     expected = torch.from_numpy(pixels).permute(2, 0, 1)
-    assert torch.equal(decode_image(_encoded(pixels), name="x"), expected)
+    assert torch.equal(decode_image(encoded(pixels), name="x"), expected)
     file = tmp_path / "image.bmp"
-    file.write_bytes(_encoded(pixels, "BMP"))
+    file.write_bytes(encoded(pixels, "BMP"))
     assert torch.equal(decode_image(file, name="x"), expected)
 
 
 def test_grey_becomes_rgb_and_transparency_goes() -> None:
     grey = np.full((4, 4), 77, dtype=np.uint8)
-    assert np.unique(decode_image(_encoded(grey), name="x")).tolist() == [77]
-    assert decode_image(_encoded(np.full((4, 4, 4), 77, dtype=np.uint8)), name="x").shape == (3, 4, 4)
+    assert np.unique(decode_image(encoded(grey), name="x")).tolist() == [77]
+    assert decode_image(encoded(np.full((4, 4, 4), 77, dtype=np.uint8)), name="x").shape == (3, 4, 4)
 
 
 def test_images_that_cannot_be_read_are_named() -> None:
     with pytest.raises(InputError) as error:
         decode_image(b"no image", name="photo 3")
-    assert _message(error).startswith("photo 3 cannot be read as an image (unknown format)")
+    assert one_line(error).startswith("photo 3 cannot be read as an image (unknown format)")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with pytest.raises(InputError, match="unknown format"):
-        decode_image(_encoded(noise, "EPS"), name="photo 3")  # of which Pillow would have a program run
+        decode_image(encoded(noise, "EPS"), name="photo 3")  # of which Pillow would have a program run
     for kind in ("PNG", "JPEG"):
-        whole = _encoded(noise, kind)
+        whole = encoded(noise, kind)
         with pytest.raises(InputError, match="photo 3 cannot be read"):
             decode_image(whole[: len(whole) // 2], name="photo 3")
 
 
 def test_sixteen_bits_are_refused_rather_than_clipped() -> None:
     with pytest.raises(InputError, match="pixels of mode I;16, but must have 8 bits a channel"):
-        decode_image(_encoded(np.full((4, 4), 40_000, dtype=np.uint16)), name="x")
+        decode_image(encoded(np.full((4, 4), 40_000, dtype=np.uint16)), name="x")
 
 
 def _photo(height: int, width: int) -> np.ndarray:
@@ -66,7 +53,7 @@ def _photo(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_pixels_are_those_of_the_other_decoder(kind):
-    data = _encoded(_photo(90, 120), kind)
+    data = encoded(_photo(90, 120), kind, quality=95)
     assert torch.equal(decode(data, name="it"), decode_image(data, name="it"))
     square, expected = central_square(decode(data, name="it"), 32), decode_square(data, name="it", size=32)
     # Pillow lets what lies beside the square shine in at its rim.
@@ -74,7 +61,7 @@ def test_pixels_are_those_of_the_other_decoder(kind):
 
 
 def test_grey_images_become_colour():
-    assert decode(_encoded(_photo(20, 30)[:, :, 0], "JPEG"), name="it").shape == (3, 20, 30)
+    assert decode(encoded(_photo(20, 30)[:, :, 0], "JPEG", quality=95), name="it").shape == (3, 20, 30)
 
 
 def test_drawn_windows_are_windows():

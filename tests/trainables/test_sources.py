@@ -1,5 +1,4 @@
 import hashlib
-import io
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,23 +11,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from tests.pictures import encoded, one_line
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet
 from trainables.sources import image_files, read_test, read_train, read_val
-
-
-def _message(error: pytest.ExceptionInfo[InputError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
-
-def _encoded(pixels: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
 
 # Digits
 
@@ -78,7 +65,7 @@ def test_digits_keep_their_range_and_labels_when_enlarged() -> None:
 def test_missing_cifar_files_say_how_to_fetch_them(tmp_path: Path, name: Any, folder: str) -> None:
     with pytest.raises(InputError) as error:
         read_train(DataConfig(name=name, path=str(tmp_path)))
-    message = _message(error)
+    message = one_line(error)
     assert str(tmp_path) in message
     assert folder in message
     assert "data.download: true" in message
@@ -138,7 +125,7 @@ def test_a_download_that_fails_says_where_to_get_the_files(tmp_path: Path, monke
     monkeypatch.setattr(datasets.CIFAR10, "url", f"file://{tmp_path}/no-archive.tar.gz")
     with pytest.raises(InputError, match="cannot be fetched") as error:
         read_train(DataConfig(name="cifar10", path=str(tmp_path), download=True))
-    assert "no-archive.tar.gz there by other means" in _message(error)
+    assert "no-archive.tar.gz there by other means" in one_line(error)
 
 
 # Folders of images
@@ -237,8 +224,8 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path: Path) -> N
     pixels = np.random.default_rng(0).integers(0, 256, (40, 120, 3), dtype=np.uint8)
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "train" / name / "tall.png").write_bytes(_encoded(pixels.transpose(1, 0, 2)))
-        (tmp_path / "train" / name / "wide.png").write_bytes(_encoded(pixels))
+        (tmp_path / "train" / name / "tall.png").write_bytes(encoded(pixels.transpose(1, 0, 2)))
+        (tmp_path / "train" / name / "wide.png").write_bytes(encoded(pixels))
     _save(tmp_path / "test/cat/x.png", 0)
     images = read_train(_folder_config(tmp_path)).images.images_NCHW
     resized = Image.fromarray(pixels).resize((24, 8), Image.Resampling.BILINEAR)
@@ -252,7 +239,7 @@ def test_shrinking_averages_instead_of_skipping_pixels(tmp_path: Path) -> None:
     stripes[:, ::2] = 200
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "train" / name / "x.png").write_bytes(_encoded(stripes))
+        (tmp_path / "train" / name / "x.png").write_bytes(encoded(stripes))
     _save(tmp_path / "test/cat/x.png", 0)
     shrunk = read_train(_folder_config(tmp_path)).images.images_NCHW.float()
     assert (shrunk - 100).abs().max() <= 10
@@ -266,8 +253,8 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     bad.write_bytes((tmp_path / "train/dog/good.png").read_bytes()[:40])
     with pytest.raises(InputError) as error:
         read_train(_folder_config(tmp_path))
-    assert _message(error).startswith(f"{bad} cannot be read as an image")
-    assert "more cannot be taken" not in _message(error)
+    assert one_line(error).startswith(f"{bad} cannot be read as an image")
+    assert "more cannot be taken" not in one_line(error)
 
 
 @pytest.mark.parametrize(("number", "more"), [(3, ""), (80, ", …")])  # 80 are more than a thread takes at once
@@ -281,7 +268,7 @@ def test_unreadable_images_are_named_at_once(tmp_path: Path, number: int, more: 
     with pytest.raises(InputError) as error:
         read_train(_folder_config(tmp_path))
     named = ", ".join(map(str, bad[1:11]))
-    assert _message(error) == (
+    assert one_line(error) == (
         f"{bad[0]} cannot be read as an image (unknown format); mend or remove it; "
         f"{number - 1} more cannot be taken: {named}{more}"
     )

@@ -1,6 +1,5 @@
 """Sets in memory and streamed ones do the same for stages; a stream is a function of its seed, whoever decodes."""
 
-import io
 import itertools
 import pickle
 from collections.abc import Callable, Iterable
@@ -8,9 +7,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
+from tests import pictures
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
 from trainables.errors import InputError
@@ -22,12 +21,6 @@ from trainables.streaming import SHARDS_A_WINDOW, Stream, StreamedSet
 from trainables.teacher import TeacherStage
 
 SIZE, NUM_IMAGES = 8, 22
-
-
-def _encoded(pixels_HWC: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels_HWC).save(buffer, kind, quality=95)
-    return buffer.getvalue()
 
 
 class Rows:
@@ -59,7 +52,7 @@ def _in_memory(num_images: int = NUM_IMAGES) -> ImageSet:
 
 
 def _streamed(num_images: int = NUM_IMAGES, *, workers: int = 0) -> StreamedSet:
-    encoded = [_encoded(image.permute(1, 2, 0).numpy()) for image in _pixels(num_images)]
+    encoded = [pictures.encoded(image.permute(1, 2, 0).numpy()) for image in _pixels(num_images)]
     chosen = np.arange(num_images)
     stream = Stream(rows=Rows(encoded), chosen_N=chosen, image_size=SIZE, workers=workers)
     return stream.labelled(_labels(num_images))
@@ -218,7 +211,7 @@ def test_a_pass_reads_some_shards_at_a_time():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named(workers):
-    encoded = [_encoded(image.permute(1, 2, 0).numpy()) for image in _pixels(4)]
+    encoded = [pictures.encoded(image.permute(1, 2, 0).numpy()) for image in _pixels(4)]
     encoded[2] = b"\xff\xd8\xff\x00"
     stream = Stream(rows=Rows(encoded), chosen_N=np.arange(4), image_size=SIZE, workers=workers)
     with pytest.raises(InputError, match=r"^image 2 cannot be read as an image"):
