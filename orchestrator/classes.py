@@ -38,10 +38,10 @@ def class_notes(data: DataSplits) -> Iterator[str]:
     names, num_images = data.class_names, len(data.val)
     trained_K = _images_K(data.train.labels_N, len(names))
     for number, what in ((0, "no training image shows"), (len(data.train), "all training images show")):
-        which = [name for name, images in zip(names, trained_K, strict=True) if images == number]
+        which = _with(number, trained_K, names)
         if which:
             yield f"{what} {named(which, len(names))}, which cannot be learnt so"
-    missing = [name for name, images in zip(names, _images_K(data.val.labels_N, len(names)), strict=True) if not images]
+    missing = _with(0, _images_K(data.val.labels_N, len(names)), names)
     if missing:
         yield (
             f"validation has no images of {named(missing, len(names))}, so networks are chosen without regard to "
@@ -58,6 +58,11 @@ def named(classes: Sequence[str], num_classes: int) -> str:
     """Some of so many classes, for people: the first of them by name."""
     more = ", …" if len(classes) > _NAMED else ""
     return f"{len(classes)} of {num_classes} classes ({', '.join(classes[:_NAMED])}{more})"
+
+
+def _with(number: int, images_K: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Classes that have so many images."""
+    return [name for name, images in zip(names, images_K, strict=True) if images == number]
 
 
 def _images_K(labels: torch.Tensor, num_classes: int) -> list[int]:

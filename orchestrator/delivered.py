@@ -1,6 +1,5 @@
 """Check a folder that somebody delivered: whether it is the export that its card says, and safe to load."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.formats import CARD_FILE, CARD_FORMAT, CARD_VERSION, FILES, README_FILE, README_KEY, Format
+from orchestrator.whole_files import checksum_of
 from trainables.errors import InputError, first_line
 from trainables.imports import is_import_path
 
@@ -78,12 +78,7 @@ def check_export(folder: Path) -> Delivered:
 
 def _is_changed(readme: Path, digest: object) -> bool:
     """Whether the card for people is there and is another; cards from before it was noted say nothing of it."""
-    return readme.exists() and digest is not None and not (readme.is_file() and _sha256(readme) == digest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return readme.exists() and digest is not None and not (readme.is_file() and checksum_of(readme) == digest)
 
 
 def _read_card(path: Path) -> Mapping[str, Any]:
@@ -109,7 +104,7 @@ def _compare(path: Path, size: int, digest: str) -> None:
         raise InputError(f"{path} is missing, or no regular file, but it is on the card")
     if path.stat().st_size != size:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes, but the card says {size:,}; it was changed")
-    if _sha256(path) != digest:
+    if checksum_of(path) != digest:
         raise InputError(f"{path} is not the file that the card is about (SHA-256); it was changed or swapped")
 
 

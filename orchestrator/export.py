@@ -5,7 +5,6 @@ The test images are read here and nowhere before: whatever was chosen was chosen
 Shape legend: N images, C channels, H height, W width, K classes.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from orchestrator.readme import markdown
 from orchestrator.reload import Request
 from orchestrator.shard_bucket import say_nothing
 from orchestrator.verify import Verification, check_finite, save_images, verify
+from orchestrator.whole_files import checksum_of
 from trainables import latency
 from trainables.checkpoint import save_network
 from trainables.deployment import as_taken, logits_of, trace
@@ -321,5 +321,4 @@ def _arms(bench: _Bench, original: Original, package: Path, delivered: Sequence[
 
 
 def _facts(path: Path) -> FileFacts:
-    with path.open("rb") as file:
-        return FileFacts(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return FileFacts(bytes=path.stat().st_size, sha256=checksum_of(path))

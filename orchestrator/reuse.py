@@ -9,7 +9,6 @@ Behind the folder there may be a bucket, in which searches of several clusters f
 locks either. One that does not answer is no reason to end a trial: the stage is computed, and stays in the folder.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,6 +21,7 @@ import torch
 from filelock import FileLock
 
 from orchestrator.bucket import Bucket
+from orchestrator.whole_files import checksum_of
 from trainables.errors import InputError, first_line
 from trainables.identity import Identity, digest
 from trainables.states import load_state, save_state
@@ -84,7 +84,7 @@ class StageFolder:
         try:
             aside.chmod(0o755)
             save_state(aside / STAGE_FILE, tensors, values)
-            manifest = {"identity": identity, "sha256": _checksum(aside / STAGE_FILE)}
+            manifest = {"identity": identity, "sha256": checksum_of(aside / STAGE_FILE)}
             (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
             if not (self._path / key).exists():
                 aside.rename(self._path / key)
@@ -107,7 +107,7 @@ class StageFolder:
             return None
         try:
             manifest = json.loads((entry / MANIFEST_FILE).read_text())
-            if manifest["sha256"] == _checksum(entry / STAGE_FILE):
+            if manifest["sha256"] == checksum_of(entry / STAGE_FILE):
                 return load_state(entry / STAGE_FILE)
         except (OSError, ValueError, KeyError, TypeError, InputError):
             pass
@@ -131,8 +131,3 @@ class StageFolder:
             self._bucket.push(self._path / key, key)
         except OSError as error:
             _log.warning("a stage could not be kept in %s: %s", self._bucket.address, first_line(error))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

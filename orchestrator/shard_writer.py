@@ -1,6 +1,5 @@
 """Writes shards: every image is decoded once, and what cannot be is counted, named and left out up to a limit."""
 
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 from orchestrator.delivery import Existing, disk_full, move, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
+from orchestrator.whole_files import checksum_of
 from trainables.decoding import decode_rgb
 from trainables.errors import InputError
 from trainables.plain import require_int
@@ -217,6 +217,5 @@ class _PartWriter:
         path = self._folder / f"{self._name}-{name}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_batch(pa.record_batch(arrays, schema=schema))
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Shard(file=path.name, num_images=len(arrays[0]), num_bytes=path.stat().st_size, sha256=sha256)
+        size = path.stat().st_size
+        return Shard(file=path.name, num_images=len(arrays[0]), num_bytes=size, sha256=checksum_of(path))

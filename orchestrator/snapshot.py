@@ -20,7 +20,7 @@ from typing import Self
 from orchestrator.bucket import Bucket
 from orchestrator.curves import CURVES
 from orchestrator.folder import EXPORTS, STATE
-from orchestrator.whole_files import write_atomically
+from orchestrator.whole_files import checksum_of, write_atomically
 from trainables.errors import InputError
 
 OBJECTS = "state"
@@ -238,7 +238,7 @@ def _is_ahead(folder: Path, state: State) -> bool:
     """Whether a working copy holds results that neither the bucket had of it, nor a state has."""
     known = read_note(folder).results
     return any(
-        (folder / name).is_file() and _checksum(folder / name) not in (known.get(name), state.files.get(name))
+        (folder / name).is_file() and checksum_of(folder / name) not in (known.get(name), state.files.get(name))
         for name in _RESULTS
     )
 
@@ -248,7 +248,7 @@ def _contents(bucket: Bucket, folder: Path | None, state: State) -> dict[str, by
     wanted = {
         name: checksum
         for name, checksum in state.files.items()
-        if folder is None or not (folder / name).is_file() or _checksum(folder / name) != checksum
+        if folder is None or not (folder / name).is_file() or checksum_of(folder / name) != checksum
     }
     with ThreadPoolExecutor(_READERS) as readers:
         found = readers.map(lambda checksum: bucket.read(f"{OBJECTS}/{checksum}"), wanted.values())
@@ -291,8 +291,3 @@ def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:
     for name, content in contents.items():
         write_atomically(folder / name, content)
     write_note(folder, Note.of(state))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
-"""Files that are whole whenever they are read, even if the machine stops while one is written."""
+"""Files that are whole whenever they are read, even if the machine stops while one is written; and what tells so."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -22,3 +23,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

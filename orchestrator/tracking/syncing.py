@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.addresses import database_uri, tracking_uri
+from orchestrator.addresses import tracking_uri
 from orchestrator.config import Tracking
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import locked, study_id
 from orchestrator.folder import SearchFolder
 from orchestrator.tracking import records
+from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.pages import SearchPages
@@ -102,7 +103,7 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
         mend = "run it by cascade study" if source.kind == "study" else "run it, or go on with --resume"
         raise InputError(f"{source.kind} {folder.name!r} has recorded nothing yet; {mend}")
     store = source.store(uri)
-    if uri is None and source.uri == database_uri(folder.storage):
+    if uri is None and is_own(source.uri, folder.storage):
         with suppress(sqlite3.Error):  # which is told when it is connected to
             follow_move(folder.storage)  # before the lock, which says that somebody works here
     with source.locked():
@@ -148,7 +149,7 @@ def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
         except InputError as error:  # it was killed as it began, or its file is damaged
             warn(str(error))
             continue
-        if source.uri != database_uri(storage):
+        if not is_own(source.uri, storage):
             continue
         try:
             with source.locked():
