@@ -5,6 +5,7 @@ to see that it is free of errors; its figures mean nothing then.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -14,6 +15,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import get_args
+from unittest import mock
 
 import torch
 from torch import multiprocessing
@@ -21,13 +23,14 @@ from torch import multiprocessing
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
+from trainables import branches
 from trainables.cost import count_macs
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation, DataConfig
 from trainables.latency import compare
 from trainables.model_config import ModelConfig
 from trainables.models import build
-from trainables.recipe import Execution, Mix, Recipe
+from trainables.recipe import Execution, Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
 from trainables.training import epoch_batches
@@ -51,7 +54,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--augmentation", default="crop-flip", choices=get_args(Augmentation), help="of the teacher's images"
     )
-    parser.add_argument("--mix", default="none", choices=get_args(Mix), help="of the teacher's batches")
+    parser.add_argument("--recipe", default={}, type=json.loads, help="of the teacher, as JSON: what differs")
     parser.add_argument("--steps", type=int, default=50, help="that are timed of each arm, after as many to warm up")
     parser.add_argument("--batch", type=int, default=512, help="images a step")
     parser.add_argument("--width", type=float, default=1.0, help="of VGG16")
@@ -88,9 +91,9 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
         batch_size=min(TEACHER_BATCH, options.batch),
         learning_rate=0.1,
         label_smoothing=0.1,
-        mix=options.mix,
         precision="bf16",
     )
+    recipe = Recipe.from_dict(recipe.to_dict() | options.recipe)
     stage = TeacherStage(network.to(options.device), recipe=recipe, data=data, augmentation=options.augmentation)
     took, reached = 0.0, float("nan")
     while not stage.finished:
@@ -100,10 +103,8 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
         if found >= GOAL and reached != reached:
             reached = took
         print(f"teacher: epoch {epoch.epoch}, {found:.2%}, {took:.0f} s", file=sys.stderr)
-    note = (
-        f"{options.epochs} epochs of batch {recipe.batch_size}, bf16, {options.augmentation}, "
-        f"mix {options.mix}, validation images"
-    )
+    told = "".join(f", {key} {value}" for key, value in options.recipe.items())
+    note = f"{recipe.epochs} epochs of batch {recipe.batch_size}, bf16, {options.augmentation}{told}, validation images"
     return [
         Row(
             name="VGG16 teacher: accuracy", figure=stage.result().val_accuracy, rule="at least", target=GOAL, note=note
@@ -148,17 +149,19 @@ def step_seconds(options: argparse.Namespace, stage: CascadeStage) -> float:
 
 
 def joint(options: argparse.Namespace, rate: float) -> list[Row]:
-    """The joint step, and what it makes of the card: one kernel after the other, recorded, and with even widths."""
+    """The joint step, and what it makes of the card: kernel by kernel, recorded, side by side, and with even widths."""
     rows = []
     even = 8 if options.width >= 1.0 else 2
-    arms: tuple[tuple[str, Execution, int], ...] = (
-        ("joint step, not recorded", "eager", 1),
-        ("joint step", "graph", 1),
-        (f"joint step, widths in multiples of {even}", "graph", even),
+    arms: tuple[tuple[str, Execution, int, float], ...] = (
+        ("joint step, not recorded", "eager", 1, 0.0),
+        ("joint step, levels one after the other", "graph", 1, 0.0),
+        ("joint step", "graph", 1, branches.PART_OF_CARD),
+        (f"joint step, widths in multiples of {even}", "graph", even, branches.PART_OF_CARD),
     )
-    for name, execution, round_to in arms:
-        stage = cascade(options, execution=execution, round_to=round_to)
-        took, macs = step_seconds(options, stage), _step_macs(options, stage)
+    for name, execution, round_to, part_of_card in arms:
+        with mock.patch.object(branches, "PART_OF_CARD", part_of_card):
+            stage = cascade(options, execution=execution, round_to=round_to)
+            took, macs = step_seconds(options, stage), _step_macs(options, stage)
         achieved = 2 * macs * options.batch / took / 1e12
         note = f"VGG16, bf16, batch {options.batch}, levels of " + ", ".join(f"{size:g}" for size in SIZES)
         rows += [

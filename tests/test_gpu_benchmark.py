@@ -32,7 +32,12 @@ def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None
         "VGG16 teacher: time to 93%",
         *(
             f"{step}{what}"
-            for step in ("joint step, not recorded", "joint step", "joint step, widths in multiples of 2")
+            for step in (
+                "joint step, not recorded",
+                "joint step, levels one after the other",
+                "joint step",
+                "joint step, widths in multiples of 2",
+            )
             for what in ("", ": achieved")
         ),
         *(f"latency of 64% of the MACs / dense, batch {batch}" for batch in (1, 64)),

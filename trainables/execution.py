@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from trainables.branches import Branches
 from trainables.errors import InputError, first_line
 from trainables.recipe import Execution
 
@@ -30,9 +31,16 @@ class RecordedStep:
     must ask nothing of the card: whether to go on may not depend on a value.
     """
 
-    def __init__(self, step: Step, execution: Execution) -> None:
-        """Take a step; with `eager`, or where tensors are not on a card, it is never recorded."""
+    def __init__(self, step: Step, execution: Execution, branches: Branches | None = None) -> None:
+        """Take a step.
+
+        Args:
+            step: what is run.
+            execution: with `eager`, or where tensors are not on a card, it is never recorded.
+            branches: parts of the step that may run apart once it is recorded.
+        """
         self._step = step
+        self._branches = Branches() if branches is None else branches
         self._records = execution != "eager"
         self._graph: torch.cuda.CUDAGraph | None = None
         self.forget()
@@ -60,7 +68,8 @@ class RecordedStep:
             return self._step(*tensors)
         if self._graph is None and self._num_before < _BEFORE_RECORDING:
             self._num_before += 1
-            return self._step(*tensors)
+            with self._branches.weighed():
+                return self._step(*tensors)
         if self._graph is None:
             self._record(tensors)
         assert self._graph is not None
@@ -77,7 +86,7 @@ class RecordedStep:
         graph = torch.cuda.CUDAGraph()
         try:
             # Only this thread is held to what can be recorded: another one pins batches that are streamed.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"), self._branches.apart():
                 self._output = self._step(*self._inputs)
         except RuntimeError as error:  # something in the network waits for the card
             raise InputError(

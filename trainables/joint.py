@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from trainables.averaging import WeightAverage
+from trainables.branches import Branches
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.execution import Forward, RecordedStep, compiled
@@ -85,9 +86,10 @@ class JointStep:
         # Ranks talk within a step, which not all ways of talking let a card record; and a record is of certain levels.
         varies = leaves_out(len(pruners), config.levels_a_step)
         execution = "eager" if ranks.size > 1 or varies else config.recipe.execution
-        self._recorded = RecordedStep(self._compute, execution)
-        self._recorded_alone = RecordedStep(self._compute_alone, execution)
-        self._recorded_given = RecordedStep(self._compute_given, execution)
+        self._branches = Branches()
+        self._recorded = RecordedStep(self._compute, execution, self._branches)
+        self._recorded_alone = RecordedStep(self._compute_alone, execution, self._branches)
+        self._recorded_given = RecordedStep(self._compute_given, execution, self._branches)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One step.
@@ -162,7 +164,9 @@ class JointStep:
     def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
         parts = self._parts(images, labels)
-        return self._step(parts, self._larger_answers(parts))
+        with self._branches.part(0):
+            teacher = self._larger_answers(parts)
+        return self._step(parts, teacher)
 
     def _compute_alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         parts = self._parts(images, labels)
@@ -184,21 +188,18 @@ class JointStep:
             parameter.grad.zero_()
         larger = teacher
         losses = []
-        for pruner, weight in zip(self._pruners, self._weights, strict=True):
+        for pruner in self._pruners:
             if pruner.level.number not in self.taking_part:
                 losses.append(torch.zeros((), device=parts[0].images.device))
                 continue
-            pruner.level.refresh()
-            if self._measures and self._config.pruning.saliency_loss == "labels":
-                loss, answers = self._gradients_of_both(pruner, parts, larger)
-            else:
-                loss, answers = self._gradients(pruner.level, parts, larger)
-                # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
-                if self._measures:
-                    pruner.add_scores()
-            pruner.level.accumulate_gradients(weight)
+            with self._branches.part(pruner.level.number):
+                loss, answers = self._train(pruner, parts, larger)
             losses.append(loss)
             larger = teacher if self._config.learns_from == "teacher" else answers
+        self._branches.join()
+        for pruner, weight in zip(self._pruners, self._weights, strict=True):
+            if pruner.level.number in self.taking_part:
+                pruner.level.accumulate_gradients(weight)
         clip_gradients(self.parameters.values(), recipe)
         self.optimizer.step()
         self.average.update()
@@ -211,6 +212,17 @@ class JointStep:
             return [None] * len(parts)
         with autocast(self._config.recipe, self._larger, parts[0].images.device):
             return [self._answer(self._larger, self._larger, part) for part in parts]
+
+    def _train(self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
+        """Leave a level's gradients in its network and its saliency in its meter; the loss, and what the level says."""
+        pruner.level.refresh()
+        if self._measures and self._config.pruning.saliency_loss == "labels":
+            return self._gradients_of_both(pruner, parts, larger)
+        loss, answers = self._gradients(pruner.level, parts, larger)
+        # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+        if self._measures:
+            pruner.add_scores()
+        return loss, answers
 
     def _gradients(self, level: Level, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
         """Leave the gradient of a level's loss over a batch in its network; the loss, and what it says of each part."""
@@ -260,10 +272,13 @@ class JointStep:
 
     def _answer(self, network: nn.Module, forward: Forward, part: Part) -> Answer:
         with attention_maps(network, self._boundaries) as maps:
-            return Answer(logits_NK=_for_losses(forward(part.images)), maps=maps)
+            logits_NK = _for_losses(forward(part.images))
+        return Answer(logits_NK=logits_NK, maps=maps, moment=self._branches.mark())
 
     def _loss(self, answer: Answer, larger: Answer | None, labels: torch.Tensor) -> torch.Tensor:
         config = self._config
+        if larger is not None:
+            self._branches.wait_for(larger.moment)
         if larger is None or config.distillation_weight == 0.0:
             loss = self._objective.of_labels(answer.logits_NK, labels)
         else:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.branches import Branches
 from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
@@ -167,6 +168,67 @@ def test_a_recorded_step_is_the_step_where_channels_come_back(data: DataSplits) 
     assert recorded.levels[0].kept["0"].tolist() == eager.levels[0].kept["0"].tolist()
     for name, tensor in weights(recorded).items():
         torch.testing.assert_close(tensor, weights(eager)[name], rtol=2e-2, atol=2e-3)
+
+
+@needs_card
+@pytest.mark.parametrize("saliency_loss", ["level", "labels"])
+def test_levels_that_run_side_by_side_learn_what_they_learn_in_turn(
+    data: DataSplits, monkeypatch: pytest.MonkeyPatch, saliency_loss: str
+) -> None:
+    """To the last bit, with dropout, micro-batches, and steps that do without the teacher."""
+    recipe = replace(CONFIG.recipe, precision="bf16", accumulate=2)
+    pruning = replace(CONFIG.pruning, saliency_loss=saliency_loss)
+    config = replace(CONFIG, macs_kept=(0.8, 0.6, 0.4), recipe=recipe, pruning=pruning, teacher_every=2)
+    stages = []
+    for part_of_card in (0.0, 1.0):
+        monkeypatch.setattr("trainables.branches.PART_OF_CARD", part_of_card)
+        stages.append(run(stage_of(data.to("cuda"), config)))
+    in_turn, side_by_side = map(weights, stages)
+    assert in_turn.keys() == side_by_side.keys()
+    for name, tensor in side_by_side.items():
+        assert torch.equal(tensor, in_turn[name]), name
+
+
+@needs_card
+def test_parts_run_apart_in_a_record_where_they_keep_little_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []  # the stream of a part, and that of the step
+    branches = Branches()
+
+    def step(images: torch.Tensor) -> torch.Tensor:
+        kept = []
+        for number in range(3):
+            with branches.part(number):
+                kept.append(images * number)
+                stream = torch.cuda.current_stream()
+                branches.mark()
+            seen.append((stream.stream_id, torch.cuda.current_stream().stream_id))
+        branches.join()
+        return torch.stack(kept).sum(0)
+
+    images = torch.ones(2**20, device="cuda")
+    card_bytes = torch.cuda.get_device_properties(0).total_memory
+    for part_of_card, apart in ((3.1 * 2**22 / card_bytes, True), (2.9 * 2**22 / card_bytes, False)):
+        monkeypatch.setattr("trainables.branches.PART_OF_CARD", part_of_card)
+        recorded = RecordedStep(step, "graph", branches)
+        sums = [float((recorded(images * factor) / 2**20).sum()) for factor in (1, 2, 3, 4)]
+        assert sums == [3.0, 6.0, 9.0, 12.0]
+        assert len({part for part, _ in seen[-3:]}) == (3 if apart else 1)
+        assert all((part != of_step) == apart for part, of_step in seen[-3:])
+        assert all(part == of_step for part, of_step in seen[:6])  # one by one
+        seen.clear()
+
+
+def test_parts_run_one_after_the_other_where_nothing_is_recorded() -> None:
+    branches = Branches()
+    done = []
+    for number in (0, 1):
+        with branches.part(number):
+            done.append(number)
+            moment = branches.mark()
+            branches.wait_for(moment)
+    branches.join()
+    assert moment is None
+    assert done == [0, 1]
 
 
 @needs_card

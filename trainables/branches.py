@@ -1,0 +1,92 @@
+"""Parts of a step that side by side are faster on a card: each level's kernels fill a part of it, for a short time.
+
+A level asks nothing of the others but what the next larger one says of the images. So while a step is recorded, each
+level has a stream of its own, a branch of the record, and the card runs kernels of several at once. What is computed
+does not change. It takes more memory: what every level keeps for its backward pass is there at once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+PART_OF_CARD = 1 / 8
+"""Levels stay one after the other if what they keep is more of the card: such kernels fill it, and others may share it.
+"""
+
+
+class Branches:
+    """Runs parts of a step apart from one another where a recording asks for that, and one after the other otherwise.
+
+    A part begins with what had been asked of the card before it, and `join` waits for all of them. What a part made is
+    read by others after `wait_for` alone, and by who follows after `join`; until then it must be held, as its memory
+    goes to the next tensor of its branch.
+    """
+
+    def __init__(self) -> None:
+        """Begin with parts that run one after the other."""
+        self._streams: dict[int, torch.cuda.Stream] = {}
+        self._running: set[int] = set()
+        self._runs_apart = False
+        self._kept: dict[int, int] | None = None  # bytes of each part at its marks, while they are weighed
+        self._number, self._before, self._bytes = 0, 0, 0
+
+    @contextmanager
+    def weighed(self) -> Iterator[None]:
+        """Within it parts, one after the other, are looked at for what they keep of a card's memory."""
+        kept: dict[int, int] = {}
+        self._kept = kept
+        try:
+            yield
+        finally:
+            self._kept, self._bytes = None, sum(kept.values())
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within it parts run apart, on streams of the card, if what `weighed` found is little of it."""
+        card_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        self._runs_apart = self._bytes <= PART_OF_CARD * card_bytes
+        try:
+            yield
+        finally:
+            self._runs_apart = False
+            self._running.clear()
+
+    @contextmanager
+    def part(self, number: int) -> Iterator[None]:
+        """Within it one part of the step runs; each has a number of its own."""
+        if not self._runs_apart:
+            self._number, self._before = number, 0 if self._kept is None else torch.cuda.memory_allocated()
+            yield
+            return
+        if number not in self._streams:
+            self._streams[number] = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = self._streams[number]
+        stream.wait_stream(torch.cuda.current_stream())
+        self._running.add(number)
+        with torch.cuda.stream(stream):
+            yield
+
+    def mark(self) -> torch.cuda.Event | None:
+        """The moment at which all that this part has asked for so far is there, for `wait_for`; before a backward pass.
+
+        `None` where parts run one after the other.
+        """
+        if self._runs_apart:
+            moment: torch.cuda.Event = torch.cuda.current_stream().record_event()
+            return moment
+        if self._kept is not None:
+            kept = torch.cuda.memory_allocated() - self._before
+            self._kept[self._number] = max(kept, self._kept.get(self._number, 0))
+        return None
+
+    def wait_for(self, moment: torch.cuda.Event | None) -> None:
+        """Let what this part asks for from now on begin after a moment of another."""
+        if moment is not None:
+            torch.cuda.current_stream().wait_event(moment)
+
+    def join(self) -> None:
+        """Let what is asked for from now on begin after all parts."""
+        for number in self._running:
+            torch.cuda.current_stream().wait_stream(self._streams[number])
+        self._running.clear()
