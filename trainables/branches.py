@@ -11,8 +11,7 @@ from contextlib import contextmanager
 import torch
 
 PART_OF_CARD = 1 / 8
-"""Levels stay one after the other if what they keep is more of the card: such kernels fill it, and others may share it.
-"""
+"""Levels run in turn if what they keep is more of the card: such kernels fill it, and others may share it."""
 
 
 class Branches:
@@ -30,6 +29,7 @@ class Branches:
         self._runs_apart = False
         self._kept: dict[int, int] | None = None  # bytes of each part at its marks, while they are weighed
         self._number, self._before, self._bytes = 0, 0, 0
+        self._may_part: bool | None = None
 
     @contextmanager
     def weighed(self) -> Iterator[None]:
@@ -43,9 +43,14 @@ class Branches:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Within it parts run apart, on streams of the card, if what `weighed` found is little of it."""
-        card_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        self._runs_apart = self._bytes <= PART_OF_CARD * card_bytes
+        """Within it parts run apart, on streams of the card, if what `weighed` found at first is little of it.
+
+        What is kept at first is the most, and how much memory a search gives a trial was measured then.
+        """
+        if self._may_part is None:
+            card_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            self._may_part = self._bytes <= PART_OF_CARD * card_bytes
+        self._runs_apart = self._may_part
         try:
             yield
         finally:

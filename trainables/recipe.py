@@ -34,9 +34,10 @@ class Recipe(PlainConfig):
         max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
         precision: `fp32`, or `bf16`: the forward and backward passes of training multiply in bfloat16 (but in depthwise
             convolutions on a CPU); weights, losses, saliency and all measurements stay float32.
-        execution: `graph`: on a card the kernels of a step are recorded and started at once; `eager`: always one by
-            one, for a network that draws from Python's random numbers or looks at values; `compile`: as `graph`, and
-            torch compiles levels that have their sizes, or a teacher that is trained.
+        execution: `graph`: on a card the kernels of a step are recorded and started at once, those of levels side by
+            side where they are small; `eager`: always one by one, for a network that draws from Python's random numbers
+            or looks at values; `compile`: as `graph`, and torch compiles levels that have their sizes, or a teacher
+            that is trained.
         optimizer: `sgd` with Nesterov momentum, or `adamw` with β₂ 0.999 and ε 1e-8.
         learning_rate_schedule: `cosine` rises linearly and falls to zero on a cosine; `one-cycle` rises from a 25th of
             the peak on a cosine and falls to a 250,000th of it on another.

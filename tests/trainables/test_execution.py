@@ -209,6 +209,7 @@ def test_parts_run_apart_in_a_record_where_they_keep_little_of_the_card(monkeypa
     card_bytes = torch.cuda.get_device_properties(0).total_memory
     for part_of_card, apart in ((3.1 * 2**22 / card_bytes, True), (2.9 * 2**22 / card_bytes, False)):
         monkeypatch.setattr("trainables.branches.PART_OF_CARD", part_of_card)
+        branches = Branches()
         recorded = RecordedStep(step, "graph", branches)
         sums = [float((recorded(images * factor) / 2**20).sum()) for factor in (1, 2, 3, 4)]
         assert sums == [3.0, 6.0, 9.0, 12.0]
