@@ -12,6 +12,7 @@ from torch import nn
 from orchestrator.classes import class_notes, require_differences
 from orchestrator.config import Experiment
 from orchestrator.idle import idle_notes
+from orchestrator.leakage import leakage_notes
 from orchestrator.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
@@ -97,7 +98,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         timed = make_look
     else:
         look = make_look(None)
-    notes = (*class_notes(data), *_network_notes(findings, data), *_speed_notes(experiment), *idle_notes(experiment))
+    of_data = (*class_notes(data), *leakage_notes(data))
+    notes = (*of_data, *_network_notes(findings, data), *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
 
@@ -198,10 +200,16 @@ def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:
     """What stays whole, what nothing is known of yet, and scores of a kind that the losses do not take."""
     held = _held_reasons(findings)
     if held:
-        yield f"{len(held)} layers or groups of them stay whole, such as {held[0]}"
+        number = "1 layer or group of them stays" if len(held) == 1 else f"{len(held)} layers or groups of them stay"
+        yield f"{number} whole, such as {held[0]}"
     if findings.silent:
+        number = (
+            "1 group of channels has"
+            if len(findings.silent) == 1
+            else f"{len(findings.silent)} groups of channels have"
+        )
         yield (
-            f"{len(findings.silent)} groups of channels have no saliency at the start, such as {findings.silent[0]}, "
+            f"{number} no saliency at the start, such as {findings.silent[0]}, "
             "as behind weights that begin at zero; a trial fails, and says so, where one has none when channels go"
         )
     if findings.probabilities and not data.multi_label:
@@ -265,7 +273,8 @@ def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
 def _held(findings: Findings) -> str:
     """What stays whole besides the scores, and why; the first of it."""
     reasons = _held_reasons(findings)
-    return f" ({len(reasons)} groups stay whole, such as {reasons[0]})" if reasons else ""
+    number = "1 group stays" if len(reasons) == 1 else f"{len(reasons)} groups stay"
+    return f" ({number} whole, such as {reasons[0]})" if reasons else ""
 
 
 def _held_reasons(findings: Findings) -> list[str]:
