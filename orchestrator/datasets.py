@@ -107,7 +107,11 @@ def draws_its_test_images(config: DataConfig) -> bool:
     """Whether test images are drawn from the same files as training images, so that adding a file moves them."""
     if config.name == "shards":
         return not shard_splits.has_test(config)
-    return config.name == "imagefolder" and config.path is not None and not (Path(config.path) / "test").is_dir()
+    return (
+        config.name == "imagefolder"
+        and config.path is not None
+        and "test" not in sources.part_folders(Path(config.path))
+    )
 
 
 def _is_parquet(config: DataConfig) -> bool:

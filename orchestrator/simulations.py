@@ -61,6 +61,7 @@ def print_simulation(  # noqa: PLR0913
     """
     if not 0.0 < until <= 1.0:
         raise InputError(f"--until is {until:g}, but must be a fraction of the best known hypervolume, in (0, 1]")
+    num_workers = min(num_workers, num_trials)
     experiment, curves = read_recorded(source, storage=storage)
     recorded = Recorded(curves, objectives=experiment.objectives, work=work)
     simulation = Simulation(

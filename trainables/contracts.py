@@ -78,11 +78,17 @@ def check_contracts(
         InputError: if a contract does not hold, naming the group of channels and the reason.
     """
     channel_map = find_groups(network, input_shape, keep=pruning.keep)
-    for pattern in pruning.floors:
-        if not any(group.gives(pattern) for group in channel_map.groups):
+    for pattern, floor in pruning.floors.items():
+        widths = [group.num_channels * group.block for group in channel_map.groups if group.gives(pattern)]
+        if not widths:
             raise InputError(
                 f"cascade.pruning.floors has {pattern!r}, but no layer whose channels can be removed is called so; "
                 f"there are {', '.join(group.name for group in channel_map.groups[:3])} …"
+            )
+        if floor > max(widths):
+            raise InputError(
+                f"cascade.pruning.floors of {pattern} is {floor}, but what is called so has {max(widths)} channels at "
+                "the most; lower it, or leave them all alone by cascade.pruning.keep"
             )
     generator = torch.Generator().manual_seed(seed)
     images_NCHW = torch.randn(2, *input_shape, generator=generator)

@@ -5,6 +5,7 @@ and `read_val` never give one, `read_test` gives nothing else.
 """
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -178,22 +179,30 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
 def part_folders(root: Path) -> dict[Part, Path]:
     """Folders of training, validation and test images; none where `root` holds the classes itself.
 
+    Capitals make no difference where `root` has no other folders; beside others, `Train` may be a class.
+
     Raises:
-        InputError: if there are several of validation images, or none of training images.
+        InputError: if there are several of one part, or none of training images.
     """
+    folders = class_folders(root)
+    named = {folder: folder.name.lower() for folder in folders}
+    if not set(named.values()) <= set(itertools.chain(*_PART_NAMES.values())):
+        named = {folder: folder.name for folder in folders}
     found: dict[Part, list[Path]] = {
-        part: [root / name for name in names if (root / name).is_dir()] for part, names in _PART_NAMES.items()
+        part: [folder for folder, name in named.items() if name in names] for part, names in _PART_NAMES.items()
     }
+    for part, its_folders in found.items():
+        if len(its_folders) > 1:
+            names = " and ".join(folder.name for folder in its_folders)
+            what = {"train": "training", "val": "validation"}.get(part, part)
+            raise InputError(f"{root} has the folders {names}, which are all for {what} images; put them into one")
     if not found["train"]:
-        others = [part for part in found if (root / part).is_dir()]
+        others = [folder.name for folder, name in named.items() if name in found]
         if others:
             raise InputError(
                 f"{root} has a folder {others[0]}, but none called train; put the classes of training images there"
             )
         return {}
-    if len(found["val"]) > 1:
-        names = " and ".join(folder.name for folder in found["val"])
-        raise InputError(f"{root} has the folders {names}, which are all for validation images; put them into one")
     return {part: folders[0] for part, folders in found.items() if folders}
 
 

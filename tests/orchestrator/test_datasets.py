@@ -55,7 +55,8 @@ def test_digits_need_no_folder_and_share_no_image_with_the_test() -> None:
 def test_only_a_folder_without_a_test_part_draws_its_test_images_from_the_same_files(tmp_path):
     photos = DataConfig(name="imagefolder", path=str(tmp_path), image_size=32)
     assert draws_its_test_images(photos)
-    (tmp_path / "test").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
     assert not draws_its_test_images(photos)
     assert not draws_its_test_images(DataConfig())
 

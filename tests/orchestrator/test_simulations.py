@@ -72,8 +72,14 @@ def test_a_file_of_curves_is_replayed(curves_file, capsys):
 def test_a_table_is_printed_and_what_was_not_reached_is_said(curves_file, capsys):
     simulate(curves_file, num_trials=1, format="text")
     said = capsys.readouterr().out
-    assert "1 recorded trials, 1 searches a policy, 2 workers; work in epochs" in said
-    assert "not reached within 4, which is what they count with: random 1" in said
+    assert "1 recorded trials, 1 searches a policy, 1 workers; work in epochs" in said
+    assert "not reached" not in said
+
+
+def test_there_are_no_more_workers_than_trials(curves_file, capsys):
+    simulate(curves_file, num_trials=1, num_workers=8)
+    (random,) = json.loads(capsys.readouterr().out)
+    assert (random["num_trials"], random["work"]["mean"]) == (1.0, 4.0)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,13 @@ def test_floors_of_layers_that_are_not_there_are_refused(networks) -> None:
         check_contracts(networks("vgg-small")[0], SHAPE, pruning=Pruning(floors={"classifier": 2}))
 
 
+def test_floors_that_no_layer_reaches_are_refused(networks) -> None:
+    with pytest.raises(
+        InputError, match=r"floors of features is 17, but what is called so has 16 channels at the most"
+    ):
+        check_contracts(networks("vgg-small")[0], SHAPE, pruning=Pruning(floors={"features": 17}))
+
+
 def test_drawn_weights_have_neither_zeros_nor_ones(networks) -> None:
     network, _ = networks("own")
     for parameter in network.parameters():

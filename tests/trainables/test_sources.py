@@ -184,6 +184,19 @@ def test_test_images_are_held_out_of_the_training_images_beside_validation_image
     assert [len(images) for images in _parts(_folder_config(tmp_path))] == [8, 2, 2]
 
 
+def test_parts_may_have_capitals_where_nothing_else_is_there(tmp_path: Path) -> None:
+    for part in ("Train", "Valid", "TEST"):
+        for class_name in ("cat", "dog"):
+            _save(tmp_path / "photos" / part / class_name / "a.png", 0)
+    assert read_train(_folder_config(tmp_path / "photos")).class_names == ("cat", "dog")
+    assert read_val(_folder_config(tmp_path / "photos")) is not None
+    assert read_test(_folder_config(tmp_path / "photos")).class_names == ("cat", "dog")
+    for class_name in ("Bus", "Train"):
+        for number in range(5):
+            _save(tmp_path / "vehicles" / class_name / f"{number}.png", number)
+    assert read_train(_folder_config(tmp_path / "vehicles")).class_names == ("Bus", "Train")
+
+
 def test_folders_that_could_be_mistaken_for_parts(tmp_path: Path) -> None:
     for class_name in ("valid", "invalid"):  # which are classes here
         for number in range(5):
@@ -194,6 +207,10 @@ def test_folders_that_could_be_mistaken_for_parts(tmp_path: Path) -> None:
         _save(tmp_path / "twice" / part / "cat/a.png", 0)
     with pytest.raises(InputError, match="has the folders val and validation, which are all for validation images"):
         read_train(_folder_config(tmp_path / "twice"))
+    for part in ("train", "Train"):
+        _save(tmp_path / "once more" / part / "cat/a.png", 0)
+    with pytest.raises(InputError, match="has the folders Train and train, which are all for training images"):
+        read_train(_folder_config(tmp_path / "once more"))
     _save(tmp_path / "alone/val/cat/a.png", 0)
     with pytest.raises(InputError, match="has a folder val, but none called train"):
         read_train(_folder_config(tmp_path / "alone"))
