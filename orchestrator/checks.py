@@ -16,6 +16,7 @@ from orchestrator.leakage import leakage_notes
 from orchestrator.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
+from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.channels import ChannelMap
 from trainables.checkpoint import InputSpec, rebuild
@@ -110,7 +111,7 @@ def _num_outputs(network: nn.Module, experiment: Experiment, data: DataSplits) -
         InputError: if it cannot take the images, or gives no scores.
     """
     channels, size, _ = data.input_shape
-    images = f"images of {channels} {'channel' if channels == 1 else 'channels'} and {size}x{size} pixels"
+    images = f"images of {counted(channels, 'channel')} and {size}x{size} pixels"
     try:
         with torch.no_grad():
             scores_NK = network.eval()(torch.zeros(2, *data.input_shape))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from orchestrator.words import counted
 from trainables.data import DataSplits
 from trainables.errors import InputError
 
@@ -49,7 +50,7 @@ def class_notes(data: DataSplits) -> Iterator[str]:
         )
     if num_images < _FEW * len(names):
         yield (
-            f"validation has {num_images} image{'' if num_images == 1 else 's'} for {len(names)} classes, so that "
+            f"validation has {counted(num_images, 'image')} for {len(names)} classes, so that "
             f"accuracies differ by steps of {100 / num_images:.2g} points and say little; {mend}"
         )
 

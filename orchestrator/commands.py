@@ -23,7 +23,7 @@ from orchestrator.plots import save_front
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_whole
-from orchestrator.view import duration, percent
+from orchestrator.words import duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError, first_line
 

@@ -14,6 +14,7 @@ from orchestrator.delivery import require_local, staging
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, check_out, write_shards
 from orchestrator.shards import FILE, PartName, ShardSet
+from orchestrator.words import counted
 from trainables.errors import InputError
 
 _NAMED = 20  # skipped images that are named on the terminal; the set names all
@@ -75,8 +76,7 @@ def _lines(written: ShardSet, kind: str, out: str) -> list[str]:
     lines = [f"{out}: {len(written.class_names)} classes, from {kind}"]
     for name, part in written.parts.items():
         size = sum(shard.num_bytes for shard in part.shards) / 1e6
-        shards = "1 shard" if len(part.shards) == 1 else f"{len(part.shards)} shards"
-        lines.append(f"{name}: {part.num_images:,} images in {shards}, {size:,.1f} MB")
+        lines.append(f"{name}: {part.num_images:,} images in {counted(len(part.shards), 'shard')}, {size:,.1f} MB")
     for image in written.skipped[:_NAMED]:
         lines.append(f"left out: {image.reason}")
     if len(written.skipped) > _NAMED:

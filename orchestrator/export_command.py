@@ -18,7 +18,7 @@ from orchestrator.fronts import read_front
 from orchestrator.pick import WHOLE_FRONT, pick_front
 from orchestrator.places import Storage, fetch_networks, open_search
 from orchestrator.tables import print_whole
-from orchestrator.view import percent
+from orchestrator.words import percent
 from trainables.data_config import Pixels
 from trainables.errors import InputError
 

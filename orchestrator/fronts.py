@@ -9,7 +9,7 @@ from rich.table import Table
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView, front_view
 from orchestrator.repeats import Confirmed
-from orchestrator.view import percent
+from orchestrator.words import percent
 from trainables.errors import InputError
 
 

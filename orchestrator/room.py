@@ -12,6 +12,7 @@ from orchestrator.looks import Look, Refusal, admit
 from orchestrator.probe import SpaceProbe
 from orchestrator.rank_actors import RankActors
 from orchestrator.resources import AUTO, LOCAL, Resources
+from orchestrator.words import counted
 from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
@@ -152,7 +153,7 @@ class MemoryLook:
         reason = None if least is None else self._reason(least, self._room, ranks)
         if reason is None:
             return None
-        levels = "1 level" if cascade.num_levels == 1 else f"{cascade.num_levels} levels"
+        levels = counted(cascade.num_levels, "level")
         views = "" if remembered_bytes(cascade, self._data) == 0 else ", or lower cascade.teacher_views"
         return Refusal(reason=f"a cascade of {levels} {reason}{_mend('cascade.recipe')}{views}")
 

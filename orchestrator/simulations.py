@@ -18,7 +18,7 @@ from orchestrator.places import Storage, open_search
 from orchestrator.recorded import Corner, Recorded, Work, Yardstick
 from orchestrator.simulate import Simulation
 from orchestrator.tables import print_whole
-from orchestrator.view import percent
+from orchestrator.words import counted, percent
 from trainables.errors import InputError
 
 DEFAULT_POLICIES = ("random", "tpe", "tpe+start", "tpe+start+rungs")
@@ -78,7 +78,8 @@ def print_simulation(  # noqa: PLR0913
         sys.stdout.write(json.dumps([dataclasses.asdict(comparison) for comparison in comparisons], indent=1) + "\n")
         return
     title = (
-        f"{len(recorded.trials)} recorded trials, {num_seeds} searches a policy, {num_workers} workers; work in {work}"
+        f"{counted(len(recorded.trials), 'recorded trial')}, seeds of each policy: {num_seeds}, "
+        f"{counted(num_workers, 'worker')}; work in {work}"
     )
     console = Console()
     print_whole(console, _table(comparisons, title=title, until=until))

@@ -13,6 +13,7 @@ from rich.text import Text
 from orchestrator.archive import Candidate
 from orchestrator.front_view import FrontView
 from orchestrator.watcher import Watcher
+from orchestrator.words import duration, percent
 from trainables.config import CascadeConfig
 from trainables.pruning_config import UNITS
 from trainables.results import EpochProgress, Reused, TeacherResult
@@ -32,20 +33,6 @@ def watching(console: Console, *, num_trials: int) -> Iterator[Watcher]:
     watcher = LiveWatcher(console, num_trials=num_trials)
     with Live(get_renderable=watcher.render, console=console, refresh_per_second=4, transient=True):
         yield watcher
-
-
-def percent(fraction: float) -> str:
-    """A fraction as people read it."""
-    return f"{100 * fraction:.1f} %" if fraction >= 0.0995 else f"{100 * fraction:.2g} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _sizes(cascade: CascadeConfig) -> str:

@@ -14,6 +14,7 @@ from orchestrator.overview.style import STYLE
 from orchestrator.overview.words import command, fewer, points_text, share, signed_points
 from orchestrator.plots import AXIS_TITLES, axis_range, axis_ticks
 from orchestrator.whole_files import write_atomically
+from orchestrator.words import counted
 
 PAGE = "overview.html"
 _WHAT = {
@@ -65,13 +66,15 @@ def html(overview: Overview) -> str:
 
 def _head(overview: Overview) -> str:
     view, experiment = overview.view, overview.experiment
-    trials = len({candidate.trial for candidate in view.candidates})
+    trials = counted(len({candidate.trial for candidate in view.candidates}), "trial")
+    networks, on_front = counted(len(view.candidates), "network"), len(view.front)
     return (
         f"<header><h1>{escape(overview.name)}</h1>"
         f'<p class="soft">Teacher {escape(experiment.model.name)} on {escape(experiment.data.name)}: '
         f"{share(overview.teacher.val_accuracy)} validation accuracy, {overview.teacher.macs:,} MACs, "
-        f"{overview.teacher.params:,} parameters. {trials} trials gave {len(view.candidates)} networks, "
-        f"of which {len(view.front)} are on the front: no other is both more accurate and cheaper.</p></header>"
+        f"{overview.teacher.params:,} parameters. {trials} gave {networks}, "
+        f"of which {on_front} {'is' if on_front == 1 else 'are'} on the front: "
+        "no other is both more accurate and cheaper.</p></header>"
     )
 
 

@@ -72,7 +72,7 @@ def test_a_file_of_curves_is_replayed(curves_file, capsys):
 def test_a_table_is_printed_and_what_was_not_reached_is_said(curves_file, capsys):
     simulate(curves_file, num_trials=1, format="text")
     said = capsys.readouterr().out
-    assert "1 recorded trials, 1 searches a policy, 1 workers; work in epochs" in said
+    assert "1 recorded trial, seeds of each policy: 1, 1 worker; work in epochs" in said
     assert "not reached" not in said
 
 

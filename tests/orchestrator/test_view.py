@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.front_view import front_view
 from orchestrator.fronts import front_json_list, front_rich_table, front_rows
-from orchestrator.view import duration, percent, watching
+from orchestrator.view import watching
 from trainables.config import CascadeConfig
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, Reused, TeacherResult
@@ -174,15 +174,3 @@ def test_the_table_has_the_front_alone(view):
     assert "20x" in said
     assert "1:1" not in said
     assert said.count("knee") == 1
-
-
-@pytest.mark.parametrize(
-    ("fraction", "text"), [(1.0, "100.0 %"), (0.1, "10.0 %"), (0.0994, "9.9 %"), (0.05, "5 %"), (0.0049, "0.49 %")]
-)
-def test_percent(fraction, text):
-    assert percent(fraction) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (63, "1 min 03 s"), (3725, "1 h 02 min")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text

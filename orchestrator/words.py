@@ -1,0 +1,20 @@
+"""Numbers as people read them."""
+
+
+def percent(fraction: float) -> str:
+    """A fraction."""
+    return f"{100 * fraction:.1f} %" if fraction >= 0.0995 else f"{100 * fraction:.2g} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many things, as in `1 trial` and `2,000 trials`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,22 @@
+"""Numbers as people read them."""
+
+import pytest
+
+from orchestrator.words import counted, duration, percent
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(1.0, "100.0 %"), (0.1, "10.0 %"), (0.0994, "9.9 %"), (0.05, "5 %"), (0.0049, "0.49 %")]
+)
+def test_percent(fraction, text):
+    assert percent(fraction) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (63, "1 min 03 s"), (3725, "1 h 02 min")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 trials"), (1, "1 trial"), (2000, "2,000 trials")])
+def test_counted(number, text):
+    assert counted(number, "trial") == text
