@@ -81,7 +81,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
             f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
             f"{data.num_classes} classes; build it with num_classes outputs"
         )
-    findings = check_contracts(network, data.input_shape, pruning=experiment.cascade.pruning)
+    pruning = experiment.cascade.pruning
+    findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=criteria)
     if findings.silent and experiment.model.weights is not None:
         raise InputError(
             f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "

@@ -32,7 +32,7 @@ from trainables.dependencies import find_groups
 from trainables.errors import InputError, first_line
 from trainables.levels import Level, SharedWeights
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
-from trainables.saliency import SaliencyMeter, gate_gradient
+from trainables.saliency import CRITERIA, SaliencyMeter, find_criterion, gate_gradient
 from trainables.selection import floor_fraction
 from trainables.tracing import run_skeleton
 from trainables.training import seeded_layers
@@ -64,7 +64,12 @@ class Findings:
 
 
 def check_contracts(
-    network: nn.Module, input_shape: tuple[int, int, int], *, pruning: Pruning, seed: int = 0
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    pruning: Pruning,
+    criteria: Sequence[str] = (),
+    seed: int = 0,
 ) -> Findings:
     """Check a network as it will be used; it is left as it was.
 
@@ -72,10 +77,12 @@ def check_contracts(
         network: on the CPU.
         input_shape: channels, height and width of an image.
         pruning: what is kept, and the floors.
+        criteria: names of those for saliency, of which the user's own are tried.
         seed: of the weights, images and channels that are drawn.
 
     Raises:
-        InputError: if a contract does not hold, naming the group of channels and the reason.
+        InputError: if a contract does not hold, naming the group of channels and the reason, or a criterion gives no
+            scores.
     """
     channel_map = find_groups(network, input_shape, keep=pruning.keep)
     for pattern, floor in pruning.floors.items():
@@ -95,7 +102,7 @@ def check_contracts(
     unit: SizeUnit = "params" if pruning.size_in == "params" else "macs"
     sizes = size_model(network, channel_map, input_shape, unit=unit)
     with seeded_layers(seed, torch.device("cpu")):
-        silent = _silent_groups(network, channel_map, images_NCHW)
+        silent = _silent_groups(network, channel_map, images_NCHW, criteria)
         probe = _Probe(network, channel_map, images_NCHW, generator)
         difference = probe.check(channel_map.groups)
     return Findings(
@@ -253,8 +260,10 @@ def _few(layers: Sequence[str]) -> str:
     return ", ".join(layers[:3]) + (" …" if len(layers) > 3 else "")
 
 
-def _silent_groups(network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor) -> tuple[str, ...]:
-    """Train for a step, and name the groups for which it says nothing."""
+def _silent_groups(
+    network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor, criteria: Sequence[str]
+) -> tuple[str, ...]:
+    """Train for a step, and name the groups for which it says nothing; try criteria of the user's own on it."""
     told = run_skeleton(skeleton(network).train(), images_NCHW.to("meta"))
     if not isinstance(told, torch.Tensor):
         raise InputError(
@@ -279,5 +288,29 @@ def _silent_groups(network: nn.Module, channel_map: ChannelMap, images_NCHW: tor
             f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
             f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
         )
+    for name in criteria:
+        if name not in CRITERIA:
+            _try_criterion(name, network, channel_map)
     meter.update()
     return tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
+
+
+def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap) -> None:
+    """Ask a criterion of the user's own for scores, as training does after a backward pass."""
+    meter = SaliencyMeter(find_criterion(name), channel_map)
+    meter.reset(network, channel_map.everything())
+    try:
+        meter.update()
+    except InputError:
+        raise
+    except Exception as error:  # the user's own function
+        raise InputError(
+            f"cascade.pruning.saliency is {name!r}, which failed on a training step: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+    for group, scores_C in meter.scores().items():
+        if not bool(torch.isfinite(scores_C).all()):
+            raise InputError(
+                f"cascade.pruning.saliency is {name!r}, which gives scores that are not finite for group {group}; "
+                "give each channel a finite number"
+            )

@@ -1,6 +1,7 @@
 """Saliency: how much a level's own loss would change if a group channel went.
 
-A criterion is a plain function from the layers behind a group's gate to one score a channel, called after the backward
+A criterion is a plain function from the layers behind a group's gate to one score a channel, above zero where it should
+stay, called after the backward
 pass of every micro-batch; scores are averaged over micro-batches. Shape legend: C channels of the group, N of a layer.
 """
 
@@ -164,9 +165,23 @@ class SaliencyMeter:
 
     @torch.no_grad()
     def add_scores(self) -> None:
-        """Add the scores of the batch whose backward pass has just run, on the device, and count nothing."""
+        """Add the scores of the batch whose backward pass has just run, on the device, and count nothing.
+
+        Raises:
+            InputError: if a criterion of the user's own gives something else than scores.
+        """
         for group, gates in self._gates.items():
-            self.sums[group] += self._criterion(gates)
+            scores_C = self._criterion(gates)
+            if not isinstance(scores_C, torch.Tensor) or scores_C.shape != self.sums[group].shape:
+                shape = tuple(self.sums[group].shape)
+                given = type(scores_C).__name__
+                if isinstance(scores_C, torch.Tensor):
+                    given = f"tensor of shape {tuple(scores_C.shape)}"
+                raise InputError(
+                    f"cascade.pruning.saliency: your function gave a {given} for group {group}, but must give a tensor "
+                    f"of one score a channel, of shape {shape}"
+                )
+            self.sums[group] += scores_C
 
     def update(self) -> None:
         """Add the scores of the batch whose backward pass has just run."""

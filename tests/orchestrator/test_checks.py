@@ -1,5 +1,8 @@
 """What is said of a network, its weights and its space before a search starts."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +17,8 @@ from trainables.images import ImageSet
 from trainables.model_config import ModelConfig
 from trainables.models import build
 from trainables.pruning_config import Pruning
+from trainables.recipe import Recipe
+from trainables.trial import CascadeTrial
 
 
 class Transformer(nn.Module):
@@ -348,3 +353,30 @@ def test_what_does_nothing_in_any_cascade_is_said(data, settings, idle, busy):
     (said,) = notes(idle)
     assert said.startswith(f"cascade.{key} is {value}, but does nothing in this search: no ")
     assert busy is None or notes(busy) == ()
+
+
+def test_functions_of_the_guide_are_what_a_search_takes(data, monkeypatch, tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    (tmp_path / "of_the_guide.py").write_text("\n".join(blocks))
+    monkeypatch.syspath_prepend(tmp_path)
+    checked = check_network(
+        experiment(
+            {"name": "vgg-small", "width": 0.25},
+            space="of_the_guide:space",
+            cascade={"pruning": {"saliency": "of_the_guide:scores"}, "recipe": {"epochs": 3}},
+        ),
+        data,
+    )
+    assert checked.notes == ()
+    trained = CascadeTrial(
+        build(ModelConfig(name="vgg-small", width=0.25), num_classes=4, in_channels=3),
+        config=CascadeConfig(
+            macs_kept=(0.5,),
+            recipe=Recipe(epochs=2, batch_size=4, learning_rate=0.01),
+            pruning=Pruning(saliency="of_the_guide:scores", num_prunings=1),
+        ),
+        data=data,
+    )
+    list(trained.run())
+    assert trained.results[0].macs_kept == pytest.approx(0.5, rel=0.02)

@@ -103,7 +103,16 @@ def test_a_folder_that_is_no_export_is_refused(cascade, tmp_path):
             ["demo", "--set", "constraints.macs_kept.at_most=0.001"],
             ["no valid cascade", "macs_kept must be at most 0.001"],
         ),
-        (["demo", "--name", "a/b"], ["name is 'a/b'", "--name"]),
+        (["demo", "--name", "a/b"], ["name is 'a/b'", "must be up to 200 letters"]),
+        (["demo", "--storage", ""], ["--storage is ''", "a folder or a place in a bucket"]),
+        (["demo", "--set", f"data.seed={10**30}"], ["data.seed is 1000", "at most"]),
+        (["demo", "--set", f"space.size_grid={10**400}"], ["space.size_grid is 1000", "at most 10000"]),
+        (["demo", "--set", f"cascade.recipe.weight_decay={10**400}"], ["weight_decay is 1000", "valid number"]),
+        (["demo", "--set", "cascade.recipe.learning_rate=.inf"], ["learning_rate is inf", "must be a finite number"]),
+        (["demo", "--set", "cascade.recipe.epochs=1e2"], ["epochs is '1e2'", "an exponent with no point", "write 100"]),
+        (["demo", "--set", "num_trials=1e2"], ["num_trials is '1e2'", "an exponent with no point", "write 100"]),
+        (["demo", "--set", "stop.max_epochs=yes"], ["stop.max_epochs is true", "must be a number"]),
+        (["demo", "--set", "data=" + "[" * 3000], ["brackets within brackets"]),
     ],
 )
 def test_bad_searches_are_refused_before_anything_is_written(cascade, tmp_path, words, parts):
@@ -287,6 +296,23 @@ def test_a_space_of_the_users_own_is_tried_before_anything_runs(cascade, tmp_pat
     name = f"own_space_{abs(hash(module))}"
     (tmp_path / f"{name}.py").write_text(module)
     refused(cascade("search", "demo", "--set", f"space={name}:space"), *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("torch.ones(1)", ["gave a tensor of shape (1,) for group", "one score a channel, of shape ("]),
+        ("[1.0] * layers[0].num_channels", ["gave a list for group", "one score a channel"]),
+        ("layers.scores()", [":scores', which failed on a training step: AttributeError"]),
+        ("torch.ones(layers[0].num_channels) / 0 * 0", [":scores', which gives scores that are not finite"]),
+    ],
+)
+def test_a_criterion_of_the_users_own_is_tried_before_anything_runs(cascade, tmp_path, body, parts):
+    name = f"own_saliency_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"import torch\ndef scores(layers):\n    return {body}\n")
+    refused(cascade("search", "demo", "--set", f"cascade.pruning.saliency={name}:scores"), *parts)
+    refused(cascade("search", "demo", "--set", f"space.saliency=[random, '{name}:scores']"), *parts)
     assert not (tmp_path / "runs").exists()
 
 
