@@ -16,9 +16,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _given(storage: str) -> str:
+    if not storage.strip():
+        raise InputError(f"--storage is {storage!r}, but must be a folder or a place in a bucket; name one, . say")
+    return storage
+
+
 Storage = Annotated[
     str,
     typer.Option(
+        callback=_given,
         envvar="CASCADE_STORAGE",
         help="Folder that holds all searches and the MLflow store, or a place in a bucket, such as s3://BUCKET/PREFIX.",
     ),

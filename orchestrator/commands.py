@@ -53,6 +53,9 @@ def run_search_command(  # noqa: PLR0913
     warnings = Console(stderr=True)
     tracker = _tracker(experiment, folder, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
+    if resume and not folder.exists:
+        note = f"note: there is no search {name!r} in {storage} to go on with; it begins now"
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
     def stopped() -> None:
         console.show_cursor()
@@ -77,6 +80,8 @@ def run_search_command(  # noqa: PLR0913
         return 1
     if folder.archive.candidates():
         print_front(name, storage=storage, format=format)
+    elif format == "json":
+        sys.stdout.write("[]\n")
     if outcome.reused:
         stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
         console.print(f"{stages} stages were reused, which saved {duration(seconds)} of training", highlight=False)

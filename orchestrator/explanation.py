@@ -4,6 +4,7 @@ Keys, and which of them are ranges, are read from the models themselves.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import NoneType, UnionType
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainables.errors import InputError, did_you_mean
 
+_NOT_A_NUMBER = ("int_parsing", "int_type", "float_parsing", "float_type")  # what pydantic calls it
 _ANY = "*"
 """In place of a key that is the user's own to choose."""
 
@@ -61,10 +63,23 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         section, key = place.rpartition(".")[::2]
         return f"unknown key {place!r}; {did_you_mean(key, places.keys_at(section) or ())}"
+    if first["type"] in _NOT_A_NUMBER and _is_number(first["input"]):
+        return (
+            f"{place} is {first['input']!r}, which is text in YAML, by its quotes or by an exponent with no point "
+            f"before it; write {float(first['input']):.15g}"
+        )
     kind = _wrong_kind(places, place, first["type"], first["input"])
     if kind is not None:
         return kind
     return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
+
+
+def _is_number(text: object) -> bool:
+    """Whether it is text that could have been a number, as 1e3, without a point, is in YAML."""
+    try:
+        return isinstance(text, str) and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def stray_flag(values: Mapping[str, Any], model: type[BaseModel]) -> str | None:
@@ -157,8 +172,9 @@ def _members(kind: Any) -> tuple[Any, ...]:
     origin = get_origin(kind)
     if origin is Annotated:
         return _members(get_args(kind)[0])
-    members = get_args(kind) if origin in (Union, UnionType) else (kind,)
-    return tuple(member for member in members if member is not NoneType)
+    if origin in (Union, UnionType):
+        return tuple(member for inner in get_args(kind) for member in _members(inner))
+    return () if kind is NoneType else (kind,)
 
 
 def _fields(kind: Any) -> Mapping[str, Any]:

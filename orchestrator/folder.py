@@ -22,6 +22,7 @@ from trainables.errors import InputError, first_line
 from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MOST_LETTERS = 200  # of a name, of the 255 bytes that a folder's may have
 # What may differ when a search goes on: how much is tried and where it runs, not what is tried.
 _MAY_DIFFER = (
     "num_trials",
@@ -82,13 +83,13 @@ class SearchFolder:
         Raises:
             InputError: if it could not be a folder's name.
         """
-        if not _NAME.fullmatch(self.name):
+        if not _NAME.fullmatch(self.name) or len(self.name) > _MOST_LETTERS:
             raise InputError(
-                f"the search's name is {self.name!r}, but must be letters, digits, dots, dashes and underscores; "
-                "give one with --name"
+                f"the search's name is {self.name!r}, but must be up to {_MOST_LETTERS} letters, digits, dots, dashes "
+                "and underscores, the first of them a letter or a digit; give another"
             )
         if self.name in _SHARED:
-            raise InputError(f"the search's name is {self.name!r}, which all searches share; give another with --name")
+            raise InputError(f"the search's name is {self.name!r}, which all searches share; give another")
 
     @property
     def path(self) -> Path:

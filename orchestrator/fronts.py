@@ -22,7 +22,10 @@ def read_front(folder: SearchFolder) -> FrontView:
     experiment = folder.experiment()
     candidates = folder.archive.candidates()
     if not candidates:
-        raise InputError(f"no trial of search {folder.name!r} is finished yet; let it run, or go on with --resume")
+        raise InputError(
+            f"no trial of search {folder.name!r} has given a network yet; let it run, or go on with --resume, which "
+            "says what failed"
+        )
     teacher = folder.teacher_result()
     return front_view(
         candidates,

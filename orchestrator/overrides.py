@@ -31,5 +31,7 @@ def set_value(values: dict[str, Any], override: str) -> None:
         section[last] = read_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"--set {override!r}: the value is not YAML") from error
+    except RecursionError as error:
+        raise InputError(f"--set {override[:20]!r}…: brackets within brackets, too deep to be read") from error
     except InputError as error:
         raise InputError(f"--set {override!r}: {error}") from error

@@ -148,7 +148,10 @@ def _files(config: DataConfig, part: Part) -> list[Path]:
     """The part's files, sorted by name; none is of both parts, whatever name or link it goes by."""
     files = _found(config)[part]
     if not files:
-        raise InputError(f"data.path is {config.path}, but has no file *{part}*.parquet; put {config.name}'s there")
+        mend = f"put the {part} images there"
+        if part == "test" and config.name == "parquet":
+            mend += f", or make shards of the folder, of which some are held out: cascade data {config.path} shards"
+        raise InputError(f"data.path is {config.path}, but has no file *{part}*.parquet; {mend}")
     return files
 
 
@@ -234,7 +237,7 @@ def own_class_names(files: Sequence[Path], expected: Format) -> tuple[str, ...]:
     Raises:
         InputError: if they have fewer than two, or cannot be read.
     """
-    largest = -1
+    largest, smallest = -1, 0
     for file in files:
         with one_line_errors(file), pq.ParquetFile(file) as parquet:
             _, label_column = columns(parquet.schema_arrow, expected, file)
@@ -244,14 +247,19 @@ def own_class_names(files: Sequence[Path], expected: Format) -> tuple[str, ...]:
             for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=[label_column]):
                 labels = batch.column(0)
                 labels = labels.flatten() if is_list(labels.type) else labels
-                largest = max(largest, pc.max(labels).as_py() or 0) if len(labels) else largest
+                if len(labels):
+                    low, high = pc.min_max(labels).as_py().values()
+                    largest, smallest = max(largest, high or 0), min(smallest, low or 0)
+    if smallest < 0:
+        raise InputError(f"{files[0].parent} has the label {smallest} in its train files; number the classes from 0 on")
     if largest >= _MOST_CLASSES:
         raise InputError(
             f"{files[0].parent} has the label {largest} in its train files, but labels must be below {_MOST_CLASSES}; "
             "number the classes from 0 on"
         )
     if largest < 1:
-        raise InputError(f"{files[0].parent} has {largest + 1} classes in its train files, but must have at least 2")
+        number = "1 class" if largest == 0 else "no class"
+        raise InputError(f"{files[0].parent} has {number} in its train files, but must have at least 2")
     width = len(str(largest))
     return tuple(f"class-{label:0{width}d}" for label in range(largest + 1))
 

@@ -21,6 +21,7 @@ from orchestrator.tables import print_whole
 from orchestrator.words import counted, percent
 from trainables.errors import InputError
 
+_FEW = 100  # recorded trials, of which the nearest answer
 DEFAULT_POLICIES = ("random", "tpe", "tpe+start", "tpe+start+rungs")
 
 
@@ -83,6 +84,9 @@ def print_simulation(  # noqa: PLR0913
     )
     console = Console()
     print_whole(console, _table(comparisons, title=title, until=until))
+    if len(recorded.trials) < _FEW:
+        few = f"note: {len(recorded.trials)} recorded answer for all cascades; take a record of some {_FEW} or more"
+        console.print(few, markup=False, highlight=False, soft_wrap=True)
     short = [f"{found.policy} {found.num_short}" for found in comparisons if found.num_short]
     if short:
         console.print(

@@ -60,6 +60,8 @@ def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dic
         raise InputError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} has brackets within brackets, too deep to be read; give keys and values") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if values is None and empty is not None:

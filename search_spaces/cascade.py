@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import optuna
 
 SMALLEST_GAP, LARGEST_GAP = 0.5, 2.0
+_MOST_PLACES = 10_000  # of a grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +139,7 @@ class CascadeSpace(PlainConfig):
                 raise InputError(f"space.{name} is empty; give at least one choice, or leave it out")
         for name in ("size_grid", "value_grid"):
             if getattr(self, name) is not None:
-                require_int(f"space.{name}", getattr(self, name), at_least=2)
+                require_int(f"space.{name}", getattr(self, name), at_least=2, at_most=_MOST_PLACES)
         if self.size_grid is not None and self._place(self.student_macs_kept[1]) <= self.num_assistants[1]:
             raise InputError(
                 f"space.size_grid is {self.size_grid}, which leaves no {self.num_assistants[1]} sizes for assistants "

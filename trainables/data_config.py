@@ -69,7 +69,7 @@ class DataConfig(PlainConfig):
         require_one_of("data.augmentation", self.augmentation, get_args(Augmentation))
         require_number("data.val_fraction", self.val_fraction, above=0.0, below=1.0)
         require_number("data.test_fraction", self.test_fraction, above=0.0, below=1.0)
-        require_int("data.seed", self.seed, at_least=0)
+        require_int("data.seed", self.seed, at_least=0, at_most=2**63 - 1)
         require_flag("data.download", self.download)
         require_number("data.memory_gb", self.memory_gb, at_least=0.0)
         require_int("data.workers", self.workers, at_least=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -87,7 +88,7 @@ def require_number(  # noqa: PLR0913
     """Check a finite number and its bounds, in the words of the message."""
     bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
     rule = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    holds = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    holds = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if holds:
         number = float(value)  # type: ignore[arg-type]
         holds = (
@@ -96,7 +97,8 @@ def require_number(  # noqa: PLR0913
             and (below is None or number < below)
             and (at_most is None or number <= at_most)
         )
-    require(holds, f"{name} is {value!r}, but must be a number {rule}")
+    kind = "a finite number" if isinstance(value, float) and not math.isfinite(value) else "a number"
+    require(holds, f"{name} is {value!r}, but must be {kind} {rule}")
 
 
 def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -27,6 +27,7 @@ class Bakery(BaseModel, extra="forbid"):
     is_open: bool = True
     days: tuple[bool, ...] = ()
     more: Any = None
+    guests: Annotated[int, Field(ge=1)] | None = None
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,13 @@ class Bakery(BaseModel, extra="forbid"):
         ({"best": {"flour": 0}}, "best.flour is 0: input should be greater than or equal to 1"),
         # Keys that are called as kinds of values are.
         ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
-        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more"),
+        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests"),
+        (
+            {"guests": "1e3"},
+            "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
+            "before it; write 1000",
+        ),
+        ({"guests": "x"}, "guests is 'x': input should be a valid integer, unable to parse string as an integer"),
         ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0: input should be greater than or equal to 1"),
     ],
 )
@@ -57,6 +64,7 @@ def test_the_first_wrong_value_is_told_by_its_key(values, message):
         ({"oven": {"degrees": [0, True]}}, "oven.degrees is true"),
         ({"breads": {"rye": {"flour": False}}}, "breads.rye.flour is false"),
         ({"best": {"flour": True}}, "best.flour is true"),
+        ({"guests": True}, "guests is true"),
         ({"is_open": False, "days": [True], "more": {"a": True}, "oven": {"names": ["a"]}}, None),
         ({"oven": {"degrees": True}, "breads": True}, None),  # told as what must be a list, or keys and values
         ({"unknown": True, "oven": {"unknown": True}}, None),  # told as unknown keys

@@ -219,7 +219,7 @@ def test_a_search_with_little_to_show_has_a_page_all_the_same(tmp_path):
     with pytest.raises(InputError, match="there is no search 'young'"):
         write_overview(folder)
     folder.begin(Experiment(constraints={"params": {"at_most": 1}}))
-    with pytest.raises(InputError, match="no trial of search 'young' is finished yet"):
+    with pytest.raises(InputError, match="no trial of search 'young' has given a network yet"):
         write_overview(folder)
     folder.teacher.mkdir()
     (folder.teacher / "result.json").write_text(json.dumps(TEACHER.to_dict()))

@@ -240,7 +240,9 @@ def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
     _write_own(train, [[1, 1, 3], [0, 0]], _LISTS)  # two objects of a kind
     assert read_train(_own(tmp_path)).images.labels_N.sum(1).tolist() == [2, 1]
     _write_own(train, [[0], []], _LISTS)
-    assert message() == f"{tmp_path} has 1 classes in its train files, but must have at least 2"
+    assert message() == f"{tmp_path} has 1 class in its train files, but must have at least 2"
+    _write_own(train, [[-1], [0]], _LISTS)
+    assert message() == f"{tmp_path} has the label -1 in its train files; number the classes from 0 on"
     _write_own(train, [[0], [10**12]], _LISTS)
     assert "has the label 1000000000000 in its train files, but labels must be below 100000" in message()
     _write_own(train, [["a"]], pa.list_(pa.string()))

@@ -247,17 +247,22 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     limited += ["--set", "tracking.models=front", "--set", "resources.gpus_per_trial=auto", "--set"]
     one = ["search", "tiny.yaml", "--name", "one", "--set", ONE_CASCADE]
     diverging = ["search", "tiny.yaml", "--name", "diverging", "--set", "cascade.recipe.learning_rate=1e12"]
-    first, second, limited_front, *exhausted, front, failed = cascade_commands(
-        [*limited, "stop.max_epochs=4"],
+    no_time = ["search", "tiny.yaml", "--name", "short", "--format", "json", "--set", "stop.max_minutes=0.0001"]
+    first, second, limited_front, *exhausted, front, nothing, failed = cascade_commands(
+        [*limited, "stop.max_epochs=4", "--resume"],
         [*limited, "stop.max_epochs=7", "--resume"],
         ["front", "limited", "--format", "json"],
         one,
         [*one, "--resume"],
         ["front", "one", "--format", "json"],
+        no_time,
         diverging,
         cwd=tmp_path,
-        codes=[0] * 6 + [1],
+        codes=[0] * 7 + [1],
     )
+    assert "note: there is no search 'limited' in runs to go on with; it begins now" in first.out
+    assert "to go on with" not in second.out
+    assert nothing.json() == []
     assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
     assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
     for done in exhausted:

@@ -74,6 +74,7 @@ def test_a_table_is_printed_and_what_was_not_reached_is_said(curves_file, capsys
     said = capsys.readouterr().out
     assert "1 recorded trial, seeds of each policy: 1, 1 worker; work in epochs" in said
     assert "not reached" not in said
+    assert "note: 1 recorded answer for all cascades; take a record of some 100 or more" in said
 
 
 def test_there_are_no_more_workers_than_trials(curves_file, capsys):
