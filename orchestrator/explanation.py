@@ -68,6 +68,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             f"{place} is {first['input']!r}, which is text in YAML, by its quotes or by an exponent with no point "
             f"before it; write {float(first['input']):.15g}"
         )
+    if first["type"] in _NOT_A_NUMBER and first["input"] is None and ":" in place:
+        return f"{place} has no value; a space must follow the colon in YAML"
     kind = _wrong_kind(places, place, first["type"], first["input"])
     if kind is not None:
         return kind
@@ -133,7 +135,9 @@ def _wrong_kind(places: _Places, place: str, kind: str, given: object) -> str | 
     if place in places.ranges and kind in ("tuple_type", "too_long"):
         return f"{place} is {given!r}, but must be a list of two, [lowest, highest]"
     if kind == "tuple_type":
-        return f"{place} is {given!r}, but must be a list" + (f", such as [{given}]" if isinstance(given, str) else "")
+        return f"{place} is {given!r}, but must be a list" + (
+            f", such as [{given}]" if given and isinstance(given, str) else ""
+        )
     return None
 
 

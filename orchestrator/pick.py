@@ -111,7 +111,7 @@ def _labelled(everything: Sequence[Candidate], label: str) -> Candidate:
     match = _LABEL.fullmatch(label)
     if match is None:
         raise InputError(
-            f"the candidate to export is {label!r}, but must be one of {', '.join(WAYS_TO_PICK)}, "
+            f"the candidate is {label!r}, but must be one of {', '.join(WAYS_TO_PICK)}, "
             f"{WHOLE_FRONT} or TRIAL:LEVEL, as in 3:1"
         )
     trial, level = int(match[1]), int(match[2])

@@ -28,6 +28,7 @@ class Bakery(BaseModel, extra="forbid"):
     days: tuple[bool, ...] = ()
     more: Any = None
     guests: Annotated[int, Field(ge=1)] | None = None
+    prices: dict[str, int] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,15 @@ class Bakery(BaseModel, extra="forbid"):
         ({"best": {"flour": 0}}, "best.flour is 0: input should be greater than or equal to 1"),
         # Keys that are called as kinds of values are.
         ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
-        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests"),
+        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests, prices"),
         (
             {"guests": "1e3"},
             "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
             "before it; write 1000",
         ),
+        ({"guests": ""}, "guests is '': input should be a valid integer, unable to parse string as an integer"),
+        ({"oven": {"names": ""}}, "oven.names is '', but must be a list"),
+        ({"prices": {"rye:2": None}}, "prices.rye:2 has no value; a space must follow the colon in YAML"),
         ({"guests": "x"}, "guests is 'x': input should be a valid integer, unable to parse string as an integer"),
         ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0: input should be greater than or equal to 1"),
     ],
