@@ -23,7 +23,7 @@ from torch import multiprocessing
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
-from trainables import branches
+from trainables.branches import Branches
 from trainables.cost import count_macs
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation, DataConfig
@@ -155,11 +155,11 @@ def joint(options: argparse.Namespace, rate: float) -> list[Row]:
     arms: tuple[tuple[str, Execution, int, float], ...] = (
         ("joint step, not recorded", "eager", 1, 0.0),
         ("joint step, levels one after the other", "graph", 1, 0.0),
-        ("joint step", "graph", 1, branches.PART_OF_CARD),
-        (f"joint step, widths in multiples of {even}", "graph", even, branches.PART_OF_CARD),
+        ("joint step", "graph", 1, 1.0),
+        (f"joint step, widths in multiples of {even}", "graph", even, 1.0),
     )
-    for name, execution, round_to, part_of_card in arms:
-        with mock.patch.object(branches, "PART_OF_CARD", part_of_card):
+    for name, execution, round_to, share_of_card in arms:
+        with mock.patch.object(Branches, "share_of_card", share_of_card):
             stage = cascade(options, execution=execution, round_to=round_to)
             took, macs = step_seconds(options, stage), _step_macs(options, stage)
         achieved = 2 * macs * options.batch / took / 1e12

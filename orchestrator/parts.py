@@ -53,7 +53,7 @@ def trainable(  # noqa: PLR0913
         augmentation=experiment.data.augmentation,
         candidates=str(networks),
         num_threads=actors.num_threads,
-        use_gpu=experiment.resources.num_gpus > 0,
+        num_gpus=experiment.resources.num_gpus,
         measure_latency=measure_latency,
         finished_stages=task.finished_stages,
         origin=trial_origin(

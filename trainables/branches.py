@@ -6,12 +6,16 @@ does not change. It takes more memory: what every level keeps for its backward p
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import ClassVar
 
 import torch
 
-PART_OF_CARD = 1 / 8
-"""Levels run in turn if what they keep is more of the card: such kernels fill it, and others may share it."""
+# Levels run in turn if what they keep is more of the process's share of the card: such kernels fill it. The margin that
+# trials are packed with (`peak.MARGIN`) has room for so much beside what they take in turn, which is what is measured.
+PART_OF_SHARE = 1 / 16
+
+_streams: dict[tuple[int, int], torch.cuda.Stream] = {}  # of a card and a part: libraries keep workspace for each
 
 
 class Branches:
@@ -20,16 +24,24 @@ class Branches:
     A part begins with what had been asked of the card before it, and `join` waits for all of them. What a part made is
     read by others after `wait_for` alone, and by who follows after `join`; until then it must be held, as its memory
     goes to the next tensor of its branch.
+
+    Attributes:
+        share_of_card: of this process, in [0, 1]; with 0 parts never run apart.
     """
 
-    def __init__(self) -> None:
-        """Begin with parts that run one after the other."""
-        self._streams: dict[int, torch.cuda.Stream] = {}
-        self._running: set[int] = set()
+    share_of_card: ClassVar[float] = 1.0
+
+    def __init__(self, kinds: int = 1) -> None:
+        """Begin with parts that run one after the other.
+
+        Args:
+            kinds: of steps with these parts, whose records are held side by side.
+        """
+        self._kinds = kinds
+        self._running: list[torch.cuda.Stream] = []
         self._runs_apart = False
         self._kept: dict[int, int] | None = None  # bytes of each part at its marks, while they are weighed
         self._number, self._before, self._bytes = 0, 0, 0
-        self._may_part: bool | None = None
 
     @contextmanager
     def weighed(self) -> Iterator[None]:
@@ -43,18 +55,16 @@ class Branches:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Within it parts run apart, on streams of the card, if what `weighed` found at first is little of it.
-
-        What is kept at first is the most, and how much memory a search gives a trial was measured then.
-        """
-        if self._may_part is None:
-            card_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-            self._may_part = self._bytes <= PART_OF_CARD * card_bytes
-        self._runs_apart = self._may_part
+        """Within it parts run apart, on streams of the card, if what `weighed` found is little of the share of it."""
+        card_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        self._runs_apart = self._kinds * self._bytes <= PART_OF_SHARE * self.share_of_card * card_bytes
         try:
             yield
         finally:
             self._runs_apart = False
+            # Where a part has failed, so that it is that error which is told and not one of streams that were left.
+            with suppress(RuntimeError):
+                self.join()
             self._running.clear()
 
     @contextmanager
@@ -64,11 +74,12 @@ class Branches:
             self._number, self._before = number, 0 if self._kept is None else torch.cuda.memory_allocated()
             yield
             return
-        if number not in self._streams:
-            self._streams[number] = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream = self._streams[number]
+        key = (torch.cuda.current_device(), number)
+        if key not in _streams:
+            _streams[key] = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = _streams[key]
         stream.wait_stream(torch.cuda.current_stream())
-        self._running.add(number)
+        self._running.append(stream)
         with torch.cuda.stream(stream):
             yield
 
@@ -92,6 +103,6 @@ class Branches:
 
     def join(self) -> None:
         """Let what is asked for from now on begin after all parts."""
-        for number in self._running:
-            torch.cuda.current_stream().wait_stream(self._streams[number])
+        for stream in self._running:
+            torch.cuda.current_stream().wait_stream(stream)
         self._running.clear()

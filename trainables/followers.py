@@ -25,7 +25,7 @@ class TrialFollower:
             settings: of the trials.
         """
         processor.prepare(settings.num_threads)
-        device = torch.device("cuda" if settings.use_gpu else "cpu")
+        device = torch.device("cuda" if settings.num_gpus else "cpu")
         self._ranks = ranks
         self._settings = settings
         self._data = DataSplits.from_arrays(data).to(device)

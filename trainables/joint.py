@@ -86,7 +86,7 @@ class JointStep:
         # Ranks talk within a step, which not all ways of talking let a card record; and a record is of certain levels.
         varies = leaves_out(len(pruners), config.levels_a_step)
         execution = "eager" if ranks.size > 1 or varies else config.recipe.execution
-        self._branches = Branches()
+        self._branches = Branches(kinds=2 if config.teacher_every > 1 else 1)
         self._recorded = RecordedStep(self._compute, execution, self._branches)
         self._recorded_alone = RecordedStep(self._compute_alone, execution, self._branches)
         self._recorded_given = RecordedStep(self._compute_given, execution, self._branches)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from trainables.branches import Branches
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
@@ -84,6 +85,9 @@ def measure_peak(
 ) -> Peak:
     """Measure what a trial takes of the first card that this process sees; nothing else should start there meanwhile.
 
+    Its levels run in turn, here and in this process from then on: what they take more side by side is bounded by a
+    trial's share of the card, which is not known yet, and within the margin.
+
     Args:
         teacher: as a trial gets it, on the CPU; it is moved to the card.
         cascade: what is trained.
@@ -99,6 +103,7 @@ def measure_peak(
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise RuntimeError("this process has used a card before; measure in a fresh one")
+    Branches.share_of_card = 0.0
     with _onlooker() as free_bytes:
         before = free_bytes()
         card_bytes = torch.cuda.mem_get_info()[1]  # the first call, which makes the context

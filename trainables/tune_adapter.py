@@ -20,6 +20,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 from trainables import processor
+from trainables.branches import Branches
 from trainables.checkpoint import InputSpec, save_network
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
@@ -67,7 +68,7 @@ class TrialSettings:
         augmentation: what training batches go through.
         candidates: folder into which the networks of finished trials go.
         num_threads: CPU threads of a trial.
-        use_gpu: run on the GPU that Ray assigned.
+        num_gpus: that Ray assigned; with 0 it runs on a processor, and a fraction is its share of a card.
         measure_latency: measure each level's latency when the trial ends.
         finished_stages: where stages that are done are found and kept; `None` computes each of them.
         origin: what teacher, data and code come to, as `identity.trial_origin` gives it.
@@ -83,7 +84,7 @@ class TrialSettings:
     augmentation: Augmentation
     candidates: str
     num_threads: int
-    use_gpu: bool
+    num_gpus: float
     measure_latency: bool
     finished_stages: FinishedStages | None = None
     origin: str = ""
@@ -142,7 +143,8 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             )
         processor.prepare(settings.num_threads)
         self._settings = settings
-        device = torch.device("cuda" if settings.use_gpu else "cpu")
+        device = torch.device("cuda" if settings.num_gpus else "cpu")
+        Branches.share_of_card = min(1.0, settings.num_gpus)
         self._data = DataSplits.from_arrays(data).to(device)
         self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
         # Results say where they were made, so that a node on which trials fail is known by those on which they do not.

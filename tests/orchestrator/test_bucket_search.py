@@ -85,7 +85,7 @@ def train_an_epoch(folder, cascade):
         augmentation=experiment.data.augmentation,
         candidates=str(folder.path / "candidates"),
         num_threads=1,
-        use_gpu=False,
+        num_gpus=0.0,
         measure_latency=False,
         store=TrialBucket(folder.bucket, folder.path),
     )

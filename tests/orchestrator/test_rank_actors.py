@@ -79,7 +79,7 @@ def test_a_trial_of_two_ranks_comes_to_what_one_comes_to(session, data, tmp_path
         augmentation="none",
         candidates=str(tmp_path / "candidates"),
         num_threads=1,
-        use_gpu=False,
+        num_gpus=0.0,
         measure_latency=False,
     )
     cascade = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=2)).to_dict()

@@ -1,7 +1,8 @@
 """What a trial takes of a card, in a process of its own, as one that has used the card before cannot measure it.
 
-`python tests/trainables/peak_job.py beginning [NAME WIDTH BATCH]` prints as JSON the bytes of the beginning, as a
-search measures it; `whole` in its place those of a whole short trial, by torch alone.
+`python tests/trainables/peak_job.py beginning 0 [NAME WIDTH BATCH]` prints as JSON the bytes of the beginning, as a
+search measures it; `whole SHARE` in place of `beginning 0` those of a whole short trial that has so much of the card,
+by torch alone.
 """
 
 import json
@@ -10,6 +11,7 @@ from dataclasses import asdict
 
 import torch
 
+from trainables.branches import Branches
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
 from trainables.images import ImageSet
@@ -36,12 +38,13 @@ def noise() -> DataSplits:
     )
 
 
-def main(what: str, name: str = "resnet18", width: str = "0.5", batch_size: str = "128") -> None:
+def main(what: str, share: str, name: str = "resnet18", width: str = "0.5", batch_size: str = "128") -> None:
     data = noise()
     network = build(ModelConfig(name=name, width=float(width)), num_classes=CLASSES, in_channels=3, seed=0)
     recipe = Recipe(batch_size=int(batch_size), epochs=3, learning_rate=0.01, precision="bf16")
     cascade = CascadeConfig(macs_kept=(0.6, 0.3, 0.1), recipe=recipe)
     if what == "whole":
+        Branches.share_of_card = float(share)
         trial = CascadeTrial(network.to("cuda"), config=cascade, data=data.to("cuda"), augmentation="crop-flip")
         list(trial.run())
         found = {"torch_bytes": torch.cuda.max_memory_reserved()}

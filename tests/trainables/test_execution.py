@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from trainables.branches import Branches
+from trainables.branches import PART_OF_SHARE, Branches
 from trainables.config import CascadeConfig
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
@@ -180,9 +181,19 @@ def test_levels_that_run_side_by_side_learn_what_they_learn_in_turn(
     pruning = replace(CONFIG.pruning, saliency_loss=saliency_loss)
     config = replace(CONFIG, macs_kept=(0.8, 0.6, 0.4), recipe=recipe, pruning=pruning, teacher_every=2)
     stages = []
-    for part_of_card in (0.0, 1.0):
-        monkeypatch.setattr("trainables.branches.PART_OF_CARD", part_of_card)
-        stages.append(run(stage_of(data.to("cuda"), config)))
+    parted: list[int] = []
+    for share_of_card in (0.0, 1.0):
+        monkeypatch.setattr(Branches, "share_of_card", share_of_card)
+        joined = Branches.join
+
+        def join(branches: Branches, joined: Callable[[Branches], None] = joined) -> None:
+            parted.append(len(branches._running))
+            joined(branches)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Branches, "join", join)
+            stages.append(run(stage_of(data.to("cuda"), config)))
+        assert max(parted) == (4 if share_of_card else 0)  # three levels and the teacher
     in_turn, side_by_side = map(weights, stages)
     assert in_turn.keys() == side_by_side.keys()
     for name, tensor in side_by_side.items():
@@ -206,9 +217,9 @@ def test_parts_run_apart_in_a_record_where_they_keep_little_of_the_card(monkeypa
         return torch.stack(kept).sum(0)
 
     images = torch.ones(2**20, device="cuda")
-    card_bytes = torch.cuda.get_device_properties(0).total_memory
-    for part_of_card, apart in ((3.1 * 2**22 / card_bytes, True), (2.9 * 2**22 / card_bytes, False)):
-        monkeypatch.setattr("trainables.branches.PART_OF_CARD", part_of_card)
+    whole = PART_OF_SHARE * torch.cuda.get_device_properties(0).total_memory
+    for share_of_card, apart in ((3.1 * 2**22 / whole, True), (2.9 * 2**22 / whole, False)):
+        monkeypatch.setattr(Branches, "share_of_card", share_of_card)
         branches = Branches()
         recorded = RecordedStep(step, "graph", branches)
         sums = [float((recorded(images * factor) / 2**20).sum()) for factor in (1, 2, 3, 4)]
@@ -219,17 +230,45 @@ def test_parts_run_apart_in_a_record_where_they_keep_little_of_the_card(monkeypa
         seen.clear()
 
 
-def test_parts_run_one_after_the_other_where_nothing_is_recorded() -> None:
+@needs_card
+def test_a_part_that_fails_while_it_is_recorded_is_told_by_its_own_error() -> None:
     branches = Branches()
-    done = []
-    for number in (0, 1):
-        with branches.part(number):
-            done.append(number)
-            moment = branches.mark()
-            branches.wait_for(moment)
-    branches.join()
-    assert moment is None
-    assert done == [0, 1]
+
+    def step(images: torch.Tensor) -> torch.Tensor:
+        with branches.part(0):
+            told = images * 2
+            if torch.cuda.is_current_stream_capturing():
+                raise InputError("of the user's own")
+        branches.join()
+        return told
+
+    recorded = RecordedStep(step, "graph", branches)
+    images = torch.ones(3, device="cuda")
+    recorded(images), recorded(images)
+    with pytest.raises(InputError, match="of the user's own"):
+        recorded(images)
+    assert torch.equal(RecordedStep(lambda images: images * 2, "graph")(images), images * 2)  # the card is well
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_what_parts_keep_decides_whether_they_run_apart(monkeypatch: pytest.MonkeyPatch, kinds: int) -> None:
+    held = [100]  # bytes of a card of 1600 bytes, of which a hundred may be kept
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1600))
+    branches = Branches(kinds=kinds)
+    with branches.weighed():
+        for number, kept in ((0, 0), (1, 60), (2, 40)):
+            with branches.part(number):
+                held[0] += kept
+                assert branches.mark() is None
+                held[0] -= kept
+        branches.join()
+    with branches.apart():
+        assert branches._runs_apart == (kinds == 1)
+    monkeypatch.setattr(Branches, "share_of_card", 0.5)
+    with branches.apart():
+        assert not branches._runs_apart
 
 
 @needs_card

@@ -171,8 +171,8 @@ def test_the_onlooker_answers_as_often_as_it_is_asked_and_its_death_is_said(monk
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_card_a_whole_trial_takes_no_more_than_its_beginning_with_the_margin():
-    def measured(what):
-        job = [sys.executable, str(Path(__file__).with_name("peak_job.py")), what]
+    def measured(what, share=0.0):
+        job = [sys.executable, str(Path(__file__).with_name("peak_job.py")), what, str(share)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(job, env=environment, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr
@@ -182,6 +182,8 @@ def test_on_a_card_a_whole_trial_takes_no_more_than_its_beginning_with_the_margi
     print(beginning, whole)  # what to look at, with -s
     assert beginning["least_bytes"] <= beginning["torch_bytes"] <= whole["torch_bytes"] * MARGIN
     assert whole["torch_bytes"] <= beginning["torch_bytes"] * MARGIN
+    side_by_side = measured("whole", 1 / beginning["num_trials"])["torch_bytes"]
+    assert side_by_side + beginning["other_bytes"] <= beginning["usable_bytes"] / beginning["num_trials"]
     assert 50 * 2**20 < beginning["other_bytes"] < 3 * GIB
     assert beginning["num_trials"] > 1
     assert beginning["usable_bytes"] <= torch.cuda.mem_get_info()[1]

@@ -34,7 +34,7 @@ def actor(tmp_path, data):
         augmentation="none",
         candidates=str(tmp_path / "candidates"),
         num_threads=1,
-        use_gpu=False,
+        num_gpus=0.0,
         measure_latency=False,
         stops=str(tmp_path),
     )
@@ -87,7 +87,7 @@ def test_a_machine_that_does_not_see_the_search_trains_nothing(tmp_path, data):
         augmentation="none",
         candidates=str(tmp_path / "not mounted/runs/photos/candidates"),
         num_threads=1,
-        use_gpu=False,
+        num_gpus=0.0,
         measure_latency=False,
     )
     made = CascadeTrainable.__new__(CascadeTrainable)
@@ -131,7 +131,7 @@ def on_machine(tmp_path, data):
             augmentation="none",
             candidates=str(tmp_path / machine / "photos" / "candidates"),
             num_threads=1,
-            use_gpu=False,
+            num_gpus=0.0,
             measure_latency=False,
             stops="on no machine",
             store=store,
@@ -276,7 +276,7 @@ def on_digits(tmp_path, monkeypatch):
             augmentation="crop",
             candidates=str(tmp_path / name),
             num_threads=1,
-            use_gpu=False,
+            num_gpus=0.0,
             measure_latency=False,
         )
         made = CascadeTrainable.__new__(CascadeTrainable)
