@@ -23,7 +23,7 @@ from orchestrator.plots import save_front
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_whole
-from orchestrator.words import duration, percent
+from orchestrator.words import counted, duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError, first_line
 
@@ -84,7 +84,9 @@ def run_search_command(  # noqa: PLR0913
         sys.stdout.write("[]\n")
     if outcome.reused:
         stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
-        console.print(f"{stages} stages were reused, which saved {duration(seconds)} of training", highlight=False)
+        console.print(
+            f"{counted(stages, 'stage')} reused, which saved {duration(seconds)} of training", highlight=False
+        )
     if outcome.status == "interrupted":
         console.print(
             f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}",

@@ -107,11 +107,7 @@ def draws_its_test_images(config: DataConfig) -> bool:
     """Whether test images are drawn from the same files as training images, so that adding a file moves them."""
     if config.name == "shards":
         return not shard_splits.has_test(config)
-    return (
-        config.name == "imagefolder"
-        and config.path is not None
-        and "test" not in sources.part_folders(Path(config.path))
-    )
+    return config.name == "imagefolder" and "test" not in sources.part_folders(sources.data_folder(config))
 
 
 def _is_parquet(config: DataConfig) -> bool:

@@ -10,6 +10,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import InputError, did_you_mean
@@ -63,10 +64,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         section, key = place.rpartition(".")[::2]
         return f"unknown key {place!r}; {did_you_mean(key, places.keys_at(section) or ())}"
-    if first["type"] in _NOT_A_NUMBER and _is_number(first["input"]):
+    number = _number_in(first["input"]) if first["type"] in _NOT_A_NUMBER else None
+    if number is not None and (number.is_integer() or first["type"].startswith("float")):
+        written = f"{number:.0f}" if number.is_integer() else np.format_float_positional(number)
         return (
             f"{place} is {first['input']!r}, which is text in YAML, by its quotes or by an exponent with no point "
-            f"before it; write {float(first['input']):.15g}"
+            f"before it; write {written}"
         )
     if first["type"] in _NOT_A_NUMBER and first["input"] is None and ":" in place:
         return f"{place} has no value; a space must follow the colon in YAML"
@@ -76,12 +79,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
 
 
-def _is_number(text: object) -> bool:
-    """Whether it is text that could have been a number, as 1e3, without a point, is in YAML."""
+def _number_in(text: object) -> float | None:
+    """What text could have meant, as 1e3, without a point, is text in YAML."""
     try:
-        return isinstance(text, str) and math.isfinite(float(text))
+        number = float(text) if isinstance(text, str) else math.nan
     except ValueError:
-        return False
+        return None
+    return number if math.isfinite(number) else None
 
 
 def stray_flag(values: Mapping[str, Any], model: type[BaseModel]) -> str | None:

@@ -20,7 +20,7 @@ def leakage_notes(data: DataSplits) -> Iterator[str]:
     if number >= _NOTED * len(data.val):
         yield (
             f"{number} of {len(data.val)} validation images are training images too, of which accuracy says little; "
-            "take them out of one of the two"
+            "leave them out of one of the two, or, where validation images are held out, each image but once in the set"
         )
 
 

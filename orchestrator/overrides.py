@@ -35,3 +35,5 @@ def set_value(values: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override[:20]!r}…: brackets within brackets, too deep to be read") from error
     except InputError as error:
         raise InputError(f"--set {override!r}: {error}") from error
+    except ValueError as error:  # a date that there is not, or a number of thousands of digits
+        raise InputError(f"--set {override[:60]!r}: the value cannot be read: {error}") from error

@@ -85,7 +85,8 @@ def print_simulation(  # noqa: PLR0913
     console = Console()
     print_whole(console, _table(comparisons, title=title, until=until))
     if len(recorded.trials) < _FEW:
-        few = f"note: {len(recorded.trials)} recorded answer for all cascades; take a record of some {_FEW} or more"
+        stands = "trial stands" if len(recorded.trials) == 1 else "trials stand"
+        few = f"note: {len(recorded.trials)} recorded {stands} for all cascades, which take {_FEW} or so"
         console.print(few, markup=False, highlight=False, soft_wrap=True)
     short = [f"{found.policy} {found.num_short}" for found in comparisons if found.num_short]
     if short:

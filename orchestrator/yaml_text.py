@@ -64,6 +64,8 @@ def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dic
         raise InputError(f"{path} has brackets within brackets, too deep to be read; give keys and values") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except ValueError as error:  # a date that there is not, or a number of thousands of digits
+        raise InputError(f"{path} has a value that cannot be read: {error}") from error
     if values is None and empty is not None:
         raise InputError(f"{path} is empty; {empty}")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -288,15 +288,28 @@ def _silent_groups(
             f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
             f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
         )
+    meter.update()
+    silent = _nothing_above_zero(meter)
     for name in criteria:
         if name not in CRITERIA:
-            _try_criterion(name, network, channel_map)
-    meter.update()
+            _try_criterion(name, network, channel_map, silent)
+    return silent
+
+
+def _nothing_above_zero(meter: SaliencyMeter) -> tuple[str, ...]:
+    """Groups in which no channel has a score above zero."""
     return tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
 
 
-def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap) -> None:
-    """Ask a criterion of the user's own for scores, as training does after a backward pass."""
+def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap, silent: Sequence[str]) -> None:
+    """Ask a criterion of the user's own for scores, as training does after a backward pass.
+
+    Args:
+        name: of the criterion.
+        network: with gradients.
+        channel_map: its groups.
+        silent: groups of which the gate's gradient says nothing, either.
+    """
     meter = SaliencyMeter(find_criterion(name), channel_map)
     meter.reset(network, channel_map.everything())
     try:
@@ -314,3 +327,9 @@ def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap) -> No
                 f"cascade.pruning.saliency is {name!r}, which gives scores that are not finite for group {group}; "
                 "give each channel a finite number"
             )
+    others = [group for group in _nothing_above_zero(meter) if group not in silent and len(meter.sums[group]) > 1]
+    if others:
+        raise InputError(
+            f"cascade.pruning.saliency is {name!r}, which gives no channel of group {others[0]} a score above zero, so "
+            "that nothing can be told apart; give those more that should stay"
+        )

@@ -1,8 +1,8 @@
 """Saliency: how much a level's own loss would change if a group channel went.
 
-A criterion is a plain function from the layers behind a group's gate to one score a channel, above zero where it should
-stay, called after the backward
-pass of every micro-batch; scores are averaged over micro-batches. Shape legend: C channels of the group, N of a layer.
+A criterion is a plain function from the layers behind a group's gate to one score a channel, the higher the more it
+should stay, and above zero for at least one. It is called after the backward pass of every micro-batch, and scores are
+averaged over these. Shape legend: C channels of the group, N of a layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -179,14 +179,16 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
 def part_folders(root: Path) -> dict[Part, Path]:
     """Folders of training, validation and test images; none where `root` holds the classes itself.
 
-    Capitals make no difference where `root` has no other folders; beside others, `Train` may be a class.
+    Capitals make no difference where `root` has a folder `train`, or no folders but those of parts; beside others
+    `Train` may be a class.
 
     Raises:
         InputError: if there are several of one part, or none of training images.
     """
     folders = class_folders(root)
     named = {folder: folder.name.lower() for folder in folders}
-    if not set(named.values()) <= set(itertools.chain(*_PART_NAMES.values())):
+    has_parts = (root / "train").is_dir() or set(named.values()) <= set(itertools.chain(*_PART_NAMES.values()))
+    if not has_parts:
         named = {folder: folder.name for folder in folders}
     found: dict[Part, list[Path]] = {
         part: [folder for folder, name in named.items() if name in names] for part, names in _PART_NAMES.items()
@@ -207,8 +209,8 @@ def part_folders(root: Path) -> dict[Part, Path]:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Folders of classes, by name; hidden ones are none."""
-    folders = (item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
+    """Folders of classes, by name; hidden ones are none, nor is what a Mac adds to an archive."""
+    folders = (item for item in root.iterdir() if item.is_dir() and not item.name.startswith((".", "__MACOSX")))
     return sorted(folders, key=lambda folder: folder.name)
 
 

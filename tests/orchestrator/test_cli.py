@@ -112,6 +112,7 @@ def test_a_folder_that_is_no_export_is_refused(cascade, tmp_path):
         (["demo", "--set", "cascade.recipe.epochs=1e2"], ["epochs is '1e2'", "an exponent with no point", "write 100"]),
         (["demo", "--set", "num_trials=1e2"], ["num_trials is '1e2'", "an exponent with no point", "write 100"]),
         (["demo", "--set", "stop.max_epochs=yes"], ["stop.max_epochs is true", "must be a number"]),
+        (["demo", "--set", "seed=2023-13-45"], ["the value cannot be read: month must be in 1..12"]),
         (["demo", "--set", "data=" + "[" * 3000], ["brackets within brackets"]),
     ],
 )
@@ -305,6 +306,7 @@ def test_a_space_of_the_users_own_is_tried_before_anything_runs(cascade, tmp_pat
         ("torch.ones(1)", ["gave a tensor of shape (1,) for group", "one score a channel, of shape ("]),
         ("[1.0] * layers[0].num_channels", ["gave a list for group", "one score a channel"]),
         ("layers.scores()", [":scores', which failed on a training step: AttributeError"]),
+        ("-torch.ones(layers[0].num_channels)", [":scores', which gives no channel of group", "a score above zero"]),
         ("torch.ones(layers[0].num_channels) / 0 * 0", [":scores', which gives scores that are not finite"]),
     ],
 )

@@ -49,6 +49,7 @@ class Bakery(BaseModel, extra="forbid"):
             "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
             "before it; write 1000",
         ),
+        ({"guests": "1.5"}, "guests is '1.5': input should be a valid integer, unable to parse string as an integer"),
         ({"guests": ""}, "guests is '': input should be a valid integer, unable to parse string as an integer"),
         ({"oven": {"names": ""}}, "oven.names is '', but must be a list"),
         ({"prices": {"rye:2": None}}, "prices.rye:2 has no value; a space must follow the colon in YAML"),

@@ -151,7 +151,7 @@ def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, casc
     assert "level-1 reused, which saved" in first.out
     assert "level-1, level-2 reused" in again.out
     assert "reused from another search" in again.out
-    assert "6 stages were reused" in again.out
+    assert "6 stages reused" in again.out
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'cascade'")
     runs = client.search_runs([experiment.experiment_id], "tags.`cascade.reused_stages` = 'level-1,level-2'")

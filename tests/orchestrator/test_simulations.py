@@ -1,9 +1,11 @@
 """`cascade simulate`: on a file of curves, on a search's own, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from orchestrator.comparison import compare
 from orchestrator.config import Experiment
 from orchestrator.curves import Curves, read_table, write_table
 from orchestrator.simulate import Policy
@@ -69,12 +71,19 @@ def test_a_file_of_curves_is_replayed(curves_file, capsys):
     assert (random["share"]["mean"], random["num_trials"], random["num_short"]) == (1.0, 2.0, 0)
 
 
-def test_a_table_is_printed_and_what_was_not_reached_is_said(curves_file, capsys):
+def test_a_table_is_printed_and_what_was_not_reached_is_said(curves_file, capsys, monkeypatch):
+    def fell_short(*given, **others):
+        return [replace(found, num_short=1) for found in compare(*given, **others)]
+
+    with monkeypatch.context() as patched:  # with one recorded trial all searches reach it
+        patched.setattr("orchestrator.simulations.compare", fell_short)
+        simulate(curves_file, num_trials=1, format="text")
+    assert "not reached within 4, which is what they count with: random 1" in capsys.readouterr().out
     simulate(curves_file, num_trials=1, format="text")
     said = capsys.readouterr().out
     assert "1 recorded trial, seeds of each policy: 1, 1 worker; work in epochs" in said
     assert "not reached" not in said
-    assert "note: 1 recorded answer for all cascades; take a record of some 100 or more" in said
+    assert "note: 1 recorded trial stands for all cascades, which take 100 or so" in said
 
 
 def test_there_are_no_more_workers_than_trials(curves_file, capsys):

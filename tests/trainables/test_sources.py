@@ -191,6 +191,13 @@ def test_parts_may_have_capitals_where_nothing_else_is_there(tmp_path: Path) -> 
     assert read_train(_folder_config(tmp_path / "photos")).class_names == ("cat", "dog")
     assert read_val(_folder_config(tmp_path / "photos")) is not None
     assert read_test(_folder_config(tmp_path / "photos")).class_names == ("cat", "dog")
+    for part, colour in (("train", 0), ("Test", 9)):
+        for class_name in ("cat", "dog"):
+            _save(tmp_path / "mixed" / part / class_name / "a.png", colour)
+    (tmp_path / "mixed/notes").mkdir()
+    (tmp_path / "photos/__MACOSX").mkdir()
+    assert int(read_test(_folder_config(tmp_path / "mixed")).images.images_NCHW.max()) == 9
+    assert read_train(_folder_config(tmp_path / "photos")).class_names == ("cat", "dog")
     for class_name in ("Bus", "Train"):
         for number in range(5):
             _save(tmp_path / "vehicles" / class_name / f"{number}.png", number)
