@@ -258,6 +258,7 @@ def _work(
     results: "Queue[float]",  # as a name: at run time it takes no parameter
 ) -> None:
     torch.set_num_threads(1)
+    Branches.share_of_card = 1.0 / ready.parties
     stage = cascade(options)
     step_seconds(options, stage)
     ready.wait()

@@ -24,7 +24,7 @@ class TrialFollower:
             data: arrays of a `DataSplits`.
             settings: of the trials.
         """
-        processor.prepare(settings.num_threads)
+        processor.prepare(settings.num_threads, share_of_card=settings.num_gpus)
         device = torch.device("cuda" if settings.num_gpus else "cpu")
         self._ranks = ranks
         self._settings = settings

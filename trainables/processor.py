@@ -1,4 +1,4 @@
-"""What training asks of the processor's libraries: so many threads, and memory that stays with the process.
+"""What training asks of a process: so many threads, memory that stays with it, and its share of a card.
 
 Every step of training takes as much memory as the one before and frees it. By itself glibc gives blocks of 32 MiB and
 more back to the system at once, and others when enough of them are free, so that the next step waits while the system
@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from trainables.branches import Branches
+
 # `malloc.h` of glibc.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
@@ -19,12 +21,14 @@ _VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHO
 _TUNABLES = "glibc.malloc."
 
 
-def prepare(num_threads: int | None) -> None:
+def prepare(num_threads: int | None, *, share_of_card: float = 1.0) -> None:
     """Make this process one that trains.
 
     Args:
         num_threads: that an operation is computed with; `None` leaves torch its own choice.
+        share_of_card: that it may fill where it trains on one; more than 1 counts as 1.
     """
+    Branches.share_of_card = min(1.0, share_of_card)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     keep_memory()

@@ -20,7 +20,6 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 from trainables import processor
-from trainables.branches import Branches
 from trainables.checkpoint import InputSpec, save_network
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
@@ -141,10 +140,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
             raise FileNotFoundError(
                 f"{platform.node()} does not see {search}; all machines must mount the storage folder"
             )
-        processor.prepare(settings.num_threads)
+        processor.prepare(settings.num_threads, share_of_card=settings.num_gpus)
         self._settings = settings
         device = torch.device("cuda" if settings.num_gpus else "cpu")
-        Branches.share_of_card = min(1.0, settings.num_gpus)
         self._data = DataSplits.from_arrays(data).to(device)
         self._teacher = build_teacher(settings.model, self._data, teacher).to(device)
         # Results say where they were made, so that a node on which trials fail is known by those on which they do not.

@@ -112,7 +112,7 @@ def _teacher(  # noqa: PLR0913
 
 
 def _device(plan: StudyPlan) -> torch.device:
-    processor.prepare(max(1, int(plan.resources.cpus)))
+    processor.prepare(max(1, int(plan.resources.cpus)), share_of_card=plan.resources.gpus)
     return torch.device("cuda" if plan.resources.gpus > 0 else "cpu")
 
 

@@ -66,7 +66,7 @@ def run_study(
         return _alone(plan, Material(plan=plan, teacher=teacher, data=here.data, test=here.test), file, deadline, say)
     with TemporaryDirectory() as place:  # a process that was sent them would hold up the start of the next
         images.save(Path(place) / "images.safetensors")
-        begin = (plan.to_dict(), str(Path(place) / "images.safetensors"), str(folder), str(device))
+        begin = (plan.to_dict(), str(Path(place) / "images.safetensors"), str(folder), str(device), 1 / workers)
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=begin) as pool:
             return _together(pool, plan, workers, file, deadline, say)
 
@@ -128,8 +128,8 @@ def _together(  # noqa: PLR0913
 _HELD: dict[str, Any] = {}
 
 
-def _begin(plan: dict[str, Any], images: str, folder: str, device: str) -> None:
-    processor.prepare(1)
+def _begin(plan: dict[str, Any], images: str, folder: str, device: str, share_of_card: float) -> None:
+    processor.prepare(1, share_of_card=share_of_card)
     made = StudyPlan.from_dict(plan)
     _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))
 

@@ -256,6 +256,7 @@ def test_what_parts_keep_decides_whether_they_run_apart(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1600))
+    monkeypatch.setattr(Branches, "share_of_card", 1.0)
     branches = Branches(kinds=kinds)
     with branches.weighed():
         for number, kept in ((0, 0), (1, 60), (2, 40)):

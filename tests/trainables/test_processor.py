@@ -17,6 +17,7 @@ SIZE = 64  # MiB, of a block that glibc by itself returns at once
 ROUNDS = 16
 JOB = f"""
 import resource, sys, torch
+from trainables.branches import Branches
 from trainables.processor import keep_memory, prepare, return_memory
 
 def faults():
@@ -27,7 +28,8 @@ def resident():
     return pages * resource.getpagesize() // {MIB}
 
 if sys.argv[1] == "prepare":
-    prepare(1)
+    prepare(1, share_of_card=2.0)
+    assert Branches.share_of_card == 1.0
 else:
     print(keep_memory() if sys.argv[1] == "keep" else None, file=sys.stderr)
 for turn in range(2 * {ROUNDS}):  # the first find their places between what else the process makes

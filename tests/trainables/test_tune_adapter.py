@@ -6,6 +6,7 @@ import pytest
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from trainables import midway
+from trainables.branches import Branches
 from trainables.checkpoint import load
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
@@ -21,6 +22,12 @@ from trainables.tune_adapter import STATE_FILE, CascadeTrainable, TrialSettings,
 
 CONFIG = CascadeConfig(macs_kept=(0.6,), recipe=Recipe(epochs=2, batch_size=32), pruning=Pruning(num_prunings=2))
 MODEL = ModelConfig(name="vgg-small", width=0.25)
+
+
+@pytest.fixture(autouse=True)
+def whole_card(monkeypatch):
+    """A trial takes its share of a card for the whole of its process, which is this one here."""
+    monkeypatch.setattr(Branches, "share_of_card", 1.0)
 
 
 @pytest.fixture
@@ -79,6 +86,10 @@ def test_a_long_epoch_reports_parts_that_each_leave_a_checkpoint(actor, tmp_path
             made.save_checkpoint(str(tmp_path))
             made.reset_config(trial(0, state=str(tmp_path / STATE_FILE)))
     assert told == [([], 0.5, False), ([1], 1, False), ([], 1.5, False), ([2], 2, True)]
+
+
+def test_a_trial_takes_its_share_of_a_card(actor):
+    assert Branches.share_of_card == 0.0  # as it is given none
 
 
 def test_a_machine_that_does_not_see_the_search_trains_nothing(tmp_path, data):
