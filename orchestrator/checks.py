@@ -202,16 +202,13 @@ def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:
     """What stays whole, what nothing is known of yet, and scores of a kind that the losses do not take."""
     held = _held_reasons(findings)
     if held:
-        number = "1 layer or group of them stays" if len(held) == 1 else f"{len(held)} layers or groups of them stay"
-        yield f"{number} whole, such as {held[0]}"
+        some = "1 layer or group of them stays" if len(held) == 1 else f"{len(held)} layers or groups of them stay"
+        yield f"{some} whole, such as {held[0]}"
     if findings.silent:
-        number = (
-            "1 group of channels has"
-            if len(findings.silent) == 1
-            else f"{len(findings.silent)} groups of channels have"
-        )
+        number = len(findings.silent)
         yield (
-            f"{number} no saliency at the start, such as {findings.silent[0]}, "
+            f"{counted(number, 'group')} of channels {'has' if number == 1 else 'have'} no saliency at the start, such "
+            f"as {findings.silent[0]}, "
             "as behind weights that begin at zero; a trial fails, and says so, where one has none when channels go"
         )
     if findings.probabilities and not data.multi_label:
@@ -275,8 +272,8 @@ def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
 def _held(findings: Findings) -> str:
     """What stays whole besides the scores, and why; the first of it."""
     reasons = _held_reasons(findings)
-    number = "1 group stays" if len(reasons) == 1 else f"{len(reasons)} groups stay"
-    return f" ({number} whole, such as {reasons[0]})" if reasons else ""
+    stay = "stays" if len(reasons) == 1 else "stay"
+    return f" ({counted(len(reasons), 'group')} {stay} whole, such as {reasons[0]})" if reasons else ""
 
 
 def _held_reasons(findings: Findings) -> list[str]:

@@ -7,6 +7,8 @@ import yaml
 from orchestrator.yaml_text import read_yaml
 from trainables.errors import InputError
 
+_SHOWN = 200  # characters of what was given, in a message
+
 
 def set_value(values: dict[str, Any], override: str) -> None:
     """Set a single key, in place.
@@ -31,9 +33,6 @@ def set_value(values: dict[str, Any], override: str) -> None:
         section[last] = read_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"--set {override!r}: the value is not YAML") from error
-    except RecursionError as error:
-        raise InputError(f"--set {override[:20]!r}…: brackets within brackets, too deep to be read") from error
     except InputError as error:
-        raise InputError(f"--set {override!r}: {error}") from error
-    except ValueError as error:  # a date that there is not, or a number of thousands of digits
-        raise InputError(f"--set {override[:60]!r}: the value cannot be read: {error}") from error
+        shown = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}…"
+        raise InputError(f"--set {shown!r}: {error}") from error

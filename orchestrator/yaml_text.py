@@ -35,9 +35,16 @@ def read_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: if it is not YAML.
-        InputError: if a key is given twice in one mapping.
+        InputError: if a key is given twice in one mapping, or a value cannot be read.
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError("brackets within brackets, too deep to be read; give keys and values") from error
+    except ValueError as error:  # a date that there is not, or a number of thousands of digits
+        raise InputError(f"the value cannot be read: {error}") from error
 
 
 def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dict[str, Any]:
@@ -60,12 +67,8 @@ def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dic
         raise InputError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise InputError(f"{path} has brackets within brackets, too deep to be read; give keys and values") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except ValueError as error:  # a date that there is not, or a number of thousands of digits
-        raise InputError(f"{path} has a value that cannot be read: {error}") from error
     if values is None and empty is not None:
         raise InputError(f"{path} is empty; {empty}")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -2,6 +2,7 @@
 
 import shlex
 
+from orchestrator import words
 from orchestrator.archive import Candidate
 from orchestrator.overview.gather import Overview
 from trainables.results import TeacherResult
@@ -34,17 +35,13 @@ def signed_points(candidate: Candidate, teacher: TeacherResult) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"
+    """Seconds as people read them, those of less than a minute with as many digits as tell trials apart."""
+    return words.duration(seconds) if round(seconds) >= 60 else f"{seconds:.3g} s"
 
 
 def command(overview: Overview, how: str) -> str:
     """The command that exports a network."""
-    words = ["cascade", "export", overview.name, "--pick", how]
+    told = ["cascade", "export", overview.name, "--pick", how]
     if overview.storage != _DEFAULT_STORAGE:
-        words += ["--storage", overview.storage]
-    return shlex.join(words)
+        told += ["--storage", overview.storage]
+    return shlex.join(told)
