@@ -6,11 +6,11 @@ Keys, and which of them are ranges, are read from the models themselves.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import InputError, did_you_mean
@@ -66,7 +66,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {place!r}; {did_you_mean(key, places.keys_at(section) or ())}"
     number = _number_in(first["input"]) if first["type"] in _NOT_A_NUMBER else None
     if number is not None and (number.is_integer() or first["type"].startswith("float")):
-        written = f"{number:.0f}" if number.is_integer() else np.format_float_positional(number)
+        written = f"{number:.0f}" if number.is_integer() else f"{Decimal(first['input']):f}"
         return (
             f"{place} is {first['input']!r}, which is text in YAML, by its quotes or by an exponent with no point "
             f"before it; write {written}"
