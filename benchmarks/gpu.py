@@ -23,6 +23,7 @@ from torch import multiprocessing
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
+from trainables.batches import epoch_batches
 from trainables.branches import Branches
 from trainables.cost import count_macs
 from trainables.data import DataSplits
@@ -33,7 +34,6 @@ from trainables.models import build
 from trainables.recipe import Execution, Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
-from trainables.training import epoch_batches
 
 GOAL = 0.93
 TEACHER_BATCH = 128

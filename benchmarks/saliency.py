@@ -42,7 +42,7 @@ from trainables.saliency import SaliencyMeter, find_criterion
 from trainables.stages import CascadeStage
 from trainables.teacher import TeacherStage
 from trainables.teacher_size import TeacherSize
-from trainables.training import unprefixed
+from trainables.tensors import unprefixed
 
 NUM_THREADS = 1
 SEEDS = (0, 1, 2)

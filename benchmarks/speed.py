@@ -33,6 +33,7 @@ from benchmarks.engine import (
 )
 from benchmarks.table import Row
 from trainables import processor
+from trainables.batches import epoch_batches
 from trainables.cost import count_macs
 from trainables.data_config import Augmentation
 from trainables.distillation import distillation_loss
@@ -41,7 +42,6 @@ from trainables.pruning import pruning_steps
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages import CascadeStage
-from trainables.training import epoch_batches
 
 VGG16 = ModelConfig(name="vgg16")
 RESNET50 = ModelConfig(name="resnet50", stem="imagenet")

@@ -18,6 +18,7 @@ from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.batches import require_parts
 from trainables.channels import ChannelMap
 from trainables.checkpoint import InputSpec, rebuild
 from trainables.contracts import TOLERANCE, Findings, check_contracts
@@ -28,7 +29,7 @@ from trainables.errors import InputError, first_line
 from trainables.execution import require_compiler
 from trainables.features import find_boundaries
 from trainables.imports import is_import_path
-from trainables.machine import require_room_for_network
+from trainables.memory import require_room_for_network
 from trainables.models import build, find_builder, load_weights
 from trainables.objective import Objective
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
@@ -36,7 +37,6 @@ from trainables.recipe import Recipe
 from trainables.remembered import require_room_for_logits
 from trainables.saliency import find_criterion
 from trainables.selection import floor_fraction, smallest_target
-from trainables.training import require_parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

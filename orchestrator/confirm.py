@@ -28,7 +28,7 @@ from orchestrator.waves import run_waves, sweep
 from trainables.config import CascadeConfig
 from trainables.identity import data_digest
 from trainables.results import EpochProgress, LevelResult, Reused
-from trainables.training import derive_seed
+from trainables.seeds import derive_seed
 
 CONFIRM = "confirm"
 _log = logging.getLogger(__name__)

@@ -40,8 +40,8 @@ from trainables.checkpoint import save_network
 from trainables.deployment import as_taken, logits_of, trace
 from trainables.errors import StageFailure
 from trainables.evaluation import guess
-from trainables.identity import tensors_digest
 from trainables.images import Source
+from trainables.tensors import tensors_digest
 
 __all__ = ["Exported", "Failed", "Job", "Origin", "export", "export_each"]
 

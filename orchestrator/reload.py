@@ -22,10 +22,10 @@ from trainables.cost import count_macs, count_params
 from trainables.data_config import Pixels
 from trainables.deployment import as_taken, batches, logits_of
 from trainables.errors import InputError, first_line
-from trainables.identity import tensors_digest
 from trainables.imports import is_import_path
 from trainables.models import find_builder
 from trainables.programs import load_program
+from trainables.tensors import tensors_digest
 
 REQUEST, ANSWER, IMAGES, LOGITS = "request.json", "answer.json", "images.safetensors", "logits.safetensors"
 

@@ -25,7 +25,7 @@ from orchestrator.whole_files import checksum_of
 from trainables.errors import InputError, first_line
 from trainables.identity import Identity, digest
 from trainables.states import load_state, save_state
-from trainables.training import Tensors
+from trainables.tensors import Tensors
 
 STAGE_FILE = "stage.safetensors"
 MANIFEST_FILE = "manifest.json"

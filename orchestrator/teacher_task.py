@@ -31,7 +31,7 @@ from trainables.models import find_builder
 from trainables.recipe import Recipe
 from trainables.results import TeacherResult
 from trainables.states import load_state, save_state
-from trainables.training import Tensors
+from trainables.tensors import Tensors
 
 STATE = "state.safetensors"
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainables.levels import Cuts, pick
-from trainables.training import Tensors
+from trainables.tensors import Tensors
 
 
 class WeightAverage:

@@ -210,18 +210,3 @@ def skeleton(network: nn.Module) -> nn.Module:
         for tensor in tensors
     }
     return copy.deepcopy(network, bare).eval()
-
-
-def computed_attribute(network: nn.Module) -> tuple[str, str] | None:
-    """The first layer that holds a tensor which was computed from parameters, and its attribute; it cannot be copied.
-
-    Lists and dicts are looked into. The tensor's graph goes on to hold each parameter by the shape it had.
-    """
-    for name, layer in network.named_modules():
-        for key, value in vars(layer).items():
-            values = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            )
-            if any(isinstance(one, torch.Tensor) and not one.is_leaf for one in values):
-                return name or type(layer).__name__, key
-    return None

@@ -29,7 +29,7 @@ from trainables.states import on_cpu
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
     from trainables.data import DataSplits
-    from trainables.training import Tensors
+    from trainables.tensors import Tensors
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"

@@ -16,26 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainables.channels import (
-    BATCH_NORMS,
-    ChannelGroup,
-    ChannelMap,
-    Kept,
-    computed_attribute,
-    network_widths,
-    resize,
-    skeleton,
-)
+from trainables.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
 from trainables.convolutions import cpu_convolutions
 from trainables.cost import count_macs, count_params, size_model
 from trainables.dependencies import find_groups
 from trainables.errors import InputError, first_line
 from trainables.levels import Level, SharedWeights
+from trainables.models import computed_attribute
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.saliency import CRITERIA, SaliencyMeter, find_criterion, gate_gradient
+from trainables.seeds import seeded_layers
 from trainables.selection import floor_fraction
 from trainables.tracing import run_skeleton
-from trainables.training import seeded_layers
 
 TOLERANCE = 1e-4
 """Largest difference between the gated and the narrow network, relative to what closing the gates changes."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainables.batches import batch_layout, epoch_batches
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
 from trainables.images import num_batches
@@ -15,15 +16,8 @@ from trainables.midway import Midway, Pace, mean_losses
 from trainables.optimizers import learning_rate, set_learning_rate
 from trainables.ranks import Ranks
 from trainables.recipe import Recipe
-from trainables.training import (
-    Tensors,
-    batch_layout,
-    drawn_layers,
-    epoch_batches,
-    prefixed,
-    seeded_layers,
-    unprefixed,
-)
+from trainables.seeds import drawn_layers, seeded_layers
+from trainables.tensors import Tensors, prefixed, unprefixed
 
 Step = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Sequence[bool]]]
 """Trains on images and labels; the loss of each level, detached, and which of the levels took part."""

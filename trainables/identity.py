@@ -22,6 +22,7 @@ from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.plan import StagePlan
 from trainables.recipe import Recipe
+from trainables.tensors import tensors_digest
 
 Identity = Mapping[str, Any]
 """Plain values that determine a stage's result."""
@@ -43,15 +44,6 @@ _BESIDE_THE_ENGINE = (
 def digest(values: Identity) -> str:
     """32 hexadecimal digits that tell these plain values from any others."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Digest of tensors' names, types, shapes and values; where they lie does not count."""
-    sums = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sums.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return sums.hexdigest()[:32]
 
 
 def data_digest(data: DataSplits) -> str:

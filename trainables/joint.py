@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from trainables.averaging import WeightAverage
+from trainables.batches import Part, micro_batches, require_parts
 from trainables.branches import Branches
 from trainables.config import CascadeConfig
 from trainables.data import DataSplits
@@ -24,7 +25,7 @@ from trainables.precision import autocast
 from trainables.pruning import LevelPruner
 from trainables.ranks import ALONE, Ranks
 from trainables.sandwich import leaves_out
-from trainables.training import Part, Tensors, micro_batches, prefixed, require_parts, unprefixed
+from trainables.tensors import Tensors, prefixed, unprefixed
 from trainables.whole_batch import whole_batch
 
 Larger = Sequence[Answer | None]

@@ -1,17 +1,12 @@
-"""Memory of the machine that this process runs on, and whether decoded images and a network fit into it."""
+"""Memory of the machine that this process runs on, and whether decoded images fit into it."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from trainables.errors import InputError
-from trainables.model_config import ModelConfig
-from trainables.models import BUILT_IN, build
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_FLOAT = 4  # bytes
 
 
 def machine_bytes(limits: Sequence[Path] = _CGROUP_LIMITS) -> int:
@@ -49,22 +44,4 @@ def require_room_for_images(num_images: int, *, channels: int, size: int) -> Non
         raise InputError(
             f"data.image_size is {size}, at which {num_images} images take {gigabytes(needed)} of memory decoded, but "
             f"this machine has {gigabytes(there)}; lower it, or stream them as shards, which `cascade data` makes"
-        )
-
-
-def require_room_for_network(config: ModelConfig, *, num_classes: int, in_channels: int) -> None:
-    """Check that a built-in network's weights and their gradients fit into memory before it is built.
-
-    Raises:
-        InputError: saying what they take and what there is.
-    """
-    if config.name not in BUILT_IN:
-        return
-    with torch.device("meta"):  # shapes alone
-        network = build(config, num_classes=num_classes, in_channels=in_channels)
-    needed, there = 2 * _FLOAT * sum(parameter.numel() for parameter in network.parameters()), machine_bytes()
-    if needed > there:
-        raise InputError(
-            f"model.width is {config.width!r}, at which weights of {config.name} and their gradients take "
-            f"{gigabytes(needed)} of memory, but this machine has {gigabytes(there)}; lower it"
         )

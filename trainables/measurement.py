@@ -8,9 +8,9 @@ from trainables.evaluation import Evaluation, evaluate
 from trainables.levels import Level
 from trainables.pruning import LevelPruner
 from trainables.ranks import Ranks
+from trainables.recalibration import CALIBRATION_BATCHES, recalibrate
 from trainables.results import LevelResult
 from trainables.teacher_size import TeacherSize
-from trainables.training import CALIBRATION_BATCHES, recalibrate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

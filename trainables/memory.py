@@ -16,9 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainables.channels import skeleton
 from trainables.config import CascadeConfig
+from trainables.errors import InputError
 from trainables.evaluation import EVALUATION_BATCH
+from trainables.machine import gigabytes, machine_bytes
+from trainables.model_config import ModelConfig
+from trainables.models import BUILT_IN, build
 from trainables.recipe import Precision, Recipe
 
+_FLOAT = 4  # bytes
 _FEW, _MORE = 2, 4  # images of two passes, between which what grows with the images shows
 
 
@@ -156,3 +161,21 @@ def _shown(network: nn.Module, shape: tuple[int, ...]) -> int | None:
     except Exception:  # as above
         return None
     return most
+
+
+def require_room_for_network(config: ModelConfig, *, num_classes: int, in_channels: int) -> None:
+    """Check that a built-in network's weights and their gradients fit into memory before it is built.
+
+    Raises:
+        InputError: saying what they take and what there is.
+    """
+    if config.name not in BUILT_IN:
+        return
+    with torch.device("meta"):  # shapes alone
+        network = build(config, num_classes=num_classes, in_channels=in_channels)
+    needed, there = 2 * _FLOAT * sum(parameter.numel() for parameter in network.parameters()), machine_bytes()
+    if needed > there:
+        raise InputError(
+            f"model.width is {config.width!r}, at which weights of {config.name} and their gradients take "
+            f"{gigabytes(needed)} of memory, but this machine has {gigabytes(there)}; lower it"
+        )

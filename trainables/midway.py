@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trainables.ranks import Ranks
-from trainables.training import Tensors, prefixed, unprefixed
+from trainables.tensors import Tensors, prefixed, unprefixed
 
 PACED_BATCHES = 20
 """Batches from which it is told how many fit into some seconds; no part of an epoch has fewer, but the last."""

@@ -14,7 +14,6 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from trainables.channels import computed_attribute
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
 from trainables.model_config import ModelConfig
@@ -241,3 +240,18 @@ def check_shapes(given: object, network: nn.Module, *, where: str) -> None:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def computed_attribute(network: nn.Module) -> tuple[str, str] | None:
+    """The first layer that holds a tensor which was computed from parameters, and its attribute; it cannot be copied.
+
+    Lists and dicts are looked into. The tensor's graph goes on to hold each parameter by the shape it had.
+    """
+    for name, layer in network.named_modules():
+        for key, value in vars(layer).items():
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            if any(isinstance(one, torch.Tensor) and not one.is_leaf for one in values):
+                return name or type(layer).__name__, key
+    return None

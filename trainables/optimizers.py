@@ -8,7 +8,7 @@ from torch import nn
 
 from trainables.levels import Cuts, pick
 from trainables.recipe import Recipe
-from trainables.training import Tensors
+from trainables.tensors import Tensors
 
 # Of AdamW, beside the momentum: Loshchilov & Hutter 2019, and the defaults of torch.
 _ADAMW_BETA_2, _ADAMW_EPSILON = 0.999, 1e-8

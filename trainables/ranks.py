@@ -22,7 +22,7 @@ import torch.distributed.nn.functional
 from torch import distributed
 from torch._C._distributed_c10d import FileStore
 
-from trainables.identity import tensors_digest
+from trainables.tensors import tensors_digest
 
 Backend = Literal["gloo", "nccl"]
 

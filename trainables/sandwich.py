@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.training import derive_seed
+from trainables.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

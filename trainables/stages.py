@@ -28,14 +28,10 @@ from trainables.remembered import RememberedLogits, num_views, require_room_for_
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.saliency import find_criterion
 from trainables.sandwich import Sandwich
+from trainables.seeds import derive_seed
 from trainables.selection import SelectionError
 from trainables.teacher_size import TeacherSize
-from trainables.training import (
-    Tensors,
-    derive_seed,
-    prefixed,
-    unprefixed,
-)
+from trainables.tensors import Tensors, prefixed, unprefixed
 
 
 class CascadeStage:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from trainables.errors import InputError
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
-    from trainables.training import Tensors
+    from trainables.tensors import Tensors
 
 
 def on_cpu(tensors: Mapping[str, torch.Tensor]) -> "Tensors":

@@ -23,7 +23,7 @@ from trainables.data_config import Augmentation
 from trainables.decoding import central_square, decode, drawn_window
 from trainables.errors import InputError
 from trainables.images import num_batches
-from trainables.training import derive_seed
+from trainables.seeds import derive_seed
 
 SHARDS_A_WINDOW = 16
 """Shards whose images are shuffled with one another."""

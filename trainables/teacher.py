@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainables.averaging import WeightAverage
+from trainables.batches import micro_batches, require_parts
 from trainables.cost import count_macs, count_params
 from trainables.data import DataSplits
 from trainables.data_config import Augmentation
@@ -27,18 +28,11 @@ from trainables.optimizers import (
 )
 from trainables.precision import autocast
 from trainables.ranks import ALONE, Ranks
+from trainables.recalibration import CALIBRATION_BATCHES, recalibrate
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
-from trainables.training import (
-    CALIBRATION_BATCHES,
-    Tensors,
-    derive_seed,
-    micro_batches,
-    prefixed,
-    recalibrate,
-    require_parts,
-    unprefixed,
-)
+from trainables.seeds import derive_seed
+from trainables.tensors import Tensors, prefixed, unprefixed
 from trainables.whole_batch import whole_batch
 
 

@@ -22,7 +22,7 @@ from trainables.ranks import ALONE, Ranks
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize
-from trainables.training import Tensors, prefixed, unprefixed
+from trainables.tensors import Tensors, prefixed, unprefixed
 
 
 class FinishedStages(Protocol):

@@ -30,7 +30,7 @@ from trainables.model_config import ModelConfig
 from trainables.models import build, versioned
 from trainables.ranks import Crew, RanksDiffer, Solo
 from trainables.states import load_state, save_state
-from trainables.training import Tensors
+from trainables.tensors import Tensors
 from trainables.trial import CascadeTrial, FinishedStages
 
 STATE_FILE = "state.safetensors"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.batches import epoch_batches
 from trainables.config import CascadeConfig
 from trainables.dependencies import find_groups
 from trainables.distillation import distillation_loss, multi_label_loss
@@ -16,7 +17,6 @@ from trainables.errors import InputError
 from trainables.features import Answer, attention, attention_distance, attention_maps, find_boundaries
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.4, 0.2), recipe=RECIPE, pruning=Pruning(num_prunings=3), feature_weight=3.0)

@@ -9,15 +9,7 @@ import torch
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable
 from trainables.data import DataSplits
-from trainables.identity import (
-    data_digest,
-    digest,
-    engine_digest,
-    stage_identities,
-    teacher_identity,
-    tensors_digest,
-    trial_origin,
-)
+from trainables.identity import data_digest, digest, engine_digest, stage_identities, teacher_identity, trial_origin
 from trainables.model_config import ModelConfig
 from trainables.plan import stage_plans
 from trainables.pruning_config import Pruning
@@ -116,20 +108,6 @@ def test_a_function_of_ones_own_counts_with_its_file(tmp_path, monkeypatch) -> N
     assert keys(own) == before
     (tmp_path / "own_saliency.py").write_text("def score(gates): return 2")
     assert set(keys(own)) & set(before) == set()
-
-
-def test_tensors_differ_by_value_type_shape_and_name() -> None:
-    tensors = {"a": torch.arange(4.0), "b": torch.tensor(3)}
-    assert tensors_digest(tensors) == tensors_digest(dict(reversed(tensors.items())))
-    others = [
-        {**tensors, "a": torch.arange(4.0) + 1},
-        {**tensors, "a": torch.arange(4.0).double()},
-        {**tensors, "a": torch.arange(4.0).view(2, 2)},
-        {"c": tensors["a"], "b": tensors["b"]},
-    ]
-    assert len({tensors_digest(other) for other in [tensors, *others]}) == 5
-    transposed = torch.arange(6).view(2, 3).T
-    assert tensors_digest({"a": transposed}) == tensors_digest({"a": transposed.contiguous()})
 
 
 def test_images_and_labels_and_names_of_classes_count(data: DataSplits) -> None:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from trainables.batches import epoch_batches
 from trainables.config import CascadeConfig
 from trainables.joint import level_weights
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02, momentum=0.0, weight_decay=0.0)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.4, 0.2), recipe=RECIPE, pruning=Pruning(num_prunings=3))

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from trainables import memory
 from trainables.config import CascadeConfig
-from trainables.memory import Footprint, footprint
+from trainables.errors import InputError
+from trainables.memory import Footprint, footprint, require_room_for_network
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.models import BUILT_IN, build
 from trainables.recipe import Recipe
 
 SHAPE = (3, 16, 16)
@@ -95,3 +97,15 @@ def test_validation_counts_where_it_takes_more():
 def test_a_cascade_takes_each_level_that_is_trained_at_once(schedule, copies):
     config = CascadeConfig(macs_kept=(0.5, 0.3, 0.1), schedule=schedule)
     assert ROUND.cascade_peak(config, num_train=200, num_val=1) == 1000 * copies + 10 + 100 * 128
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_networks_that_do_not_fit_are_refused(monkeypatch, name):
+    config = ModelConfig(name=name, width=0.25)
+    network = build(config, num_classes=3, in_channels=1)
+    needed = 8 * sum(parameter.numel() for parameter in network.parameters())
+    monkeypatch.setattr(memory, "machine_bytes", lambda: needed)
+    require_room_for_network(config, num_classes=3, in_channels=1)
+    monkeypatch.setattr(memory, "machine_bytes", lambda: needed - 1)
+    with pytest.raises(InputError, match=r"model\.width is 0\.25, at which weights .* this machine has"):
+        require_room_for_network(config, num_classes=3, in_channels=1)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from trainables.batches import epoch_batches
 from trainables.data import DataSplits
 from trainables.mixing import Mixer
 from trainables.recipe import Recipe
-from trainables.training import epoch_batches
 
 KINDS = ["mixup", "cutmix", "both"]
 

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tests.trainables import rank_jobs
+from trainables.batches import micro_batches, require_parts
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.images import ImageSet
 from trainables.pruning_config import Pruning
 from trainables.ranks import ALONE, Ranks, join, leave
 from trainables.recipe import Recipe
-from trainables.training import micro_batches, require_parts
 
 RECIPE = Recipe(epochs=2, batch_size=21, learning_rate=0.05)  # of 21 images a rank has ten, the other eleven
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=3))

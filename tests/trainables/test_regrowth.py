@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables import closed_gates
+from trainables.batches import epoch_batches
 from trainables.closed_gates import AJAR
 from trainables.config import CascadeConfig
 from trainables.levels import Level, SharedWeights
@@ -21,7 +22,6 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.regrowth import candidates, share_at
 from trainables.saliency import CRITERIA
-from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.02)
 CONFIG = CascadeConfig(

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainables.batches import epoch_batches
 from trainables.config import CascadeConfig
 from trainables.distillation import distillation_loss
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.sandwich import Sandwich, leaves_out, num_whole_steps
-from trainables.training import epoch_batches
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.02)
 CONFIG = CascadeConfig(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from trainables.batches import epoch_batches
 from trainables.config import CascadeConfig
 from trainables.cost import LatencyTable, count_macs, count_params
 from trainables.data import DataSplits
@@ -21,10 +22,10 @@ from trainables.levels import find_indices, pick
 from trainables.plan import StagePlan
 from trainables.pruning import size_at
 from trainables.pruning_config import Pruning
+from trainables.recalibration import recalibrate
 from trainables.recipe import Optimizer, Recipe
 from trainables.stages import CascadeStage
 from trainables.teacher_size import TeacherSize
-from trainables.training import epoch_batches, recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.3), recipe=RECIPE, pruning=Pruning(num_prunings=3))

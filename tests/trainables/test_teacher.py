@@ -14,10 +14,10 @@ from trainables import epochs, midway
 from trainables.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.evaluation import accuracy
+from trainables.recalibration import recalibrate
 from trainables.recipe import Recipe
 from trainables.states import load_state, save_state
 from trainables.teacher import TeacherStage
-from trainables.training import recalibrate
 
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.05, label_smoothing=0.1, max_grad_norm=5.0)
 

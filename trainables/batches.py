@@ -1,103 +1,17 @@
-"""What all stages share: seeds and batches of an epoch, recalibration."""
+"""Batches of an epoch, and what each rank has of them."""
 
-import hashlib
-import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from trainables.channels import BATCH_NORMS
 from trainables.data import DataSplits, training_batches
 from trainables.data_config import Augmentation
 from trainables.errors import InputError
 from trainables.ranks import ALONE, Ranks
 from trainables.recipe import Recipe
-from trainables.whole_batch import whole_batch
-
-Tensors = dict[str, torch.Tensor]
-
-# Batches that statistics are measured on where an average of weights is validated in the midst of training.
-CALIBRATION_BATCHES = 16
-
-
-def derive_seed(seed: int, *parts: str | int) -> int:
-    """A seed of its own for each use, in [0, 2⁶³), from a base seed and what it is used for."""
-    text = "/".join(str(part) for part in (seed, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-@contextmanager
-def seeded_layers(seed: int, device: torch.device, midway: Tensors | None = None) -> Iterator[None]:
-    """Seed what draws from torch's global generator (dropout has no other), and put its state back afterwards.
-
-    Args:
-        seed: of an epoch.
-        device: that layers are on.
-        midway: what `drawn_layers` gave in the midst of the epoch, to go on there.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        if midway:
-            torch.set_rng_state(midway["cpu"].cpu())
-            if devices and "cuda" in midway:
-                torch.cuda.set_rng_state(midway["cuda"].cpu(), device)
-        yield
-
-
-def drawn_layers(device: torch.device) -> Tensors:
-    """Where torch's global generators are, of the CPU and of a card."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
-
-
-@torch.no_grad()
-def recalibrate(  # noqa: PLR0913
-    network: nn.Module,
-    data: DataSplits,
-    *,
-    batch_size: int,
-    seed: int,
-    max_batches: int | None = None,
-    ranks: Ranks = ALONE,
-) -> None:
-    """Measure batch-norm statistics anew: cumulative averages over shuffled training images, weights frozen.
-
-    Statistics of the batch must be used while they are measured (train mode), or each layer would be calibrated
-    behind an uncalibrated one (Yu & Huang 2019). Other layers stay in evaluation mode.
-
-    Args:
-        network: changed in place.
-        data: gives the training images.
-        batch_size: images a batch.
-        seed: of their order.
-        max_batches: at most so many batches; all images where it is left out.
-        ranks: who share each batch.
-    """
-    network.eval()
-    norms = [layer for layer in network.modules() if isinstance(layer, BATCH_NORMS) and layer.track_running_stats]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
-    batches = training_batches(
-        data.train,
-        mean=data.mean,
-        std=data.std,
-        batch_size=batch_size,
-        augmentation="none",
-        generator=torch.Generator().manual_seed(derive_seed(seed, "recalibration")),
-    )
-    for images, _ in itertools.islice(batches, max_batches):
-        with whole_batch(ranks, len(images)):
-            network(images[ranks.part(len(images))])
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
-        layer.eval()
+from trainables.seeds import derive_seed
 
 
 @torch.no_grad()
@@ -217,13 +131,3 @@ def require_parts(recipe: Recipe, *, num_train: int, ranks: int, section: str) -
             f"{section}.execution is 'compile', but {ranks} ranks take steps one operation after the other; take "
             "eager, or one rank"
         )
-
-
-def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """The same tensors under `prefix.name`."""
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def unprefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """The tensors under `prefix.`, by what follows it."""
-    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}

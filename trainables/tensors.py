@@ -1,0 +1,27 @@
+"""Tensors by name: put under a prefix, and told from others by a digest."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+
+
+def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The same tensors under `prefix.name`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def unprefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The tensors under `prefix.`, by what follows it."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest of tensors' names, types, shapes and values; where they lie does not count."""
+    sums = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sums.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return sums.hexdigest()[:32]
