@@ -5,7 +5,7 @@ import time
 from benchmarks.engine import NUM_THREADS, Step, frozen, medians, pruned_stage, random_batch, random_splits
 from benchmarks.speed import NETWORKS, TRAIN_IMAGES
 from benchmarks.table import Row
-from trainables import processor
+from trainables.hardware import processor
 
 ROUNDS = 5
 

@@ -31,7 +31,7 @@ from orchestrator.journals import mend_journal
 from orchestrator.study import Study
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
-from trainables.states import load_state
+from trainables.files.states import load_state
 
 NUM_KILLS = 20
 SEED = 0

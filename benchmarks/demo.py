@@ -16,9 +16,9 @@ from benchmarks.table import Row
 from orchestrator.datasets import load_test
 from orchestrator.folder import SearchFolder
 from orchestrator.fronts import read_front
-from trainables.checkpoint import load_network
-from trainables.data import evaluation_batches
-from trainables.images import Source
+from trainables.datasets.data import evaluation_batches
+from trainables.datasets.images import Source
+from trainables.files.checkpoint import load_network
 
 PRESET = "demo"
 SMALL = 0.05

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from benchmarks.table import Row
-from trainables import processor
-from trainables.channels import BATCH_NORMS, Kept
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits
-from trainables.distillation import distillation_loss
-from trainables.images import ImageSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
+from trainables.hardware import processor
+from trainables.hardware.precision import autocast
 from trainables.model_config import ModelConfig
-from trainables.models import build
-from trainables.optimizers import make_optimizer
+from trainables.networks.models import build
 from trainables.plan import StagePlan
-from trainables.precision import autocast
+from trainables.pruning.channels import BATCH_NORMS, Kept
+from trainables.pruning.cost import count_macs, count_params
+from trainables.pruning.saliency import GateLayer, gate_gradient
+from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Execution, Precision, Recipe
-from trainables.saliency import GateLayer, gate_gradient
-from trainables.stages import CascadeStage
-from trainables.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.distillation import distillation_loss
+from trainables.stages.optimizers import make_optimizer
 
 NUM_THREADS = 1
 NUM_CLASSES = 10

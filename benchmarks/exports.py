@@ -24,23 +24,23 @@ from orchestrator.fronts import read_front
 from orchestrator.int8_file import CALIBRATION_IMAGES, write_int8
 from orchestrator.onnx_file import compare_files, open_session, session_logits, write_onnx
 from orchestrator.originals import Origin
-from trainables.checkpoint import InputSpec
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits
 from trainables.data_config import DataConfig
-from trainables.deployment import as_taken, batches, trace
-from trainables.evaluation import score
-from trainables.images import in_memory
-from trainables.latency import Comparison
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import in_memory
+from trainables.files.checkpoint import InputSpec
+from trainables.files.deployment import as_taken, batches, trace
+from trainables.hardware.latency import Comparison
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.plan import StagePlan
+from trainables.pruning.cost import count_macs, count_params
+from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.stages import CascadeStage
-from trainables.teacher import TeacherStage
-from trainables.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.evaluation import score
+from trainables.stages.teacher import TeacherStage
 
 MACS_KEPT, ROUND_TO = 0.25, 8
 BATCH = 64

@@ -23,17 +23,17 @@ from torch import multiprocessing
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
 from orchestrator.datasets import load_splits
-from trainables.batches import epoch_batches
-from trainables.branches import Branches
-from trainables.cost import count_macs
-from trainables.data import DataSplits
 from trainables.data_config import Augmentation, DataConfig
-from trainables.latency import compare
+from trainables.datasets.data import DataSplits
+from trainables.hardware.branches import Branches
+from trainables.hardware.latency import compare
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
+from trainables.pruning.cost import count_macs
 from trainables.recipe import Execution, Recipe
-from trainables.stages import CascadeStage
-from trainables.teacher import TeacherStage
+from trainables.stages.batches import epoch_batches
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.teacher import TeacherStage
 
 GOAL = 0.93
 TEACHER_BATCH = 128

@@ -26,8 +26,8 @@ from benchmarks.table import Row, machine, table
 from orchestrator.datasets import load_splits
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
-from trainables.data import DataSplits, training_batches
 from trainables.data_config import Augmentation, DataConfig
+from trainables.datasets.data import DataSplits, training_batches
 
 NUM_IMAGES = 1536
 ROUNDS = 5

@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 from benchmarks.table import Row
-from trainables.channels import ChannelMap, Kept
-from trainables.cost import SizeModel, latency_model, macs_model
-from trainables.dependencies import find_groups
-from trainables.layer_times import measure_layers
-from trainables.levels import Level, SharedWeights
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
+from trainables.pruning.channels import ChannelMap, Kept
+from trainables.pruning.cost import SizeModel, latency_model, macs_model
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.layer_times import measure_layers
+from trainables.pruning.levels import Level, SharedWeights
+from trainables.pruning.selection import select, smallest_target
 from trainables.pruning_config import Pruning
-from trainables.selection import select, smallest_target
 
 NUM_THREADS = 1
 PRUNING = Pruning(size_in="latency", round_to=8)

@@ -18,23 +18,23 @@ from torch import nn
 
 from benchmarks.table import Row, machine
 from orchestrator.onnx_file import open_session, session_logits, write_onnx
-from trainables.checkpoint import InputSpec, load_network, save_network
 from trainables.config import CascadeConfig
-from trainables.contracts import TOLERANCE, Findings, check_contracts, draw_weights
-from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits
-from trainables.dependencies import CLASS_SCORES
-from trainables.deployment import trace
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
+from trainables.files.checkpoint import InputSpec, load_network, save_network
+from trainables.files.deployment import trace
+from trainables.files.programs import load_program, write_program
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.plan import StagePlan
-from trainables.programs import load_program, write_program
+from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts, draw_weights
+from trainables.pruning.cost import count_macs, count_params
+from trainables.pruning.dependencies import CLASS_SCORES
+from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.stages import CascadeStage
-from trainables.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
 
 NUM_CLASSES = 10
 MACS_KEPT = 0.5

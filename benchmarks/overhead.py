@@ -23,8 +23,8 @@ from orchestrator.config import Experiment, parse_experiment
 from orchestrator.folder import SearchFolder
 from orchestrator.front_view import FrontView
 from orchestrator.watcher import Watcher
-from trainables import processor
 from trainables.config import CascadeConfig
+from trainables.hardware import processor
 from trainables.results import Reused, TeacherResult
 
 NUM_THREADS = 1
@@ -82,7 +82,7 @@ class Clock(Watcher):
 def probe_epochs() -> int:
     """Epochs that take about a minute: a short trial, whose cost an epoch is that of a long one, and its scale."""
     from orchestrator.datasets import load_splits
-    from trainables.models import build
+    from trainables.networks.models import build
     from trainables.trial import CascadeTrial
 
     processor.prepare(NUM_THREADS)
@@ -107,7 +107,7 @@ def cascades(folder: SearchFolder) -> Iterator[CascadeConfig]:
 def run_plain(folder: SearchFolder) -> list[float]:
     """Seconds of each trial of a search, in a plain loop in this process."""
     from orchestrator.datasets import load_splits
-    from trainables.checkpoint import InputSpec, load_network, save_network
+    from trainables.files.checkpoint import InputSpec, load_network, save_network
     from trainables.trial import CascadeTrial
 
     processor.prepare(NUM_THREADS)

@@ -11,13 +11,13 @@ import torch
 from benchmarks.engine import NUM_THREADS
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
-from trainables import processor
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
+from trainables.hardware import processor
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.recipe import Recipe
-from trainables.teacher import TeacherStage
+from trainables.stages.teacher import TeacherStage
 from trainables.trial import CascadeTrial
 
 SEEDS = range(1, 25)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 
 from benchmarks.engine import NUM_THREADS
-from trainables import processor
+from trainables.hardware import processor
 
 
 @contextmanager

@@ -24,17 +24,17 @@ from torch import nn
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
 from trainables.data_config import DataConfig
+from trainables.datasets.data import DataSplits
+from trainables.hardware.ranks import ALONE, Ranks, join, leave
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.plan import stage_plans
+from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
-from trainables.ranks import ALONE, Ranks, join, leave
 from trainables.recipe import Recipe
-from trainables.stages import CascadeStage
-from trainables.teacher import TeacherStage
-from trainables.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.teacher import TeacherStage
 
 SEEDS = (0, 1, 2)
 NETWORKS = {

@@ -25,23 +25,23 @@ from torch import nn
 
 from benchmarks.table import Row
 from orchestrator.datasets import load_splits
-from trainables.channels import BATCH_NORMS, ChannelMap, Kept
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs, count_params
-from trainables.data import DataSplits, normalise
 from trainables.data_config import DataConfig
-from trainables.distillation import distillation_loss
-from trainables.images import in_memory
-from trainables.levels import Level
+from trainables.datasets.data import DataSplits, normalise
+from trainables.datasets.images import in_memory
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.plan import StagePlan
+from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
+from trainables.pruning.cost import count_macs, count_params
+from trainables.pruning.levels import Level
+from trainables.pruning.saliency import SaliencyMeter, find_criterion
+from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.saliency import SaliencyMeter, find_criterion
-from trainables.stages import CascadeStage
-from trainables.teacher import TeacherStage
-from trainables.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.distillation import distillation_loss
+from trainables.stages.teacher import TeacherStage
 from trainables.tensors import unprefixed
 
 NUM_THREADS = 1

@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.table import Row
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
-from trainables.images import ImageSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.recipe import Recipe
 from trainables.trial import CascadeTrial
 

@@ -32,16 +32,16 @@ from benchmarks.engine import (
     separate_step,
 )
 from benchmarks.table import Row
-from trainables import processor
-from trainables.batches import epoch_batches
-from trainables.cost import count_macs
 from trainables.data_config import Augmentation
-from trainables.distillation import distillation_loss
+from trainables.hardware import processor
 from trainables.model_config import ModelConfig
-from trainables.pruning import pruning_steps
+from trainables.pruning.cost import count_macs
+from trainables.pruning.schedule import pruning_steps
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.stages import CascadeStage
+from trainables.stages.batches import epoch_batches
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.distillation import distillation_loss
 
 VGG16 = ModelConfig(name="vgg16")
 RESNET50 = ModelConfig(name="resnet50", stem="imagenet")

@@ -13,10 +13,10 @@ from typing import Any
 from orchestrator.classes import named
 from orchestrator.formats import CARD_FORMAT, CARD_VERSION, README_KEY
 from orchestrator.verify import Verification
-from trainables.checkpoint import InputSpec
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig, Pixels
-from trainables.latency import Comparison
+from trainables.files.checkpoint import InputSpec
+from trainables.hardware.latency import Comparison
 from trainables.model_config import ModelConfig
 from trainables.results import collapse_line, has_learnt
 

@@ -14,12 +14,12 @@ from orchestrator.config import Experiment
 from orchestrator.rank_actors import RankActors
 from orchestrator.teacher_task import TeacherTask
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
 from trainables.data_config import Augmentation
+from trainables.datasets.data import DataSplits
 from trainables.model_config import ModelConfig
 from trainables.peak import Peak, measure_peak
 from trainables.plain import PlainConfig
+from trainables.pruning.cost import LatencyTable
 from trainables.tune_adapter import build_teacher
 
 # A card's name and memory are looked at beside whatever runs there.

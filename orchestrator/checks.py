@@ -18,25 +18,25 @@ from orchestrator.probe import SpaceProbe
 from orchestrator.resources import AUTO, LOCAL
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
-from trainables.batches import require_parts
-from trainables.channels import ChannelMap
-from trainables.checkpoint import InputSpec, rebuild
-from trainables.contracts import TOLERANCE, Findings, check_contracts
-from trainables.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
-from trainables.data import DataSplits
-from trainables.dependencies import CLASS_SCORES
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
-from trainables.execution import require_compiler
-from trainables.features import find_boundaries
+from trainables.files.checkpoint import InputSpec, rebuild
+from trainables.hardware.execution import require_compiler
 from trainables.imports import is_import_path
 from trainables.memory import require_room_for_network
-from trainables.models import build, find_builder, load_weights
-from trainables.objective import Objective
+from trainables.networks.models import build, find_builder, load_weights
+from trainables.pruning.channels import ChannelMap
+from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
+from trainables.pruning.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
+from trainables.pruning.dependencies import CLASS_SCORES
+from trainables.pruning.saliency import find_criterion
+from trainables.pruning.selection import floor_fraction, smallest_target
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.recipe import Recipe
-from trainables.remembered import require_room_for_logits
-from trainables.saliency import find_criterion
-from trainables.selection import floor_fraction, smallest_target
+from trainables.stages.batches import require_parts
+from trainables.stages.features import find_boundaries
+from trainables.stages.objective import Objective
+from trainables.stages.remembered import require_room_for_logits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from orchestrator.words import counted
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError
 
 _NAMED = 5  # of the classes, the first

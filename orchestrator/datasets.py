@@ -9,11 +9,11 @@ from orchestrator import parquet, shard_splits
 from orchestrator.bucket import Bucket, is_bucket
 from orchestrator.shard_bucket import say_nothing
 from orchestrator.tracking.records import DataSet
-from trainables import sources
-from trainables.data import DataSplits
 from trainables.data_config import DataConfig
-from trainables.images import Source
-from trainables.splits import split
+from trainables.datasets import sources
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import Source
+from trainables.datasets.splits import split
 
 
 def load_splits(config: DataConfig, say: Callable[[str], None] = say_nothing) -> DataSplits:

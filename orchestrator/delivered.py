@@ -111,13 +111,13 @@ def _compare(path: Path, size: int, digest: str) -> None:
 def _read(folder: Path, format: Format) -> int | None:
     """MACs counted in a file that can be read without running it; `None` where nothing is counted."""
     if format == "native":
-        from trainables.checkpoint import load_network
-        from trainables.cost import count_macs
+        from trainables.files.checkpoint import load_network
+        from trainables.pruning.cost import count_macs
 
         saved = load_network(folder)
         return count_macs(saved.network, saved.input.shape)
     if format == "pt2":
-        from trainables.programs import load_program
+        from trainables.files.programs import load_program
 
         load_program(folder / FILES[format][-1])
         return None

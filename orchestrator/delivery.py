@@ -13,8 +13,8 @@ from typing import Literal
 from safetensors import SafetensorError
 
 from orchestrator.formats import CARD_FILE, Format
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
 
 Existing = Literal["keep", "replace"]
 """Whether an export that is there already is kept, which is an error, or replaced."""

@@ -35,12 +35,12 @@ from orchestrator.reload import Request
 from orchestrator.shard_bucket import say_nothing
 from orchestrator.verify import Verification, check_finite, save_images, verify
 from orchestrator.whole_files import checksum_of
-from trainables import latency
-from trainables.checkpoint import save_network
-from trainables.deployment import as_taken, logits_of, trace
+from trainables.datasets.images import Source
 from trainables.errors import StageFailure
-from trainables.evaluation import guess
-from trainables.images import Source
+from trainables.files.checkpoint import save_network
+from trainables.files.deployment import as_taken, logits_of, trace
+from trainables.hardware import latency
+from trainables.stages.evaluation import guess
 from trainables.tensors import tensors_digest
 
 __all__ = ["Exported", "Failed", "Job", "Origin", "export", "export_each"]
@@ -276,7 +276,7 @@ def _write(original: Original, package: Path, bench: _Bench) -> None:
         return
     program = trace(network, spec, pixels=options.pixels)
     if "pt2" in options.formats:
-        from trainables.programs import write_program
+        from trainables.files.programs import write_program
 
         write_program(program, package / PROGRAM_FILE)
     if options.needs_onnx:

@@ -7,8 +7,8 @@ from orchestrator.probe import SpaceProbe
 from search_spaces.cascade import CascadeDefaults
 from trainables.config import CascadeConfig
 from trainables.plan import stage_plans
-from trainables.remembered import num_views
-from trainables.sandwich import leaves_out
+from trainables.stages.remembered import num_views
+from trainables.stages.sandwich import leaves_out
 
 
 def idle_notes(experiment: Experiment) -> Iterator[str]:

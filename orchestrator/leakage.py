@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 
 _NOTED = 0.01  # part of the validation images; real sets hold some twins
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from orchestrator.card import ONNX_RUNTIME, LatencyRow
 from orchestrator.formats import ExportOptions, Format
-from trainables import latency
-from trainables.latency import Comparison
+from trainables.hardware import latency
+from trainables.hardware.latency import Comparison
 
 BATCHES = (1, 64)
 """Images a batch that latency is measured at."""

@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 
 from orchestrator.formats import DEFAULT_OPSET, require_onnx
 from orchestrator.onnx_check import INPUT, OUTPUT, read_onnx
-from trainables.deployment import reason
 from trainables.errors import InputError, first_line
-from trainables.latency import Call, Comparison, measure_calls
+from trainables.files.deployment import reason
+from trainables.hardware.latency import Call, Comparison, measure_calls
 
 _PROVIDERS = ("CPUExecutionProvider",)
 _UINT8 = "tensor(uint8)"
@@ -31,7 +31,7 @@ def write_onnx(
     Input `images` is batch x channels x height x width of the program's type; output `logits` is batch x classes.
 
     Args:
-        program: as `trainables.deployment.trace` gives it.
+        program: as `trainables.files.deployment.trace` gives it.
         path: the file.
         opset: version of ONNX's operators, within `OPSETS`.
         metadata: texts that the file carries under these names.
@@ -123,7 +123,7 @@ def compare_files(
     num_threads: int,
     min_seconds: float,
 ) -> Comparison:
-    """Measure two ONNX files in turn in ONNX Runtime; the arguments are those of `trainables.latency.compare`.
+    """Measure two ONNX files in turn in ONNX Runtime; the arguments are those of `trainables.hardware.latency.compare`.
 
     Raises:
         InputError: if a package is missing or a number is out of range.

@@ -12,16 +12,16 @@ import torch
 
 from orchestrator.archive import Candidate
 from orchestrator.card import NetworkFacts
-from trainables.checkpoint import InputSpec, SavedNetwork, load_network
-from trainables.cost import count_macs, count_params
 from trainables.data_config import DataConfig
+from trainables.datasets.images import ImageSet, Source
 from trainables.errors import InputError
-from trainables.evaluation import class_scores, score, top5
-from trainables.images import ImageSet, Source
+from trainables.files.checkpoint import InputSpec, SavedNetwork, load_network
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
-from trainables.models import find_builder
+from trainables.networks.models import find_builder
+from trainables.pruning.cost import count_macs, count_params
 from trainables.results import TeacherResult
+from trainables.stages.evaluation import class_scores, score, top5
 
 _TEACHER_NETWORK = Path("teacher", "network")
 _TEACHER_RESULT = Path("teacher", "result.json")

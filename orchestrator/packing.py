@@ -21,9 +21,9 @@ from orchestrator.room import Footprints, MemoryLook, Room, held_bytes
 from orchestrator.teacher_task import TeacherTask
 from orchestrator.whole_files import write_atomically
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
-from trainables.machine import gigabytes
+from trainables.hardware.machine import gigabytes
 from trainables.peak import MARGIN
 
 PACKING = "packing.json"

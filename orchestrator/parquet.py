@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import torch
 
 from trainables.data_config import DataConfig
-from trainables.decoding import decode_image, decode_square
+from trainables.datasets.decoding import decode_image, decode_square
+from trainables.datasets.images import ImageSet, Source
+from trainables.datasets.sources import Part, data_folder
 from trainables.errors import InputError, first_line
-from trainables.images import ImageSet, Source
-from trainables.machine import require_room_for_images
-from trainables.sources import Part, data_folder
+from trainables.hardware.machine import require_room_for_images
 
 _SHAPE = (3, 32, 32)
 _ROWS_A_BATCH = 4096

@@ -16,7 +16,7 @@ from orchestrator.reuse import StageFolder
 from orchestrator.schedulers import RungScheduler, StoredRungs
 from orchestrator.teacher_task import TeacherTask
 from orchestrator.trial_bucket import TrialBucket
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.identity import teacher_identity, trial_origin
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, TrialStore
 

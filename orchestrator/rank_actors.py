@@ -23,7 +23,7 @@ from orchestrator.cluster import GPU_KIND
 from orchestrator.resources import Resources
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.followers import TrialFollower
-from trainables.ranks import Backend, Crew, Ranks, RanksDiffer, Solo, join, leave
+from trainables.hardware.ranks import Backend, Crew, Ranks, RanksDiffer, Solo, join, leave
 from trainables.tune_adapter import TrialSettings
 
 # A rank waits for another at most so long, as one may write what the others do not; its death is seen at once.

@@ -8,8 +8,8 @@ import yaml
 
 from orchestrator.card import Card
 from orchestrator.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
-from trainables.checkpoint import WEIGHTS_FILE
 from trainables.data_config import DataName
+from trainables.files.checkpoint import WEIGHTS_FILE
 from trainables.imports import is_import_path
 
 _MAX_NAMES_SHOWN = 20

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.formats import INT8_FILE, ONNX_FILE, PROGRAM_FILE, Format
-from trainables.checkpoint import InputSpec, load_network
-from trainables.cost import count_macs, count_params
 from trainables.data_config import Pixels
-from trainables.deployment import as_taken, batches, logits_of
 from trainables.errors import InputError, first_line
+from trainables.files.checkpoint import InputSpec, load_network
+from trainables.files.deployment import as_taken, batches, logits_of
+from trainables.files.programs import load_program
 from trainables.imports import is_import_path
-from trainables.models import find_builder
-from trainables.programs import load_program
+from trainables.networks.models import find_builder
+from trainables.pruning.cost import count_macs, count_params
 from trainables.tensors import tensors_digest
 
 REQUEST, ANSWER, IMAGES, LOGITS = "request.json", "answer.json", "images.safetensors", "logits.safetensors"

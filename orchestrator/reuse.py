@@ -23,8 +23,8 @@ from filelock import FileLock
 from orchestrator.bucket import Bucket
 from orchestrator.whole_files import checksum_of
 from trainables.errors import InputError, first_line
+from trainables.files.states import load_state, save_state
 from trainables.identity import Identity, digest
-from trainables.states import load_state, save_state
 from trainables.tensors import Tensors
 
 STAGE_FILE = "stage.safetensors"

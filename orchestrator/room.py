@@ -15,13 +15,13 @@ from orchestrator.resources import AUTO, LOCAL, Resources
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeSpace
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError
-from trainables.machine import gigabytes, machine_bytes
+from trainables.hardware.machine import gigabytes, machine_bytes
 from trainables.memory import Footprint, footprint
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.recipe import Precision, Recipe
-from trainables.remembered import remembered_bytes
+from trainables.stages.remembered import remembered_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

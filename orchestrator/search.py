@@ -36,10 +36,10 @@ from orchestrator.trials import TrialQueue
 from orchestrator.warm_start import find_sources
 from orchestrator.watcher import Watcher
 from orchestrator.waves import run_waves, sweep
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.identity import data_digest
+from trainables.pruning.cost import LatencyTable
 from trainables.results import EpochProgress, Reused, TeacherResult
 
 _INTERRUPTED = "interrupted"

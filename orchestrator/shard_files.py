@@ -1,7 +1,7 @@
 """The files of a data set in shards, on this machine: looked at, memory-mapped, and read by number.
 
 A shard is memory-mapped, so that any image is read by itself, and processes of a machine share what was read. What
-`shards.json` says of the files is looked at before they are used. Shape legend as in `trainables.images`.
+`shards.json` says of the files is looked at before they are used. Shape legend as in `trainables.datasets.images`.
 """
 
 import platform

@@ -24,8 +24,8 @@ from orchestrator.parquet import (
     own_class_names,
 )
 from orchestrator.shards import FILE, PARTS, Labels, PartName
+from trainables.datasets.sources import class_folders, image_files, part_folders
 from trainables.errors import InputError
-from trainables.sources import class_folders, image_files, part_folders
 
 _GROUPS = 4  # row groups of Parquet files that are shuffled with one another
 _PIXELS = 3 * 32 * 32

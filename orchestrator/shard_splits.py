@@ -13,12 +13,12 @@ from orchestrator.bucket import is_bucket
 from orchestrator.shard_bucket import BucketPlace, say_nothing
 from orchestrator.shard_files import FolderPlace, ShardPlace, ShardRows, read_labels
 from orchestrator.shards import PartName, Shard, ShardSet
-from trainables.data import DataSplits
 from trainables.data_config import DataConfig
-from trainables.images import Images, ImageSet, Source
-from trainables.sources import data_folder
-from trainables.splits import channel_statistics, random_split, stratified_split
-from trainables.streaming import Stream, StreamedSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import Images, ImageSet, Source
+from trainables.datasets.sources import data_folder
+from trainables.datasets.splits import channel_statistics, random_split, stratified_split
+from trainables.datasets.streaming import Stream, StreamedSet
 
 _ROWS_A_TASK = 64
 _STATISTICS_IMAGES = 2048  # of which mean and deviation of a streamed set's channels are measured

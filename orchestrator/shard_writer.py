@@ -16,7 +16,7 @@ from orchestrator.delivery import Existing, disk_full, move, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
 from orchestrator.whole_files import checksum_of
-from trainables.decoding import decode_rgb
+from trainables.datasets.decoding import decode_rgb
 from trainables.errors import InputError
 from trainables.plain import require_int
 

@@ -9,18 +9,18 @@ from torch import nn
 
 from orchestrator.rank_actors import RankActors, RankLost
 from orchestrator.teacher_task import TeacherTask, num_epochs
-from trainables import processor
-from trainables.checkpoint import InputSpec
-from trainables.cost import LatencyTable, count_macs, count_params
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
-from trainables.evaluation import evaluate, guess
-from trainables.models import build, load_weights, versioned
+from trainables.files.checkpoint import InputSpec
+from trainables.files.states import load_state
+from trainables.hardware import processor
+from trainables.hardware.ranks import Ranks
+from trainables.networks.models import build, load_weights, versioned
+from trainables.pruning.cost import LatencyTable, count_macs, count_params
 from trainables.pruning_config import Pruning
-from trainables.ranks import Ranks
 from trainables.results import EpochProgress, TeacherResult
-from trainables.states import load_state
-from trainables.teacher import TeacherStage
+from trainables.stages.evaluation import evaluate, guess
+from trainables.stages.teacher import TeacherStage
 
 
 def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[EpochProgress], None]) -> TeacherResult:
@@ -87,7 +87,7 @@ def time_layers(task: TeacherTask, pruning: Pruning, data: DataSplits, *, actors
 def _time_layers(
     task: TeacherTask, actors: RankActors, pruning: Pruning, num_classes: int, input_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    from trainables.layer_times import measure_layers
+    from trainables.pruning.layer_times import measure_layers
 
     network = build(task.model, num_classes=num_classes, in_channels=input_shape[0], seed=task.seed)
     network.to("cuda" if actors.num_gpus > 0 else "cpu")
@@ -153,7 +153,7 @@ def _run(
         )
     values = result.to_dict() | {"val_guess": guess(data.val.labels_N)}
     if task.measure_latency:
-        from trainables.latency import measure  # slow to import, and seldom needed
+        from trainables.hardware.latency import measure  # slow to import, and seldom needed
 
         latency = measure(network, data.input_shape, batch_size=1, num_threads=task.actors.num_threads)
         values["latency_ms"] = latency.median_ms

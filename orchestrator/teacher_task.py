@@ -20,17 +20,17 @@ from orchestrator.places import fetch_teacher
 from orchestrator.rank_actors import RankActors
 from orchestrator.reuse import StageFolder
 from orchestrator.whole_files import write_atomically
-from trainables.checkpoint import InputSpec, load_network, save_network
-from trainables.cost import LatencyTable
 from trainables.data_config import Augmentation
 from trainables.errors import InputError, first_line
+from trainables.files.checkpoint import InputSpec, load_network, save_network
+from trainables.files.states import load_state, save_state
 from trainables.identity import Identity
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
-from trainables.models import find_builder
+from trainables.networks.models import find_builder
+from trainables.pruning.cost import LatencyTable
 from trainables.recipe import Recipe
 from trainables.results import TeacherResult
-from trainables.states import load_state, save_state
 from trainables.tensors import Tensors
 
 STATE = "state.safetensors"

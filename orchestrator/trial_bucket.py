@@ -15,7 +15,7 @@ import torch
 from orchestrator.answers import insist
 from orchestrator.bucket import Bucket
 from trainables.errors import InputError, first_line
-from trainables.states import load_state, save_state
+from trainables.files.states import load_state, save_state
 from trainables.tensors import Tensors
 from trainables.trial import progress
 from trainables.tune_adapter import trial_key

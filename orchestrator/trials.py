@@ -11,7 +11,7 @@ from orchestrator.looks import Look, admit
 from orchestrator.study import Asked, SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.errors import InputError
-from trainables.states import load_state
+from trainables.files.states import load_state
 from trainables.tune_adapter import STATE_FILE, stop_note
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from orchestrator.formats import FILES, Format
 from orchestrator.reload import ANSWER, IMAGES, LOGITS, REQUEST, Contents, Request
+from trainables.datasets.images import ImageSet
 from trainables.errors import StageFailure
-from trainables.evaluation import score
-from trainables.images import ImageSet
+from trainables.stages.evaluation import score
 
 # Of float32 with some hundred layers a few 1e-6 of the largest logit are to be expected, of a wrong file far more.
 _TOLERANCE = 1e-4

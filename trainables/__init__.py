@@ -13,7 +13,7 @@ if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # an older name, which th
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 if TYPE_CHECKING:
-    from trainables.checkpoint import load
+    from trainables.files.checkpoint import load
 
 __all__ = ["load"]
 
@@ -21,7 +21,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and the layers above import this package for its plain values.
     if name == "load":
-        from trainables.checkpoint import load
+        from trainables.files.checkpoint import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from trainables import processor
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
-from trainables.ranks import Ranks
+from trainables.datasets.data import DataSplits
+from trainables.hardware import processor
+from trainables.hardware.ranks import Ranks
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import TrialSettings, build_teacher
 

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
 from trainables.data_config import Augmentation
+from trainables.datasets.data import DataSplits
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.plan import StagePlan
+from trainables.pruning.cost import LatencyTable
 from trainables.recipe import Recipe
 from trainables.tensors import tensors_digest
 
@@ -29,13 +29,13 @@ Identity = Mapping[str, Any]
 
 # Files of the engine that no weight depends on.
 _BESIDE_THE_ENGINE = (
-    "deployment.py",
+    "files/deployment.py",
+    "files/program_check.py",
+    "files/programs.py",
     "followers.py",
+    "hardware/latency.py",
     "identity.py",
-    "latency.py",
-    "layer_times.py",
-    "program_check.py",
-    "programs.py",
+    "pruning/layer_times.py",
     "results.py",
     "tune_adapter.py",
 )
@@ -65,8 +65,9 @@ def data_digest(data: DataSplits) -> str:
 
 def engine_digest() -> str:
     """Digest of the code that trains, and of the version of torch that runs it."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    sources = {file.name: file.read_text() for file in files if file.name not in _BESIDE_THE_ENGINE}
+    engine = Path(__file__).parent
+    files = {file.relative_to(engine).as_posix(): file for file in sorted(engine.rglob("*.py"))}
+    sources = {name: file.read_text() for name, file in files.items() if name not in _BESIDE_THE_ENGINE}
     return digest({"sources": sources, "torch": torch.__version__})
 
 

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainables.channels import skeleton
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
-from trainables.evaluation import EVALUATION_BATCH
-from trainables.machine import gigabytes, machine_bytes
+from trainables.hardware.machine import gigabytes, machine_bytes
 from trainables.model_config import ModelConfig
-from trainables.models import BUILT_IN, build
+from trainables.networks.models import BUILT_IN, build
+from trainables.pruning.channels import skeleton
 from trainables.recipe import Precision, Recipe
+from trainables.stages.evaluation import EVALUATION_BATCH
 
 _FLOAT = 4  # bytes
 _FEW, _MORE = 2, 4  # images of two passes, between which what grows with the images shows

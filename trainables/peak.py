@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from trainables.branches import Branches
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
 from trainables.data_config import Augmentation
-from trainables.evaluation import EVALUATION_BATCH
-from trainables.images import num_batches
-from trainables.remembered import remembered_bytes
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import num_batches
+from trainables.hardware.branches import Branches
+from trainables.pruning.cost import LatencyTable
+from trainables.stages.evaluation import EVALUATION_BATCH
+from trainables.stages.remembered import remembered_bytes
 from trainables.trial import CascadeTrial
 
 MARGIN = 1.2

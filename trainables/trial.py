@@ -9,19 +9,19 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from trainables.channels import network_widths, resize
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
 from trainables.data_config import Augmentation
+from trainables.datasets.data import DataSplits
+from trainables.hardware.processor import return_memory
+from trainables.hardware.ranks import ALONE, Ranks
 from trainables.identity import Identity, stage_identities
-from trainables.models import versioned
+from trainables.networks.models import versioned
 from trainables.plan import stage_plans
-from trainables.processor import return_memory
-from trainables.ranks import ALONE, Ranks
+from trainables.pruning.channels import network_widths, resize
+from trainables.pruning.cost import LatencyTable
+from trainables.pruning.teacher_size import TeacherSize
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
-from trainables.stages import CascadeStage
-from trainables.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
 from trainables.tensors import Tensors, prefixed, unprefixed
 
 

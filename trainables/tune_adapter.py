@@ -19,17 +19,17 @@ from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
-from trainables import processor
-from trainables.checkpoint import InputSpec, save_network
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
 from trainables.data_config import Augmentation
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, MachineError, StageFailure
+from trainables.files.checkpoint import InputSpec, save_network
+from trainables.files.states import load_state, save_state
+from trainables.hardware import processor
+from trainables.hardware.ranks import Crew, RanksDiffer, Solo
 from trainables.model_config import ModelConfig
-from trainables.models import build, versioned
-from trainables.ranks import Crew, RanksDiffer, Solo
-from trainables.states import load_state, save_state
+from trainables.networks.models import build, versioned
+from trainables.pruning.cost import LatencyTable
 from trainables.tensors import Tensors
 from trainables.trial import CascadeTrial, FinishedStages
 
@@ -282,7 +282,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     def _measured(self, result: dict[str, Any]) -> dict[str, Any]:
         if not self._settings.measure_latency:
             return result
-        from trainables.latency import measure  # slow to import, and seldom needed
+        from trainables.hardware.latency import measure  # slow to import, and seldom needed
 
         network = self._trial.networks[result["level"]]
         latency = measure(network, self._data.input_shape, batch_size=1, num_threads=self._settings.num_threads)

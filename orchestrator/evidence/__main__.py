@@ -11,8 +11,8 @@ from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.results import locked
 from orchestrator.evidence.schedule import num_runs
-from trainables import processor
 from trainables.errors import InputError, StageFailure, first_line
+from trainables.hardware import processor
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

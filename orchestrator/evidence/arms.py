@@ -16,25 +16,25 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Arm, Run
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
-from trainables.channels import ChannelMap
 from trainables.config import CascadeConfig
-from trainables.cost import SizeModel, count_macs, count_params, macs_model
-from trainables.data import DataSplits
-from trainables.dependencies import find_groups
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import num_batches
 from trainables.errors import InputError, StageFailure, first_line
-from trainables.evaluation import evaluate
-from trainables.features import find_boundaries
 from trainables.identity import engine_digest
-from trainables.images import num_batches
-from trainables.models import build, load_weights
-from trainables.objective import Objective
+from trainables.networks.models import build, load_weights
 from trainables.plain import require
 from trainables.plan import StagePlan
-from trainables.remembered import require_room_for_logits
-from trainables.saliency import find_criterion
-from trainables.selection import smallest_target
-from trainables.stages import CascadeStage
-from trainables.teacher_size import TeacherSize
+from trainables.pruning.channels import ChannelMap
+from trainables.pruning.cost import SizeModel, count_macs, count_params, macs_model
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.saliency import find_criterion
+from trainables.pruning.selection import smallest_target
+from trainables.pruning.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.evaluation import evaluate
+from trainables.stages.features import find_boundaries
+from trainables.stages.objective import Objective
+from trainables.stages.remembered import require_room_for_logits
 from trainables.trial import CascadeTrial
 
 Tick = Callable[[], None]

@@ -19,8 +19,8 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
-from trainables import processor
 from trainables.errors import StageFailure, first_line
+from trainables.hardware import processor
 
 Arrays = dict[str, Any]
 _RETRIES = 3  # of a task whose node or process has died

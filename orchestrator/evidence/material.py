@@ -17,14 +17,14 @@ from orchestrator.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
 from orchestrator.whole_files import write_atomically
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet, in_memory
+from trainables.datasets.splits import select, stratified_split
 from trainables.errors import InputError
-from trainables.evaluation import evaluate
-from trainables.images import ImageSet, in_memory
-from trainables.models import build, load_weights, versioned
+from trainables.networks.models import build, load_weights, versioned
 from trainables.results import EpochProgress
-from trainables.splits import select, stratified_split
-from trainables.teacher import TeacherStage
+from trainables.stages.evaluation import evaluate
+from trainables.stages.teacher import TeacherStage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

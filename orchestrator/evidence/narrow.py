@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainables.channels import network_widths, resize
-from trainables.cost import IntVector, SizeModel, macs_model
-from trainables.dependencies import find_groups
 from trainables.errors import InputError
-from trainables.layers import initialise
 from trainables.model_config import ModelConfig
-from trainables.models import build
-from trainables.selection import TOLERANCE
+from trainables.networks.layers import initialise
+from trainables.networks.models import build
+from trainables.pruning.channels import network_widths, resize
+from trainables.pruning.cost import IntVector, SizeModel, macs_model
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.selection import TOLERANCE
 
 
 def even_counts(full_G: IntVector, sizes: SizeModel, target: float) -> IntVector:

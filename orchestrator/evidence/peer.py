@@ -10,14 +10,14 @@ import torch_pruning as tp
 from torch import nn
 
 from orchestrator.evidence.settings import Arm
-from trainables.batches import epoch_batches
 from trainables.config import CascadeConfig
-from trainables.convolutions import cpu_convolutions
-from trainables.cost import count_macs
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import StageFailure
-from trainables.objective import Objective
+from trainables.hardware.convolutions import cpu_convolutions
+from trainables.pruning.cost import count_macs
 from trainables.seeds import derive_seed, seeded_layers
+from trainables.stages.batches import epoch_batches
+from trainables.stages.objective import Objective
 
 STEPS = 150  # of iterative pruning, at most
 STAYS = 0.97  # of the channels at each step, so that steps are as fine for small networks as for large ones

@@ -17,7 +17,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
-from trainables import processor
+from trainables.hardware import processor
 
 Say = Callable[[str], None]
 

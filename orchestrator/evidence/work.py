@@ -12,9 +12,9 @@ from orchestrator.evidence.settings import Budget
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.plan import StagePlan, stage_plans
-from trainables.pruning import pruning_steps, size_at
+from trainables.pruning.schedule import pruning_steps, size_at
 from trainables.pruning_config import Pruning
-from trainables.sandwich import num_whole_steps
+from trainables.stages.sandwich import num_whole_steps
 
 FORWARD, BACKWARD = 1.0, 2.0
 TRAINED = FORWARD + BACKWARD

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainables.checkpoint import InputSpec, load_network
-from trainables.models import Builder
+from trainables.files.checkpoint import InputSpec, load_network
+from trainables.networks.models import Builder
 
 _EXAMPLE = 2  # images; torch.export takes a batch of one for a fixed size
 

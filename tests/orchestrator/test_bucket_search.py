@@ -19,7 +19,7 @@ from orchestrator.mirror import Mirror
 from orchestrator.parts import make_teacher_task
 from orchestrator.places import fetch_networks, open_search, storage_folder
 from orchestrator.trial_bucket import TrialBucket
-from trainables.checkpoint import load
+from trainables.files.checkpoint import load
 from trainables.identity import data_digest
 from trainables.tune_adapter import CascadeTrainable, TrialSettings
 

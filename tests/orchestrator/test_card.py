@@ -10,10 +10,10 @@ import yaml
 from orchestrator.card import ONNX_RUNTIME, Card, FileFacts, LatencyRow, NetworkFacts
 from orchestrator.readme import markdown, native_snippet, onnx_snippet, program_snippet
 from orchestrator.verify import FileCheck, Verification
-from trainables.checkpoint import InputSpec
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
-from trainables.latency import Comparison, Latency
+from trainables.files.checkpoint import InputSpec
+from trainables.hardware.latency import Comparison, Latency
 from trainables.model_config import ModelConfig
 from trainables.pruning_config import Pruning
 

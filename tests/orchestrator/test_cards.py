@@ -12,9 +12,9 @@ from orchestrator import cards
 from orchestrator.cards import gpu_machines, gpu_nodes, smallest_card
 from orchestrator.config import parse_experiment
 from orchestrator.packing import pack
-from trainables.data import DataSplits
-from trainables.images import ImageSet
-from trainables.models import build
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
+from trainables.networks.models import build
 
 L4 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}
 H100 = {"CPU": 64.0, "GPU": 8.0, "accelerator_type:H100": 1.0}

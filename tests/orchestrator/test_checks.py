@@ -10,12 +10,12 @@ from torch import nn
 from orchestrator.checks import check_network
 from orchestrator.config import parse_experiment
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable, LayerTime
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
+from trainables.pruning.cost import LatencyTable, LayerTime
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.trial import CascadeTrial

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from orchestrator.classes import class_notes, named, require_differences
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
 
 
 def splits(val_labels, train_labels=None):

@@ -13,13 +13,13 @@ import torch
 
 from orchestrator.delivered import check_export
 from orchestrator.export_command import print_check
-from trainables.checkpoint import InputSpec, save_network
-from trainables.cost import count_macs
-from trainables.deployment import trace
 from trainables.errors import InputError
+from trainables.files.checkpoint import InputSpec, save_network
+from trainables.files.deployment import trace
+from trainables.files.programs import write_program
 from trainables.model_config import ModelConfig
-from trainables.models import build
-from trainables.programs import write_program
+from trainables.networks.models import build
+from trainables.pruning.cost import count_macs
 
 MODEL = ModelConfig(name="vgg-small", width=0.1)
 SPEC = InputSpec(channels=1, image_size=8, mean=(0.5,), std=(0.25,), class_names=("a", "b"))

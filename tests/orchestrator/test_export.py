@@ -28,18 +28,18 @@ from orchestrator.delivery import Existing
 from orchestrator.export import Exported, Failed, Job, export, export_each
 from orchestrator.formats import FORMATS, ExportOptions
 from orchestrator.originals import Origin
-from trainables.checkpoint import InputSpec, load, load_network, save_network
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs, count_params
-from trainables.data import normalise
 from trainables.data_config import DataConfig
-from trainables.dependencies import find_groups
-from trainables.deployment import trace
+from trainables.datasets.data import normalise
 from trainables.errors import InputError, StageFailure
-from trainables.levels import Level, SharedWeights
+from trainables.files.checkpoint import InputSpec, load, load_network, save_network
+from trainables.files.deployment import trace
+from trainables.files.programs import write_program
 from trainables.model_config import ModelConfig
-from trainables.models import build
-from trainables.programs import write_program
+from trainables.networks.models import build
+from trainables.pruning.cost import count_macs, count_params
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.levels import Level, SharedWeights
 from trainables.results import TeacherResult
 
 DATA = DataConfig(name="digits", image_size=8)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from orchestrator.leakage import leakage_notes
-from trainables.data import DataSplits
-from trainables.images import ImageSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 
 
 def splits(num_shared: int, num_val: int = 200) -> DataSplits:

@@ -9,7 +9,7 @@ from orchestrator import measure as measure_module
 from orchestrator import onnx_file
 from orchestrator.formats import ExportOptions
 from orchestrator.measure import Arms, measure
-from trainables.latency import Comparison, Latency
+from trainables.hardware.latency import Comparison, Latency
 
 
 def comparison(batch_size: int) -> Comparison:

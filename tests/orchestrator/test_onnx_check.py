@@ -16,10 +16,10 @@ from torch import nn
 from orchestrator.int8_file import write_int8
 from orchestrator.onnx_check import read_onnx
 from orchestrator.onnx_file import open_session, session_logits, write_onnx
-from trainables.checkpoint import InputSpec
-from trainables.cost import count_macs, count_params
-from trainables.deployment import as_taken, trace
 from trainables.errors import InputError
+from trainables.files.checkpoint import InputSpec
+from trainables.files.deployment import as_taken, trace
+from trainables.pruning.cost import count_macs, count_params
 
 SPEC = InputSpec(channels=1, image_size=6, mean=(0.5,), std=(0.25,), class_names=("a", "b", "c"))
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from orchestrator.formats import require_onnx
 from orchestrator.onnx_file import compare_files, open_session, session_logits, write_onnx
-from trainables.checkpoint import InputSpec
-from trainables.deployment import trace
 from trainables.errors import InputError
+from trainables.files.checkpoint import InputSpec
+from trainables.files.deployment import trace
 
 SHAPE = (1, 6, 6)
 SPEC = InputSpec(channels=1, image_size=6, mean=(0.5,), std=(0.25,), class_names=("a", "b", "ß"))

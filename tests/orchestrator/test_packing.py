@@ -16,8 +16,8 @@ from orchestrator.packing import difference, greediest, most_together, pack, par
 from orchestrator.resources import Resources
 from orchestrator.room import Footprints, find_room
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
-from trainables.images import ImageSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.recipe import Recipe
 
 GIB = 2**30

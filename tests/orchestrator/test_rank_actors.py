@@ -15,14 +15,14 @@ from orchestrator.teacher import prepare_teacher
 from orchestrator.teacher_task import TeacherTask
 from tests.orchestrator import rank_work
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.teacher import TeacherStage
+from trainables.stages.teacher import TeacherStage
 from trainables.tune_adapter import TrialSettings
 
 TWO = RankActors(size=2, num_cpus=1, num_gpus=0)

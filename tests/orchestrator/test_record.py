@@ -16,8 +16,8 @@ from orchestrator.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.trials import TrialQueue
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.files.states import save_state
 from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused, TeacherResult
-from trainables.states import save_state
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 SPACE = CascadeSpace(num_assistants=(1, 1))

@@ -10,11 +10,11 @@ from orchestrator.config import parse_experiment
 from orchestrator.resources import Resources
 from orchestrator.room import MemoryLook, Room, check_memory, find_room
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
 from trainables.memory import footprint
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.recipe import Recipe
 
 NODE = {"CPU": 4.0, "memory": 6e9, "object_store_memory": 2e9}

@@ -302,7 +302,7 @@ from pathlib import Path
 
 from torch import nn
 
-from trainables.saliency import gate_gradient
+from trainables.pruning.saliency import gate_gradient
 
 
 def network(num_classes, in_channels):

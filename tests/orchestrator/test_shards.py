@@ -21,10 +21,10 @@ from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, write_shards
 from orchestrator.shards import ShardSet, schema_of
 from trainables.data_config import DataConfig, DataName
+from trainables.datasets.images import ImageSet
+from trainables.datasets.streaming import StreamedSet
 from trainables.errors import InputError
 from trainables.identity import data_digest
-from trainables.images import ImageSet
-from trainables.streaming import StreamedSet
 
 SMALL = WriteOptions(shard_bytes=600)
 

@@ -10,14 +10,14 @@ from orchestrator.bucket import Bucket
 from orchestrator.rank_actors import RankActors
 from orchestrator.teacher import _run, _time_layers, time_layers
 from orchestrator.teacher_task import TeacherTask
-from trainables.cost import LatencyTable, LayerTime
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.images import ImageSet
+from trainables.files.states import load_state, save_state
 from trainables.model_config import ModelConfig
+from trainables.pruning.cost import LatencyTable, LayerTime
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.states import load_state, save_state
 
 TABLE = LatencyTable(
     layers={"features.0": LayerTime(fixed_ms=0.1, output_ms=1 / 3, product_ms=0.0)},
@@ -104,7 +104,7 @@ def test_times_that_are_damaged_or_lost_are_said_and_not_measured_again(task):
 
 
 def test_an_untrained_teacher_is_timed_for_the_images_of_the_search(task, monkeypatch):
-    from trainables import layer_times
+    from trainables.pruning import layer_times
 
     asked = []
 

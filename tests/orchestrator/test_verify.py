@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from orchestrator import verify as verify_module
 from orchestrator.reload import ANSWER, LOGITS, Contents, Request
 from orchestrator.verify import verify
-from trainables.checkpoint import InputSpec
 from trainables.errors import StageFailure
+from trainables.files.checkpoint import InputSpec
 
 SPEC = InputSpec(channels=1, image_size=2, mean=(0.5,), std=(0.25,), class_names=("a", "b"))
 REQUEST = Request(package="p", formats=("native",), model="m", input=SPEC, pixels="normalised", num_threads=1)

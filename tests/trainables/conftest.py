@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.channels import BATCH_NORMS, ChannelMap
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable, LayerTime
-from trainables.data import DataSplits
-from trainables.dependencies import find_groups
-from trainables.images import ImageSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.plan import StagePlan
-from trainables.stages import CascadeStage
-from trainables.teacher_size import TeacherSize
+from trainables.pruning.channels import BATCH_NORMS, ChannelMap
+from trainables.pruning.cost import LatencyTable, LayerTime
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.teacher_size import TeacherSize
+from trainables.stages.cascade import CascadeStage
 
 NUM_CLASSES = 4
 INPUT_SHAPE = (3, 16, 16)

@@ -11,13 +11,13 @@ from dataclasses import asdict
 
 import torch
 
-from trainables.branches import Branches
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
-from trainables.images import ImageSet
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
+from trainables.hardware.branches import Branches
 from trainables.memory import footprint
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.peak import measure_peak
 from trainables.recipe import Recipe
 from trainables.trial import CascadeTrial

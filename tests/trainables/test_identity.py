@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.identity import data_digest, digest, engine_digest, stage_identities, teacher_identity, trial_origin
 from trainables.model_config import ModelConfig
 from trainables.plan import stage_plans
+from trainables.pruning.cost import LatencyTable
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 

@@ -9,7 +9,7 @@ from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.memory import Footprint, footprint, require_room_for_network
 from trainables.model_config import ModelConfig
-from trainables.models import BUILT_IN, build
+from trainables.networks.models import BUILT_IN, build
 from trainables.recipe import Recipe
 
 SHAPE = (3, 16, 16)

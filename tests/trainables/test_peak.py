@@ -12,15 +12,15 @@ import torch
 
 from trainables import peak
 from trainables.config import CascadeConfig
-from trainables.data import DataSplits
-from trainables.images import ImageSet
-from trainables.joint import JointStep
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 from trainables.peak import MARGIN, Peak, measure_peak, rehearse
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.stages import CascadeStage
+from trainables.stages.cascade import CascadeStage
+from trainables.stages.joint import JointStep
 
 GIB = 2**30
 CASCADE = CascadeConfig(

@@ -10,18 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables import midway
 from trainables.config import CascadeConfig
-from trainables.cost import LatencyTable, count_macs, count_params
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure
-from trainables.evaluation import accuracy
+from trainables.files.states import load_state, save_state
 from trainables.identity import digest
 from trainables.plan import stage_plans
+from trainables.pruning.cost import LatencyTable, count_macs, count_params
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, Reused
-from trainables.states import load_state, save_state
+from trainables.stages import midway
+from trainables.stages.evaluation import accuracy
 from trainables.trial import CascadeTrial, FinishedStages
 from trainables.trial import progress as how_far
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 from ray.tune.result import SHOULD_CHECKPOINT
 
-from trainables import midway
-from trainables.branches import Branches
-from trainables.checkpoint import load
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
+from trainables.datasets.images import ImageSet
 from trainables.errors import InputError, MachineError, StageFailure
-from trainables.images import ImageSet
+from trainables.files.checkpoint import load
+from trainables.files.states import save_state
+from trainables.hardware.branches import Branches
+from trainables.hardware.ranks import RanksDiffer, Solo
 from trainables.model_config import ModelConfig
 from trainables.pruning_config import Pruning
-from trainables.ranks import RanksDiffer, Solo
 from trainables.recipe import Recipe
-from trainables.states import save_state
+from trainables.stages import midway
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import STATE_FILE, CascadeTrainable, TrialSettings, stop_note, trial_key
 
@@ -33,7 +33,7 @@ def whole_card(monkeypatch):
 @pytest.fixture
 def actor(tmp_path, data):
     """The adapter as Tune would make it, without Ray, and the teacher that it was given."""
-    from trainables.models import build
+    from trainables.networks.models import build
 
     teacher = build(MODEL, num_classes=data.num_classes, in_channels=data.in_channels, seed=1)
     settings = TrialSettings(
@@ -131,7 +131,7 @@ class Store:
 @pytest.fixture
 def on_machine(tmp_path, data):
     """Makes actors on machines that share nothing but a store."""
-    from trainables.models import build
+    from trainables.networks.models import build
 
     teacher = build(MODEL, num_classes=data.num_classes, in_channels=data.in_channels, seed=1)
     weights = {name: tensor.numpy() for name, tensor in teacher.state_dict().items()}
@@ -261,9 +261,9 @@ def network(num_classes, in_channels):
 @pytest.fixture
 def on_digits(tmp_path, monkeypatch):
     """Makes actors on real digits, of a network that draws random numbers as it trains, with a folder each."""
-    from trainables.data import DataSplits
-    from trainables.models import build
-    from trainables.sources import read_train
+    from trainables.datasets.data import DataSplits
+    from trainables.datasets.sources import read_train
+    from trainables.networks.models import build
 
     (tmp_path / "with_dropout.py").write_text(WITH_DROPOUT)
     monkeypatch.syspath_prepend(tmp_path)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from orchestrator.evidence.narrow import even_network
-from trainables.channels import network_widths
-from trainables.cost import count_macs
 from trainables.errors import InputError
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
+from trainables.pruning.channels import network_widths
+from trainables.pruning.cost import count_macs
 
 
 @pytest.mark.parametrize("name", ["vgg-small", "resnet20"])

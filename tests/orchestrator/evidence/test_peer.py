@@ -9,12 +9,12 @@ from orchestrator.evidence import peer
 from orchestrator.evidence.peer import pruned
 from orchestrator.evidence.settings import Arm
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet
 from trainables.errors import StageFailure
-from trainables.images import ImageSet
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
+from trainables.pruning.cost import count_macs
 from trainables.recipe import Recipe
 
 CONFIG = CascadeConfig(macs_kept=(0.3,), recipe=Recipe(batch_size=16))

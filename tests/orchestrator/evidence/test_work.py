@@ -9,15 +9,15 @@ from torch import nn
 from orchestrator.evidence.settings import Budget
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
 from trainables.config import CascadeConfig
-from trainables.cost import count_macs
-from trainables.data import DataSplits
+from trainables.datasets.data import DataSplits
+from trainables.datasets.images import ImageSet, num_batches
 from trainables.errors import InputError
-from trainables.images import ImageSet, num_batches
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
+from trainables.pruning.cost import count_macs
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
-from trainables.stages import CascadeStage
+from trainables.stages.cascade import CascadeStage
 from trainables.trial import CascadeTrial
 
 JOINT = CascadeConfig(

@@ -9,9 +9,9 @@ from orchestrator.tracking.packaging import package_network
 from orchestrator.tracking.records import registering
 from orchestrator.tracking.registry import Registry
 from orchestrator.tracking.store import SearchIdentity
-from trainables.checkpoint import InputSpec, save_network
+from trainables.files.checkpoint import InputSpec, save_network
 from trainables.model_config import ModelConfig
-from trainables.models import build
+from trainables.networks.models import build
 
 pytestmark = [
     pytest.mark.integration,
@@ -107,7 +107,7 @@ def test_a_packed_network_gives_probabilities_and_loads_without_a_pickle(tmp_pat
     import mlflow
     import numpy as np
 
-    from trainables.checkpoint import load
+    from trainables.files.checkpoint import load
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,43 @@
+"""Gradients of narrow convolutions of single pixels with a stride, as training computes them, against float64.
+
+The largest difference of any, as a part of the gradient's largest value, goes to standard output.
+"""
+
+import itertools
+
+import torch
+from torch import nn
+
+from trainables.hardware.precision import autocast
+from trainables.recipe import Recipe
+
+
+def worst_difference() -> float:
+    """Over channels, strides, layouts and numbers of threads; not a number where one of them is none."""
+    differences = []
+    layouts = (torch.channels_last, torch.contiguous_format)
+    for threads, channels, stride, layout in itertools.product((2, 1), range(1, 18), ((2,), (3, 2)), layouts):
+        torch.set_num_threads(threads)
+        layer = nn.Conv2d(channels, 9, 1, stride=stride, padding=(0,) * len(stride), bias=False)
+        images = torch.randn(16, channels, 16, 16).contiguous(memory_format=layout)
+        differences += _differences(layer, images)
+    return float(torch.stack(differences).max())
+
+
+def _differences(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
+    images = images.requires_grad_()
+    with autocast(Recipe(), layer, torch.device("cpu")):
+        answer = layer(images)
+    exact = nn.functional.conv2d(images.double(), layer.weight.double(), stride=layer.stride)
+    assert answer.stride() == exact.stride()
+    above = torch.randn_like(exact)
+    inputs = [images, layer.weight]
+    found = torch.autograd.grad(answer, inputs, above.float())
+    true = torch.autograd.grad(exact, inputs, above)
+    pairs = zip([answer, *found], [exact, *true], strict=True)
+    return [((own - right).abs().max() / right.abs().max()).detach() for own, right in pairs]
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    print(worst_difference())

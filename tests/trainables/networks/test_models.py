@@ -1,0 +1,314 @@
+"""Networks by name, functions of the user's own, and weights that fit or do not."""
+
+import pickle
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils.prune import l1_unstructured
+
+from trainables.errors import InputError
+from trainables.model_config import ModelConfig
+from trainables.networks.models import BUILT_IN, build, load_weights, versioned
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize(("num_classes", "in_channels"), [(3, 1), (7, 3)])
+def test_built_in_networks_score_images(name: str, num_classes: int, in_channels: int) -> None:
+    config = ModelConfig(name=name, width=1 / 16)
+    network = build(config, num_classes=num_classes, in_channels=in_channels).eval()
+    assert network(torch.zeros(2, in_channels, 32, 32)).shape == (2, num_classes)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_with_the_imagenet_stem_are_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)(num_classes=5)
+        ours = build(ModelConfig(name=name, stem="imagenet"), num_classes=5, in_channels=3)
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+
+
+def test_an_equal_state_dict_gives_torchvisions_scores() -> None:
+    theirs = torchvision.models.resnet18(num_classes=5).eval()
+    ours = build(ModelConfig(name="resnet18", stem="imagenet"), num_classes=5, in_channels=3).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize(("depth", "params"), [(20, 269_722), (56, 853_018)])
+def test_resnets_for_cifar_have_the_published_depth_and_size(depth: int, params: int) -> None:
+    network = build(ModelConfig(name=f"resnet{depth}"), num_classes=10, in_channels=3)
+    published = {n: layer for n, layer in network.named_modules() if "downsample" not in n}  # their shortcuts are free
+    assert sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in published.values()) == depth
+    # He et al. 2016, table 6: 0.27 M and 0.85 M.
+    assert sum(p.numel() for layer in published.values() for p in layer.parameters(recurse=False)) == params
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "inception_v3", "vgg11_bn"])
+def test_networks_of_torchvision_are_built_by_their_names(name: str) -> None:
+    with torch.device("meta"):
+        network = build(ModelConfig(name=name), num_classes=7, in_channels=3)
+        for mode in (network.eval(), network.train()):
+            assert mode(torch.zeros(2, 3, 96, 96)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("config", "in_channels", "message"),
+    [
+        (ModelConfig(name="mobilenet_v2"), 1, "images have 1 channels, but mobilenet_v2 is torchvision's"),
+        (ModelConfig(name="mobilenet_v2", width=0.5), 3, r"model\.width is 0\.5, but mobilenet_v2 is torchvision's"),
+    ],
+)
+def test_networks_of_torchvision_are_as_they_are(config: ModelConfig, in_channels: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(config, num_classes=7, in_channels=in_channels)
+
+
+def test_the_small_stem_keeps_the_images_size() -> None:
+    network = build(ModelConfig(name="resnet18", width=1 / 16), num_classes=4, in_channels=3)
+    assert network.maxpool(network.conv1(torch.zeros(1, 3, 32, 32))).shape == (1, 4, 32, 32)
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
+    before = torch.get_rng_state()
+    config = ModelConfig(width=1 / 8)
+    first, again, other = (build(config, num_classes=4, in_channels=3, seed=s).classifier.weight for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A module of the user's, with a name of its own for every test."""
+    name = f"user_module_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "def plain(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))\n"
+        "def with_channels(num_classes, in_channels):\n    return nn.Linear(in_channels, num_classes)\n"
+        "def with_any(num_classes, **_):\n    return nn.Linear(2, num_classes)\n"
+        "def fails(num_classes):\n    raise OSError('no disk\\nat all')\n"
+        "def gives_text(num_classes):\n    return 'network'\n"
+        "def wants_more(num_classes, depth):\n    return nn.Identity()\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [("plain", nn.Sequential), ("with_channels", nn.Linear), ("with_any", nn.Linear)]
+)
+def test_a_users_function_is_called(user_module: str, function: str, kind: type[nn.Module]) -> None:
+    network = build(ModelConfig(name=f"{user_module}:{function}"), num_classes=4, in_channels=3)
+    assert isinstance(network, kind)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("missing", "cannot be imported"),
+        ("number", "is a int, not a function"),
+        ("fails", "failed with OSError: no disk"),
+        ("gives_text", "gave a str, but must give an nn.Module"),
+        ("wants_more", "failed with TypeError"),
+    ],
+)
+def test_a_users_function_that_gives_no_network_is_refused(user_module: str, function: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build(ModelConfig(name=f"{user_module}:{function}"), num_classes=4, in_channels=3)
+    assert "\n" not in str(caught.value)
+
+
+class Wraps(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.part(x)
+        return scores
+
+
+def scripted(network: nn.Module) -> nn.Module:
+    with pytest.warns(FutureWarning, match="deprecated"):
+        module: nn.Module = torch.jit.script(network)
+    return module
+
+
+def exported(network: nn.Module) -> nn.Module:
+    return torch.export.export(network.eval(), (torch.zeros(2, 3, 2, 2),)).module()
+
+
+def compiled_in_place(network: nn.Module) -> nn.Module:
+    network.compile()
+    return network
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (scripted, r"gave a RecursiveScriptModule, but must give a Python module, as it was before torch\.jit"),
+        (lambda network: Wraps(scripted(network)), "gave a RecursiveScriptModule as the part part, but must"),
+        (torch.compile, r"gave a OptimizedModule, which is compiled, .* itself \(network\._orig_mod"),
+        (compiled_in_place, "gave a Sequential, which is compiled"),
+        (exported, r"cannot be trained \(Calling train\(\) .* not what torch\.export made of it"),
+    ],
+)
+def test_modules_that_only_run_are_refused_with_what_to_give(
+    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    network = wrap(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
+    monkeypatch.setattr("torchvision.own_network_of_this_test", lambda num_classes: network, raising=False)
+    with pytest.raises(InputError, match=rf"^model\.name: your function .*{message}") as caught:
+        build(ModelConfig(name="torchvision:own_network_of_this_test"), num_classes=4, in_channels=3)
+    assert "\n" not in str(caught.value)
+
+
+def holding(layer: nn.Module) -> nn.Module:
+    layer.held = layer.weight * 2
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (nn.utils.weight_norm, r"computes its weights anew .* make them so with torch\.nn\.utils\.remove_weight_norm"),
+        (nn.utils.spectral_norm, r"computes its weights anew .* with torch\.nn\.utils\.remove_spectral_norm"),
+        (
+            partial(l1_unstructured, name="weight", amount=0.5),
+            r"computes .* hook of L1Unstructured, .*prune\.remove",
+        ),
+        (holding, "has held, which was computed from parameters as it was built"),
+    ],
+)
+def test_layers_that_could_not_be_copied_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    def network(num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), change(nn.Linear(12, num_classes)))
+
+    monkeypatch.setattr("torchvision.own_network_of_this_test", network, raising=False)
+    with pytest.raises(InputError, match=rf"^model\.name: layer 1 of your function's network {message}"):
+        build(ModelConfig(name="torchvision:own_network_of_this_test"), num_classes=4, in_channels=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("vgg7", "must be one of vgg16, vgg-small"), ("no.such:f", "cannot be imported")]
+)
+def test_unknown_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(ModelConfig(name=name), num_classes=4, in_channels=3)
+
+
+def test_plain_tensors_are_of_the_networks_own_version() -> None:
+    network = build(ModelConfig(name="mnasnet0_5"), num_classes=4, in_channels=3)  # refuses what says no version
+    plain = dict(network.state_dict())
+    with pytest.raises(ValueError, match="version"):
+        network.load_state_dict(plain)
+    network.load_state_dict(versioned(plain, network))
+    old = network.state_dict()
+    old._metadata["layers.0"] = {"version": 1}
+    assert versioned(old, network)._metadata == old._metadata
+
+
+def small(num_classes: int = 4) -> nn.Module:
+    return build(ModelConfig(width=1 / 8), num_classes=num_classes, in_channels=3, seed=num_classes)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["safetensors", "state dict", "state_dict", "model", "parallel", "parallel, compiled", "compiled, parallel"],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_are_read(tmp_path: Path, form: str, suffix: str) -> None:
+    wanted = small().state_dict()
+    path = tmp_path / f"weights{suffix}"
+    forms = {
+        "state dict": wanted,
+        "parallel": {f"module.{name}": tensor for name, tensor in wanted.items()},
+        "parallel, compiled": {f"module._orig_mod.{name}": tensor for name, tensor in wanted.items()},
+        "compiled, parallel": {f"_orig_mod.module.{name}": tensor for name, tensor in wanted.items()},
+    }
+    if form == "safetensors":
+        save_file(wanted, path)
+    else:
+        torch.save(forms.get(form, {form: wanted, "epoch": 3}), path)
+    network = build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99)
+    load_weights(network, path)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_whose_own_part_is_called_module_keeps_its_names(tmp_path: Path) -> None:
+    wanted = nn.Sequential()
+    wanted.add_module("module", small())
+    torch.save(wanted.state_dict(), tmp_path / "weights.pt")
+    network = nn.Sequential()
+    network.add_module("module", build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99))
+    load_weights(network, tmp_path / "weights.pt")
+    assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def without(state: dict, name: str) -> dict:
+    return {key: value for key, value in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (small(7).state_dict(), r"classifier\.weight of shape 7x16, but the network needs 4x16"),
+        (without(small().state_dict(), "features.0.weight"), r"lacks features\.0\.weight, of shape 4x3x3x3"),
+        (small().state_dict() | {"extra": torch.zeros(1)}, "has extra, which the network does not have"),
+        ({"epoch": 3}, "is not a state dict"),
+        ([torch.zeros(1)], "is not a state dict"),
+    ],
+)
+def test_weights_of_another_network_are_refused_by_name_and_shapes(tmp_path: Path, state, message: str) -> None:
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=message):
+        load_weights(small(), tmp_path / "weights.pt")
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path, how: str) -> None:
+    victim, path = tmp_path / "executed", tmp_path / "weights.pt"
+    state = small().state_dict() | {"extra": Malicious(victim)}
+    if how == "torch":
+        torch.save(state, path)
+    else:
+        path.write_bytes(pickle.dumps(Malicious(victim)))
+    with pytest.raises(InputError, match="more than a plain state dict"):
+        load_weights(small(), path)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "noise", "truncated"])
+def test_damaged_weights_are_refused_in_one_line(tmp_path: Path, suffix: str, damage: str) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    save_file(small().state_dict(), path) if suffix == "safetensors" else torch.save(small().state_dict(), path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "noise": b"\x93" * 500, "truncated": whole[: len(whole) // 2]}.get(damage, whole))
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(InputError, match=f"model.weights is {path}, but") as caught:
+        load_weights(small(), path)
+    assert "\n" not in str(caught.value)

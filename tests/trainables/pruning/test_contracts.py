@@ -1,0 +1,212 @@
+"""What a search checks of a network first: on networks that keep the contracts, and on those that break one."""
+
+import copy
+from collections import namedtuple
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from trainables.errors import InputError
+from trainables.pruning.contracts import check_contracts, closed_gates, draw_weights
+from trainables.pruning_config import Pruning
+
+SHAPE = (3, 16, 16)
+Two = namedtuple("Two", ["scores", "auxiliary"])
+
+
+class Between(nn.Module):
+    """Three convolutions, and an operation behind the second."""
+
+    def __init__(self, operation: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Sequential(nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1))
+        self.operation = operation
+        self.third = nn.Conv2d(8, 10, 3, padding=1)
+        self.scores = nn.Linear(10, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.third(self.operation(self.second(self.first(x))))
+        scores: torch.Tensor = self.scores(x.relu().mean((2, 3)))
+        return scores
+
+
+class Reversed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flip(1)
+
+
+class Weighed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.rand(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weights
+
+
+def test_networks_keep_the_contracts(architecture, networks) -> None:
+    network, channel_map = networks(architecture)
+    before = copy.deepcopy(network.state_dict())
+    generator_state = torch.get_rng_state()
+    findings = check_contracts(network.train(), SHAPE, pruning=Pruning())
+    assert [group.name for group in findings.channel_map.groups] == [group.name for group in channel_map.groups]
+    assert findings.silent == ()
+    assert 0 <= findings.difference < 1e-4
+    assert 0 < findings.smallest < 0.2
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(layer._forward_hooks for layer in network.modules())
+    assert torch.equal(torch.get_rng_state(), generator_state)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (Reversed(), r"group second\.1: the network without half of its channels gives other scores"),
+        (nn.Hardtanh(0.5, 1.0), r"group second\.1: the network without half of its channels gives other scores"),
+        (Weighed(), r"group second\.1: without half of its channels the network fails"),
+    ],
+)
+def test_a_network_that_breaks_a_contract_is_refused_by_its_groups_name(operation: nn.Module, message: str) -> None:
+    network = Between(operation)
+    with pytest.raises(InputError, match=message) as caught:
+        check_contracts(network, SHAPE, pruning=Pruning())
+    assert "\n" not in str(caught.value)
+    findings = check_contracts(network, SHAPE, pruning=Pruning(keep=("second.1",)))  # the mend that it names
+    assert [group.name for group in findings.channel_map.groups] == ["third"]
+
+
+def test_auxiliary_heads_are_refused() -> None:
+    class Auxiliary(Between):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = super().forward(x)
+            return Two(scores, scores) if self.training else scores
+
+    with pytest.raises(InputError, match="in training the network returns a Two"):
+        check_contracts(Auxiliary(nn.Identity()), SHAPE, pruning=Pruning())
+
+
+def test_a_network_with_a_parametrized_layer_keeps_the_contracts_around_it() -> None:
+    network = Between(nn.Identity())
+    parametrizations.spectral_norm(network.first)
+    findings = check_contracts(network, SHAPE, pruning=Pruning())
+    assert [group.name for group in findings.channel_map.groups] == ["second.1", "third"]
+
+
+def test_a_branch_on_values_in_training_alone_is_refused() -> None:
+    class Dropped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 0 if self.training and torch.rand(1, device=x.device) < 0.1 else x
+
+    with pytest.raises(InputError, match=r"in training, in the forward pass of part operation, .* leave out branches"):
+        check_contracts(Between(Dropped()), SHAPE, pruning=Pruning())
+
+
+@pytest.mark.parametrize("kept", [lambda x: x, lambda x: [x], lambda x: {"features": x}])
+def test_a_layer_that_keeps_what_it_computed_is_refused(kept: Callable[[torch.Tensor], object]) -> None:
+    class Keeps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = kept(x)
+            return x
+
+    with pytest.raises(InputError, match=r"layer operation keeps kept of its last forward pass, .*detach"):
+        check_contracts(Between(Keeps()), SHAPE, pruning=Pruning())
+
+
+def test_a_layer_may_keep_what_has_no_gradients() -> None:
+    class Keeps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = x.detach()
+            return x
+
+    assert check_contracts(Between(Keeps()), SHAPE, pruning=Pruning()).silent == ()
+
+
+def test_scores_that_are_probabilities_are_known() -> None:
+    class Ends(Between):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.end(super().forward(x))
+
+    for end, probabilities in ((nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.Sigmoid(), False)):
+        network = Ends(nn.Identity())
+        network.end = end
+        assert check_contracts(network, SHAPE, pruning=Pruning()).probabilities == probabilities
+
+
+def test_a_groups_layers_are_named_where_it_breaks_a_contract() -> None:
+    with pytest.raises(InputError, match=r"keep; its channels go from second\.1 to third$"):
+        check_contracts(Between(Reversed()), SHAPE, pruning=Pruning())
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    network = Between(nn.Identity())
+    nn.init.constant_(network.scores.bias, torch.nan)
+    with pytest.raises(InputError, match="loss on images of noise is not finite"):
+        check_contracts(network, SHAPE, pruning=Pruning())
+
+
+def test_groups_behind_a_zero_initialised_layer_are_silent() -> None:
+    network = torchvision.models.resnet18(num_classes=4, zero_init_residual=True)
+    findings = check_contracts(network, SHAPE, pruning=Pruning())
+    assert findings.silent == tuple(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1))
+    network = Between(nn.Identity())
+    nn.init.zeros_(network.scores.weight)
+    assert check_contracts(network, SHAPE, pruning=Pruning()).silent == ("first", "second.1", "third")
+
+
+@pytest.mark.parametrize(("name", "size"), [("swin_t", 224), ("shufflenet_v2_x0_5", 32)])
+def test_networks_that_cannot_be_followed_are_refused_after_a_set_amount_of_work(name: str, size: int) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, num_classes=4)
+    with pytest.raises(InputError, match=r"cannot be (traced|followed)"):
+        check_contracts(network, (3, size, size), pruning=Pruning())
+
+
+def test_floors_decide_the_smallest_size(networks) -> None:
+    network, _ = networks("vgg-small")  # 4, 4, 8, 8, 16, 16 channels
+    smallest = [
+        check_contracts(network, SHAPE, pruning=pruning).smallest
+        for pruning in (Pruning(), Pruning(min_channels=4), Pruning(floors={"features": 16}), Pruning(round_to=8))
+    ]
+    assert smallest[0] < smallest[1] < smallest[3] < smallest[2] == 1.0
+
+
+def test_floors_of_layers_that_are_not_there_are_refused(networks) -> None:
+    with pytest.raises(InputError, match=r"pruning\.floors has 'classifier', but no layer whose channels"):
+        check_contracts(networks("vgg-small")[0], SHAPE, pruning=Pruning(floors={"classifier": 2}))
+
+
+def test_floors_that_no_layer_reaches_are_refused(networks) -> None:
+    with pytest.raises(
+        InputError, match=r"floors of features is 17, but what is called so has 16 channels at the most"
+    ):
+        check_contracts(networks("vgg-small")[0], SHAPE, pruning=Pruning(floors={"features": 17}))
+
+
+def test_drawn_weights_have_neither_zeros_nor_ones(networks) -> None:
+    network, _ = networks("own")
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    draw_weights(network, torch.Generator().manual_seed(0))
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim:
+            assert tensor.isfinite().all(), name
+            assert ((tensor != 0) & (tensor != 1)).all(), name
+    again = copy.deepcopy(network)
+    draw_weights(again, torch.Generator().manual_seed(0))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_closed_gates_are_open_again_afterwards(networks, random_plan) -> None:
+    network, channel_map = networks("own")
+    images = torch.ones(2, *SHAPE)
+    with torch.no_grad():
+        open_NK = network(images)
+        with closed_gates(network, channel_map, random_plan(channel_map, 3)):
+            assert not torch.equal(network(images), open_NK)
+        assert torch.equal(network(images), open_NK)

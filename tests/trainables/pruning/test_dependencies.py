@@ -1,0 +1,324 @@
+"""Channel groups against the truth: a dense network with gates behind its layers and a narrow one agree."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from trainables.errors import InputError
+from trainables.networks.vggs import vgg
+from trainables.pruning.channels import ChannelMap, Kept, layer_widths
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.levels import Level, SharedWeights
+
+
+def gated(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> nn.Module:
+    """The dense network, with a gate of zeros and ones that multiplies the output of each gate layer."""
+    network = copy.deepcopy(network)
+    for group in channel_map.groups:
+        for member in group.members:
+            if member.axis == "out" and member.layer in group.gates:
+                layer = network.get_submodule(member.layer)
+                gate = torch.ones(layer_widths(layer)[0])
+                gate[member.positions_N[~torch.isin(member.channels_N, kept[group.name])]] = 0.0
+                layer.register_forward_hook(
+                    lambda _layer, _inputs, output, gate=gate: output * gate.view(-1, *[1] * (output.ndim - 2))
+                )
+    return network
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.eval()
+    return network
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31), training=st.booleans())
+def test_the_gated_dense_network_and_the_narrow_one_agree(architecture, networks, random_plan, seed, training) -> None:
+    network, channel_map = networks(architecture)
+    kept = random_plan(channel_map, seed)
+    level = Level(1, SharedWeights(network, channel_map), shared_affine=False)
+    level.keep(kept)
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    dense = without_dropout(gated(network, channel_map, kept).train(training))
+    narrow = without_dropout(level.network.train(training))
+    with torch.no_grad():
+        wanted = dense(images)
+        torch.testing.assert_close(narrow(images), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max().clamp(min=1)))
+
+
+def test_groups_of_own_network_are_what_its_forward_pass_says(networks) -> None:
+    _, channel_map = networks("own")
+    groups = {group.name: group for group in channel_map.groups}
+    # The depthwise convolution gives its input channels back, so the stem's outputs are in its group.
+    assert list(groups) == ["depthwise.0", "plain", "normed.0", "merged", "hidden"]
+    assert {name: group.gates for name, group in groups.items()} == {
+        "depthwise.0": ("depthwise.1",),  # the last before the channels are read
+        "plain": ("plain",),
+        "normed.0": ("normed.1",),
+        "merged": ("merged",),
+        "hidden": ("hidden",),
+    }
+    axes = {(m.layer, m.axis): m.positions_N.tolist() for m in groups["normed.0"].members}
+    assert axes["merged", "in"] == [6, 7, 8, 9]  # behind the six channels of the other branch
+    flat = next(m for m in groups["merged"].members if m.layer == "hidden")
+    assert flat.positions_N.tolist() == list(range(32))
+    assert flat.channels_N.tolist() == [position // 4 for position in range(32)]
+    assert channel_map.blockwise == {"stem.1", "depthwise.0", "depthwise.1", "normed.1"}
+
+
+@pytest.mark.parametrize(("name", "number", "coupled"), [("resnet18", 12, 4), ("resnet50", 37, 4), ("vgg-small", 6, 0)])
+def test_residual_sums_couple_channels(networks, name: str, number: int, coupled: int) -> None:
+    _, channel_map = networks(name)
+    assert len(channel_map.groups) == number
+    assert sum(len(group.gates) > 1 for group in channel_map.groups) == coupled
+
+
+def test_every_layer_but_the_ends_is_narrowed(architecture, networks) -> None:
+    network, channel_map = networks(architecture)
+    outputs = {m.layer for group in channel_map.groups for m in group.members if m.axis == "out"}
+    inputs = {m.layer for group in channel_map.groups for m in group.members if m.axis == "in"}
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    depthwise = set(layers) & channel_map.blockwise
+    assert set(layers) - outputs == {layers[-1]}
+    assert set(layers) - inputs - depthwise == {layers[0]}
+
+
+def test_the_network_is_left_as_it_was(architecture, networks) -> None:
+    network, _ = networks(architecture)
+    network.requires_grad_(requires_grad=False).train()
+    before = copy.deepcopy(network.state_dict())
+    find_groups(network, (3, 16, 16))
+    assert network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_groups_of_a_modern_network_are_what_its_forward_pass_says(networks) -> None:
+    _, channel_map = networks("modern")
+    groups = {group.name: group for group in channel_map.groups}
+    assert {name: (group.num_channels, group.gates) for name, group in groups.items()} == {
+        # Blocks of two channels go together from the stem on; the last convolution alone is read.
+        "more.0": (8, ("more.0",)),
+        "squeeze.1": (6, ("squeeze.1",)),
+        "value": (20, ("value",)),  # a sigmoid is not zero at zero, but it multiplies what is
+    }
+    axes = {(m.layer, m.axis): m.channels_N.tolist() for m in groups["more.0"].members}
+    assert axes["stem.0", "out"] == [position // 2 for position in range(16)]
+    assert axes["stem.2", "out"] == axes["equal.1", "out"] == axes["stem.0", "out"]
+    assert axes["more.0", "out"] == [position // 3 for position in range(24)] == axes["squeeze.1", "in"]
+    assert ("more.0", "in") not in axes
+    assert ("more.1", "out") not in axes  # one slope for all channels
+    assert channel_map.blockwise == {"stem.1", "stem.2", "equal.0", "equal.1", "more.0"}
+    assert channel_map.held == {"scores": "its outputs are the class scores"}
+
+
+def test_a_concatenation_of_a_layer_with_itself_keeps_both_places() -> None:
+    class Mirrored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3, padding=1)
+            self.second = nn.Conv2d(8, 5, 3, padding=1)
+            self.scores = nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            scores: torch.Tensor = self.scores(self.second(torch.cat([x, -x], 1)).relu().mean((2, 3)))
+            return scores
+
+    channel_map = find_groups(Mirrored(), (3, 8, 8))
+    member = next(m for m in channel_map.groups[0].members if m.layer == "second")
+    assert dict(zip(member.positions_N.tolist(), member.channels_N.tolist(), strict=True)) == {
+        position: position % 4 for position in range(8)
+    }
+
+
+def test_channels_that_stand_in_other_layers_are_groups_of_their_own() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 3, 1)
+            self.depthwise = nn.Conv2d(5, 5, 3, groups=5)
+            self.scores = nn.Linear(5, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.depthwise(torch.cat([self.left(x), self.right(x)], 1))
+            scores: torch.Tensor = self.scores(x.relu().mean((2, 3)))
+            return scores
+
+    groups = find_groups(Joined(), (3, 8, 8)).groups
+    assert {group.name: {(m.layer, m.axis): m.positions_N.tolist() for m in group.members} for group in groups} == {
+        "depthwise[0]": {("depthwise", "out"): [0, 1], ("left", "out"): [0, 1], ("scores", "in"): [0, 1]},
+        "depthwise[1]": {("depthwise", "out"): [2, 3, 4], ("right", "out"): [0, 1, 2], ("scores", "in"): [2, 3, 4]},
+    }
+    assert {group.gates for group in groups} == {("depthwise",)}
+
+
+class Layers(nn.Module):
+    """A convolution, a layer in question, and what gives the scores."""
+
+    def __init__(self, layer: nn.Module, *, channels: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.asked = layer
+        self.scores = nn.Linear(channels, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(self.asked(self.first(x)).relu().mean((2, 3)))
+        return scores
+
+
+class WithParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+class Lifted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+def _fails(_x: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("wrong image height")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Layers(nn.LayerNorm([8, 8, 8])), "first: layer asked is a LayerNorm"),
+        (lambda: Layers(nn.GroupNorm(2, 8)), "layer asked is a GroupNorm"),
+        (lambda: Layers(nn.BatchNorm2d(8, affine=False)), "layer asked is a batch norm without scale and shift"),
+        (lambda: Layers(WithParameter()), "first: it reaches a bare parameter"),
+        (lambda: Layers(nn.Sigmoid()), "first: no gate silences what layer scores reads"),
+        (lambda: Layers(nn.Softplus()), "first: no gate silences what layer scores reads"),
+        (lambda: Layers(Lifted()), "first: no gate silences what layer scores reads"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "no channels that could be removed"),
+        (nn.Flatten, "no convolution and no linear layer"),
+        (lambda: nn.Conv2d(3, 4, 1), "must return one tensor of class scores"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), "fails on an image of 3x8x8"),
+    ],
+)
+def test_what_cannot_be_narrowed_is_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_groups(make(), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ((), ["features.0", "features.3", "features.7", "features.10"]),
+        (("features.0",), ["features.3", "features.7", "features.10"]),
+        (("features.8", "classifier"), ["features.0", "features.3"]),
+        (("features.1*",), ["features.3"]),  # the first norm, and the last convolution with its inputs
+    ],
+)
+def test_layers_that_are_kept_change_on_neither_side(keep: tuple[str, ...], left: list[str]) -> None:
+    network = vgg(plan=(4, 6, "pool", 8, 8), num_classes=4, in_channels=3, width=1.0)
+    channel_map = find_groups(network, (3, 16, 16), keep=keep)
+    assert [group.name for group in channel_map.groups] == left
+    assert all("is kept as asked" in reason for layer, reason in channel_map.held.items() if layer != "classifier")
+
+
+def test_layers_that_are_never_narrowed_need_not_be_kept(networks) -> None:
+    with pytest.raises(InputError, match=r"keep has 'norm', but no layer there can be narrowed: .* leave it out"):
+        find_groups(nn.Sequential(OrderedDict(first=Layers(nn.ReLU()), norm=nn.LayerNorm(2))), (3, 8, 8), keep=["norm"])
+
+
+def test_where_nothing_is_left_the_first_reasons_are_said_and_what_mends_them() -> None:
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3))]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    with pytest.raises(InputError, match=r"removed; (\d: layer \d is a GroupNorm, [\w ]*; ){3}and 1 more$"):
+        find_groups(network, (3, 8, 8))
+    with pytest.raises(InputError, match=r"first: layer first is kept as asked; cascade\.pruning\.keep leaves none"):
+        find_groups(Layers(nn.ReLU()), (3, 8, 8), keep=["first"])
+
+
+class ReadByRows(nn.Module):
+    """A recurrent layer that reads images row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.LSTM(8 * 8, 10, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.rows(x.transpose(1, 2).flatten(2))[0][:, -1]
+        return x[:, :, None, None]
+
+
+class Halves(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.glu(x, 1)
+
+
+class Maxout(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images, channels, height, width = x.shape
+        return x.view(images, channels // 2, 2, height, width).amax(2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "channels", "reason"),
+    [
+        (ReadByRows(), 10, "its channels cannot be followed to what reads them, as where a recurrent layer does"),
+        (Halves(), 4, "layer scores has 4 inputs, but as traced 8 channels come to it; something before it joins"),
+        (nn.PixelShuffle(2), 2, "layer scores has 2 inputs, but as traced 8 channels"),
+        (
+            parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
+            8,
+            "layer asked.1 computes its weights by a parametrization, which cannot be narrowed",
+        ),
+    ],
+)
+def test_channels_whose_way_is_not_known_stay_whole_and_others_go(asked: nn.Module, channels: int, reason: str) -> None:
+    network = Layers(nn.Sequential(nn.Conv2d(8, 8, 1), asked), channels=channels)
+    channel_map = find_groups(network, (3, 8, 8))
+    assert [group.name for group in channel_map.groups] == ["first"]
+    assert channel_map.held["asked.0"].startswith(reason)
+
+
+def test_channels_that_maxout_joins_before_a_flatten_stay_whole() -> None:
+    layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), Maxout(), nn.Flatten(), nn.Linear(4 * 64, 2)]
+    channel_map = find_groups(nn.Sequential(*layers), (3, 8, 8))
+    assert [group.name for group in channel_map.groups] == ["0"]
+    assert channel_map.held["1"].startswith("layer 4 has 256 inputs, but as traced")
+
+
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.mean() > 0 else x
+
+
+class AddsConstant(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ones(8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Branches(), r"asks for values of a tensor \(.*\), but only shapes are known .* leave out branches"),
+        (AddsConstant(), r"a tensor is not where the images are \(.*\); make constants on the images' device"),
+    ],
+)
+def test_what_a_network_does_with_values_and_devices_is_said_in_its_own_terms(asked: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=rf"in the forward pass of part asked, a {type(asked).__name__}: .*{message}"):
+        find_groups(Layers(asked), (3, 8, 8))
+
+
+def test_a_forward_pass_that_asserts_is_refused(networks) -> None:
+    network, _ = networks("vgg-small")
+    network.forward = _fails
+    with pytest.raises(InputError, match="wrong image height"):
+        find_groups(network, (3, 16, 16))

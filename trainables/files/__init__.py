@@ -1,0 +1,1 @@
+"""Networks and states on disk, none of which is a pickle."""

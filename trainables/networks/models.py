@@ -1,0 +1,257 @@
+"""Networks by name: small-image VGGs and ResNets, torchvision's, or a function of the user's own."""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from trainables.errors import InputError, first_line
+from trainables.imports import import_function, is_import_path
+from trainables.model_config import ModelConfig
+from trainables.networks.vggs import VGGS
+
+Builder = Callable[..., nn.Module]
+
+# Heads that are there for training alone, and slow draws of weights that batch norm makes pointless.
+_INCEPTION = {"aux_logits": False, "init_weights": False}
+_TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+_RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
+BUILT_IN = (*VGGS, *_RESNETS)
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
+# Hooks that compute a layer's weight anew in each pass, from parameters of other names; and what takes them away.
+_COMPUTING = {
+    WeightNorm: "torch.nn.utils.remove_weight_norm",
+    SpectralNorm: "torch.nn.utils.remove_spectral_norm",
+    BasePruningMethod: "torch.nn.utils.prune.remove",
+}
+
+
+def build(config: ModelConfig, *, num_classes: int, in_channels: int, seed: int = 0) -> nn.Module:
+    """Build a network by its configuration, with random weights drawn from `seed`.
+
+    Raises:
+        InputError: for an unknown name, or a user's function that is missing, fails, or does not give a network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # networks are built on the CPU; other devices' states stay
+        if config.name in VGGS:
+            return VGGS[config.name](num_classes=num_classes, in_channels=in_channels, width=config.width)
+        if config.name in _RESNETS:
+            from trainables.networks.resnets import RESNETS
+
+            return RESNETS[config.name](
+                num_classes=num_classes, in_channels=in_channels, width=config.width, stem=config.stem
+            )
+        if not is_import_path(config.name) and _is_torchvisions(config.name):
+            return _from_torchvision(config, num_classes=num_classes, in_channels=in_channels)
+        return call_builder(find_builder(config.name), num_classes=num_classes, in_channels=in_channels)
+
+
+# Torchvision takes a second to import, as it brings torch's compiler along; most processes do without it.
+
+
+def _is_torchvisions(name: str) -> bool:
+    import torchvision
+
+    return name in torchvision.models.list_models(module=torchvision.models)
+
+
+def _from_torchvision(config: ModelConfig, *, num_classes: int, in_channels: int) -> nn.Module:
+    if config.width != 1.0 or in_channels != 3:
+        wrong = f"images have {in_channels} channels" if config.width == 1.0 else f"model.width is {config.width!r}"
+        raise InputError(
+            f"{wrong}, but {config.name} is torchvision's and takes 3 channels at width 1; "
+            f"use one of {', '.join(BUILT_IN)}, or your own function"
+        )
+    import torchvision
+
+    options = _TORCHVISION_OPTIONS.get(config.name, {})
+    network: nn.Module = torchvision.models.get_model(config.name, num_classes=num_classes, **options)
+    return network
+
+
+def find_builder(name: str) -> Builder:
+    """Import a user's function `package.module:function`.
+
+    Raises:
+        InputError: if the name is neither built in nor such a path, or nothing callable is there.
+    """
+    if not is_import_path(name):
+        raise InputError(
+            f"model.name is {name!r}, but must be one of {', '.join(BUILT_IN)}, a classification network of "
+            "torchvision by its name there, or your own function as package.module:function"
+        )
+    return import_function(name, key="model.name")
+
+
+def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.Module:
+    """Call a user's function with `num_classes`, and `in_channels` if it takes that.
+
+    Raises:
+        InputError: if it fails or gives something else than a network whose layers can be seen and changed.
+    """
+    arguments = {"num_classes": num_classes}
+    if "in_channels" in inspect.signature(builder).parameters:
+        arguments["in_channels"] = in_channels
+    try:
+        network = builder(**arguments)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"model.name: your function failed with {reason}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"model.name: your function gave a {type(network).__name__}, but must give an nn.Module")
+    _check_kind(network)
+    _check_tensors(network)
+    return network
+
+
+def _check_kind(network: nn.Module) -> None:
+    """Refuse what only runs: layers inside are not seen, or can be neither copied nor trained."""
+    for name, part in network.named_modules():
+        gave = f"model.name: your function gave a {type(part).__name__}" + (f" as the part {name}" if name else "")
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InputError(f"{gave}, but must give a Python module, as it was before torch.jit; give that one")
+        # Asked by their marks: to import torch's compiler for its class takes seconds.
+        if isinstance(part._modules.get("_orig_mod"), nn.Module) or part._compiled_call_impl is not None:
+            raise InputError(
+                f"{gave}, which is compiled, but must give the network itself (network._orig_mod of what torch.compile "
+                "gave, no call of network.compile()); execution: compile in a recipe lets training compile it"
+            )
+    try:
+        network.train(network.training)
+    except NotImplementedError as error:
+        raise InputError(
+            f"model.name: your function gave a {type(network).__name__}, which cannot be trained "
+            f"({first_line(error)}); give the Python module itself and not what torch.export made of it"
+        ) from error
+
+
+def _check_tensors(network: nn.Module) -> None:
+    """Refuse tensors that are computed from parameters: layers that hold them cannot be copied."""
+    for name, layer in network.named_modules():
+        for hook in layer._forward_pre_hooks.values():
+            mend = next((mend for kind, mend in _COMPUTING.items() if isinstance(hook, kind)), None)
+            if mend is not None:
+                raise InputError(
+                    f"model.name: layer {name or type(layer).__name__} of your function's network computes its weights "
+                    f"anew in each pass, by a hook of {type(hook).__name__}, but they must be parameters of its own; "
+                    f"make them so with {mend}"
+                )
+    computed = computed_attribute(network)
+    if computed is not None:
+        raise InputError(
+            f"model.name: layer {computed[0]} of your function's network has {computed[1]}, which was computed from "
+            "parameters as it was built, and so cannot be copied; compute it in the forward pass"
+        )
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Read a teacher's weights into a network: safetensors, or a plain state dict; nothing else is unpickled.
+
+    The state dict may lie under `state_dict`, `model` or `model_state_dict`, and its names may begin as those of a
+    network that DistributedDataParallel or `torch.compile` wraps. What the file is called does not matter.
+
+    Raises:
+        InputError: if the file is missing or damaged, or a tensor is missing, unknown or of another shape.
+    """
+    if not path.is_file():
+        raise InputError(f"model.weights is {path}, but there is no such file")
+    try:
+        given = _read_tensors(path)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"model.weights is {path}, but it cannot be read: {first_line(error)}") from error
+    except Exception as error:  # UnpicklingError: the file is none of torch's, or holds more than plain values
+        raise InputError(
+            f"model.weights is {path}, but it is damaged or no file of tensors, or holds more than a plain state dict; "
+            "save network.state_dict() itself"
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(given, dict) and isinstance(given.get(key), dict):
+            given = given[key]
+            break
+    given = _unwrapped(given, network)
+    check_shapes(given, network, where=f"model.weights {path}")
+    network.load_state_dict(versioned(given, network))
+
+
+def _read_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever lies there
+    with path.open("rb") as file:
+        head = file.read(9)
+        is_torchs = head.startswith((b"PK", b"\x80"))  # a ZIP archive, or in former times a pickle
+        # Safetensors begin with eight bytes of length, then JSON; of a damaged one the name is left.
+        if head[8:] == b"{" or (path.suffix == ".safetensors" and not is_torchs):
+            return load_file(path)
+        file.seek(0)
+        return torch.load(file, "cpu", weights_only=True)
+
+
+def _unwrapped(given: Any, network: nn.Module) -> Any:  # noqa: ANN401 - whatever was read
+    """A state dict with the names of the network itself, where all of them begin as those of one that is wrapped."""
+    own = network.state_dict().keys()
+    while isinstance(given, dict) and not own & given.keys():
+        prefix = next((p for p in _WRAPPERS if given and all(str(name).startswith(p) for name in given)), None)
+        if prefix is None:
+            break
+        given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
+
+
+def versioned(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
+    """A state dict that says of which version its layers are; plain tensors by name are of the network's own.
+
+    Some layers refuse to load what says nothing (torchvision's MNASNet), or take it for older than it is.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = getattr(tensors, "_metadata", None) or network.state_dict()._metadata  # type: ignore[attr-defined]
+    return state
+
+
+def check_shapes(given: object, network: nn.Module, *, where: str) -> None:
+    """Compare tensors with what a network needs, name by name.
+
+    Raises:
+        InputError: naming the first parameter that differs, and both shapes.
+    """
+    if not isinstance(given, dict) or not all(isinstance(value, torch.Tensor) for value in given.values()):
+        raise InputError(f"{where} is not a state dict: names with tensors")
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        if name not in given:
+            raise InputError(f"{where} lacks {name}, of shape {_shape(tensor)}; is it of another network?")
+        if given[name].shape != tensor.shape:
+            raise InputError(
+                f"{where} has {name} of shape {_shape(given[name])}, but the network needs {_shape(tensor)}; "
+                "check model.name, model.width and the number of classes"
+            )
+    for name in given:
+        if name not in wanted:
+            raise InputError(f"{where} has {name}, which the network does not have; is it of another network?")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def computed_attribute(network: nn.Module) -> tuple[str, str] | None:
+    """The first layer that holds a tensor which was computed from parameters, and its attribute; it cannot be copied.
+
+    Lists and dicts are looked into. The tensor's graph goes on to hold each parameter by the shape it had.
+    """
+    for name, layer in network.named_modules():
+        for key, value in vars(layer).items():
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            if any(isinstance(one, torch.Tensor) and not one.is_leaf for one in values):
+                return name or type(layer).__name__, key
+    return None

@@ -1,0 +1,1 @@
+"""Narrower networks: channel groups, what they are worth and cost, and levels that view shared weights."""

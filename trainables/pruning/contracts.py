@@ -1,0 +1,327 @@
+"""What must hold of a network before it is pruned, checked on the network itself in seconds.
+
+The dense network with its gates closed and the narrow network agree; the closed form of the MACs is the count of the
+narrow network; what is saved of the narrow network gives its outputs back; a training step has a finite loss and tells
+channels apart. Weights are drawn anew for the first of these, so that nothing hides behind a weight that is zero.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainables.errors import InputError, first_line
+from trainables.hardware.convolutions import cpu_convolutions
+from trainables.networks.models import computed_attribute
+from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
+from trainables.pruning.cost import count_macs, count_params, size_model
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.levels import Level, SharedWeights
+from trainables.pruning.saliency import CRITERIA, SaliencyMeter, find_criterion, gate_gradient
+from trainables.pruning.selection import floor_fraction
+from trainables.pruning.tracing import run_skeleton
+from trainables.pruning_config import UNITS, Pruning, SizeUnit
+from trainables.seeds import seeded_layers
+
+TOLERANCE = 1e-4
+"""Largest difference between the gated and the narrow network, relative to what closing the gates changes."""
+
+_RESOLUTION = 1e-6  # of float32, relative to the scores themselves
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Findings:
+    """What was found out about a network that keeps the contracts.
+
+    Attributes:
+        channel_map: its channel groups, and what is held whole and why.
+        silent: groups whose saliency is zero for every channel, as behind a zero-initialised layer.
+        smallest: fraction of the MACs, or of the parameters where sizes are counted in these, that is left when all
+            groups are at their floors, in (0, 1). Of latency nothing is known yet.
+        difference: between the scores of the gated and the narrow network, relative to what closing the gates changes.
+        probabilities: whether the scores are none below zero and sum to one for each image, as behind a softmax.
+    """
+
+    channel_map: ChannelMap
+    silent: tuple[str, ...]
+    smallest: float
+    difference: float
+    probabilities: bool
+
+
+def check_contracts(
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    pruning: Pruning,
+    criteria: Sequence[str] = (),
+    seed: int = 0,
+) -> Findings:
+    """Check a network as it will be used; it is left as it was.
+
+    Args:
+        network: on the CPU.
+        input_shape: channels, height and width of an image.
+        pruning: what is kept, and the floors.
+        criteria: names of those for saliency, of which the user's own are tried.
+        seed: of the weights, images and channels that are drawn.
+
+    Raises:
+        InputError: if a contract does not hold, naming the group of channels and the reason, or a criterion gives no
+            scores.
+    """
+    channel_map = find_groups(network, input_shape, keep=pruning.keep)
+    for pattern, floor in pruning.floors.items():
+        widths = [group.num_channels * group.block for group in channel_map.groups if group.gives(pattern)]
+        if not widths:
+            raise InputError(
+                f"cascade.pruning.floors has {pattern!r}, but no layer whose channels can be removed is called so; "
+                f"there are {', '.join(group.name for group in channel_map.groups[:3])} …"
+            )
+        if floor > max(widths):
+            raise InputError(
+                f"cascade.pruning.floors of {pattern} is {floor}, but what is called so has {max(widths)} channels at "
+                "the most; lower it, or leave them all alone by cascade.pruning.keep"
+            )
+    generator = torch.Generator().manual_seed(seed)
+    images_NCHW = torch.randn(2, *input_shape, generator=generator)
+    unit: SizeUnit = "params" if pruning.size_in == "params" else "macs"
+    sizes = size_model(network, channel_map, input_shape, unit=unit)
+    with seeded_layers(seed, torch.device("cpu")):
+        silent = _silent_groups(network, channel_map, images_NCHW, criteria)
+        probe = _Probe(network, channel_map, images_NCHW, generator)
+        difference = probe.check(channel_map.groups)
+    return Findings(
+        channel_map=channel_map,
+        silent=silent,
+        smallest=floor_fraction(sizes, channel_map, pruning),
+        difference=difference,
+        probabilities=probe.gives_probabilities(),
+    )
+
+
+@contextmanager
+def closed_gates(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> Iterator[None]:
+    """Multiply what the gates' layers give by one where a channel is kept and by zero where it is not."""
+    hooks = []
+    for group in channel_map.groups:
+        for member in group.members:
+            if member.axis == "out" and member.layer in group.gates:
+                layer = network.get_submodule(member.layer)
+                gate_N = torch.ones(channel_map.widths[member.layer][0])
+                gate_N[member.positions_N[~torch.isin(member.channels_N, kept[group.name])]] = 0.0
+                hooks.append(layer.register_forward_hook(_closing(gate_N)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _closing(gate_N: torch.Tensor) -> Callable[[nn.Module, object, torch.Tensor], torch.Tensor]:
+    def close(layer: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        last = isinstance(layer, nn.Linear)  # elsewhere channels are the second dimension
+        return output * (gate_N if last else gate_N.view(-1, *[1] * (output.ndim - 2)))
+
+    return close
+
+
+@torch.no_grad()
+def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Give all parameters and statistics values of a usual size, none of them zero or one."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            parameter.uniform_(0.5, 1.5, generator=generator)
+    for layer in network.modules():
+        if isinstance(layer, BATCH_NORMS) and layer.track_running_stats:
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.uniform_(-0.5, 0.5, generator=generator)
+            layer.running_var.uniform_(0.5, 1.5, generator=generator)
+
+
+class _Probe:
+    """The network with weights of its own, of which channels are removed in two ways."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channel_map: ChannelMap,
+        images_NCHW: torch.Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        self._network = copy.deepcopy(network).eval()
+        draw_weights(self._network, generator)
+        self._channel_map = channel_map
+        self._images_NCHW = images_NCHW
+        self._half = {
+            group.name: torch.randperm(group.num_channels, generator=generator)[: (group.num_channels + 1) // 2].sort()[
+                0
+            ]
+            for group in channel_map.groups
+        }
+        with torch.no_grad():
+            self._dense_NK = self._network(images_NCHW)
+
+    def check(self, groups: Sequence[ChannelGroup]) -> float:
+        """Remove half of the channels of these groups; the relative difference, or an error that names a culprit."""
+        try:
+            return self._compare(groups)
+        except InputError as error:
+            middle = len(groups) // 2
+            for part in (groups[:middle], groups[middle:]):
+                if part and len(groups) > 1:
+                    self.check(part)
+            # These fail together or not at all, or there is but one.
+            raise InputError(f"group {groups[0].name}: {error}; {_between(groups[0])}") from error
+
+    def gives_probabilities(self) -> bool:
+        """Tell whether each image's scores of the dense network are a distribution over the classes."""
+        sums_N = self._dense_NK.sum(1)
+        return bool((self._dense_NK >= 0).all()) and torch.allclose(sums_N, torch.ones_like(sums_N), atol=TOLERANCE)
+
+    @torch.no_grad()
+    def _compare(self, groups: Sequence[ChannelGroup]) -> float:
+        kept = self._channel_map.everything() | {group.name: self._half[group.name] for group in groups}
+        level = Level(1, SharedWeights(self._network, self._channel_map), shared_affine=False)
+        level.keep(kept)
+        narrow = level.network.eval()
+        try:
+            narrow_NK = narrow(self._images_NCHW)
+        except Exception as error:  # the user's own forward pass
+            raise InputError(
+                f"without half of its channels the network fails ({first_line(error)}); "
+                "name its layer in cascade.pruning.keep, or let the forward pass take shapes from what it is given"
+            ) from error
+        with closed_gates(self._network, self._channel_map, kept):
+            gated_NK = self._network(self._images_NCHW)
+        effect = float((gated_NK - self._dense_NK).abs().max())
+        difference = float((narrow_NK - gated_NK).abs().max()) if narrow_NK.shape == gated_NK.shape else math.inf
+        if not difference <= TOLERANCE * effect + _RESOLUTION * float(gated_NK.abs().max()):
+            raise InputError(
+                "the network without half of its channels gives other scores than with these silenced; something "
+                "between its layers mixes channels or is not zero at zero; name its layer in cascade.pruning.keep"
+            )
+        self._check_count(narrow, kept)
+        self._check_reading_back(narrow, narrow_NK)
+        return difference / max(effect, torch.finfo().tiny)
+
+    def _check_count(self, narrow: nn.Module, kept: Kept) -> None:
+        _, channels, height, width = self._images_NCHW.shape
+        input_shape = (channels, height, width)
+        counts_G = np.array([len(kept[group.name]) for group in self._channel_map.groups])
+        units: tuple[tuple[SizeUnit, int], ...] = (
+            ("macs", count_macs(narrow, input_shape)),
+            ("params", count_params(narrow)),
+        )
+        for unit, counted in units:
+            wanted = size_model(self._network, self._channel_map, input_shape, unit=unit).total(counts_G)
+            if round(wanted) != counted:
+                raise InputError(
+                    f"the network without half of its channels has {counted} {UNITS[unit]}, but {wanted:.0f} were "
+                    "predicted; it must compute the same for each image and size; name its layer in "
+                    "cascade.pruning.keep"
+                )
+
+    def _check_reading_back(self, narrow: nn.Module, narrow_NK: torch.Tensor) -> None:
+        again = copy.deepcopy(self._network)
+        resize(again, network_widths(narrow))
+        again.load_state_dict(narrow.state_dict())
+        if not torch.equal(again(self._images_NCHW), narrow_NK):
+            raise InputError(
+                "its narrow network gives other scores when it is built anew from its state dict; "
+                "what it computes must depend on its parameters and buffers alone"
+            )
+
+
+def _between(group: ChannelGroup) -> str:
+    """Where to look for what is wrong with a group."""
+    give, read = (sorted({m.layer for m in group.members if m.axis == axis}) for axis in ("out", "in"))
+    return f"its channels go from {_few(give)} to {_few(read)}"
+
+
+def _few(layers: Sequence[str]) -> str:
+    return ", ".join(layers[:3]) + (" …" if len(layers) > 3 else "")
+
+
+def _silent_groups(
+    network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor, criteria: Sequence[str]
+) -> tuple[str, ...]:
+    """Train for a step, and name the groups for which it says nothing; try criteria of the user's own on it."""
+    told = run_skeleton(skeleton(network).train(), images_NCHW.to("meta"))
+    if not isinstance(told, torch.Tensor):
+        raise InputError(
+            f"in training the network returns a {type(told).__name__}, but must return one tensor of class scores "
+            "as in evaluation; build it without auxiliary heads"
+        )
+    network = copy.deepcopy(network).requires_grad_(requires_grad=True).eval()  # nothing is dropped at random
+    for layer in network.modules():
+        if isinstance(layer, BATCH_NORMS):
+            layer.train()
+    meter = SaliencyMeter(gate_gradient, channel_map)
+    meter.reset(network, channel_map.everything())
+    with cpu_convolutions(network, "fp32", images_NCHW.device):
+        logits_NK = network(images_NCHW)
+    loss = F.cross_entropy(logits_NK, torch.arange(len(logits_NK)) % logits_NK.shape[1])
+    if not bool(torch.isfinite(loss)):
+        raise InputError("the network's loss on images of noise is not finite; check its weights")
+    loss.backward()  # type: ignore[no-untyped-call]
+    computed = computed_attribute(network)
+    if computed is not None:
+        raise InputError(
+            f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
+            f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
+        )
+    meter.update()
+    silent = _nothing_above_zero(meter)
+    for name in criteria:
+        if name not in CRITERIA:
+            _try_criterion(name, network, channel_map, silent)
+    return silent
+
+
+def _nothing_above_zero(meter: SaliencyMeter) -> tuple[str, ...]:
+    """Groups in which no channel has a score above zero."""
+    return tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
+
+
+def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap, silent: Sequence[str]) -> None:
+    """Ask a criterion of the user's own for scores, as training does after a backward pass.
+
+    Args:
+        name: of the criterion.
+        network: with gradients.
+        channel_map: its groups.
+        silent: groups of which the gate's gradient says nothing, either.
+    """
+    meter = SaliencyMeter(find_criterion(name), channel_map)
+    meter.reset(network, channel_map.everything())
+    try:
+        meter.update()
+    except InputError:
+        raise
+    except Exception as error:  # the user's own function
+        raise InputError(
+            f"cascade.pruning.saliency is {name!r}, which failed on a training step: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+    for group, scores_C in meter.scores().items():
+        if not bool(torch.isfinite(scores_C).all()):
+            raise InputError(
+                f"cascade.pruning.saliency is {name!r}, which gives scores that are not finite for group {group}; "
+                "give each channel a finite number"
+            )
+    others = [group for group in _nothing_above_zero(meter) if group not in silent and len(meter.sums[group]) > 1]
+    if others:
+        raise InputError(
+            f"cascade.pruning.saliency is {name!r}, which gives no channel of group {others[0]} a score above zero, so "
+            "that nothing can be told apart; give those more that should stay"
+        )

@@ -1,0 +1,239 @@
+"""Find the channel groups of a network: what was followed through its graph, turned into a `ChannelMap`."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch_pruning import ops
+
+from trainables.errors import InputError
+from trainables.pruning.channels import (
+    BATCH_NORMS,
+    LAYERS,
+    Axis,
+    ChannelGroup,
+    ChannelMap,
+    Member,
+    is_blockwise,
+    layer_widths,
+    matches,
+    skeleton,
+)
+from trainables.pruning.gates import find_gates
+from trainables.pruning.tracing import HeldError, Node, Places, classifier, dependency_graph, execution_order, follow
+
+CLASS_SCORES = "its outputs are the class scores"
+"""Why the channels of the last layer are held."""
+_AS_ASKED = "is kept as asked"
+_MOST_REASONS = 3
+
+
+def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
+    """Trace a network and find which of its channels must be removed together.
+
+    Channels stay whole where they are class scores, where a layer cannot be narrowed or `keep` names it, and where no
+    gate can silence them; `held` says so. The network itself is left as it was.
+
+    Args:
+        network: on any device.
+        input_shape: channels, height and width of an image.
+        keep: layers that are left alone: names, names of parts that hold them, or patterns.
+
+    Raises:
+        InputError: if the network cannot be traced, or nothing of it can be removed, naming the layer in the way.
+    """
+    network = skeleton(network).requires_grad_(requires_grad=True)  # the graph is read off the gradients
+    names = {module: name for name, module in network.named_modules()}
+    # Two images: some networks squeeze a batch of one away.
+    example = torch.zeros(2, *input_shape, device="meta")
+    order = execution_order(network, example)
+    left_alone = _left_alone(network, keep)
+    graph = dependency_graph(network, example)
+    scores = classifier(order)
+    groups: list[ChannelGroup] = []
+    held: dict[str, str] = {}
+    met: set[Node] = set()
+    for module, root in graph.items():
+        if module not in names or not isinstance(module, nn.Conv2d | nn.Linear) or root in met:
+            continue
+        try:
+            reached = follow(root)
+            met |= {node for node, axis in reached if axis == "out"}
+            if any(node.module is scores for node, axis in reached if axis == "out"):
+                raise HeldError(CLASS_SCORES)
+            groups.extend(_groups(root, reached, names, left_alone))
+        except HeldError as reason:
+            held[names[module]] = str(reason)
+    if not groups:
+        raise InputError(f"this {type(network).__name__} has no channels that could be removed{_why(held)}")
+    position = {names[module]: index for index, module in enumerate(order)}
+    groups.sort(key=lambda group: min(position.get(member.layer, len(order)) for member in group.members))
+    layers = sorted({member.layer for group in groups for member in group.members})
+    return ChannelMap(
+        groups=tuple(groups),
+        widths={layer: layer_widths(network.get_submodule(layer)) for layer in layers},
+        blockwise=frozenset(layer for layer in layers if is_blockwise(network.get_submodule(layer))),
+        held=held,
+    )
+
+
+def _why(held: Mapping[str, str]) -> str:
+    """The first reasons why nothing is left, and the mend of those that the user gave."""
+    reasons = [f"{layer}: {reason}" for layer, reason in held.items() if reason != CLASS_SCORES]
+    if not reasons:
+        return "".join(f"; {layer}: {reason}" for layer, reason in held.items())
+    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+    asked = any(reason.endswith(_AS_ASKED) for reason in held.values())
+    mend = "; cascade.pruning.keep leaves none: change what stands between its layers instead" if asked else ""
+    return "".join(f"; {reason}" for reason in reasons[:_MOST_REASONS]) + more + mend
+
+
+def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, LAYERS)]
+    left_alone: set[str] = set()
+    for pattern in keep:
+        found = {layer for layer in layers if matches(layer, pattern)}
+        if not found and any(matches(name, pattern) for name, _ in network.named_modules() if name):
+            raise InputError(
+                f"cascade.pruning.keep has {pattern!r}, but no layer there can be narrowed: it stays whole as it is; "
+                "leave it out"
+            )
+        if not found:
+            raise InputError(
+                f"cascade.pruning.keep has {pattern!r}, but no layer is called so; layers are {', '.join(layers[:3])} …"
+            )
+        left_alone |= found
+    return frozenset(left_alone)
+
+
+def _groups(
+    root: Node,
+    reached: Mapping[tuple[Node, Axis], Places],
+    names: Mapping[nn.Module, str],
+    left_alone: Collection[str],
+) -> list[ChannelGroup]:
+    """Make groups of what was reached: one, or several where not all channels stand in the same layers.
+
+    Raises:
+        HeldError: if the channels must stay whole.
+    """
+    layers: dict[tuple[str, Axis], Places] = {}
+    for (node, axis), places in reached.items():
+        _check(node, names, left_alone)
+        if _has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
+            _check_places(node.module, axis, places, names[node.module])
+            layers[names[node.module], axis] = places
+    gates = _gates(reached, names)
+    channel_of = _tied(layers.values(), layer_widths(root.module)[0])
+    stands = {
+        axis: dict(sorted((position, channel_of[channel]) for position, channel in places))
+        for axis, places in layers.items()
+    }
+    name = names[root.module]
+    alike = _alike(stands.values(), len(set(channel_of.values())))
+    return [
+        _group(name if len(alike) == 1 else f"{name}[{number}]", channels, stands, gates)
+        for number, channels in enumerate(alike)
+    ]
+
+
+def _alike(stands: Iterable[Mapping[int, int]], num_channels: int) -> list[list[int]]:
+    """Sort channels by how often they stand in each layer; behind a concatenation that differs."""
+    counts = torch.stack([torch.bincount(torch.tensor([*at.values()]), minlength=num_channels) for at in stands], dim=1)
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for channel, often in enumerate(counts.tolist()):
+        alike[tuple(often)].append(channel)
+    return list(alike.values())
+
+
+def _group(
+    name: str,
+    channels: Sequence[int],
+    stands: Mapping[tuple[str, Axis], Mapping[int, int]],
+    gates: Collection[str],
+) -> ChannelGroup:
+    number = {channel: index for index, channel in enumerate(channels)}
+    members = []
+    for (layer, axis), at in stands.items():
+        places = [(position, number[channel]) for position, channel in at.items() if channel in number]
+        if places:
+            positions_N, channels_N = torch.tensor(places).T
+            members.append(Member(layer=layer, axis=axis, positions_N=positions_N, channels_N=channels_N))
+    give = {member.layer for member in members if member.axis == "out"}
+    return ChannelGroup(
+        name=name,
+        num_channels=len(channels),
+        members=tuple(members),
+        gates=tuple(sorted(give & set(gates))),
+    )
+
+
+def _has_channels(module: nn.Module) -> bool:
+    one_slope_for_all = isinstance(module, nn.PReLU) and module.num_parameters == 1
+    return isinstance(module, LAYERS) and not one_slope_for_all
+
+
+def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Collection[str]) -> None:
+    module = node.module
+    if node.type == ops.OPTYPE.PARAMETER:
+        raise HeldError("it reaches a bare parameter, which cannot be narrowed; wrap it in a layer")
+    if node.type == ops.OPTYPE.OUTPUT:
+        raise HeldError("its channels are among what the network returns")
+    if module not in names:
+        return  # an operation without weights
+    if names[module] in left_alone:
+        raise HeldError(f"layer {names[module]} {_AS_ASKED}")
+    if not isinstance(module, LAYERS):
+        raise HeldError(f"layer {names[module]} is a {type(module).__name__}, which cannot be narrowed")
+    if isinstance(module, BATCH_NORMS) and not module.affine:
+        raise HeldError(f"layer {names[module]} is a batch norm without scale and shift, which gives no saliency")
+    if is_parametrized(module):
+        raise HeldError(
+            f"layer {names[module]} computes its weights by a parametrization, which cannot be narrowed; "
+            "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
+        )
+
+
+def _check_places(layer: nn.Module, axis: Axis, places: Places, name: str) -> None:
+    """Hold channels of which some would stand beyond a layer's own."""
+    width = layer_widths(layer)[0 if axis == "out" else 1]
+    most = max(position for position, _ in places) + 1
+    if most > width:
+        raise HeldError(
+            f"layer {name} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {most} channels come "
+            "to it; something before it joins or splits channels, as glu, maxout or a pixel shuffle do"
+        )
+
+
+def _tied(layers: Iterable[Places], num_channels: int) -> dict[int, int]:
+    """Count anew, after those that stand at one place have become one, as in a block of a grouped convolution."""
+    parent = list(range(num_channels))
+
+    def head(channel: int) -> int:
+        while parent[channel] != channel:
+            parent[channel] = channel = parent[parent[channel]]
+        return channel
+
+    for places in layers:
+        at: dict[int, int] = {}
+        for position, channel in places:
+            one, other = sorted((head(at.setdefault(position, channel)), head(channel)))
+            parent[other] = one
+    heads = {first: number for number, first in enumerate(sorted({head(channel) for channel in range(num_channels)}))}
+    return {channel: heads[head(channel)] for channel in range(num_channels)}
+
+
+def _gates(reached: Mapping[tuple[Node, Axis], Places], names: Mapping[nn.Module, str]) -> tuple[str, ...]:
+    giving = {node for node, axis in reached if axis == "out"}
+    gates: set[str] = set()
+    for node, axis in reached:
+        if axis == "in" and isinstance(node.module, LAYERS) and not is_blockwise(node.module):
+            silencing = find_gates(node, giving)
+            if silencing is None:
+                raise HeldError(f"no gate silences what layer {names[node.module]} reads, which is not zero at zero")
+            gates |= {names[layer] for layer in silencing}
+    if not gates:
+        raise HeldError("no layer reads its channels")
+    return tuple(sorted(gates))

@@ -1,0 +1,334 @@
+"""Shared weights and the levels that view them.
+
+There is one set of weights θ. A level is a physically narrow network whose parameters are gathered from θ by
+index before each step (`refresh`), and whose gradients are added back to θ at the same indices after it
+(`accumulate_gradients`): the gather and its adjoint, written out, so that a level costs what its own size costs and no
+dense copy of a gradient is made for each. Batch-norm statistics belong to the level; so do scale and shift, unless
+they are shared.
+
+Channels keep the numbers that they have in the dense network, whatever goes. θ holds those that some level keeps, and
+says which (`SharedWeights.kept`); where a channel lies in θ is looked up in that, once after each pruning. Where
+channels may come back to a level, θ holds more, and a level can be as wide as it for a while (`Level.widen`).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainables.pruning.channels import BATCH_NORMS, Axis, ChannelMap, Kept, resize, tensor_axes
+from trainables.pruning.closed_gates import ClosedGates
+
+Indices = tuple[torch.Tensor | None, torch.Tensor | None]
+"""Positions that stay along a tensor's first and second dimension; `None` for all of them."""
+Cuts = dict[nn.Parameter, Indices]
+"""Parameters that became smaller, and what stayed of them."""
+
+
+def pick(wide: torch.Tensor, indices: Indices) -> torch.Tensor:
+    """The kept rows and columns of `wide`."""
+    rows, columns = indices
+    narrow = wide if rows is None else wide.index_select(0, rows)
+    return narrow if columns is None else narrow.index_select(1, columns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _View:
+    """A parameter of a level's network, and where it lies in the shared one.
+
+    Attributes:
+        narrow: the level's.
+        wide: the shared one.
+        rows: that the level keeps; `None` for all of them.
+        columns: likewise.
+        numbers: where the columns' numbers lie in a row, of which a column of a 3x3 convolution has nine.
+    """
+
+    narrow: nn.Parameter
+    wide: nn.Parameter
+    rows: torch.Tensor | None
+    columns: torch.Tensor | None
+    numbers: torch.Tensor | None
+
+    @classmethod
+    def of(cls, narrow: nn.Parameter, wide: nn.Parameter, indices: Indices) -> "_View":
+        """Look it up."""
+        rows, columns = indices
+        numbers = None
+        if columns is not None:
+            numbers = torch.arange(wide[0].numel(), device=wide.device).view(wide.shape[1], -1)[columns].flatten()
+        return cls(narrow=narrow, wide=wide, rows=rows, columns=columns, numbers=numbers)
+
+    def gather(self) -> None:
+        """Copy the kept rows and columns of the shared parameter into the level's."""
+        wide, narrow = self.wide.detach(), self.narrow.detach()
+        if self.rows is not None and self.columns is not None and _has_kernels(wide):
+            pairs = (self.rows[:, None] * wide.shape[1] + self.columns).flatten()
+            torch.index_select(wide.flatten(0, 1), 0, pairs, out=narrow.flatten(0, 1))
+            return
+        if self.rows is not None:
+            wide = wide.index_select(0, self.rows)
+        if self.columns is None:
+            narrow.copy_(wide)
+        else:
+            torch.index_select(wide, 1, self.columns, out=narrow)
+
+    def add_gradient(self, weight: float) -> None:
+        """Add the level's gradient, so many times, to that of the shared parameter: the adjoint of `gather`."""
+        total, gradient = self.wide.grad, self.narrow.grad
+        if gradient is None:
+            return
+        assert total is not None
+        if self.numbers is not None:
+            # Number by number is twice as fast as column by column, each of which costs a call.
+            widened = gradient.new_zeros(len(gradient), total[0].numel())
+            widened.scatter_(1, self.numbers.expand(len(gradient), -1), gradient.flatten(1))
+            gradient = widened.view(len(gradient), *total.shape[1:])
+        if self.rows is None:
+            total.add_(gradient, alpha=weight)
+        else:
+            total.index_add_(0, self.rows, gradient, alpha=weight)
+
+
+def _has_kernels(weight: torch.Tensor) -> bool:
+    """Whether an output and an input share several numbers, as in 3x3 convolutions.
+
+    Kernels are gathered faster one by one; single numbers, along one dimension after the other.
+    """
+    return weight.ndim > 2 and weight[0, 0].numel() > 1
+
+
+def find_indices(network: nn.Module, channel_map: ChannelMap, *, wide: Kept, narrow: Kept) -> dict[str, Indices]:
+    """Where each parameter and buffer of a network that keeps `narrow` lies in that of one that keeps `wide`.
+
+    Args:
+        network: any network with the layers that `channel_map` is about, whatever it keeps.
+        channel_map: the groups.
+        wide: channels of the wide network, by group.
+        narrow: some of these.
+    """
+    lies_in, lies = channel_map.kept_positions(wide), channel_map.kept_positions(narrow)
+    along = {axis: torch.searchsorted(lies_in[axis], lies[axis]) for axis in lies}
+    along = {axis: places for axis, places in along.items() if len(places) < len(lies_in[axis])}
+    indices: dict[str, Indices] = {}
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        layer, _, tensor_name = name.rpartition(".")
+        axes: Sequence[Axis] = ()
+        if layer in channel_map.widths:
+            axes = tensor_axes(network.get_submodule(layer), tensor_name)
+        chosen: list[torch.Tensor | None] = [None, None]
+        for dimension, axis in enumerate(axes):
+            places = along.get((layer, axis))
+            chosen[dimension] = None if places is None else places.to(tensor.device)
+        indices[name] = (chosen[0], chosen[1])
+    return indices
+
+
+def remove_channels(network: nn.Module, channel_map: ChannelMap, *, before: Kept, after: Kept) -> dict[str, Indices]:
+    """Remove channels physically, in place; the parameters, which stay the same objects, lose their gradients.
+
+    Args:
+        network: it keeps `before`.
+        channel_map: the groups.
+        before: channels by group.
+        after: some of these, which stay.
+
+    Returns:
+        What stayed of each parameter and buffer that became smaller.
+    """
+    indices = find_indices(network, channel_map, wide=before, narrow=after)
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    stays = {name: which for name, which in indices.items() if which != (None, None)}
+    values = {name: pick(tensors[name].detach(), which) for name, which in stays.items()}
+    resize(network, channel_map.narrowed(after))
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, value in values.items():
+        tensors[name].copy_(value)
+    return stays
+
+
+class SharedWeights:
+    """The weights θ of a cascade, initialised from the teacher.
+
+    Attributes:
+        network: the network that holds θ; it is never run.
+        channel_map: its channel groups.
+        kept: channels that it still has, by group: those that some level keeps, or may keep again.
+    """
+
+    def __init__(self, network: nn.Module, channel_map: ChannelMap) -> None:
+        """Copy a network's weights.
+
+        Args:
+            network: the teacher, or in a sequential cascade the level before.
+            channel_map: the groups of that network.
+        """
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=True)
+        self.channel_map = channel_map
+        self.kept: dict[str, torch.Tensor] = channel_map.everything()
+        self._make_gradients()
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the normalisation layers."""
+        return tuple(name for name, layer in self.network.named_modules() if isinstance(layer, BATCH_NORMS))
+
+    @torch.no_grad()
+    def drop_unread(self, levels: Sequence["Level"]) -> Cuts:
+        """Remove what none of these levels keeps, and let them look up where the rest is; gradients become zero.
+
+        What is left of a layer is rows and columns that are read; a weight in a row of one level and a column of
+        another may be read by none. It moves nothing that is read, and stays.
+        """
+        groups = self.channel_map.groups
+        union = {group.name: torch.unique(torch.cat([level.kept[group.name] for level in levels])) for group in groups}
+        stays = remove_channels(self.network, self.channel_map, before=self.kept, after=union)
+        self.kept = union
+        self._make_gradients()
+        cuts = {p: stays[name] for name, p in self.network.named_parameters() if name in stays}
+        for level in levels:
+            cuts |= level.follow(stays)
+        return cuts
+
+    def _make_gradients(self) -> None:
+        for parameter in self.network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+
+class Level:
+    """One level: its kept channels, its narrow network, and where each parameter comes from.
+
+    Attributes:
+        number: 1 … L.
+        kept: channels that stay, by group.
+        network: the narrow network, an ordinary module, ready to run after `refresh`.
+        private: scale and shift of its own, by parameter name, as wide as its network's, or as θ where channels may
+            come back; empty if they are shared.
+    """
+
+    def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool, may_widen: bool = False) -> None:
+        """Make a level that keeps everything.
+
+        Args:
+            number: 1 … L.
+            shared: the weights that it views, all of them still there.
+            shared_affine: take scale and shift of normalisation layers from the shared weights too.
+            may_widen: channels that it does not keep may come back to it while θ has them.
+        """
+        self.number = number
+        self.shared = shared
+        self.kept: dict[str, torch.Tensor] = shared.channel_map.everything()
+        self._may_widen = may_widen
+        self._spans: Kept = self.kept  # what its network has
+        self._closed = ClosedGates()
+        self.network = copy.deepcopy(shared.network)
+        self.private: dict[str, nn.Parameter] = {}
+        if not shared_affine:
+            parameters = dict(shared.network.named_parameters())
+            affine = [f"{norm}.{tensor}" for norm in shared.norms for tensor in ("weight", "bias")]
+            for name in affine:
+                if name in parameters:
+                    self.private[name] = nn.Parameter(parameters[name].detach().clone())
+                    self.private[name].grad = torch.zeros_like(self.private[name])
+        self.look_up()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its network has channels that it does not keep, behind closed gates."""
+        return self._spans is not self.kept
+
+    def look_up(self) -> None:
+        """Find where the parameters lie in the shared weights as these are now."""
+        shared = self.shared
+        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self._spans)
+        own = dict(self.network.named_parameters())
+        self._sources = dict(shared.network.named_parameters()) | self.private
+        as_narrow = {} if self._may_widen else self.private
+        self._views = tuple(
+            _View.of(own[name], self._sources[name], indices[name]) for name in own if name not in as_narrow
+        )
+        self._copies = tuple((own[name], parameter) for name, parameter in as_narrow.items())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Gather the network's parameters anew and forget its gradients."""
+        for view in self._views:
+            view.gather()
+            view.narrow.grad = None
+        for parameter, private in self._copies:
+            parameter.copy_(private)
+            parameter.grad = None
+        self._closed.close(self.network)
+
+    @torch.no_grad()
+    def accumulate_gradients(self, weight: float = 1.0) -> None:
+        """Add the network's gradients, so many times, to those of the parameters that it views."""
+        self._closed.forget_gradients(self.network)
+        for view in self._views:
+            view.add_gradient(weight)
+        for parameter, private in self._copies:
+            if parameter.grad is not None:
+                assert private.grad is not None
+                private.grad.add_(parameter.grad, alpha=weight)
+
+    @torch.no_grad()
+    def keep(self, kept: Kept) -> Cuts:
+        """Remove all channels but these, physically; `kept` must be part of what the network has now.
+
+        Returns:
+            What stayed of the private parameters that became smaller; their gradients become zero.
+        """
+        stays = remove_channels(self.network, self.shared.channel_map, before=self._spans, after=kept)
+        cuts = {} if self._may_widen else self._cut_private(stays)
+        self.kept = dict(kept)
+        self._spans, self._closed = self.kept, ClosedGates()
+        self.look_up()
+        self.refresh()
+        return cuts
+
+    def follow(self, stays: Mapping[str, Indices]) -> Cuts:
+        """Look up where parameters lie after θ was cut.
+
+        Args:
+            stays: what stayed of the parameters of θ that became smaller, by name.
+
+        Returns:
+            What stayed of private parameters that are as wide as θ; their gradients become zero.
+        """
+        cuts = self._cut_private(stays) if self._may_widen else {}
+        self.look_up()
+        return cuts
+
+    @torch.no_grad()
+    def widen(self) -> None:
+        """Make the network as wide as θ, with closed gates before all that the level does not keep.
+
+        It gives what it gave before, next to exactly, and its gradients are what they were; beside them stand those of
+        the closed gates, which say what the channels would do to the loss. They are not added to θ's. `keep` makes it
+        narrow again. Statistics of what comes back are those that θ began with.
+        """
+        shared, narrow = self.shared, self.network
+        self.network = copy.deepcopy(shared.network).train(narrow.training)
+        indices = find_indices(self.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
+        buffers = dict(narrow.named_buffers())
+        for name, buffer in self.network.named_buffers():
+            rows, _ = indices[name]
+            buffer[... if rows is None else rows] = buffers[name]
+        device = next(self.network.parameters()).device
+        self._closed = ClosedGates.of(shared.channel_map, wide=shared.kept, narrow=self.kept, device=device)
+        self._spans = dict(shared.kept)
+        self.look_up()
+        self.refresh()
+
+    def open_gates(self) -> None:
+        """Give closed gates the parameters that they would have open, until `refresh`; gradients stay as they are."""
+        self._closed.open(self.network, self._sources)
+
+    def _cut_private(self, stays: Mapping[str, Indices]) -> Cuts:
+        cuts = {parameter: stays[name] for name, parameter in self.private.items() if name in stays}
+        for parameter, indices in cuts.items():
+            parameter.grad, parameter.data = None, pick(parameter.data, indices)
+            parameter.grad = torch.zeros_like(parameter)
+        return cuts

@@ -1,0 +1,193 @@
+"""Saliency: how much a level's own loss would change if a group channel went.
+
+A criterion is a plain function from the layers behind a group's gate to one score a channel, the higher the more it
+should stay, and above zero for at least one. It is called after the backward pass of every micro-batch, and scores are
+averaged over these. Shape legend: C channels of the group, N of a layer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainables.errors import InputError
+from trainables.imports import import_function, is_import_path
+from trainables.pruning.channels import ChannelGroup, ChannelMap, Kept, Member, is_grouped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GateLayer:
+    """One layer that a group's gate stands behind.
+
+    Attributes:
+        layer: of the level's narrow network, with gradients of the level's own loss.
+        positions_N: the layer's outputs that belong to the group.
+        channels_N: the group's channel at each of them, counted among the channels that are kept.
+        num_channels: C, channels of the group that are kept.
+    """
+
+    layer: nn.Module
+    positions_N: torch.Tensor
+    channels_N: torch.Tensor
+    num_channels: int
+
+    def per_channel(self, per_output: torch.Tensor) -> torch.Tensor:
+        """Sum a value of each of the layer's outputs over the outputs of each channel, shape C."""
+        sums_C = per_output.new_zeros(self.num_channels)
+        return sums_C.index_add_(0, self.channels_N, per_output[self.positions_N])
+
+
+Criterion = Callable[[Sequence[GateLayer]], torch.Tensor]
+
+
+def gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Square of the gate's gradient (Molchanov et al. 2019, eq. 8), shape C.
+
+    The gate g = 1 multiplies a layer's output, so ∂L/∂g is Σ θ·∂L/∂θ over the layer's parameters of that output:
+    γ·∂L/∂γ + β·∂L/∂β behind a batch norm, weight and bias of a layer that no norm follows. Layers that are coupled
+    share one gate, whose gradient is the sum over them; it is summed before it is squared.
+    """
+    return _summed(layers, lambda parameter, gradient: parameter * gradient).square()
+
+
+def weight_magnitude(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of squares of the gated layers' parameters (Li et al. 2017, with L2), shape C; knows nothing of the loss."""
+    return _summed(layers, lambda parameter, _gradient: parameter.square())
+
+
+def absolute_gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Size of the gate's gradient instead of its square, shape C; batches with large gradients count less."""
+    return _summed(layers, lambda parameter, gradient: parameter * gradient).abs()
+
+
+def filter_l1(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of the sizes of a filter's weights (Li et al. 2017), shape C; knows nothing of the loss."""
+    return _summed(layers, lambda parameter, _gradient: parameter.abs())
+
+
+def filter_l2(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of the squares of a filter's weights, shape C; knows nothing of the loss."""
+    return weight_magnitude(layers)
+
+
+def random_channels(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Scores drawn in (0, 1] from torch's own generator, which training seeds, shape C: what a criterion must beat."""
+    return 1.0 - torch.rand(layers[0].num_channels, device=layers[0].channels_N.device)
+
+
+CRITERIA: Mapping[str, Criterion] = {
+    "gate-gradient": gate_gradient,
+    "absolute-gate-gradient": absolute_gate_gradient,
+    "weight-magnitude": weight_magnitude,
+    "filter-l1": filter_l1,
+    "filter-l2": filter_l2,
+    "random": random_channels,
+}
+ON_FILTERS: frozenset[Criterion] = frozenset({filter_l1, filter_l2})
+"""Criteria that look at the convolutions and linear layers which give a group's channels, and not at its gates."""
+
+
+def find_criterion(name: str) -> Criterion:
+    """Find a criterion by its name or as `package.module:function`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if name in CRITERIA:
+        return CRITERIA[name]
+    if not is_import_path(name):
+        raise InputError(
+            f"cascade.pruning.saliency is {name!r}, but must be one of {', '.join(CRITERIA)} or package.module:function"
+        )
+    return import_function(name, key="cascade.pruning.saliency")
+
+
+def _summed(layers: Sequence[GateLayer], value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    return torch.stack([gated.per_channel(_per_output(gated.layer, value)) for gated in layers]).sum(0)
+
+
+def _per_output(layer: nn.Module, value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Sum a value of parameter and gradient over the parameters of each output, shape N."""
+    terms = []
+    for parameter in layer.parameters(recurse=False):
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        term = value(parameter.detach(), gradient)
+        terms.append(term.flatten(1).sum(1) if term.ndim > 1 else term)
+    return torch.stack(terms).sum(0)
+
+
+class SaliencyMeter:
+    """Mean score of each kept channel of each group of one level, over the micro-batches since `reset`."""
+
+    def __init__(self, criterion: Criterion, channel_map: ChannelMap) -> None:
+        """Start empty.
+
+        Args:
+            criterion: scores one group after one micro-batch.
+            channel_map: groups of the shared weights.
+        """
+        self._criterion = criterion
+        self._channel_map = channel_map
+        self._gates: dict[str, list[GateLayer]] = {}
+        self.sums: dict[str, torch.Tensor] = {}
+        self.num_batches = 0
+
+    def reset(self, network: nn.Module, kept: Kept) -> None:
+        """Forget all scores and look at a level's network as it is now."""
+        positions = self._channel_map.kept_positions(kept)
+        device = next(network.parameters()).device
+        self._gates, self.sums, self.num_batches = {}, {}, 0
+        for group in self._channel_map.groups:
+            gates = []
+            for member in group.members:
+                if member.axis != "out" or not self._looks_at(member, group, network):
+                    continue
+                stays_N = torch.isin(member.channels_N, kept[group.name])
+                gates.append(
+                    GateLayer(
+                        layer=network.get_submodule(member.layer),
+                        positions_N=torch.searchsorted(positions[member.layer, "out"], member.positions_N[stays_N]).to(
+                            device
+                        ),
+                        channels_N=torch.searchsorted(kept[group.name], member.channels_N[stays_N]).to(device),
+                        num_channels=len(kept[group.name]),
+                    )
+                )
+            self._gates[group.name] = gates
+            self.sums[group.name] = torch.zeros(len(kept[group.name]), device=device)
+
+    def _looks_at(self, member: Member, group: ChannelGroup, network: nn.Module) -> bool:
+        if self._criterion not in ON_FILTERS:
+            return member.layer in group.gates
+        layer = network.get_submodule(member.layer)
+        return isinstance(layer, nn.Conv2d | nn.Linear) and not is_grouped(layer)
+
+    @torch.no_grad()
+    def add_scores(self) -> None:
+        """Add the scores of the batch whose backward pass has just run, on the device, and count nothing.
+
+        Raises:
+            InputError: if a criterion of the user's own gives something else than scores.
+        """
+        for group, gates in self._gates.items():
+            scores_C = self._criterion(gates)
+            if not isinstance(scores_C, torch.Tensor) or scores_C.shape != self.sums[group].shape:
+                shape = tuple(self.sums[group].shape)
+                given = type(scores_C).__name__
+                if isinstance(scores_C, torch.Tensor):
+                    given = f"tensor of shape {tuple(scores_C.shape)}"
+                raise InputError(
+                    f"cascade.pruning.saliency: your function gave a {given} for group {group}, but must give a tensor "
+                    f"of one score a channel, of shape {shape}"
+                )
+            self.sums[group] += scores_C
+
+    def update(self) -> None:
+        """Add the scores of the batch whose backward pass has just run."""
+        self.add_scores()
+        self.num_batches += 1
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """Mean scores on the CPU, in float64, by group."""
+        return {group: sums_C.double().cpu() / max(1, self.num_batches) for group, sums_C in self.sums.items()}

@@ -1,0 +1,172 @@
+"""How a level falls to its size: when channels go, and one level on its way."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from trainables.pruning.channels import Kept
+from trainables.pruning.cost import IntVector, SizeModel
+from trainables.pruning.levels import Cuts, Level
+from trainables.pruning.regrowth import candidates, share_at
+from trainables.pruning.saliency import Criterion, SaliencyMeter
+from trainables.pruning.selection import TOLERANCE, SelectionError, check_scores, select
+from trainables.pruning_config import Pruning, Ramp, amount
+
+
+def size_at(fraction: float, *, start: float, end: float, ramp: Ramp) -> float:
+    """Size after a fraction of the ramp, in [0, 1]; cubic: Zhu & Gupta 2017, eq. 1, with sizes for sparsities."""
+    left = 1.0 - min(1.0, fraction)
+    return end + (start - end) * (left**3 if ramp == "cubic" else left)
+
+
+def pruning_steps(pruning: Pruning, num_steps: int) -> dict[int, float]:
+    """Steps of a stage after which channels go, with the fraction of the ramp that is done then."""
+    ramp_steps = max(1, round(pruning.ramp_fraction * num_steps))
+    number = min(pruning.num_prunings, ramp_steps)
+    return {round(event * ramp_steps / number): event / number for event in range(1, number + 1)}
+
+
+class LevelPruner:
+    """One level on its way to its size.
+
+    Attributes:
+        level: the level.
+        meter: saliency of the channels that it keeps.
+        final: the size that it has in the end, in the unit of its sizes.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        level: Level,
+        *,
+        criterion: Criterion,
+        sizes: SizeModel,
+        final: float,
+        pruning: Pruning,
+    ) -> None:
+        """Take a level that keeps everything.
+
+        Args:
+            level: the level.
+            criterion: what saliency is.
+            sizes: the size as a function of what is kept.
+            final: size that the level has in the end.
+            pruning: how channels are chosen.
+        """
+        self.level = level
+        self.meter = SaliencyMeter(criterion, level.shared.channel_map)
+        self.final = final
+        self._sizes = sizes
+        self._start = self.size
+        self._pruning = pruning
+        self.meter.reset(level.network, level.kept)
+
+    @property
+    def counts_G(self) -> IntVector:  # noqa: N802 - its shape
+        """How many channels of each group the level keeps."""
+        return np.array([len(self.level.kept[group.name]) for group in self.level.shared.channel_map.groups])
+
+    @property
+    def size(self) -> float:
+        """What counting the level's network gives, without running it."""
+        return self._sizes.total(self.counts_G)
+
+    def fall(self, fraction: float, *, protected: Kept | None) -> Cuts:
+        """Remove channels until the size at this fraction of the ramp is met, and look at saliency anew.
+
+        Args:
+            fraction: of the ramp, in (0, 1].
+            protected: channels that must stay.
+
+        Returns:
+            What stayed of the level's private parameters that became smaller.
+
+        Raises:
+            SelectionError: if saliency says nothing, or the size cannot be met.
+        """
+        target = size_at(fraction, start=self._start, end=self.final, ramp=self._pruning.ramp)
+        cuts = self._remove(target, fraction, protected) if self.size > target else self.level.keep(self.level.kept)
+        self.meter.reset(self.level.network, self.level.kept)
+        return cuts
+
+    def widen(self) -> None:
+        """Look at the saliency of all channels that θ has: for the last step before channels go and come back.
+
+        What was seen of the level's own channels since the last pruning stays.
+        """
+        level, meter = self.level, self.meter
+        seen, number = meter.sums, meter.num_batches
+        level.widen()
+        meter.reset(level.network, level.shared.kept)
+        for group, sums in seen.items():
+            meter.sums[group][torch.searchsorted(level.shared.kept[group], level.kept[group])] = sums
+        meter.num_batches = number
+
+    def add_scores(self) -> None:
+        """Add the saliency of the batch whose backward pass has just run."""
+        self.level.open_gates()
+        self.meter.add_scores()
+
+    def _remove(self, target: float, fraction: float, protected: Kept | None) -> Cuts:
+        before = self.size
+        scores: Mapping[str, torch.Tensor] = self.meter.scores()
+        check_scores(scores)
+        pool: Kept = self.level.kept
+        if self.level.is_wide:
+            pool, scores = self._with_lost(scores, share_at(fraction, self._pruning.regrowth))
+        kept = select(
+            pool,
+            scores,
+            target=target,
+            final=self.final,
+            sizes=self._sizes,
+            channel_map=self.level.shared.channel_map,
+            pruning=self._pruning,
+            protected=protected,
+        )
+        cuts = self.level.keep(kept)
+        if self.size == before and before > target * (1 + TOLERANCE):
+            raise SelectionError("a pruning step removed nothing")
+        return cuts
+
+    def _with_lost(self, scores: Mapping[str, torch.Tensor], share: float) -> tuple[Kept, Mapping[str, torch.Tensor]]:
+        """What the level keeps and what may come back to it, with the saliency of both."""
+        kept, shared = self.level.kept, self.level.shared.kept
+        # What the level had lost was seen in the last batch alone.
+        means = {
+            group: torch.where(torch.isin(shared[group], kept[group]), scores_C, scores_C * self.meter.num_batches)
+            for group, scores_C in scores.items()
+        }
+        return candidates(kept, shared, means, share=share)
+
+    def check_size(self, size: float) -> None:
+        """Compare a count of the finished network with what was asked.
+
+        Raises:
+            SelectionError: if they differ by more than the tolerance (rounded widths may lie below).
+        """
+        too_small = size < self.final * (1 - TOLERANCE) and self._pruning.round_to == 1
+        if too_small or size > self.final * (1 + TOLERANCE):
+            unit = self._pruning.size_in
+            raise SelectionError(
+                f"it has {amount(size, unit)}, but {amount(self.final, unit)} was asked and at most {TOLERANCE:.0%} "
+                "may lie between"
+            )
+
+    def load(self, kept: Kept, buffers: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor], num: int) -> None:
+        """Go on from what a level kept, its statistics, and its saliency so far.
+
+        Args:
+            kept: channels by group.
+            buffers: of the level's network, by name.
+            sums: of scores, by group.
+            num: batches that the sums are over.
+        """
+        self.level.keep(kept)
+        for name, buffer in self.level.network.named_buffers():
+            buffer.copy_(buffers[name])
+        self.meter.reset(self.level.network, self.level.kept)
+        self.meter.num_batches = num
+        for group, scores in sums.items():
+            self.meter.sums[group].copy_(scores)

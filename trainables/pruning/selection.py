@@ -1,0 +1,282 @@
+"""Which channels go next: those that cost the least saliency for what they save, until the size is reached.
+
+Shape legend: G groups, B choices that are compared.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trainables.pruning.channels import ChannelGroup, ChannelMap, Kept
+from trainables.pruning.cost import FloatVector, IntVector, SizeModel
+from trainables.pruning_config import Pruning, amount
+
+TOLERANCE = 0.02
+"""Largest relative difference between a level's size and what was asked, where widths are not rounded."""
+
+
+_BEAM_WIDTH = 64
+_BEAM_DEPTH = 16
+
+
+class SelectionError(Exception):
+    """No choice of channels is possible; the message says why and names the group where one is to blame."""
+
+    def __init__(self, reason: str, *, group: str | None = None) -> None:
+        """Keep the reason and the group."""
+        super().__init__(reason)
+        self.reason = reason
+        self.group = group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Queue:
+    """Removable channels of one group, the least salient first, ties by index."""
+
+    channels: tuple[int, ...]
+    saliency: tuple[float, ...]
+
+
+def check_scores(scores: Mapping[str, torch.Tensor]) -> None:
+    """Refuse saliency that says nothing.
+
+    Raises:
+        SelectionError: if a group's scores are not finite, or all zero where there is a choice.
+    """
+    for group, scores_C in scores.items():
+        if not bool(torch.isfinite(scores_C).all()):
+            raise SelectionError("saliency is not finite; lower the learning rate", group=group)
+        if len(scores_C) > 1 and not bool((scores_C > 0).any()):
+            raise SelectionError(
+                "saliency is zero for every channel, so that nothing can be told apart; is the group cut off from "
+                "the loss (a zero-initialised layer, say)?",
+                group=group,
+            )
+
+
+def least_channels(group: ChannelGroup, pruning: Pruning) -> int:
+    """How many channels of a group must stay: the floor of its layers, which counts outputs, and once rounded."""
+    floors = [floor for pattern, floor in pruning.floors.items() if group.gives(pattern)]
+    floor = max(floors, default=pruning.min_channels)
+    return min(max(math.ceil(floor / group.block), round_step(group, pruning)), group.num_channels)
+
+
+def round_step(group: ChannelGroup, pruning: Pruning) -> int:
+    """Channels of a group that go together so that widths become multiples; a channel may stand for many outputs."""
+    return pruning.round_to // math.gcd(pruning.round_to, group.block)
+
+
+def select(  # noqa: PLR0913
+    kept: Kept,
+    scores: Mapping[str, torch.Tensor],
+    *,
+    target: float,
+    final: float,
+    sizes: SizeModel,
+    channel_map: ChannelMap,
+    pruning: Pruning,
+    protected: Kept | None = None,
+) -> dict[str, torch.Tensor]:
+    """Choose the channels that a level keeps so that it falls to `target`.
+
+    Where that is the final size, the result lies within 2 % of it; on the way there, it is the first size at or below
+    the target from which whole channels can still meet the final one, or else the final one itself. Rounded widths
+    stop at the first size at or below the target.
+
+    Args:
+        kept: what the level keeps now.
+        scores: saliency of each channel that it keeps now, by group.
+        target: size to reach now.
+        final: size that the level has in the end, at most `target`.
+        sizes: the size as a function of counts.
+        channel_map: the groups.
+        pruning: floor, rounding and cost.
+        protected: channels that must stay (those that a nested smaller level keeps).
+
+    Raises:
+        SelectionError: if the target cannot be reached.
+    """
+    chooser = _Chooser(kept, scores, sizes, channel_map, pruning, protected)
+    chooser.fall_to(target, final=final)
+    return chooser.result()
+
+
+def floor_fraction(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    """Part of the size that is left when all groups are at their floors, in (0, 1)."""
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
+    return sizes.total(floor_G) / sizes.total(full_G)
+
+
+def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    """Size below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
+
+    What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave.
+    """
+    counts = []
+    for group in channel_map.groups:
+        step = round_step(group, pruning)
+        counts.append(min(math.ceil(least_channels(group, pruning) / step) * step, group.num_channels))
+    return sizes.total(np.array(counts)) / (1 + TOLERANCE)
+
+
+class _Chooser:
+    """The state of one choice: how many of each group's queue have gone."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        kept: Kept,
+        scores: Mapping[str, torch.Tensor],
+        sizes: SizeModel,
+        channel_map: ChannelMap,
+        pruning: Pruning,
+        protected: Kept | None,
+    ) -> None:
+        self._kept = kept
+        self._sizes = sizes
+        self._unit = pruning.size_in
+        self._names = [group.name for group in channel_map.groups]
+        self._per_size = pruning.cost == "macs"
+        self._rounds = pruning.round_to > 1
+        self._round_G: IntVector = np.array([round_step(group, pruning) for group in channel_map.groups])
+        self._queues = []
+        floors = []
+        for group in channel_map.groups:
+            held = set() if protected is None else set(protected[group.name].tolist())
+            order = torch.argsort(scores[group.name], stable=True).tolist()
+            pairs = [(int(kept[group.name][i]), float(scores[group.name][i])) for i in order]
+            pairs = [pair for pair in pairs if pair[0] not in held]
+            self._queues.append(_Queue(channels=tuple(c for c, _ in pairs), saliency=tuple(s for _, s in pairs)))
+            floor = max(least_channels(group, pruning), len(held))
+            floors.append(min(floor, len(kept[group.name])))
+        self._start_G: IntVector = np.array([len(kept[name]) for name in self._names])
+        self._floor_G: IntVector = np.array(floors)
+        self._gone_G: IntVector = np.zeros(len(self._names), dtype=np.int64)
+        self._taken_G: IntVector = np.zeros(len(self._names), dtype=np.int64)  # of those, what cannot be taken back
+
+    def fall_to(self, target: float, *, final: float) -> None:
+        """Remove the cheapest channels until the size is met."""
+        self._greedy(target, final)
+        met = self._size() <= target * (1 + TOLERANCE)
+        if target > final:
+            if met and self._reaches(final):
+                return
+            # A dead end: from here whole channels miss the final size. Go there now, while there is a choice.
+            on_the_way_G = self._gone_G
+            self._gone_G = np.zeros_like(on_the_way_G)
+            if self._lands(final):
+                return
+            self._gone_G = on_the_way_G
+        elif not met:
+            met = self._lands(final)
+        if not met:
+            raise SelectionError(
+                f"{amount(self._size(), self._unit)} is as close as whole channels come to "
+                f"{amount(target, self._unit)}; ask for a larger size, a lower min_channels or a smaller round_to"
+            )
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """What is kept now, sorted."""
+        kept = {}
+        for name, queue, gone in zip(self._names, self._queues, self._gone_G, strict=True):
+            removed = torch.tensor(queue.channels[:gone], dtype=torch.int64)
+            kept[name] = self._kept[name][~torch.isin(self._kept[name], removed)]
+        return kept
+
+    def _counts(self) -> IntVector:
+        counts: IntVector = self._start_G - self._gone_G
+        return counts
+
+    def _size(self) -> float:
+        return self._sizes.total(self._counts())
+
+    def _steps(self) -> IntVector:
+        """Channels that would go together from each group: down to the next multiple; 0 where the floor forbids."""
+        counts_G = self._counts()
+        over_G = counts_G % self._round_G
+        step_G = np.where(over_G > 0, over_G, self._round_G)
+        available_G = np.array([len(queue.channels) for queue in self._queues]) - self._gone_G
+        allowed = (counts_G - step_G >= self._floor_G) & (available_G >= step_G)
+        return np.where(allowed, step_G, 0)
+
+    def _cost(self, step_G: IntVector, saved_G: FloatVector) -> FloatVector:
+        saliency_G = np.array(
+            [
+                sum(queue.saliency[gone : gone + step])
+                for queue, gone, step in zip(self._queues, self._gone_G, step_G, strict=True)
+            ]
+        )
+        if not self._per_size:
+            return saliency_G
+        cost_G: FloatVector = saliency_G / np.where(saved_G > 0, saved_G, 1.0)
+        return cost_G
+
+    def _greedy(self, target: float, final: float) -> None:
+        """Remove the cheapest channels until `target` is met or nothing fits above the final size."""
+        # Rounded widths cannot land exactly; they may fall below by what their last step is worth.
+        least = 0.0 if self._rounds else final * (1 - TOLERANCE)
+        if self._rounds:
+            self._gone_G += np.where(self._counts() % self._round_G > 0, self._steps(), 0)
+        size = self._size()
+        while size > target:
+            step_G = self._steps()
+            saved_G = self._sizes.saved(self._counts(), step_G)
+            fits_G = (step_G > 0) & (saved_G > 0) & (size - saved_G >= least)
+            if not fits_G.any():
+                break
+            best = int(np.argmin(np.where(fits_G, self._cost(step_G, saved_G), np.inf)))
+            self._gone_G[best] += step_G[best]
+            size -= float(saved_G[best])
+
+    def _reaches(self, final: float) -> bool:
+        """Tell whether the final size can be met from here on."""
+        here_G = self._gone_G.copy()
+        self._taken_G = here_G
+        reaches = self._lands(final)
+        self._gone_G, self._taken_G = here_G, np.zeros_like(here_G)
+        return reaches
+
+    def _lands(self, final: float) -> bool:
+        """Fall to the final size, exchanging channels of this event where the cheapest alone miss it."""
+        self._greedy(final, final)
+        if self._size() <= final * (1 + TOLERANCE):
+            return True
+        if self._rounds:
+            return False
+        # Beam search around the greedy choices: the fewest channels exchanged, then the least saliency lost.
+        one_GG = np.eye(len(self._names), dtype=np.int64)
+        beam_BG = self._detours(final)
+        for _ in range(_BEAM_DEPTH):
+            off_B = np.abs(self._sizes.totals(self._start_G - beam_BG) / final - 1)
+            if (off_B <= TOLERANCE).any():
+                self._gone_G = min(beam_BG[off_B <= TOLERANCE], key=self._lost)
+                return True
+            beam_BG = beam_BG[np.argsort(off_B, kind="stable")[:_BEAM_WIDTH]]
+            near_BG = np.concatenate([beam_BG + move_G for move_G in (*one_GG, *-one_GG)])
+            beam_BG = self._possible(np.unique(near_BG, axis=0))
+        return False
+
+    def _detours(self, final: float) -> IntVector:
+        """The greedy choice, and those that first take one channel more from one group than it did."""
+        choices = [self._gone_G]
+        for more_G in np.eye(len(self._names), dtype=np.int64):
+            detour_G = np.where(more_G > 0, choices[0] + 1, self._taken_G)
+            if len(self._possible(detour_G[None])) > 0:
+                self._gone_G = detour_G
+                self._greedy(final, final)
+                choices.append(self._gone_G)
+        self._gone_G = choices[0]
+        return np.stack(choices)
+
+    def _possible(self, gone_BG: IntVector) -> IntVector:
+        """Those of several choices that neither take back what is gone for good nor fall below a floor."""
+        available_G = np.array([len(queue.channels) for queue in self._queues])
+        most_G = np.minimum(available_G, self._start_G - self._floor_G)
+        possible_BG: IntVector = gone_BG[((gone_BG >= self._taken_G) & (gone_BG <= most_G)).all(axis=1)]
+        return possible_BG
+
+    def _lost(self, gone_G: IntVector) -> float:
+        return float(sum(sum(queue.saliency[:gone]) for queue, gone in zip(self._queues, gone_G, strict=True)))

@@ -1,0 +1,191 @@
+"""Trace a network and follow channels through it, along torch-pruning's dependency graph.
+
+Of torch-pruning only the graph is used: which operation reads which, and where channels stand behind a concatenation or
+a flatten. Not its importances, which pass over batch norm; not its pruners; and not its walk over the graph, which does
+not end on some networks.
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import nn
+from torch_pruning import ops
+from torch_pruning._helpers import _HybridIndex
+
+from trainables.errors import InputError, first_line
+from trainables.pruning.channels import LAYERS, Axis, is_grouped, layer_widths
+
+Node = Any
+"""torch-pruning's: `module`, the nodes that it reads (`inputs`) and that read it (`outputs`), and `dependencies`."""
+Places = set[tuple[int, int]]
+"""Positions along one axis of a node, each with the channel that stands there: `idx` and `root_idx`."""
+
+_MOST_PLACES = 2_000_000
+"""Places that are looked at for one group, some seconds' worth, before a network is refused."""
+
+
+class HeldError(Exception):
+    """These channels stay whole; the message says why."""
+
+
+def run_skeleton(network: nn.Module, example: torch.Tensor) -> object:
+    """What a network on the meta device gives for images of which only the shape is known.
+
+    Raises:
+        InputError: if the forward pass fails, naming the part of the network in which it does.
+    """
+    running: list[str] = []
+    hooks = []
+    for name, part in network.named_modules():
+        hooks += [
+            part.register_forward_pre_hook(_entering(running, name)),
+            part.register_forward_hook(_leaving(running)),
+        ]
+    try:
+        with torch.no_grad():
+            return network(example)
+    except Exception as error:  # the user's own forward pass
+        shape = "x".join(map(str, example.shape[1:]))
+        part = network.get_submodule(running[-1]) if running else network
+        where = f"part {running[-1]}, a {type(part).__name__}" if running and running[-1] else type(part).__name__
+        raise InputError(
+            f"the network fails on an image of {shape}{' in training' if network.training else ''}, in the forward "
+            f"pass of {where}: {_explained(error)}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _entering(running: list[str], name: str) -> Callable[..., None]:
+    return lambda *_: running.append(name)
+
+
+def _leaving(running: list[str]) -> Callable[..., None]:
+    return lambda *_: running.__delitem__(-1)
+
+
+def _explained(error: Exception) -> str:
+    """What an error on the meta device means to someone whose network runs on the CPU."""
+    said = first_line(error)
+    if "expected device" in said or "same device" in said:
+        return (
+            f"a tensor is not where the images are ({said}); make constants on the images' device, as by "
+            "torch.ones(..., device=x.device), or register them as buffers"
+        )
+    if "meta tensor" in said.lower():
+        return (
+            f"it asks for values of a tensor ({said}), but only shapes are known while layers are traced; leave out "
+            "branches on what images hold, and compute with tensors alone, as by torch.where"
+        )
+    return said
+
+
+def execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Module]:
+    """Layers that could be narrowed, as one forward pass runs them.
+
+    Raises:
+        InputError: if the forward pass fails, or gives something else than class scores.
+    """
+    order: list[nn.Module] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _inputs, _output: order.append(module))
+        for module in network.modules()
+        if isinstance(module, LAYERS)
+    ]
+    try:
+        output = run_skeleton(network, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise InputError("the network must return one tensor of class scores, images x classes")
+    return order
+
+
+def classifier(order: Sequence[nn.Module]) -> nn.Module:
+    """The layer that gives the class scores: the last that mixes its inputs.
+
+    Raises:
+        InputError: if there is none.
+    """
+    scoring = [module for module in order if isinstance(module, nn.Conv2d | nn.Linear)]
+    if not scoring:
+        raise InputError("the network has no convolution and no linear layer")
+    return scoring[-1]
+
+
+def dependency_graph(network: nn.Module, example: torch.Tensor) -> Mapping[nn.Module, Node]:
+    """Nodes of all operations and layers that a forward pass runs, from the scores backwards.
+
+    Raises:
+        InputError: if torch-pruning cannot follow it.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on bare parameters, which are held
+            graph = torch_pruning.DependencyGraph().build_dependency(network, example)
+    except Exception as error:  # torch-pruning fails in many ways on what it does not know
+        raise InputError(
+            f"the channels of this {type(network).__name__} cannot be traced ({first_line(error)}); "
+            "its forward pass must consist of ordinary layers on one image tensor"
+        ) from error
+    nodes: Mapping[nn.Module, Node] = graph.module2node
+    return nodes
+
+
+def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
+    """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them.
+
+    Raises:
+        HeldError: if torch-pruning does not know where they go.
+        InputError: if there is no end of them.
+    """
+    reached: dict[tuple[Node, Axis], Places] = defaultdict(set)
+    num_out = layer_widths(root.module)[0]
+    waiting: list[tuple[Node, Axis, Iterable[Any]]] = [(root, "out", [_HybridIndex(c, c) for c in range(num_out)])]
+    num_places = 0
+    while waiting:
+        node, axis, places = waiting.pop()
+        new = set(places) - reached.get((node, axis), set())
+        if not new:
+            continue
+        reached[node, axis] |= new
+        num_places += len(new)
+        if num_places > _MOST_PLACES:
+            raise InputError(
+                f"the channels of {root.name.partition(' ')[0]} cannot be followed through the network: they stand "
+                "at ever more places; reshapes and shifts of whole images are not supported"
+            )
+        across = _across(node, axis, new)
+        if across:
+            waiting.append((node, "in" if axis == "out" else "out", across))
+        # torch-pruning lists the ways to the inputs first.
+        ways = node.dependencies[: len(node.inputs)] if axis == "in" else node.dependencies[len(node.inputs) :]
+        for way in ways:
+            there: Iterable[Any] = new
+            try:
+                for mapping in way.index_mapping:
+                    there = there if mapping is None else mapping(there)
+            except Exception as error:  # as in `dependency_graph`
+                raise HeldError(
+                    "its channels cannot be followed to what reads them, as where a recurrent layer does "
+                    f"({type(error).__name__}: {first_line(error)})"
+                ) from error
+            waiting.append((way.target, "out" if axis == "in" else "in", there))
+    return reached
+
+
+def _across(node: Node, axis: Axis, places: Places) -> Iterable[Any]:
+    """The same channels on a node's other side; none where it mixes them."""
+    layer = node.module
+    if is_grouped(layer):
+        num_out, num_in = (width // layer.groups for width in layer_widths(layer))
+        here, there = (num_out, num_in) if axis == "out" else (num_in, num_out)
+        # One channel stands for its whole block, and on its way back it meets the others of the block.
+        first = {position // here: channel for position, channel in sorted(places, reverse=True)}
+        return [_HybridIndex(b * there + offset, channel) for b, channel in first.items() for offset in range(there)]
+    return () if isinstance(layer, ops.TORCH_CONV | ops.TORCH_LINEAR) else places

@@ -1,0 +1,311 @@
+"""One step of levels that share weights: each learns from what is larger, and all of them move θ together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from trainables.config import CascadeConfig
+from trainables.datasets.data import DataSplits
+from trainables.hardware.branches import Branches
+from trainables.hardware.execution import Forward, RecordedStep, compiled
+from trainables.hardware.precision import autocast
+from trainables.hardware.ranks import ALONE, Ranks
+from trainables.hardware.whole_batch import whole_batch
+from trainables.pruning.levels import Cuts, Level, SharedWeights
+from trainables.pruning.schedule import LevelPruner
+from trainables.stages.averaging import WeightAverage
+from trainables.stages.batches import Part, micro_batches, require_parts
+from trainables.stages.features import Answer, attention_distance, attention_maps, find_boundaries
+from trainables.stages.objective import Objective
+from trainables.stages.optimizers import (
+    clip_gradients,
+    cut_state,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+from trainables.stages.sandwich import leaves_out
+from trainables.tensors import Tensors, prefixed, unprefixed
+
+Larger = Sequence[Answer | None]
+"""What a larger network says of each part of a batch; `None` where nothing is learnt from it."""
+
+
+class JointStep:
+    """Takes optimiser steps on the weighted sum of the levels' losses.
+
+    Attributes:
+        parameters: θ, and what levels have for themselves, by name.
+        taking_part: levels that the next step trains; of the others it leaves out losses, gradients and saliency.
+        optimizer: moves them.
+        average: of them.
+    """
+
+    def __init__(
+        self,
+        larger: nn.Module,
+        shared: SharedWeights,
+        pruners: Sequence[LevelPruner],
+        *,
+        config: CascadeConfig,
+        data: DataSplits,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            larger: the network that the first level learns from, frozen.
+            shared: θ.
+            pruners: of the levels, the largest first.
+            config: of the whole cascade.
+            data: that the losses are for.
+            ranks: who take each step together.
+
+        Raises:
+            InputError: if the recipe does not fit the classes or the ranks, or there are no features to learn.
+        """
+        require_parts(config.recipe, num_train=len(data.train), ranks=ranks.size, section="recipe")
+        self.parameters: dict[str, nn.Parameter] = dict(shared.network.named_parameters(prefix="shared"))
+        for pruner in pruners:
+            level = pruner.level
+            self.parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
+        self.optimizer = make_optimizer(self.parameters.values(), config.recipe)
+        self.average = WeightAverage(self.parameters, config.recipe.ema)
+        self.taking_part: Sequence[int] = tuple(pruner.level.number for pruner in pruners)
+        self._larger = larger
+        self._pruners = tuple(pruners)
+        self._config = config
+        self._weights = level_weights(len(pruners), growth=config.level_weight_growth)
+        self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
+        self._boundaries: tuple[str, ...] = ()  # where features are learnt
+        if config.feature_weight > 0.0:
+            self._boundaries = find_boundaries(shared.network, shared.channel_map, data.input_shape)
+        self._measures = True
+        self._forwards: dict[int, Forward] = {}  # of levels that are compiled
+        self._ranks = ranks
+        # Ranks talk within a step, which not all ways of talking let a card record; and a record is of certain levels.
+        varies = leaves_out(len(pruners), config.levels_a_step)
+        execution = "eager" if ranks.size > 1 or varies else config.recipe.execution
+        self._branches = Branches(kinds=2 if config.teacher_every > 1 else 1)
+        self._recorded = RecordedStep(self._compute, execution, self._branches)
+        self._recorded_alone = RecordedStep(self._compute_alone, execution, self._branches)
+        self._recorded_given = RecordedStep(self._compute_given, execution, self._branches)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step.
+
+        Args:
+            images: of the whole batch, on every rank, normalised, N x channels x height x width.
+            labels: N classes, or the share of every class, N x classes.
+
+        Returns:
+            The loss of each level, unweighted and detached; 0 of those that take no part.
+        """
+        return self._counted(self._recorded(images, labels))
+
+    def alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step without the frozen network: what would learn from it learns from the labels; as `__call__` else."""
+        return self._counted(self._recorded_alone(images, labels))
+
+    def given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """One step that knows what `logits` gave for this batch, without the frozen network; as `__call__` else."""
+        return self._counted(self._recorded_given(images, labels, logits))
+
+    def logits(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What the frozen network says of this rank's images of a batch, images x classes."""
+        found = self._larger_answers(self._parts(images, labels))
+        return torch.cat([answer.logits_NK for answer in found if answer is not None])
+
+    def _counted(self, losses: torch.Tensor) -> torch.Tensor:
+        if self._measures:
+            for pruner in self._pruners:
+                pruner.meter.num_batches += int(pruner.level.number in self.taking_part)
+        return losses
+
+    def _forget_records(self) -> None:
+        self._recorded.forget()
+        self._recorded_alone.forget()
+        self._recorded_given.forget()
+
+    def hold(self) -> None:
+        """The levels have their sizes: saliency is needed no more, and they are compiled where that is asked for."""
+        self._measures = False
+        if self._config.recipe.execution == "compile" and not self._forwards:
+            self._forwards = {p.level.number: compiled(p.level.network) for p in self._pruners}
+        self._forget_records()
+
+    def widen(self) -> None:
+        """Make all levels as wide as θ for the next step, after which channels go and may come back."""
+        for pruner in self._pruners:
+            pruner.widen()
+        self._forget_records()
+
+    def cut(self, cuts: Cuts) -> None:
+        """Forget what is remembered of weights that have gone."""
+        cut_state(self.optimizer, cuts)
+        self.average.cut(cuts)
+        self._forget_records()
+
+    def state(self) -> Tensors:
+        """Parameters, what the optimiser remembers of them, and their average."""
+        tensors = prefixed("weights", self.parameters)
+        tensors |= prefixed("optimizer", optimizer_state(self.optimizer, self.parameters))
+        return tensors | prefixed("average", self.average.tensors)
+
+    @torch.no_grad()
+    def load_state(self, tensors: Tensors) -> None:
+        """Put back what `state` gave, among other tensors; parameters are as wide as they were then."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+        load_optimizer_state(self.optimizer, self.parameters, unprefixed("optimizer", tensors))
+        self.average.load(unprefixed("average", tensors))
+        self._forget_records()
+
+    def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """All of a step that happens on the device, so that it can be recorded there."""
+        parts = self._parts(images, labels)
+        with self._branches.part(0):
+            teacher = self._larger_answers(parts)
+        return self._step(parts, teacher)
+
+    def _compute_alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        parts = self._parts(images, labels)
+        return self._step(parts, [None] * len(parts))
+
+    def _compute_given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        parts = self._parts(images, labels)
+        of_parts = torch.split(logits, [len(part.images) for part in parts])
+        return self._step(parts, [Answer(logits_NK=of_part) for of_part in of_parts])
+
+    def _parts(self, images: torch.Tensor, labels: torch.Tensor) -> Sequence[Part]:
+        return micro_batches(images, labels, self._config.recipe.accumulate, self._ranks)
+
+    def _step(self, parts: Sequence[Part], teacher: Larger) -> torch.Tensor:
+        """Losses of all levels, the first of which learns from what the teacher says, and the step."""
+        recipe = self._config.recipe
+        for parameter in self.parameters.values():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+        larger = teacher
+        losses = []
+        for pruner in self._pruners:
+            if pruner.level.number not in self.taking_part:
+                losses.append(torch.zeros((), device=parts[0].images.device))
+                continue
+            with self._branches.part(pruner.level.number):
+                loss, answers = self._train(pruner, parts, larger)
+            losses.append(loss)
+            larger = teacher if self._config.learns_from == "teacher" else answers
+        self._branches.join()
+        for pruner, weight in zip(self._pruners, self._weights, strict=True):
+            if pruner.level.number in self.taking_part:
+                pruner.level.accumulate_gradients(weight)
+        clip_gradients(self.parameters.values(), recipe)
+        self.optimizer.step()
+        self.average.update()
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def _larger_answers(self, parts: Sequence[Part]) -> Larger:
+        """What the larger network says, which is not run where nothing is learnt from it."""
+        if not self._config.asks_larger:
+            return [None] * len(parts)
+        with autocast(self._config.recipe, self._larger, parts[0].images.device):
+            return [self._answer(self._larger, self._larger, part) for part in parts]
+
+    def _train(self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
+        """Leave a level's gradients in its network and its saliency in its meter; the loss, and what the level says."""
+        pruner.level.refresh()
+        if self._measures and self._config.pruning.saliency_loss == "labels":
+            return self._gradients_of_both(pruner, parts, larger)
+        loss, answers = self._gradients(pruner.level, parts, larger)
+        # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+        if self._measures:
+            pruner.add_scores()
+        return loss, answers
+
+    def _gradients(self, level: Level, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
+        """Leave the gradient of a level's loss over a batch in its network; the loss, and what it says of each part."""
+        total = torch.zeros((), device=parts[0].images.device)
+        found: list[Answer | None] = []
+        for part, learnt_from in zip(parts, larger, strict=True):
+            answer = self._level_answer(level, part)
+            loss = self._loss(answer, learnt_from, part.labels) * part.share
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            found.append(answer.detached())
+        self._ranks.add_up([total, *(p.grad for p in level.network.parameters() if p.grad is not None)])
+        return total, found
+
+    def _gradients_of_both(
+        self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger
+    ) -> tuple[torch.Tensor, Larger]:
+        """Give a level's meter the gradient of the labels' loss, and leave that of its own loss in its network.
+
+        One forward pass and two backward passes.
+        """
+        parameters = list(pruner.level.network.parameters())
+        own = [torch.zeros_like(parameter) for parameter in parameters]
+        total = torch.zeros((), device=parts[0].images.device)
+        found: list[Answer | None] = []
+        for part, learnt_from in zip(parts, larger, strict=True):
+            answer = self._level_answer(pruner.level, part)
+            of_labels = self._objective.of_labels(answer.logits_NK, part.labels) * part.share
+            of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            loss = self._loss(answer, learnt_from, part.labels) * part.share
+            for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if more is not None:
+                    gradient += more
+            total += loss.detach()
+            found.append(answer.detached())
+        self._ranks.add_up([total, *own, *(p.grad for p in parameters if p.grad is not None)])
+        pruner.add_scores()
+        for parameter, gradient in zip(parameters, own, strict=True):
+            parameter.grad = gradient
+        return total, found
+
+    def _level_answer(self, level: Level, part: Part) -> Answer:
+        network = level.network
+        forward = self._forwards.get(level.number, network)
+        with autocast(self._config.recipe, network, part.images.device), whole_batch(self._ranks, part.num_together):
+            return self._answer(network, forward, part)
+
+    def _answer(self, network: nn.Module, forward: Forward, part: Part) -> Answer:
+        with attention_maps(network, self._boundaries) as maps:
+            logits_NK = _for_losses(forward(part.images))
+        return Answer(logits_NK=logits_NK, maps=maps, moment=self._branches.mark())
+
+    def _loss(self, answer: Answer, larger: Answer | None, labels: torch.Tensor) -> torch.Tensor:
+        config = self._config
+        if larger is not None:
+            self._branches.wait_for(larger.moment)
+        if larger is None or config.distillation_weight == 0.0:
+            loss = self._objective.of_labels(answer.logits_NK, labels)
+        else:
+            loss = self._objective.of_level(
+                answer.logits_NK,
+                larger.logits_NK,
+                labels,
+                temperature=config.temperature,
+                weight=config.distillation_weight,
+            )
+        if larger is not None and answer.maps.keys() & larger.maps.keys():
+            loss = loss + config.feature_weight * attention_distance(answer.maps, larger.maps)
+        return loss
+
+
+def level_weights(number: int, *, growth: float) -> tuple[float, ...]:
+    """What the losses of so many levels count, the largest level first: each `growth` times the one before, mean 1.
+
+    Args:
+        number: levels, at least 1.
+        growth: above 0.
+    """
+    powers = [growth**level for level in range(number)]
+    return tuple(power * number / sum(powers) for power in powers)
+
+
+def _for_losses(logits: torch.Tensor) -> torch.Tensor:
+    """The same in float32, as losses are sums of exponentials; in float64 where a network computes in it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
