@@ -20,12 +20,12 @@ from optuna.trial import FixedTrial, Trial
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.table import Row, machine, table
+from orchestrator.asked import Asked
 from orchestrator.comparison import Comparison, compare
 from orchestrator.pareto import OBJECTIVES
 from orchestrator.recorded import Point, Recorded, Yardstick
 from orchestrator.simulate import Replay, Searcher, Simulation, replay
 from orchestrator.simulations import read_recorded
-from orchestrator.study import Asked
 from trainables.config import CascadeConfig
 
 CURVES = Path(__file__).parent / "data/digits_curves.parquet"

@@ -161,8 +161,8 @@ def study(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set data.path=FOLDER")] = None,
 ) -> None:
     """Compare ways to small networks, arm against arm at equal budget, and report; goes on where it was stopped."""
-    from orchestrator.evidence.command import run_study_command
     from orchestrator.places import require_folder
+    from orchestrator.study_command import run_study_command
 
     folder = require_folder(storage, what="a study")
     raise typer.Exit(run_study_command(study, name=name or study.stem, storage=folder, overrides=set_ or []))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from orchestrator.asked import Asked
 from orchestrator.cluster import check_nodes
 from orchestrator.config import Experiment
 from orchestrator.datasets import load_splits
@@ -20,7 +21,6 @@ from orchestrator.packing import PACKING, pack, without_cards
 from orchestrator.parts import make_teacher_task, trainable
 from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile
 from orchestrator.session import ray_session
-from orchestrator.study import Asked
 from orchestrator.tracking import Tracker
 from orchestrator.trial_bucket import TrialBucket
 from orchestrator.trials import latest_state, remove_states

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.study import Asked
+from orchestrator.asked import Asked
 from orchestrator.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.errors import InputError

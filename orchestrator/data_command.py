@@ -10,10 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orchestrator import shard_upload
 from orchestrator.bucket import Bucket, cache_folder, is_bucket
-from orchestrator.delivery import require_local, staging
 from orchestrator.shard_sources import open_source
 from orchestrator.shard_writer import WriteOptions, check_out, write_shards
 from orchestrator.shards import FILE, PartName, ShardSet
+from orchestrator.staging import require_local, staging
 from orchestrator.words import counted
 from trainables.errors import InputError
 

@@ -7,8 +7,8 @@ import torch
 
 from orchestrator import parquet, shard_splits
 from orchestrator.bucket import Bucket, is_bucket
+from orchestrator.described import DataSet
 from orchestrator.shard_bucket import say_nothing
-from orchestrator.tracking.records import DataSet
 from trainables.data_config import DataConfig
 from trainables.datasets import sources
 from trainables.datasets.data import DataSplits

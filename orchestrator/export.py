@@ -17,7 +17,7 @@ from orchestrator.archive import Candidate
 from orchestrator.candidates import cascade_of
 from orchestrator.card import Card, FileFacts, NetworkFacts
 from orchestrator.datasets import load_test, training_images
-from orchestrator.delivery import Existing, check_destination, check_room, deliver, disk_full, staging
+from orchestrator.delivery import check_destination, check_room, deliver
 from orchestrator.formats import (
     CARD_FILE,
     FILES,
@@ -33,6 +33,7 @@ from orchestrator.originals import Origin, Original, check_data, load_candidate,
 from orchestrator.readme import markdown
 from orchestrator.reload import Request
 from orchestrator.shard_bucket import say_nothing
+from orchestrator.staging import Existing, disk_full, staging
 from orchestrator.verify import Verification, check_finite, save_images, verify
 from orchestrator.whole_files import checksum_of
 from trainables.datasets.images import Source

@@ -23,8 +23,8 @@ from trainables.data_config import Pixels
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.delivery import Existing
     from orchestrator.export import Exported, Failed
+    from orchestrator.staging import Existing
 
 _LICENSE = re.compile(r"[A-Za-z0-9][\w.+-]{0,60}")
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.archive import Archive, Candidate
+from orchestrator.asked import Asked
 from orchestrator.budget import Budget
 from orchestrator.candidates import candidates_of, results_of
 from orchestrator.constraints import Bounds, measured, unmet, violations
@@ -18,7 +19,7 @@ from orchestrator.curves import CURVES, Curves
 from orchestrator.front_view import FrontView, front_view, grown
 from orchestrator.pareto import front_hypervolume, losses
 from orchestrator.plots import save_front
-from orchestrator.study import Asked, Study
+from orchestrator.study import Study
 from orchestrator.tracking import ClosedTrial, Status, Tracker
 from orchestrator.watcher import Watcher
 from trainables.errors import InputError

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ray.tune import Callback
 
+from orchestrator.asked import Asked
 from orchestrator.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
-from orchestrator.study import Asked
 from orchestrator.wave import Wave, writing
 from trainables.errors import MachineError
 from trainables.results import EpochProgress, LevelResult, Reused

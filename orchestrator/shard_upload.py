@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from orchestrator.bucket import Bucket
-from orchestrator.delivery import Existing
 from orchestrator.shards import FILE
+from orchestrator.staging import Existing
 from trainables.errors import InputError, first_line
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from orchestrator.delivery import Existing, disk_full, move, staging
 from orchestrator.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
+from orchestrator.staging import Existing, disk_full, move, staging
 from orchestrator.whole_files import checksum_of
 from trainables.datasets.decoding import decode_rgb
 from trainables.errors import InputError

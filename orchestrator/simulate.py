@@ -16,11 +16,12 @@ from typing import Protocol
 
 from optuna.storages import InMemoryStorage
 
+from orchestrator.asked import Asked
 from orchestrator.looks import Look, admit
 from orchestrator.recorded import Point, Recorded, RecordedTrial
 from orchestrator.rungs import STOPPING_OBJECTIVES, EarlyStopping, Rungs
 from orchestrator.samplers import check_sampler
-from orchestrator.study import Asked, SpaceExhausted, Study
+from orchestrator.study import SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
 from trainables.errors import InputError
 

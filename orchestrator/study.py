@@ -10,13 +10,13 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.asked import Asked
 from orchestrator.budget import Ended
 from orchestrator.constraints import Bounds
 from orchestrator.journals import JournalFile
@@ -53,19 +53,6 @@ _OWN_DRAWS = 10
 
 class SpaceExhausted(Exception):
     """The space gives no new cascade any more; the message says what it gives instead."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """A trial to run.
-
-    Attributes:
-        number: in the study, from 0.
-        cascade: what it trains.
-    """
-
-    number: int
-    cascade: CascadeConfig
 
 
 class Study:

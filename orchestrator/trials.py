@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.asked import Asked
 from orchestrator.budget import Budget
 from orchestrator.looks import Look, admit
-from orchestrator.study import Asked, SpaceExhausted, Study
+from orchestrator.study import SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.errors import InputError
 from trainables.files.states import load_state

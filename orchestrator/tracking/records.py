@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orchestrator.described import DataSet
 from orchestrator.tracking.spool import Record
 
 Status = Literal["finished", "failed", "stopped"]
@@ -112,25 +112,6 @@ def copying(run: str, source: str, folder: str = "") -> Record:
 def overview() -> Record:
     """The overview page is to be drawn and kept with the search."""
     return {"kind": "overview", "run": SEARCH}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSet:
-    """Images that a search reads.
-
-    Attributes:
-        name: such as `digits`.
-        digest: of the images.
-        source: where they lie.
-        context: `training` or `validation`.
-        profile: how many there are, and of what.
-    """
-
-    name: str
-    digest: str
-    source: str
-    context: str
-    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 def reading(run: str, sets: Sequence[DataSet]) -> Record:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from orchestrator.addresses import tracking_uri, without_credentials
 from orchestrator.archive import Candidate
+from orchestrator.described import DataSet
 from orchestrator.front_view import FrontView
 from orchestrator.plots import readable
 from orchestrator.repeats import Repeat
@@ -16,7 +17,7 @@ from orchestrator.tracking import records
 from orchestrator.tracking.courier import Courier
 from orchestrator.tracking.environment import environment_texts, source_tags
 from orchestrator.tracking.ledger import Ledger
-from orchestrator.tracking.records import SEARCH, TEACHER, DataSet, Scalar, Status
+from orchestrator.tracking.records import SEARCH, TEACHER, Scalar, Status
 from orchestrator.tracking.registering import registration
 from orchestrator.tracking.spool import FOLDER, Record, Spool
 from orchestrator.tracking.stories import front_story, network_story, repeat_story, teacher_story

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.asked import Asked
 from orchestrator.curves import CurvePoint, Curves, read_curves, read_table, write_table
-from orchestrator.study import Asked
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.recipe import Recipe

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.delivery import check_destination, deliver, staging
+from orchestrator.delivery import check_destination, deliver
+from orchestrator.staging import staging
 from trainables.errors import InputError
 
 

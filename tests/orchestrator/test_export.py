@@ -24,10 +24,10 @@ from orchestrator import reload, verify
 from orchestrator.archive import Candidate
 from orchestrator.datasets import load_splits, load_test
 from orchestrator.delivered import check_export
-from orchestrator.delivery import Existing
 from orchestrator.export import Exported, Failed, Job, export, export_each
 from orchestrator.formats import FORMATS, ExportOptions
 from orchestrator.originals import Origin
+from orchestrator.staging import Existing
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.datasets.data import normalise

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
+from orchestrator.asked import Asked
 from orchestrator.recorded import Recorded
 from orchestrator.rungs import EarlyStopping
 from orchestrator.simulate import OwnSearcher, Policy, Simulation, replay
-from orchestrator.study import Asked
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.errors import InputError
 from trainables.recipe import Recipe

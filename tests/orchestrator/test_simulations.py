@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.asked import Asked
 from orchestrator.comparison import compare
 from orchestrator.config import Experiment
 from orchestrator.curves import Curves, read_table, write_table
 from orchestrator.simulate import Policy
 from orchestrator.simulations import print_simulation
-from orchestrator.study import Asked
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelProgress
 

@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from orchestrator.addresses import database_uri
+from orchestrator.described import DataSet
 from orchestrator.tracking import records
 from orchestrator.tracking.store import MlflowStore
 from trainables.errors import InputError
@@ -17,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # of MLflow's own mapper
 ]
 TEACHER = TeacherResult(val_accuracy=0.99, macs=2000, params=50, seconds=3.0)
-DATA = records.DataSet(name="digits", digest="train-1", source="scikit-learn", context="training", profile={"n": 5})
+DATA = DataSet(name="digits", digest="train-1", source="scikit-learn", context="training", profile={"n": 5})
 
 
 def history(store, run, name):

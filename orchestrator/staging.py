@@ -1,0 +1,79 @@
+"""Folders that appear in one step: written out of sight beside their place, and moved there once they are finished."""
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError
+
+from trainables.errors import InputError
+
+Existing = Literal["keep", "replace"]
+"""Whether what is there already is kept, which is an error, or replaced."""
+
+_FULL = 2**20  # bytes left on a disk at which whatever failed has failed for want of room
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
+
+
+def require_local(destination: Path) -> None:
+    """Refuse an address, which as a path would be a folder here.
+
+    Raises:
+        InputError: naming it.
+    """
+    if _SCHEME.fullmatch(destination.parts[0] if destination.parts else ""):
+        raise InputError(f"{destination} is an address, but must be a folder; mount it, or copy from a folder there")
+
+
+@contextmanager
+def staging(destination: Path) -> Iterator[Path]:
+    """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step."""
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    except OSError as error:
+        raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def disk_full(folder: Path) -> Iterator[None]:
+    """Say that the disk is full where that is why something failed: each writer says it in words of its own."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
+            raise InputError(f"the disk of {folder.parent} is full; make room, or choose another place") from error
+        raise
+
+
+def move(package: Path, destination: Path, *, mark: str | None) -> None:
+    """Move a finished folder to its place, over an empty folder too; what it replaces stays until then.
+
+    Args:
+        package: in a folder of `staging`.
+        destination: its place.
+        mark: a file that folders have which may be replaced; `None` replaces none.
+
+    Raises:
+        OSError: if something else is there.
+    """
+    old = package.with_name("replaced")
+    try:
+        if mark is not None and (destination / mark).is_file():
+            destination.rename(old)
+        package.rename(destination)
+    except BaseException:  # a Ctrl-C in between, too: what is left in the staging folder goes
+        if old.is_dir() and not os.path.lexists(destination):
+            old.rename(destination)
+        raise
