@@ -23,19 +23,19 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from benchmarks.table import Row, machine, table
-from orchestrator.archive import Archive, Candidate
-from orchestrator.budget import Budget
-from orchestrator.candidates import candidates_of
-from orchestrator.config import Stop
-from orchestrator.record import SearchRecord
-from orchestrator.rungs import EarlyStopping
-from orchestrator.schedulers import StoredRungs
-from orchestrator.study import Study
+from orchestrator.experiment.config import Stop
+from orchestrator.front.archive import Archive, Candidate
+from orchestrator.front.candidates import candidates_of
+from orchestrator.policies.budget import Budget
+from orchestrator.policies.rungs import EarlyStopping
+from orchestrator.sampling.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import SearchIdentity
-from orchestrator.watcher import Watcher
+from orchestrator.trials.record import SearchRecord
+from orchestrator.trials.schedulers import StoredRungs
+from orchestrator.trials.watcher import Watcher
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig
 from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused, TeacherResult

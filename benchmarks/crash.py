@@ -26,9 +26,9 @@ from typing import Any, Literal
 import yaml
 
 from benchmarks.table import Row, table
-from orchestrator.archive import Archive, Candidate
-from orchestrator.journals import mend_journal
-from orchestrator.study import Study
+from orchestrator.front.archive import Archive, Candidate
+from orchestrator.sampling.journals import mend_journal
+from orchestrator.sampling.study import Study
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.files.states import load_state

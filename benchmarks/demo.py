@@ -13,9 +13,9 @@ from torch import nn
 
 from benchmarks.startup import cascade_command
 from benchmarks.table import Row
-from orchestrator.datasets import load_test
-from orchestrator.folder import SearchFolder
-from orchestrator.fronts import read_front
+from orchestrator.data.datasets import load_test
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.fronts import read_front
 from trainables.datasets.data import evaluation_batches
 from trainables.datasets.images import Source
 from trainables.files.checkpoint import load_network

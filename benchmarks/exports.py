@@ -16,14 +16,14 @@ from torch import nn
 
 from benchmarks.demo import cascade
 from benchmarks.table import Row, machine, table
-from orchestrator.datasets import load_splits, load_test
-from orchestrator.export import Exported, Job, export_each
-from orchestrator.folder import SearchFolder
-from orchestrator.formats import FORMATS, ExportOptions
-from orchestrator.fronts import read_front
-from orchestrator.int8_file import CALIBRATION_IMAGES, write_int8
-from orchestrator.onnx_file import compare_files, open_session, session_logits, write_onnx
-from orchestrator.originals import Origin
+from orchestrator.data.datasets import load_splits, load_test
+from orchestrator.exports.export import Exported, Job, export_each
+from orchestrator.exports.formats import FORMATS, ExportOptions
+from orchestrator.exports.int8_file import CALIBRATION_IMAGES, write_int8
+from orchestrator.exports.onnx_file import compare_files, open_session, session_logits, write_onnx
+from orchestrator.exports.originals import Origin
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.fronts import read_front
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.datasets.data import DataSplits

@@ -22,7 +22,7 @@ from torch import multiprocessing
 
 from benchmarks.engine import EVENLY, SIZES, frozen, pruned_stage, random_batch, random_splits
 from benchmarks.table import Row, machine, table, write_rows
-from orchestrator.datasets import load_splits
+from orchestrator.data.datasets import load_splits
 from trainables.data_config import Augmentation, DataConfig
 from trainables.datasets.data import DataSplits
 from trainables.hardware.branches import Branches

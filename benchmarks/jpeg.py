@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from benchmarks.table import Row, machine, table
-from orchestrator.datasets import load_splits
-from orchestrator.shard_sources import open_source
-from orchestrator.shard_writer import WriteOptions, write_shards
+from orchestrator.data.datasets import load_splits
+from orchestrator.data.shard_sources import open_source
+from orchestrator.data.shard_writer import WriteOptions, write_shards
 from trainables.data_config import Augmentation, DataConfig
 from trainables.datasets.data import DataSplits, training_batches
 

@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 
 from benchmarks.table import Row, machine
-from orchestrator.onnx_file import open_session, session_logits, write_onnx
+from orchestrator.exports.onnx_file import open_session, session_logits, write_onnx
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet

@@ -117,11 +117,11 @@ def nodes(number: int, *, kind: Callable[[], AbstractContextManager[None]] = nul
 
 def search(storage: Path, watcher: Watching, *, trainable: type, num_trials: int, workers: int) -> None:
     """Run a search on the nodes that are there; its trials are the trainable's."""
-    from orchestrator import parts
     from orchestrator import search as searching
-    from orchestrator.config import parse_experiment
-    from orchestrator.folder import SearchFolder
+    from orchestrator.experiment.config import parse_experiment
+    from orchestrator.searches.folder import SearchFolder
     from orchestrator.tracking import Tracker
+    from orchestrator.trials import parts
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     resources = {"address": "auto", "max_concurrent": workers}
@@ -185,10 +185,10 @@ def _recovery(epochs: Sequence[tuple[float, int, int]], at: float) -> dict[str, 
 def crowd(storage: Path, arm: str) -> dict[str, float]:
     """Trials a second that do nothing, on many workers, and what the driver's memory grows by in the second half."""
     from benchmarks import reuse_actors
-    from orchestrator import parts
     from orchestrator import search as searching
-    from orchestrator.cluster import check_nodes
-    from orchestrator.waves import run_waves
+    from orchestrator.machines.cluster import check_nodes
+    from orchestrator.trials import parts
+    from orchestrator.trials.waves import run_waves
 
     vars(searching).update(
         # All nodes are asked at once, and share the cores of one machine.

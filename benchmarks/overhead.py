@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Row
-from orchestrator.archive import Candidate
-from orchestrator.config import Experiment, parse_experiment
-from orchestrator.folder import SearchFolder
-from orchestrator.front_view import FrontView
-from orchestrator.watcher import Watcher
+from orchestrator.experiment.config import Experiment, parse_experiment
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.trials.watcher import Watcher
 from trainables.config import CascadeConfig
 from trainables.hardware import processor
 from trainables.results import Reused, TeacherResult
@@ -81,7 +81,7 @@ class Clock(Watcher):
 
 def probe_epochs() -> int:
     """Epochs that take about a minute: a short trial, whose cost an epoch is that of a long one, and its scale."""
-    from orchestrator.datasets import load_splits
+    from orchestrator.data.datasets import load_splits
     from trainables.networks.models import build
     from trainables.trial import CascadeTrial
 
@@ -106,7 +106,7 @@ def cascades(folder: SearchFolder) -> Iterator[CascadeConfig]:
 
 def run_plain(folder: SearchFolder) -> list[float]:
     """Seconds of each trial of a search, in a plain loop in this process."""
-    from orchestrator.datasets import load_splits
+    from orchestrator.data.datasets import load_splits
     from trainables.files.checkpoint import InputSpec, load_network, save_network
     from trainables.trial import CascadeTrial
 

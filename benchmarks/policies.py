@@ -20,11 +20,11 @@ from optuna.trial import FixedTrial, Trial
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.table import Row, machine, table
-from orchestrator.asked import Asked
-from orchestrator.comparison import Comparison, compare
-from orchestrator.pareto import OBJECTIVES
-from orchestrator.recorded import Point, Recorded, Yardstick
-from orchestrator.simulate import Replay, Searcher, Simulation, replay
+from orchestrator.front.pareto import OBJECTIVES
+from orchestrator.replay.comparison import Comparison, compare
+from orchestrator.replay.recorded import Point, Recorded, Yardstick
+from orchestrator.replay.simulate import Replay, Searcher, Simulation, replay
+from orchestrator.searches.asked import Asked
 from orchestrator.simulations import read_recorded
 from trainables.config import CascadeConfig
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.engine import NUM_THREADS
 from benchmarks.table import Row
-from orchestrator.datasets import load_splits
+from orchestrator.data.datasets import load_splits
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.hardware import processor

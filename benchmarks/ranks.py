@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks.table import Row
-from orchestrator.datasets import load_splits
+from orchestrator.data.datasets import load_splits
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.datasets.data import DataSplits

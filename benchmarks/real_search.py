@@ -12,9 +12,9 @@ import yaml
 from benchmarks.demo import cascade
 from benchmarks.record_curves import plain_values
 from benchmarks.table import Row
-from orchestrator.curves import CURVES, TrialCurve, read_curves
-from orchestrator.folder import SearchFolder
-from orchestrator.recorded import Recorded, Yardstick
+from orchestrator.replay.recorded import Recorded, Yardstick
+from orchestrator.searches.curves import CURVES, TrialCurve, read_curves
+from orchestrator.searches.folder import SearchFolder
 
 NUM_TRIALS = 30
 UNTIL = 0.95

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.archive import Candidate
-from orchestrator.config import parse_experiment
-from orchestrator.curves import CURVES, read_curves, read_table, write_table
-from orchestrator.folder import SearchFolder
-from orchestrator.front_view import FrontView
-from orchestrator.watcher import Watcher
+from orchestrator.experiment.config import parse_experiment
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.searches.curves import CURVES, read_curves, read_table, write_table
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.trials.watcher import Watcher
 from trainables.results import Reused, TeacherResult
 
 NAME = "curves"

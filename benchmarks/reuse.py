@@ -6,8 +6,8 @@ from pathlib import Path
 
 from benchmarks.demo import cascade
 from benchmarks.table import Row
-from orchestrator.folder import SearchFolder
-from orchestrator.study import Study
+from orchestrator.sampling.study import Study
+from orchestrator.searches.folder import SearchFolder
 
 NUM_TRIALS = 30
 # One trial at a time, so that both searches ask and tell in the same order and try the same cascades.

@@ -23,9 +23,9 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.table import Row
-from orchestrator.archive import Candidate
-from orchestrator.front_view import FrontView
-from orchestrator.watcher import Watcher
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.trials.watcher import Watcher
 from trainables.results import Reused
 
 NUM_CPUS = 2
@@ -109,7 +109,7 @@ def run_plain(
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from orchestrator.config import parse_experiment
+    from orchestrator.experiment.config import parse_experiment
 
     class Nothing(tune.Trainable):  # type: ignore[misc]
         def step(self) -> dict[str, Any]:
@@ -160,11 +160,12 @@ def run_search(arm: str, storage: Path) -> Ends:
     """The search's machinery; its trials alone do nothing."""
     from functools import partial
 
-    from orchestrator import parts, search
-    from orchestrator.config import parse_experiment
-    from orchestrator.folder import SearchFolder
+    from orchestrator import search
+    from orchestrator.experiment.config import parse_experiment
+    from orchestrator.searches.folder import SearchFolder
     from orchestrator.tracking import Tracker
-    from orchestrator.waves import run_waves
+    from orchestrator.trials import parts
+    from orchestrator.trials.waves import run_waves
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # the database of the storage folder, as on a fresh machine
     experiment = parse_experiment(EXPERIMENT | {"num_trials": NUM_TRIALS})

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.table import Row, machine, table
-from orchestrator.rungs import EarlyStopping
-from orchestrator.schedulers import StoredRungs
-from orchestrator.study import Study
+from orchestrator.policies.rungs import EarlyStopping
+from orchestrator.sampling.study import Study
+from orchestrator.trials.schedulers import StoredRungs
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig
 

@@ -251,12 +251,12 @@ def page_rows(folder: Path) -> list[Row]:
     """What the overview page of the recorded trials weighs."""
     import pyarrow.compute as pc
 
-    from orchestrator.archive import Candidate
-    from orchestrator.candidates import candidates_of
-    from orchestrator.config import load_experiment
-    from orchestrator.curves import read_curves, read_table, write_table
-    from orchestrator.folder import SearchFolder
+    from orchestrator.experiment.config import load_experiment
+    from orchestrator.front.archive import Candidate
+    from orchestrator.front.candidates import candidates_of
     from orchestrator.overview.page import write_overview
+    from orchestrator.searches.curves import read_curves, read_table, write_table
+    from orchestrator.searches.folder import SearchFolder
 
     of = SearchFolder(storage=folder, name="recorded")
     of.begin(load_experiment("demo"))

@@ -161,7 +161,7 @@ def study(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set data.path=FOLDER")] = None,
 ) -> None:
     """Compare ways to small networks, arm against arm at equal budget, and report; goes on where it was stopped."""
-    from orchestrator.places import require_folder
+    from orchestrator.searches.places import require_folder
     from orchestrator.study_command import run_study_command
 
     folder = require_folder(storage, what="a study")
@@ -242,7 +242,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow on the searches of the storage folder, until Ctrl-C."""
-    from orchestrator.places import storage_folder
+    from orchestrator.searches.places import storage_folder
     from orchestrator.ui import open_ui
 
     open_ui(storage_folder(storage), host=host, port=port, say=typer.echo)
@@ -264,8 +264,8 @@ def data(  # noqa: PLR0913
     format: Format = "text",
 ) -> None:
     """Turn the images in SOURCE into shards in OUT, which a search reads whole or streams; each is decoded once."""
+    from orchestrator.data.shard_writer import WriteOptions
     from orchestrator.data_command import make_shards
-    from orchestrator.shard_writer import WriteOptions
 
     options = WriteOptions(
         shard_bytes=shard_mb * 10**6,

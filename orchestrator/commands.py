@@ -10,17 +10,17 @@ import yaml
 from rich.console import Console
 
 from orchestrator.addresses import without_all_credentials
-from orchestrator.archive import Candidate
-from orchestrator.candidates import cascade_of
-from orchestrator.config import Experiment, load_experiment
 from orchestrator.evidence.folder import is_study
-from orchestrator.folder import SearchFolder
-from orchestrator.front_view import FrontView
-from orchestrator.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
-from orchestrator.pick import pick as choose
-from orchestrator.places import Storage, fetch_networks, fetch_sources, open_search
-from orchestrator.plots import save_front
-from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
+from orchestrator.experiment.config import Experiment, load_experiment
+from orchestrator.front.archive import Candidate
+from orchestrator.front.candidates import cascade_of
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.pick import pick as choose
+from orchestrator.front.plots import save_front
+from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
+from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_whole
 from orchestrator.words import counted, duration, percent

@@ -11,20 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.asked import Asked
-from orchestrator.cluster import check_nodes
-from orchestrator.config import Experiment
-from orchestrator.datasets import load_splits
-from orchestrator.folder import SearchFolder
-from orchestrator.mirror import driving
-from orchestrator.packing import PACKING, pack, without_cards
-from orchestrator.parts import make_teacher_task, trainable
-from orchestrator.repeats import MOST_SEEDS, Repeat, RepeatFile
-from orchestrator.session import ray_session
+from orchestrator.data.datasets import load_splits
+from orchestrator.experiment.config import Experiment
+from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile
+from orchestrator.machines.cluster import check_nodes
+from orchestrator.preparation.packing import PACKING, pack, without_cards
+from orchestrator.preparation.session import ray_session
+from orchestrator.searches.asked import Asked
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.mirror import driving
+from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.tracking import Tracker
-from orchestrator.trial_bucket import TrialBucket
-from orchestrator.trials import latest_state, remove_states
-from orchestrator.waves import run_waves, sweep
+from orchestrator.trials.parts import make_teacher_task, trainable
+from orchestrator.trials.queue import latest_state, remove_states
+from orchestrator.trials.waves import run_waves, sweep
 from trainables.config import CascadeConfig
 from trainables.identity import data_digest
 from trainables.results import EpochProgress, LevelResult, Reused

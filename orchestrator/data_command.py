@@ -8,12 +8,12 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestrator import shard_upload
-from orchestrator.bucket import Bucket, cache_folder, is_bucket
-from orchestrator.shard_sources import open_source
-from orchestrator.shard_writer import WriteOptions, check_out, write_shards
-from orchestrator.shards import FILE, PartName, ShardSet
-from orchestrator.staging import require_local, staging
+from orchestrator.data import shard_upload
+from orchestrator.data.shard_sources import open_source
+from orchestrator.data.shard_writer import WriteOptions, check_out, write_shards
+from orchestrator.data.shards import FILE, PartName, ShardSet
+from orchestrator.storage.bucket import Bucket, cache_folder, is_bucket
+from orchestrator.storage.staging import require_local, staging
 from orchestrator.words import counted
 from trainables.errors import InputError
 

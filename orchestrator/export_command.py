@@ -12,19 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.commands import picked
-from orchestrator.folder import EXPORTS
-from orchestrator.formats import ExportOptions, listed
-from orchestrator.fronts import read_front
-from orchestrator.pick import WHOLE_FRONT, pick_front
-from orchestrator.places import Storage, fetch_networks, open_search
+from orchestrator.exports.formats import ExportOptions, listed
+from orchestrator.front.pick import WHOLE_FRONT, pick_front
+from orchestrator.searches.folder import EXPORTS
+from orchestrator.searches.fronts import read_front
+from orchestrator.searches.places import Storage, fetch_networks, open_search
 from orchestrator.tables import print_whole
 from orchestrator.words import percent
 from trainables.data_config import Pixels
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.export import Exported, Failed
-    from orchestrator.staging import Existing
+    from orchestrator.exports.export import Exported, Failed
+    from orchestrator.storage.staging import Existing
 
 _LICENSE = re.compile(r"[A-Za-z0-9][\w.+-]{0,60}")
 
@@ -72,9 +72,12 @@ def export_candidates(  # noqa: PLR0913
     else:
         candidate = picked(view, pick, max_drop=max_drop)
         chosen = {out or exports / f"{candidate.trial}-{candidate.level}": candidate}
-    from orchestrator.datasets import draws_its_test_images, load_splits  # torch, once the cheap checks have passed
-    from orchestrator.export import Job, export_each
-    from orchestrator.originals import Origin
+    from orchestrator.data.datasets import (  # torch, once the cheap checks have passed
+        draws_its_test_images,
+        load_splits,
+    )
+    from orchestrator.exports.export import Job, export_each
+    from orchestrator.exports.originals import Origin
     from trainables.identity import data_digest
 
     errors = Console(stderr=True)
@@ -95,7 +98,7 @@ def export_candidates(  # noqa: PLR0913
 
 def _print(results: "Iterable[Exported | Failed]", *, as_list: bool, format: Literal["text", "json"]) -> int:
     """Print each result as soon as it is there; 1 if anything that was asked for is not delivered."""
-    from orchestrator.export import Failed
+    from orchestrator.exports.export import Failed
 
     errors = Console(stderr=True)
     cards: list[dict[str, Any]] = []
@@ -144,7 +147,7 @@ def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
     Raises:
         InputError: if it is not what its card says, or not safe to load.
     """
-    from orchestrator.delivered import check_export
+    from orchestrator.exports.delivered import check_export
 
     found = check_export(folder)
     if format == "json":

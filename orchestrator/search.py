@@ -10,32 +10,32 @@ from typing import Literal
 
 import ray
 
-from orchestrator.budget import Budget
-from orchestrator.checks import check_network, check_ranks
-from orchestrator.cluster import check_nodes
-from orchestrator.config import Experiment
-from orchestrator.datasets import data_sets, load_splits
-from orchestrator.folder import SearchFolder
-from orchestrator.looks import Look, Looks
-from orchestrator.mirror import Mirror, driving
-from orchestrator.opening import open_study, starting_points, warm_start
-from orchestrator.packing import PACKING, nothing_chosen, pack, without_cards
-from orchestrator.parts import TRIALS, make_teacher_task, scheduler, stage_bucket, trainable, trial_store
-from orchestrator.places import fetch_networks
-from orchestrator.rank_actors import RankActors
-from orchestrator.record import CANDIDATES, SearchRecord, search_parameters
-from orchestrator.resources import LOCAL
-from orchestrator.room import check_memory
-from orchestrator.session import ray_session
-from orchestrator.storages import find_study, study_address
-from orchestrator.study import Study
-from orchestrator.teacher import prepare_teacher, time_layers
-from orchestrator.teacher_task import TeacherTask
+from orchestrator.data.datasets import data_sets, load_splits
+from orchestrator.experiment.config import Experiment
+from orchestrator.experiment.resources import LOCAL
+from orchestrator.machines.cluster import check_nodes
+from orchestrator.machines.rank_actors import RankActors
+from orchestrator.policies.budget import Budget
+from orchestrator.policies.looks import Look, Looks
+from orchestrator.preparation.checks import check_network, check_ranks
+from orchestrator.preparation.packing import PACKING, nothing_chosen, pack, without_cards
+from orchestrator.preparation.room import check_memory
+from orchestrator.preparation.session import ray_session
+from orchestrator.preparation.teacher import prepare_teacher, time_layers
+from orchestrator.preparation.teacher_task import TeacherTask
+from orchestrator.sampling.opening import open_study, starting_points, warm_start
+from orchestrator.sampling.storages import find_study, study_address
+from orchestrator.sampling.study import Study
+from orchestrator.sampling.warm_start import find_sources
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.mirror import Mirror, driving
+from orchestrator.searches.places import fetch_networks
 from orchestrator.tracking import Tracker
-from orchestrator.trials import TrialQueue
-from orchestrator.warm_start import find_sources
-from orchestrator.watcher import Watcher
-from orchestrator.waves import run_waves, sweep
+from orchestrator.trials.parts import TRIALS, make_teacher_task, scheduler, stage_bucket, trainable, trial_store
+from orchestrator.trials.queue import TrialQueue
+from orchestrator.trials.record import CANDIDATES, SearchRecord, search_parameters
+from orchestrator.trials.watcher import Watcher
+from orchestrator.trials.waves import run_waves, sweep
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.identity import data_digest

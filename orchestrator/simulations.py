@@ -11,12 +11,12 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.comparison import Comparison, compare
-from orchestrator.config import Experiment, parse_experiment
-from orchestrator.curves import CURVES, TrialCurve, read_curves, read_experiment
-from orchestrator.places import Storage, open_search
-from orchestrator.recorded import Corner, Recorded, Work, Yardstick
-from orchestrator.simulate import Simulation
+from orchestrator.experiment.config import Experiment, parse_experiment
+from orchestrator.replay.comparison import Comparison, compare
+from orchestrator.replay.recorded import Corner, Recorded, Work, Yardstick
+from orchestrator.replay.simulate import Simulation
+from orchestrator.searches.curves import CURVES, TrialCurve, read_curves, read_experiment
+from orchestrator.searches.places import Storage, open_search
 from orchestrator.tables import print_whole
 from orchestrator.words import counted, percent
 from trainables.errors import InputError

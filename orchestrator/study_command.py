@@ -20,9 +20,9 @@ from orchestrator.evidence.report import report_blocks, write_report
 from orchestrator.evidence.results import ResultFile, RunResult, locked, study_id
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.summary import summarise
-from orchestrator.folder import SearchFolder
-from orchestrator.resources import Resources
-from orchestrator.session import ray_session
+from orchestrator.experiment.resources import Resources
+from orchestrator.preparation.session import ray_session
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_whole
 from orchestrator.tracking import Tracker

@@ -84,7 +84,7 @@ def _check_cluster(bootstrap: Path) -> None:
         return
     import ray
 
-    from orchestrator.cluster import check_joined, joining, machines_there
+    from orchestrator.machines.cluster import check_joined, joining, machines_there
 
     with joining("auto"):
         ray.init("auto", log_to_driver=False, logging_level="ERROR")

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.archive import Candidate
-from orchestrator.front_view import FrontView
-from orchestrator.watcher import Watcher
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.trials.watcher import Watcher
 from orchestrator.words import duration, percent
 from trainables.config import CascadeConfig
 from trainables.pruning_config import UNITS

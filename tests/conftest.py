@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from orchestrator.archive import Candidate
+from orchestrator.front.archive import Candidate
 from tests.commands import OneProcess, run_alone
 from trainables.config import CascadeConfig
 

@@ -81,7 +81,7 @@ def test_make_targets_of_the_docs_exist():
 
 
 def test_every_key_of_an_experiment_is_in_the_guide():
-    from orchestrator.config import Experiment
+    from orchestrator.experiment.config import Experiment
 
     guide = (ROOT / "docs/guide.md").read_text()
     for key in Experiment.model_fields:
@@ -103,8 +103,8 @@ def test_every_key_of_a_study_is_in_the_guide():
 def test_experiments_of_the_docs_are_valid(page):
     import yaml
 
-    from orchestrator.config import parse_experiment
-    from orchestrator.probe import SpaceProbe
+    from orchestrator.experiment.config import parse_experiment
+    from orchestrator.policies.probe import SpaceProbe
 
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
         experiment = parse_experiment(yaml.safe_load(block))

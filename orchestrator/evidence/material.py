@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from orchestrator.datasets import load_splits, load_test
+from orchestrator.data.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
-from orchestrator.whole_files import write_atomically
+from orchestrator.storage.whole_files import write_atomically
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet, in_memory
 from trainables.datasets.splits import select, stratified_split

@@ -9,8 +9,8 @@ from typing import Any, Self
 import yaml
 
 from orchestrator.evidence.settings import Arm, Budget, Images, Purpose, Run, RunResources, Tuning
-from orchestrator.overrides import set_value
-from orchestrator.yaml_text import read_yaml_file
+from orchestrator.experiment.overrides import set_value
+from orchestrator.experiment.yaml_text import read_yaml_file
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.errors import InputError

@@ -13,7 +13,7 @@ from orchestrator.evidence.results import RunResult, write_table
 from orchestrator.evidence.schedule import all_runs
 from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary, summarise
-from orchestrator.whole_files import write_atomically
+from orchestrator.storage.whole_files import write_atomically
 
 
 def write_report(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.repeats import CONFIDENCE, t_quantile, t_within
+from orchestrator.front.repeats import CONFIDENCE, t_quantile, t_within
 
 Verdict = Literal["better", "worse", "not told apart"]
 LEVEL = 0.05

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.archive import Candidate
-from orchestrator.config import Experiment
-from orchestrator.curves import TrialCurve, read_curves
-from orchestrator.folder import SearchFolder
-from orchestrator.front_view import FrontView
-from orchestrator.fronts import read_front
+from orchestrator.experiment.config import Experiment
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.pareto import front, front_hypervolume, losses
+from orchestrator.front.pick import pick_each
 from orchestrator.overview.importance import Importance, importance
-from orchestrator.pareto import front, front_hypervolume, losses
-from orchestrator.pick import pick_each
+from orchestrator.searches.curves import TrialCurve, read_curves
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.fronts import read_front
 from trainables.errors import InputError
 from trainables.results import TeacherResult
 

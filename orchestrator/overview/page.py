@@ -4,16 +4,16 @@ import math
 from html import escape
 from pathlib import Path
 
-from orchestrator.archive import Candidate
-from orchestrator.folder import SearchFolder
+from orchestrator.front.archive import Candidate
+from orchestrator.front.plots import AXIS_TITLES, axis_range, axis_ticks
 from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter
 from orchestrator.overview.charts import Line as ChartLine
 from orchestrator.overview.gather import Links, Overview, gather
 from orchestrator.overview.sections import cost_section, curves_section, importance_section, widths_section
 from orchestrator.overview.style import STYLE
 from orchestrator.overview.words import command, fewer, points_text, share, signed_points
-from orchestrator.plots import AXIS_TITLES, axis_range, axis_ticks
-from orchestrator.whole_files import write_atomically
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import counted
 
 PAGE = "overview.html"

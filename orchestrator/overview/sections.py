@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from orchestrator.archive import Candidate
-from orchestrator.curves import TrialCurve
+from orchestrator.front.archive import Candidate
 from orchestrator.overview.charts import Frame, Line, count_ticks, lines, percent_ticks
 from orchestrator.overview.gather import Overview
 from orchestrator.overview.importance import Importance
 from orchestrator.overview.words import duration, share
+from orchestrator.searches.curves import TrialCurve
 
 _MOST_CURVES = 12
 _MOST_COLUMNS = 12

@@ -3,7 +3,7 @@
 import shlex
 
 from orchestrator import words
-from orchestrator.archive import Candidate
+from orchestrator.front.archive import Candidate
 from orchestrator.overview.gather import Overview
 from trainables.results import TeacherResult
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.addresses import database_file
-from orchestrator.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking.database import ARTIFACTS
 
 _LOCATIONS = (

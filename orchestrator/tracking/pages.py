@@ -5,15 +5,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from orchestrator.folder import SearchFolder
-from orchestrator.fronts import read_front
 from orchestrator.overview.gather import LINKS_FILE, Links
 from orchestrator.overview.page import write_overview
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.fronts import read_front
+from orchestrator.storage.whole_files import write_atomically
 from orchestrator.tracking.records import SEARCH
 from orchestrator.tracking.registry import Package, Registry
 from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
-from orchestrator.whole_files import write_atomically
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from orchestrator.described import DataSet
+from orchestrator.data.described import DataSet
 from orchestrator.tracking.spool import Record
 
 Status = Literal["finished", "failed", "stopped"]

@@ -1,7 +1,7 @@
 """Which networks of a front are registered, under which aliases."""
 
-from orchestrator.front_view import FrontView
-from orchestrator.pick import pick_each
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.pick import pick_each
 from orchestrator.tracking.records import registering
 from orchestrator.tracking.spool import Record
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.whole_files import write_atomically
+from orchestrator.storage.whole_files import write_atomically
 
 FOLDER = "tracking"
 _RETRY_SECONDS = 1.0

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.archive import Candidate
-from orchestrator.front_view import FrontView
-from orchestrator.plots import front_json, front_table
-from orchestrator.repeats import Repeat
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.plots import front_json, front_table
+from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.records import SEARCH, TEACHER, Metric, Scalar
 from orchestrator.tracking.spool import Record

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.addresses import tracking_uri
-from orchestrator.config import Tracking
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import locked, study_id
-from orchestrator.folder import SearchFolder
+from orchestrator.experiment.config import Tracking
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import records
 from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.ledger import Ledger

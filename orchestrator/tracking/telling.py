@@ -7,9 +7,9 @@ front (`level_2_val_accuracy`), so that a chart over all runs takes the results 
 import math
 from collections.abc import Mapping, Sequence
 
-from orchestrator.archive import Candidate
-from orchestrator.front_view import FrontView
-from orchestrator.plots import front_table
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.plots import front_table
 from orchestrator.tracking.records import Metric, Scalar
 from trainables.results import EpochProgress, Reused
 

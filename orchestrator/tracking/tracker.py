@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.addresses import tracking_uri, without_credentials
-from orchestrator.archive import Candidate
-from orchestrator.described import DataSet
-from orchestrator.front_view import FrontView
-from orchestrator.plots import readable
-from orchestrator.repeats import Repeat
+from orchestrator.data.described import DataSet
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.plots import readable
+from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.courier import Courier
 from orchestrator.tracking.environment import environment_texts, source_tags

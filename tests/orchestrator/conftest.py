@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.curves import CurvePoint, TrialCurve
+from orchestrator.searches.curves import CurvePoint, TrialCurve
 from trainables.config import CascadeConfig
 from trainables.recipe import Recipe
 from trainables.results import LevelResult
@@ -94,8 +94,8 @@ def make_curve():
 @pytest.fixture
 def search(s3, tmp_path, monkeypatch):
     """A search that has begun, in a bucket that does not know of it yet."""
-    from orchestrator.config import Experiment  # here, as most tests need none of it
-    from orchestrator.places import open_search
+    from orchestrator.experiment.config import Experiment  # here, as most tests need none of it
+    from orchestrator.searches.places import open_search
 
     monkeypatch.setenv("CASCADE_CACHE", str(tmp_path / "cache"))
     folder = open_search(s3, "mine")
@@ -107,8 +107,8 @@ def search(s3, tmp_path, monkeypatch):
 @pytest.fixture
 def mirror(search):
     """The mirror of its driver, which has not begun."""
-    from orchestrator.lease import Lease
-    from orchestrator.mirror import Mirror
+    from orchestrator.searches.lease import Lease
+    from orchestrator.searches.mirror import Mirror
 
     held = Lease(search.bucket)
     held.take(print)
@@ -121,8 +121,8 @@ def mirror(search):
 @pytest.fixture
 def elsewhere(search, tmp_path):
     """Let a driver on another machine go on with the search, and change files of it."""
-    from orchestrator.folder import SearchFolder
-    from orchestrator.mirror import driving
+    from orchestrator.searches.folder import SearchFolder
+    from orchestrator.searches.mirror import driving
 
     def go_on(**files):
         folder = SearchFolder(storage=tmp_path / "elsewhere", name=search.name, bucket=search.bucket)

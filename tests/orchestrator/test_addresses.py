@@ -1,5 +1,5 @@
 from orchestrator.addresses import without_all_credentials
-from orchestrator.config import Experiment
+from orchestrator.experiment.config import Experiment
 
 
 def test_addresses_anywhere_in_a_text_lose_their_credentials():

@@ -10,15 +10,15 @@ import shutil
 
 import pytest
 
-from orchestrator.bucket import Bucket
-from orchestrator.curves import read_curves
-from orchestrator.datasets import load_splits
-from orchestrator.folder import TEACHER, SearchFolder
-from orchestrator.lease import LEASE, Lease
-from orchestrator.mirror import Mirror
-from orchestrator.parts import make_teacher_task
-from orchestrator.places import fetch_networks, open_search, storage_folder
-from orchestrator.trial_bucket import TrialBucket
+from orchestrator.data.datasets import load_splits
+from orchestrator.searches.curves import read_curves
+from orchestrator.searches.folder import TEACHER, SearchFolder
+from orchestrator.searches.lease import LEASE, Lease
+from orchestrator.searches.mirror import Mirror
+from orchestrator.searches.places import fetch_networks, open_search, storage_folder
+from orchestrator.searches.trial_bucket import TrialBucket
+from orchestrator.storage.bucket import Bucket
+from orchestrator.trials.parts import make_teacher_task
 from trainables.files.checkpoint import load
 from trainables.identity import data_digest
 from trainables.tune_adapter import CascadeTrainable, TrialSettings

@@ -12,8 +12,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from orchestrator.config import Experiment
-from orchestrator.folder import SearchFolder
+from orchestrator.experiment.config import Experiment
+from orchestrator.searches.folder import SearchFolder
 from search_spaces.presets import PRESETS
 from trainables.results import TeacherResult
 
@@ -187,7 +187,7 @@ def test_a_front_whose_plot_cannot_be_written_is_printed(cascade, finished, form
 
 @pytest.mark.parametrize("command", ["report", "confirm", "sync"])
 def test_what_writes_into_a_folder_that_forbids_it_says_so(cascade, finished, monkeypatch, command):
-    monkeypatch.setattr("orchestrator.folder.os.access", lambda *_: False)
+    monkeypatch.setattr("orchestrator.searches.folder.os.access", lambda *_: False)
     refused(cascade(command, "mine"), f"{finished.path} cannot be written to", "work on a copy of it", "--storage")
 
 
@@ -195,7 +195,7 @@ def test_a_file_that_forbids_reading_is_named(cascade, finished, monkeypatch):
     def forbidden(_):
         raise PermissionError(errno.EACCES, "Permission denied", "archive.parquet")
 
-    monkeypatch.setattr("orchestrator.archive.Archive.candidates", forbidden)
+    monkeypatch.setattr("orchestrator.front.archive.Archive.candidates", forbidden)
     refused(cascade("front", "mine"), "archive.parquet cannot be read or written (Permission denied); change its perm")
 
 
@@ -320,8 +320,8 @@ def test_a_criterion_of_the_users_own_is_tried_before_anything_runs(cascade, tmp
 
 def test_passwords_of_a_tracking_address_are_not_written_down(tmp_path):
     from orchestrator.commands import _resume_command
-    from orchestrator.config import load_experiment
-    from orchestrator.folder import SearchFolder
+    from orchestrator.experiment.config import load_experiment
+    from orchestrator.searches.folder import SearchFolder
 
     address = "tracking.uri=https://me:hidden@example.org/mlflow"
     experiment = load_experiment("demo", [address])

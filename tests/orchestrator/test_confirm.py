@@ -2,10 +2,10 @@ import shutil
 
 import pytest
 
-from orchestrator.archive import Archive
 from orchestrator.confirm import RepeatQueue, new_seed
-from orchestrator.folder import SearchFolder
-from orchestrator.repeats import RepeatFile
+from orchestrator.front.archive import Archive
+from orchestrator.front.repeats import RepeatFile
+from orchestrator.searches.folder import SearchFolder
 from trainables.config import CascadeConfig
 
 CASCADES = {0: CascadeConfig(macs_kept=(0.5,)), 12: CascadeConfig(macs_kept=(0.5, 0.2), seed=4)}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.archive import Archive
-from orchestrator.study import Study
+from orchestrator.front.archive import Archive
+from orchestrator.sampling.study import Study
 
 ROOT = Path(__file__).parents[2]
 

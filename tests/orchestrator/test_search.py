@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import trainables
-from orchestrator.archive import Archive
-from orchestrator.study import Study
+from orchestrator.front.archive import Archive
+from orchestrator.sampling.study import Study
 
 pytestmark = pytest.mark.integration
 

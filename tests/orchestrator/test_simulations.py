@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.asked import Asked
-from orchestrator.comparison import compare
-from orchestrator.config import Experiment
-from orchestrator.curves import Curves, read_table, write_table
-from orchestrator.simulate import Policy
+from orchestrator.experiment.config import Experiment
+from orchestrator.replay.comparison import compare
+from orchestrator.replay.simulate import Policy
+from orchestrator.searches.asked import Asked
+from orchestrator.searches.curves import Curves, read_table, write_table
 from orchestrator.simulations import print_simulation
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelProgress

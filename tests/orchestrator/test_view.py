@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from orchestrator.front_view import front_view
-from orchestrator.fronts import front_json_list, front_rich_table, front_rows
+from orchestrator.front.front_view import front_view
+from orchestrator.searches.fronts import front_json_list, front_rich_table, front_rows
 from orchestrator.view import watching
 from trainables.config import CascadeConfig
 from trainables.recipe import Recipe

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_uri
-from orchestrator.front_view import FrontView
+from orchestrator.front.front_view import FrontView
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import FOLDER, Spool

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_uri
-from orchestrator.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import Tracker, records
 from orchestrator.tracking.sender import WINDOW
 from orchestrator.ui import serve
@@ -191,7 +191,7 @@ def test_what_nobody_asked_for_is_said_in_the_end(tmp_path, free_port, warnings)
 
 def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, capsys):
     from orchestrator.commands import sync_search
-    from orchestrator.config import Experiment
+    from orchestrator.experiment.config import Experiment
 
     dead = f"http://127.0.0.1:{free_port}"
     tracker = Tracker(uri=dead, storage=database, experiment="here", warn=warnings.append)
@@ -218,8 +218,8 @@ def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, 
 
 
 def test_a_storage_folder_is_brought_up_to_date_but_for_what_runs_or_is_tracked_elsewhere(database, runs, warnings):
-    from orchestrator.config import Experiment
-    from orchestrator.folder import SearchFolder
+    from orchestrator.experiment.config import Experiment
+    from orchestrator.searches.folder import SearchFolder
     from orchestrator.tracking.syncing import sync_storage
 
     for name, uri in (("digits", None), ("busy", None), ("away", "http://127.0.0.1:9")):
@@ -269,7 +269,7 @@ def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys
 
 def test_what_cannot_be_synced_is_said(database):
     from orchestrator.commands import sync_search
-    from orchestrator.config import Experiment
+    from orchestrator.experiment.config import Experiment
 
     with pytest.raises(InputError, match="there is no search 'nothing'"):
         sync_search("nothing", storage=database, uri=None, again=False, format="text")

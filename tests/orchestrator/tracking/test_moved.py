@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_file, database_uri
-from orchestrator.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.store import MlflowStore
 from orchestrator.ui import open_ui

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from orchestrator.addresses import database_uri
-from orchestrator.described import DataSet
+from orchestrator.data.described import DataSet
 from orchestrator.tracking import records
 from orchestrator.tracking.store import MlflowStore
 from trainables.errors import InputError

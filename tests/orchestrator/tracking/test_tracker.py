@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from orchestrator.addresses import without_credentials
-from orchestrator.repeats import Repeat
+from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import ClosedTrial, Tracker
 from orchestrator.tracking.ledger import Ledger
 from trainables.results import Reused, TeacherResult

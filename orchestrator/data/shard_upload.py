@@ -1,0 +1,45 @@
+"""Puts a set of shards into a bucket, where there is none for readers until it is whole."""
+
+from pathlib import Path
+
+from orchestrator.data.shards import FILE
+from orchestrator.storage.bucket import Bucket
+from orchestrator.storage.staging import Existing
+from trainables.errors import InputError, first_line
+
+
+def check_out(bucket: Bucket, existing: Existing) -> None:
+    """Check that a set can be put at a place, or may replace the one that is there.
+
+    Raises:
+        InputError: naming what is there, or why nothing can be put there.
+    """
+    bucket.require_usable()
+    try:
+        there = bucket.sizes()
+    except OSError as error:
+        raise InputError(f"{bucket.shown} cannot be read: {first_line(error)}; look at its permissions") from error
+    if FILE in there and existing == "keep":
+        raise InputError(f"{bucket.shown} holds a set already; choose another place, or replace it with --overwrite")
+    if there and FILE not in there:
+        raise InputError(f"{bucket.shown} holds {min(there)}, but no set of shards; choose another place")
+
+
+def put(folder: Path, bucket: Bucket) -> None:
+    """Copy a set into a bucket, where there is none as long as it is not whole.
+
+    Args:
+        folder: of the set.
+        bucket: its place there; the set that it has is removed first.
+
+    Raises:
+        InputError: if the bucket cannot be written to.
+    """
+    try:
+        bucket.remove(FILE)
+        for name in bucket.sizes():
+            bucket.remove(name)
+        for path in sorted(folder.iterdir(), key=lambda path: (path.name == FILE, path.name)):
+            bucket.write(path.name, path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{bucket.shown} cannot be written to: {first_line(error)}; begin again") from error

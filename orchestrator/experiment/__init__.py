@@ -1,0 +1,1 @@
+"""What a search is, as people write it: read, checked and explained."""

@@ -1,0 +1,75 @@
+"""Where exports go: a destination is checked, its disk too, and a finished folder appears there in one step."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.exports.formats import CARD_FILE, Format
+from orchestrator.storage.staging import Existing, move, require_local
+from trainables.datasets.images import ImageSet
+from trainables.errors import InputError
+
+_BYTES_A_PARAM = {"native": 4, "onnx": 4, "pt2": 4, "int8": 1}
+_MARGIN = 32 * 2**20
+
+
+def check_destination(destination: Path, existing: Existing) -> None:
+    """Check that a folder can be made, or that what is there may be replaced.
+
+    Raises:
+        InputError: naming what is there, or an address.
+    """
+    require_local(destination)
+    if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if existing == "keep":
+        raise InputError(
+            f"{destination} is there already; choose another place with --out, or replace it with --overwrite"
+        )
+    if not (destination / CARD_FILE).is_file():
+        raise InputError(
+            f"{destination} is no export (it has no {CARD_FILE}) and is not replaced; choose another --out"
+        )
+
+
+def check_room(
+    destination: Path, formats: Sequence[Format], params: Sequence[int], teacher_params: int, images: ImageSet
+) -> None:
+    """Check that the disk has room for exports, and for what is written on the way.
+
+    Args:
+        destination: somewhere on the disk.
+        formats: of every export.
+        params: parameters of each.
+        teacher_params: of the teacher, whose ONNX file is measured.
+        images: test images, which another process reads.
+
+    Raises:
+        InputError: with what is free and what is needed.
+    """
+    folder = destination
+    while not folder.is_dir():
+        folder = folder.parent
+    a_param = sum(_BYTES_A_PARAM[format] for format in formats)
+    scratch = 4 * (teacher_params + max(params)) + images.images_NCHW.numel()
+    needed = sum(params) * a_param + scratch + _MARGIN
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"the disk of {folder} has {free / 1e6:,.0f} MB left, but the export takes about {needed / 1e6:,.0f} MB; "
+            "make room, or choose another place with --out"
+        )
+
+
+def deliver(package: Path, destination: Path, existing: Existing) -> None:
+    """Move a finished folder to its destination; what is replaced stays until then.
+
+    Raises:
+        InputError: if the destination was taken meanwhile.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        move(package, destination, mark=CARD_FILE if existing == "replace" else None)
+    except OSError as error:
+        raise InputError(f"{destination} was taken while the export ran; choose another place") from error

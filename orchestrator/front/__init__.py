@@ -1,0 +1,1 @@
+"""Candidates, the front of them, and pictures of it."""

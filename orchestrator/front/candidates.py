@@ -1,0 +1,67 @@
+"""Candidates of what trials gave, and what trials gave out of candidates."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from orchestrator.front.archive import Candidate
+from trainables.config import CascadeConfig
+from trainables.errors import InputError
+from trainables.results import LevelResult
+
+
+def candidates_of(
+    trial: int, results: Sequence[LevelResult], network_folders: Mapping[int, str], cascade: CascadeConfig
+) -> tuple[Candidate, ...]:
+    """Make one candidate of each level that a trial gave.
+
+    Args:
+        trial: number of the trial in the search.
+        results: what each level came to.
+        network_folders: level → folder of its saved network, relative to the search's folder.
+        cascade: the configuration that made them.
+
+    Returns:
+        As many candidates as results, by level.
+    """
+    text = json.dumps(cascade.to_dict(), sort_keys=True)
+    return tuple(
+        Candidate(
+            trial=trial,
+            level=result.level,
+            num_assistants=result.num_levels - 1,
+            val_accuracy=result.val_accuracy,
+            val_accuracy_before_recalibration=result.val_accuracy_before_recalibration,
+            macs=result.macs,
+            macs_kept=result.macs_kept,
+            params=result.params,
+            params_kept=result.params_kept,
+            latency_ms=result.latency_ms,
+            network=network_folders[result.level],
+            cascade=text,
+            fidelity=result.fidelity,
+            val_top5=result.val_top5,
+        )
+        for result in sorted(results, key=lambda result: result.level)
+    )
+
+
+def results_of(candidates: Sequence[Candidate]) -> tuple[LevelResult, ...]:
+    """What the levels of one trial came to, by level: what `candidates_of` made them of."""
+    names = [field.name for field in dataclasses.fields(LevelResult) if field.name != "num_levels"]
+    return tuple(
+        LevelResult(num_levels=candidate.num_assistants + 1, **{name: getattr(candidate, name) for name in names})
+        for candidate in sorted(candidates, key=lambda candidate: candidate.level)
+    )
+
+
+def cascade_of(candidate: Candidate) -> CascadeConfig:
+    """The configuration that made a candidate.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return CascadeConfig.from_dict(json.loads(candidate.cascade))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the archive's configuration of candidate {candidate.label} is damaged: {error}") from error

@@ -1,0 +1,200 @@
+"""Dominance, front, hypervolume and knee: pure functions over candidates."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+from orchestrator.front.archive import Candidate
+from trainables.errors import InputError
+
+Direction = Literal["maximize", "minimize"]
+
+OBJECTIVES: Mapping[str, Direction] = MappingProxyType(
+    {
+        "val_accuracy": "maximize",
+        "macs_kept": "minimize",
+        "params_kept": "minimize",
+        "latency_ms": "minimize",
+    }
+)
+
+
+def losses(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
+    """A candidate's objectives, all to be minimised: what is to be maximised is negated.
+
+    Args:
+        candidate: the candidate.
+        objectives: names out of `OBJECTIVES`.
+
+    Returns:
+        One number an objective, in their order.
+
+    Raises:
+        InputError: if an objective is unknown, or was not measured for this candidate.
+    """
+    return tuple(_loss(candidate, name) for name in objectives)
+
+
+def _loss(candidate: Candidate, name: str) -> float:
+    if name not in OBJECTIVES:
+        raise InputError(f"objective {name!r} is unknown; known objectives: {', '.join(OBJECTIVES)}")
+    value: float | None = getattr(candidate, name)
+    if value is None:
+        raise InputError(
+            f"candidate {candidate.label} has no {name}, but it is an objective; "
+            "measure it in every trial or leave it out of the objectives"
+        )
+    return -value if OBJECTIVES[name] == "maximize" else value
+
+
+def dominates(a: Candidate, b: Candidate, objectives: Sequence[str]) -> bool:
+    """Tell whether `a` is at least as good as `b` in every objective and better in one."""
+    losses_a, losses_b = losses(a, objectives), losses(b, objectives)
+    return losses_a != losses_b and _covers(losses_a, losses_b)
+
+
+def _covers(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(loss_a <= loss_b for loss_a, loss_b in zip(a, b, strict=True))
+
+
+def front(candidates: Iterable[Candidate], objectives: Sequence[str]) -> tuple[Candidate, ...]:
+    """The candidates that no other one dominates.
+
+    Of several that are equal in all objectives the one with the smallest (trial, level) stays, so that the front does
+    not depend on the order in which candidates were found.
+
+    Args:
+        candidates: any number of them.
+        objectives: names out of `OBJECTIVES`.
+
+    Returns:
+        The front, by rising cost (the first objective that is minimised), the most accurate first where costs tie.
+
+    Raises:
+        InputError: as `losses`.
+    """
+    kept: list[tuple[tuple[float, ...], Candidate]] = []
+    # In this order only earlier candidates can dominate later ones, and by transitivity kept ones suffice; of two
+    # objectives the second falls along those, so that the last one suffices.
+    rivals = slice(-1, None) if len(objectives) == 2 else slice(None)
+    for losses_c, candidate in sorted(
+        ((losses(candidate, objectives), candidate) for candidate in candidates),
+        key=lambda pair: (pair[0], pair[1].key),
+    ):
+        if not any(_covers(better, losses_c) for better, _ in kept[rivals]):
+            kept.append((losses_c, candidate))
+    order = sorted(range(len(objectives)), key=lambda index: OBJECTIVES[objectives[index]] == "maximize")
+    kept.sort(key=lambda pair: [pair[0][index] for index in order])
+    return tuple(candidate for _, candidate in kept)
+
+
+def front_hypervolume(
+    candidates: Iterable[Candidate], objectives: Sequence[str], *, teacher_latency_ms: float | None = None
+) -> float:
+    """The volume that candidates dominate, up to the corner of accuracy 0 and the teacher's own cost.
+
+    Args:
+        candidates: any number of them; what lies beyond the corner counts nothing.
+        objectives: names out of `OBJECTIVES`.
+        teacher_latency_ms: the corner's latency, in milliseconds, where `latency_ms` is an objective; then the
+            volume is in that unit, else it is in [0, 1].
+
+    Raises:
+        InputError: as `losses`, or if the teacher's latency is needed and missing.
+    """
+    corner = {"val_accuracy": 0.0, "macs_kept": 1.0, "params_kept": 1.0, "latency_ms": teacher_latency_ms}
+    points = [losses(candidate, objectives) for candidate in front(candidates, objectives)]
+    reference = []
+    for name in objectives:
+        worst = corner[name]
+        if worst is None:
+            raise InputError(
+                f"{name} is an objective, but the teacher's is not known; measure the teacher's {name} too"
+            )
+        reference.append(worst)
+    return hypervolume(points, reference)
+
+
+def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
+    """The volume that points dominate, up to a reference point; all coordinates are to be minimised.
+
+    Exact, by slicing along the last coordinate (Zitzler 2001; While et al. 2006, "A faster algorithm for calculating
+    hypervolume"); for up to some hundred points in two to four coordinates.
+
+    Args:
+        points: each of as many coordinates as `reference`; one that is not below the reference in all of them counts
+            nothing.
+        reference: the worst corner.
+
+    Returns:
+        The volume, at least 0.
+    """
+    inside = [tuple(p) for p in points if all(x < worst for x, worst in zip(p, reference, strict=True))]
+    return _volume(inside, tuple(reference)) if inside else 0.0
+
+
+def _volume(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    if len(reference) == 1:
+        return reference[0] - min(point[0] for point in points)
+    if len(reference) == 2:
+        return _area(points, reference)
+    ordered = sorted(points, key=lambda point: point[-1])
+    ends = [*(point[-1] for point in ordered[1:]), reference[-1]]
+    # Between one point's last coordinate and the next one's, the slice is what the points so far dominate.
+    return math.fsum(
+        (end - point[-1]) * _volume([p[:-1] for p in ordered[:num_points]], reference[:-1])
+        for num_points, (point, end) in enumerate(zip(ordered, ends, strict=True), start=1)
+        if end > point[-1]
+    )
+
+
+def _area(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    steps = []
+    lowest = reference[1]
+    for x, y in sorted(points):
+        if y < lowest:
+            steps.append((reference[0] - x) * (lowest - y))
+            lowest = y
+    return math.fsum(steps)
+
+
+def knee(candidates: Sequence[Candidate], objectives: Sequence[str]) -> Candidate | None:
+    """The candidate of a front after which a further gain in one objective costs the most in the others.
+
+    Objectives are normalised to [0, 1] over the front, costs on a logarithmic axis. The knee is the point farthest
+    from the straight line between the front's two ends, on the side of better values (Das 1999, "On characterizing
+    the 'knee' of the Pareto curve based on normal-boundary intersection"). For two objectives that is the point with
+    the smallest sum of normalised losses, and that sum defines it for more than two as well: the point farthest from
+    the plane of equal sums. Of points that tie, such as the two ends when there are only two, the most accurate one
+    is the knee, then the one with the smallest (trial, level).
+
+    Args:
+        candidates: a front, as `front` gives it.
+        objectives: names out of `OBJECTIVES`, those of the front.
+
+    Returns:
+        The knee; the only candidate of a front of one; `None` for an empty front.
+
+    Raises:
+        InputError: as `losses`.
+    """
+    if not candidates:
+        return None
+    columns = [_normalised([_on_axis(candidate, name) for candidate in candidates]) for name in objectives]
+    # Rounded, so that the last bit of a sum does not decide between the two ends.
+    sums = [round(math.fsum(row), 12) for row in zip(*columns, strict=True)]
+    best = min(
+        range(len(candidates)), key=lambda index: (sums[index], -candidates[index].val_accuracy, candidates[index].key)
+    )
+    return candidates[best]
+
+
+def _on_axis(candidate: Candidate, name: str) -> float:
+    loss = _loss(candidate, name)
+    return loss if OBJECTIVES[name] == "maximize" else math.log(loss)
+
+
+def _normalised(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 0.0 for value in values]

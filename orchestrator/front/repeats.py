@@ -1,0 +1,183 @@
+"""A front's members trained again with other seeds: what came out, in one Parquet file, and what it says of each.
+
+Pure but for the file: nothing here trains.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.front.archive import Candidate
+from orchestrator.storage.whole_files import write_atomically
+from trainables.errors import InputError
+
+CONFIDENCE = 0.95
+MOST_SEEDS = 999  # numbers of repeats are put together from the trial's and the index
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repeat:
+    """One cascade trained once more.
+
+    Attributes:
+        trial: number of the trial in the search whose cascade it is.
+        index: which repeat of it, from 1.
+        seed: that it was trained with.
+        val_accuracies: of its levels 1 … L, each in [0, 1]; empty if it failed.
+        failure: why it failed, or `None`.
+    """
+
+    trial: int
+    index: int
+    seed: int
+    val_accuracies: tuple[float, ...] = ()
+    failure: str | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What identifies it in a search."""
+        return (self.trial, self.index)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmed:
+    """What repeats say of one candidate.
+
+    Attributes:
+        candidate: of the search.
+        val_accuracies: of its repeats, by their index; those that failed are left out.
+        num_failed: repeats that gave no network.
+    """
+
+    candidate: Candidate
+    val_accuracies: tuple[float, ...]
+    num_failed: int
+
+    @property
+    def mean(self) -> float | None:
+        """Mean validation accuracy of the repeats, without the search's own draw, which was chosen for its value."""
+        return statistics.fmean(self.val_accuracies) if self.val_accuracies else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's 95 % interval of the mean, cut to [0, 1]; `None` for fewer than two repeats."""
+        if self.mean is None or len(self.val_accuracies) < 2:
+            return None
+        error = statistics.stdev(self.val_accuracies) / math.sqrt(len(self.val_accuracies))
+        half = t_quantile(0.5 + CONFIDENCE / 2, len(self.val_accuracies) - 1) * error
+        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        low, high = self.interval or (None, None)
+        return {
+            "trial": self.candidate.trial,
+            "level": self.candidate.level,
+            "macs_kept": self.candidate.macs_kept,
+            "val_accuracy": self.candidate.val_accuracy,
+            "mean": self.mean,
+            "low": low,
+            "high": high,
+            "val_accuracies": list(self.val_accuracies),
+            "num_failed": self.num_failed,
+        }
+
+
+def confirmed(candidates: Iterable[Candidate], repeats: Sequence[Repeat], num_seeds: int) -> tuple[Confirmed, ...]:
+    """What the first so many repeats of each candidate's cascade say.
+
+    Args:
+        candidates: of the search.
+        repeats: of any cascades.
+        num_seeds: repeats of each to take into account, by their index.
+    """
+    found = []
+    for candidate in candidates:
+        own = sorted(
+            (repeat for repeat in repeats if repeat.trial == candidate.trial and repeat.index <= num_seeds),
+            key=lambda repeat: repeat.index,
+        )
+        accuracies = tuple(repeat.val_accuracies[candidate.level - 1] for repeat in own if repeat.val_accuracies)
+        found.append(Confirmed(candidate=candidate, val_accuracies=accuracies, num_failed=len(own) - len(accuracies)))
+    return tuple(found)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t, by bisection of its closed form (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
+
+    Args:
+        probability: in (0.5, 1).
+        freedom: degrees of freedom, at least 1.
+    """
+    low, high = 0.0, 1.0
+    while t_within(high, freedom) < 2 * probability - 1:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
+    return high
+
+
+def t_within(t: float, freedom: int) -> float:
+    """Probability that |T| is below t."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for step in range(3 if odd else 2, freedom, 2):
+        term *= (step - 1) / step * math.cos(angle) ** 2
+        total += term
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
+_FORMAT_KEY, _FORMAT = b"cascade_confirm_format", b"1"
+_SCHEMA = pa.schema(
+    [
+        pa.field("trial", pa.int64(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("val_accuracies", pa.list_(pa.float64()), nullable=False),
+        pa.field("failure", pa.string(), nullable=True),
+    ],
+    metadata={_FORMAT_KEY: _FORMAT},
+)
+
+
+class RepeatFile:
+    """The repeats of a search in one Parquet file, each once; replaced in one step. One writer at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; one that is not there holds none."""
+        self.path = path
+
+    def read(self) -> tuple[Repeat, ...]:
+        """All repeats, sorted by (trial, index).
+
+        Raises:
+            InputError: if the file is damaged, or something else.
+        """
+        if not self.path.exists():
+            return ()
+        try:
+            table = pq.read_table(pa.BufferReader(self.path.read_bytes()))
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.path} is damaged; remove it to confirm anew") from error
+        if (table.schema.metadata or {}).get(_FORMAT_KEY) != _FORMAT or table.schema.names != _SCHEMA.names:
+            raise InputError(f"{self.path} is no file of repeats of this version; remove it to confirm anew")
+        rows = [Repeat(**row | {"val_accuracies": tuple(row["val_accuracies"])}) for row in table.to_pylist()]
+        return tuple(sorted(rows, key=lambda repeat: repeat.key))
+
+    def add(self, repeat: Repeat) -> None:
+        """Keep one more; one that is there already stays as it is."""
+        known = {old.key: old for old in self.read()}
+        merged = known | ({} if repeat.key in known else {repeat.key: repeat})
+        columns = {name: [getattr(merged[key], name) for key in sorted(merged)] for name in _SCHEMA.names}
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pydict(columns, schema=_SCHEMA), sink)
+        write_atomically(self.path, sink.getvalue().to_pybytes())

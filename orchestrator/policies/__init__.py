@@ -1,0 +1,1 @@
+"""How a search chooses and when it stops: samplers, early stopping, budgets, and cheap looks at what was drawn."""

@@ -1,0 +1,298 @@
+"""What is looked at before a search begins: that the network, the space and the data fit one another."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from orchestrator.data.classes import class_notes, require_differences
+from orchestrator.data.leakage import leakage_notes
+from orchestrator.experiment.config import Experiment
+from orchestrator.experiment.idle import idle_notes
+from orchestrator.experiment.resources import AUTO, LOCAL
+from orchestrator.policies.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
+from orchestrator.policies.probe import SpaceProbe
+from orchestrator.words import counted
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.datasets.data import DataSplits
+from trainables.errors import InputError, first_line
+from trainables.files.checkpoint import InputSpec, rebuild
+from trainables.hardware.execution import require_compiler
+from trainables.imports import is_import_path
+from trainables.memory import require_room_for_network
+from trainables.networks.models import build, find_builder, load_weights
+from trainables.pruning.channels import ChannelMap
+from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
+from trainables.pruning.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
+from trainables.pruning.dependencies import CLASS_SCORES
+from trainables.pruning.saliency import find_criterion
+from trainables.pruning.selection import floor_fraction, smallest_target
+from trainables.pruning_config import UNITS, Pruning, SizeUnit
+from trainables.recipe import Recipe
+from trainables.stages.batches import require_parts
+from trainables.stages.features import find_boundaries
+from trainables.stages.objective import Objective
+from trainables.stages.remembered import require_room_for_logits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """What is known of a search that may begin.
+
+    Attributes:
+        look: refuses cascades that such a teacher cannot be pruned to.
+        notes: what people should know before they wait for it.
+        timed: where sizes are in latency, gives the look once layers are timed, and raises an `InputError` where the
+            space asks for what cannot be; until then `look` admits all.
+    """
+
+    look: Look
+    notes: tuple[str, ...]
+    timed: Callable[[LatencyTable], Look] | None = None
+
+
+def check_network(experiment: Experiment, data: DataSplits) -> Checked:
+    """Build the teacher once and check its contracts and weights, so that what is wrong shows before work starts.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    require_differences(data)
+    for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
+        _check_recipe(key, recipe, data)
+    _check_distillation(experiment.cascade, data)
+    space = experiment.find_space()
+    if isinstance(space, CascadeSpace) and space.learning_rate is not None:
+        _check_rates(space.learning_rate, experiment.cascade.recipe)
+    criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
+    for criterion in criteria:
+        find_criterion(criterion)
+    require_room_for_network(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+    network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
+    if experiment.model.weights is not None:
+        load_weights(network, Path(experiment.model.weights))
+    num_outputs = _num_outputs(network, experiment, data)
+    if num_outputs != data.num_classes:
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
+            f"{data.num_classes} classes; build it with num_classes outputs"
+        )
+    pruning = experiment.cascade.pruning
+    findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=criteria)
+    if findings.silent and experiment.model.weights is not None:
+        raise InputError(
+            f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
+            "nothing tells its channels apart; is a layer behind it all zeros?"
+        )
+    _check_rebuilding(network, experiment, data)
+    boundaries = cache(partial(find_boundaries, network, findings.channel_map, data.input_shape))
+    if experiment.cascade.feature_weight > 0:
+        _check_features(boundaries)
+    make_look = partial(_look, experiment, network, findings, data, boundaries)
+    look: Look = admit
+    timed: Callable[[LatencyTable], Look] | None = None
+    if experiment.cascade.pruning.size_in == "latency":
+        SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
+        timed = make_look
+    else:
+        look = make_look(None)
+    of_data = (*class_notes(data), *leakage_notes(data))
+    notes = (*of_data, *_network_notes(findings, data), *_speed_notes(experiment), *idle_notes(experiment))
+    return Checked(look=look, notes=notes, timed=timed)
+
+
+def _num_outputs(network: nn.Module, experiment: Experiment, data: DataSplits) -> int:
+    """Scores that a network gives for an image.
+
+    Raises:
+        InputError: if it cannot take the images, or gives no scores.
+    """
+    channels, size, _ = data.input_shape
+    images = f"images of {counted(channels, 'channel')} and {size}x{size} pixels"
+    try:
+        with torch.no_grad():
+            scores_NK = network.eval()(torch.zeros(2, *data.input_shape))
+    except Exception as error:  # whatever a forward pass of the user's own raises
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which cannot take {images}: {first_line(error)}; "
+            "give a network that can, or bring images to another data.image_size where their channels do fit"
+        ) from error
+    if not isinstance(scores_NK, torch.Tensor) or scores_NK.ndim != 2:
+        what = f"shape {tuple(scores_NK.shape)}" if isinstance(scores_NK, torch.Tensor) else type(scores_NK).__name__
+        raise InputError(
+            f"model.name is {experiment.model.name!r}, which gives {what} for 2 {images}, but must give a tensor of "
+            f"scores of shape (2, {data.num_classes})"
+        )
+    return scores_NK.shape[1]
+
+
+def _check_rebuilding(network: nn.Module, experiment: Experiment, data: DataSplits) -> None:
+    """Check that the network, once trained and saved, will be read again."""
+    name = experiment.model.name
+    builder = find_builder(name) if is_import_path(name) else None
+    images_NCHW = torch.randn(2, *data.input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        again = rebuild(network, model=experiment.model, input_spec=InputSpec.of(data), builder=builder)
+        with torch.no_grad():
+            scores_NK, wanted_NK = again(images_NCHW), network.eval()(images_NCHW)
+        if not (scores_NK - wanted_NK).abs().max() <= TOLERANCE * wanted_NK.abs().max():  # not-a-number is neither
+            raise InputError("it gives other scores; what it computes must depend on its parameters and buffers alone")
+    except Exception as error:  # whatever a forward pass of the user's own raises
+        raise InputError(
+            f"model.name is {name!r}, whose network could not be read again once it was trained and saved: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _look(
+    experiment: Experiment,
+    network: nn.Module,
+    findings: Findings,
+    data: DataSplits,
+    boundaries: Callable[[], tuple[str, ...]],
+    table: LatencyTable | None,
+) -> Look:
+    """The look at each cascade; the space and the starting points are looked at now.
+
+    Raises:
+        InputError: if the space or a starting point asks for what cannot be.
+    """
+    pruning, space, channel_map = experiment.cascade.pruning, experiment.find_space(), findings.channel_map
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    sizes: dict[SizeUnit, SizeModel] = {
+        "macs": macs_model(network, channel_map, data.input_shape),
+        "params": params_model(network, channel_map),
+    }
+    if table is not None:
+        sizes["latency"] = latency_model(network, channel_map, table)
+    smallest = floor_fraction(sizes[pruning.size_in], channel_map, pruning)
+    if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < smallest:
+        raise InputError(
+            f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
+            f"{smallest:.3g} of the {UNITS[pruning.size_in]} {'is' if pruning.size_in == 'latency' else 'are'} left"
+            f"{_held(findings)}; start above that, or lower cascade.pruning.min_channels or "
+            "cascade.pruning.round_to"
+        )
+    teacher = {unit: model.total(full_G) for unit, model in sizes.items()}
+    look = Looks(
+        looks=(
+            UnitLook(teacher=teacher),
+            BoundLook(bounds=experiment.constraints, teacher=teacher),
+            ReachLook(
+                bounds=experiment.constraints,
+                smallest=lambda pruning, unit: smallest_target(sizes[unit], channel_map, pruning),
+                teacher=teacher,
+            ),
+            SizeLook(smallest_kept=partial(_smallest_kept, sizes, teacher, channel_map)),
+            LearningLook(
+                require_room=partial(require_room_for_logits, data=data),
+                require_features=boundaries,
+            ),
+        )
+    )
+    SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
+    return look
+
+
+def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:
+    """What stays whole, what nothing is known of yet, and scores of a kind that the losses do not take."""
+    held = _held_reasons(findings)
+    if held:
+        some = "1 layer or group of them stays" if len(held) == 1 else f"{len(held)} layers or groups of them stay"
+        yield f"{some} whole, such as {held[0]}"
+    if findings.silent:
+        number = len(findings.silent)
+        yield (
+            f"{counted(number, 'group')} of channels {'has' if number == 1 else 'have'} no saliency at the start, such "
+            f"as {findings.silent[0]}, "
+            "as behind weights that begin at zero; a trial fails, and says so, where one has none when channels go"
+        )
+    if findings.probabilities and not data.multi_label:
+        yield (
+            "the network gives probabilities, as behind a softmax, but the losses take logits and apply one "
+            "themselves: networks learn worse; leave the last softmax out"
+        )
+
+
+def _speed_notes(experiment: Experiment) -> Iterator[str]:
+    """What slows training down where trials run on a processor."""
+    resources = experiment.resources
+    no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
+    if resources.num_gpus > 0 and not no_card:
+        return
+    recipes = {"cascade.recipe": experiment.cascade.recipe}
+    if experiment.model.weights is None:
+        recipes = {"teacher": experiment.teacher} | recipes
+    in_bf16 = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
+    if in_bf16 and not torch.cpu.get_capabilities().get("avx512_bf16"):
+        key = in_bf16[0]
+        yield f"{key}.precision is bf16, but this processor has no avx512_bf16: training is slower than with fp32"
+    compiled = [key for key, recipe in recipes.items() if recipe.execution == "compile"]
+    if compiled:
+        yield (
+            f"{compiled[0]}.execution is compile, but trials run on a processor, where compiling takes minutes and "
+            "gained nothing in our benchmarks; leave it out"
+        )
+
+
+def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
+    try:
+        require_compiler(recipe.execution)
+        Objective.of(recipe, data)
+    except InputError as error:
+        raise InputError(f"{key}.{error}") from error
+
+
+def _check_distillation(cascade: CascadeDefaults, data: DataSplits) -> None:
+    try:
+        Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
+        require_room_for_logits(cascade.teacher_views, data)
+    except InputError as error:
+        raise InputError(f"cascade.{error}") from error
+
+
+def _check_features(boundaries: Callable[[], tuple[str, ...]]) -> None:
+    try:
+        boundaries()
+    except InputError as error:
+        raise InputError(f"cascade.{error}") from error
+
+
+def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
+    try:
+        replace(recipe, learning_rate=rates[1])
+    except InputError as error:
+        raise InputError(f"space.learning_rate ends where cascade.recipe.{error}") from error
+
+
+def _held(findings: Findings) -> str:
+    """What stays whole besides the scores, and why; the first of it."""
+    reasons = _held_reasons(findings)
+    stay = "stays" if len(reasons) == 1 else "stay"
+    return f" ({counted(len(reasons), 'group')} {stay} whole, such as {reasons[0]})" if reasons else ""
+
+
+def _held_reasons(findings: Findings) -> list[str]:
+    return [f"{layer}: {reason}" for layer, reason in findings.channel_map.held.items() if reason != CLASS_SCORES]
+
+
+def _smallest_kept(
+    sizes: Mapping[SizeUnit, SizeModel], teacher: Mapping[SizeUnit, float], channel_map: ChannelMap, pruning: Pruning
+) -> float:
+    return smallest_target(sizes[pruning.size_in], channel_map, pruning) / teacher[pruning.size_in]
+
+
+def check_ranks(experiment: Experiment, data: DataSplits) -> None:
+    """Check that every rank of a trial and of the teacher's training has work.
+
+    Raises:
+        InputError: if a micro-batch has fewer images than there are ranks, or steps are compiled.
+    """
+    ranks, teacher, num_train = experiment.resources.num_ranks, experiment.resources.teacher, len(data.train)
+    require_parts(experiment.cascade.recipe, num_train=num_train, ranks=ranks, section="cascade.recipe")
+    if teacher is not None and experiment.model.weights is None:
+        require_parts(experiment.teacher, num_train=num_train, ranks=teacher.num_ranks, section="teacher")

@@ -1,0 +1,1 @@
+"""Searches replayed from recorded curves, and policies held against one another."""

@@ -1,0 +1,294 @@
+"""A search's folder: where its parts lie, who works in it, and what it was made for."""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from orchestrator.experiment.config import Experiment, parse_experiment
+from orchestrator.experiment.differences import first_difference
+from orchestrator.front.archive import Archive
+from orchestrator.storage.bucket import Bucket
+from orchestrator.storage.whole_files import write_atomically
+from trainables.errors import InputError, first_line
+from trainables.results import TeacherResult
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MOST_LETTERS = 200  # of a name, of the 255 bytes that a folder's may have
+# What may differ when a search goes on: how much is tried and where it runs, not what is tried.
+_MAY_DIFFER = (
+    "num_trials",
+    "stop",
+    "study.warm_start",
+    "resources",
+    "checkpoint_minutes",
+    "tracking",
+    "reuse",
+    "data.workers",
+)
+_SHOWN = 12  # characters of a digest, which tell any two apart
+
+EXPORTS = "exports"
+STATE = "state.json"
+"""Of a search in a bucket: what makes up its state; see `snapshot`."""
+# What all searches of a storage folder share.
+STAGES = "stages"
+TEACHER = "teacher"
+_SHARED = (STAGES, "mlartifacts", "mlflow.db")
+# What a search that was killed as it began may have left.
+_BEGUN = ("lock", "search-id", "data-digest")
+
+
+def read_teacher_result(path: Path) -> TeacherResult:
+    """The teacher's figures from their file.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return TeacherResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}), and what candidates lose is told by the teacher's figures; put "
+            "it back from a copy, or search under another --name"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchFolder:
+    """`storage/name` and what lies in it.
+
+    Attributes:
+        storage: folder of all searches; holds the MLflow store too.
+        name: of the search.
+        bucket: the place of the search in a bucket, of which the folder is this machine's working copy; `None` where
+            the folder is the search.
+    """
+
+    storage: Path
+    name: str
+    bucket: Bucket | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            InputError: if it could not be a folder's name.
+        """
+        if not _NAME.fullmatch(self.name) or len(self.name) > _MOST_LETTERS:
+            raise InputError(
+                f"the search's name is {self.name!r}, but must be up to {_MOST_LETTERS} letters, digits, dots, dashes "
+                "and underscores, the first of them a letter or a digit; give another"
+            )
+        if self.name in _SHARED:
+            raise InputError(f"the search's name is {self.name!r}, which all searches share; give another")
+
+    @property
+    def path(self) -> Path:
+        """The folder itself, absolute."""
+        return self.storage.resolve() / self.name
+
+    @property
+    def archive(self) -> Archive:
+        """Its candidates."""
+        return Archive(self.path / "archive.parquet")
+
+    @property
+    def study_file(self) -> Path:
+        """Its Optuna journal."""
+        return self.path / "study.journal"
+
+    @property
+    def rungs_file(self) -> Path:
+        """What early stopping has seen and decided."""
+        return self.path / "rungs.jsonl"
+
+    @property
+    def teacher(self) -> Path:
+        """Its teacher's folder."""
+        return self.path / TEACHER
+
+    @property
+    def stages(self) -> Path:
+        """Finished stages, of this search and its neighbours."""
+        return self.storage.resolve() / STAGES
+
+    @property
+    def exists(self) -> bool:
+        """Whether a search was begun here."""
+        return (self.path / "experiment.yaml").exists()
+
+    @property
+    def search_id(self) -> str:
+        """What tells this search from every other."""
+        return (self.path / "search-id").read_text().strip()
+
+    def experiment(self) -> Experiment:
+        """What it searches.
+
+        Raises:
+            InputError: if there is no search here, or its file is damaged.
+        """
+        if not self.exists:
+            searches = self.neighbours()
+            there = f"there are {', '.join(searches)}" if searches else "there is none"
+            raise InputError(f"there is no search {self.name!r} in {self.storage_place}; {there}")
+        try:
+            values = yaml.safe_load((self.path / "experiment.yaml").read_text())
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.path / 'experiment.yaml'} is damaged: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{self.path / 'experiment.yaml'} is damaged: it holds no keys")
+        return parse_experiment(values)
+
+    @property
+    def storage_place(self) -> str:
+        """Where all searches are, for people."""
+        return str(self.storage) if self.bucket is None else self.bucket.parent.address
+
+    def neighbours(self) -> list[str]:
+        """Names of all searches where this one is.
+
+        Raises:
+            OSError: if a bucket does not answer.
+        """
+        if self.bucket is None:
+            return sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
+        storage = self.bucket.parent
+        return [name for name in storage.names() if storage.read(f"{name}/{STATE}") is not None]
+
+    def teacher_result(self) -> TeacherResult:
+        """The teacher's figures.
+
+        Raises:
+            InputError: if the search has not got so far, or the file is damaged.
+        """
+        path = self.teacher / "result.json"
+        if not path.exists():
+            raise InputError(f"search {self.name!r} has no teacher yet; let it run, or go on with --resume")
+        return read_teacher_result(path)
+
+    def require_fresh_or_same(self, experiment: Experiment, *, resume: bool) -> None:
+        """Refuse to mix searches.
+
+        Raises:
+            InputError: if a search is here and is not to be resumed, or is another one than this.
+        """
+        if not self.exists:
+            if self.path.is_dir() and any(file.name not in _BEGUN for file in self.path.iterdir()):
+                raise InputError(f"{self.path} holds other files; choose another --name or --storage")
+            return
+        if not resume:
+            raise InputError(
+                f"{self.place} holds a search already; go on with it by --resume, or give this one another --name"
+            )
+        here = experiment.without_secrets().to_dict()
+        key = first_difference(self.experiment().to_dict(), here, may_differ=_MAY_DIFFER)
+        if key is not None:
+            raise InputError(
+                f"{self.place} holds another search: {key[0]} is {key[1]!r} there and {key[2]!r} here; "
+                "give this one another --name, or leave the setting as it was"
+            )
+
+    def require_same_data(self, digest: str) -> None:
+        """Refuse other images than those that the search began with, if it has begun.
+
+        Args:
+            digest: of training and validation images, as `identity.data_digest` gives it.
+
+        Raises:
+            InputError: if files were changed, added or removed since.
+        """
+        path = self.path / "data-digest"
+        began = path.read_text().strip() if path.exists() else digest
+        if began != digest:
+            raise InputError(
+                f"the images under data.path are no longer those that search {self.name!r} began with (their digest is "
+                f"{digest[:_SHOWN]}… and was {began[:_SHOWN]}…), so training, validation and test images would mix; "
+                "put them back, or search them under another --name"
+            )
+
+    def require_writable(self) -> None:
+        """Check that files can be made.
+
+        Raises:
+            InputError: naming the folder that forbids it.
+        """
+        existing = self.path
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if not existing.is_dir():
+            raise InputError(f"{existing} is a file, but must be a folder; choose another --storage")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            mend = "work on a copy of it in another --storage" if self.exists else "choose another --storage"
+            raise InputError(f"{existing} cannot be written to; {mend}, or change its permissions")
+
+    def begin(self, experiment: Experiment, *, data: str = "") -> None:
+        """Make the folder, or note what this start changes.
+
+        Args:
+            experiment: what is searched.
+            data: digest of its images.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for aside in self.path.glob(".*.[0-9]*"):  # what a killed driver was about to write
+            aside.unlink(missing_ok=True)
+        if not (self.path / "search-id").exists():
+            write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
+        write_atomically(self.path / "data-digest", data.encode())
+        write_atomically(self.path / "experiment.yaml", experiment.without_secrets().to_yaml().encode())
+
+    @property
+    def place(self) -> str:
+        """Where the search is, for people."""
+        return str(self.path) if self.bucket is None else self.bucket.address
+
+    @property
+    def sync_command(self) -> str:
+        """What sends MLflow what it did not take, as people type it where the search was started."""
+        return shlex.join(["cascade", "sync", self.name, "--storage", self.storage_place])
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process of this machine works in it."""
+        try:
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second driver out.
+
+        Raises:
+            InputError: if one runs already.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"search {self.name!r} is running in another process; wait for it or stop it"
+                ) from error
+            yield
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Bring the working copy of a bucket up to date, while no other process of this machine does; waits for one."""
+        self.storage.mkdir(parents=True, exist_ok=True)
+        with (self.storage / f".{self.name}.fetching").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,1 @@
+"""Files and buckets: what is read is whole, or is not there."""

@@ -1,0 +1,280 @@
+"""Object stores (S3, Google Cloud, Azure) through pyarrow: what is read from one is whole, or is not there.
+
+An object appears in one step, a folder of several objects with its manifest, which is written last and holds the
+checksum of each. Whoever reads takes what the manifest names and looks at the checksums.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from orchestrator.storage.answers import answered, seconds_for
+from trainables.errors import InputError, first_line
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+MANIFEST = "objects.json"
+_PIECE_BYTES = 8 * 2**20
+# Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
+_SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
+
+
+def cache_folder() -> Path:
+    """This machine's folder of what lies in buckets too."""
+    return Path(os.environ.get("CASCADE_CACHE") or Path.home() / ".cache" / "cascade").absolute()
+
+
+def is_bucket(address: str) -> bool:
+    """Whether this is the address of an object store rather than the path of a folder."""
+    return "://" in address
+
+
+class Bucket:
+    """A place in an object store, in which objects have names with slashes."""
+
+    def __init__(self, address: str) -> None:
+        """Find the store; S3 is asked where the bucket is unless the address says so.
+
+        Args:
+            address: such as `s3://BUCKET/PREFIX`, with pyarrow's options after a `?`. Keys and passwords come from the
+                environment, as the store's own tools take them.
+
+        Raises:
+            InputError: if it is no address of a store that is known, or holds a password.
+        """
+        parts = urlsplit(address)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise InputError(
+                f"{parts.scheme}://… is no storage that is known; give a folder, or an address that begins with "
+                f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+            )
+        has_key = parts.password is not None or (parts.username is not None and not parts.scheme.startswith("abfs"))
+        if has_key or not _SECRETS.isdisjoint(parse_qs(parts.query, keep_blank_values=True)):
+            raise InputError(
+                f"the storage's address {parts.scheme}://… holds a key, which would be written down with the search; "
+                "leave it out, and give it by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if parts.fragment or "//" in unquote(parts.path):
+            raise InputError(
+                f"the storage's address {_shown(address)!r} has a # or an empty name in it; write %23 for a #, and one "
+                "slash between names"
+            )
+        try:
+            self.filesystem, self.root = pafs.FileSystem.from_uri(_with_options(address))
+        except (pa.ArrowException, ValueError) as error:
+            reason = first_line(error).replace(_with_options(address), _shown(address))  # options may be keys, misspelt
+            raise InputError(f"the storage's address {_shown(address)!r} cannot be understood: {reason}") from error
+        except OSError as error:
+            raise InputError(
+                f"{_shown(address)} cannot be reached: {first_line(error)}; look at the bucket's name and the network, "
+                "or say where it is with ?region=REGION"
+            ) from error
+        self.address = address
+        if parts.scheme == "s3":  # said from now on, so that nobody who is handed the place asks again
+            self.address = _with_region(address, self.filesystem.region)
+
+    def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
+        return Bucket, (self.address,)
+
+    @property
+    def shown(self) -> str:
+        """Its address without options, for people."""
+        return _shown(self.address)
+
+    def within(self, name: str) -> "Bucket":
+        """The place of all objects whose names begin with `NAME/`."""
+        parts = urlsplit(self.address)
+        return Bucket(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
+
+    @property
+    def parent(self) -> "Bucket":
+        """The place that this one is within."""
+        parts = urlsplit(self.address)
+        return Bucket(parts._replace(path=parts.path.rpartition("/")[0]).geturl())
+
+    def require_usable(self) -> None:
+        """See that objects can be written, read and removed.
+
+        Raises:
+            InputError: saying what could not be done, and why.
+        """
+        name = f".shared-{os.getpid()}-{os.urandom(4).hex()}"
+        done = "written to"
+        try:
+            self.write(name, b"whole")
+            done = "read"
+            if self.read(name) != b"whole":
+                raise OSError("what was written did not come back")
+            done = "removed from"
+            self.remove(name)
+        except OSError as error:
+            raise InputError(
+                f"{self.address} cannot be {done}: {first_line(error)}; look at the bucket's name and permissions, and "
+                "at the keys in the environment"
+            ) from error
+
+    def read(self, name: str) -> bytes | None:
+        """An object, or `None` where there is none.
+
+        Raises:
+            OSError: if the store does not answer or refuses, as of all that follows.
+        """
+        path = self._path(name)
+        while True:
+            try:
+                file = answered(lambda: self.filesystem.open_input_file(path))
+                content: bytes = answered(file.readall, seconds=seconds_for(file.size()))
+            except FileNotFoundError:
+                return None
+            # As much is read as there was when it was opened: too little, if it was replaced by a larger one since.
+            if answered(lambda: self.filesystem.get_file_info(path)).size in (None, len(content)):
+                return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make an object, or replace it, in one step."""
+        answered(lambda: self._write(name, content), seconds=seconds_for(len(content)))
+
+    def write_for_certain(self, name: str, content: bytes) -> None:
+        """The same, but waits for as long as it takes: what was given up may still arrive, behind what came later."""
+        answered(lambda: self._write(name, content), seconds=None)
+
+    def _write(self, name: str, content: bytes) -> None:
+        # In one piece, and in a thread, which no Ctrl-C gets into: a stream that is broken off would be closed, and
+        # leave half an object.
+        with self.filesystem.open_output_stream(self._path(name)) as file:
+            file.write(content)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, or a folder with all that is in it; one that is not there is nothing to remove."""
+        answered(lambda: self._remove(self._path(name)))
+
+    def _remove(self, path: str) -> None:
+        found = self.filesystem.get_file_info(path)
+        if found.type == pafs.FileType.Directory:
+            # The manifest first, so that nobody takes what is left for whole.
+            manifest = f"{path}/{MANIFEST}"
+            if self.filesystem.get_file_info(manifest).type == pafs.FileType.File:
+                self.filesystem.delete_file(manifest)
+            self.filesystem.delete_dir(path)
+        elif found.type == pafs.FileType.File:
+            self.filesystem.delete_file(path)
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies directly in a folder, objects and folders, by name."""
+        selector = pafs.FileSelector(self._path(folder), allow_not_found=True)
+        found = answered(lambda: self.filesystem.get_file_info(selector))
+        return sorted(PurePosixPath(info.path).name for info in found)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the objects that lie directly here, by name."""
+        selector = pafs.FileSelector(self._path(""), allow_not_found=True)
+        found = answered(lambda: self.filesystem.get_file_info(selector))
+        return {PurePosixPath(info.path).name: info.size for info in found if info.type == pafs.FileType.File}
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """An object's content, piece by piece, for one that is large."""
+        file = answered(lambda: self.filesystem.open_input_stream(self._path(name)))
+        while piece := answered(lambda: file.read(_PIECE_BYTES), seconds=seconds_for(_PIECE_BYTES)):
+            yield piece
+
+    def push(self, folder: Path, name: str) -> None:
+        """Copy the files of a folder; readers see them together, once all are there.
+
+        Args:
+            folder: on this machine.
+            name: of the folder in the bucket.
+        """
+        found: dict[str, str] = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            relative = path.relative_to(folder).as_posix()
+            found[relative] = hashlib.sha256(content).hexdigest()
+            self.write(f"{name}/{relative}", content)
+        self.write(f"{name}/{MANIFEST}", (json.dumps(found, indent=1) + "\n").encode())
+
+    def pull(self, name: str, folder: Path) -> bool:
+        """Copy a folder to this machine, where it appears whole or not at all.
+
+        Args:
+            name: of the folder in the bucket.
+            folder: on this machine, which is not there.
+
+        Returns:
+            Whether it was there, whole and undamaged.
+        """
+        manifest = self.read(f"{name}/{MANIFEST}")
+        if manifest is None:
+            return False
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            aside.chmod(0o755)
+            for relative, checksum in _named(manifest):
+                content = self.read(f"{name}/{relative}")
+                if content is None or hashlib.sha256(content).hexdigest() != checksum:
+                    return False
+                path = aside / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            try:
+                aside.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # as another process has brought it here meanwhile
+                    raise
+            return True
+        except (ValueError, AttributeError, TypeError):
+            return False
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _path(self, name: str) -> str:
+        return "/".join(part for part in (self.root.rstrip("/"), name) if part)
+
+
+def check_address(address: str) -> None:
+    """See that a place can be named so, without asking any store.
+
+    Raises:
+        InputError: as `Bucket`, but for one that cannot be reached.
+    """
+    Bucket(_with_region(address, "any"))
+
+
+def _with_region(address: str, region: str) -> str:
+    """An address of S3 that says a region, where it has said none."""
+    parts = urlsplit(address)
+    if parts.scheme != "s3" or "region" in parse_qs(parts.query):
+        return address
+    return parts._replace(query="&".join(filter(None, [parts.query, f"region={region}"]))).geturl()
+
+
+def _shown(address: str) -> str:
+    return urlsplit(address)._replace(query="").geturl()
+
+
+def _with_options(address: str) -> str:
+    """An address of S3 by which an object takes one request, not three, where it is small."""
+    parts = urlsplit(address)
+    if parts.scheme != "s3" or "allow_delayed_open" in parts.query:
+        return address
+    return parts._replace(query="&".join(filter(None, [parts.query, "allow_delayed_open=true"]))).geturl()
+
+
+def _named(manifest: bytes) -> Iterator[tuple[str, str]]:
+    """Files and checksums of a manifest.
+
+    Raises:
+        ValueError: if it is damaged, or names a file outside of its folder.
+    """
+    for relative, checksum in json.loads(manifest).items():
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(relative)
+        yield relative, checksum

@@ -1,0 +1,307 @@
+"""What a search knows, kept in one order: networks on disk, then the archive, then the study, then those who watch."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from orchestrator.front.archive import Archive, Candidate
+from orchestrator.front.candidates import candidates_of, results_of
+from orchestrator.front.constraints import Bounds, measured, unmet, violations
+from orchestrator.front.front_view import FrontView, front_view, grown
+from orchestrator.front.pareto import front_hypervolume, losses
+from orchestrator.front.plots import save_front
+from orchestrator.policies.budget import Budget
+from orchestrator.sampling.study import Study
+from orchestrator.searches.asked import Asked
+from orchestrator.searches.curves import CURVES, Curves
+from orchestrator.tracking import ClosedTrial, Status, Tracker
+from orchestrator.trials.watcher import Watcher
+from trainables.errors import InputError
+from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
+
+CANDIDATES = "candidates"
+# Rest after a picture of the front, against the time that it took.
+_REST, _LONGEST_REST_SECONDS = 19.0, 20.0
+# Trials after which, and after as many more, constraints that nothing has met are spoken of.
+_TRIALS_TO_MEET = 10
+
+
+class SearchRecord:
+    """Takes what trials report and keeps it; a candidate is in the archive before its trial counts as done."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        folder: Path,
+        objectives: Sequence[str],
+        teacher: TeacherResult,
+        archive: Archive,
+        study: Study,
+        budget: Budget,
+        tracker: Tracker,
+        watcher: Watcher,
+        bounds: Bounds = MappingProxyType({}),
+        fetch: Callable[[Sequence[str]], None] = lambda _networks: None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            folder: the search's.
+            objectives: names out of `pareto.OBJECTIVES`.
+            teacher: what sizes and accuracies compare to.
+            archive: of the candidates.
+            study: of the trials.
+            budget: counts what they take.
+            tracker: MLflow.
+            watcher: the terminal.
+            bounds: what candidates of the front keep to.
+            fetch: brings networks of the front, by their folders in the search's, to this machine.
+        """
+        self._folder = folder
+        self._objectives = tuple(objectives)
+        self._teacher = teacher
+        self._archive = archive
+        self._study = study
+        self._budget = budget
+        self._tracker = tracker
+        self._watcher = watcher
+        self._bounds = bounds
+        self._fetch = fetch
+        self._curves = Curves(folder / CURVES)
+        self._view: FrontView | None = None
+        self._drawn: tuple[Candidate, ...] = ()
+        self._newest_view: FrontView | None = None
+        self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
+        self._closing = threading.Event()
+
+    def adopt(self) -> tuple[Asked, ...]:
+        """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
+        self._study.settle()
+        archived = {candidate.trial for candidate in self._archive.candidates()}  # all of a trial's, or none
+        self._archive.add(Candidate(**plain) for plain in self._study.candidates(besides=archived))
+        self._note_lost()
+        unfinished = []
+        for asked in self._study.running():
+            found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
+            if found and _is_whole(found):
+                self._conclude(asked, found, Reused())
+            elif found:
+                self._conclude_stopped(asked.number, found, "early stopping, as the driver ended", Reused())
+            else:
+                unfinished.append(asked)
+        # What a driver told the study, but could not tell MLflow any more.
+        self._tracker.settle(self._study.concluded(), self._closed)
+        return tuple(unfinished)
+
+    def _note_lost(self) -> None:
+        """Say so if networks of finished trials are neither in the archive nor in the study."""
+        archived = {candidate.trial for candidate in self._archive.candidates()}
+        lost = [
+            number for number, end in self._study.concluded().items() if end == "finished" and number not in archived
+        ]
+        if lost:
+            self._watcher.note(
+                f"{len(lost)} finished trials, the first is trial {min(lost)}, have no candidates in "
+                f"{self._archive.path}; restore it from a copy, as the front is without them"
+            )
+
+    def _closed(self, number: int) -> ClosedTrial:
+        candidates = [candidate for candidate in self._archive.candidates() if candidate.trial == number]
+        return ClosedTrial(
+            parameters=self._parameters(self._study.asked(number)),
+            candidates=candidates,
+            reason=(self._study.failures() | self._study.stopped()).get(number),
+        )
+
+    def started(self, asked: Asked) -> None:
+        """A trial begins, or goes on."""
+        self._curves.started(asked, self._study.parameters(asked.number))
+        self._tracker.start_trial(asked.number, self._parameters(asked))
+        self._watcher.trial_started(asked.number, asked.cascade)
+
+    def _parameters(self, asked: Asked) -> dict[str, Any]:
+        parameters = self._study.parameters(asked.number) | {
+            "num_assistants": asked.cascade.num_assistants,
+            "schedule": asked.cascade.schedule,
+            "epochs": asked.cascade.num_epochs,
+        }
+        for level, size in enumerate(asked.cascade.macs_kept, start=1):
+            parameters[f"level_{level}_macs_kept_asked"] = size
+        return parameters
+
+    def took_over(self, number: int, progress: EpochProgress) -> None:
+        """A trial had an epoch that another one trained."""
+        self._budget.took_over(number)
+        self._show_epoch(number, progress)
+
+    def epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch."""
+        self._budget.trained(number, progress.trial_epoch)
+        self._show_epoch(number, progress)
+
+    def _show_epoch(self, number: int, progress: EpochProgress) -> None:
+        self._curves.epoch(number, progress)
+        self._tracker.log_epoch(number, progress)
+        self._watcher.trial_epoch(number, progress)
+
+    def finished(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused
+    ) -> None:
+        """A trial gave a network of every level."""
+        candidates = self._archived(asked, results, networks)
+        if candidates is not None:
+            self._conclude(asked, candidates, reused)
+
+    def stopped(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused, reason: str
+    ) -> None:
+        """A trial was stopped early, and gave networks of the levels that had reached their sizes."""
+        candidates = self._archived(asked, results, networks)
+        if candidates is not None:
+            self._conclude_stopped(asked.number, candidates, reason, reused)
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial gave nothing; none of its levels reaches the front."""
+        self._curves.ended(number, "failed")
+        ended = self._budget.end(number, hypervolume=self._hypervolume(self.view()))
+        with self._study.together():
+            self._study.note_end(number, ended)
+            self._study.fail(number, reason)
+        self._tracker.finish_trial(number, (), "failed", reason)
+        self._watcher.trial_failed(number, reason)
+
+    def note(self, text: str) -> None:
+        """Something about all trials that people should know."""
+        self._watcher.note(text)
+
+    def close(self, status: Status, reason: str) -> None:
+        """The search ends, for now or for good; why."""
+        if self._archive.candidates():
+            self._show_front(self.view(), self._hypervolume(self.view()))
+            self._note_unmet()
+        self.leave()
+        self._artist.shutdown(wait=True)
+        self._tracker.finish(status, reason)
+
+    def leave(self) -> None:
+        """The search ends in whatever way: nobody waits for pictures of fronts, and all is where people look for it."""
+        self._closing.set()
+        with suppress(OSError):  # on a full disk it stays where it is, which is safe too
+            self._archive.settle()
+
+    def view(self) -> FrontView:
+        """The front as it is now."""
+        if self._view is None:
+            self._view = front_view(
+                self._archive.candidates(),
+                self._objectives,
+                teacher_val_accuracy=self._teacher.val_accuracy,
+                bounds=self._bounds,
+                collapsed_below=self._teacher.collapsed_below,
+            )
+        return self._view
+
+    def _archived(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str]
+    ) -> tuple[Candidate, ...] | None:
+        """Put a trial's levels into the archive; `None` where one lacks a number that is needed: the trial failed."""
+        folders = {level: f"{CANDIDATES}/{name}" for level, name in networks.items()}
+        try:
+            candidates = candidates_of(asked.number, results, folders, asked.cascade)
+            for candidate in candidates:
+                losses(candidate, self._objectives)
+                violations(self._bounds, candidate)
+        except InputError as error:
+            self.failed(asked.number, str(error))
+            return None
+        view = self.view()
+        self._archive.add(candidates)
+        self._view = grown(view, candidates, self._archive.candidates(), self._bounds)
+        return candidates
+
+    def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
+        number, view = asked.number, self.view()
+        self._curves.ended(number, "finished", results_of(candidates))
+        student = max(candidates, key=lambda candidate: candidate.level)
+        # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
+        epochs = asked.cascade.num_epochs - reused.epochs
+        ended = self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs)
+        with self._study.together():
+            self._study.note_end(number, ended)
+            self._study.note_reuse(number, reused)
+            self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
+            self._study.tell(
+                number,
+                [getattr(student, name) for name in self._objectives],
+                constraints=violations(self._bounds, student),
+                measured=measured(student),
+            )
+        self._tracker.finish_trial(number, candidates, "finished", reused=reused)
+        self._show_front(view, ended.hypervolume)
+        self._watcher.trial_finished(number, candidates, view, reused)
+        if self._budget.num_ended % _TRIALS_TO_MEET == 0:
+            self._note_unmet()
+
+    def _note_unmet(self) -> None:
+        text = unmet(self._bounds, self._archive.candidates())
+        if text is not None:
+            self._watcher.note(text)
+
+    def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
+        view = self.view()
+        self._curves.ended(number, "stopped", results_of(candidates))
+        ended = self._budget.end(number, hypervolume=self._hypervolume(view))
+        with self._study.together():
+            self._study.note_end(number, ended)
+            self._study.note_reuse(number, reused)
+            self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
+            self._study.stop(number, reason)
+        self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
+        if candidates:
+            self._show_front(view, ended.hypervolume)
+        self._watcher.trial_stopped(number, reason, candidates, view)
+
+    def _hypervolume(self, view: FrontView) -> float:
+        return front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
+
+    def _show_front(self, view: FrontView, volume: float) -> None:
+        # Drawing takes most of a second, for which the next trial should not wait.
+        self._newest_view = view
+        self._artist.submit(self._draw, view, volume, self._budget.num_ended)
+
+    def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
+        if view is not self._newest_view:
+            return  # trials end faster than fronts are drawn, and a newer one waits
+        started = time.monotonic()
+        figures: Sequence[Path] = ()
+        if view.front != self._drawn:
+            figures = (self._folder / "front.html", self._folder / "front.png")
+            save_front(view, *figures)
+            with suppress(InputError):  # who misses one says so
+                self._fetch([candidate.network for candidate in view.front])
+            self._drawn = tuple(view.front)
+        self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
+        # Pictures take the processor from the loop that runs the trials, where these end in quick succession.
+        self._closing.wait(min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
+
+
+def _is_whole(candidates: Sequence[Candidate]) -> bool:
+    """Whether these are all levels of their trial, trained to the end."""
+    return len(candidates) == candidates[0].num_assistants + 1 and all(c.fidelity == 1.0 for c in candidates)
+
+
+def search_parameters(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's plain values as flat parameters: dotted keys, scalars as they are, the rest as text."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": item for inner, item in search_parameters(value).items()}
+        else:
+            flat[key] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat

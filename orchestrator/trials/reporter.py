@@ -1,0 +1,176 @@
+"""Where Ray Tune says what came of trials."""
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray.tune import Callback
+
+from orchestrator.machines.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
+from orchestrator.searches.asked import Asked
+from orchestrator.trials.wave import Wave, writing
+from trainables.errors import MachineError
+from trainables.results import EpochProgress, LevelResult, Reused
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Listener(Protocol):
+    """Who hears what trials report."""
+
+    def started(self, asked: Asked) -> None:
+        """A trial begins, or goes on."""
+
+    def took_over(self, number: int, progress: EpochProgress) -> None:
+        """A trial had an epoch that another one trained."""
+
+    def epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch."""
+
+    def finished(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused
+    ) -> None:
+        """A trial gave a network of every level."""
+
+    def stopped(
+        self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused, reason: str
+    ) -> None:
+        """A trial was stopped early, and gave networks of the levels that had reached their sizes."""
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial gave nothing."""
+
+    def note(self, text: str) -> None:
+        """Something about all trials that people should know."""
+
+
+class Reporter(Callback):  # type: ignore[misc]
+    """Hands what trials report to the search's record."""
+
+    def __init__(self, wave: Wave, record: Listener, faults: NodeFaults) -> None:
+        """Take the wave that knows the trials, the record, and what is known of the nodes."""
+        self._wave = wave
+        self._record = record
+        self._faults = faults
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        """A trial got its resources, for the first time or after its actor died."""
+        self._wave.starts(trial.config["trial"])
+        with writing(self._wave):
+            self._record.started(self._wave.queue.given(trial.config["trial"]))
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ANN401
+    ) -> None:
+        """A trial trained an epoch."""
+        number = trial.config["trial"]
+        if result.get("node"):
+            self._faults.worked(result["node"], number)
+        epochs = [EpochProgress.from_dict(epoch) for epoch in result.get("progress", ())]
+        for epoch in epochs[:-1]:  # of stages that were there already; the last one was trained now
+            self._record.took_over(number, epoch)
+        for epoch in epochs[-1:]:
+            self._record.epoch(number, epoch)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        """A trial ended by itself."""
+        number, result = trial.config["trial"], trial.last_result
+        with writing(self._wave):
+            if "results" in result:
+                results = [LevelResult.from_dict(level) for level in result["results"]]
+                networks = {int(level): name for level, name in result["networks"].items()}
+                reused = Reused.from_dict(result["reused"])
+                asked = self._wave.queue.given(number)
+                if "stopped" in result:
+                    self._record.stopped(asked, results, networks, reused, result["stopped"])
+                else:
+                    self._record.finished(asked, results, networks, reused)
+            elif "unfit" in result:
+                self._leave_out(result["unfit"]["node"], result["unfit"]["reason"])
+                self._wave.moves(number)
+                return
+            elif self._wave.takes_back(number):
+                return
+            else:
+                self._record.failed(number, result.get("failure", "ended without a result"))
+            self._wave.ended(number)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        """A trial's actor died, or raised, and is to be tried again; on a full disk that would only fail again."""
+        if not self._look_for_room(trial):
+            self._blame_node(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
+        """A trial's actor died, or raised, more often than it is tried again."""
+        if self._look_for_room(trial):
+            return
+        node = self._blame_node(trial)
+        last = trial.last_result or {}
+        epochs, num_epochs = last.get("progress", []), last.get("num_epochs", 0.0)
+        was_lost = num_epochs > 0 and lost_its_process(_said(trial))
+        if was_lost and self._faults.goes_on(trial.config["trial"], num_epochs):
+            self._wave.end_early()
+            self._wave.moves(trial.config["trial"])
+            return
+        if self._faults.is_left_out(node):
+            self._wave.moves(trial.config["trial"])
+            return
+        where = f"within epoch {int(num_epochs) + 1}" if num_epochs else "before its first epoch"
+        if epochs:
+            where = f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}"
+        with writing(self._wave):
+            self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
+            self._wave.ended(trial.config["trial"])
+
+    def _leave_out(self, node: str, reason: str) -> None:
+        """Give a node no more trials, as none could be trained there; where there is no other, the search ends."""
+        was_told = self._faults.is_left_out(node)
+        if not self._faults.is_unfit(node):
+            self._wave.unfit = MachineError(reason)
+        elif not was_told:
+            self._record.note(
+                f"node {node[:8]} takes no trials for {LEFT_OUT_SECONDS / 60:.0f} minutes, and its trials go on "
+                f"elsewhere: {reason}"
+            )
+        self._wave.end_early()
+
+    def _blame_node(self, trial: Any) -> str | None:  # noqa: ANN401
+        """Count a failed attempt against the node on which it was, and end the wave where that is enough; the node."""
+        node = node_of(_said(trial))
+        if node is not None and self._faults.failed(node, trial.config["trial"]):
+            self._record.note(
+                f"node {node[:8]} takes no trials for {LEFT_OUT_SECONDS / 60:.0f} minutes, as two in a row failed "
+                f"there; the last: {_cause(trial)}"
+            )
+            self._wave.end_early()
+        return node
+
+    def _look_for_room(self, trial: Any) -> bool:  # noqa: ANN401
+        """Whether a trial could not write what it had to, which is no failure of the trial's."""
+        cause = _cause(trial)
+        for number in _NO_ROOM:
+            if os.strerror(number) in cause:
+                self._wave.broken = OSError(number, os.strerror(number))
+        return self._wave.broken is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _cause(trial: Any) -> str:  # noqa: ANN401
+    """The last line of what an actor raised, from the file that Tune's driver keeps of it."""
+    lines = [line.strip() for line in _said(trial).splitlines() if line.strip()]
+    return lines[-1] if lines else "the actor died"
+
+
+def _said(trial: Any) -> str:  # noqa: ANN401
+    """All that an actor raised, over its attempts."""
+    file = Path(trial.error_file or "")
+    return file.read_text() if file.is_file() else ""

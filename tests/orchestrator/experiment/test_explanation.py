@@ -1,0 +1,80 @@
+"""What is wrong in a model's values is told by its key, whatever the model."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.experiment.explanation import explain, stray_flag
+
+
+class Oven(BaseModel, extra="forbid"):
+    degrees: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Bread:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    flour: Annotated[int, Field(ge=1)] = 1
+
+
+class Bakery(BaseModel, extra="forbid"):
+    oven: Oven | None = None
+    breads: dict[str, Bread] = Field(default_factory=dict)
+    best: Bread | str = "rye"
+    is_open: bool = True
+    days: tuple[bool, ...] = ()
+    more: Any = None
+    guests: Annotated[int, Field(ge=1)] | None = None
+    prices: dict[str, int] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"oven": {"degrees": 3}}, "oven.degrees is 3, but must be a list of two, [lowest, highest]"),
+        ({"oven": {"degree": 3}}, "unknown key 'oven.degree'; did you mean 'degrees'?"),
+        ({"oven": {"names": "a"}}, "oven.names is 'a', but must be a list, such as [a]"),
+        ({"oven": 3}, "oven is 3, but must be keys and values, such as oven: {degrees: …}"),
+        ({"breads": {"rye": {"flower": 1}}}, "unknown key 'breads.rye.flower'; did you mean 'flour'?"),
+        ({"breads": {"rye": 3}}, "breads.rye is 3, but must be keys and values, such as rye: {flour: …}"),
+        ({"best": {"flour": 0}}, "best.flour is 0: input should be greater than or equal to 1"),
+        # Keys that are called as kinds of values are.
+        ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
+        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests, prices"),
+        (
+            {"guests": "1e3"},
+            "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
+            "before it; write 1000",
+        ),
+        ({"guests": "1.5"}, "guests is '1.5': input should be a valid integer, unable to parse string as an integer"),
+        ({"guests": ""}, "guests is '': input should be a valid integer, unable to parse string as an integer"),
+        ({"oven": {"names": ""}}, "oven.names is '', but must be a list"),
+        ({"prices": {"rye:2": None}}, "prices.rye:2 has no value; a space must follow the colon in YAML"),
+        ({"guests": "x"}, "guests is 'x': input should be a valid integer, unable to parse string as an integer"),
+        ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0: input should be greater than or equal to 1"),
+    ],
+)
+def test_the_first_wrong_value_is_told_by_its_key(values, message):
+    with pytest.raises(ValidationError) as found:
+        Bakery.model_validate(values)
+    assert explain(found.value, Bakery) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"oven": {"degrees": [0, True]}}, "oven.degrees is true"),
+        ({"breads": {"rye": {"flour": False}}}, "breads.rye.flour is false"),
+        ({"best": {"flour": True}}, "best.flour is true"),
+        ({"guests": True}, "guests is true"),
+        ({"is_open": False, "days": [True], "more": {"a": True}, "oven": {"names": ["a"]}}, None),
+        ({"oven": {"degrees": True}, "breads": True}, None),  # told as what must be a list, or keys and values
+        ({"unknown": True, "oven": {"unknown": True}}, None),  # told as unknown keys
+    ],
+)
+def test_a_flag_is_no_number(values, place):
+    said = stray_flag(values, Bakery)
+    assert said is None if place is None else said.startswith(f"{place}, but must be a number")

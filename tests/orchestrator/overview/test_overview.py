@@ -1,0 +1,290 @@
+"""The overview page: what it reads, what it says, and that it needs nothing beside itself."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import pyarrow as pa
+import pytest
+
+from orchestrator.experiment.config import Experiment
+from orchestrator.front.candidates import candidates_of
+from orchestrator.overview.charts import Frame, Point, count_ticks, percent_ticks, scatter
+from orchestrator.overview.gather import Links, gather
+from orchestrator.overview.importance import importance
+from orchestrator.overview.page import html, write_overview
+from orchestrator.searches.curves import SCHEMA, _rows, write_table
+from orchestrator.searches.folder import SearchFolder
+from trainables.config import CascadeConfig
+from trainables.errors import InputError
+from trainables.recipe import Recipe
+from trainables.results import EpochProgress, LevelProgress, LevelResult, TeacherResult
+
+TEACHER = TeacherResult(val_accuracy=0.95, macs=1_000_000, params=1000, seconds=90.0, latency_ms=2.0)
+
+
+def trial_of(number, sizes, accuracies, latency_ms=None):
+    """Results and epochs of a trial."""
+    results = [
+        LevelResult(
+            level=level,
+            num_levels=len(sizes),
+            val_accuracy=accuracy,
+            val_accuracy_before_recalibration=accuracy,
+            macs=int(1e6 * size),
+            macs_kept=size,
+            params=int(1e3 * size),
+            params_kept=size,
+            latency_ms=latency_ms,
+        )
+        for level, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True), start=1)
+    ]
+    epochs = [
+        EpochProgress(
+            stage="cascade",
+            epoch=epoch,
+            num_epochs=4,
+            trial_epoch=epoch,
+            learning_rate=0.1,
+            seconds=2.0,
+            levels=tuple(
+                LevelProgress(level=result.level, macs_kept=1.0, train_loss=1.0, val_accuracy=epoch / 5)
+                for result in results
+            ),
+        )
+        for epoch in range(1, 5)
+    ]
+    return results, epochs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A search of ten trials of two levels, the last of which failed."""
+    folder = SearchFolder(storage=tmp_path / "runs", name="mine")
+    folder.begin(Experiment())
+    (folder.teacher / "network").mkdir(parents=True)
+    (folder.teacher / "result.json").write_text(json.dumps(TEACHER.to_dict()))
+    widths = {"conv1": [32, 3], "norm1": [32, 32], "fc": [10, 32]}
+    (folder.teacher / "network/architecture.json").write_text(json.dumps({"widths": widths}))
+    for number in range(10):
+        sizes = (0.5 - number / 50, 0.05 + number / 100)
+        accuracies = (0.96 - number / 1000, 0.80 + number / 100)
+        results, epochs = trial_of(number, sizes, accuracies)
+        cascade = CascadeConfig(macs_kept=sizes, recipe=Recipe(epochs=4))
+        networks = {level: f"candidates/{number}-{level}" for level in (1, 2)}
+        failed = number == 9
+        if not failed:
+            folder.archive.add(candidates_of(number, results, networks, cascade))
+        header = {"parameters": {"temperature": float(number), "schedule": "joint"}, "cascade": cascade.to_dict()}
+        rows = _rows(number, header, epochs, "failed" if failed else "finished", () if failed else results)
+        write_table(folder.path / f"curves/{number:05d}.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
+        for level, width in ((1, 20), (2, 4)):
+            plan = {"conv1": [width, 3], "norm1": [width, width], "fc": [10, width]}
+            path = folder.path / f"candidates/{number}-{level}/architecture.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"widths": plan}))
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page is made of; raises where tags do not close one another."""
+
+    VOID = ("meta", "circle", "line", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.open, self.said, self.ids = [], [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href", "action", "srcset"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+        if tag not in self.VOID or tag == "circle":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.said += data
+
+
+def test_the_page_says_what_was_found_and_needs_nothing_beside_itself(folder):
+    path = write_overview(folder)
+    text = path.read_text()
+    page = Page(text)
+    assert path.name == "overview.html"
+    assert len(text) < 5_000_000
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert all(address.startswith("#network-") for address in page.addresses)
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    for word in ("When in doubt", "cascade export mine --pick knee", "What moved it", "conv1 … norm1", "1 min 30 s"):
+        assert word in page.said, word
+    assert re.search(r"… failed\s*1", re.sub(r"<[^>]+>", " ", text))
+    assert text.count('aria-label="Validation accuracy by epoch of the levels of trial') == 9
+    assert 'lang="en"' in text
+    assert 'name="viewport"' in text
+
+
+def test_what_has_collapsed_is_marked_on_cards_and_in_the_table(folder):
+    (folder.teacher / "result.json").write_text(json.dumps(TEACHER.to_dict() | {"val_guess": 0.7}))
+    said = Page(write_overview(folder).read_text()).said
+    assert "The smallest: 0:2 (collapsed)" in said
+    assert "The most accurate: 0:1 (collapsed)" not in said
+    assert said.count("0:2 (collapsed)") == 2
+
+
+def test_every_chart_that_a_width_decides_is_there_for_each(folder):
+    text = html(gather(folder))
+    for css in ("wide", "middle", "narrow"):
+        assert text.count(f'class="chart {css}"') == 2
+
+
+def test_names_lead_to_runs_where_they_are_known(folder):
+    links = Links(address="http://host:5000/", experiment_id="3", runs={"trial/0/network/1": "abc"})
+    text = html(gather(folder, links))
+    assert 'href="http://host:5000/#/experiments/3/runs/abc"' in text
+    note = folder.path / "tracking/links.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps({"address": "", "experiment_id": "7", "runs": {"trial/0/network/1": "abc"}}))
+    assert 'href="http://127.0.0.1:5000/#/experiments/7/runs/abc"' in html(gather(folder))
+    note.write_text("{")
+    assert "/experiments/" not in html(gather(folder))
+
+
+def test_words_of_the_users_own_cannot_become_markup(folder):
+    overview = gather(folder)
+    layer = dataclasses.replace(next(iter(overview.widths.values()))[0], layer="<script>alert(1)</script>")
+    hostile = dataclasses.replace(
+        overview,
+        name='<img src=x onerror="alert(1)">',
+        widths={label: (layer,) for label in overview.widths},
+        importances={"<b>": dataclasses.replace(next(iter(overview.importances.values())), shares={"<i>x": 1.0})},
+    )
+    page = Page(html(hostile))
+    assert not {"script", "img"} & set(page.tags)
+    assert "<script>alert(1)</script>" in page.said
+
+
+def test_a_teacher_far_below_its_networks_is_told_and_not_drawn_outside(folder):
+    overview = gather(folder)
+    weak = dataclasses.replace(overview, teacher=dataclasses.replace(TEACHER, val_accuracy=0.2), curves=())
+    text = html(weak)
+    assert "The teacher lies below what is shown, at 20.00 %." in text
+    assert "teacher, 20.00 %" not in text
+    assert "teacher, 95.00 %" in html(overview)
+
+
+def test_hypervolume_grows_and_ends_at_the_fronts(folder):
+    from orchestrator.front.pareto import front_hypervolume
+
+    overview = gather(folder)
+    values = list(overview.hypervolumes.values())
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(front_hypervolume(overview.view.front, overview.view.objectives))
+
+
+def test_sequential_curves_that_end_below_their_results_are_explained(folder):
+    overview = gather(folder)
+    assert "measured anew" not in html(overview)
+    curves = tuple(
+        dataclasses.replace(curve, cascade=dataclasses.replace(curve.cascade, schedule="sequential"))
+        for curve in overview.curves
+    )
+    assert "In sequential trials a result may lie far above" in html(dataclasses.replace(overview, curves=curves))
+
+
+def test_what_a_search_took_is_never_cut_off(folder):
+    overview = gather(folder)
+    text = html(dataclasses.replace(overview, teacher=dataclasses.replace(TEACHER, reused=True)))
+    assert "1 min 30 s, taken over from another search" in text
+    assert '<div class="scroll facts"><table>' in text
+    assert ".facts td { white-space: normal; }" in text
+    assert not re.search(r'style="[^"]*max-width:\d', text)
+
+
+def test_a_search_with_little_to_show_has_a_page_all_the_same(tmp_path):
+    folder = SearchFolder(storage=tmp_path, name="young")
+    with pytest.raises(InputError, match="there is no search 'young'"):
+        write_overview(folder)
+    folder.begin(Experiment(constraints={"params": {"at_most": 1}}))
+    with pytest.raises(InputError, match="no trial of search 'young' has given a network yet"):
+        write_overview(folder)
+    folder.teacher.mkdir()
+    (folder.teacher / "result.json").write_text(json.dumps(TEACHER.to_dict()))
+    results, _ = trial_of(0, (0.1,), (0.9,))
+    folder.archive.add(candidates_of(0, results, {1: "candidates/0-1"}, CascadeConfig(macs_kept=(0.1,))))
+    text = write_overview(folder).read_text()
+    Page(text)
+    assert "no network meets the constraints" in text
+
+
+def test_what_moves_a_result_comes_first_and_the_same_each_time():
+    parameters = [
+        {"size": index % 7, "noise": (index * 37) % 11, "word": "ab"[index % 2], "same": 1}
+        | ({"gap": 1.0} if index % 3 else {})
+        for index in range(40)
+    ]
+    results = [float(one["size"]) for one in parameters]
+    found = importance(parameters, results)
+    assert next(iter(found.shares)) == "size"
+    assert found.shares["size"] > 0.9
+    assert found.explained > 0.9
+    assert "same" not in found.shares
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert importance(parameters, results) == found
+
+
+@pytest.mark.parametrize(
+    ("parameters", "results"),
+    [([{"a": 1.0}] * 20, [1.0] * 20), ([{"a": float(i)} for i in range(5)], [1.0, 2.0, 3.0, 4.0, 5.0]), ([], [])],
+)
+def test_nothing_is_said_where_nothing_differs_or_trials_are_few(parameters, results):
+    assert importance(parameters, results) is None
+
+
+def test_ticks_are_round_and_within():
+    assert list(percent_ticks(0.913, 1.0).values()) == ["92 %", "94 %", "96 %", "98 %", "100 %"]
+    assert percent_ticks(0.5, 0.5)
+    assert list(count_ticks(15)) == [0, 3, 6, 9, 12, 15]
+    frame = Frame(width=400, height=300, x_range=(1, 1), y_range=(0, 0), x_ticks={}, y_ticks={})
+    assert frame.x(1) >= frame.left
+    assert frame.y(0) <= 300
+
+
+TEXT = re.compile(r'<text class="(\w+)" text-anchor="end" x="([\d.]+)" y="([\d.]+)">([^<]+)</text>')
+
+
+@pytest.mark.parametrize("width", [376, 1240])
+@pytest.mark.parametrize("x", [0.1, 0.5, 0.9])
+def test_no_label_covers_the_teachers(width, x):
+    frame = Frame(width=width, height=340, x_range=(0, 1), y_range=(0.9, 1), x_ticks={}, y_ticks={})
+    points = [Point(x=x, y=0.989, title="best", kind="knee", label="1:1"), Point(x=0.02, y=0.93, title="", label="0:3")]
+    texts = TEXT.findall(scatter(frame, points, joined=True, teacher=(0.99, "teacher, 99.00 %")))
+    assert [words for *_, words in texts][:2] == ["teacher, 99.00 %", "1:1"], "there is room for both"
+    _, right, baseline, words = texts[0]
+    end, y = float(right), float(baseline)
+    assert not end - 7 * len(words) <= frame.x(x) <= end or abs(y - frame.y(0.989)) > 6, "it hides no point"
+    for _, other_right, other_baseline, label in texts[1:]:
+        apart = abs(y - float(other_baseline)) > 13
+        assert apart or float(other_right) < end - 7 * len(words) or end < float(other_right) - 7 * len(label)
+
+
+def test_labels_give_way_where_points_lie_all_about_the_teachers_line():
+    frame = Frame(width=376, height=340, x_range=(0, 1), y_range=(0.9, 1), x_ticks={}, y_ticks={})
+    rows = [(at / 10, y) for at in range(1, 10) for y in (0.989, 0.981)]
+    points = [Point(x=x, y=y, title="", kind="front", label=f"{number}:1") for number, (x, y) in enumerate(rows)]
+    texts = TEXT.findall(scatter(frame, points, joined=True, teacher=(0.99, "teacher, 99.00 %")))
+    assert texts[0][0] == "note"
+    assert 1 < len(texts) < 1 + len(points)

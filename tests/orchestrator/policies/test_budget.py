@@ -1,0 +1,140 @@
+import pytest
+
+from orchestrator.experiment.config import Experiment, Stop, load_experiment
+from orchestrator.policies.budget import Budget, Ended
+from orchestrator.searches.folder import SearchFolder
+from trainables.errors import InputError
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def past(*volumes, epochs=5):
+    return [Ended(order=order, epochs=epochs, hypervolume=volume) for order, volume in enumerate(volumes, start=1)]
+
+
+def test_without_limits_nothing_ends_a_search():
+    clock = Clock()
+    budget = Budget(Stop(), clock=clock)
+    budget.recall(past(*[0.5] * 1000))
+    clock.seconds = 1e9
+    assert budget.reached() is None
+
+
+def test_minutes_count_from_this_start():
+    clock = Clock()
+    budget = Budget(Stop(max_minutes=1.5), clock=clock)
+    clock.seconds += 89.9
+    assert budget.reached() is None
+    clock.seconds += 0.1
+    assert budget.reached() == "stop.max_minutes: 1.5 minutes have passed"
+
+
+def test_a_clock_that_people_set_ends_nothing(monkeypatch):
+    budget = Budget(Stop(max_minutes=60))
+    for jump in (1e12, 0.0):
+        monkeypatch.setattr("time.time", lambda jump=jump: jump)
+        assert budget.reached() is None
+
+
+def test_epochs_of_running_and_of_earlier_trials_count():
+    budget = Budget(Stop(max_epochs=20))
+    budget.recall(past(0.1, 0.2))
+    budget.trained(2, 4)
+    budget.trained(3, 5)
+    assert (budget.epochs, budget.reached()) == (19, None)
+    budget.trained(2, 5)
+    assert budget.reached() == "stop.max_epochs: 20 of 20 epochs have been trained"
+
+
+def test_epochs_that_are_trained_again_after_a_crash_count_once():
+    budget = Budget(Stop())
+    for trial_epoch in (1, 2, 3, 2, 3, 4):
+        budget.trained(0, trial_epoch)
+    assert budget.epochs == 4
+    assert budget.end(0, hypervolume=0.5).epochs == 4
+    assert budget.epochs == 4
+
+
+def test_epochs_that_another_trial_trained_do_not_count():
+    budget = Budget(Stop())
+    for _ in range(3):
+        budget.took_over(0)
+    budget.trained(0, 4)
+    budget.trained(1, 4)
+    assert budget.epochs == 1 + 4
+
+
+def test_what_is_known_better_than_heard_counts():
+    budget = Budget(Stop())
+    budget.trained(0, 1)
+    assert budget.end(0, hypervolume=0.5, epochs=20) == Ended(order=1, epochs=20, hypervolume=0.5)
+    assert budget.epochs == 20
+
+
+def test_order_goes_on_after_earlier_starts():
+    budget = Budget(Stop())
+    budget.recall(reversed(past(0.1, 0.2, 0.3)))
+    assert budget.end(9, hypervolume=0.3).order == 4
+
+
+@pytest.mark.parametrize(
+    ("volumes", "stands_still"),
+    [
+        ((0.5, 0.5), False),  # too few to tell
+        ((0.5, 0.5, 0.5), True),
+        ((0.5, 0.5, 0.6), False),
+        ((0.5, 0.6, 0.6), False),
+        ((0.5, 0.6, 0.6, 0.6), True),
+        ((0.0, 0.0, 0.0), True),  # all failed
+        ((0.5, 0.5, 0.5049), True),  # less than a hundredth more
+        ((0.5, 0.5, 0.5051), False),
+    ],
+)
+def test_a_hypervolume_that_stands_still(volumes, stands_still):
+    budget = Budget(Stop(trials_without_gain=2, min_gain=0.01))
+    budget.recall(past(*volumes))
+    reason = budget.reached()
+    assert (reason is not None) is stands_still
+    assert reason is None or reason.startswith("stop.trials_without_gain: the hypervolume grew by ")
+
+
+def test_a_limit_that_was_reached_stays_reached():
+    budget = Budget(Stop(trials_without_gain=1))
+    budget.recall(past(0.5, 0.5))
+    reason = budget.reached()
+    budget.end(2, hypervolume=0.9)  # one that was still running
+    assert budget.reached() == reason is not None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stop.max_minutes=0", "stop.max_minutes is 0: input should be greater than 0"),
+        ("stop.max_minutes=.inf", "stop.max_minutes is inf: input should be a finite number"),
+        ("stop.max_epochs=0", "stop.max_epochs is 0"),
+        ("stop.max_epochs=1.5", "stop.max_epochs is 1.5"),
+        ("stop.trials_without_gain=-1", "stop.trials_without_gain is -1"),
+        ("stop.min_gain=.nan", "stop.min_gain is nan"),
+        ("stop.max_hours=2", "unknown key 'stop.max_hours'; did you mean 'max_"),
+        ("stop=3", "stop is 3"),
+    ],
+)
+def test_limits_that_cannot_be_are_named(setting, message):
+    with pytest.raises(InputError) as error:
+        load_experiment("demo", [setting])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_limits_may_differ_on_resume(tmp_path):
+    folder = SearchFolder(storage=tmp_path, name="mine")
+    folder.begin(Experiment())
+    folder.require_fresh_or_same(Experiment(stop=Stop(max_minutes=3)), resume=True)

@@ -1,0 +1,108 @@
+"""What was recorded answers for what is asked, and fronts are measured against the best of it."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+
+from orchestrator.replay.recorded import Recorded, Yardstick
+from trainables.config import CascadeConfig
+from trainables.errors import InputError
+from trainables.recipe import Recipe
+
+OBJECTIVES = ("val_accuracy", "macs_kept")
+
+
+def table(*curves, **options):
+    return Recorded(curves, objectives=OBJECTIVES, **options)
+
+
+def answers(recorded, cascade):
+    """All trials that answer for a cascade."""
+    draws = random.Random(0)
+    return {recorded.answer(cascade, draws).trial for _ in range(50)}
+
+
+def test_the_three_nearest_of_the_same_kind_answer(make_curve):
+    recorded = table(
+        *(make_curve(number, rate=0.01 * 2**number) for number in range(6)),
+        make_curve(6, sizes=(0.1,), accuracies=(0.8,)),
+        make_curve(7, schedule="sequential"),
+    )
+    asked = make_curve(rate=0.02).cascade
+    assert answers(recorded, asked) == {0, 1, 2}
+    assert answers(recorded, dataclasses.replace(asked, schedule="sequential", seed=7)) == {7}
+    assert answers(recorded, CascadeConfig(macs_kept=(0.4,), recipe=asked.recipe)) == {6}
+
+
+def test_one_level_is_the_same_in_either_schedule(make_curve):
+    recorded = table(make_curve(sizes=(0.1,), accuracies=(0.8,), schedule="sequential"))
+    assert answers(recorded, CascadeConfig(macs_kept=(0.1,), recipe=Recipe(epochs=4))) == {0}
+
+
+def test_sizes_weigh_more_than_the_rest(make_curve):
+    near_in_size = [make_curve(number, sizes=(0.5, 0.02), rate=1.0) for number in range(3)]
+    near_in_rate = [make_curve(number, sizes=(0.5, 0.2), rate=0.01) for number in range(3, 6)]
+    recorded = table(*near_in_size, *near_in_rate)
+    # Halfway between the two sizes but for a little, and as the second in its rate.
+    assert answers(recorded, make_curve(sizes=(0.5, 0.04), rate=0.01).cascade) == {0, 1, 2}
+
+
+def test_what_was_not_recorded_is_named(make_curve):
+    with pytest.raises(InputError, match="no recorded trial has 2 assistants, schedule joint"):
+        table(make_curve()).answer(CascadeConfig(macs_kept=(0.5, 0.2, 0.1)), random.Random(0))
+    with pytest.raises(InputError, match="objective 'latency_ms' is not in learning curves"):
+        Recorded([make_curve()], objectives=("val_accuracy", "latency_ms"))
+    with pytest.raises(InputError, match="no trial of these learning curves finished"):
+        table(make_curve(end="failed"), make_curve(end="stopped"))
+
+
+def test_levels_count_once_they_are_at_their_sizes(make_curve):
+    (trial,) = table(make_curve()).trials
+    assert [len(epoch.counted) for epoch in trial.epochs] == [0, 0, 2, 2]
+    assert trial.epochs[2].counted[1] == {"val_accuracy": pytest.approx(0.7), "macs_kept": 0.1, "params_kept": 0.1}
+    assert trial.epochs[3].counted == trial.results
+    # Before that the size is what was asked for.
+    assert trial.epochs[0].reported[1] == {"val_accuracy": pytest.approx(0.7), "macs_kept": 0.1}
+
+
+def test_trials_with_epochs_missing_are_left_out(make_curve):
+    curve = make_curve(1)
+    gap = dataclasses.replace(curve, points=tuple(point for point in curve.points if point.trial_epoch != 2))
+    short = dataclasses.replace(curve, points=curve.points[:4])
+    assert [trial.trial for trial in table(make_curve(0), gap, short).trials] == [0]
+
+
+def test_a_failed_trial_counts_nothing(make_curve):
+    failed = table(make_curve(0), make_curve(1, end="failed")).trials[1]
+    assert (len(failed.epochs), failed.num_epochs, failed.results, failed.epochs[-1].counted) == (2, 4, (), ())
+
+
+def test_work_is_counted_in_epochs_or_by_size(make_curve):
+    assert table(make_curve()).work_per_trial == 4
+    recorded = table(make_curve(), work="macs")
+    full, small = (1 + 3 * 2) / 4, (1 + 3 * 0.6) / 4
+    assert [epoch.work for epoch in recorded.trials[0].epochs] == pytest.approx([full, full, small, small])
+
+
+def test_the_best_front_of_the_table_is_all(make_curve):
+    one, other = make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))
+    recorded = table(one, other)
+    groups = [(), recorded.trials[0].results, (), recorded.trials[1].results, recorded.trials[1].results]
+    # Steps of the staircase over the logarithm of the cost: from 0.01 to 0.1, from there to 0.5, and on to 1.
+    steps = [math.log(10), math.log(5), math.log(2)]
+    found = 0.8 * steps[1] + 0.9 * steps[2]
+    share = pytest.approx(found / (found + 0.6 * steps[0]))
+    assert list(Yardstick(recorded, "teacher").shares(groups)) == [0.0, share, share, 1.0, 1.0]
+
+
+def test_from_the_corner_of_the_front_its_ends_count_a_tenth(make_curve):
+    one, other = make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))
+    recorded = table(one, other)
+    steps = [math.log(10), math.log(5), 0.1 * math.log(50)]
+    worst = 0.6 - 0.1 * 0.3
+    heights = [0.6 - worst, 0.8 - worst, 0.9 - worst]
+    found = heights[1] * steps[1] + heights[2] * steps[2]
+    (share,) = Yardstick(recorded, "front").shares([recorded.trials[0].results])
+    assert share == pytest.approx(found / (found + heights[0] * steps[0]))

@@ -1,0 +1,115 @@
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.experiment.config import Experiment
+from orchestrator.searches.folder import SearchFolder
+from trainables.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SearchFolder(storage=tmp_path / "runs", name="mine")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a b", "ü", "a" * 201])
+def test_names_that_could_leave_the_storage_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="must be up to 200 letters, digits"):
+        SearchFolder(storage=tmp_path, name=name)
+
+
+def test_an_experiment_is_read_back_as_it_was(folder):
+    experiment = Experiment(num_trials=3, space="wide")
+    folder.begin(experiment)
+    assert folder.exists
+    assert folder.experiment() == experiment
+
+
+def test_a_search_keeps_its_id(folder, tmp_path):
+    folder.begin(Experiment())
+    first = folder.search_id
+    folder.begin(Experiment(num_trials=5))
+    other = SearchFolder(storage=tmp_path / "runs", name="other")
+    other.begin(Experiment())
+    assert folder.search_id == first
+    assert other.search_id != first
+
+
+def test_other_images_are_refused_once_a_search_has_begun(folder):
+    folder.require_same_data("a")
+    folder.begin(Experiment(), data="a")
+    folder.require_same_data("a")
+    with pytest.raises(InputError, match=r"images under data\.path are no longer those"):
+        folder.require_same_data("b")
+
+
+@pytest.mark.parametrize("name", ["stages", "mlartifacts", "mlflow.db"])
+def test_names_of_what_searches_share_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="which all searches share"):
+        SearchFolder(storage=tmp_path, name=name)
+
+
+def test_a_missing_search_names_those_that_are_there(folder, tmp_path):
+    SearchFolder(storage=tmp_path / "runs", name="other").begin(Experiment())
+    with pytest.raises(InputError, match=r"there is no search 'mine' in .*; there are other"):
+        folder.experiment()
+
+
+def test_a_damaged_experiment_is_said(folder):
+    folder.begin(Experiment())
+    (folder.path / "experiment.yaml").write_text("a: [1")
+    with pytest.raises(InputError, match=r"experiment\.yaml is damaged"):
+        folder.experiment()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"val_accuracy": 0.9', b"[1]", b'{"val_accuracy": 0.9}', b"\xff\xfe"])
+def test_a_damaged_result_of_the_teacher_is_said(folder, content):
+    folder.teacher.mkdir(parents=True)
+    (folder.teacher / "result.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"teacher/result\.json is damaged \(.*\), .*; put it back from a copy"
+    ) as error:
+        folder.teacher_result()
+    assert "\n" not in str(error.value)
+
+
+def test_only_how_much_and_where_may_differ_on_resume(folder):
+    folder.begin(Experiment())
+    study = {"url": "sqlite://me:pw@/x.db"}
+    with pytest.raises(InputError, match=r"study.url is None there and 'sqlite:///x.db' here"):
+        folder.require_fresh_or_same(Experiment(study=study), resume=True)
+    folder.require_fresh_or_same(
+        Experiment(num_trials=99, study={"warm_start": ["other"]}, resources={"max_concurrent": 1}), resume=True
+    )
+    with pytest.raises(InputError, match=r"teacher\.epochs is 20 there and 3 here"):
+        folder.require_fresh_or_same(Experiment(teacher={"epochs": 3}), resume=True)
+    with pytest.raises(InputError, match=r"sampler is 'tpe' there and 'random' here"):
+        folder.require_fresh_or_same(Experiment(sampler="random"), resume=True)
+    with pytest.raises(InputError, match="--resume"):
+        folder.require_fresh_or_same(Experiment(), resume=False)
+
+
+def test_a_new_folder_needs_nothing(folder):
+    folder.require_fresh_or_same(Experiment(), resume=False)
+    folder.require_fresh_or_same(Experiment(), resume=True)
+    folder.require_writable()
+    assert not folder.path.exists()
+
+
+def test_a_second_driver_is_kept_out_and_a_dead_one_is_not(folder):
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.searches.folder import SearchFolder\n"
+        "with SearchFolder(storage=Path(sys.argv[1]), name='mine').locked(): print('in', flush=True); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder.storage)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(InputError, match="running in another process"), folder.locked():
+        pass
+    other.kill()
+    other.communicate()
+    with folder.locked():
+        pass

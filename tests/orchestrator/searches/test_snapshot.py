@@ -1,0 +1,228 @@
+"""The state of a search in a bucket, on a real S3 server, and working copies of it: each of one moment."""
+
+import shutil
+import threading
+
+import pytest
+
+from orchestrator.sampling.warm_start import find_sources
+from orchestrator.searches import folder as folders
+from orchestrator.searches.folder import STATE, TEACHER, SearchFolder
+from orchestrator.searches.mirror import Mirror, driving
+from orchestrator.searches.places import open_search
+from orchestrator.searches.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note
+from orchestrator.storage.bucket import Bucket
+from trainables.errors import InputError
+
+pytestmark = pytest.mark.integration
+
+
+def content(folder):
+    names = Snapshots(folder).take()[0]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_files_of_one_moment_are_read_while_the_search_writes(tmp_path, monkeypatch):
+    (tmp_path / "study.journal").write_text("trial 1 runs\n")
+    (tmp_path / "archive.parquet").write_text("")
+    read = Snapshots._read
+
+    def read_while_written(self, name, version):
+        found = read(self, name, version)
+        if name == "study.journal" and "done" not in (tmp_path / "study.journal").read_text():
+            (tmp_path / "archive.parquet").write_text("candidates of trial 1")
+            (tmp_path / "study.journal").write_text("trial 1 runs\ntrial 1 done\n")
+        return found
+
+    monkeypatch.setattr(Snapshots, "_read", read_while_written)
+    files, changed = Snapshots(tmp_path).take()
+    assert changed[files["archive.parquet"]] == b"candidates of trial 1"
+    assert changed[files["study.journal"]].endswith(b"done\n")
+
+
+def test_a_state_comes_back_as_it_was_and_what_it_does_not_name_goes(search, mirror, tmp_path):
+    (search.path / "archive.new.jsonl").write_text("{}")
+    mirror.carry()
+    (search.path / "archive.new.jsonl").unlink()
+    (search.path / "curves/_running").mkdir(parents=True)
+    (search.path / "curves/_running/00000.jsonl").write_text("{}")
+    mirror.carry()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "archive.new.jsonl").write_text("of an earlier state")
+    (other / "study.journal").write_text("of an earlier state")
+    fetch(search.bucket, other)
+    assert content(other) == content(search.path)
+    assert "archive.new.jsonl" not in content(other)
+
+
+def test_objects_without_a_state_are_not_read_and_old_ones_go(search, mirror, monkeypatch, tmp_path):
+    mirror.carry()
+    before = read_state(search.bucket)
+    (search.path / "study.journal").write_text("2\n")
+
+    def killed(self, state):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mirror, "_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.carry()
+    assert read_state(search.bucket) == before
+    fetch(search.bucket, tmp_path / "other")
+    assert (tmp_path / "other/study.journal").read_text() == "1\n"
+    mirror._lease.release()
+    for text in ("3\n", "4\n"):  # by drivers that come after
+        (search.path / "study.journal").write_text(text)
+        with driving(search, print) as later:
+            later.begin()
+    kept = set(read_state(search.bucket).files.values())
+    assert kept <= set(search.bucket.names(OBJECTS))
+    assert len(set(search.bucket.names(OBJECTS)) - kept) <= 1  # of the state before, for who reads it now
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda bucket, state: bucket.write(STATE, b"{"), "state.json in .* is damaged"),
+        (
+            lambda bucket, state: bucket.write(STATE, state.replace(b'"format": 1', b'"format": 9')),
+            "upgrade the program",
+        ),
+        (lambda bucket, state: bucket.write(STATE, state.replace(b"study.j", b"../dy.j")), "no file of a search"),
+        (lambda bucket, state: [bucket.remove(f"{OBJECTS}/{o}") for o in bucket.names(OBJECTS)], "lacks objects"),
+        (lambda bucket, state: [bucket.write(f"{OBJECTS}/{o}", b"") for o in bucket.names(OBJECTS)], "is damaged"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_the_working_copy_left(search, mirror, tmp_path, damage, said):
+    mirror.carry()
+    damage(search.bucket, search.bucket.read(STATE))
+    with pytest.raises(InputError, match=said):
+        fetch(search.bucket, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_working_copy_is_replaced_only_where_the_bucket_has_gone_beyond_it(search, mirror, s3):
+    mirror.carry()
+    (search.path / "study.journal").write_text("1\n2\n")  # not carried yet
+    open_search(s3, "mine")
+    assert (search.path / "study.journal").read_text() == "1\n2\n"
+    write_note(search.path, Note(ids=("of another machine",)))
+    with search.locked():
+        open_search(s3, "mine")  # while its driver runs here
+        assert (search.path / "study.journal").read_text() == "1\n2\n"
+    open_search(s3, "mine")
+    assert (search.path / "study.journal").read_text() == "1\n"
+    search.bucket.remove(STATE)
+    with pytest.raises(InputError, match=r"no longer holds search 'mine', of which .*cache.* is a working copy"):
+        open_search(s3, "mine")
+
+
+def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_on_elsewhere(
+    search, mirror, elsewhere, s3, caplog
+):
+    (search.path / "archive.parquet").write_text("trial 1")
+    mirror.carry()
+    mirror._lease.release()
+    (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
+    (search.path / "candidates/2-1").mkdir(parents=True)
+    elsewhere(study_journal="1\n2\n")
+    open_search(s3, "mine")
+    assert content(search.path) == content(search.path.parents[2] / "elsewhere/mine")
+    (kept,) = search.path.parent.glob("mine.kept-*")
+    assert (kept / "archive.new.jsonl").read_text() == "trial 2, in an outage"
+    assert (kept / "candidates/2-1").is_dir()
+    assert f"`cascade front {kept.name} --storage {kept.parent}` shows them" in caplog.text
+    elsewhere(study_journal="1\n2\n3\n")
+    open_search(s3, "mine")  # nothing more to put aside
+    assert content(search.path)["study.journal"] == b"1\n2\n3\n"
+    assert [*search.path.parent.glob("mine.kept-*")] == [kept]
+
+
+def test_how_far_a_spool_was_sent_is_forgotten_with_it(search, mirror, elsewhere, s3):
+    def spooled(text):
+        spool.write_text(text)
+        note.touch()
+
+    spool, note = search.path / "tracking/spool.jsonl", search.path / "tracking/sent-0.json"
+    spool.parent.mkdir()
+    spooled("1\n")
+    mirror.carry()
+    mirror._lease.release()
+    elsewhere(study_journal="2\n")
+    spooled("1\n2\n")  # after the last that the bucket took
+    open_search(s3, "mine")
+    assert spool.read_text() == "1\n"
+    assert not note.exists()
+    spooled("1\n")
+    elsewhere(study_journal="3\n")
+    open_search(s3, "mine")
+    assert note.exists()
+
+
+def test_a_place_that_holds_something_else_is_left_alone(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
+    Bucket(s3).write("mine/holiday.jpg", b"")
+    with pytest.raises(InputError, match=r"/mine.* holds holiday.jpg, but no search"):
+        open_search(s3, "mine")
+    with pytest.raises(InputError, match="the search's name is 'a/b'"):
+        open_search(s3, "a/b")
+    assert isinstance(open_search(tmp_path, "mine"), SearchFolder)
+
+
+def test_who_reads_waits_for_another_that_brings_the_working_copy_up_to_date(search, mirror, s3, monkeypatch):
+    mirror.carry()
+    shutil.rmtree(search.path)
+    waits, found = threading.Event(), []
+    flock = folders.fcntl.flock
+
+    def told(file, how):
+        if how == folders.fcntl.LOCK_EX:
+            waits.set()
+        flock(file, how)
+
+    def read():
+        found.append(content(open_search(s3, "mine").path))
+
+    with search.fetching():
+        monkeypatch.setattr(folders.fcntl, "flock", told)
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert waits.wait(30)
+        assert not found
+    reader.join(30)
+    assert found[0]["study.journal"] == b"1\n"
+    assert len(read_note(search.path).ids) == 1
+
+
+def test_what_a_try_of_the_bucket_left_is_no_other_content(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
+    place = Bucket(s3).within("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "remove", lambda self, name: (_ for _ in ()).throw(OSError("may not remove")))
+        with pytest.raises(InputError, match="cannot be removed from: may not remove"):
+            place.require_usable()
+    open_search(s3, "mine")
+
+
+def test_a_teacher_that_a_driver_here_is_about_to_finish_is_left_to_it(search, mirror, s3, tmp_path):
+    mirror.carry()
+    (search.teacher / "network").mkdir(parents=True)
+    (search.teacher / "network/weights").write_text("the driver's")
+    place = search.bucket.within(TEACHER)
+    place.push(search.teacher / "network", "network")
+    place.write("result.json", b"{}")
+    (search.teacher / "network/weights").write_text("the driver's, at work")
+    with search.locked():
+        open_search(s3, "mine")
+        assert (search.teacher / "network/weights").read_text() == "the driver's, at work"
+        assert not (search.teacher / "result.json").exists()
+    open_search(s3, "mine")
+    assert (search.teacher / "network/weights").read_text() == "the driver's"
+    assert (search.teacher / "result.json").exists()
+
+
+def test_a_search_to_learn_from_that_is_not_there_is_missed_in_the_bucket(search, mirror):
+    mirror.carry()
+    with pytest.raises(InputError, match=r"'other' is neither a search in s3://models/\w+\?.* \(there: mine\) nor a"):
+        find_sources(["other"], folder=search, objectives=("val_accuracy",))

@@ -1,0 +1,199 @@
+"""A bucket on a real S3 server: what is read is whole and undamaged, or not there."""
+
+import json
+import os
+import pickle
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.storage import bucket as buckets
+from orchestrator.storage.bucket import MANIFEST, Bucket
+from trainables.errors import InputError
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "made"
+    (made / "inner").mkdir(parents=True)
+    (made / "one").write_bytes(b"1")
+    (made / "inner/two").write_bytes(b"22")
+    return made
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_objects_are_written_replaced_listed_and_removed(s3):
+    bucket = pickle.loads(pickle.dumps(Bucket(s3)))  # as Ray hands it to trials
+    assert bucket.read("a") is None
+    assert bucket.names() == []
+    bucket.write("a", b"old")
+    bucket.write("a", b"new")
+    bucket.write("b/c", b"")
+    assert bucket.read("a") == b"new"
+    assert bucket.names() == ["a", "b"]
+    assert bucket.within("b").read("c") == b""
+    bucket.remove("b")
+    bucket.remove("not there")
+    assert bucket.names() == ["a"]
+    bucket.require_usable()
+    assert bucket.names() == ["a"]
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(s3):
+    bucket, other = Bucket(s3), Bucket(s3)
+    bucket.write("a", b"old")
+
+    class Replaced:
+        """A store in which somebody replaces the object between a reader's two requests, once."""
+
+        def open_input_file(self, path):
+            found = other.filesystem.open_input_file(path)
+            if found.size() == 3:
+                other.write("a", b"newer and larger")
+            return found
+
+        def get_file_info(self, path):
+            return other.filesystem.get_file_info(path)
+
+    bucket.filesystem = Replaced()
+    assert bucket.read("a") == b"newer and larger"
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/inner/", "/a%20b", "/a+b", "/a=b&c", "/a%2Fb"])
+def test_a_place_may_have_any_name_that_is_no_empty_one(s3, prefix):
+    address, _, options = s3.partition("?")
+    place = Bucket(f"{address}{prefix}?{options}").within("mine")
+    place.write("k/one", b"1")
+    assert place.names("k") == ["one"]
+    assert pickle.loads(pickle.dumps(place)).parent.within("mine").read("k/one") == b"1"
+
+
+def test_more_objects_than_a_store_lists_at_once_are_listed_and_removed(s3):
+    bucket = Bucket(s3)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: bucket._write(f"many/{number:04d}", b""), range(1001)))
+    assert len(bucket.names("many")) == 1001
+    bucket.remove("many")
+    assert bucket.names("many") == []
+
+
+def test_a_stop_while_an_object_is_replaced_leaves_the_old_one_or_the_new_one(s3):
+    bucket = Bucket(s3)
+    bucket.write("a", b"old")
+    opened = bucket.filesystem.open_output_stream
+    stopped, written = threading.Event(), threading.Event()
+
+    class Stopped:
+        """A store in whose midst the user presses Ctrl-C."""
+
+        def open_output_stream(self, path):
+            stream = opened(path)
+            os.kill(os.getpid(), signal.SIGINT)
+            stopped.wait(30)
+            return stream
+
+    bucket.filesystem, write = Stopped(), bucket._write
+
+    def told(name, content):
+        write(name, content)
+        written.set()
+
+    bucket._write = told
+    with pytest.raises(KeyboardInterrupt):
+        bucket.write_for_certain("a", b"new")
+    stopped.set()
+    assert written.wait(30)
+    assert Bucket(s3).read("a") == b"new"
+
+
+def test_where_a_bucket_is_is_asked_once(monkeypatch):
+    asked = []
+
+    class Store:
+        """One that is told a region, or finds out."""
+
+        @staticmethod
+        def from_uri(address):
+            asked.append("region=" not in address)
+            return SimpleNamespace(region="eu-north-1"), "photos/runs"
+
+    monkeypatch.setattr(buckets.pafs, "FileSystem", Store)
+    bucket = Bucket("s3://photos/runs?scheme=https")
+    pickle.loads(pickle.dumps(bucket)).within("mine").parent  # noqa: B018
+    assert asked == [True, False, False, False]
+    assert bucket.address == "s3://photos/runs?scheme=https&region=eu-north-1"
+
+
+def test_a_folder_comes_back_as_it_was(s3, folder, tmp_path):
+    bucket = Bucket(s3)
+    bucket.push(folder, "kept/it")
+    assert bucket.pull("kept/it", tmp_path / "back")
+    assert content(tmp_path / "back") == content(folder)
+    assert not bucket.pull("kept/other", tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "made"]
+
+
+def test_a_folder_that_another_process_brings_here_at_the_same_time_is_no_error(s3, folder, tmp_path, monkeypatch):
+    Bucket(s3).push(folder, "it")
+    assert Bucket(s3).pull("it", tmp_path / "back")
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # when this process looked
+    assert Bucket(s3).pull("it", tmp_path / "back")
+    assert content(tmp_path / "back") == content(folder)
+
+
+DAMAGES = {
+    "an object is gone": lambda bucket: bucket.remove("it/inner/two"),
+    "an object is another": lambda bucket: bucket.write("it/one", b"7"),
+    "the manifest is not written yet": lambda bucket: bucket.remove(f"it/{MANIFEST}"),
+    "the manifest is no JSON": lambda bucket: bucket.write(f"it/{MANIFEST}", b"{"),
+    "the manifest is a list": lambda bucket: bucket.write(f"it/{MANIFEST}", b"[]"),
+    "the manifest leads outside": lambda bucket: bucket.write(f"it/{MANIFEST}", json.dumps({"../x": "0"}).encode()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_that_is_not_whole_is_not_there(s3, folder, tmp_path, damage):
+    bucket = Bucket(s3)
+    bucket.push(folder, "it")
+    DAMAGES[damage](bucket)
+    assert not bucket.pull("it", tmp_path / "back")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_bucket_that_is_not_there_is_named_with_the_reason(s3):
+    with pytest.raises(InputError, match=r"s3://nowhere/.* cannot be written to: .*bucket does not exist"):
+        Bucket(s3.replace("models", "nowhere")).require_usable()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "ftp://host/place",
+            "ftp://… is no storage that is known; give a folder, or an address that begins with s3://",
+        ),
+        ("s3:///place", "s3://… is no storage"),
+        ("s3://me:s3cret@models/place", "holds a key.*AWS_ACCESS_KEY_ID"),
+        ("s3://models/place?secret_key=s3cret", "holds a key"),
+        ("abfss://models@me.dfs.core.windows.net/place?sv=1&sig=s3cret", "holds a key"),
+        ("s3://models/place?colour=red", "'s3://models/place' cannot be understood: .*colour"),
+        ("s3://models/place?secretkey=s3cret", "'s3://models/place' cannot be understood: .*secretkey"),
+        ("s3://models/my place?secretkey=s3cret", "'s3://models/my place' cannot be understood: .*syntax error"),
+        ("s3://s3cret@models/place", "holds a key"),
+        ("s3://models//place", "a # or an empty name in it"),
+        ("s3://models/place#1?region=eu-north-1", "a # or an empty name in it; write %23 for a #"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(address, said):
+    with pytest.raises(InputError, match=said) as refused:
+        Bucket(address)
+    assert "s3cret" not in str(refused.value)
