@@ -1,6 +1,7 @@
 """Cluster files against Ray's own schemas, and the promises of docs/cluster.md about them; nothing is started."""
 
 import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def test_what_is_mounted_is_what_the_project_is_installed_from(launched):
     for there, here in mounts.items():
         assert (ROOT / here).exists()
         assert there == f"~/cascade/{here}"
-    project = (ROOT / "pyproject.toml").read_text()
-    packages = {name.partition(".")[0] for name in re.findall(r'^    "([a-z_.]+)",$', project, re.MULTILINE)}
-    assert {"orchestrator", "search_spaces", "trainables"} <= packages & {*mounts.values()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {pattern.removesuffix("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packages == {"orchestrator", "search_spaces", "trainables"}
+    assert packages <= {*mounts.values()}
     installs = [line for line in launched["setup_commands"] if "pip install" in line and "$HOME/cascade" in line]
     assert len(installs) == 1
     assert "constraints.txt" in installs[0]
