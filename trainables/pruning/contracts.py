@@ -13,19 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from trainables.errors import InputError, first_line
-from trainables.hardware.convolutions import cpu_convolutions
-from trainables.networks.models import computed_attribute
-from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize, skeleton
+from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize
 from trainables.pruning.cost import count_macs, count_params, size_model
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.first_step import take_step
 from trainables.pruning.levels import Level, SharedWeights
-from trainables.pruning.saliency import CRITERIA, SaliencyMeter, find_criterion, gate_gradient
 from trainables.pruning.selection import floor_fraction
-from trainables.pruning.tracing import run_skeleton
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.seeds import seeded_layers
 
@@ -94,7 +90,7 @@ def check_contracts(
     unit: SizeUnit = "params" if pruning.size_in == "params" else "macs"
     sizes = size_model(network, channel_map, input_shape, unit=unit)
     with seeded_layers(seed, torch.device("cpu")):
-        silent = _silent_groups(network, channel_map, images_NCHW, criteria)
+        silent = take_step(network, channel_map, images_NCHW, criteria)
         probe = _Probe(network, channel_map, images_NCHW, generator)
         difference = probe.check(channel_map.groups)
     return Findings(
@@ -250,78 +246,3 @@ def _between(group: ChannelGroup) -> str:
 
 def _few(layers: Sequence[str]) -> str:
     return ", ".join(layers[:3]) + (" …" if len(layers) > 3 else "")
-
-
-def _silent_groups(
-    network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor, criteria: Sequence[str]
-) -> tuple[str, ...]:
-    """Train for a step, and name the groups for which it says nothing; try criteria of the user's own on it."""
-    told = run_skeleton(skeleton(network).train(), images_NCHW.to("meta"))
-    if not isinstance(told, torch.Tensor):
-        raise InputError(
-            f"in training the network returns a {type(told).__name__}, but must return one tensor of class scores "
-            "as in evaluation; build it without auxiliary heads"
-        )
-    network = copy.deepcopy(network).requires_grad_(requires_grad=True).eval()  # nothing is dropped at random
-    for layer in network.modules():
-        if isinstance(layer, BATCH_NORMS):
-            layer.train()
-    meter = SaliencyMeter(gate_gradient, channel_map)
-    meter.reset(network, channel_map.everything())
-    with cpu_convolutions(network, "fp32", images_NCHW.device):
-        logits_NK = network(images_NCHW)
-    loss = F.cross_entropy(logits_NK, torch.arange(len(logits_NK)) % logits_NK.shape[1])
-    if not bool(torch.isfinite(loss)):
-        raise InputError("the network's loss on images of noise is not finite; check its weights")
-    loss.backward()  # type: ignore[no-untyped-call]
-    computed = computed_attribute(network)
-    if computed is not None:
-        raise InputError(
-            f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
-            f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
-        )
-    meter.update()
-    silent = _nothing_above_zero(meter)
-    for name in criteria:
-        if name not in CRITERIA:
-            _try_criterion(name, network, channel_map, silent)
-    return silent
-
-
-def _nothing_above_zero(meter: SaliencyMeter) -> tuple[str, ...]:
-    """Groups in which no channel has a score above zero."""
-    return tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
-
-
-def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap, silent: Sequence[str]) -> None:
-    """Ask a criterion of the user's own for scores, as training does after a backward pass.
-
-    Args:
-        name: of the criterion.
-        network: with gradients.
-        channel_map: its groups.
-        silent: groups of which the gate's gradient says nothing, either.
-    """
-    meter = SaliencyMeter(find_criterion(name), channel_map)
-    meter.reset(network, channel_map.everything())
-    try:
-        meter.update()
-    except InputError:
-        raise
-    except Exception as error:  # the user's own function
-        raise InputError(
-            f"cascade.pruning.saliency is {name!r}, which failed on a training step: {type(error).__name__}: "
-            f"{first_line(error)}"
-        ) from error
-    for group, scores_C in meter.scores().items():
-        if not bool(torch.isfinite(scores_C).all()):
-            raise InputError(
-                f"cascade.pruning.saliency is {name!r}, which gives scores that are not finite for group {group}; "
-                "give each channel a finite number"
-            )
-    others = [group for group in _nothing_above_zero(meter) if group not in silent and len(meter.sums[group]) > 1]
-    if others:
-        raise InputError(
-            f"cascade.pruning.saliency is {name!r}, which gives no channel of group {others[0]} a score above zero, so "
-            "that nothing can be told apart; give those more that should stay"
-        )

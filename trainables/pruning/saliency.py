@@ -7,6 +7,7 @@ averaged over these. Shape legend: C channels of the group, N of a layer.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -101,6 +102,13 @@ def find_criterion(name: str) -> Criterion:
             f"cascade.pruning.saliency is {name!r}, but must be one of {', '.join(CRITERIA)} or package.module:function"
         )
     return import_function(name, key="cascade.pruning.saliency")
+
+
+def fault_of(scores_C: torch.Tensor) -> Literal["not finite", "all zero"] | None:
+    """Why no channels of a group can be chosen by their scores; a group of one leaves no choice."""
+    if not bool(torch.isfinite(scores_C).all()):
+        return "not finite"
+    return "all zero" if len(scores_C) > 1 and not bool((scores_C > 0).any()) else None
 
 
 def _summed(layers: Sequence[GateLayer], value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from trainables.pruning.channels import ChannelGroup, ChannelMap, Kept
 from trainables.pruning.cost import FloatVector, IntVector, SizeModel
+from trainables.pruning.saliency import fault_of
 from trainables.pruning_config import Pruning, amount
 
 TOLERANCE = 0.02
@@ -47,9 +48,10 @@ def check_scores(scores: Mapping[str, torch.Tensor]) -> None:
         SelectionError: if a group's scores are not finite, or all zero where there is a choice.
     """
     for group, scores_C in scores.items():
-        if not bool(torch.isfinite(scores_C).all()):
+        fault = fault_of(scores_C)
+        if fault == "not finite":
             raise SelectionError("saliency is not finite; lower the learning rate", group=group)
-        if len(scores_C) > 1 and not bool((scores_C > 0).any()):
+        if fault == "all zero":
             raise SelectionError(
                 "saliency is zero for every channel, so that nothing can be told apart; is the group cut off from "
                 "the loss (a zero-initialised layer, say)?",
