@@ -13,140 +13,13 @@ channels may come back to a level, θ holds more, and a level can be as wide as 
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from trainables.pruning.channels import BATCH_NORMS, Axis, ChannelMap, Kept, resize, tensor_axes
+from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
 from trainables.pruning.closed_gates import ClosedGates
-
-Indices = tuple[torch.Tensor | None, torch.Tensor | None]
-"""Positions that stay along a tensor's first and second dimension; `None` for all of them."""
-Cuts = dict[nn.Parameter, Indices]
-"""Parameters that became smaller, and what stayed of them."""
-
-
-def pick(wide: torch.Tensor, indices: Indices) -> torch.Tensor:
-    """The kept rows and columns of `wide`."""
-    rows, columns = indices
-    narrow = wide if rows is None else wide.index_select(0, rows)
-    return narrow if columns is None else narrow.index_select(1, columns)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _View:
-    """A parameter of a level's network, and where it lies in the shared one.
-
-    Attributes:
-        narrow: the level's.
-        wide: the shared one.
-        rows: that the level keeps; `None` for all of them.
-        columns: likewise.
-        numbers: where the columns' numbers lie in a row, of which a column of a 3x3 convolution has nine.
-    """
-
-    narrow: nn.Parameter
-    wide: nn.Parameter
-    rows: torch.Tensor | None
-    columns: torch.Tensor | None
-    numbers: torch.Tensor | None
-
-    @classmethod
-    def of(cls, narrow: nn.Parameter, wide: nn.Parameter, indices: Indices) -> "_View":
-        """Look it up."""
-        rows, columns = indices
-        numbers = None
-        if columns is not None:
-            numbers = torch.arange(wide[0].numel(), device=wide.device).view(wide.shape[1], -1)[columns].flatten()
-        return cls(narrow=narrow, wide=wide, rows=rows, columns=columns, numbers=numbers)
-
-    def gather(self) -> None:
-        """Copy the kept rows and columns of the shared parameter into the level's."""
-        wide, narrow = self.wide.detach(), self.narrow.detach()
-        if self.rows is not None and self.columns is not None and _has_kernels(wide):
-            pairs = (self.rows[:, None] * wide.shape[1] + self.columns).flatten()
-            torch.index_select(wide.flatten(0, 1), 0, pairs, out=narrow.flatten(0, 1))
-            return
-        if self.rows is not None:
-            wide = wide.index_select(0, self.rows)
-        if self.columns is None:
-            narrow.copy_(wide)
-        else:
-            torch.index_select(wide, 1, self.columns, out=narrow)
-
-    def add_gradient(self, weight: float) -> None:
-        """Add the level's gradient, so many times, to that of the shared parameter: the adjoint of `gather`."""
-        total, gradient = self.wide.grad, self.narrow.grad
-        if gradient is None:
-            return
-        assert total is not None
-        if self.numbers is not None:
-            # Number by number is twice as fast as column by column, each of which costs a call.
-            widened = gradient.new_zeros(len(gradient), total[0].numel())
-            widened.scatter_(1, self.numbers.expand(len(gradient), -1), gradient.flatten(1))
-            gradient = widened.view(len(gradient), *total.shape[1:])
-        if self.rows is None:
-            total.add_(gradient, alpha=weight)
-        else:
-            total.index_add_(0, self.rows, gradient, alpha=weight)
-
-
-def _has_kernels(weight: torch.Tensor) -> bool:
-    """Whether an output and an input share several numbers, as in 3x3 convolutions.
-
-    Kernels are gathered faster one by one; single numbers, along one dimension after the other.
-    """
-    return weight.ndim > 2 and weight[0, 0].numel() > 1
-
-
-def find_indices(network: nn.Module, channel_map: ChannelMap, *, wide: Kept, narrow: Kept) -> dict[str, Indices]:
-    """Where each parameter and buffer of a network that keeps `narrow` lies in that of one that keeps `wide`.
-
-    Args:
-        network: any network with the layers that `channel_map` is about, whatever it keeps.
-        channel_map: the groups.
-        wide: channels of the wide network, by group.
-        narrow: some of these.
-    """
-    lies_in, lies = channel_map.kept_positions(wide), channel_map.kept_positions(narrow)
-    along = {axis: torch.searchsorted(lies_in[axis], lies[axis]) for axis in lies}
-    along = {axis: places for axis, places in along.items() if len(places) < len(lies_in[axis])}
-    indices: dict[str, Indices] = {}
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        layer, _, tensor_name = name.rpartition(".")
-        axes: Sequence[Axis] = ()
-        if layer in channel_map.widths:
-            axes = tensor_axes(network.get_submodule(layer), tensor_name)
-        chosen: list[torch.Tensor | None] = [None, None]
-        for dimension, axis in enumerate(axes):
-            places = along.get((layer, axis))
-            chosen[dimension] = None if places is None else places.to(tensor.device)
-        indices[name] = (chosen[0], chosen[1])
-    return indices
-
-
-def remove_channels(network: nn.Module, channel_map: ChannelMap, *, before: Kept, after: Kept) -> dict[str, Indices]:
-    """Remove channels physically, in place; the parameters, which stay the same objects, lose their gradients.
-
-    Args:
-        network: it keeps `before`.
-        channel_map: the groups.
-        before: channels by group.
-        after: some of these, which stay.
-
-    Returns:
-        What stayed of each parameter and buffer that became smaller.
-    """
-    indices = find_indices(network, channel_map, wide=before, narrow=after)
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    stays = {name: which for name, which in indices.items() if which != (None, None)}
-    values = {name: pick(tensors[name].detach(), which) for name, which in stays.items()}
-    resize(network, channel_map.narrowed(after))
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    for name, value in values.items():
-        tensors[name].copy_(value)
-    return stays
+from trainables.pruning.views import Cuts, Indices, View, find_indices, pick, remove_channels
 
 
 class SharedWeights:
@@ -247,7 +120,7 @@ class Level:
         self._sources = dict(shared.network.named_parameters()) | self.private
         as_narrow = {} if self._may_widen else self.private
         self._views = tuple(
-            _View.of(own[name], self._sources[name], indices[name]) for name in own if name not in as_narrow
+            View.of(own[name], self._sources[name], indices[name]) for name in own if name not in as_narrow
         )
         self._copies = tuple((own[name], parameter) for name, parameter in as_narrow.items())
 

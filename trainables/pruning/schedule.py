@@ -7,10 +7,11 @@ import torch
 
 from trainables.pruning.channels import Kept
 from trainables.pruning.cost import IntVector, SizeModel
-from trainables.pruning.levels import Cuts, Level
+from trainables.pruning.levels import Level
 from trainables.pruning.regrowth import candidates, share_at
 from trainables.pruning.saliency import Criterion, SaliencyMeter
 from trainables.pruning.selection import TOLERANCE, SelectionError, check_scores, select
+from trainables.pruning.views import Cuts
 from trainables.pruning_config import Pruning, Ramp, amount
 
 

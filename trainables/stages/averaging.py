@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from trainables.pruning.levels import Cuts, pick
+from trainables.pruning.views import Cuts, pick
 from trainables.tensors import Tensors
 
 

@@ -18,11 +18,12 @@ from trainables.hardware.ranks import ALONE, Ranks
 from trainables.plan import StagePlan
 from trainables.pruning.cost import macs_model, size_model
 from trainables.pruning.dependencies import find_groups
-from trainables.pruning.levels import Cuts, Level, SharedWeights
+from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.saliency import find_criterion
 from trainables.pruning.schedule import LevelPruner, pruning_steps
 from trainables.pruning.selection import SelectionError
 from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.views import Cuts
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.seeds import derive_seed
 from trainables.stages.epochs import Epochs

@@ -12,8 +12,9 @@ from trainables.hardware.execution import Forward, RecordedStep, compiled
 from trainables.hardware.precision import autocast
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.hardware.whole_batch import whole_batch
-from trainables.pruning.levels import Cuts, Level, SharedWeights
+from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.schedule import LevelPruner
+from trainables.pruning.views import Cuts
 from trainables.stages.averaging import WeightAverage
 from trainables.stages.batches import Part, micro_batches, require_parts
 from trainables.stages.features import Answer, attention_distance, attention_maps, find_boundaries

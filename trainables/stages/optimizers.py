@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from trainables.pruning.levels import Cuts, pick
+from trainables.pruning.views import Cuts, pick
 from trainables.recipe import Recipe
 from trainables.tensors import Tensors
 

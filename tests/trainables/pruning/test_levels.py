@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.pruning.channels import BATCH_NORMS, resize, tensor_axes
-from trainables.pruning.levels import Level, SharedWeights, find_indices, pick
+from trainables.pruning.levels import Level, SharedWeights
+from trainables.pruning.views import find_indices, pick
 from trainables.stages.optimizers import cut_state
 
 

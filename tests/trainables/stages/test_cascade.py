@@ -16,9 +16,9 @@ from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.plan import StagePlan
 from trainables.pruning.cost import LatencyTable, count_macs, count_params
-from trainables.pruning.levels import find_indices, pick
 from trainables.pruning.schedule import size_at
 from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.views import find_indices, pick
 from trainables.pruning_config import Pruning
 from trainables.recipe import Optimizer, Recipe
 from trainables.stages.batches import epoch_batches
