@@ -1,13 +1,31 @@
 """What differs between two experiments, as plain values."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+_MOST_NAMED = 5
 
-def first_difference(
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A key whose values differ.
+
+    Attributes:
+        key: dotted where it lies in a section.
+        there: its old value; `None` where there is none.
+        here: its new value.
+    """
+
+    key: str
+    there: Any
+    here: Any
+
+
+def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], *, may_differ: Collection[str] = (), prefix: str = ""
-) -> tuple[str, Any, Any] | None:
-    """The first key whose values differ, dotted where it lies in a section, with the old value and the new one.
+) -> Iterator[Difference]:
+    """Keys whose values differ, in the order of `new`.
 
     Args:
         old: plain values.
@@ -20,9 +38,15 @@ def first_difference(
         if name in may_differ:
             continue
         if isinstance(here, Mapping) and isinstance(there, Mapping):
-            inner = first_difference(there, here, may_differ=may_differ, prefix=f"{name}.")
-            if inner is not None:
-                return inner
+            yield from differences(there, here, may_differ=may_differ, prefix=f"{name}.")
         elif here != there:
-            return name, there, here
-    return None
+            yield Difference(key=name, there=there, here=here)
+
+
+def told(found: Collection[Difference]) -> str:
+    """Differences in words: the first five, and how many more there are."""
+    named = [f"{each.key} is {each.there!r} there and {each.here!r} here" for each in list(found)[:_MOST_NAMED]]
+    more = len(found) - len(named)
+    return ", ".join(named) + (
+        f", and {more} more keys differ" if more > 1 else ", and one more differs" if more else ""
+    )

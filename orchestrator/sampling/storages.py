@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalStorage
 
 from orchestrator.addresses import without_credentials
 from orchestrator.experiment.config import Experiment
-from orchestrator.experiment.differences import first_difference
+from orchestrator.experiment.differences import differences, told
 from orchestrator.front.pareto import OBJECTIVES
 from orchestrator.sampling.journals import JournalFile
 from orchestrator.searches.folder import SearchFolder
@@ -153,7 +153,7 @@ def _difference(study: optuna.Study, address: StudyAddress) -> str | None:
     # One that was killed as it was made has no trials yet, and gets what it lacks.
     if len(old) < len(wanted) and study.get_trials(deepcopy=False):
         return "it was not made by a search"
-    found = first_difference(old, {key: wanted[key] for key in old})
-    if found is not None and found[0] == SEARCH_ATTRIBUTE:
+    found = list(differences(old, {key: wanted[key] for key in old}))
+    if any(each.key == SEARCH_ATTRIBUTE for each in found):
         return "it was made from another folder"
-    return None if found is None else f"{found[0]} is {found[1]!r} there and {found[2]!r} here"
+    return told(found) if found else None

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from orchestrator.experiment.config import Experiment, parse_experiment
-from orchestrator.experiment.differences import first_difference
+from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.whole_files import write_atomically
@@ -191,11 +191,11 @@ class SearchFolder:
                 f"{self.place} holds a search already; go on with it by --resume, or give this one another --name"
             )
         here = experiment.without_secrets().to_dict()
-        key = first_difference(self.experiment().to_dict(), here, may_differ=_MAY_DIFFER)
-        if key is not None:
+        found = list(differences(self.experiment().to_dict(), here, may_differ=_MAY_DIFFER))
+        if found:
             raise InputError(
-                f"{self.place} holds another search: {key[0]} is {key[1]!r} there and {key[2]!r} here; "
-                "give this one another --name, or leave the setting as it was"
+                f"{self.place} holds another search: {told(found)}; give this one another --name, or leave "
+                f"{'the setting as it was' if len(found) == 1 else 'the settings as they were'}"
             )
 
     def require_same_data(self, digest: str) -> None:
