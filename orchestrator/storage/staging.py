@@ -1,12 +1,14 @@
 """Folders that appear in one step: written out of sight beside their place, and moved there once they are finished."""
 
 import errno
+import fcntl
+import glob
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,8 @@ Existing = Literal["keep", "replace"]
 """Whether what is there already is kept, which is an error, or replaced."""
 
 _FULL = 2**20  # bytes left on a disk at which whatever failed has failed for want of room
+_IN_USE = ".in-use"
+_REPLACED = "replaced"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
 
 
@@ -33,16 +37,33 @@ def require_local(destination: Path) -> None:
 
 @contextmanager
 def staging(destination: Path) -> Iterator[Path]:
-    """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step."""
+    """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step.
+
+    What processes that were killed have left of theirs for the same destination goes too.
+    """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(destination)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     except OSError as error:
         raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
     try:
-        yield folder
+        with (folder / f"{_IN_USE}.new").open("w") as mark:
+            with suppress(OSError):  # on a disk that knows no locks others cannot take it, either
+                fcntl.flock(mark, fcntl.LOCK_EX)
+            Path(mark.name).rename(folder / _IN_USE)  # locked before anybody sees it
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(destination: Path) -> None:
+    """Remove folders of `staging` that nobody holds, unless they have what was about to be replaced."""
+    for folder in destination.parent.glob(f".{glob.escape(destination.name)}-*"):
+        with suppress(OSError), (folder / _IN_USE).open() as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not any(folder.rglob(_REPLACED)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -68,7 +89,7 @@ def move(package: Path, destination: Path, *, mark: str | None) -> None:
     Raises:
         OSError: if something else is there.
     """
-    old = package.with_name("replaced")
+    old = package.with_name(_REPLACED)
     try:
         if mark is not None and (destination / mark).is_file():
             destination.rename(old)

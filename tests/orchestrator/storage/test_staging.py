@@ -1,0 +1,76 @@
+"""Folders out of sight: gone with whoever made them, at the latest when the next one is made for the same place."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.storage.staging import staging
+
+ROOT = Path(__file__).parents[3]
+WAITS = """
+import sys
+from pathlib import Path
+from orchestrator.storage.staging import staging
+
+with staging(Path(sys.argv[1])) as folder:
+    (folder / sys.argv[2]).mkdir()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def waiting(tmp_path: Path):
+    """Start processes that hold a folder for `out`; each with its folder, until it is killed or the test ends."""
+    started = []
+
+    def start(inside="set"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WAITS, str(tmp_path / "out"), inside],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        started.append(process)
+        return process, Path(process.stdout.readline().strip())
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def killed(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path, waiting) -> None:
+    process, left = waiting()
+    killed(process)
+    _, in_use = waiting()
+    assert not left.exists()
+    with staging(tmp_path / "out") as folder:
+        assert in_use.is_dir()
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_what_was_about_to_be_replaced_stays(tmp_path: Path, waiting) -> None:
+    process, left = waiting("replaced")
+    killed(process)
+    with staging(tmp_path / "out"):
+        assert (left / "replaced").is_dir()
+
+
+def test_other_folders_stay(tmp_path: Path) -> None:
+    for name in (".out-mine", ".outer-abcdefgh", "out-abcdefgh"):
+        (tmp_path / name).mkdir()
+    with staging(tmp_path / "out"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 3
