@@ -33,8 +33,8 @@ _MOST_REASONS = 3
 def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
     """Trace a network and find which of its channels must be removed together.
 
-    Channels stay whole where they are class scores, where a layer cannot be narrowed or `keep` names it, and where no
-    gate can silence them; `held` says so. The network itself is left as it was.
+    Channels stay whole where they are class scores, where a layer cannot be narrowed, shares its weights or is named by
+    `keep`, and where no gate can silence them; `held` says so. The network itself is left as it was.
 
     Args:
         network: on any device.
@@ -49,7 +49,7 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
     # Two images: some networks squeeze a batch of one away.
     example = torch.zeros(2, *input_shape, device="meta")
     order = execution_order(network, example)
-    left_alone = _left_alone(network, keep)
+    left_alone = _sharing(network) | dict.fromkeys(_asked(network, keep), _AS_ASKED)
     graph = dependency_graph(network, example)
     scores = classifier(order)
     groups: list[ChannelGroup] = []
@@ -90,9 +90,21 @@ def _why(held: Mapping[str, str]) -> str:
     return "".join(f"; {reason}" for reason in reasons[:_MOST_REASONS]) + more + mend
 
 
-def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:
+def _sharing(network: nn.Module) -> dict[str, str]:
+    """Layers whose parameters other layers have, too, and whose these are: narrowed, each would have its own."""
+    first: dict[nn.Parameter, str] = {}
+    sharing: dict[str, str] = {}
+    for name, layer in network.named_modules():
+        for parameter in layer.parameters(recurse=False):
+            other = first.setdefault(parameter, name)
+            if other != name:
+                sharing |= {name: f"shares its weights with {other}", other: f"shares its weights with {name}"}
+    return sharing
+
+
+def _asked(network: nn.Module, keep: Iterable[str]) -> set[str]:
     layers = [name for name, layer in network.named_modules() if isinstance(layer, LAYERS)]
-    left_alone: set[str] = set()
+    asked: set[str] = set()
     for pattern in keep:
         found = {layer for layer in layers if matches(layer, pattern)}
         if not found and any(matches(name, pattern) for name, _ in network.named_modules() if name):
@@ -104,15 +116,15 @@ def _left_alone(network: nn.Module, keep: Iterable[str]) -> frozenset[str]:
             raise InputError(
                 f"cascade.pruning.keep has {pattern!r}, but no layer is called so; layers are {', '.join(layers[:3])} …"
             )
-        left_alone |= found
-    return frozenset(left_alone)
+        asked |= found
+    return asked
 
 
 def _groups(
     root: Node,
     reached: Mapping[tuple[Node, Axis], Places],
     names: Mapping[nn.Module, str],
-    left_alone: Collection[str],
+    left_alone: Mapping[str, str],
 ) -> list[ChannelGroup]:
     """Make groups of what was reached: one, or several where not all channels stand in the same layers.
 
@@ -175,7 +187,7 @@ def _has_channels(module: nn.Module) -> bool:
     return isinstance(module, LAYERS) and not one_slope_for_all
 
 
-def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Collection[str]) -> None:
+def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Mapping[str, str]) -> None:
     module = node.module
     if node.type == ops.OPTYPE.PARAMETER:
         raise HeldError("it reaches a bare parameter, which cannot be narrowed; wrap it in a layer")
@@ -184,7 +196,7 @@ def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Collection[st
     if module not in names:
         return  # an operation without weights
     if names[module] in left_alone:
-        raise HeldError(f"layer {names[module]} {_AS_ASKED}")
+        raise HeldError(f"layer {names[module]} {left_alone[names[module]]}")
     if not isinstance(module, LAYERS):
         raise HeldError(f"layer {names[module]} is a {type(module).__name__}, which cannot be narrowed")
     if isinstance(module, BATCH_NORMS) and not module.affine:

@@ -14,8 +14,10 @@ from torch.nn.utils import parametrizations
 from trainables.errors import InputError
 from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept, layer_widths
-from trainables.pruning.dependencies import find_groups
+from trainables.pruning.contracts import check_contracts
+from trainables.pruning.dependencies import CLASS_SCORES, find_groups
 from trainables.pruning.levels import Level, SharedWeights
+from trainables.pruning_config import Pruning
 
 
 def gated(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> nn.Module:
@@ -286,6 +288,21 @@ def test_channels_whose_way_is_not_known_stay_whole_and_others_go(asked: nn.Modu
     channel_map = find_groups(network, (3, 8, 8))
     assert [group.name for group in channel_map.groups] == ["first"]
     assert channel_map.held["asked.0"].startswith(reason)
+
+
+def test_layers_that_share_their_weights_stay_whole_and_go_on_sharing_them() -> None:
+    first, second, third = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+    third.weight = second.weight
+    layers = [first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    findings = check_contracts(network, (3, 8, 8), pruning=Pruning())
+    assert [group.name for group in findings.channel_map.groups] == ["6"]
+    held = {name: reason for name, reason in findings.channel_map.held.items() if reason != CLASS_SCORES}
+    of_second = "layer 2 shares its weights with 4"
+    assert held == {"0": of_second, "2": of_second, "4": "layer 4 shares its weights with 2"}
+    level = Level(1, SharedWeights(network, findings.channel_map), shared_affine=False)
+    level.keep({"6": torch.arange(3)})
+    assert level.network[2].weight is level.network[4].weight
 
 
 def test_channels_that_maxout_joins_before_a_flatten_stay_whole() -> None:
