@@ -19,6 +19,7 @@ from orchestrator.preparation.packing import PACKING, pack, without_cards
 from orchestrator.preparation.session import ray_session
 from orchestrator.searches.asked import Asked
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.images import find_images
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.tracking import Tracker
@@ -64,6 +65,8 @@ def run_repeats(  # noqa: PLR0913
         InputError: if the images have changed, or Ray or MLflow are not to be had.
         OSError: if nothing more can be written.
     """
+    where, _ = find_images(folder, experiment.data)
+    experiment = experiment.model_copy(update={"data": where})
     data = load_splits(experiment.data, say)
     digest = data_digest(data)
     folder.require_same_data(digest)

@@ -16,6 +16,7 @@ from orchestrator.exports.formats import ExportOptions, listed
 from orchestrator.front.pick import WHOLE_FRONT, pick_front
 from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
+from orchestrator.searches.images import find_images
 from orchestrator.searches.places import Storage, fetch_networks, open_search
 from orchestrator.tables import print_whole
 from orchestrator.words import percent
@@ -85,13 +86,12 @@ def export_candidates(  # noqa: PLR0913
     def say(text: str) -> None:
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    if draws_its_test_images(experiment.data):
-        folder.require_same_data(data_digest(load_splits(experiment.data, say)))
+    data, as_read = find_images(folder, experiment.data)
+    if not as_read or draws_its_test_images(data):
+        folder.require_same_data(data_digest(load_splits(data, say)))
     fetch_networks(folder, [candidate.network for candidate in chosen.values()])
     jobs = [Job(candidate=candidate, destination=place, existing=existing) for place, candidate in chosen.items()]
-    origin = Origin(
-        folder=folder.path, name=name, data=experiment.data, model=experiment.model, search_id=folder.search_id
-    )
+    origin = Origin(folder=folder.path, name=name, data=data, model=experiment.model, search_id=folder.search_id)
     results = export_each(jobs, origin=origin, options=options, say=say)
     return _print(results, as_list=pick == WHOLE_FRONT, format=format)
 

@@ -28,6 +28,7 @@ from orchestrator.sampling.storages import find_study, study_address
 from orchestrator.sampling.study import Study
 from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.images import note_place
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import fetch_networks
 from orchestrator.tracking import Tracker
@@ -110,6 +111,7 @@ def run_search(
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
             look = Looks(looks=(sizes, memory))
             folder.begin(asked, data=digest)
+            note_place(folder, experiment.data)
             if table is not None:
                 task.keep_latency(table)
             if mirror is not None:

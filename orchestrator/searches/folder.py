@@ -44,7 +44,7 @@ STAGES = "stages"
 TEACHER = "teacher"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
 # What a search that was killed as it began may have left.
-_BEGUN = ("lock", "search-id", "data-digest")
+_BEGUN = ("lock", "search-id", "data-digest", "data-place")
 
 
 def read_teacher_result(path: Path) -> TeacherResult:

@@ -31,6 +31,7 @@ _FILES = (
     "experiment.yaml",
     "search-id",
     "data-digest",
+    "data-place",
     "study.journal",
     "rungs.jsonl",
     "archive.parquet",

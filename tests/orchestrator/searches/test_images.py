@@ -1,0 +1,57 @@
+"""A relative `data.path` leads a later command to the images that the search read, wherever it is given."""
+
+import pytest
+
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.images import find_images, note_place
+from trainables.data_config import DataConfig
+from trainables.errors import InputError
+
+RELATIVE = DataConfig(name="imagefolder", path="../photos", image_size=8)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A search that was begun in `mine/work`, beside whose folder lie its photos."""
+    (tmp_path / "mine/photos").mkdir(parents=True)
+    (tmp_path / "mine/work").mkdir()
+    monkeypatch.chdir(tmp_path / "mine/work")
+    found = SearchFolder(storage=tmp_path / "runs", name="photos")
+    found.path.mkdir(parents=True)
+    note_place(found, RELATIVE)
+    return found
+
+
+def test_where_the_search_was_begun_the_path_is_as_it_was(folder):
+    assert find_images(folder, RELATIVE) == (RELATIVE, True)
+
+
+def test_elsewhere_the_images_are_those_of_the_search(folder, tmp_path, monkeypatch):
+    (tmp_path / "other/photos").mkdir(parents=True)
+    (tmp_path / "other/work").mkdir()
+    monkeypatch.chdir(tmp_path / "other/work")
+    found, as_read = find_images(folder, RELATIVE)
+    assert (found.path, as_read) == (str(tmp_path / "mine/photos"), True)
+
+
+def test_images_that_were_moved_may_be_there_and_must_be_compared(folder, tmp_path, monkeypatch):
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved/work")
+    assert find_images(folder, RELATIVE) == (RELATIVE, False)
+
+
+def test_images_that_are_nowhere_are_named_with_both_places(folder, tmp_path, monkeypatch):
+    (tmp_path / "mine/photos").rmdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"read from .*/mine/photos, but there is nothing now, nor at "):
+        find_images(folder, RELATIVE)
+
+
+@pytest.mark.parametrize("path", ["/data/photos", "s3://bucket/photos"])
+def test_other_paths_lead_to_the_same_place_from_everywhere(folder, path):
+    config = DataConfig(name="shards", path=path, image_size=8)
+    assert find_images(folder, config) == (config, True)
+    (folder.path / "data-place").unlink()
+    note_place(folder, config)
+    assert not (folder.path / "data-place").exists()
+    assert find_images(folder, RELATIVE) == (RELATIVE, False)  # of a search from before
