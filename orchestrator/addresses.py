@@ -3,9 +3,11 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
-_ADDRESS = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s"',}\]]+""", re.IGNORECASE)
+_ADDRESS = re.compile(r"""[a-z][a-z0-9+.-]*://(?:[^\s",}\]]*@)?[^\s"',}\]]*""", re.IGNORECASE)
+_MARKS = re.compile("[/?#]")
+_SHORTEST_PIECE = 3
 _SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 
 
@@ -31,12 +33,13 @@ def without_credentials(text: str, uri: str) -> str:
         text: the address itself, or a message in which parts of it may stand.
         uri: the address.
     """
-    parts = urlsplit(uri)
-    userinfo = parts.netloc.rpartition("@")[0]
-    bare = uri.partition("?")[0]
-    text = text.replace(uri, bare.replace(f"{userinfo}@", "", 1) if userinfo else bare)
-    in_query = [value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)]
-    for secret in (parts.query, userinfo, parts.password, unquote(parts.password or ""), *in_query):
+    scheme, userinfo, place, query = _parted(uri)
+    text = text.replace(uri, f"{scheme}{place}")
+    password = userinfo.partition(":")[2]
+    in_query = [value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)]
+    # Who reads addresses by the book ends at the first of these marks, and says what is before it.
+    pieces = [piece for piece in _MARKS.split(password) if len(piece) >= _SHORTEST_PIECE]
+    for secret in (query, userinfo, password, unquote(password), *in_query, *pieces):
         text = text.replace(secret, "***") if secret else text
     return text
 
@@ -46,3 +49,18 @@ def without_all_credentials(text: str) -> str:
     for address in _ADDRESS.findall(text):
         text = text.replace(address, without_credentials(address, address))
     return text
+
+
+def _parted(uri: str) -> tuple[str, str, str, str]:
+    """Scheme with its slashes, user with password, what may be shown, and query.
+
+    A password may hold what should stand there encoded, as databases take it: all before the last @ is secret then.
+    """
+    scheme, slashes, rest = uri.partition("://")
+    first = _MARKS.split(rest)[0]
+    port_and_query = re.fullmatch(r"[^@:]+:\d+", first) and "@" not in rest.partition("?")[0]
+    userinfo = ""
+    if "@" in first or (":" in first and not port_and_query):
+        userinfo, _, rest = rest.rpartition("@")
+    place, _, query = rest.partition("?")
+    return scheme + slashes, userinfo, place, query

@@ -2,11 +2,13 @@
 
 import errno
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from orchestrator.addresses import without_all_credentials
 from trainables.errors import InputError, StageFailure, first_line
 
 app = typer.Typer(
@@ -305,12 +307,12 @@ def main() -> None:
         app()
     except Exception as error:
         if "--debug" in sys.argv:
-            raise
+            typer.echo(without_all_credentials(traceback.format_exc()), err=True)
         if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename is not None:
             mend = "change its permissions, or work on a copy in another --storage"
             error = InputError(f"{error.filename} cannot be read or written ({error.strerror}); {mend}")
         bad_input = isinstance(error, InputError)
         told = bad_input or isinstance(error, StageFailure | OSError)
-        line = first_line(error)
-        typer.echo(f"cascade: {line if told else f'{type(error).__name__}: {line} (--debug shows where)'}", err=True)
+        line = first_line(error) if told else f"{type(error).__name__}: {first_line(error)} (--debug shows where)"
+        typer.echo(f"cascade: {line}", err=True)
         sys.exit(BAD_INPUT if bad_input else FAILED)

@@ -1,4 +1,6 @@
-from orchestrator.addresses import without_all_credentials
+import pytest
+
+from orchestrator.addresses import without_all_credentials, without_credentials
 from orchestrator.experiment.config import Experiment
 
 
@@ -14,3 +16,31 @@ def test_an_experiment_that_is_shown_has_no_credentials():
     assert "pw" not in experiment.without_secrets().to_yaml()
     assert experiment.without_secrets().study.url == "postgresql://host/db"
     assert experiment.without_secrets().study.warm_start == ("mysql://host/a#b", "mine")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://u:pw@host:5000/path", "http://host:5000/path"),
+        ("http://u:Zm9/v+geheim@127.0.0.1:5099", "http://127.0.0.1:5099"),
+        ("http://u:geh#eim@host", "http://host"),
+        ("http://u:p%40ss/w@rd@127.0.0.1:5099", "http://127.0.0.1:5099"),
+        ("postgresql://u:a?geheim@h/db", "postgresql://h/db"),
+        ("postgresql://u:a'geheim@h/db", "postgresql://h/db"),
+        ("postgresql://u:geheim@h/db?sslpassword=geheim", "postgresql://h/db"),
+        ("mysql://token@h/a#b", "mysql://h/a#b"),
+        ("http://host:8080/path?mail=me@there", "http://host:8080/path"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("http://host/me@work", "http://host/me@work"),
+        ("http://host", "http://host"),
+    ],
+)
+def test_of_an_address_only_the_place_is_shown(address, shown):
+    assert without_credentials(address, address) == shown
+    assert without_all_credentials(f"not reached: '{address}', {address}") == f"not reached: '{shown}', {shown}"
+
+
+def test_pieces_of_a_password_in_a_message_are_hidden_too():
+    uri = "http://u:Zm9/v+geheim@127.0.0.1:5099"
+    text = without_credentials(f"{uri}/api: nonnumeric port 'Zm9', path /v+geheim@127.0.0.1", uri)
+    assert text == "http://127.0.0.1:5099/api: nonnumeric port '***', path /***@127.0.0.1"
