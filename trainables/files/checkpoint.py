@@ -159,6 +159,8 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
 def load(path: Path | str, *, builder: Builder | None = None) -> nn.Module:
     """Read a network back as an `nn.Module` in evaluation mode, on the CPU. Nothing is unpickled or imported.
 
+    That of a folder may be trained further: its parameters take gradients.
+
     Args:
         path: folder with `architecture.json` and `weights.safetensors`; or a `.pt2` file of an export.
         builder: for a network of your own in such a folder, the function that was named in `model.name`.
@@ -170,11 +172,11 @@ def load(path: Path | str, *, builder: Builder | None = None) -> nn.Module:
         from trainables.files.programs import load_program  # takes a second to import
 
         return load_program(Path(path))
-    return load_network(path, builder=builder).network
+    return load_network(path, builder=builder).network.requires_grad_(requires_grad=True)
 
 
 def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNetwork:
-    """Read a network with its description; see `load`."""
+    """Read a network, frozen, with its description; see `load`."""
     folder = Path(path)
     architecture = _read_architecture(folder / ARCHITECTURE_FILE)
     try:

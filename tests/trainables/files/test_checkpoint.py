@@ -70,6 +70,13 @@ def test_a_network_that_is_read_back_gives_equal_outputs(
     assert network_widths(saved.network) == network_widths(network)
 
 
+def test_what_is_loaded_can_be_trained_further(narrow, tmp_path: Path) -> None:
+    save_network(tmp_path / "network", narrow("vgg-small"), model=CONFIGS["vgg-small"], input_spec=SPEC)
+    network = trainables.load(tmp_path / "network").train()
+    network(torch.rand(4, 3, 16, 16)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_weights_that_are_read_back_lie_where_torch_puts_its_own(narrow, tmp_path: Path) -> None:
     # Elsewhere some processors round in another way, so that scores differ in their last bits.
     save_network(tmp_path / "network", narrow("resnet18"), model=CONFIGS["resnet18"], input_spec=SPEC)
