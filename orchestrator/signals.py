@@ -24,16 +24,22 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 @contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Have SIGTERM do in the block what Ctrl-C does; outside the main thread nothing is changed."""
+def terminated_as_interrupted(*others: signal.Signals) -> Iterator[None]:
+    """Have SIGTERM do in the block what Ctrl-C does; outside the main thread nothing is changed.
+
+    Args:
+        others: signals that do so too, unless whoever started the process had it ignore them, as `nohup` does.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    heeded = [number for number in others if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, *heeded)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

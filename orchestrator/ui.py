@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,7 @@ from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.views import VIEWS
 from trainables.errors import InputError
 
+_EVERYWHERE = ("0.0.0.0", "::")  # all interfaces
 _PAGES = (("search", "overview", "overview.html"), ("study", "report", REPORT))
 
 
@@ -43,7 +44,7 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
     _bring_up_to_date(storage, say)
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
-        terminated_as_interrupted(),
+        terminated_as_interrupted(signal.SIGHUP),  # of a terminal that is closed: the server has a session of its own
         contextlib.suppress(KeyboardInterrupt),
         serve(storage, port=port, host=host, say=say) as server,
     ):
@@ -51,6 +52,8 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         say(f"best networks: {best_page(server.address)}")
         for what, page in found_pages(server.address, storage).items():
             say(f"{what}: {page}")
+        if not _is_loopback(host):
+            say(f"from other machines: http://{_for_url(_own_names(host)[0])}:{port}")
         say("Ctrl-C ends it")
         server.wait()
 
@@ -159,6 +162,8 @@ def serve(
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    if not _is_loopback(host):
+        environment.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(_allowed(_own_names(host))))
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{database}"]
     command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
@@ -262,6 +267,36 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _for_browser(host: str) -> str:
-    if host in ("0.0.0.0", "::"):  # all interfaces, which is no address to go to
+    if host in _EVERYWHERE:  # which is no address to go to
         return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return _for_url(host)
+
+
+def _for_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _own_names(host: str) -> list[str]:
+    """Names and addresses by which other machines may reach an interface of this one, the first for people."""
+    if host not in _EVERYWHERE:
+        return [host]
+    name = socket.gethostname()
+    addresses: list[str] = []
+    with contextlib.suppress(OSError):
+        addresses = [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    return list(dict.fromkeys([name, socket.getfqdn(), *addresses]))
+
+
+def _allowed(names: Sequence[str]) -> list[str]:
+    """What MLflow takes for its own name in requests: what it does by itself, and these.
+
+    It refuses others, so that no page of a stranger's can have a browser ask it by a name of the stranger's.
+    """
+    private = ["10.*", "192.168.*", *(f"172.{second}.*" for second in range(16, 32))]
+    hosts = ["localhost", "127.0.0.1", "::1", *names]
+    urls = list(dict.fromkeys(map(_for_url, hosts)))
+    return [*urls, *(f"{url.replace('[', '[[]')}:*" for url in urls), *private]

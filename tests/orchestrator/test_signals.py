@@ -39,6 +39,19 @@ def test_sigterm_interrupts(ctrl_c):
     assert signal.getsignal(signal.SIGTERM) == terminated_before
 
 
+def test_a_hangup_interrupts_where_it_is_asked_for_and_nobody_had_it_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminated_as_interrupted(signal.SIGHUP):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+        with terminated_as_interrupted(signal.SIGHUP):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("after", "says", "code"), [(0.2, "last words", INTERRUPTED), (60, "caught", 0)])
 def test_who_works_with_what_sigterm_ended_too_ends_at_once_with_last_words(after, says, code):
     waiting = subprocess.Popen([sys.executable, "-c", WAITING, str(after)], stdout=subprocess.PIPE, text=True)

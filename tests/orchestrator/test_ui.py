@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import Tracker, records
-from orchestrator.ui import found_pages, open_ui, serve
+from orchestrator.ui import _allowed, _own_names, found_pages, open_ui, serve
 from trainables.errors import InputError
 
 
@@ -51,6 +51,19 @@ def test_port_out_of_range_is_bad_input(tmp_path: Path) -> None:
         open_ui(tmp_path, port=70000, say=lambda _: None)
 
 
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_other_machines_may_use_every_name_of_this_one_and_strangers_none() -> None:
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    allowed = _allowed(_own_names("0.0.0.0"))
+    for name in (socket.gethostname(), "localhost", "127.0.0.1", "[::1]", "10.1.2.3", "172.31.0.9"):
+        assert is_allowed_host_header(allowed, name)
+        assert is_allowed_host_header(allowed, f"{name}:5000")
+    assert not is_allowed_host_header(allowed, "stranger.example:5000")
+    assert _own_names("192.0.2.2") == ["192.0.2.2"]
+
+
 def test_links_lead_to_pages_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {"search": ["young", "done"], "study": ["sent", "kept", "killed"]}
     files = {"young": {"config.yaml"}, "done": {"overview.html"}, "sent": {"report.html"}}
@@ -78,7 +91,7 @@ def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path) -> None
 
 
 @pytest.mark.integration
-def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None:
+def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Path) -> None:
     tracker = Tracker(uri=None, storage=tmp_path, warn=print)
     tracker.check()
     tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
@@ -118,7 +131,7 @@ def test_runs_and_artifacts_are_served_until_interrupted(tmp_path: Path) -> None
         artifact = f"http://127.0.0.1:{port}/get-artifact?path=config.yaml&run_uuid={runs['digits']}"
         with urllib.request.urlopen(artifact, timeout=30) as answer:
             assert answer.read() == b"data: digits"
-        user.send_signal(signal.SIGINT)
+        user.send_signal(signal.SIGHUP)  # which raises SIGINT there
         assert user.wait(30) == 0
     finally:
         user.kill()
