@@ -127,7 +127,7 @@ def _print_card(exported: "Exported") -> None:
     teacher, network = card.teacher, card.network
     table.add_row(f"test {card.metric}", percent(teacher.test_accuracy), percent(network.test_accuracy))
     for check in card.verification.files:
-        agreement = f"same class for {percent(check.top1_agreement)}"
+        agreement = f"{card.agreement} for {percent(check.agreement)}"
         table.add_row(f"… {check.file}", "", percent(check.test_accuracy), agreement)
     table.add_row("MACs", f"{teacher.macs:,}", f"{network.macs:,}", f"{card.macs_ratio:.3g} times fewer")
     table.add_row("parameters", f"{teacher.params:,}", f"{network.params:,}", f"{card.params_ratio:.3g} times fewer")

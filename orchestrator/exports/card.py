@@ -144,6 +144,11 @@ class Card:
         return "mean average precision" if self.input.multi_label else "accuracy"
 
     @property
+    def agreement(self) -> str:
+        """What a file and the network of the search are said to have in common."""
+        return "same decisions" if self.input.multi_label else "same class"
+
+    @property
     def macs_ratio(self) -> float:
         """How many times fewer MACs the network has than the teacher."""
         return self.teacher.macs / self.network.macs

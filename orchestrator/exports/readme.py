@@ -255,14 +255,14 @@ def _verification(card: Card) -> str:
         (
             f"`{check.file}`",
             f"{check.max_difference:.1e}" + (", tensors equal bit for bit" if check.identical else ""),
-            _percent(check.top1_agreement),
+            _percent(check.agreement),
             _percent(check.test_accuracy),
             f"{check.macs:,}",
             f"{check.params:,}",
         )
         for check in checked.files
     ]
-    header = ("file", "largest difference", "same class", f"test {card.metric}", "MACs", "parameters")
+    header = ("file", "largest difference", card.agreement, f"test {card.metric}", "MACs", "parameters")
     calibrated = (
         f" `{INT8_FILE}` has weights in seven bits and activations in eight, their ranges from "
         f"{card.num_calibration_images} training images."

@@ -47,7 +47,7 @@ CARD = Card(
                 format="native",
                 file="weights.safetensors",
                 max_difference=0.0,
-                top1_agreement=1.0,
+                agreement=1.0,
                 test_accuracy=0.9,
                 macs=4_000,
                 params=100,
@@ -57,7 +57,7 @@ CARD = Card(
                 format="onnx",
                 file="model.onnx",
                 max_difference=3e-6,
-                top1_agreement=1.0,
+                agreement=1.0,
                 test_accuracy=0.9,
                 macs=4_000,
                 params=90,
@@ -122,6 +122,8 @@ def test_of_several_labels_the_mean_average_precision_is_told() -> None:
     assert "| validation mean average precision | 91.00 % | 93.00 % |" in text
     assert "Test average precision of each class" in text
     assert "accuracy" not in text
+    assert "same decisions" in text
+    assert "same class" in markdown(CARD)
     assert json.loads(several.to_json(markdown(several)))["metric"] == "mean average precision"
     (result,) = front_matter(several)["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "mean_average_precision", "name": "macro mAP", "value": 0.9}]

@@ -244,10 +244,10 @@ def test_every_format_gives_what_the_search_found_and_is_counted_by_itself(
         assert check.macs == candidate.macs
     for check in (onnx, pt2):
         assert check.max_difference <= 1e-5 * checked.max_logit
-        assert (check.top1_agreement, check.test_accuracy) == (1.0, exported.card.network.test_accuracy)
+        assert (check.agreement, check.test_accuracy) == (1.0, exported.card.network.test_accuracy)
         assert check.params < candidate.params  # two numbers a channel where there were four: batch norm is folded
     assert 1e-5 * checked.max_logit < int8.max_difference < 0.5 * checked.max_logit
-    assert int8.top1_agreement > 0.8
+    assert int8.agreement > 0.8
     assert exported.card.num_calibration_images == 512
 
 
@@ -558,7 +558,7 @@ def test_a_users_own_network_is_built_by_its_function(tmp_path: Path, monkeypatc
     model = ModelConfig(name="own_network:build")
     own = make_search(tmp_path / "search", model, build(model, num_classes=10, in_channels=1, seed=0))
     done = own.export(tmp_path / "out", formats=("native", "pt2"))
-    assert [check.top1_agreement for check in done.card.verification.files] == [1.0, 1.0]
+    assert [check.agreement for check in done.card.verification.files] == [1.0, 1.0]
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     lines = snippet(done.folder, "trainables.load")
     ran = subprocess.run([sys.executable, "-c", lines], cwd=done.folder, capture_output=True, text=True, check=False)

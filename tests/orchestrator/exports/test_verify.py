@@ -20,7 +20,14 @@ EXPECTED = torch.tensor([[4.0, 0.0]] * 60 + [[0.0, 4.0]] * 40)
 LABELS = torch.tensor([0] * 60 + [1] * 40)
 
 
-def judged(folder: Path, monkeypatch: pytest.MonkeyPatch, format: str, logits: torch.Tensor, **contents: object):  # noqa: ANN201
+def judged(  # noqa: ANN201
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    logits: torch.Tensor,
+    labels: torch.Tensor = LABELS,
+    **contents: object,
+):
     """What becomes of a file in which the other process finds these logits."""
 
     def answer(arguments: list[str]) -> None:
@@ -30,7 +37,7 @@ def judged(folder: Path, monkeypatch: pytest.MonkeyPatch, format: str, logits: t
 
     monkeypatch.setattr(verify_module, "_run", answer)
     request = dataclasses.replace(REQUEST, formats=(format,))
-    return verify(request, folder, expected_NK=EXPECTED, digest="same", labels=LABELS)
+    return verify(request, folder, expected_NK=EXPECTED, digest="same", labels=labels)
 
 
 @pytest.mark.parametrize(("format", "digest"), [("native", "same"), ("onnx", ""), ("pt2", ""), ("int8", "")])
@@ -39,7 +46,7 @@ def test_what_agrees_is_delivered(tmp_path, monkeypatch, format, digest) -> None
     (check,) = found.files
     assert found.refused == {}
     assert found.of(format) is check
-    assert (check.macs, check.params, check.test_accuracy, check.top1_agreement) == (7, 3, 1.0, 1.0)
+    assert (check.macs, check.params, check.test_accuracy, check.agreement) == (7, 3, 1.0, 1.0)
     assert check.max_difference == pytest.approx(1e-5, rel=0.1)
     assert check.identical is (True if digest else None)
 
@@ -69,7 +76,14 @@ def test_what_does_not_is_refused_with_the_reason(tmp_path, monkeypatch, format,
 
 def test_eight_bits_may_lose_two_points(tmp_path, monkeypatch) -> None:
     (check,) = judged(tmp_path, monkeypatch, "int8", flipped(2)).files
-    assert (check.test_accuracy, check.top1_agreement) == (pytest.approx(0.98), pytest.approx(0.98))
+    assert (check.test_accuracy, check.agreement) == (pytest.approx(0.98), pytest.approx(0.98))
+
+
+def test_of_several_labels_each_yes_and_no_is_compared(tmp_path, monkeypatch) -> None:
+    labels = torch.stack([LABELS == 0, LABELS == 1], dim=1)
+    shifted = EXPECTED + torch.tensor([3.0, 0.0])  # the likelier class stays, but the first of 40 images becomes a yes
+    (check,) = judged(tmp_path, monkeypatch, "int8", shifted, labels=labels).files
+    assert check.agreement == pytest.approx(1 - 40 / 200)
 
 
 @pytest.mark.integration
