@@ -1,9 +1,10 @@
-"""Settings of all cascades that change nothing in any of them; who gave them should know before a search."""
+"""Settings that change nothing in a search; who gave them should know before it begins."""
 
 from collections.abc import Callable, Iterator, Mapping
 
-from orchestrator.experiment.config import Experiment
+from orchestrator.experiment.config import Experiment, Stop
 from orchestrator.policies.probe import SpaceProbe
+from orchestrator.policies.samplers import UNTAUGHT
 from search_spaces.cascade import CascadeDefaults
 from trainables.config import CascadeConfig
 from trainables.plan import stage_plans
@@ -12,11 +13,12 @@ from trainables.stages.sandwich import leaves_out
 
 
 def idle_notes(experiment: Experiment) -> Iterator[str]:
-    """Name what is set under `cascade` and does nothing in any cascade that the space gives.
+    """Name what is set and does nothing: in any cascade that the space gives, or in the search itself.
 
     Raises:
         InputError: if the space fails.
     """
+    yield from _of_search(experiment)
     given, plain = experiment.cascade, CascadeDefaults()
     keys = [key for key in _USES if getattr(given, key) != getattr(plain, key)]
     if not keys:
@@ -26,6 +28,20 @@ def idle_notes(experiment: Experiment) -> Iterator[str]:
         uses, reason = _USES[key]
         if not any(uses(cascade) for cascade in cascades):
             yield f"cascade.{key} is {getattr(given, key):g}, but does nothing in this search: {reason}"
+
+
+def _of_search(experiment: Experiment) -> Iterator[str]:
+    untried = len(experiment.starting_points) - experiment.num_trials
+    if untried > 0:
+        yield (
+            f"starting_points has {len(experiment.starting_points)} points, but num_trials is {experiment.num_trials}: "
+            f"{'the last is' if untried == 1 else f'the last {untried} are'} tried only if the search goes on with more"
+        )
+    stop = experiment.stop
+    if stop.trials_without_gain is None and stop.min_gain != Stop().min_gain:
+        yield f"stop.min_gain is {stop.min_gain:g}, but does nothing without stop.trials_without_gain"
+    if experiment.study.warm_start and experiment.sampler in UNTAUGHT:
+        yield f"study.warm_start does nothing in this search: the sampler {experiment.sampler} learns from no trials"
 
 
 def _leaves_out(cascade: CascadeConfig) -> bool:

@@ -41,6 +41,10 @@ def check_export(folder: Path) -> Delivered:
     Raises:
         InputError: naming the file that is missing, damaged, swapped, unknown or hostile.
     """
+    if folder.is_file():
+        raise InputError(
+            f"{folder} is a file, but an export is checked with its card; give its folder, {folder.parent}"
+        )
     card = _read_card(folder / CARD_FILE)
     try:
         listed = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in card["files"].items()}

@@ -89,6 +89,8 @@ SAMPLERS: Mapping[str, Callable[[int, int], "BaseSampler"]] = MappingProxyType(
     }
 )
 DEFAULT_SAMPLER = "tpe"
+UNTAUGHT = ("quasi-random", "random")
+"""Samplers that suggest what they would suggest without any trials."""
 
 
 def check_sampler(name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.policies.probe import SpaceProbe
+from orchestrator.policies.samplers import UNTAUGHT
 from orchestrator.sampling.journals import mend_journal
 from orchestrator.sampling.storages import shown, study_address
 from orchestrator.sampling.study import Study
@@ -50,12 +51,12 @@ def starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any
 
 
 def warm_start(study: Study, experiment: Experiment, folder: SearchFolder) -> tuple[Learned, ...]:
-    """Let a study learn from the earlier ones that the experiment names.
+    """Let a study learn from the earlier ones that the experiment names, if its sampler learns from any.
 
     Raises:
         InputError: if one of them is not there or does not fit.
     """
     sources = find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
-    if not sources:
+    if not sources or experiment.sampler in UNTAUGHT:
         return ()
     return study.learn(sources, SpaceProbe(experiment.find_space(), experiment.cascade), experiment.constraints)

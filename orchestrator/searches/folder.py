@@ -85,8 +85,8 @@ class SearchFolder:
         """
         if not _NAME.fullmatch(self.name) or len(self.name) > _MOST_LETTERS:
             raise InputError(
-                f"the search's name is {self.name!r}, but must be up to {_MOST_LETTERS} letters, digits, dots, dashes "
-                "and underscores, the first of them a letter or a digit; give another"
+                f"the search's name is {self.name!r}, but must be up to {_MOST_LETTERS} letters a to z, digits, dots, "
+                "dashes and underscores, the first of them a letter or a digit; give another by --name"
             )
         if self.name in _SHARED:
             raise InputError(f"the search's name is {self.name!r}, which all searches share; give another")

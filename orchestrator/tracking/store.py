@@ -102,7 +102,8 @@ class MlflowStore:
                 raise InputError(f"tracking address {self.address} does not work: {cause}; make room there") from error
             raise InputError(
                 f"tracking address {self.address} does not work: {cause}; start an MLflow server there, correct the "
-                f"address (tracking.uri or MLFLOW_TRACKING_URI), or leave both out to track in {self._storage}"
+                "address (tracking.uri, MLFLOW_TRACKING_URI or the --uri of cascade sync), or leave it out to track in "
+                f"{self._storage}"
             ) from error
 
     def connect(self) -> None:

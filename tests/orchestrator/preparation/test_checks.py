@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.experiment.config import parse_experiment
+from orchestrator.experiment.config import Experiment, parse_experiment
+from orchestrator.experiment.idle import idle_notes
 from orchestrator.preparation.checks import check_network
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
@@ -353,6 +354,26 @@ def test_what_does_nothing_in_any_cascade_is_said(data, settings, idle, busy):
     (said,) = notes(idle)
     assert said.startswith(f"cascade.{key} is {value}, but does nothing in this search: no ")
     assert busy is None or notes(busy) == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (
+            {"starting_points": [{"temperature": 2.0}, {"temperature": 3.0}], "num_trials": 1},
+            "starting_points has 2 points, but num_trials is 1: the last is tried only if",
+        ),
+        ({"stop": {"min_gain": 0.01}}, "stop.min_gain is 0.01, but does nothing without stop.trials_without_gain"),
+        (
+            {"study": {"warm_start": ["other"]}, "sampler": "random"},
+            "study.warm_start does nothing in this search: the sampler random learns from no trials",
+        ),
+        ({"stop": {"min_gain": 0.01, "trials_without_gain": 5}}, None),
+        ({"study": {"warm_start": ["other"]}}, None),
+    ],
+)
+def test_what_does_nothing_in_a_search_is_said(settings, note):
+    assert [said[: len(note or "")] for said in idle_notes(Experiment(**settings))] == ([] if note is None else [note])
 
 
 def test_functions_of_the_guide_are_what_a_search_takes(data, monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a b", "ü", "a" * 201])
 def test_names_that_could_leave_the_storage_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="must be up to 200 letters, digits"):
+    with pytest.raises(InputError, match="must be up to 200 letters a to z, digits"):
         SearchFolder(storage=tmp_path, name=name)
 
 
