@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-_ADDRESS = re.compile(r"""[a-z][a-z0-9+.-]*://(?:[^\s",}\]]*@)?[^\s"',}\]]*""", re.IGNORECASE)
+_ADDRESS = re.compile(r"""(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://(?:[^\s",}\]]*@)?[^\s"',}\]]*""", re.IGNORECASE)
+_SCHEME = re.compile("[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _MARKS = re.compile("[/?#]")
-_SHORTEST_PIECE = 3
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^@:\[\]]+)(:\d+)?")
+_SHORTEST_SECRET = 3
 _SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
 
 
@@ -34,21 +36,42 @@ def without_credentials(text: str, uri: str) -> str:
         uri: the address.
     """
     scheme, userinfo, place, query = _parted(uri)
-    text = text.replace(uri, f"{scheme}{place}")
+    if text == uri:
+        return f"{scheme}{place}"
     password = userinfo.partition(":")[2]
     in_query = [value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)]
     # Who reads addresses by the book ends at the first of these marks, and says what is before it.
-    pieces = [piece for piece in _MARKS.split(password) if len(piece) >= _SHORTEST_PIECE]
-    for secret in (query, userinfo, password, unquote(password), *in_query, *pieces):
-        text = text.replace(secret, "***") if secret else text
-    return text
+    secrets = [query, userinfo, password, unquote(password), *in_query, *_MARKS.split(password)]
+    between = text.split(uri)  # what is shown of the address stays as it is, whatever stands in it too
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            between = [part.replace(secret, "***") for part in between]
+    return f"{scheme}{place}".join(between)
 
 
 def without_all_credentials(text: str) -> str:
     """A text in which addresses may stand anywhere, without what they hold of user, password and query."""
-    for address in _ADDRESS.findall(text):
-        text = text.replace(address, without_credentials(address, address))
-    return text
+    return _ADDRESS.sub(lambda found: without_credentials(found[0], found[0]), text)
+
+
+def setting_without_credentials(setting: str) -> str:
+    """What is given to `--set`, without credentials; of a value that is an address, every sign belongs to it."""
+    key, equals, value = setting.partition("=")
+    if _SCHEME.match(value):
+        return f"{key}{equals}{without_credentials(value, value)}"
+    return without_all_credentials(setting)
+
+
+def without_all_secrets(text: str, *sources: str) -> str:
+    """A text without the credentials of addresses in it, nor of those in other texts, whole or in parts.
+
+    Args:
+        text: such as a traceback.
+        sources: where else addresses stand whose secrets may be in it.
+    """
+    for address in dict.fromkeys(address for source in (text, *sources) for address in _ADDRESS.findall(source)):
+        text = without_credentials(text, address)
+    return without_all_credentials(text)
 
 
 def _parted(uri: str) -> tuple[str, str, str, str]:
@@ -58,9 +81,8 @@ def _parted(uri: str) -> tuple[str, str, str, str]:
     """
     scheme, slashes, rest = uri.partition("://")
     first = _MARKS.split(rest)[0]
-    port_and_query = re.fullmatch(r"[^@:]+:\d+", first) and "@" not in rest.partition("?")[0]
     userinfo = ""
-    if "@" in first or (":" in first and not port_and_query):
+    if "@" in first or (":" in first and not _HOST_AND_PORT.fullmatch(first)):
         userinfo, _, rest = rest.rpartition("@")
     place, _, query = rest.partition("?")
     return scheme + slashes, userinfo, place, query

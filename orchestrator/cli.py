@@ -1,6 +1,7 @@
 """The command `cascade`. Heavy imports happen inside the command that needs them, so that --help answers at once."""
 
 import errno
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from orchestrator.addresses import without_all_credentials
+from orchestrator.addresses import without_all_secrets
 from trainables.errors import InputError, StageFailure, first_line
 
 app = typer.Typer(
@@ -307,7 +308,10 @@ def main() -> None:
         app()
     except Exception as error:
         if "--debug" in sys.argv:
-            typer.echo(without_all_credentials(traceback.format_exc()), err=True)
+            typer.echo(
+                without_all_secrets(traceback.format_exc(), *sys.argv, os.environ.get("MLFLOW_TRACKING_URI", "")),
+                err=True,
+            )
         if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename is not None:
             mend = "change its permissions, or work on a copy in another --storage"
             error = InputError(f"{error.filename} cannot be read or written ({error.strerror}); {mend}")

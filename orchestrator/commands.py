@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from rich.console import Console
 
-from orchestrator.addresses import without_all_credentials
+from orchestrator.addresses import setting_without_credentials
 from orchestrator.evidence.folder import is_study
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.front.archive import Candidate
@@ -121,7 +121,7 @@ def _tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> 
 def _resume_command(source: str, name: str, storage: Storage, overrides: Sequence[str]) -> str:
     words = ["cascade", "search", source, "--name", name, "--storage", str(storage), "--resume"]
     for override in overrides:
-        words += ["--set", without_all_credentials(override)]
+        words += ["--set", setting_without_credentials(override)]
     return shlex.join(words)
 
 

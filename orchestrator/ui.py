@@ -163,7 +163,7 @@ def serve(
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     if not _is_loopback(host):
-        environment.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(_allowed(_own_names(host))))
+        environment = _known_as(_own_names(host), port) | environment
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{database}"]
     command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
@@ -284,19 +284,24 @@ def _own_names(host: str) -> list[str]:
     """Names and addresses by which other machines may reach an interface of this one, the first for people."""
     if host not in _EVERYWHERE:
         return [host]
-    name = socket.gethostname()
-    addresses: list[str] = []
+    names = [socket.gethostname(), socket.getfqdn()]
     with contextlib.suppress(OSError):
-        addresses = [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
-    return list(dict.fromkeys([name, socket.getfqdn(), *addresses]))
+        names += [str(info[4][0]) for info in socket.getaddrinfo(names[0], None, type=socket.SOCK_STREAM)]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outwards:
+        outwards.connect(("192.0.2.1", 9))  # sends nothing; it says which address others would see
+        names.append(outwards.getsockname()[0])
+    return list(dict.fromkeys(name.lower() for name in names))
 
 
-def _allowed(names: Sequence[str]) -> list[str]:
-    """What MLflow takes for its own name in requests: what it does by itself, and these.
+def _known_as(names: Sequence[str], port: int) -> dict[str, str]:
+    """Settings by which MLflow takes these for names of its own, beside those that it takes by itself.
 
-    It refuses others, so that no page of a stranger's can have a browser ask it by a name of the stranger's.
+    It refuses others, so that no page of a stranger's can have a browser ask or change anything here.
     """
-    private = ["10.*", "192.168.*", *(f"172.{second}.*" for second in range(16, 32))]
-    hosts = ["localhost", "127.0.0.1", "::1", *names]
-    urls = list(dict.fromkeys(map(_for_url, hosts)))
-    return [*urls, *(f"{url.replace('[', '[[]')}:*" for url in urls), *private]
+    urls = [f"{_for_url(name)}:{port}" for name in names]
+    private = ["10.*", "192.168.*", *(f"172.{second}.*" for second in range(16, 32)), "fc00:*", "fd00:*"]
+    local = [f"{_for_url(name)}:{port}" for name in ("localhost", "127.0.0.1", "::1", "0.0.0.0")]
+    return {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*urls, *map(_for_url, names), *local, *private]),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{url}" for url in urls),
+    }

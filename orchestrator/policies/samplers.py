@@ -90,7 +90,7 @@ SAMPLERS: Mapping[str, Callable[[int, int], "BaseSampler"]] = MappingProxyType(
 )
 DEFAULT_SAMPLER = "tpe"
 UNTAUGHT = ("quasi-random", "random")
-"""Samplers that suggest what they would suggest without any trials."""
+"""Samplers to which it is all one how good earlier trials were."""
 
 
 def check_sampler(name: str) -> str:

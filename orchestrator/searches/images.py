@@ -4,6 +4,8 @@ A relative `data.path` counts from the folder that a command is given in. From a
 images of somebody else's.
 """
 
+import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +19,10 @@ _PLACE = "data-place"
 
 
 def note_place(folder: SearchFolder, config: DataConfig) -> None:
-    """Note where a relative path leads to, seen from the current folder."""
+    """Note where a relative path leads to, seen from the current folder of this machine."""
     if _is_relative(config):
-        write_atomically(folder.path / _PLACE, str(Path(config.path or "").resolve()).encode())
+        place = os.fsencode(Path(config.path or "").resolve())
+        write_atomically(folder.path / _PLACE, platform.node().encode() + b"\n" + place)
 
 
 def find_images(folder: SearchFolder, config: DataConfig) -> tuple[DataConfig, bool]:
@@ -30,25 +33,47 @@ def find_images(folder: SearchFolder, config: DataConfig) -> tuple[DataConfig, b
         config: its data set.
 
     Returns:
-        The same with the path that they are read from now, and whether the search was seen to read them from there; if
-        not, whoever uses them must compare their digest.
+        The same with the path that they are read from now, and whether that is where the search read them, on this
+        machine; if not, whoever uses them must compare their digest.
 
     Raises:
         InputError: if they are neither where the search read them nor where the path leads from here.
     """
     if not _is_relative(config):
         return config, True
-    here, noted = Path(config.path or "").resolve(), folder.path / _PLACE
-    there = Path(noted.read_text()) if noted.exists() else None  # searches from before lack it
-    if there is not None and there.exists():
+    here = Path(config.path or "").resolve()
+    noted = _noted(folder)
+    if noted is None:  # a search from before
+        return config, False
+    machine, there = noted
+    ours = machine == platform.node()
+    if ours and _is_there(there):
         return (config if there == here else replace(config, path=str(there))), True
-    if there is not None and not here.exists():
-        raise InputError(
-            f"data.path is {config.path!r}, which search {folder.name!r} read from {there}, but there is nothing now, "
-            f"nor at {here}; put the images back, or give the command in a folder from which {config.path!r} leads to "
-            "them"
-        )
-    return config, False
+    if _is_there(here):
+        return config, False
+    if _is_there(there):
+        return replace(config, path=str(there)), False
+    where = f"{there}" if ours else f"{there} on {machine}"
+    raise InputError(
+        f"data.path is {config.path!r}, which search {folder.name!r} read from {where}, but neither there nor at "
+        f"{here} is anything to be read now; put the images back, or give the command in a folder from which "
+        f"{config.path!r} leads to them"
+    )
+
+
+def _noted(folder: SearchFolder) -> tuple[str, Path] | None:
+    file = folder.path / _PLACE
+    if not file.exists():
+        return None
+    machine, _, place = file.read_bytes().partition(b"\n")
+    return machine.decode(), Path(os.fsdecode(place))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a folder of somebody else's
+        return False
 
 
 def _is_relative(config: DataConfig) -> bool:

@@ -2,8 +2,8 @@
 
 import errno
 import fcntl
-import glob
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -39,7 +39,7 @@ def require_local(destination: Path) -> None:
 def staging(destination: Path) -> Iterator[Path]:
     """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step.
 
-    What processes that were killed have left of theirs for the same destination goes too.
+    What processes of this machine that were killed have left of theirs for the same destination goes too.
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -51,19 +51,33 @@ def staging(destination: Path) -> Iterator[Path]:
         with (folder / f"{_IN_USE}.new").open("w") as mark:
             with suppress(OSError):  # on a disk that knows no locks others cannot take it, either
                 fcntl.flock(mark, fcntl.LOCK_EX)
+            mark.write(platform.node())  # some disks know no locks of other machines
+            mark.flush()
             Path(mark.name).rename(folder / _IN_USE)  # locked before anybody sees it
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def _remove_left(destination: Path) -> None:
     """Remove folders of `staging` that nobody holds, unless they have what was about to be replaced."""
-    for folder in destination.parent.glob(f".{glob.escape(destination.name)}-*"):
-        with suppress(OSError), (folder / _IN_USE).open() as mark:
+    own = re.compile(rf"\.{re.escape(destination.name)}-[a-z0-9_]+")
+    for folder in [folder for folder in destination.parent.iterdir() if own.fullmatch(folder.name)]:
+        with suppress(OSError), (folder / _IN_USE).open("r+") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not any(folder.rglob(_REPLACED)):
-                shutil.rmtree(folder, ignore_errors=True)
+            if mark.read() == platform.node() and not any(folder.rglob(_REPLACED)):
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of `staging`, the mark at last: what is left if that is broken off can be found by it."""
+    for path in folder.iterdir():
+        if path.name != _IN_USE:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

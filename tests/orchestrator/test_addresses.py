@@ -1,6 +1,11 @@
 import pytest
 
-from orchestrator.addresses import without_all_credentials, without_credentials
+from orchestrator.addresses import (
+    setting_without_credentials,
+    without_all_credentials,
+    without_all_secrets,
+    without_credentials,
+)
 from orchestrator.experiment.config import Experiment
 
 
@@ -33,6 +38,10 @@ def test_an_experiment_that_is_shown_has_no_credentials():
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("http://host/me@work", "http://host/me@work"),
         ("http://host", "http://host"),
+        ("http://host:5000/team@x", "http://host:5000/team@x"),
+        ("http://[::1]:5000/me@work", "http://[::1]:5000/me@work"),
+        ("http://mlflow@mlflow.company.com", "http://mlflow.company.com"),
+        ("postgresql://optuna:optuna@optuna-db:5432/optuna", "postgresql://optuna-db:5432/optuna"),
     ],
 )
 def test_of_an_address_only_the_place_is_shown(address, shown):
@@ -44,3 +53,27 @@ def test_pieces_of_a_password_in_a_message_are_hidden_too():
     uri = "http://u:Zm9/v+geheim@127.0.0.1:5099"
     text = without_credentials(f"{uri}/api: nonnumeric port 'Zm9', path /v+geheim@127.0.0.1", uri)
     assert text == "http://127.0.0.1:5099/api: nonnumeric port '***', path /***@127.0.0.1"
+
+
+def test_a_message_keeps_what_is_shown_of_the_address():
+    uri = "postgresql://optuna:optuna@optuna-db:5432/optuna"
+    assert without_credentials(f"{uri}: role optuna has no rights", uri) == (
+        "postgresql://optuna-db:5432/optuna: role *** has no rights"
+    )
+
+
+def test_a_setting_that_is_an_address_is_hidden_whatever_signs_it_has():
+    assert setting_without_credentials("tracking.uri=http://u:geh, e}im@host") == "tracking.uri=http://host"
+    assert setting_without_credentials("study={url: 'mysql://u:pw@h/d'}") == "study={url: 'mysql://h/d'}"
+    assert setting_without_credentials("num_trials=3") == "num_trials=3"
+
+
+def test_a_traceback_loses_pieces_of_passwords_that_are_known_from_elsewhere():
+    trace = "ValueError: port could not be cast to integer value as 'Zm9'\nwith url: /v+geheim@127.0.0.1:5099/api"
+    told = without_all_secrets(trace, "sync", "--uri=http://u:Zm9/v+geheim@127.0.0.1:5099")
+    assert "Zm9" not in told
+    assert "geheim" not in told
+
+
+def test_long_texts_take_no_time():
+    assert without_all_credentials("a" * 100_000) == "a" * 100_000

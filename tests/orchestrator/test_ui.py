@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import Tracker, records
-from orchestrator.ui import _allowed, _own_names, found_pages, open_ui, serve
+from orchestrator.ui import _for_url, _known_as, _own_names, found_pages, open_ui, serve
 from trainables.errors import InputError
 
 
@@ -54,13 +54,18 @@ def test_port_out_of_range_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
 def test_other_machines_may_use_every_name_of_this_one_and_strangers_none() -> None:
-    from mlflow.server.security_utils import is_allowed_host_header
+    from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
-    allowed = _allowed(_own_names("0.0.0.0"))
-    for name in (socket.gethostname(), "localhost", "127.0.0.1", "[::1]", "10.1.2.3", "172.31.0.9"):
-        assert is_allowed_host_header(allowed, name)
-        assert is_allowed_host_header(allowed, f"{name}:5000")
-    assert not is_allowed_host_header(allowed, "stranger.example:5000")
+    names = _own_names("0.0.0.0")
+    hosts, origins = (value.split(",") for value in _known_as(names, 5000).values())
+    assert socket.gethostname().lower() in names
+    for name in (*names, "localhost", "127.0.0.1", "[::1]", "0.0.0.0", "10.1.2.3", "172.31.0.9"):
+        address = f"{_for_url(name) if name in names else name}:5000"
+        assert is_allowed_host_header(hosts, address)
+        if name in names:  # a browser names the page's origin in all that changes or asks for a list
+            assert not should_block_cors_request(f"http://{address}", "POST", origins)
+    assert not is_allowed_host_header(hosts, "stranger.example:5000")
+    assert should_block_cors_request("http://stranger.example:5000", "POST", origins)
     assert _own_names("192.0.2.2") == ["192.0.2.2"]
 
 

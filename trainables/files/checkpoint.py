@@ -172,7 +172,10 @@ def load(path: Path | str, *, builder: Builder | None = None) -> nn.Module:
         from trainables.files.programs import load_program  # takes a second to import
 
         return load_program(Path(path))
-    return load_network(path, builder=builder).network.requires_grad_(requires_grad=True)
+    network = load_network(path, builder=builder).network
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    return network
 
 
 def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNetwork:
@@ -231,7 +234,13 @@ def _given(network: nn.Module, weights: "Tensors", where: str) -> nn.Module:
     for name, tensor in network.state_dict().items():
         if weights[name].dtype != tensor.dtype:
             raise InputError(f"{where} has {name} as {weights[name].dtype}, but it must be {tensor.dtype}")
+    first: dict[nn.Parameter, str] = {}
+    shared = [(name, first.setdefault(p, name)) for name, p in network.named_parameters(remove_duplicate=False)]
     network.load_state_dict(versioned(weights, network), assign=True)
+    for name, other in shared:  # each has got a tensor of its own
+        if name != other:
+            layer, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(layer), attribute, network.get_parameter(other))
     return network.eval().requires_grad_(requires_grad=False)
 
 

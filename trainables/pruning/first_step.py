@@ -18,7 +18,7 @@ from trainables.pruning.tracing import run_skeleton
 def take_step(
     network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor, criteria: Sequence[str]
 ) -> tuple[str, ...]:
-    """Run a network forward and backward in training mode, and ask criteria of the user's own for scores.
+    """Run a network forward and backward, as in training but for dropout, and ask the user's own criteria for scores.
 
     Args:
         network: on the CPU; left as it is.

@@ -1,5 +1,7 @@
 """A relative `data.path` leads a later command to the images that the search read, wherever it is given."""
 
+import os
+
 import pytest
 
 from orchestrator.searches.folder import SearchFolder
@@ -43,8 +45,43 @@ def test_images_that_were_moved_may_be_there_and_must_be_compared(folder, tmp_pa
 def test_images_that_are_nowhere_are_named_with_both_places(folder, tmp_path, monkeypatch):
     (tmp_path / "mine/photos").rmdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"read from .*/mine/photos, but there is nothing now, nor at "):
+    with pytest.raises(InputError, match=r"read from .*/mine/photos, but neither there nor at "):
         find_images(folder, RELATIVE)
+
+
+def test_the_same_path_on_another_machine_must_be_compared(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "another")
+    assert find_images(folder, RELATIVE) == (RELATIVE, False)
+    monkeypatch.chdir(tmp_path)
+    found, as_read = find_images(folder, RELATIVE)
+    assert (found.path, as_read) == (str(tmp_path / "mine/photos"), False)
+
+
+def test_a_folder_that_may_not_be_entered_is_not_there(folder, tmp_path, monkeypatch):
+    (tmp_path / "other/photos").mkdir(parents=True)
+    (tmp_path / "other/work").mkdir()
+    monkeypatch.chdir(tmp_path / "other/work")
+
+    def closed(path, **_):
+        if path.is_relative_to(tmp_path / "mine"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return True
+
+    monkeypatch.setattr("pathlib.Path.exists", closed)
+    assert find_images(folder, RELATIVE) == (RELATIVE, False)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", "é".encode()])
+def test_names_of_folders_may_have_any_bytes(tmp_path, monkeypatch, name):
+    work = tmp_path / os.fsdecode(name)
+    (work / "photos").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    found = SearchFolder(storage=tmp_path / "runs", name="photos")
+    found.path.mkdir(parents=True)
+    config = DataConfig(name="imagefolder", path="photos", image_size=8)
+    note_place(found, config)
+    monkeypatch.chdir(tmp_path)
+    assert find_images(found, config) == (DataConfig(name="imagefolder", path=str(work / "photos"), image_size=8), True)
 
 
 @pytest.mark.parametrize("path", ["/data/photos", "s3://bucket/photos"])

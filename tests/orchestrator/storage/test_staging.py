@@ -1,6 +1,7 @@
 """Folders out of sight: gone with whoever made them, at the latest when the next one is made for the same place."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -68,9 +69,18 @@ def test_what_was_about_to_be_replaced_stays(tmp_path: Path, waiting) -> None:
         assert (left / "replaced").is_dir()
 
 
+def test_what_another_machine_left_stays(tmp_path: Path, waiting) -> None:
+    process, left = waiting()
+    killed(process)
+    (left / ".in-use").write_text("another")  # whose lock this one may not see
+    with staging(tmp_path / "out"):
+        assert left.is_dir()
+
+
 def test_other_folders_stay(tmp_path: Path) -> None:
-    for name in (".out-mine", ".outer-abcdefgh", "out-abcdefgh"):
+    for name in (".out-mine", ".outer-abcdefgh", "out-abcdefgh", ".out-2-abcdefgh"):
         (tmp_path / name).mkdir()
+    (tmp_path / ".out-2-abcdefgh/.in-use").write_text(platform.node())
     with staging(tmp_path / "out"):
         pass
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4

@@ -28,6 +28,8 @@ from trainables.files.checkpoint import (
 )
 from trainables.model_config import ModelConfig
 from trainables.pruning.channels import network_widths
+from trainables.pruning.cost import count_params
+from trainables.pruning.dependencies import find_groups
 from trainables.pruning.levels import Level, SharedWeights
 
 SPEC = InputSpec(channels=3, image_size=16, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), class_names=("a", "b", "c", "d"))
@@ -75,6 +77,49 @@ def test_what_is_loaded_can_be_trained_further(narrow, tmp_path: Path) -> None:
     network = trainables.load(tmp_path / "network").train()
     network(torch.rand(4, 3, 16, 16)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def tied(num_classes: int) -> nn.Module:
+    """Two layers with one weight, before a third that can be narrowed."""
+    layers = [nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU()]
+    layers[4].weight = layers[2].weight
+    layers += [nn.Conv2d(8, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)]
+    return nn.Sequential(*layers)
+
+
+def test_layers_that_share_their_weights_do_so_when_they_are_read_back(tmp_path: Path) -> None:
+    model, network = ModelConfig(name="some.module:tied"), tied(SPEC.num_classes)
+    level = Level(1, SharedWeights(network, find_groups(network, SPEC.shape)), shared_affine=False)
+    level.keep({"6": torch.arange(3)})
+    save_network(tmp_path / "network", level.network, model=model, input_spec=SPEC)
+    again = trainables.load(tmp_path / "network", builder=tied)
+    assert again[4].weight is again[2].weight
+    assert count_params(again) == count_params(level.network)
+    assert [group.name for group in find_groups(again, SPEC.shape).groups] == ["6"]
+    images = torch.rand(2, *SPEC.shape)
+    assert torch.equal(again(images), level.network.eval()(images))
+    assert rebuild(network, model=model, input_spec=SPEC, builder=tied)[4].weight.shape == (8, 8, 1, 1)
+
+
+class Counts(nn.Module):
+    """A network that keeps whole numbers among its parameters."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.order = nn.Parameter(torch.arange(num_classes), requires_grad=False)
+        self.convolution = nn.Conv2d(3, 4, 1)
+        self.scores = nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(self.convolution(x).relu().mean((2, 3)))
+        return scores[:, self.order]
+
+
+def test_whole_numbers_are_read_back_and_take_no_gradients(tmp_path: Path) -> None:
+    model = ModelConfig(name="some.module:Counts")
+    save_network(tmp_path / "network", Counts(SPEC.num_classes), model=model, input_spec=SPEC)
+    again = trainables.load(tmp_path / "network", builder=Counts)
+    assert {name for name, p in again.named_parameters() if not p.requires_grad} == {"order"}
 
 
 def test_weights_that_are_read_back_lie_where_torch_puts_its_own(narrow, tmp_path: Path) -> None:
