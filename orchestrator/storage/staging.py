@@ -8,9 +8,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from safetensors import SafetensorError
 
@@ -45,24 +45,37 @@ def staging(destination: Path) -> Iterator[Path]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(destination)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+        mark = _mark(folder)
     except OSError as error:
         raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
     try:
-        with (folder / f"{_IN_USE}.new").open("w") as mark:
-            with suppress(OSError):  # on a disk that knows no locks others cannot take it, either
-                fcntl.flock(mark, fcntl.LOCK_EX)
-            mark.write(platform.node())  # some disks know no locks of other machines
-            mark.flush()
-            Path(mark.name).rename(folder / _IN_USE)  # locked before anybody sees it
+        with mark:
             yield folder
     finally:
         _remove(folder)
 
 
+def _mark(folder: Path) -> IO[str]:
+    """Say that a folder is in use, for as long as the file is open."""
+    with ExitStack() as undone:
+        undone.callback(shutil.rmtree, folder, ignore_errors=True)
+        mark = undone.enter_context((folder / f"{_IN_USE}.new").open("w"))
+        with suppress(OSError):  # on a disk that knows no locks others cannot take it, either
+            fcntl.flock(mark, fcntl.LOCK_EX)
+        mark.write(platform.node())  # some disks know no locks of other machines
+        mark.flush()
+        Path(mark.name).rename(folder / _IN_USE)  # locked before anybody sees it
+        undone.pop_all()
+    return mark
+
+
 def _remove_left(destination: Path) -> None:
     """Remove folders of `staging` that nobody holds, unless they have what was about to be replaced."""
     own = re.compile(rf"\.{re.escape(destination.name)}-[a-z0-9_]+")
-    for folder in [folder for folder in destination.parent.iterdir() if own.fullmatch(folder.name)]:
+    beside: list[Path] = []
+    with suppress(OSError):  # a folder that may be written to, but not listed
+        beside = [path for path in destination.parent.iterdir() if own.fullmatch(path.name)]
+    for folder in beside:
         with suppress(OSError), (folder / _IN_USE).open("r+") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if mark.read() == platform.node() and not any(folder.rglob(_REPLACED)):
@@ -71,11 +84,11 @@ def _remove_left(destination: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder of `staging`, the mark at last: what is left if that is broken off can be found by it."""
-    for path in folder.iterdir():
-        if path.name != _IN_USE:
+    with suppress(OSError):
+        for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            else:
+            elif path.name != _IN_USE:
                 path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 

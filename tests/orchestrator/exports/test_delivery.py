@@ -50,9 +50,11 @@ def test_the_old_one_comes_back_if_the_user_stops_in_between(tmp_path: Path, mon
         monkeypatch.setattr(Path, "rename", rename)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt), staging(old) as scratch:
-        deliver(export(scratch / "package", "new"), old, "replace")
+    with staging(old) as scratch:
+        package = export(scratch / "package", "new")
+        monkeypatch.setattr(Path, "rename", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            deliver(package, old, "replace")
     assert (old / "card.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage.staging import staging
+from trainables.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 WAITS = """
@@ -84,3 +85,14 @@ def test_other_folders_stay(tmp_path: Path) -> None:
     with staging(tmp_path / "out"):
         pass
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_who_is_stopped_as_he_begins_leaves_nothing(tmp_path: Path, monkeypatch, ended) -> None:
+    def stopped(*_: object) -> None:
+        raise ended
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises((KeyboardInterrupt, InputError)), staging(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
