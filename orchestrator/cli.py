@@ -307,7 +307,8 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if "--debug" in sys.argv:
+        debug = "--debug" in sys.argv
+        if debug:
             typer.echo(
                 without_all_secrets(traceback.format_exc(), *sys.argv, os.environ.get("MLFLOW_TRACKING_URI", "")),
                 err=True,
@@ -317,6 +318,7 @@ def main() -> None:
             error = InputError(f"{error.filename} cannot be read or written ({error.strerror}); {mend}")
         bad_input = isinstance(error, InputError)
         told = bad_input or isinstance(error, StageFailure | OSError)
-        line = first_line(error) if told else f"{type(error).__name__}: {first_line(error)} (--debug shows where)"
+        where = "" if debug else " (--debug shows where)"
+        line = first_line(error) if told else f"{type(error).__name__}: {first_line(error)}{where}"
         typer.echo(f"cascade: {line}", err=True)
         sys.exit(BAD_INPUT if bad_input else FAILED)

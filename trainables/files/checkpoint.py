@@ -24,7 +24,7 @@ from trainables.errors import InputError, first_line
 from trainables.files.states import on_cpu
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
-from trainables.networks.models import Builder, build, call_builder, check_shapes, versioned
+from trainables.networks.models import Builder, build, call_builder, check_shapes, shared_parameters, versioned
 from trainables.pruning.channels import network_widths, resize
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
@@ -234,13 +234,11 @@ def _given(network: nn.Module, weights: "Tensors", where: str) -> nn.Module:
     for name, tensor in network.state_dict().items():
         if weights[name].dtype != tensor.dtype:
             raise InputError(f"{where} has {name} as {weights[name].dtype}, but it must be {tensor.dtype}")
-    first: dict[nn.Parameter, str] = {}
-    shared = [(name, first.setdefault(p, name)) for name, p in network.named_parameters(remove_duplicate=False)]
+    shared = list(shared_parameters(network))
     network.load_state_dict(versioned(weights, network), assign=True)
     for name, other in shared:  # each has got a tensor of its own
-        if name != other:
-            layer, _, attribute = name.rpartition(".")
-            setattr(network.get_submodule(layer), attribute, network.get_parameter(other))
+        layer, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(layer), attribute, network.get_parameter(other))
     return network.eval().requires_grad_(requires_grad=False)
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,16 @@ def check_shapes(given: object, network: nn.Module, *, where: str) -> None:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def shared_parameters(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of parameters that stand at another place, too, each with the first name of what stands there."""
+    first: dict[nn.Parameter, str] = {}
+    for layer_name, layer in network.named_modules():
+        for name, parameter in layer.named_parameters(prefix=layer_name, recurse=False):
+            other = first.setdefault(parameter, name)
+            if other != name:
+                yield name, other
 
 
 def computed_attribute(network: nn.Module) -> tuple[str, str] | None:

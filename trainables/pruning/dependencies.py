@@ -9,6 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch_pruning import ops
 
 from trainables.errors import InputError
+from trainables.networks.models import shared_parameters
 from trainables.pruning.channels import (
     BATCH_NORMS,
     LAYERS,
@@ -92,13 +93,11 @@ def _why(held: Mapping[str, str]) -> str:
 
 def _sharing(network: nn.Module) -> dict[str, str]:
     """Layers whose parameters other layers have, too, and whose these are: narrowed, each would have its own."""
-    first: dict[nn.Parameter, str] = {}
     sharing: dict[str, str] = {}
-    for name, layer in network.named_modules():
-        for parameter in layer.parameters(recurse=False):
-            other = first.setdefault(parameter, name)
-            if other != name:
-                sharing |= {name: f"shares its weights with {other}", other: f"shares its weights with {name}"}
+    for names in shared_parameters(network):
+        layer, other = (name.rpartition(".")[0] for name in names)
+        if layer != other:
+            sharing |= {layer: f"shares its weights with {other}", other: f"shares its weights with {layer}"}
     return sharing
 
 
