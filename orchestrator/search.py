@@ -28,7 +28,7 @@ from orchestrator.sampling.storages import find_study, study_address
 from orchestrator.sampling.study import Study
 from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.images import note_place
+from orchestrator.searches.images import find_images_again, note_place
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import fetch_networks
 from orchestrator.tracking import Tracker
@@ -89,7 +89,8 @@ def run_search(
         bucket.require_usable()
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
-    data = load_splits(experiment.data, watcher.note)
+    images = find_images_again(folder, experiment.data)
+    data = load_splits(images, watcher.note)
     digest = data_digest(data)
     folder.require_same_data(digest)
     check_ranks(experiment, data)
@@ -111,7 +112,7 @@ def run_search(
             sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
             look = Looks(looks=(sizes, memory))
             folder.begin(asked, data=digest)
-            note_place(folder, experiment.data)
+            note_place(folder, images)
             if table is not None:
                 task.keep_latency(table)
             if mirror is not None:

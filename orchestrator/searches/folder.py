@@ -32,6 +32,7 @@ _MAY_DIFFER = (
     "checkpoint_minutes",
     "tracking",
     "reuse",
+    "data.path",  # images are told apart by their digest
     "data.workers",
 )
 _SHOWN = 12  # characters of a digest, which tell any two apart

@@ -56,9 +56,29 @@ def find_images(folder: SearchFolder, config: DataConfig) -> tuple[DataConfig, b
     where = f"{there}" if ours else f"{there} on {machine}"
     raise InputError(
         f"data.path is {config.path!r}, which search {folder.name!r} read from {where}, but neither there nor at "
-        f"{here} is anything to be read now; put the images back, or give the command in a folder from which "
-        f"{config.path!r} leads to them"
+        f"{here} is anything to be read now; put the images back, give the command in a folder from which "
+        f"{config.path!r} leads to them, or go on with the search by --resume and the data.path that they have now"
     )
+
+
+def find_images_again(folder: SearchFolder, config: DataConfig) -> DataConfig:
+    """Find the images of a search that begins, or goes on and perhaps from elsewhere or with images that were moved.
+
+    Whoever reads them must compare their digest.
+
+    Args:
+        folder: of the search.
+        config: its data set as it is asked for now.
+
+    Returns:
+        The same with the path that they are read from.
+
+    Raises:
+        InputError: as `find_images`.
+    """
+    if not folder.exists or folder.experiment().data.path != config.path:
+        return config
+    return find_images(folder, config)[0]
 
 
 def _noted(folder: SearchFolder) -> tuple[str, Path] | None:

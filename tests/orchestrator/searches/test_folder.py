@@ -82,6 +82,7 @@ def test_only_how_much_and_where_may_differ_on_resume(folder):
     folder.require_fresh_or_same(
         Experiment(num_trials=99, study={"warm_start": ["other"]}, resources={"max_concurrent": 1}), resume=True
     )
+    folder.require_fresh_or_same(Experiment(data={"path": "moved"}), resume=True)
     with pytest.raises(InputError, match=r"teacher\.epochs is 20 there and 3 here"):
         folder.require_fresh_or_same(Experiment(teacher={"epochs": 3}), resume=True)
     with pytest.raises(InputError, match=r"sampler is 'tpe' there and 'random' here"):

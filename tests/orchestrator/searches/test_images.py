@@ -1,11 +1,13 @@
 """A relative `data.path` leads a later command to the images that the search read, wherever it is given."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.images import find_images, note_place
+from orchestrator.experiment.config import Experiment
+from orchestrator.searches.images import find_images, find_images_again, note_place
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
 
@@ -92,3 +94,26 @@ def test_other_paths_lead_to_the_same_place_from_everywhere(folder, path):
     note_place(folder, config)
     assert not (folder.path / "data-place").exists()
     assert find_images(folder, RELATIVE) == (RELATIVE, False)  # of a search from before
+
+
+def test_a_search_goes_on_from_elsewhere_with_its_own_images(folder, tmp_path, monkeypatch):
+    folder.begin(Experiment(data=RELATIVE))
+    (tmp_path / "other/photos").mkdir(parents=True)
+    (tmp_path / "other/work").mkdir()
+    monkeypatch.chdir(tmp_path / "other/work")
+    assert find_images_again(folder, RELATIVE).path == str(tmp_path / "mine/photos")
+
+
+def test_a_search_goes_on_where_its_images_are_said_to_be_now(folder, tmp_path, monkeypatch):
+    folder.begin(Experiment(data=RELATIVE))
+    monkeypatch.chdir(tmp_path)
+    moved = replace(RELATIVE, path="mine/photos")
+    assert find_images_again(folder, moved) == moved
+    note_place(folder, moved)
+    folder.begin(Experiment(data=moved))
+    monkeypatch.chdir("mine/work")
+    assert find_images_again(folder, moved).path == str(tmp_path / "mine/photos")
+
+
+def test_a_search_that_begins_reads_what_it_is_given(folder):
+    assert find_images_again(folder, RELATIVE) == RELATIVE
