@@ -41,7 +41,7 @@ def _of_search(experiment: Experiment) -> Iterator[str]:
     if stop.trials_without_gain is None and stop.min_gain != Stop().min_gain:
         yield f"stop.min_gain is {stop.min_gain:g}, but does nothing without stop.trials_without_gain"
     if experiment.study.warm_start and experiment.sampler in UNTAUGHT:
-        yield f"study.warm_start does nothing in this search: the sampler {experiment.sampler} learns from no trials"
+        yield f"study.warm_start does nothing in this search: the sampler {experiment.sampler} learns nothing of them"
 
 
 def _leaves_out(cascade: CascadeConfig) -> bool:

@@ -89,8 +89,8 @@ SAMPLERS: Mapping[str, Callable[[int, int], "BaseSampler"]] = MappingProxyType(
     }
 )
 DEFAULT_SAMPLER = "tpe"
-UNTAUGHT = ("quasi-random", "random")
-"""Samplers to which it is all one how good earlier trials were."""
+UNTAUGHT = ("nsga2", "nsga3", "quasi-random", "random")
+"""Samplers that learn nothing from trials of earlier studies: their own trials alone, or none."""
 
 
 def check_sampler(name: str) -> str:

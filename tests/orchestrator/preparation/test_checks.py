@@ -366,7 +366,11 @@ def test_what_does_nothing_in_any_cascade_is_said(data, settings, idle, busy):
         ({"stop": {"min_gain": 0.01}}, "stop.min_gain is 0.01, but does nothing without stop.trials_without_gain"),
         (
             {"study": {"warm_start": ["other"]}, "sampler": "random"},
-            "study.warm_start does nothing in this search: the sampler random learns from no trials",
+            "study.warm_start does nothing in this search: the sampler random learns nothing of them",
+        ),
+        (
+            {"study": {"warm_start": ["other"]}, "sampler": "nsga2"},
+            "study.warm_start does nothing in this search: the sampler nsga2 learns nothing of them",
         ),
         ({"stop": {"min_gain": 0.01, "trials_without_gain": 5}}, None),
         ({"study": {"warm_start": ["other"]}}, None),
