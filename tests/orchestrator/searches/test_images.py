@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.searches.folder import SearchFolder
 from orchestrator.experiment.config import Experiment
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.images import find_images, find_images_again, note_place
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
