@@ -100,7 +100,7 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         timed = make_look
     else:
         look = make_look(None)
-    of_data = (*class_notes(data), *leakage_notes(data))
+    of_data = (*_metric_notes(data), *class_notes(data), *leakage_notes(data))
     notes = (*of_data, *_network_notes(findings, data), *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
@@ -196,6 +196,11 @@ def _look(
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
     return look
+
+
+def _metric_notes(data: DataSplits) -> Iterator[str]:
+    if data.multi_label:
+        yield "images may have several classes: what is called accuracy here is their mean average precision"
 
 
 def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:

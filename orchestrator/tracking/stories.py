@@ -45,6 +45,7 @@ def network_story(
         "cascade.level": str(candidate.level),
         "cascade.candidate": candidate.label,
         "cascade.collapsed": str(collapsed).lower(),
+        "front": "false",
         "export": command,
         "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}.{warning} Export it: `{command}`",
     }

@@ -192,7 +192,7 @@ class Tracker:
             parameters: its configuration, flat.
         """
         self._parameters[trial] = dict(parameters)
-        tags = {"cascade.trial": str(trial), "sizes": sizes_text(parameters)}
+        tags = {"cascade.trial": str(trial), "sizes": sizes_text(parameters), "front": "false"}
         run = records.trial_key(trial)
         self._put(
             records.opening(run, name=f"trial {trial}", kind="trial", parent=SEARCH, params=parameters, tags=tags)

@@ -150,6 +150,7 @@ def test_runs_are_flagged_as_the_front_moves(tracker, told, make_view, make_cand
     fronts = [make_view((0, 1, 0.9, 0.1), (0, 2, 0.8, 0.05)), make_view((1, 1, 0.95, 0.1), (0, 2, 0.8, 0.05))]
     for number, view in enumerate([fronts[0], fronts[1], fronts[1]], start=1):
         tracker.log_front(view, hypervolume=0.7, num_trials=number)
+    assert {record["tags"]["front"] for record in told("open") if record["run"].startswith("trial/")} == {"false"}
     flags = [(record["run"], record["tags"]["front"]) for record in told("log") if "front" in record["tags"]]
     assert flags == [
         ("trial/0", "true"),
