@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
+from torch.export import ExportedProgram
 
 from benchmarks.table import Row, machine
 from orchestrator.exports.onnx_file import open_session, session_logits, write_onnx
@@ -135,13 +136,14 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
     with tempfile.TemporaryDirectory() as folder:
         scores_NK = narrow(images_NCHW)
         check_reading_back(Path(folder) / "network", narrow, network, data, images_NCHW)
+        traced = trace(narrow, _spec(images_NCHW), pixels="normalised")
         return Conformance(
             findings=findings,
             macs=macs,
             params=params,
             macs_kept=stage.results[0].macs_kept,
-            exported=relative(exported_scores(narrow, images_NCHW), scores_NK),
-            onnx=relative(onnx_scores(narrow, images_NCHW, Path(folder)), scores_NK) if onnx else math.nan,
+            exported=relative(program_scores(traced, images_NCHW, Path(folder)), scores_NK),
+            onnx=relative(onnx_scores(traced, images_NCHW, Path(folder)), scores_NK) if onnx else math.nan,
             seconds=seconds,
         )
 
@@ -196,18 +198,16 @@ def build_dense(model: ModelConfig, num_classes: int) -> nn.Module:
     return build(model, num_classes=num_classes, in_channels=3)
 
 
-def exported_scores(narrow: nn.Module, images_NCHW: torch.Tensor) -> torch.Tensor:
+def program_scores(traced: ExportedProgram, images_NCHW: torch.Tensor, folder: Path) -> torch.Tensor:
     """What a `.pt2` file gives, batch norm folded, for another number of images than was traced."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt2"
-        write_program(trace(narrow, _spec(images_NCHW), pixels="normalised"), path)
-        scores_NK: torch.Tensor = load_program(path)(images_NCHW)
+    write_program(traced, folder / "model.pt2")
+    scores_NK: torch.Tensor = load_program(folder / "model.pt2")(images_NCHW)
     return scores_NK
 
 
-def onnx_scores(narrow: nn.Module, images_NCHW: torch.Tensor, folder: Path) -> torch.Tensor:
+def onnx_scores(traced: ExportedProgram, images_NCHW: torch.Tensor, folder: Path) -> torch.Tensor:
     """What ONNX Runtime gives."""
-    write_onnx(trace(narrow, _spec(images_NCHW), pixels="normalised"), folder / "model.onnx")
+    write_onnx(traced, folder / "model.onnx")
     return session_logits(open_session(folder / "model.onnx", num_threads=1), [images_NCHW])
 
 
