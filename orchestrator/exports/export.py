@@ -40,7 +40,7 @@ from trainables.datasets.images import Source
 from trainables.errors import StageFailure
 from trainables.files.checkpoint import save_network
 from trainables.files.deployment import as_taken, logits_of, trace
-from trainables.hardware import latency
+from trainables.hardware.machine import processor_name
 from trainables.stages.evaluation import guess
 from trainables.tensors import tensors_digest
 
@@ -254,7 +254,7 @@ def _export(job: Job, bench: _Bench) -> Exported:
             verification=checked,
             latency=measure(_arms(bench, original, package, delivered), options),
             files={path.name: _facts(path) for path in sorted(package.iterdir())},
-            processor=latency.processor_name(),
+            processor=processor_name(),
             versions=versions(delivered),
             license_name=options.license_name,
         )

@@ -14,6 +14,7 @@ from orchestrator.exports.card import ONNX_RUNTIME, LatencyRow
 from orchestrator.exports.formats import ExportOptions, Format
 from trainables.hardware import latency
 from trainables.hardware.latency import Comparison
+from trainables.hardware.machine import gpu_name
 
 BATCHES = (1, 64)
 """Images a batch that latency is measured at."""
@@ -50,7 +51,7 @@ def measure(arms: Arms, options: ExportOptions) -> tuple[LatencyRow, ...]:
         InputError: if a network cannot be compiled.
     """
     rows: list[LatencyRow] = []
-    networks, gpu = (arms.dense, arms.pruned), latency.gpu_name()
+    networks, gpu = (arms.dense, arms.pruned), gpu_name()
     places = [("", networks)]
     if gpu is not None and any(runtime in _TORCH for runtime in options.runtimes):
         dense, pruned = (copy.deepcopy(network).to("cuda") for network in networks)

@@ -5,10 +5,8 @@ Times mean something only while nothing else runs on the machine: never measure 
 
 import copy
 import logging
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ Call = Callable[[], object]
 _NOISY = 0.10  # a spread above this part of the median is said to be noisy
 _ROUNDS = 2  # calls are measured in turn this often, so that a machine that grows slower is no call's loss
 _WARM_UP, _FEWEST_EVENTS = 10, 30  # calls on an accelerator before the clock counts, and at least that are counted
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +100,13 @@ def measure(
     Raises:
         InputError: if a number is out of range.
     """
-    call = _forward(network, input_shape, batch_size)
-    measure_them = measure_gpu_calls if _device(network).type == "cuda" else measure_calls
-    return measure_them([call], batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)[0]
+    (latency,) = _measured_on(_device(network))(
+        [_forward(network, input_shape, batch_size)],
+        batch_size=batch_size,
+        num_threads=num_threads,
+        min_seconds=min_seconds,
+    )
+    return latency
 
 
 def compare(
@@ -165,9 +166,12 @@ def compare_compiled(
 def _compare(
     calls: Sequence[Call], device: torch.device, *, batch_size: int, num_threads: int, min_seconds: float
 ) -> Comparison:
-    measure_them = measure_gpu_calls if device.type == "cuda" else measure_calls
-    dense, pruned = measure_them(calls, batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)
+    dense, pruned = _measured_on(device)(calls, batch_size=batch_size, num_threads=num_threads, min_seconds=min_seconds)
     return Comparison(dense=dense, pruned=pruned)
+
+
+def _measured_on(device: torch.device) -> Callable[..., tuple[Latency, ...]]:
+    return measure_gpu_calls if device.type == "cuda" else measure_calls
 
 
 def measure_calls(
@@ -194,13 +198,12 @@ def measure_calls(
     from torch.utils.benchmark import Timer
 
     log.setLevel(level)
-    times: list[list[float]] = [[] for _ in calls]
-    with torch.inference_mode():
-        for _ in range(_ROUNDS):
-            for call, seconds in zip(calls, times, strict=True):
-                timer = Timer("call()", globals={"call": call}, num_threads=num_threads)
-                seconds += timer.blocked_autorange(min_run_time=min_seconds / _ROUNDS).times
-    return tuple(_latency(seconds, num_threads, batch_size) for seconds in times)
+
+    def times_of(call: Call) -> list[float]:
+        timer = Timer("call()", globals={"call": call}, num_threads=num_threads)
+        return list(timer.blocked_autorange(min_run_time=min_seconds / _ROUNDS).times)
+
+    return tuple(_latency(seconds, num_threads, batch_size) for seconds in _in_turn(calls, times_of))
 
 
 def measure_gpu_calls(
@@ -214,12 +217,18 @@ def measure_gpu_calls(
         InputError: if a number is out of range.
     """
     _check_numbers(batch_size, num_threads, min_seconds)
+    times = _in_turn(calls, lambda call: _event_seconds(call, min_seconds / _ROUNDS))
+    return tuple(_latency(seconds, num_threads, batch_size) for seconds in times)
+
+
+def _in_turn(calls: Sequence[Call], times_of: Callable[[Call], list[float]]) -> list[list[float]]:
+    """Seconds of every call, as `times_of` takes them in each round."""
     times: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
         for _ in range(_ROUNDS):
             for call, seconds in zip(calls, times, strict=True):
-                seconds += _event_seconds(call, min_seconds / _ROUNDS)
-    return tuple(_latency(seconds, num_threads, batch_size) for seconds in times)
+                seconds += times_of(call)
+    return times
 
 
 def _event_seconds(call: Call, min_seconds: float) -> list[float]:
@@ -240,21 +249,6 @@ def _event_seconds(call: Call, min_seconds: float) -> list[float]:
 def _latency(seconds: Sequence[float], num_threads: int, batch_size: int) -> Latency:
     low, median, high = (float(quartile) * 1e3 for quartile in np.percentile(seconds, [25, 50, 75]))
     return Latency(median_ms=median, iqr_ms=high - low, num_threads=num_threads, batch_size=batch_size)
-
-
-def gpu_name() -> str | None:
-    """Name of the GPU that torch sees, such as `NVIDIA H100 80GB HBM3`; `None` without one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def processor_name() -> str:
-    """The processor's name as the system gives it, such as `Intel(R) Xeon(R) CPU @ 2.20GHz`."""
-    try:
-        lines = _CPU_INFO.read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next((name for name in names if name), platform.processor() or platform.machine())
 
 
 def _device(network: nn.Module) -> torch.device:

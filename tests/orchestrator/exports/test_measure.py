@@ -69,7 +69,7 @@ def test_every_runtime_is_measured_at_both_batches(asked) -> None:
 
 
 def test_pytorch_is_measured_on_a_gpu_too(asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_module.latency, "gpu_name", lambda: "Some GPU")
+    monkeypatch.setattr(measure_module, "gpu_name", lambda: "Some GPU")
     rows = measure(arms(), ExportOptions(runtimes=("compiled",)))
     assert [row.label for row in rows[2:]] == [
         "PyTorch, compiled, Some GPU at batch 1",

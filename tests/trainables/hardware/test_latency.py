@@ -15,7 +15,6 @@ from trainables.hardware.latency import (
     measure,
     measure_calls,
     measure_gpu_calls,
-    processor_name,
 )
 
 SHAPE = (1, 8, 8)
@@ -115,10 +114,6 @@ def test_numbers_out_of_range_are_named(arguments: dict[str, float], message: st
     given = {"batch_size": 1, "num_threads": 1, "min_seconds": 0.01} | arguments
     with pytest.raises(InputError, match=message):
         measure(Recorder(), SHAPE, **given)  # type: ignore[arg-type]
-
-
-def test_the_processor_has_a_name() -> None:
-    assert processor_name().strip()
 
 
 def test_draws_nothing_from_the_global_generator() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from trainables.errors import InputError
 from trainables.hardware import machine
-from trainables.hardware.machine import machine_bytes, require_room_for_images
+from trainables.hardware.machine import machine_bytes, processor_name, require_room_for_images
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("4096\n", 4096), ("max\n", None), (None, None)])
@@ -21,3 +21,7 @@ def test_images_that_do_not_fit_are_refused(monkeypatch):
     require_room_for_images(10, channels=3, size=64)
     with pytest.raises(InputError, match=r"data\.image_size is 64, at which 11 images take .* this machine has"):
         require_room_for_images(11, channels=3, size=64)
+
+
+def test_the_processor_has_a_name():
+    assert processor_name().strip()
