@@ -19,7 +19,7 @@ from torch import nn
 
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
 from trainables.pruning.closed_gates import ClosedGates
-from trainables.pruning.views import Cuts, Indices, View, find_indices, pick, remove_channels
+from trainables.pruning.views import WHOLE, Cuts, Indices, View, find_indices, pick, remove_channels
 
 
 class SharedWeights:
@@ -118,11 +118,9 @@ class Level:
         indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self._spans)
         own = dict(self.network.named_parameters())
         self._sources = dict(shared.network.named_parameters()) | self.private
-        as_narrow = {} if self._may_widen else self.private
-        self._views = tuple(
-            View.of(own[name], self._sources[name], indices[name]) for name in own if name not in as_narrow
-        )
-        self._copies = tuple((own[name], parameter) for name, parameter in as_narrow.items())
+        if not self._may_widen:  # what is private is as narrow as the network
+            indices |= dict.fromkeys(self.private, WHOLE)
+        self._views = tuple(View.of(own[name], self._sources[name], indices[name]) for name in own)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -130,9 +128,6 @@ class Level:
         for view in self._views:
             view.gather()
             view.narrow.grad = None
-        for parameter, private in self._copies:
-            parameter.copy_(private)
-            parameter.grad = None
         self._closed.close(self.network)
 
     @torch.no_grad()
@@ -141,10 +136,6 @@ class Level:
         self._closed.forget_gradients(self.network)
         for view in self._views:
             view.add_gradient(weight)
-        for parameter, private in self._copies:
-            if parameter.grad is not None:
-                assert private.grad is not None
-                private.grad.add_(parameter.grad, alpha=weight)
 
     @torch.no_grad()
     def keep(self, kept: Kept) -> Cuts:

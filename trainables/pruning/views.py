@@ -10,6 +10,8 @@ from trainables.pruning.channels import Axis, ChannelMap, Kept, resize, tensor_a
 
 Indices = tuple[torch.Tensor | None, torch.Tensor | None]
 """Positions that stay along a tensor's first and second dimension; `None` for all of them."""
+WHOLE: Indices = (None, None)
+"""All of a tensor."""
 Cuts = dict[nn.Parameter, Indices]
 """Parameters that became smaller, and what stayed of them."""
 
@@ -127,7 +129,7 @@ def remove_channels(network: nn.Module, channel_map: ChannelMap, *, before: Kept
     """
     indices = find_indices(network, channel_map, wide=before, narrow=after)
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    stays = {name: which for name, which in indices.items() if which != (None, None)}
+    stays = {name: which for name, which in indices.items() if which != WHOLE}
     values = {name: pick(tensors[name].detach(), which) for name, which in stays.items()}
     resize(network, channel_map.narrowed(after))
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
