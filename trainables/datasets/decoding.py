@@ -17,6 +17,7 @@ from trainables.errors import InputError, first_line
 # Not all that Pillow knows: it has PostScript run by another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
+_SCAN, _APP1, _EXIF = 0xDA, 0xE1, b"Exif\0\0"
 
 
 def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
@@ -91,12 +92,23 @@ def decode(data: bytes, *, name: str) -> torch.Tensor:
         from torchcodec.decoders import decode_jpeg
 
         try:
-            pixels: torch.Tensor = decode_jpeg(data, mode="RGB")
+            pixels: torch.Tensor = decode_jpeg(_without_exif(data), mode="RGB")
         except RuntimeError:
             pass  # a kind of JPEG that it does not know, or a broken one, of which the other decoder says more
         else:
             return pixels
     return decode_image(data, name=name)
+
+
+def _without_exif(jpeg: bytes) -> bytes:
+    """A JPEG without the camera's notes, by one of which the fast decoder would turn it."""
+    place = len(_JPEG) - 1
+    while len(jpeg) > place + 3 and jpeg[place] == _JPEG[2] and jpeg[place + 1] != _SCAN:  # each part says its length
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+        if jpeg[place + 1] == _APP1 and jpeg.startswith(_EXIF, place + 4):
+            jpeg, end = jpeg[:place] + jpeg[end:], place
+        place = end
+    return jpeg
 
 
 def central_square(pixels_CHW: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Encoded images as pixels, by Pillow and by the faster decoder."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,25 @@ def test_pixels_are_those_of_the_other_decoder(kind):
     square, expected = central_square(decode(data, name="it"), 32), decode_square(data, name="it", size=32)
     # Pillow lets what lies beside the square shine in at its rim.
     assert (square.int() - expected.int())[:, :, 1:-1].abs().max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_neither_decoder_turns_photographs_as_the_camera_was_held(orientation):
+    notes = Image.Exif()
+    notes[0x0112] = orientation
+    data = encoded(_photo(90, 120), "JPEG", quality=95, exif=notes, comment=b"before and after")
+    assert Image.open(BytesIO(data)).getexif()[0x0112] == orientation
+    pixels = decode(data, name="it")
+    assert torch.equal(pixels, decode_image(data, name="it"))
+    assert torch.equal(pixels, decode(encoded(_photo(90, 120), "JPEG", quality=95), name="it"))
+
+
+@pytest.mark.parametrize("length", [3, 5, 12, 30])
+def test_a_photograph_that_ends_in_its_notes_is_refused(length):
+    notes = Image.Exif()
+    notes[0x0112] = 6
+    with pytest.raises(InputError, match="it cannot be read as an image"):
+        decode(encoded(_photo(9, 12), "JPEG", exif=notes)[:length], name="it")
 
 
 def test_grey_images_become_colour():
