@@ -30,6 +30,7 @@ Identity = Mapping[str, Any]
 # Files of the engine that no weight depends on.
 _BESIDE_THE_ENGINE = (
     "files/deployment.py",
+    "files/known_scores.py",
     "files/program_check.py",
     "files/programs.py",
     "followers.py",

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from trainables.errors import InputError, first_line
+from trainables.files.known_scores import known_scores, require_known_scores
 from trainables.files.states import on_cpu
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
@@ -148,6 +149,8 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
             "input": dataclasses.asdict(input_spec),
             "widths": network_widths(network),
         }
+        if is_import_path(model.name):
+            architecture["scores"] = known_scores(network, input_spec.shape)
         (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n")
         save_file(on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
         (aside / WEIGHTS_FILE).chmod(0o644)
@@ -186,6 +189,7 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
         model = ModelConfig.from_dict(architecture["model"])
         spec = InputSpec.from_dict(architecture["input"])
         widths = {name: _pair(pair) for name, pair in architecture["widths"].items()}
+        known = _scores(architecture.get("scores"), spec)  # networks from before there were any lack them
         network = _build_dense(model, spec, builder)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
@@ -199,7 +203,10 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
     resize(network, widths)
     _check_scores(network, spec, str(folder))
     weights = _read_weights(folder / WEIGHTS_FILE, network)
-    return SavedNetwork(network=_given(network, weights, str(folder / WEIGHTS_FILE)), model=model, input=spec)
+    network = _given(network, weights, str(folder / WEIGHTS_FILE))
+    if known is not None and is_import_path(model.name):
+        require_known_scores(network, spec.shape, known, where=str(folder), name=model.name)
+    return SavedNetwork(network=network, model=model, input=spec)
 
 
 def rebuild(network: nn.Module, *, model: ModelConfig, input_spec: InputSpec, builder: Builder | None) -> nn.Module:
@@ -247,6 +254,14 @@ def _pair(value: object) -> tuple[int, int]:
         case [int(num_out), int(num_in)] if bool not in (type(num_out), type(num_in)):
             return num_out, num_in
     raise ValueError(f"widths are two whole numbers, but one is {value!r}")
+
+
+def _scores(value: object, spec: InputSpec) -> list[float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != spec.num_classes:
+        raise ValueError(f"scores are {spec.num_classes} numbers, but are {value!r}")
+    return [float(score) for score in value]
 
 
 def _check_scores(network: nn.Module, spec: InputSpec, where: str) -> None:

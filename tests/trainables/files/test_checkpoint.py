@@ -339,6 +339,42 @@ def test_a_users_builder_that_gives_another_network_is_refused(narrow, tmp_path:
         load(tmp_path / "own", builder=lambda num_classes: nn.Linear(3, num_classes))
 
 
+class Changed(Counts):
+    """The same weights, read in another way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(nn.functional.gelu(self.convolution(x)).mean((2, 3)))
+        return scores[:, self.order]
+
+
+def test_a_users_network_whose_code_was_changed_is_refused(tmp_path: Path) -> None:
+    network = Counts(SPEC.num_classes).train()
+    save_network(tmp_path / "own", network, model=ModelConfig(name="some.module:Counts"), input_spec=SPEC)
+    assert network.training
+    with pytest.raises(
+        InputError, match=r"own: some\.module:Counts builds a network that says something else .* put it back as it was"
+    ):
+        load(tmp_path / "own", builder=Changed)
+    _rewrite(tmp_path / "own", lambda architecture: architecture.pop("scores"))  # as of earlier versions
+    load(tmp_path / "own", builder=Changed)
+
+
+@pytest.mark.parametrize("scores", [[1.0], "none", [None] * 4])
+def test_scores_that_are_none_are_damage(scores: object, tmp_path: Path) -> None:
+    save_network(
+        tmp_path / "own", Counts(SPEC.num_classes), model=ModelConfig(name="some.module:Counts"), input_spec=SPEC
+    )
+    _rewrite(tmp_path / "own", lambda architecture: architecture.update(scores=scores))
+    with pytest.raises(InputError, match=f"{ARCHITECTURE_FILE} is damaged"):
+        load(tmp_path / "own", builder=Counts)
+
+
+def _rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    architecture = json.loads((folder / ARCHITECTURE_FILE).read_text())
+    change(architecture)
+    (folder / ARCHITECTURE_FILE).write_text(json.dumps(architecture))
+
+
 def test_what_a_network_takes_is_what_its_data_gave(data: DataSplits) -> None:
     spec = InputSpec.of(data)
     assert spec.shape == data.input_shape
