@@ -23,7 +23,16 @@ from trainables.pruning.channels import (
     skeleton,
 )
 from trainables.pruning.gates import find_gates
-from trainables.pruning.tracing import HeldError, Node, Places, classifier, dependency_graph, execution_order, follow
+from trainables.pruning.tracing import (
+    HeldError,
+    Node,
+    Places,
+    classifier,
+    dependency_graph,
+    execution_order,
+    follow,
+    has_one_channel,
+)
 
 CLASS_SCORES = "its outputs are the class scores"
 """Why the channels of the last layer are held."""
@@ -56,12 +65,18 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
     groups: list[ChannelGroup] = []
     held: dict[str, str] = {}
     met: set[Node] = set()
-    for module, root in graph.items():
-        if module not in names or not isinstance(module, nn.Conv2d | nn.Linear) or root in met:
+    roots = [(module, root) for module, root in graph.items() if module in names and _is_root(module)]
+    for turn, (module, root) in enumerate([*roots, *roots]):
+        if root in met or names[module] in held:
             continue
         try:
             reached = follow(root)
+            partly = _reached_in_part(reached)
+            if partly is not None and turn < len(roots):
+                continue  # all channels of that one may take these with them
             met |= {node for node, axis in reached if axis == "out"}
+            if partly is not None:
+                raise HeldError(f"its channels stand with some of those of layer {names[partly]}, but not with all")
             if any(node.module is scores for node, axis in reached if axis == "out"):
                 raise HeldError(CLASS_SCORES)
             groups.extend(_groups(root, reached, names, left_alone))
@@ -78,6 +93,21 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
         blockwise=frozenset(layer for layer in layers if is_blockwise(network.get_submodule(layer))),
         held=held,
     )
+
+
+def _is_root(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear) and not has_one_channel(module)
+
+
+def _reached_in_part(reached: Mapping[tuple[Node, Axis], Places]) -> nn.Module | None:
+    """A layer of whose own channels some were reached, and others not; what merely passes them on is none."""
+    for (node, axis), places in reached.items():
+        module: nn.Module = node.module
+        if axis == "out" and isinstance(module, nn.Conv2d | nn.Linear) and not is_blockwise(module):
+            width = layer_widths(module)[0]
+            if len({position for position, _ in places if position < width}) < width:
+                return module
+    return None
 
 
 def _why(held: Mapping[str, str]) -> str:

@@ -57,7 +57,9 @@ def _all_silent(
 def _silent(
     node: Node, within: Collection[Node], found: dict[Node, frozenset[nn.Module] | None]
 ) -> frozenset[nn.Module] | None:
-    """Gates that silence what a node gives."""
+    """Gates that silence what a node gives; none do where none of the group's channels come to it."""
+    if node not in within:
+        return None
     if isinstance(node.module, LAYERS) and not isinstance(node.module, nn.PReLU):
         return frozenset({node.module})
     if node not in found:
@@ -66,6 +68,14 @@ def _silent(
         if _PRODUCT.search(node.name) and not lone:
             factors = (_silent(factor, within, found) for factor in node.inputs)
             found[node] = next((gates for gates in factors if gates is not None), None)
-        elif not _LIFTS_ZERO.search(node.name) and not (lone and _SUM.search(node.name)):
+        elif not _LIFTS_ZERO.search(node.name) and not _has_more(node, within):
             found[node] = _all_silent(node, within, found)
     return found[node]
+
+
+def _has_more(node: Node, within: Collection[Node]) -> bool:
+    """Whether an operation gives what no channel of the group brings: it reads none of them, or adds something else."""
+    come = [following in within for following in node.inputs]
+    if _SUM.search(node.name):
+        return len(come) == 1 or not all(come)
+    return bool(come) and not any(come)  # what reads nothing at all is of a weight

@@ -151,7 +151,7 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
     while waiting:
         node, axis, places = waiting.pop()
         new = set(places) - reached.get((node, axis), set())
-        if not new:
+        if not new or (axis == "out" and has_one_channel(node.module) and any(place.idx > 0 for place in new)):
             continue
         reached[node, axis] |= new
         num_places += len(new)
@@ -177,6 +177,11 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
                 ) from error
             waiting.append((way.target, "out" if axis == "in" else "in", there))
     return reached
+
+
+def has_one_channel(layer: nn.Module) -> bool:
+    """Whether a layer gives one channel: all channels that it is multiplied with or added to are none of its own."""
+    return isinstance(layer, LAYERS) and not isinstance(layer, nn.PReLU) and layer_widths(layer)[0] == 1
 
 
 def _across(node: Node, axis: Axis, places: Places) -> Iterable[Any]:

@@ -339,3 +339,53 @@ def test_a_forward_pass_that_asserts_is_refused(networks) -> None:
     network.forward = _fails
     with pytest.raises(InputError, match="wrong image height"):
         find_groups(network, (3, 16, 16))
+
+
+class SpatialAttention(nn.Module):
+    """A map of one channel, learnt or the mean of all, is multiplied with or added to all channels of a layer."""
+
+    def __init__(self, meets: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *, learnt: bool = True) -> None:
+        super().__init__()
+        self.attention = nn.Conv2d(8 if learnt else 1, 1, 1)
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.scores = nn.Linear(6, 4)
+        self.learnt, self.meets = learnt, meets
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        x = self.last(self.meets(self.attention(x if self.learnt else x.mean(1, keepdim=True)), x)).relu()
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize("meets", [lambda a, x: a.sigmoid() * x, lambda a, x: a.relu() * x, lambda a, x: x * a])
+def test_a_map_of_one_channel_is_tied_to_none_that_it_multiplies(
+    meets: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    network = SpatialAttention(meets).eval()
+    groups = {group.name: group for group in find_groups(network, (3, 8, 8)).groups}
+    assert {name: (group.num_channels, group.gates) for name, group in groups.items()} == {
+        "first": (8, ("first",)),
+        "last": (6, ("last",)),
+    }
+    assert {(member.layer, member.axis) for member in groups["first"].members} == {
+        ("first", "out"),
+        ("attention", "in"),
+        ("last", "in"),
+    }
+    assert check_contracts(network, (3, 8, 8), pruning=Pruning()).difference < 1e-5
+
+
+@pytest.mark.parametrize("meets", [lambda a, x: a.relu() + x, lambda a, x: x + a])
+def test_channels_to_which_a_map_is_added_are_held_as_no_gate_silences_them(
+    meets: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    found = find_groups(SpatialAttention(meets), (3, 8, 8))
+    assert [group.name for group in found.groups] == ["last"]
+    assert found.held["first"].startswith("no gate silences what layer last reads")
+
+
+def test_channels_whose_mean_is_a_map_are_held_with_the_reason() -> None:
+    found = find_groups(SpatialAttention(torch.mul, learnt=False), (3, 8, 8))
+    assert [group.name for group in found.groups] == ["last"]
+    assert found.held["first"].startswith("layer attention has 1 inputs, but as traced 8 channels come to it")
