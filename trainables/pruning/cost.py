@@ -44,8 +44,9 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, 
     uses: dict[str, int] = {}
 
     def count(name: str, layer: nn.Module, output: torch.Tensor) -> None:
-        pixels = output[0].numel() // (output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1])
-        uses[name] = uses.get(name, 0) + pixels
+        channels = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
+        # Of two images; the first dimension may hold windows or pixels of theirs.
+        uses[name] = uses.get(name, 0) + output.numel() // (2 * channels)
 
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
