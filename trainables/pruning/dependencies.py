@@ -18,6 +18,7 @@ from trainables.pruning.channels import (
     ChannelMap,
     Member,
     is_blockwise,
+    is_grouped,
     layer_widths,
     matches,
     skeleton,
@@ -38,6 +39,7 @@ CLASS_SCORES = "its outputs are the class scores"
 """Why the channels of the last layer are held."""
 _AS_ASKED = "is kept as asked"
 _MOST_REASONS = 3
+_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
@@ -230,11 +232,28 @@ def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Mapping[str, 
         raise HeldError(f"layer {names[module]} is a {type(module).__name__}, which cannot be narrowed")
     if isinstance(module, BATCH_NORMS) and not module.affine:
         raise HeldError(f"layer {names[module]} is a batch norm without scale and shift, which gives no saliency")
+    if is_grouped(module) and _reads_the_image(node):
+        raise HeldError(f"layer {names[module]} reads the image's own channels in groups, which stay as many")
     if is_parametrized(module):
         raise HeldError(
             f"layer {names[module]} computes its weights by a parametrization, which cannot be narrowed; "
             "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
         )
+    own = [name for name in (*module._parameters, *module._buffers) if name not in _TENSORS]
+    if own:
+        raise HeldError(
+            f"layer {names[module]} is a {type(module).__name__} with a tensor {own[0]!r} that nobody knows how to "
+            "narrow it; put it into a module of its own"
+        )
+
+
+def _reads_the_image(node: Node) -> bool:
+    """Whether nothing that gives channels anew stands between the image and a layer."""
+    if not node.inputs:
+        return isinstance(node.module, LAYERS)  # any other is of a weight
+    return any(
+        not isinstance(before.module, nn.Conv2d | nn.Linear) and _reads_the_image(before) for before in node.inputs
+    )
 
 
 def _check_places(layer: nn.Module, axis: Axis, places: Places, name: str) -> None:

@@ -389,3 +389,53 @@ def test_channels_whose_mean_is_a_map_are_held_with_the_reason() -> None:
     found = find_groups(SpatialAttention(torch.mul, learnt=False), (3, 8, 8))
     assert [group.name for group in found.groups] == ["last"]
     assert found.held["first"].startswith("layer attention has 1 inputs, but as traced 8 channels come to it")
+
+
+class Scaled(nn.Conv2d):
+    """A convolution with a factor of its own."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__(*widths)
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.gain
+
+
+class Pixelwise(nn.Module):
+    """A linear layer that has pixels where others have images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.back = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, c)
+        return self.back(self.mix(pixels).relu()).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _with(layer: nn.Module, after: int = 8) -> nn.Module:
+    tail = [nn.ReLU(), nn.Conv2d(after, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)]
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), layer, *tail)
+
+
+def test_a_layer_with_tensors_of_its_own_is_held_by_name() -> None:
+    found = find_groups(_with(Scaled(8, 8, 3)), (3, 12, 12))
+    assert [group.name for group in found.groups] == ["4"]
+    assert found.held["2"].startswith("layer 2 is a Scaled with a tensor 'gain'")
+    assert found.held["0"].startswith("layer 2 is a Scaled")
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), nn.BatchNorm2d(3)])
+def test_a_grouped_layer_that_reads_the_image_is_held(before: nn.Module) -> None:
+    network = _with(nn.Conv2d(8, 8, 3))
+    network[0] = nn.Sequential(before, nn.Conv2d(3, 12, 3, groups=3), nn.Conv2d(12, 8, 1))
+    found = check_contracts(network.eval(), (3, 12, 12), pruning=Pruning()).channel_map
+    assert [group.name for group in found.groups] == ["0.2", "2", "4"]
+    assert found.held["0.1"] == "layer 0.1 reads the image's own channels in groups, which stay as many"
+
+
+def test_pixels_in_place_of_images_are_counted_as_they_are() -> None:
+    findings = check_contracts(_with(Pixelwise()).eval(), (3, 12, 12), pruning=Pruning())
+    assert "2.mix" in {group.name for group in findings.channel_map.groups}
