@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from trainables.errors import InputError, first_line
 from trainables.files.known_scores import known_scores, require_known_scores
-from trainables.files.states import on_cpu
+from trainables.files.states import on_cpu, settle
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.networks.models import Builder, build, call_builder, check_shapes, shared_parameters, versioned
@@ -129,7 +129,7 @@ class SavedNetwork:
 
 
 def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_spec: InputSpec) -> None:
-    """Write a network; the folder appears whole or not at all.
+    """Write a network; the folder appears whole or not at all, even if the machine stops meanwhile.
 
     Raises:
         InputError: if the folder is there already.
@@ -154,7 +154,10 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
         (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n")
         save_file(on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
         (aside / WEIGHTS_FILE).chmod(0o644)
+        for path in (aside / ARCHITECTURE_FILE, aside / WEIGHTS_FILE, aside):
+            settle(path)
         aside.rename(folder)
+        settle(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -194,8 +197,9 @@ def load_network(path: Path | str, *, builder: Builder | None = None) -> SavedNe
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"{folder / ARCHITECTURE_FILE} is damaged: {type(error).__name__}: {first_line}") from error
+        raise InputError(
+            f"{folder / ARCHITECTURE_FILE} is damaged: {type(error).__name__}: {first_line(error)}"
+        ) from error
     dense = network_widths(network)
     for name, (num_out, num_in) in widths.items():
         if name in dense and not (0 < num_out <= dense[name][0] and 0 < num_in <= dense[name][1]):
@@ -270,8 +274,7 @@ def _check_scores(network: nn.Module, spec: InputSpec, where: str) -> None:
         with torch.no_grad():
             scores = copy.deepcopy(network).to("meta").eval()(torch.zeros(2, *spec.shape, device="meta"))
     except Exception as error:
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"{where}: the network's layers do not fit one another: {first_line}") from error
+        raise InputError(f"{where}: the network's layers do not fit one another: {first_line(error)}") from error
     if scores.shape != (2, spec.num_classes):
         raise InputError(f"{where}: the network gives {scores.shape[-1]} scores, but names {spec.num_classes} classes")
 

@@ -22,11 +22,21 @@ def on_cpu(tensors: Mapping[str, torch.Tensor]) -> "Tensors":
 
 
 def save_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
-    """Write tensors and plain values as one file, whole or not at all."""
+    """Write tensors and plain values as one file, whole or not at all, even if the machine stops meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(on_cpu(tensors), aside, metadata={"values": json.dumps(values)})
+    settle(aside)
     aside.replace(path)
+
+
+def settle(path: Path) -> None:
+    """Wait until a file, or what a folder says of its files, is on the disk: a new name may arrive there sooner."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_state(path: Path) -> "tuple[Tensors, dict[str, Any]]":

@@ -72,6 +72,18 @@ def test_a_network_that_is_read_back_gives_equal_outputs(
     assert network_widths(saved.network) == network_widths(network)
 
 
+def test_a_network_is_on_the_disk_before_it_has_its_name(narrow, tmp_path: Path, monkeypatch) -> None:
+    settled: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        "trainables.files.checkpoint.settle",
+        lambda path: settled.append((path.name, (tmp_path / "network").exists())),
+    )
+    save_network(tmp_path / "network", narrow("vgg-small"), model=CONFIGS["vgg-small"], input_spec=SPEC)
+    assert settled[:2] == [(ARCHITECTURE_FILE, False), (WEIGHTS_FILE, False)]
+    assert settled[2][1] is False
+    assert settled[3] == (tmp_path.name, True)
+
+
 def test_what_is_loaded_can_be_trained_further(narrow, tmp_path: Path) -> None:
     save_network(tmp_path / "network", narrow("vgg-small"), model=CONFIGS["vgg-small"], input_spec=SPEC)
     network = trainables.load(tmp_path / "network").train()

@@ -36,3 +36,12 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
         save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="is missing or damaged"):
         load_state(path)
+
+
+def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.safetensors"
+    settled: list[bool] = []
+    monkeypatch.setattr("trainables.files.states.settle", lambda _aside: settled.append(path.exists()))
+    save_state(path, {"a": torch.ones(2)}, {})
+    assert settled == [False]
+    assert path.exists()
