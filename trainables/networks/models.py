@@ -1,5 +1,6 @@
 """Networks by name: small-image VGGs and ResNets, torchvision's, or a function of the user's own."""
 
+import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ _INCEPTION = {"aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
 BUILT_IN = (*VGGS, *_RESNETS)
+_COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 # Hooks that compute a layer's weight anew in each pass, from parameters of other names; and what takes them away.
@@ -179,7 +181,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if isinstance(given, dict) and isinstance(given.get(key), dict):
             given = given[key]
             break
-    given = _unwrapped(given, network)
+    given = _counted(_unwrapped(given, network), network)
     check_shapes(given, network, where=f"model.weights {path}")
     network.load_state_dict(versioned(given, network))
 
@@ -203,6 +205,15 @@ def _unwrapped(given: Any, network: nn.Module) -> Any:  # noqa: ANN401 - whateve
         if prefix is None:
             break
         given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
+
+
+def _counted(given: Any, network: nn.Module) -> Any:  # noqa: ANN401
+    """With the counters of batch norms, which files from before there were any lack; torch takes these as they are."""
+    own = network.state_dict()
+    if isinstance(given, dict):
+        given = copy.copy(given)  # with what it says of versions
+        given.update({name: own[name] for name in own if name.endswith(_COUNTER) and name not in given})
     return given
 
 
