@@ -9,6 +9,8 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ _BESIDE_THE_ENGINE = (
     "results.py",
     "tune_adapter.py",
 )
+_LIBRARIES = ("pillow", "torchcodec", "torch-pruning", "torchvision")
 
 
 def digest(values: Identity) -> str:
@@ -65,11 +68,20 @@ def data_digest(data: DataSplits) -> str:
 
 
 def engine_digest() -> str:
-    """Digest of the code that trains, and of the version of torch that runs it."""
+    """Digest of the code that trains, and of the versions of the libraries that weights depend on."""
     engine = Path(__file__).parent
     files = {file.relative_to(engine).as_posix(): file for file in sorted(engine.rglob("*.py"))}
     sources = {name: file.read_text() for name, file in files.items() if name not in _BESIDE_THE_ENGINE}
-    return digest({"sources": sources, "torch": torch.__version__})
+    return digest({"sources": sources, "torch": torch.__version__, "libraries": _versions()})
+
+
+def _versions() -> dict[str, str | None]:
+    """Of those that build networks, find their groups, mix images and decode them; `None` where one is missing."""
+    found: dict[str, str | None] = dict.fromkeys(_LIBRARIES)
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def teacher_identity(

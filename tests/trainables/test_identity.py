@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
@@ -142,3 +143,18 @@ def test_an_origin_is_the_teachers_weights_and_the_data() -> None:
     }
     assert len(origins) == 4
     assert engine_digest() == engine_digest()
+
+
+@pytest.mark.parametrize("library", ["torchvision", "torch-pruning", "torchcodec"])
+def test_another_version_of_a_library_is_another_engine(library, monkeypatch):
+    before = engine_digest()
+    monkeypatch.setattr("trainables.identity.version", lambda name: "9.9" if name == library else version(name))
+    assert engine_digest() != before
+
+
+def test_a_library_that_is_not_there_is_none(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("trainables.identity.version", missing)
+    assert engine_digest() != digest({})
