@@ -78,6 +78,28 @@ class SizeLook:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GapLook:
+    """Refuses cascades with a size that lies between those which whole channels give.
+
+    Attributes:
+        nearest_kept: the size next to one that is asked for with this pruning, where that cannot be met; else `None`.
+    """
+
+    nearest_kept: Callable[[Pruning, float], float | None]
+
+    def __call__(self, cascade: CascadeConfig) -> Refusal | None:
+        """Look at every level."""
+        for level, asked in enumerate(cascade.macs_kept, start=1):
+            nearest = self.nearest_kept(cascade.pruning, asked)
+            if nearest is not None:
+                return Refusal(
+                    reason=f"macs_kept of level {level} is {asked:.4g}, but whole channels come no nearer than "
+                    f"{nearest:.4g}, as there are few of them; ask for that"
+                )
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LearningLook:
     """Refuses cascades that learn what the network does not have, or remember too much of what it says.
 

@@ -14,7 +14,17 @@ from orchestrator.data.leakage import leakage_notes
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.idle import idle_notes
 from orchestrator.experiment.resources import AUTO, LOCAL
-from orchestrator.policies.looks import BoundLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook, admit
+from orchestrator.policies.looks import (
+    BoundLook,
+    GapLook,
+    LearningLook,
+    Look,
+    Looks,
+    ReachLook,
+    SizeLook,
+    UnitLook,
+    admit,
+)
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -30,7 +40,8 @@ from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
 from trainables.pruning.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.pruning.dependencies import CLASS_SCORES
 from trainables.pruning.saliency import find_criterion
-from trainables.pruning.selection import floor_fraction, smallest_target
+from trainables.pruning.selection import TOLERANCE as SIZE_TOLERANCE
+from trainables.pruning.selection import floor_fraction, nearest_size, smallest_target
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.recipe import Recipe
 from trainables.stages.batches import require_parts
@@ -192,6 +203,7 @@ def _look(
                 require_room=partial(require_room_for_logits, data=data),
                 require_features=boundaries,
             ),
+            GapLook(nearest_kept=partial(_nearest_kept, sizes, teacher, channel_map)),
         )
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
@@ -289,6 +301,20 @@ def _smallest_kept(
     sizes: Mapping[SizeUnit, SizeModel], teacher: Mapping[SizeUnit, float], channel_map: ChannelMap, pruning: Pruning
 ) -> float:
     return smallest_target(sizes[pruning.size_in], channel_map, pruning) / teacher[pruning.size_in]
+
+
+def _nearest_kept(
+    sizes: Mapping[SizeUnit, SizeModel],
+    teacher: Mapping[SizeUnit, float],
+    channel_map: ChannelMap,
+    pruning: Pruning,
+    asked: float,
+) -> float | None:
+    wanted = asked * teacher[pruning.size_in]
+    nearest = nearest_size(sizes[pruning.size_in], channel_map, pruning, wanted)
+    if nearest is None or abs(nearest / wanted - 1) <= SIZE_TOLERANCE:
+        return None
+    return nearest / teacher[pruning.size_in]
 
 
 def check_ranks(experiment: Experiment, data: DataSplits) -> None:

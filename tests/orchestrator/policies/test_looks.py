@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.front.constraints import Bound
-from orchestrator.policies.looks import BoundLook, Looks, ReachLook, SizeLook, UnitLook, admit
+from orchestrator.policies.looks import BoundLook, GapLook, Looks, ReachLook, SizeLook, UnitLook, admit
 from trainables.config import CascadeConfig
 from trainables.pruning_config import Pruning
 
@@ -19,6 +19,16 @@ def test_a_student_below_the_smallest_size_is_refused():
     refusal = SizeLook(smallest_kept=lambda pruning: 0.06 * pruning.min_channels)(CASCADE)
     assert refusal.reason.startswith("macs_kept of level 2 is 0.1, but must be at least 0.12, as every channel group")
     assert round(refusal.violation, 6) == 0.2
+
+
+def test_a_size_between_those_of_whole_channels_is_refused():
+    assert GapLook(nearest_kept=lambda _pruning, _asked: None)(CASCADE) is None
+    refusal = GapLook(nearest_kept=lambda _pruning, asked: 0.11 if asked < 0.2 else None)(CASCADE)
+    assert refusal.reason == (
+        "macs_kept of level 2 is 0.1, but whole channels come no nearer than 0.11, as there are few of them; ask for "
+        "that"
+    )
+    assert refusal.constraint is None
 
 
 def test_one_level_that_meets_the_bounds_is_enough():

@@ -18,6 +18,7 @@ from trainables.pruning.selection import (
     SelectionError,
     check_scores,
     least_channels,
+    nearest_size,
     round_step,
     select,
     smallest_target,
@@ -287,3 +288,30 @@ def test_the_smallest_target_is_the_smallest_that_is_met(pruning):
     assert case.macs(kept) == pytest.approx(smallest * (1 + TOLERANCE))
     with pytest.raises(SelectionError, match="as close as whole channels come"):
         case.select(smallest * 0.97 / case.full, pruning=pruning)
+
+
+def few(*widths: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in zip((3, *widths), widths, strict=False):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 4))
+
+
+@pytest.mark.parametrize("tenths", range(2, 10))
+def test_sizes_that_few_channels_meet_are_those_that_are_chosen(tenths: int) -> None:
+    case, pruning = Case(few(2, 4, 6)), Pruning(min_channels=1)
+    target = tenths / 10 * case.full
+    nearest = nearest_size(case.sizes, case.channel_map, pruning, target)
+    assert nearest is not None
+    if abs(nearest / target - 1) <= TOLERANCE:
+        assert case.macs(case.select(tenths / 10, pruning=pruning)) == pytest.approx(target, rel=TOLERANCE)
+    else:
+        with pytest.raises(SelectionError):
+            case.select(tenths / 10, pruning=pruning)
+
+
+def test_where_channels_are_many_or_rounded_no_size_is_looked_for() -> None:
+    case = Case(few(32, 64, 64))
+    assert nearest_size(case.sizes, case.channel_map, Pruning(min_channels=1), case.full / 2) is None
+    case = Case(few(2, 4))
+    assert nearest_size(case.sizes, case.channel_map, Pruning(min_channels=1, round_to=2), case.full / 2) is None
