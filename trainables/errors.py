@@ -1,8 +1,10 @@
 """The two ways in which work ends badly: what the user asked for is wrong, or a stage failed at it."""
 
 import difflib
+import os
 from collections.abc import Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 
@@ -74,3 +76,8 @@ def first_line(error: BaseException) -> str:
     """What an error says in its first line, or its kind where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def told(error: BaseException, folder: Path) -> str:
+    """What an error says, without the path of a folder that is soon gone."""
+    return str(error).replace(f"{folder}{os.sep}", "")

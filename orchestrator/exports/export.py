@@ -5,8 +5,7 @@ The test images are read here and nowhere before: whatever was chosen was chosen
 Shape legend: N images, C channels, H height, W width, K classes.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +21,6 @@ from orchestrator.exports.formats import (
     FILES,
     INT8_FILE,
     ONNX_FILE,
-    PROGRAM_FILE,
     README_FILE,
     ExportOptions,
     Format,
@@ -32,13 +30,13 @@ from orchestrator.exports.originals import Origin, Original, check_data, load_ca
 from orchestrator.exports.readme import markdown
 from orchestrator.exports.reload import Request
 from orchestrator.exports.verify import Verification, check_finite, save_images, verify
+from orchestrator.exports.write import write_files
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
 from orchestrator.storage.staging import Existing, disk_full, staging
 from orchestrator.storage.whole_files import checksum_of
 from trainables.datasets.images import Source
-from trainables.errors import StageFailure
-from trainables.files.checkpoint import save_network
+from trainables.errors import InputError, StageFailure, told
 from trainables.files.deployment import as_taken, logits_of, trace
 from trainables.hardware.machine import processor_name
 from trainables.stages.evaluation import guess
@@ -71,7 +69,7 @@ class Exported:
 
     Attributes:
         folder: the finished folder.
-        card: all facts of the network, those formats included that did not verify and are not delivered.
+        card: all facts of the network, those formats included that failed and are not delivered.
     """
 
     folder: Path
@@ -94,8 +92,8 @@ class Failed:
 def export(job: Job, *, origin: Origin, options: ExportOptions) -> Exported:
     """Write one candidate as a folder to deploy, verified, measured, and with its card.
 
-    Nothing else should run on the machine meanwhile, since latency is measured. A format that does not verify is left
-    out, and the card says so; without any that does, nothing is written.
+    Nothing else should run on the machine meanwhile, since latency is measured. A format that cannot be written or does
+    not verify is left out, and the card says so; without any that does, nothing is written.
 
     Raises:
         InputError: if the destination is taken or its disk too full, or a package, a network or the data set is
@@ -119,7 +117,7 @@ def export_each(
         jobs: the candidates.
         origin: the search.
         options: what is asked for.
-        say: told what is fetched from a bucket.
+        say: told what is fetched from a bucket, and why the teacher cannot be measured in ONNX Runtime.
 
     Yields:
         What came of each, in order, as soon as it is there.
@@ -162,7 +160,7 @@ class _Bench:
         options: what was asked for.
         teacher: the dense network.
         teacher_facts: of its logits on the test images.
-        teacher_onnx: its ONNX file, where one is measured.
+        teacher_onnx: its ONNX file, where one is measured and can be written.
         test: the test images.
         calibration_NCHW: training images as the int8 file takes them; empty without that format.
     """
@@ -190,10 +188,7 @@ def _bench(  # noqa: PLR0913
     save_images(folder, images)
     teacher_onnx = None
     if options.needs_onnx and "onnxruntime" in options.runtimes:
-        from orchestrator.exports.onnx_file import write_onnx
-
-        teacher_onnx = folder / _TEACHER_ONNX
-        write_onnx(trace(saved.network, saved.input, pixels=options.pixels), teacher_onnx, opset=options.opset)
+        teacher_onnx = _teacher_onnx(folder, teacher, options, say)
     calibration_NCHW = torch.empty(0)
     if "int8" in options.formats:
         from orchestrator.exports.int8_file import CALIBRATION_IMAGES
@@ -213,6 +208,20 @@ def _bench(  # noqa: PLR0913
     )
 
 
+def _teacher_onnx(folder: Path, teacher: Original, options: ExportOptions, say: Callable[[str], None]) -> Path | None:
+    """Write the teacher's ONNX file, in which its latency is measured; without one the network's has no counterpart."""
+    from orchestrator.exports.onnx_file import open_session, write_onnx
+
+    path, saved = folder / _TEACHER_ONNX, teacher.saved
+    try:
+        write_onnx(trace(saved.network, saved.input, pixels=options.pixels), path, opset=options.opset)
+        open_session(path, num_threads=options.num_threads)
+    except InputError as error:
+        say(f"latency in ONNX Runtime is not measured, as the teacher has no ONNX file: {told(error, folder)}")
+        return None
+    return path
+
+
 def _export(job: Job, bench: _Bench) -> Exported:
     candidate, origin, options = job.candidate, bench.origin, bench.options
     original = load_candidate(candidate, origin)
@@ -223,16 +232,20 @@ def _export(job: Job, bench: _Bench) -> Exported:
     digest = tensors_digest(original.saved.network.state_dict())
     with TemporaryDirectory(dir=bench.folder) as scratch:
         package = Path(scratch) / "package"
-        _write(original, package, bench)
+        unwritten = write_files(original, package, options, spare=bench.folder, calibration_NCHW=bench.calibration_NCHW)
+        written = tuple(format for format in options.formats if format not in unwritten)
+        if not written:
+            raise StageFailure(f"it cannot be written: {_reasons(unwritten)}", stage="export")
         request = Request(
             package=str(package),
-            formats=options.formats,
+            formats=written,
             model=origin.model.name,
             input=spec,
             pixels=options.pixels,
             num_threads=torch.get_num_threads(),  # the same sums in the same order
         )
         checked = verify(request, bench.folder, expected_NK=logits_NK, digest=digest, labels=images.labels_N)
+        checked = replace(checked, refused={**unwritten, **checked.refused})
         delivered = _drop_refused(package, checked)
         card = Card(
             search_name=origin.name,
@@ -245,7 +258,7 @@ def _export(job: Job, bench: _Bench) -> Exported:
             data=origin.data,
             input=spec,
             pixels=options.pixels,
-            opset=options.opset if options.needs_onnx else None,
+            opset=options.opset if {"onnx", "int8"} & set(delivered) else None,
             num_calibration_images=len(bench.calibration_NCHW),
             test_guess=guess(images.labels_N),
             network=original.facts(logits_NK, images),
@@ -265,45 +278,15 @@ def _export(job: Job, bench: _Bench) -> Exported:
     return Exported(folder=job.destination, card=card)
 
 
-def _write(original: Original, package: Path, bench: _Bench) -> None:
-    """Write the files of all formats."""
-    options, network, spec = bench.options, original.saved.network, original.saved.input
-    if "native" in options.formats:
-        # The path of old weights is of no use elsewhere.
-        save_network(package, network, model=replace(original.saved.model, weights=None), input_spec=spec)
-    else:
-        package.mkdir()
-    if not options.needs_trace:
-        return
-    program = trace(network, spec, pixels=options.pixels)
-    if "pt2" in options.formats:
-        from trainables.files.programs import write_program
-
-        write_program(program, package / PROGRAM_FILE)
-    if options.needs_onnx:
-        from orchestrator.exports.onnx_file import write_onnx
-
-        # What eight bits are made from need not be delivered.
-        path = package / ONNX_FILE if "onnx" in options.formats else bench.folder / ONNX_FILE
-        metadata = {
-            "class_names": list(spec.class_names),
-            "pixels": options.pixels,
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-        }
-        texts = {name: json.dumps(values, ensure_ascii=False) for name, values in metadata.items()}
-        write_onnx(program, path, opset=options.opset, metadata=texts)
-        if "int8" in options.formats:
-            from orchestrator.exports.int8_file import write_int8
-
-            write_int8(path, package / INT8_FILE, bench.calibration_NCHW)
+def _reasons(refused: Mapping[Format, str]) -> str:
+    """Why formats are not delivered, each reason once."""
+    return "; ".join(dict.fromkeys(refused.values()))
 
 
 def _drop_refused(package: Path, checked: Verification) -> tuple[Format, ...]:
     """Take out what does not verify; gives the formats that do."""
     if not checked.files:
-        reasons = "; ".join(checked.refused.values())
-        raise StageFailure(f"nothing that was written verifies: {reasons}", stage="export")
+        raise StageFailure(f"nothing that was written verifies: {_reasons(checked.refused)}", stage="export")
     for format in checked.refused:
         for name in FILES[format]:
             (package / name).unlink(missing_ok=True)

@@ -48,10 +48,8 @@ def write_onnx(
             exported = torch.onnx.export(
                 program, input_names=[INPUT], output_names=[OUTPUT], opset_version=opset, verbose=False
             )
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the network cannot be expressed in ONNX ({reason(error)}); export with --formats native,pt2"
-        ) from error
+    except Exception as error:  # the exporter's errors have no common base
+        raise _inexpressible(error) from error
     assert exported is not None
     model = exported.model_proto
     given = next(item.version for item in model.opset_import if not item.domain)
@@ -60,8 +58,15 @@ def write_onnx(
     _name_batch(model)
     _strip(model)
     onnx.helper.set_model_props(model, dict(metadata or {}))
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise _inexpressible(error) from error
     onnx.save_model(model, path)
+
+
+def _inexpressible(error: Exception) -> InputError:
+    return InputError(f"the network cannot be expressed in ONNX ({reason(error)}); export with --formats native,pt2")
 
 
 def _name_batch(model: Any) -> None:  # noqa: ANN401 - onnx comes without types

@@ -20,6 +20,7 @@ _CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, t
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 _FIRST_BATCHES, _BATCH_SIZE = (1, 3), 64
 _NOT_BIAS = 2  # arguments of a convolution before its bias
+_CONSTRAINED = "Constraints violated (batch)"  # torch's words for a network that does not take any number of images
 # What a trace notes of where each step came from: paths of this machine, of no use elsewhere.
 _ORIGINS = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
 
@@ -98,10 +99,10 @@ def trace(network: nn.Module, spec: InputSpec, *, pixels: Pixels) -> ExportedPro
             assert isinstance(folded, fx.GraphModule)
             if fold_batch_norms(folded):
                 program = _export(folded, spec, pixels)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a forward pass may raise anything at what stands for any number of images
         raise InputError(
-            f"this {type(network).__name__} cannot be traced ({reason(error)}); its forward pass must not depend on "
-            "the images' values or on their number; mend it, or export with --formats native"
+            f"this {type(network).__name__} cannot be traced ({_why_not(error)}; mend it, or export with "
+            "--formats native"
         ) from error
     for node in program.graph.nodes:
         for key in _ORIGINS:
@@ -113,6 +114,17 @@ def _export(module: nn.Module, spec: InputSpec, pixels: Pixels) -> ExportedProgr
     # Two images: with one, the batch would be taken for a constant.
     images = torch.zeros(2, *spec.shape, dtype=torch.uint8 if pixels == "raw" else torch.float32)
     return torch.export.export(module, (images,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def _why_not(error: BaseException) -> str:
+    """Why a network cannot be traced, and the rule that it breaks."""
+    why = reason(error)
+    if _CONSTRAINED in why:
+        return (
+            "it does not take any number of images); its forward pass must take their number as x.shape[0], not as "
+            "len(x) or int(x.shape[0]), and decide nothing by it"
+        )
+    return f"{why}); its forward pass must not depend on the images' values or on their number"
 
 
 def reason(error: BaseException) -> str:

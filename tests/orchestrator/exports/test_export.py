@@ -21,7 +21,7 @@ from torch import nn
 
 import orchestrator.exports.export as export_module
 from orchestrator.data.datasets import load_splits, load_test
-from orchestrator.exports import reload, verify
+from orchestrator.exports import reload, verify, write
 from orchestrator.exports.delivered import check_export
 from orchestrator.exports.export import Exported, Failed, Job, export, export_each
 from orchestrator.exports.formats import FORMATS, ExportOptions
@@ -52,6 +52,28 @@ def build(num_classes):
         nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes),
     )
+"""
+
+UNEXPORTABLE = """
+import torch
+from torch import nn
+
+class Bessel(nn.Sequential):
+    def forward(self, images):
+        return torch.special.bessel_j0(super().forward(images))
+
+class CountsByLen(nn.Sequential):
+    def forward(self, images):
+        return super().forward(images) + torch.zeros(len(images), 1, device=images.device)
+
+def layers(num_classes):
+    return nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)
+
+def bessel(num_classes):
+    return Bessel(*layers(num_classes))
+
+def counts_by_len(num_classes):
+    return CountsByLen(*layers(num_classes))
 """
 
 
@@ -286,6 +308,36 @@ def test_what_does_not_verify_is_not_delivered(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("network", "delivered", "why"),
+    [
+        ("bessel", ("native", "pt2"), "the network cannot be expressed in ONNX ("),
+        ("counts_by_len", ("native",), "this CountsByLen cannot be traced (it does not take any number of images)"),
+    ],
+)
+def test_a_format_that_cannot_be_written_keeps_no_other_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, delivered: tuple[str, ...], why: str
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "unexportable.py").write_text(UNEXPORTABLE)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    model = ModelConfig(name=f"unexportable:{network}")
+    own = make_search(tmp_path / "search", model, build(model, num_classes=10, in_channels=1, seed=0))
+    job, said = Job(candidate=own.candidates[1], destination=tmp_path / "out"), []
+    options = quick(formats=FORMATS, runtimes=("onnxruntime",))
+    (done,) = export_each([job], origin=own.origin(), options=options, say=said.append)
+    assert isinstance(done, Exported)
+    assert tuple(check.format for check in done.card.verification.files) == delivered
+    assert sorted(done.card.verification.refused) == sorted(set(FORMATS) - set(delivered))
+    assert all(told.startswith(why) for told in done.card.verification.refused.values())
+    assert f"onnx was asked for and is not delivered: {why}" in (done.folder / "README.md").read_text()
+    assert not list(done.folder.glob("*.onnx"))
+    assert (done.card.opset, done.card.latency) == (None, ())
+    assert said == [line for line in said if why in line and "the teacher has no ONNX file" in line] != []
+    with pytest.raises(StageFailure, match=f"it cannot be written: {re.escape(why)}"), nothing_written(tmp_path):
+        own.export(tmp_path / "other", formats=("onnx", "int8"))
+
+
 def test_a_native_file_of_other_tensors_is_found_out(
     pristine: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +378,7 @@ def test_a_disk_that_fills_up_is_told_in_one_way(
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
         raise error
 
-    monkeypatch.setattr(export_module, "save_network", fill_up)
+    monkeypatch.setattr(write, "save_network", fill_up)
     with pytest.raises(InputError, match="is full; make room"), nothing_written(tmp_path):
         pristine.export(tmp_path / "out")
 

@@ -1,5 +1,6 @@
 """ONNX files take any batch, compute what the network computes, and tell nothing of the machine that wrote them."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -38,6 +39,28 @@ class FixedBatch(Small):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.linear(self.features(images).view(2, 4))
         return scores
+
+
+class CountsByLen(Small):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.linear(self.features(images)) + torch.zeros(len(images), 1)
+        return scores
+
+
+class Raises(Small):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise KeyError("a forward pass may raise anything")
+
+
+class InBfloat16(Small):
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        weight = self.convolution.weight.bfloat16()
+        return nn.functional.conv2d(images.bfloat16(), weight).float().mean((2, 3))
+
+
+class Bessel(Small):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(super().forward(images))
 
 
 class DependsOnValues(Small):
@@ -83,15 +106,32 @@ def test_the_file_tells_no_paths_of_this_machine(written: Path) -> None:
     assert b"stack_trace" not in content
 
 
-@pytest.mark.parametrize("kind", [FixedBatch, DependsOnValues])
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (FixedBatch, "must take their number as x.shape[0]"),
+        (CountsByLen, "must take their number as x.shape[0], not as len(x)"),
+        (DependsOnValues, "must not depend on the images' values"),
+        (Raises, "KeyError: 'a forward pass may raise anything'"),
+    ],
+)
 def test_a_network_that_cannot_be_traced_is_named_in_one_line(
-    capfd: pytest.CaptureFixture[str], kind: type[Small]
+    capfd: pytest.CaptureFixture[str], kind: type[Small], rule: str
 ) -> None:
-    with pytest.raises(InputError, match=f"this {kind.__name__} cannot be traced") as raised:
+    with pytest.raises(InputError, match=rf"this {kind.__name__} cannot be traced .*{re.escape(rule)}") as raised:
         trace(made(kind), SPEC, pixels="normalised")
     assert "\n" not in str(raised.value)
     printed = capfd.readouterr()
     assert "def forward" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(("kind", "why"), [(InBfloat16, "ShapeInferenceError"), (Bessel, "bessel_j0")])
+def test_a_network_that_onnx_cannot_express_is_named_in_one_line(tmp_path: Path, kind: type[Small], why: str) -> None:
+    program = trace(made(kind), SPEC, pixels="normalised")
+    message = rf"^the network cannot be expressed in ONNX \(.*{why}.*\); export with --formats native,pt2$"
+    with pytest.raises(InputError, match=message):
+        write_onnx(program, tmp_path / "network.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_files_are_compared_at_the_stated_batch(written: Path) -> None:
