@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.exports.formats import INT8_FILE, ONNX_FILE, PROGRAM_FILE, Format
 from trainables.data_config import Pixels
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError, first_line, told
 from trainables.files.checkpoint import InputSpec, load_network
 from trainables.files.deployment import as_taken, batches, logits_of
 from trainables.files.programs import load_program
@@ -121,7 +121,7 @@ def main(folder: Path) -> None:
             contents, found_NK = read_back(request, format, images_NCHW)
             logits[format] = found_NK.contiguous()
         except InputError as error:
-            contents = Contents(refusal=str(error))
+            contents = Contents(refusal=told(error, Path(request.package)))
         except Exception as error:  # a file that fails in its runtime is not delivered, whatever the reason
             contents = Contents(refusal=f"{type(error).__name__}: {first_line(error)}")
         answer[format] = dataclasses.asdict(contents)

@@ -308,6 +308,14 @@ def test_what_does_not_verify_is_not_delivered(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_file_that_is_refused_is_told_by_its_name_alone(
+    pristine: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_run", Here(before=lambda package: (package / "model.pt2").write_bytes(b"")))
+    done = pristine.export(tmp_path / "out", formats=("native", "pt2"))
+    assert done.card.verification.refused["pt2"].startswith("model.pt2 is ")
+
+
 @pytest.mark.parametrize(
     ("network", "delivered", "why"),
     [
