@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.exports.onnx_shapes import UNSAID, find_shapes
 from trainables.errors import InputError, first_line
 
 INPUT = "images"
@@ -64,25 +65,25 @@ def read_onnx(path: Path) -> OnnxFile:
         _check_alone(model)
         _check_tensors(model.graph)
         onnx.checker.check_model(model, full_check=True)
-        shapes = _shapes(model)
+        shapes = find_shapes(model)
         for name, shape in shapes.items():
             _require(math.prod(shape) <= _MOST_ELEMENTS, f"{name!r} of shape {list(shape)} would fill the memory")
         for node in model.graph.node:
-            known = node.op_type not in _GROWING or math.prod(shapes.get(node.output[0], (0,))) > 0
+            known = node.op_type not in _GROWING or math.prod(shapes.get(node.output[0], UNSAID)) > 0
             _require(known, f"how large {node.op_type} makes {node.output[0]!r} is not said")
+        return OnnxFile(
+            content=content,
+            macs=sum(_macs(node, shapes) for node in model.graph.node),
+            params=_params(model.graph),
+            opset=next(item.version for item in model.opset_import if item.domain in _PLAIN_DOMAINS),
+            takes_pixels=model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8,
+        )
     except _Refused as error:
         raise InputError(f"{path} is refused: {error}") from error
     except (DecodeError, OSError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InputError(f"{path} is damaged or no ONNX file: {first_line(error)}") from error
     except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}") from error
-    return OnnxFile(
-        content=content,
-        macs=sum(_macs(node, shapes) for node in model.graph.node),
-        params=_params(model.graph),
-        opset=next(item.version for item in model.opset_import if item.domain in _PLAIN_DOMAINS),
-        takes_pixels=model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8,
-    )
 
 
 def _check_alone(model: Any) -> None:  # noqa: ANN401 - onnx comes without types
@@ -129,23 +130,6 @@ def _tensors(graph: Any) -> Iterator[Any]:  # noqa: ANN401
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-
-
-def _shapes(model: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
-    """The shape of every value for one image."""
-    import onnx
-
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    del single.graph.value_info[:]
-    for value in single.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(single, strict_mode=True, data_prop=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        shapes[value.name] = tuple(int(item.dim_value) for item in value.type.tensor_type.shape.dim)
-    return shapes
 
 
 def _macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:  # noqa: ANN401

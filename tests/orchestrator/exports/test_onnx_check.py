@@ -108,6 +108,38 @@ def unsaid_value(model: Any) -> None:  # noqa: ANN401
     add(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
 
 
+def unsaid_rank(model: Any) -> None:  # noqa: ANN401
+    """Zeros of as many dimensions as the images have pixels that are not zero."""
+    add = model.graph.node.append
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.INT64, [1], [-1]))
+    add(helper.make_node("NonZero", ["images"], ["where"]))
+    add(helper.make_node("Reshape", ["where", "one"], ["shape"]))
+    add(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+
+
+def huge_product(model: Any) -> None:  # noqa: ANN401
+    """A size that is computed from sizes in steps that ONNX's own inference does not follow."""
+    add = model.graph.node.append
+    for name, value in (("factor", 2**16), ("flat", -1)):
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], [value]))
+    add(helper.make_node("Shape", ["images"], ["batch"], start=0, end=1))
+    add(helper.make_node("Reshape", ["batch", "flat"], ["size"]))
+    add(helper.make_node("Mul", ["size", "factor"], ["product"]))
+    add(helper.make_node("Concat", ["product", "product"], ["shape"], axis=0))
+    add(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+
+
+def endless_product(model: Any) -> None:  # noqa: ANN401
+    """A size whose products overflow to a small one."""
+    add = model.graph.node.append
+    model.graph.initializer.append(helper.make_tensor("factor", TensorProto.INT64, [1], [2**31]))
+    add(helper.make_node("Shape", ["images"], ["size0"], start=0, end=1))
+    for number in range(3):
+        add(helper.make_node("Mul", [f"size{number}", "factor"], [f"size{number + 1}"]))
+    add(helper.make_node("Add", ["size3", "size0"], ["shape"]))
+    add(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+
+
 def huge_constant(model: Any) -> None:  # noqa: ANN401
     tensor = TensorProto(name="zeros", data_type=TensorProto.FLOAT, dims=[10**11])
     model.graph.node.append(helper.make_node("Constant", [], ["zeros"], value=tensor))
@@ -130,6 +162,9 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
     "a huge weight": (huge_weight, "would fill the memory|bytes, not"),
     "a huge value": (huge_value, "'zeros' of shape .* would fill the memory"),
     "a value of unsaid size": (unsaid_value, "how large ConstantOfShape makes 'zeros' is not said"),
+    "a value of unsaid rank": (unsaid_rank, "how large ConstantOfShape makes 'zeros' is not said"),
+    "a huge product": (huge_product, "'zeros' of shape .* would fill the memory"),
+    "an endless product": (endless_product, "is damaged or no ONNX file: .*overflow"),
     "a huge constant": (huge_constant, "zeros of shape .* would fill the memory"),
     "a short weight": (lambda m: m.graph.initializer[0].dims.insert(0, 2), r"bytes, not"),
     "a negative size": (lambda m: m.graph.initializer[0].dims.insert(0, -1), "has the shape"),
