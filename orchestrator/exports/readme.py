@@ -174,7 +174,8 @@ def _normalised(card: Card) -> str:
 def _use(card: Card) -> str:
     parts = []
     if WEIGHTS_FILE in card.files:
-        parts.append(f"With PyTorch, where this project is installed:\n\n```python\n{native_snippet(card)}```")
+        own = _own_code(card) if is_import_path(card.model.name) else ""
+        parts.append(f"With PyTorch, where this project is installed{own}:\n\n```python\n{native_snippet(card)}```")
     if PROGRAM_FILE in card.files:
         parts.append(
             "With PyTorch alone, if you trust where the file is from: `torch.export.load` may run what a file says. "
@@ -188,6 +189,14 @@ def _use(card: Card) -> str:
             f"With ONNX Runtime (`pip install onnxruntime numpy`){both}:\n\n```python\n{onnx_snippet(card, onnx[0])}```"
         )
     return "\n\n".join(parts)
+
+
+def _own_code(card: Card) -> str:
+    """Whose the function is that builds the network, and which files do without it."""
+    module, function = card.model.name.split(":")
+    others = [f"`{file}`" for file in (PROGRAM_FILE, ONNX_FILE, INT8_FILE) if file in card.files]
+    without = f"; {', '.join(others)} {'need' if len(others) > 1 else 'needs'} no such code" if others else ""
+    return f". `{function}` is of the author's own module `{module}`, which is needed and not in this folder{without}"
 
 
 def native_snippet(card: Card) -> str:

@@ -270,6 +270,18 @@ def test_snippets_are_python_and_name_a_users_own_function() -> None:
     assert 'trainables.load(".")' in native_snippet(CARD)
 
 
+def test_a_users_own_module_is_said_to_be_needed_where_it_is() -> None:
+    said = ". `build` is of the author's own module `my.package`, which is needed and not in this folder"
+    own = changed(model=ModelConfig(name="my.package:build"))
+    assert f"{said}; `model.onnx` needs no such code:\n\n```python\nimport torch" in markdown(own)
+    weights = {"weights.safetensors": CARD.files["weights.safetensors"]}
+    assert f"{said}:\n\n```python" in markdown(dataclasses.replace(own, files=weights))
+    program = FileFacts(bytes=5000, sha256="ef" * 32)
+    programs = dataclasses.replace(own, files={**CARD.files, "model.pt2": program})
+    assert f"{said}; `model.pt2`, `model.onnx` need no such code:" in markdown(programs)
+    assert "author's own" not in markdown(CARD)
+
+
 def test_each_file_is_told_with_what_was_counted_in_it() -> None:
     text = markdown(CARD)
     assert "| `weights.safetensors` | 0.0e+00, tensors equal bit for bit | 100.00 % | 90.00 % | 4,000 | 100 |" in text
