@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from trainables.errors import InputError, first_line
 from trainables.files.known_scores import known_scores, require_known_scores
@@ -226,10 +225,6 @@ def rebuild(network: nn.Module, *, model: ModelConfig, input_spec: InputSpec, bu
         InputError: if it could not be saved, or not be read.
     """
     again = _build_dense(model, input_spec, builder)
-    for name, part in again.named_modules():
-        layer = f"layer {name or type(part).__name__}"
-        if any(map(is_lazy, part.parameters(recurse=False))):
-            raise InputError(f"{layer} is a {type(part).__name__}, but must have its size from the start")
     _check_scores(again, input_spec, "built a second time")
     weights = dict(network.state_dict())
     check_shapes(weights, again, where="what state_dict() gives")

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -139,15 +140,20 @@ def _check_kind(network: nn.Module) -> None:
 
 
 def _check_tensors(network: nn.Module) -> None:
-    """Refuse tensors that are computed from parameters: layers that hold them cannot be copied."""
+    """Refuse tensors without a size, and such as are computed from parameters: layers with them cannot be copied."""
     for name, layer in network.named_modules():
+        where = f"model.name: layer {name or type(layer).__name__} of your function's network"
+        if any(map(is_lazy, [*layer.parameters(recurse=False), *layer.buffers(recurse=False)])):
+            raise InputError(
+                f"{where} is a {type(layer).__name__}, but must have its size from the start; give it, or run the "
+                "network once on images of zeros before your function returns it"
+            )
         for hook in layer._forward_pre_hooks.values():
             mend = next((mend for kind, mend in _COMPUTING.items() if isinstance(hook, kind)), None)
             if mend is not None:
                 raise InputError(
-                    f"model.name: layer {name or type(layer).__name__} of your function's network computes its weights "
-                    f"anew in each pass, by a hook of {type(hook).__name__}, but they must be parameters of its own; "
-                    f"make them so with {mend}"
+                    f"{where} computes its weights anew in each pass, by a hook of {type(hook).__name__}, but they "
+                    f"must be parameters of its own; make them so with {mend}"
                 )
     computed = computed_attribute(network)
     if computed is not None:

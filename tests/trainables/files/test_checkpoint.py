@@ -198,7 +198,6 @@ def test_what_is_rebuilt_is_what_is_saved_and_read(name: str, networks, tmp_path
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: layers(nn.LazyConv2d(6, 3)), "layer 0 is a LazyConv2d, but must have its size from the start"),
         (lambda: layers(Noted(3, 6, 3)), r"what state_dict\(\) gives is not a state dict: names with tensors"),
         (lambda: layers(Grows(3, 6, 3)), r"has 0\.scale, which the network does not have"),
     ],

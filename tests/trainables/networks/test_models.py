@@ -188,9 +188,11 @@ def holding(layer: nn.Module) -> nn.Module:
             r"computes .* hook of L1Unstructured, .*prune\.remove",
         ),
         (holding, "has held, which was computed from parameters as it was built"),
+        (lambda layer: nn.LazyLinear(layer.out_features), "is a LazyLinear, but must have its size from the start"),
+        (lambda _: nn.LazyBatchNorm1d(affine=False), "is a LazyBatchNorm1d, but must have its size"),
     ],
 )
-def test_layers_that_could_not_be_copied_are_refused_by_name(
+def test_layers_with_tensors_of_a_wrong_kind_are_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], nn.Module], message: str
 ) -> None:
     def network(num_classes: int) -> nn.Module:
