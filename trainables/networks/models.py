@@ -140,14 +140,21 @@ def _check_kind(network: nn.Module) -> None:
 
 
 def _check_tensors(network: nn.Module) -> None:
-    """Refuse tensors without a size, and such as are computed from parameters: layers with them cannot be copied."""
+    """Refuse tensors of another type or without a size, and those that are computed from parameters."""
     for name, layer in network.named_modules():
         where = f"model.name: layer {name or type(layer).__name__} of your function's network"
-        if any(map(is_lazy, [*layer.parameters(recurse=False), *layer.buffers(recurse=False)])):
+        tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        if any(is_lazy(tensor) for _, tensor in tensors):
             raise InputError(
                 f"{where} is a {type(layer).__name__}, but must have its size from the start; give it, or run the "
                 "network once on images of zeros before your function returns it"
             )
+        for key, tensor in tensors:
+            if tensor.is_floating_point() and tensor.dtype != torch.float32:
+                raise InputError(
+                    f"{where} has {key} of {tensor.dtype}, but it must be of torch.float32; call .float() on the "
+                    "network and leave out casts; precision: bf16 in a recipe trains it in bfloat16"
+                )
         for hook in layer._forward_pre_hooks.values():
             mend = next((mend for kind, mend in _COMPUTING.items() if isinstance(hook, kind)), None)
             if mend is not None:
