@@ -119,7 +119,7 @@ def call_builder(builder: Builder, *, num_classes: int, in_channels: int) -> nn.
 
 
 def _check_kind(network: nn.Module) -> None:
-    """Refuse what only runs: layers inside are not seen, or can be neither copied nor trained."""
+    """Refuse what only runs: layers inside are not seen, or can be neither copied nor trained; and what takes more."""
     for name, part in network.named_modules():
         gave = f"model.name: your function gave a {type(part).__name__}" + (f" as the part {name}" if name else "")
         if isinstance(part, torch.jit.ScriptModule):
@@ -136,6 +136,13 @@ def _check_kind(network: nn.Module) -> None:
         raise InputError(
             f"model.name: your function gave a {type(network).__name__}, which cannot be trained "
             f"({first_line(error)}); give the Python module itself and not what torch.export made of it"
+        ) from error
+    try:
+        inspect.signature(network.forward).bind("images")
+    except TypeError as error:
+        raise InputError(
+            f"model.name: your function gave a {type(network).__name__}, whose forward must take images alone, but "
+            f"cannot ({error}); give its other arguments defaults"
         ) from error
 
 

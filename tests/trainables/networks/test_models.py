@@ -137,6 +137,11 @@ class Wraps(nn.Module):
         return scores
 
 
+class TakesTwo(Wraps):
+    def forward(self, x: torch.Tensor, extra: object) -> torch.Tensor:
+        return super().forward(x)
+
+
 def scripted(network: nn.Module) -> nn.Module:
     with pytest.warns(FutureWarning, match="deprecated"):
         module: nn.Module = torch.jit.script(network)
@@ -159,10 +164,11 @@ def compiled_in_place(network: nn.Module) -> nn.Module:
         (lambda network: Wraps(scripted(network)), "gave a RecursiveScriptModule as the part part, but must"),
         (torch.compile, r"gave a OptimizedModule, which is compiled, .* itself \(network\._orig_mod"),
         (compiled_in_place, "gave a Sequential, which is compiled"),
+        (TakesTwo, r"TakesTwo, whose forward must take images alone, .* 'extra'\); give its other arguments defaults"),
         (exported, r"cannot be trained \(Calling train\(\) .* not what torch\.export made of it"),
     ],
 )
-def test_modules_that_only_run_are_refused_with_what_to_give(
+def test_modules_that_only_run_or_take_more_than_images_are_refused_with_what_to_give(
     monkeypatch: pytest.MonkeyPatch, wrap: Callable[[nn.Module], nn.Module], message: str
 ) -> None:
     network = wrap(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
