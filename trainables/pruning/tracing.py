@@ -17,7 +17,7 @@ from torch_pruning import ops
 from torch_pruning._helpers import _HybridIndex
 
 from trainables.errors import InputError, first_line
-from trainables.pruning.channels import LAYERS, Axis, is_grouped, layer_widths
+from trainables.pruning.channels import BATCH_NORMS, LAYERS, Axis, is_grouped, layer_widths
 
 Node = Any
 """torch-pruning's: `module`, the nodes that it reads (`inputs`) and that read it (`outputs`), and `dependencies`."""
@@ -54,7 +54,7 @@ def run_skeleton(network: nn.Module, example: torch.Tensor) -> object:
         where = f"part {running[-1]}, a {type(part).__name__}" if running and running[-1] else type(part).__name__
         raise InputError(
             f"the network fails on an image of {shape}{' in training' if network.training else ''}, in the forward "
-            f"pass of {where}: {_explained(error)}"
+            f"pass of {where}: {_explained(error, part)}"
         ) from error
     finally:
         for hook in hooks:
@@ -69,8 +69,8 @@ def _leaving(running: list[str]) -> Callable[..., None]:
     return lambda *_: running.__delitem__(-1)
 
 
-def _explained(error: Exception) -> str:
-    """What an error on the meta device means to someone whose network runs on the CPU."""
+def _explained(error: Exception, part: nn.Module) -> str:
+    """What an error of a part on the meta device means to someone whose network runs on the CPU."""
     said = first_line(error)
     if "expected device" in said or "same device" in said:
         return (
@@ -78,6 +78,8 @@ def _explained(error: Exception) -> str:
             "torch.ones(..., device=x.device), or register them as buffers"
         )
     if "meta tensor" in said.lower():
+        if isinstance(part, BATCH_NORMS) and part.momentum is None:
+            return "its momentum=None, an average over all batches, is not supported; give it a number, such as 0.1"
         return (
             f"it asks for values of a tensor ({said}), but only shapes are known while layers are traced; leave out "
             "branches on what images hold, and compute with tensors alone, as by torch.where"

@@ -107,6 +107,12 @@ def test_a_branch_on_values_in_training_alone_is_refused() -> None:
         check_contracts(Between(Dropped()), SHAPE, pruning=Pruning())
 
 
+def test_a_batch_norm_that_averages_over_all_batches_is_refused() -> None:
+    norm = nn.BatchNorm2d(8, momentum=None)
+    with pytest.raises(InputError, match=r"part operation, a BatchNorm2d: its momentum=None, .* give it a number"):
+        check_contracts(Between(norm), SHAPE, pruning=Pruning())
+
+
 @pytest.mark.parametrize("kept", [lambda x: x, lambda x: [x], lambda x: {"features": x}])
 def test_a_layer_that_keeps_what_it_computed_is_refused(kept: Callable[[torch.Tensor], object]) -> None:
     class Keeps(nn.Module):
