@@ -75,7 +75,8 @@ def _explained(error: Exception, part: nn.Module) -> str:
     if "expected device" in said or "same device" in said:
         return (
             f"a tensor is not where the images are ({said}); make constants on the images' device, as by "
-            "torch.ones(..., device=x.device), or register them as buffers"
+            "torch.ones(..., device=x.device), or register them as buffers; layers belong into an nn.ModuleList, as a "
+            "plain list hides them"
         )
     if "meta tensor" in said.lower():
         if isinstance(part, BATCH_NORMS) and part.momentum is None:

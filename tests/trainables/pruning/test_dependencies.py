@@ -317,6 +317,16 @@ class Branches(nn.Module):
         return x * 2 if x.mean() > 0 else x
 
 
+class HidesLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.BatchNorm2d(8)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scored: torch.Tensor = self.layers[0](x)
+        return scored
+
+
 class AddsConstant(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.ones(8, 1, 1)
@@ -327,6 +337,7 @@ class AddsConstant(nn.Module):
     [
         (Branches(), r"asks for values of a tensor \(.*\), but only shapes are known .* leave out branches"),
         (AddsConstant(), r"a tensor is not where the images are \(.*\); make constants on the images' device"),
+        (HidesLayers(), r"a tensor is not where .* layers belong into an nn\.ModuleList, as a plain list hides them"),
     ],
 )
 def test_what_a_network_does_with_values_and_devices_is_said_in_its_own_terms(asked: nn.Module, message: str) -> None:
