@@ -19,7 +19,7 @@ from trainables.errors import InputError, first_line
 from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize
 from trainables.pruning.cost import count_macs, count_params, size_model
 from trainables.pruning.dependencies import find_groups
-from trainables.pruning.first_step import take_step
+from trainables.pruning.first_step import require_none_kept, take_step
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.selection import floor_fraction
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
@@ -73,6 +73,7 @@ def check_contracts(
             scores.
     """
     channel_map = find_groups(network, input_shape, keep=pruning.keep)
+    require_none_kept(network)  # hooks that are functions write to the network itself when its copy is traced
     for pattern, floor in pruning.floors.items():
         widths = [group.num_channels * group.block for group in channel_map.groups if group.gives(pattern)]
         if not widths:

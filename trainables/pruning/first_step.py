@@ -50,18 +50,27 @@ def take_step(
     if not bool(torch.isfinite(loss)):
         raise InputError("the network's loss on images of noise is not finite; check its weights")
     loss.backward()  # type: ignore[no-untyped-call]
-    computed = computed_attribute(network)
-    if computed is not None:
-        raise InputError(
-            f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
-            f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
-        )
+    require_none_kept(network)
     meter.update()
     silent = tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
     for name in criteria:
         if name not in CRITERIA:
             _try_criterion(name, network, channel_map, silent)
     return silent
+
+
+def require_none_kept(network: nn.Module) -> None:
+    """Check that no layer holds what it computed from parameters; it can be copied no more.
+
+    Raises:
+        InputError: naming the layer and its attribute.
+    """
+    computed = computed_attribute(network)
+    if computed is not None:
+        raise InputError(
+            f"layer {computed[0]} keeps {computed[1]} of its last forward pass, and with it the network's parameters "
+            f"as they were before channels went; keep it in a local variable alone, or {computed[1]}.detach()"
+        )
 
 
 def _try_criterion(name: str, network: nn.Module, channel_map: ChannelMap, silent: Sequence[str]) -> None:

@@ -124,6 +124,14 @@ def test_a_layer_that_keeps_what_it_computed_is_refused(kept: Callable[[torch.Te
         check_contracts(Between(Keeps()), SHAPE, pruning=Pruning())
 
 
+def test_a_layer_that_keeps_what_a_hook_gives_it_is_refused() -> None:
+    network = Between(nn.Identity())
+    network.seen = {}
+    network.first.register_forward_hook(lambda _layer, _inputs, output: network.seen.update(first=output))
+    with pytest.raises(InputError, match=r"layer Between keeps seen of its last forward pass, .*detach"):
+        check_contracts(network, SHAPE, pruning=Pruning())
+
+
 def test_a_layer_may_keep_what_has_no_gradients() -> None:
     class Keeps(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
