@@ -1,7 +1,8 @@
 """One training step of a network before it is pruned: whether it has a finite loss and tells channels apart."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,12 +45,13 @@ def take_step(
             layer.train()
     meter = SaliencyMeter(gate_gradient, channel_map)
     meter.reset(network, channel_map.everything())
+    steps = _noted_steps(network)
     with cpu_convolutions(network, "fp32", images_NCHW.device):
         logits_NK = network(images_NCHW)
     loss = F.cross_entropy(logits_NK, torch.arange(len(logits_NK)) % logits_NK.shape[1])
     if not bool(torch.isfinite(loss)):
         raise InputError("the network's loss on images of noise is not finite; check its weights")
-    loss.backward()  # type: ignore[no-untyped-call]
+    _differentiate(loss, steps)
     require_none_kept(network)
     meter.update()
     silent = tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
@@ -57,6 +59,41 @@ def take_step(
         if name not in CRITERIA:
             _try_criterion(name, network, channel_map, silent)
     return silent
+
+
+def _noted_steps(network: nn.Module) -> list[tuple[str, Any]]:
+    """Filled as the network runs: each layer with the step of the backward pass that begins where it ends."""
+    steps: list[tuple[str, Any]] = []
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda _layer, _inputs, output: steps.append((name, getattr(output, "grad_fn", None)))
+
+    for name, layer in network.named_modules():
+        layer.register_forward_hook(noting(f"layer {name or type(layer).__name__}"))
+    return steps
+
+
+def _differentiate(loss: torch.Tensor, steps: Sequence[tuple[str, Any]]) -> None:
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        changed = next((name for name, step in steps if _is_changed(step)), None)
+        reason = first_line(error) if changed is None else f"what {changed} computed with is changed in place later"
+        raise InputError(
+            f"the network's backward pass fails: {reason}; leave out operations in place, as by x = x + y for x += y, "
+            "and those without a derivative"
+        ) from error
+
+
+def _is_changed(step: Any) -> bool:  # noqa: ANN401 - torch's, of no public class
+    """Whether what a step of the backward pass needs is not what it was in the forward pass."""
+    try:
+        for key in dir(step):
+            if key.startswith("_saved_"):
+                getattr(step, key)
+    except RuntimeError as error:
+        return "inplace" in str(error)  # and not freed, as what the backward pass has done with
+    return False
 
 
 def require_none_kept(network: nn.Module) -> None:

@@ -81,6 +81,34 @@ def test_a_network_that_breaks_a_contract_is_refused_by_its_groups_name(operatio
     assert [group.name for group in findings.channel_map.groups] == ["third"]
 
 
+class AddsInPlace(nn.Sequential):
+    """Adds to what a layer gave, which that layer needs for its gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        x += 1.0
+        return x
+
+
+class AddsInPlaceAlone(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.sigmoid()
+        x += 1.0
+        return x
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (AddsInPlace(nn.ReLU()), r"what layer operation\.0 computed with is changed in place later; .* x = x \+ y for"),
+        (AddsInPlaceAlone(), "one of the variables needed .* inplace operation: .*; leave out operations in place"),
+    ],
+)
+def test_operations_in_place_that_gradients_cannot_be_told_of_are_refused(operation: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=f"^the network's backward pass fails: {message}"):
+        check_contracts(Between(operation), SHAPE, pruning=Pruning())
+
+
 def test_auxiliary_heads_are_refused() -> None:
     class Auxiliary(Between):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
