@@ -26,6 +26,7 @@ from orchestrator.policies.looks import (
     admit,
 )
 from orchestrator.policies.probe import SpaceProbe
+from orchestrator.preparation.exportable import export_notes
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.datasets.data import DataSplits
@@ -112,7 +113,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     else:
         look = make_look(None)
     of_data = (*_metric_notes(data), *class_notes(data), *leakage_notes(data))
-    notes = (*of_data, *_network_notes(findings, data), *_speed_notes(experiment), *idle_notes(experiment))
+    of_network = (*_network_notes(findings, data), *export_notes(network, experiment.model, data))
+    notes = (*of_data, *of_network, *_speed_notes(experiment), *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
 

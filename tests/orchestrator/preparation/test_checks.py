@@ -279,6 +279,26 @@ def test_probabilities_where_logits_are_taken_are_said_and_not_refused(data, mon
     assert said.startswith("images may have several classes: what is called accuracy here is their mean average")
 
 
+class Counts(Softmaxed):
+    """Makes a number of how many images there are."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.scores = self.scores[0]
+
+    def forward(self, x):
+        return self.scores(self.layers(x).reshape(len(x), -1))
+
+
+def test_files_that_cannot_be_made_of_a_network_are_said_and_not_refused(data, monkeypatch):
+    model = own(Counts, monkeypatch)
+    (said,) = check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data).notes
+    assert said.startswith("files of the formats onnx, int8 and pt2 cannot be made of the network, native ones can: ")
+    assert "x.shape[0] for len(x)" in said
+    monkeypatch.setattr("trainables.files.deployment.trace", None)
+    check_network(experiment({"name": "vgg-small", "width": 0.25}), data)  # ours can be and are not tried
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
 def test_a_network_that_could_not_be_read_once_it_is_trained_is_refused(data, monkeypatch):
     space = {"student_macs_kept": [0.6, 0.7]}
