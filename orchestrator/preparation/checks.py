@@ -153,7 +153,10 @@ def _check_rebuilding(network: nn.Module, experiment: Experiment, data: DataSpli
         with torch.no_grad():
             scores_NK, wanted_NK = again(images_NCHW), network.eval()(images_NCHW)
         if not (scores_NK - wanted_NK).abs().max() <= TOLERANCE * wanted_NK.abs().max():  # not-a-number is neither
-            raise InputError("it gives other scores; what it computes must depend on its parameters and buffers alone")
+            raise InputError(
+                "it gives other scores; what it computes must depend on its parameters and buffers alone, which those "
+                "of layers in a plain list are not; put such layers into an nn.ModuleList"
+            )
     except Exception as error:  # whatever a forward pass of the user's own raises
         raise InputError(
             f"model.name is {name!r}, whose network could not be read again once it was trained and saved: "

@@ -324,6 +324,25 @@ def test_a_network_that_could_not_be_read_once_it_is_trained_is_refused(data, mo
         check_network(experiment(own(changes, monkeypatch), space=space), data)
 
 
+class HidesLayer(Softmaxed):
+    """Has a layer in a plain list."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.hidden = [nn.Conv2d(3, 3, 1)]
+
+    def forward(self, x):
+        return super().forward(self.hidden[0](x))
+
+
+def test_layers_in_a_plain_list_are_refused_with_where_they_belong(data, monkeypatch):
+    with pytest.raises(
+        InputError,
+        match=r"it gives other scores; .* layers in a plain list are not; put such .* nn\.ModuleList$",
+    ):
+        check_network(experiment(own(HidesLayer, monkeypatch), space={"student_macs_kept": [0.6, 0.7]}), data)
+
+
 class Flat(Few):
     """Has no features at more than one place where channels can go."""
 
