@@ -294,7 +294,7 @@ def test_files_that_cannot_be_made_of_a_network_are_said_and_not_refused(data, m
     model = own(Counts, monkeypatch)
     (said,) = check_network(experiment(model, space={"student_macs_kept": [0.6, 0.7]}), data).notes
     assert said.startswith("files of the formats onnx, int8 and pt2 cannot be made of the network, native ones can: ")
-    assert "x.shape[0] for len(x)" in said
+    assert "must take their number as x.shape[0], not as len(x)" in said
     monkeypatch.setattr("trainables.files.deployment.trace", None)
     check_network(experiment({"name": "vgg-small", "width": 0.25}), data)  # ours can be and are not tried
 
