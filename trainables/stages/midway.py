@@ -24,7 +24,7 @@ class Midway:
         totals: of each level the sum of its losses.
         num_steps: of each level how many those are.
         seconds: that they took.
-        draws: where generators are that layers draw from, as `training.drawn_layers` gives it.
+        draws: where generators are that layers draw from, as `seeds.drawn_layers` gives it.
     """
 
     place: int

@@ -2,10 +2,12 @@
 
 import copy
 import math
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -151,6 +153,36 @@ def test_it_goes_on_from_every_batch_as_if_it_had_not_stopped(
     assert [epoch.levels for epoch in told] == [epoch.levels for epoch in wanted]
     assert equal(later.network.state_dict(), whole.network.state_dict())
     assert later.result().seconds == pytest.approx(sum(epoch.seconds for epoch in told))
+
+
+class SometimesLouder(nn.Module):
+    """Draws from Python's and NumPy's generators, as a user's own block that is left out now and then does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        return x * (1.0 + random.random() + random.gauss() + np.random.randn())  # noqa: NPY002
+
+
+def test_a_network_that_draws_from_other_generators_goes_on_from_every_batch_too(
+    data: DataSplits, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    start = nn.Sequential(nn.Conv2d(3, 4, 3), SometimesLouder(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+
+    def fresh() -> TeacherStage:
+        return TeacherStage(copy.deepcopy(start), recipe=replace(RECIPE, epochs=2), data=data)
+
+    wanted, later, num_parts = final_weights(fresh()), fresh(), 0
+    while not later.finished:
+        random.seed(num_parts)  # no random choice may come from here
+        np.random.seed(num_parts)  # noqa: NPY002
+        later.step_for(0.0)
+        num_parts += 1
+        save_state(tmp_path / "state", *later.state())
+        later = fresh()
+        later.load_state(*load_state(tmp_path / "state"))
+    assert equal(wanted, later.network.state_dict())
 
 
 def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data: DataSplits) -> None:
