@@ -132,9 +132,9 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
             config = _config(run, arm, plan, _MANY)
             try:
                 Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
-                require_room_for_logits(config.teacher_views, data)
                 find_criterion(config.pruning.saliency)
-                _planned_epochs(run, arm, plan, len(data.train))
+                epochs = _planned_epochs(run, arm, plan, len(data.train))
+                require_room_for_logits(_config(run, arm, plan, epochs), data)
                 if config.pruning.keep not in found:
                     channel_map = find_groups(network, data.input_shape, keep=config.pruning.keep)
                     found[config.pruning.keep] = channel_map, macs_model(network, channel_map, data.input_shape)

@@ -104,17 +104,17 @@ class LearningLook:
     """Refuses cascades that learn what the network does not have, or remember too much of what it says.
 
     Attributes:
-        require_room: raises an `InputError` if what is remembered of so many epochs (`teacher_views`) is too much.
+        require_room: raises an `InputError` if what a cascade remembers (`teacher_views`) is too much.
         require_features: raises one if there are no features to learn.
     """
 
-    require_room: Callable[[int | None], None]
+    require_room: Callable[[CascadeConfig], None]
     require_features: Callable[[], object]
 
     def __call__(self, cascade: CascadeConfig) -> Refusal | None:
         """Look at what is learnt, which the user's own space may choose."""
         try:
-            self.require_room(cascade.teacher_views)
+            self.require_room(cascade)
             if cascade.feature_weight > 0.0:
                 self.require_features()
         except InputError as error:

@@ -74,7 +74,7 @@ class CascadeStage:
             InputError: if the network's channels cannot be traced, the criterion is unknown, the recipe does not fit
                 the classes, sizes are in latency and no layers were timed, or there is too much to remember.
         """
-        require_room_for_logits(config.teacher_views, data)
+        require_room_for_logits(config, data)
         self.plan = plan
         self._config = config
         self._teacher_size = teacher_size

@@ -75,28 +75,23 @@ def num_views(config: CascadeConfig, epochs: int) -> int | None:
 def remembered_bytes(config: CascadeConfig, data: DataSplits) -> int:
     """Bytes of logits that all ranks of a trial hold together, in the stage that remembers; 0 where none does."""
     views = max(num_views(config, plan.epochs) or 0 for plan in stage_plans(config))
-    return _logits_bytes(views, data)
+    return views * len(data.train) * data.num_classes * _BYTES_A_LOGIT
 
 
-def require_room_for_logits(views: int | None, data: DataSplits) -> None:
+def require_room_for_logits(config: CascadeConfig, data: DataSplits) -> None:
     """Check that what is remembered of a network's answers is no larger than should lie beside the images.
 
     Args:
-        views: of `teacher_views`; `None` remembers nothing.
-        data: whose training images it answers to.
+        config: of the whole cascade, a stage of which may remember.
+        data: whose training images are answered to.
 
     Raises:
         InputError: if it takes more than `MOST_BYTES`.
     """
-    if views is None:
-        return
-    num_bytes = _logits_bytes(views, data)
+    num_bytes = remembered_bytes(config, data)
     if num_bytes > MOST_BYTES:
         raise InputError(
-            f"teacher_views is {views}, and so many logits of {len(data.train):,} images for {data.num_classes:,} "
-            f"classes take {num_bytes / 1e9:.1f} GB, but may take {MOST_BYTES / 1e9:.1f}; give fewer, or leave it out"
+            f"teacher_views is {config.teacher_views}, and so many logits of {len(data.train):,} images for "
+            f"{data.num_classes:,} classes take {num_bytes / 1e9:.1f} GB, but may take {MOST_BYTES / 1e9:.1f}; give "
+            "fewer, or leave it out"
         )
-
-
-def _logits_bytes(views: int, data: DataSplits) -> int:
-    return views * len(data.train) * data.num_classes * _BYTES_A_LOGIT

@@ -354,24 +354,28 @@ class Flat(Few):
 MANY_VIEWS = 2**31 // (4 * 8 * 4) + 1  # eight images of four classes
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"feature_weight": 1.0}, "feature_weight is above 0, but no layer of the network reads"),
-        ({"teacher_views": MANY_VIEWS}, f"teacher_views is {MANY_VIEWS}, and so many logits of 8 images for 4 classes"),
-    ],
-)
-def test_what_cannot_be_learnt_is_refused_whoever_asks_for_it(data, monkeypatch, settings, message):
-    model = own(Flat, monkeypatch)
+def test_features_that_cannot_be_learnt_are_refused_whoever_asks_for_them(data, monkeypatch):
+    model, message = own(Flat, monkeypatch), "feature_weight is above 0, but no layer of the network reads"
     with pytest.raises(InputError, match=rf"^cascade\.{message}"):
-        check_network(experiment(model, cascade=settings), data)
+        check_network(experiment(model, cascade={"feature_weight": 1.0}), data)
 
     def space(trial, defaults):
-        return CascadeConfig(macs_kept=(trial.suggest_float("size", 0.6, 0.7),), **settings)
+        return CascadeConfig(macs_kept=(trial.suggest_float("size", 0.6, 0.7),), feature_weight=1.0)
 
     monkeypatch.setattr("torchvision.own_space_of_this_test", space, raising=False)
     with pytest.raises(InputError, match=rf"the space gives no valid cascade in 500 draws; the last one: {message}"):
         check_network(experiment(model, space="torchvision:own_space_of_this_test"), data)
+
+
+def test_more_than_can_be_remembered_is_refused_where_a_stage_has_more_epochs(data):
+    def check(epochs):
+        cascade = {"teacher_views": MANY_VIEWS, "recipe": {"epochs": epochs}}
+        return check_network(experiment({"name": "vgg-small"}, cascade=cascade), data)
+
+    with pytest.raises(InputError, match=rf"teacher_views is {MANY_VIEWS}, and so many logits of 8 images for 4 class"):
+        check(MANY_VIEWS + 1)
+    (note,) = check(MANY_VIEWS).notes
+    assert "teacher_views" in note
 
 
 @pytest.mark.parametrize(

@@ -104,14 +104,18 @@ def test_only_one_of_two_ways_to_ask_less_often() -> None:
 
 
 def test_too_much_to_remember_is_refused(data: DataSplits) -> None:
-    require_room_for_logits(None, data)
-    require_room_for_logits(1000, data)
     most = 2 * 2**30 // (4 * len(data.train) * data.num_classes)
-    require_room_for_logits(most, data)
+
+    def cascade(views: int | None, *, epochs: int = 2 * most) -> CascadeConfig:
+        return replace(CONFIG, teacher_views=views, recipe=replace(CONFIG.recipe, epochs=epochs))
+
+    for views in (None, 1000, most):
+        require_room_for_logits(cascade(views), data)
+    require_room_for_logits(cascade(most + 1, epochs=most + 1), data)  # every epoch is seen: nothing is remembered
     with pytest.raises(
         InputError, match=rf"^teacher_views is {most + 1}, .* take 2\.1 GB, but may take 2\.1; give few"
     ):
-        require_room_for_logits(most + 1, data)
+        require_room_for_logits(cascade(most + 1), data)
 
 
 def test_what_a_trial_holds_of_logits_is_counted_where_a_stage_asks_for_nothing_twice(data: DataSplits) -> None:
