@@ -1,7 +1,7 @@
 """Tensors by name: put under a prefix, and told from others by a digest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -16,6 +16,11 @@ def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
 def unprefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """The tensors under `prefix.`, by what follows it."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no value of any is infinite or not a number."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:

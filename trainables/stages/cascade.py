@@ -32,7 +32,7 @@ from trainables.stages.joint import JointStep
 from trainables.stages.measurement import Measurement
 from trainables.stages.remembered import RememberedLogits, num_views, require_room_for_logits
 from trainables.stages.sandwich import Sandwich
-from trainables.tensors import Tensors, prefixed, unprefixed
+from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
 
 
 class CascadeStage:
@@ -171,8 +171,8 @@ class CascadeStage:
             What the epoch came to, or `None` where it goes on.
 
         Raises:
-            StageFailure: if a loss is no longer finite, saliency says nothing, nothing can be removed or a size is
-                missed.
+            StageFailure: if a loss or what comes out is no longer finite, saliency says nothing, nothing can be removed
+                or a size is missed.
             RanksDiffer: if ranks have come to other weights, or chosen other channels, than one another.
         """
         view = self.epoch if self._remembered is None else self._remembered.view(self.epoch)
@@ -217,7 +217,7 @@ class CascadeStage:
         """End before all epochs are done; `results` are the levels as they are, if they have reached their sizes.
 
         Raises:
-            StageFailure: if a size is missed.
+            StageFailure: if a size is missed, or weights are not finite.
         """
         if self._steps_taken >= self._last_pruning:
             self.results = self._finish(self._validate())
@@ -328,6 +328,8 @@ class CascadeStage:
         for pruner, before in zip(self.pruners, evaluations, strict=True):
             with self._failing(pruner.level):
                 results.append(self._measure.finish(pruner, before, fidelity=self.epoch / self.plan.epochs))
+            if not all_finite(pruner.level.network.parameters()):  # as after the last step, which no loss has seen
+                raise self._failure("weights are no longer finite; lower the learning rate", level=pruner.level.number)
         return tuple(results)
 
     def _failure(self, reason: str, *, level: int, group: str | None = None) -> StageFailure:

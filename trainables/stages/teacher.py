@@ -33,7 +33,7 @@ from trainables.stages.optimizers import (
     optimizer_state,
 )
 from trainables.stages.recalibration import CALIBRATION_BATCHES, recalibrate
-from trainables.tensors import Tensors, prefixed, unprefixed
+from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
 
 
 class TeacherStage:
@@ -119,7 +119,7 @@ class TeacherStage:
             What the epoch came to, or `None` where it goes on.
 
         Raises:
-            StageFailure: if the loss is no longer finite.
+            StageFailure: if the loss or a weight is no longer finite.
             RanksDiffer: if ranks have come to different weights.
         """
         seed = derive_seed(self._seed, self.name, self.epoch)
@@ -131,12 +131,14 @@ class TeacherStage:
             return None
         started = time.perf_counter()
         (mean_loss,) = trained.losses
-        if not math.isfinite(mean_loss):
-            raise StageFailure(
-                "the loss is no longer finite; lower the learning rate",
-                stage=self.name,
-                step=self._epochs.steps_taken,
-            )
+        for what, is_finite in (
+            ("the loss is", math.isfinite(mean_loss)),
+            ("weights are", all_finite(self._parameters.values())),  # after the last step, which no loss has seen
+        ):
+            if not is_finite:
+                raise StageFailure(
+                    f"{what} no longer finite; lower the learning rate", stage=self.name, step=self._epochs.steps_taken
+                )
         self._found = self._validate()
         took = trained.seconds + time.perf_counter() - started
         self._seconds += took

@@ -1,6 +1,7 @@
 """The cascade stage: sizes on their way, momentum, sharing, levels that do not see each other, loud failures."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -402,6 +403,21 @@ def test_failures_name_stage_level_and_step(make_stage, config: CascadeConfig, m
     assert caught.value.stage == "cascade"
     assert caught.value.level is not None
     assert caught.value.step is not None
+
+
+def test_weights_that_diverge_in_the_last_step_fail_too(make_stage, monkeypatch) -> None:
+    stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, epochs=1)))
+    train_step = stage.train_step
+
+    def step_and_diverge(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = train_step(images, labels)
+        if stage._steps_taken == 4:
+            stage._joint.parameters["shared.classifier.bias"].data[0] = math.inf
+        return losses
+
+    monkeypatch.setattr(stage, "train_step", step_and_diverge)
+    with pytest.raises(StageFailure, match=r"^stage cascade, level 1, step 4: weights are no longer finite; lower the"):
+        stage.step()
 
 
 def test_a_group_that_is_cut_off_from_the_loss_is_named(make_stage, networks) -> None:

@@ -233,6 +233,20 @@ def test_a_diverging_loss_fails_with_stage_and_step(networks, data: DataSplits) 
     assert math.isfinite(caught.value.step)
 
 
+def test_weights_that_diverge_in_the_last_step_fail_too(networks, data: DataSplits, monkeypatch) -> None:
+    stage = make_stage(networks, data, recipe=replace(RECIPE, epochs=1))
+    optimizer_step, left = stage._optimizer.step, iter(range(3, -1, -1))
+
+    def step_and_diverge() -> None:
+        optimizer_step()
+        if next(left) == 0:
+            stage.network.scores.bias.data[0] = math.nan
+
+    monkeypatch.setattr(stage._optimizer, "step", step_and_diverge)
+    with pytest.raises(StageFailure, match=r"^stage teacher, step 4: weights are no longer finite; lower the learning"):
+        stage.step()
+
+
 def test_a_network_without_norms_is_trained_too(data: DataSplits) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4))
     stage = TeacherStage(network, recipe=Recipe(epochs=4, batch_size=16, learning_rate=0.01), data=data)
