@@ -12,6 +12,7 @@ from trainables.errors import InputError
 
 _LEVELS = 256  # values of a uint8 pixel
 _MIN_STD = 1 / 255  # one step of a uint8 pixel; what a channel of one single value is divided by
+_FEWEST = "at least 2, one for either part (3 in all where both test and validation images are held out)"
 
 
 def stratified_split(
@@ -42,8 +43,7 @@ def stratified_split(
         if count == 1:
             name = f"class {class_names[label]}" if class_names else f"the class of label {label}"
             raise InputError(
-                f"{name} has 1 image to split, but must have at least 2, one for either part; "
-                "add images of it or leave the class out"
+                f"{name} has 1 image to split, but must have {_FEWEST}; add images of it or leave the class out"
             )
         num_held_out = min(max(round(fraction * count), 1), count - 1)
         members = (labels_N == label).nonzero().flatten()
@@ -66,7 +66,7 @@ def random_split(num_images: int, *, fraction: float, seed: int) -> tuple[torch.
         InputError: if there are fewer than two images.
     """
     if num_images < 2:
-        raise InputError(f"there is {num_images} image to split, but must be at least 2, one for either part; add some")
+        raise InputError(f"there is {num_images} image to split, but must be {_FEWEST}; add some")
     num_held_out = min(max(round(fraction * num_images), 1), num_images - 1)
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
     return order[num_held_out:].sort().values, order[:num_held_out].sort().values

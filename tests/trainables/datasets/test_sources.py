@@ -15,6 +15,7 @@ from tests.pictures import encoded, one_line
 from trainables.data_config import DataConfig
 from trainables.datasets.images import ImageSet
 from trainables.datasets.sources import image_files, read_test, read_train, read_val
+from trainables.datasets.splits import split
 from trainables.errors import InputError
 
 # Digits
@@ -335,6 +336,13 @@ def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
     _save(tmp_path / "dog/a.png", 0)
     with pytest.raises(InputError, match="class cat has 1 image to split"):
         read_train(_folder_config(tmp_path))
+    for name in ("cat/b.png", "dog/b.png"):
+        _save(tmp_path / name, 0)
+    config = _folder_config(tmp_path)
+    with pytest.raises(
+        InputError, match=r"class cat has 1 image to split, .* \(3 in all where both test and validation"
+    ):
+        split(read_train(config), config)
 
 
 def test_a_wrong_test_folder_is_known_before_training(tmp_path: Path) -> None:
