@@ -9,6 +9,7 @@ from torch import nn
 
 from orchestrator.machines.rank_actors import RankActors, RankLost
 from orchestrator.preparation.teacher_task import TeacherTask, num_epochs
+from orchestrator.storage.staging import no_room
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.files.checkpoint import InputSpec
@@ -33,6 +34,7 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
 
     Raises:
         StageFailure: if training diverges.
+        OSError: if nothing more fits on the disk of the search.
     """
     task.fetch()
     result = task.result()
@@ -47,14 +49,22 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
             for progress in remote.remote(task, data, (data,), num_told):
                 told(EpochProgress.from_dict(ray.get(progress)))
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, StageFailure | InputError):
-            raise error.cause from None
-        cause = f"{type(error.cause).__name__}: {first_line(error.cause)}"
-        raise StageFailure(cause, stage="teacher") from error
+        raise _failure(error.cause, task.folder) from error
     task.fetch()
     result = task.result()
     assert result is not None
     return result
+
+
+def _failure(cause: Exception, folder: Path) -> Exception:
+    """What is said of that which ended the task."""
+    if isinstance(cause, StageFailure | InputError):
+        return cause
+    said = first_line(cause)
+    full = no_room(said)
+    if full is not None:
+        return OSError(full.errno, full.strerror, str(folder))
+    return StageFailure(f"{type(cause).__name__}: {said}", stage="teacher")
 
 
 def time_layers(task: TeacherTask, pruning: Pruning, data: DataSplits, *, actors: RankActors) -> LatencyTable:

@@ -19,6 +19,7 @@ from trainables.errors import InputError
 Existing = Literal["keep", "replace"]
 """Whether what is there already is kept, which is an error, or replaced."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL = 2**20  # bytes left on a disk at which whatever failed has failed for want of room
 _IN_USE = ".in-use"
 _REPLACED = "replaced"
@@ -91,6 +92,15 @@ def _remove(folder: Path) -> None:
             elif path.name != _IN_USE:
                 path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def no_room(said: str) -> OSError | None:
+    """The system's error if nothing more fits on a disk, which writers repeat in errors of their own; else `None`.
+
+    Args:
+        said: by an error, in whatever words.
+    """
+    return next((OSError(number, os.strerror(number)) for number in _NO_ROOM if os.strerror(number) in said), None)
 
 
 @contextmanager

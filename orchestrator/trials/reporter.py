@@ -1,7 +1,5 @@
 """Where Ray Tune says what came of trials."""
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,11 +8,10 @@ from ray.tune import Callback
 
 from orchestrator.machines.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
 from orchestrator.searches.asked import Asked
+from orchestrator.storage.staging import no_room
 from orchestrator.trials.wave import Wave, writing
 from trainables.errors import MachineError
 from trainables.results import EpochProgress, LevelResult, Reused
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Listener(Protocol):
@@ -154,10 +151,7 @@ class Reporter(Callback):  # type: ignore[misc]
 
     def _look_for_room(self, trial: Any) -> bool:  # noqa: ANN401
         """Whether a trial could not write what it had to, which is no failure of the trial's."""
-        cause = _cause(trial)
-        for number in _NO_ROOM:
-            if os.strerror(number) in cause:
-                self._wave.broken = OSError(number, os.strerror(number))
+        self._wave.broken = no_room(_cause(trial)) or self._wave.broken
         return self._wave.broken is not None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from orchestrator.machines.rank_actors import RankActors
-from orchestrator.preparation.teacher import _run, _time_layers, time_layers
+from orchestrator.preparation.teacher import _failure, _run, _time_layers, time_layers
 from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.storage.bucket import Bucket
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
-from trainables.errors import InputError
+from trainables.errors import InputError, StageFailure
 from trainables.files.states import load_state, save_state
 from trainables.model_config import ModelConfig
 from trainables.pruning.cost import LatencyTable, LayerTime
@@ -81,6 +82,21 @@ def test_of_two_machines_the_one_that_came_farther_is_gone_on_with(task, s3, tmp
     assert load_state(one.state_file)[0]["w"].item() == 8.0  # for other ranks
     save_state(one.state_file, {"w": torch.zeros(1)}, {"epochs": [{}] * 9})  # as the bucket did not take it
     assert len(one.state()[1]["epochs"]) == 9
+
+
+def test_a_full_disk_is_told_as_the_system_tells_it_whoever_writes(task, monkeypatch):
+    def write(*_words, **_named):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("trainables.files.states.save_file", write)
+    with pytest.raises(SafetensorError) as caught:
+        task.keep_state({}, {})
+    told = _failure(caught.value, task.folder)
+    assert str(told) == f"[Errno 28] No space left on device: '{task.folder}'"
+    other = _failure(SafetensorError("Error while serializing: broken"), task.folder)
+    assert str(other) == "stage teacher: SafetensorError: Error while serializing: broken"
+    diverged = StageFailure("the loss is no longer finite", stage="teacher")
+    assert _failure(diverged, task.folder) is diverged
 
 
 def test_times_that_are_kept_are_read_back_to_the_last_bit(task):
