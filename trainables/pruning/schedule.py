@@ -110,7 +110,6 @@ class LevelPruner:
         self.meter.add_scores()
 
     def _remove(self, target: float, fraction: float, protected: Kept | None) -> Cuts:
-        before = self.size
         scores: Mapping[str, torch.Tensor] = self.meter.scores()
         check_scores(scores)
         pool: Kept = self.level.kept
@@ -126,10 +125,7 @@ class LevelPruner:
             pruning=self._pruning,
             protected=protected,
         )
-        cuts = self.level.keep(kept)
-        if self.size == before and before > target * (1 + TOLERANCE):
-            raise SelectionError("a pruning step removed nothing")
-        return cuts
+        return self.level.keep(kept)
 
     def _with_lost(self, scores: Mapping[str, torch.Tensor], share: float) -> tuple[Kept, Mapping[str, torch.Tensor]]:
         """What the level keeps and what may come back to it, with the saliency of both."""

@@ -97,7 +97,8 @@ def select(  # noqa: PLR0913
         sizes: the size as a function of counts.
         channel_map: the groups.
         pruning: floor, rounding and cost.
-        protected: channels that must stay (those that a nested smaller level keeps).
+        protected: channels that must stay (those that a nested smaller level keeps now). On the way to the final size
+            they are fewer later on, so that a target that they are in the way of is missed and not refused.
 
     Raises:
         SelectionError: if the target cannot be reached.
@@ -154,7 +155,11 @@ class _Chooser:
         protected: Kept | None,
     ) -> None:
         self._kept = kept
+        self._scores = scores
         self._sizes = sizes
+        self._channel_map = channel_map
+        self._pruning = pruning
+        self._protected = protected
         self._unit = pruning.size_in
         self._names = [group.name for group in channel_map.groups]
         self._per_size = pruning.cost == "macs"
@@ -173,14 +178,13 @@ class _Chooser:
         self._start_G: IntVector = np.array([len(kept[name]) for name in self._names])
         self._floor_G: IntVector = np.array(floors)
         self._gone_G: IntVector = np.zeros(len(self._names), dtype=np.int64)
-        self._taken_G: IntVector = np.zeros(len(self._names), dtype=np.int64)  # of those, what cannot be taken back
 
     def fall_to(self, target: float, *, final: float) -> None:
         """Remove the cheapest channels until the size is met."""
         self._greedy(target, final)
         met = self._size() <= target * (1 + TOLERANCE)
         if target > final:
-            if met and self._reaches(final):
+            if met and self._reaches(final, self._protected):
                 return
             # A dead end: from here whole channels miss the final size. Go there now, while there is a choice.
             on_the_way_G = self._gone_G
@@ -188,6 +192,10 @@ class _Chooser:
             if self._lands(final):
                 return
             self._gone_G = on_the_way_G
+            if self._protected is not None:  # less is later: go as far as leaves the final size within reach then
+                if not self._reaches(final, None):
+                    self._gone_G = np.zeros_like(on_the_way_G)
+                return
         elif not met:
             met = self._lands(final)
         if not met:
@@ -249,13 +257,11 @@ class _Chooser:
             self._gone_G[best] += step_G[best]
             size -= float(saved_G[best])
 
-    def _reaches(self, final: float) -> bool:
-        """Tell whether the final size can be met from here on."""
-        here_G = self._gone_G.copy()
-        self._taken_G = here_G
-        reaches = self._lands(final)
-        self._gone_G, self._taken_G = here_G, np.zeros_like(here_G)
-        return reaches
+    def _reaches(self, final: float, protected: Kept | None) -> bool:
+        """Tell whether the final size can be met from here on, with so much protected."""
+        kept = self.result()
+        scores = {name: self._scores[name][torch.isin(self._kept[name], kept[name])] for name in self._names}
+        return _Chooser(kept, scores, self._sizes, self._channel_map, self._pruning, protected)._lands(final)
 
     def _lands(self, final: float) -> bool:
         """Fall to the final size, exchanging channels of this event where the cheapest alone miss it."""
@@ -281,7 +287,7 @@ class _Chooser:
         """The greedy choice, and those that first take one channel more from one group than it did."""
         choices = [self._gone_G]
         for more_G in np.eye(len(self._names), dtype=np.int64):
-            detour_G = np.where(more_G > 0, choices[0] + 1, self._taken_G)
+            detour_G = more_G * (choices[0] + 1)
             if len(self._possible(detour_G[None])) > 0:
                 self._gone_G = detour_G
                 self._greedy(final, final)
@@ -290,10 +296,10 @@ class _Chooser:
         return np.stack(choices)
 
     def _possible(self, gone_BG: IntVector) -> IntVector:
-        """Those of several choices that neither take back what is gone for good nor fall below a floor."""
+        """Those of several choices that neither take back what was gone before nor fall below a floor."""
         available_G = np.array([len(queue.channels) for queue in self._queues])
         most_G = np.minimum(available_G, self._start_G - self._floor_G)
-        possible_BG: IntVector = gone_BG[((gone_BG >= self._taken_G) & (gone_BG <= most_G)).all(axis=1)]
+        possible_BG: IntVector = gone_BG[((gone_BG >= 0) & (gone_BG <= most_G)).all(axis=1)]
         return possible_BG
 
     def _lost(self, gone_G: IntVector) -> float:

@@ -13,6 +13,7 @@ from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept
 from trainables.pruning.cost import SizeModel, macs_model
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.schedule import size_at
 from trainables.pruning.selection import (
     TOLERANCE,
     SelectionError,
@@ -315,3 +316,15 @@ def test_where_channels_are_many_or_rounded_no_size_is_looked_for() -> None:
     assert nearest_size(case.sizes, case.channel_map, Pruning(min_channels=1), case.full / 2) is None
     case = Case(few(2, 4))
     assert nearest_size(case.sizes, case.channel_map, Pruning(min_channels=1, round_to=2), case.full / 2) is None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5, 7, 8, 9, 10])
+def test_what_a_smaller_level_keeps_on_its_way_does_not_stop_the_larger_one(seed: int) -> None:
+    case = small_vgg(3, 5, "pool", 6)
+    larger = smaller = case.everything
+    for event in range(1, 5):
+        of_larger, of_smaller = (size_at(event / 4, start=1.0, end=end, ramp="cubic") for end in (0.8, 0.55))
+        smaller = case.select(of_smaller, final=0.55, kept=smaller, seed=seed)
+        larger = case.select(of_larger, final=0.8, kept=larger, seed=seed + 100 * event, protected=smaller)
+        assert all(set(smaller[name].tolist()) <= set(larger[name].tolist()) for name in larger)
+    assert case.macs(larger) == pytest.approx(0.8 * case.full, rel=TOLERANCE)

@@ -15,6 +15,7 @@ from torch import nn
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure
+from trainables.networks.vggs import vgg
 from trainables.plan import StagePlan
 from trainables.pruning.cost import LatencyTable, count_macs, count_params
 from trainables.pruning.schedule import size_at
@@ -359,6 +360,16 @@ def test_nested_levels_are_subsets_at_every_size(make_stage, data: DataSplits, *
         seen.append(sets[2] <= sets[1] <= sets[0])
     assert all(seen) is nested
     assert [r.macs_kept for r in stage.results] == pytest.approx([0.6, 0.4, 0.2], rel=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_nested_level_waits_for_the_smaller_one_where_that_is_in_its_way(make_stage, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = vgg(plan=(3, 5, "pool", 6), num_classes=4, in_channels=3, width=1.0)
+    config = replace(CONFIG, macs_kept=(0.7, 0.4), pruning=Pruning(num_prunings=4, nested=True), seed=seed)
+    stage = run(make_stage(config, teacher=teacher))
+    assert [result.macs_kept for result in stage.results] == pytest.approx(config.macs_kept, rel=0.02)
 
 
 def test_rounding_and_floor_hold_in_the_end(make_stage) -> None:
