@@ -251,10 +251,10 @@ class CascadeTrial:
         self.results = tuple(by_level[level] for level in sorted(by_level))
 
     def _fidelity(self, level: int) -> float:
-        """Fraction of a level's epochs that were trained, over all stages that train it."""
+        """Fraction of a level's epochs that were trained, parts of one too, over all stages that train it."""
         plans = [(index, plan) for index, plan in enumerate(self._plans) if level in plan.levels]
         done = [plan.epochs if index < self._num_stages_done else 0 for index, plan in plans]
-        running = self._stage.epoch if not self.finished and level in self._stage.plan.levels else 0
+        running = self._stage.num_epochs if not self.finished and level in self._stage.plan.levels else 0
         return (sum(done) + running) / sum(plan.epochs for _, plan in plans)
 
     def _next_stage(self) -> None:

@@ -466,6 +466,16 @@ def test_a_stop_gives_the_levels_that_have_their_sizes(
         assert result.val_accuracy == accuracy(network, data)
 
 
+def test_a_stop_within_the_first_epoch_counts_the_part_that_was_trained(make_trial, monkeypatch) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    at_once = replace(CONFIG.pruning, num_prunings=1, ramp_fraction=0.01)
+    trial = make_trial(replace(CONFIG, pruning=at_once))
+    assert trial.step_for(0.0) is None
+    trial.stop()
+    num_steps = CONFIG.recipe.epochs * (64 // CONFIG.recipe.batch_size)
+    assert [result.fidelity for result in trial.results] == [1 / num_steps] * 2
+
+
 def test_a_stop_keeps_no_unfinished_stage_for_others(make_trial) -> None:
     stages = InMemory()
     trial = make_trial(KINDS["sequential"], stages)

@@ -327,7 +327,7 @@ class CascadeStage:
         results = []
         for pruner, before in zip(self.pruners, evaluations, strict=True):
             with self._failing(pruner.level):
-                results.append(self._measure.finish(pruner, before, fidelity=self.epoch / self.plan.epochs))
+                results.append(self._measure.finish(pruner, before, fidelity=self.num_epochs / self.plan.epochs))
             if not all_finite(pruner.level.network.parameters()):  # as after the last step, which no loss has seen
                 raise self._failure("weights are no longer finite; lower the learning rate", level=pruner.level.number)
         return tuple(results)
