@@ -109,7 +109,8 @@ class LevelResult:
         num_levels: L.
         val_accuracy: top-1 on the validation images after recalibration, in [0, 1]; macro mean average precision where
             they have several labels.
-        val_accuracy_before_recalibration: the same with the statistics that training left.
+        val_accuracy_before_recalibration: the same with the statistics that training left or, of averaged weights,
+            with those of some batches.
         macs: multiply-accumulates for one image, counted after channels are removed.
         macs_kept: the same as a fraction of the teacher's.
         params: number of parameters.

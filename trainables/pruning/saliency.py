@@ -1,8 +1,8 @@
-"""Saliency: how much a level's own loss would change if a group channel went.
+"""Saliency: how much a level's loss would change if a group channel went.
 
 A criterion is a plain function from the layers behind a group's gate to one score a channel, the higher the more it
-should stay, and above zero for at least one. It is called after the backward pass of every micro-batch, and scores are
-averaged over these. Shape legend: C channels of the group, N of a layer.
+should stay, and above zero for at least one. It is called after the backward passes of every batch, of all its parts,
+and scores are averaged over these. Shape legend: C channels of the group, N of a layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ class GateLayer:
     """One layer that a group's gate stands behind.
 
     Attributes:
-        layer: of the level's narrow network, with gradients of the level's own loss.
+        layer: of the level's narrow network, with gradients of the loss that `saliency_loss` names.
         positions_N: the layer's outputs that belong to the group.
         channels_N: the group's channel at each of them, counted among the channels that are kept.
         num_channels: C, channels of the group that are kept.
@@ -63,12 +63,12 @@ def absolute_gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
 
 
 def filter_l1(layers: Sequence[GateLayer]) -> torch.Tensor:
-    """Sum of the sizes of a filter's weights (Li et al. 2017), shape C; knows nothing of the loss."""
+    """Sum of the sizes of a filter's weights and bias (Li et al. 2017), shape C; knows nothing of the loss."""
     return _summed(layers, lambda parameter, _gradient: parameter.abs())
 
 
 def filter_l2(layers: Sequence[GateLayer]) -> torch.Tensor:
-    """Sum of the squares of a filter's weights, shape C; knows nothing of the loss."""
+    """Sum of the squares of a filter's weights and bias, shape C; knows nothing of the loss."""
     return weight_magnitude(layers)
 
 
@@ -126,13 +126,13 @@ def _per_output(layer: nn.Module, value: Callable[[torch.Tensor, torch.Tensor], 
 
 
 class SaliencyMeter:
-    """Mean score of each kept channel of each group of one level, over the micro-batches since `reset`."""
+    """Mean score of each kept channel of each group of one level, over the batches since `reset`."""
 
     def __init__(self, criterion: Criterion, channel_map: ChannelMap) -> None:
         """Start empty.
 
         Args:
-            criterion: scores one group after one micro-batch.
+            criterion: scores one group after one batch.
             channel_map: groups of the shared weights.
         """
         self._criterion = criterion

@@ -35,7 +35,7 @@ def recalibrate(  # noqa: PLR0913
         data: gives the training images.
         batch_size: images a batch.
         seed: of their order.
-        max_batches: at most so many batches; all images where it is left out.
+        max_batches: at most so many batches; a whole pass where it is left out, less an incomplete last batch.
         ranks: who share each batch.
     """
     network.eval()
