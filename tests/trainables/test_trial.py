@@ -21,7 +21,7 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, Reused
 from trainables.stages import midway
-from trainables.stages.evaluation import accuracy
+from trainables.stages.evaluation import evaluate
 from trainables.trial import CascadeTrial, FinishedStages
 from trainables.trial import progress as how_far
 
@@ -144,7 +144,7 @@ def test_a_trial_gives_a_network_and_a_result_for_each_level(make_trial, data: D
         assert result.macs_kept == pytest.approx(size, rel=0.02)
         assert result.macs == count_macs(network, data.input_shape)
         assert result.params == count_params(network)
-        assert result.val_accuracy == accuracy(network, data)
+        assert result.val_accuracy == evaluate(network, data).accuracy
         assert not any(parameter.requires_grad for parameter in network.parameters())
     assert [progress.stage for progress in told] == [
         plan.name for plan in stage_plans(KINDS[kind]) for _ in range(plan.epochs)
@@ -293,7 +293,7 @@ def test_levels_learn_although_they_shrink(data: DataSplits, networks) -> None:
     config = replace(CONFIG, recipe=recipe, distillation_weight=0.0)  # this teacher has nothing to teach
     trial = CascadeTrial(teacher, config=config, data=data)
     list(trial.run())
-    assert accuracy(teacher, data) < 0.5
+    assert evaluate(teacher, data).accuracy < 0.5
     assert min(result.val_accuracy for result in trial.results) > 0.9
 
 
@@ -463,7 +463,7 @@ def test_a_stop_gives_the_levels_that_have_their_sizes(
         network = trial.networks[result.level]
         assert result.macs == count_macs(network, data.input_shape)
         assert result.macs_kept == pytest.approx(size, rel=0.02)
-        assert result.val_accuracy == accuracy(network, data)
+        assert result.val_accuracy == evaluate(network, data).accuracy
 
 
 def test_a_stop_within_the_first_epoch_counts_the_part_that_was_trained(make_trial, monkeypatch) -> None:
@@ -539,7 +539,7 @@ def test_a_recovered_network_is_taken_unless_validation_finds_it_worse(make_tria
         trial.step()
         assert (trial.networks[1] is before) == (trial is kept)
     assert kept.results[0].val_accuracy == 1.0
-    assert taken.results[0].val_accuracy == accuracy(taken.networks[1], taken._data)
+    assert taken.results[0].val_accuracy == evaluate(taken.networks[1], taken._data).accuracy
 
 
 def test_a_smaller_level_learns_from_the_recovered_one(make_trial) -> None:

@@ -53,11 +53,6 @@ def evaluate(network: nn.Module, data: DataSplits, ranks: Ranks = ALONE) -> Eval
     return Evaluation(accuracy=first, top5=five if data.num_classes > TOP else None)
 
 
-def accuracy(network: nn.Module, data: DataSplits) -> float:
-    """Accuracy of a network on the validation images, in [0, 1]; the network is left in evaluation mode."""
-    return evaluate(network, data).accuracy
-
-
 def score(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     """How good scores are, in [0, 1]: top-1, or the mean average precision over classes that have images.
 

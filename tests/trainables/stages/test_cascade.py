@@ -26,7 +26,7 @@ from trainables.recipe import Optimizer, Recipe
 from trainables.stages.batches import epoch_batches
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.distillation import distillation_loss
-from trainables.stages.evaluation import accuracy
+from trainables.stages.evaluation import evaluate
 from trainables.stages.recalibration import recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
@@ -337,7 +337,7 @@ def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits
         recalibrate(again, data, batch_size=RECIPE.batch_size, seed=CONFIG.seed)
         found = level.network.state_dict()
         assert all(torch.equal(tensor, found[name]) for name, tensor in again.state_dict().items())
-        assert result.val_accuracy == accuracy(level.network, data)
+        assert result.val_accuracy == evaluate(level.network, data).accuracy
     # Training itself goes on from the weights, not from their average.
     kept = stage.levels[0].shared.kept["features.0"]
     assert not torch.equal(

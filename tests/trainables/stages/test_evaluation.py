@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 
 from trainables.datasets.data import DataSplits
-from trainables.stages.evaluation import accuracy, class_scores, evaluate, guess, in_top5, score, top5
+from trainables.stages.evaluation import class_scores, evaluate, guess, in_top5, score, top5
 
 
 def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSplits) -> None:
@@ -19,7 +19,7 @@ def test_accuracy_is_the_part_of_validation_images_that_are_right(data: DataSpli
             assert not self.training
             return torch.tensor([0.0, 0.0, 1.0, 0.0]).expand(len(x), 4)
 
-    assert accuracy(Constant(), data) == 0.25
+    assert evaluate(Constant(), data).accuracy == 0.25
 
 
 def test_who_guesses_names_the_commonest_class_or_ranks_images_all_the_same() -> None:

@@ -17,7 +17,7 @@ from trainables.errors import InputError, StageFailure
 from trainables.files.states import load_state, save_state
 from trainables.recipe import Recipe
 from trainables.stages import epochs, midway
-from trainables.stages.evaluation import accuracy
+from trainables.stages.evaluation import evaluate
 from trainables.stages.recalibration import recalibrate
 from trainables.stages.teacher import TeacherStage
 
@@ -52,7 +52,7 @@ def test_it_learns_and_tells_of_each_epoch(networks, data: DataSplits) -> None:
     assert told[-1].levels[0].train_loss < told[0].levels[0].train_loss
     assert told[-1].learning_rate < told[0].learning_rate
     result = stage.result()
-    assert result.val_accuracy == told[-1].levels[0].val_accuracy == accuracy(stage.network, data)
+    assert result.val_accuracy == told[-1].levels[0].val_accuracy == evaluate(stage.network, data).accuracy
     assert result.val_accuracy > 0.5
     assert result.seconds == pytest.approx(sum(p.seconds for p in told))
 
@@ -201,7 +201,7 @@ def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data
     told = stage.step()
     final_weights(stage)
     torch.testing.assert_close(network.classifier.weight.detach(), wanted)
-    assert stage.result().val_accuracy == accuracy(network, data)
+    assert stage.result().val_accuracy == evaluate(network, data).accuracy
     assert 0 <= told.levels[0].val_accuracy <= 1
     again = copy.deepcopy(network)
     recalibrate(again, data, batch_size=RECIPE.batch_size, seed=0)
