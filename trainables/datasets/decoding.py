@@ -17,7 +17,12 @@ from trainables.errors import InputError, first_line
 # Not all that Pillow knows: it has PostScript run by another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
-_SCAN, _APP1, _EXIF = 0xDA, 0xE1, b"Exif\0\0"
+_MARK, _SCAN, _APP1, _EXIF = (
+    b"\xff",
+    b"\xda",
+    b"\xe1",
+    b"Exif\0\0",
+)  # each part begins with a mark, its kind and its size
 
 
 def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
@@ -102,10 +107,15 @@ def decode(data: bytes, *, name: str) -> torch.Tensor:
 
 def _without_exif(jpeg: bytes) -> bytes:
     """A JPEG without the camera's notes, by one of which the fast decoder would turn it."""
-    place = len(_JPEG) - 1
-    while len(jpeg) > place + 3 and jpeg[place] == _JPEG[2] and jpeg[place + 1] != _SCAN:  # each part says its length
-        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4])
-        if jpeg[place + 1] == _APP1 and jpeg.startswith(_EXIF, place + 4):
+    place = 2
+    while jpeg[place : place + 1] == _MARK:
+        while jpeg[place + 1 : place + 2] == _MARK:  # a mark may be repeated
+            place += 1
+        kind, size = jpeg[place + 1 : place + 2], jpeg[place + 2 : place + 4]
+        if kind == _SCAN or len(size) < 2:
+            break
+        end = place + 2 + int.from_bytes(size)
+        if kind == _APP1 and jpeg.startswith(_EXIF, place + 4):
             jpeg, end = jpeg[:place] + jpeg[end:], place
         place = end
     return jpeg

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -157,7 +158,7 @@ def _check_tensors(network: nn.Module) -> None:
                 "network once on images of zeros before your function returns it"
             )
         for key, tensor in tensors:
-            if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            if tensor.is_floating_point() and tensor.dtype not in _types(layer, tensor):
                 raise InputError(
                     f"{where} has {key} of {tensor.dtype}, but it must be of torch.float32; call .float() on the "
                     "network and leave out casts; precision: bf16 in a recipe trains it in bfloat16"
@@ -175,6 +176,13 @@ def _check_tensors(network: nn.Module) -> None:
             f"model.name: layer {computed[0]} of your function's network has {computed[1]}, which was computed from "
             "parameters as it was built, and so cannot be copied; compute it in the forward pass"
         )
+
+
+def _types(layer: nn.Module, tensor: torch.Tensor) -> tuple[torch.dtype, ...]:
+    """Types of a floating tensor: what is trained or measured is float32, a constant may be what NumPy knows."""
+    if isinstance(tensor, nn.Parameter) or isinstance(layer, _BatchNorm):
+        return (torch.float32,)
+    return (torch.float32, torch.float64, torch.float16)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

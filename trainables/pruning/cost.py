@@ -38,15 +38,15 @@ def count_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     return macs
 
 
-def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, dict[str, int]]:
+def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, dict[str, float]]:
     """MACs of one image, and how often it uses each weight of a convolution (output pixels) or linear layer."""
     network = skeleton(network)
-    uses: dict[str, int] = {}
+    uses: dict[str, float] = {}
 
     def count(name: str, layer: nn.Module, output: torch.Tensor) -> None:
         channels = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
-        # Of two images; the first dimension may hold windows or pixels of theirs.
-        uses[name] = uses.get(name, 0) + output.numel() // (2 * channels)
+        # Of two images; the first dimension may hold windows or pixels of theirs, or what is computed once for both.
+        uses[name] = uses.get(name, 0) + output.numel() / (2 * channels)
 
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -249,11 +249,16 @@ def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Mapping[str, 
 
 def _reads_the_image(node: Node) -> bool:
     """Whether nothing that gives channels anew stands between the image and a layer."""
-    if not node.inputs:
-        return isinstance(node.module, LAYERS)  # any other is of a weight
-    return any(
-        not isinstance(before.module, nn.Conv2d | nn.Linear) and _reads_the_image(before) for before in node.inputs
-    )
+    seen, waiting = {node}, [node]
+    while waiting:
+        here = waiting.pop()
+        if not here.inputs and isinstance(here.module, LAYERS):  # any other that reads nothing is of a weight
+            return True
+        for before in here.inputs:
+            if before not in seen and not isinstance(before.module, nn.Conv2d | nn.Linear):
+                seen.add(before)
+                waiting.append(before)
+    return False
 
 
 def _check_places(layer: nn.Module, axis: Axis, places: Places, name: str) -> None:

@@ -1,6 +1,7 @@
 """One training step of a network before it is pruned: whether it has a finite loss and tells channels apart."""
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from trainables.networks.models import computed_attribute
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap, skeleton
 from trainables.pruning.saliency import CRITERIA, SaliencyMeter, fault_of, find_criterion, gate_gradient
 from trainables.pruning.tracing import run_skeleton
+
+_OF_THE_NETWORK = re.compile("in-?place|derivative|does not require grad")  # and not of the machine, as its memory
 
 
 def take_step(
@@ -78,6 +81,8 @@ def _differentiate(loss: torch.Tensor, steps: Sequence[tuple[str, Any]]) -> None
         loss.backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         changed = next((name for name, step in steps if _is_changed(step)), None)
+        if changed is None and not _OF_THE_NETWORK.search(str(error)):
+            raise
         reason = first_line(error) if changed is None else f"what {changed} computed with is changed in place later"
         raise InputError(
             f"the network's backward pass fails: {reason}; leave out operations in place, as by x = x + y for x += y, "

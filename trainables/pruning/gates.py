@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from torch import nn
+from torch_pruning import ops
 
 from trainables.pruning.channels import LAYERS
 
@@ -74,8 +75,10 @@ def _silent(
 
 
 def _has_more(node: Node, within: Collection[Node]) -> bool:
-    """Whether an operation gives what no channel of the group brings: it reads none of them, or adds something else."""
+    """Whether an operation gives what no channel of the group brings: it reads none of them, or something else too."""
     come = [following in within for following in node.inputs]
-    if _SUM.search(node.name):
-        return len(come) == 1 or not all(come)
-    return bool(come) and not any(come)  # what reads nothing at all is of a weight
+    if len(come) == 1 and _SUM.search(node.name):
+        return True  # a number is added
+    if node.type == ops.OPTYPE.CONCAT:  # other parts belong to other groups
+        return not any(come)
+    return not all(come)

@@ -3,6 +3,7 @@
 Shape legend: G groups, B choices that are compared.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def select(  # noqa: PLR0913
         channel_map: the groups.
         pruning: floor, rounding and cost.
         protected: channels that must stay (those that a nested smaller level keeps now). On the way to the final size
-            they are fewer later on, so that a target that they are in the way of is missed and not refused.
+            they are fewer later on, so that a target that they are in the way of is missed and not refused; where
+            nothing can go, all of `kept` stays.
 
     Raises:
         SelectionError: if the target cannot be reached.
@@ -138,7 +140,7 @@ def nearest_size(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning, ta
     spans = [range(floor, group.num_channels + 1) for floor, group in zip(floors, channel_map.groups, strict=True)]
     if pruning.round_to > 1 or math.prod(map(len, spans)) > _MOST_CHOICES:
         return None
-    totals_B = sizes.totals(np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, len(spans)))
+    totals_B = sizes.totals(np.array(list(itertools.product(*spans))))
     return float(totals_B[np.argmin(np.abs(totals_B - target))])
 
 

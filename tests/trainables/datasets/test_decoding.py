@@ -72,6 +72,15 @@ def test_neither_decoder_turns_photographs_as_the_camera_was_held(orientation):
     assert torch.equal(pixels, decode(encoded(_photo(90, 120), "JPEG", quality=95), name="it"))
 
 
+def test_a_mark_before_the_notes_may_be_repeated():
+    notes = Image.Exif()
+    notes[0x0112] = 6
+    data = encoded(_photo(90, 120), "JPEG", quality=95, exif=notes)
+    place = data.index(b"Exif") - 4
+    filled = data[:place] + b"\xff\xff" + data[place:]
+    assert torch.equal(decode(filled, name="it"), decode_image(data, name="it"))
+
+
 @pytest.mark.parametrize("length", [3, 5, 12, 30])
 def test_a_photograph_that_ends_in_its_notes_is_refused(length):
     notes = Image.Exif()

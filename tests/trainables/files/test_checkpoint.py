@@ -370,6 +370,40 @@ def test_a_users_network_whose_code_was_changed_is_refused(tmp_path: Path) -> No
     load(tmp_path / "own", builder=Changed)
 
 
+class Squeezes(Counts):
+    """It counts its passes, squeezes a batch of one away, and draws in evaluation what it does not use."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("passes", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        torch.rand(1)
+        return super().forward(x).squeeze()
+
+
+def test_what_is_known_of_a_network_leaves_it_as_it_was(tmp_path: Path) -> None:
+    network = Squeezes(SPEC.num_classes)
+    before = torch.get_rng_state()
+    save_network(tmp_path / "own", network, model=ModelConfig(name="some.module:Squeezes"), input_spec=SPEC)
+    assert torch.equal(torch.get_rng_state(), before)
+    again = load_network(tmp_path / "own", builder=Squeezes).network
+    assert float(network.passes) == float(again.passes) == 0.0
+
+
+def test_code_that_came_to_nothing_finite_is_refused(tmp_path: Path) -> None:
+    class Infinite(Counts):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) / 0.0
+
+    save_network(
+        tmp_path / "own", Counts(SPEC.num_classes), model=ModelConfig(name="some.module:Counts"), input_spec=SPEC
+    )
+    with pytest.raises(InputError, match="says something else"):
+        load(tmp_path / "own", builder=Infinite)
+
+
 @pytest.mark.parametrize("scores", [[1.0], "none", [None] * 4])
 def test_scores_that_are_none_are_damage(scores: object, tmp_path: Path) -> None:
     save_network(

@@ -387,7 +387,16 @@ def test_a_map_of_one_channel_is_tied_to_none_that_it_multiplies(
     assert check_contracts(network, (3, 8, 8), pruning=Pruning()).difference < 1e-5
 
 
-@pytest.mark.parametrize("meets", [lambda a, x: a.relu() + x, lambda a, x: x + a])
+@pytest.mark.parametrize(
+    "meets",
+    [
+        lambda a, x: a.relu() + x,
+        lambda a, x: x + a,
+        torch.maximum,
+        lambda a, x: torch.where(x > 1, x, a),
+        lambda a, x: torch.addcmul(x, a, a),
+    ],
+)
 def test_channels_to_which_a_map_is_added_are_held_as_no_gate_silences_them(
     meets: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> None:
@@ -450,3 +459,24 @@ def test_a_grouped_layer_that_reads_the_image_is_held(before: nn.Module) -> None
 def test_pixels_in_place_of_images_are_counted_as_they_are() -> None:
     findings = check_contracts(_with(Pixelwise()).eval(), (3, 12, 12), pruning=Pruning())
     assert "2.mix" in {group.name for group in findings.channel_map.groups}
+
+
+class SharedSlopes(nn.Module):
+    """One PReLU that runs twice, before a depthwise convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.middle, self.slopes = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.PReLU()
+        self.depthwise, self.last = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 1)
+        self.scores = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.slopes(self.stem(x))
+        x = x + self.slopes(self.middle(x))
+        x = self.last(self.depthwise(x)).relu()
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+def test_a_slope_that_several_layers_share_makes_no_endless_way() -> None:
+    assert "last" in {group.name for group in find_groups(SharedSlopes(), (3, 8, 8)).groups}

@@ -328,3 +328,10 @@ def test_what_a_smaller_level_keeps_on_its_way_does_not_stop_the_larger_one(seed
         larger = case.select(of_larger, final=0.8, kept=larger, seed=seed + 100 * event, protected=smaller)
         assert all(set(smaller[name].tolist()) <= set(larger[name].tolist()) for name in larger)
     assert case.macs(larger) == pytest.approx(0.8 * case.full, rel=TOLERANCE)
+
+
+def test_groups_at_their_floors_leave_the_others_choices() -> None:
+    case = Case(few(*[4] * 70))
+    pruning = Pruning(min_channels=4, floors={"0": 2})
+    nearest = nearest_size(case.sizes, case.channel_map, pruning, 0.0)
+    assert nearest == pytest.approx(smallest_target(case.sizes, case.channel_map, pruning) * (1 + TOLERANCE))
