@@ -23,7 +23,8 @@ from trainables.pruning.cost import SizeModel, latency_model, macs_model
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.layer_times import measure_layers
 from trainables.pruning.levels import Level, SharedWeights
-from trainables.pruning.selection import select, smallest_target
+from trainables.pruning.possible_sizes import smallest_target
+from trainables.pruning.selection import select
 from trainables.pruning_config import Pruning
 
 NUM_THREADS = 1

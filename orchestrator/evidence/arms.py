@@ -27,8 +27,8 @@ from trainables.plan import StagePlan
 from trainables.pruning.channels import ChannelMap
 from trainables.pruning.cost import SizeModel, count_macs, count_params, macs_model
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.possible_sizes import smallest_target
 from trainables.pruning.saliency import find_criterion
-from trainables.pruning.selection import smallest_target
 from trainables.pruning.teacher_size import TeacherSize
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.evaluation import evaluate

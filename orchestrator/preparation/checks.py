@@ -1,11 +1,10 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,19 +13,10 @@ from orchestrator.data.leakage import leakage_notes
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.idle import idle_notes
 from orchestrator.experiment.resources import AUTO, LOCAL
-from orchestrator.policies.looks import (
-    BoundLook,
-    GapLook,
-    LearningLook,
-    Look,
-    Looks,
-    ReachLook,
-    SizeLook,
-    UnitLook,
-    admit,
-)
+from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.preparation.exportable import export_notes
+from orchestrator.preparation.size_looks import held_reasons, make_look
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.datasets.data import DataSplits
@@ -36,19 +26,13 @@ from trainables.hardware.execution import require_compiler
 from trainables.imports import is_import_path
 from trainables.memory import require_room_for_network
 from trainables.networks.models import build, find_builder, load_weights
-from trainables.pruning.channels import ChannelMap
 from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
-from trainables.pruning.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
-from trainables.pruning.dependencies import CLASS_SCORES
+from trainables.pruning.cost import LatencyTable
 from trainables.pruning.saliency import find_criterion
-from trainables.pruning.selection import TOLERANCE as SIZE_TOLERANCE
-from trainables.pruning.selection import floor_fraction, nearest_size, smallest_target
-from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.recipe import Recipe
 from trainables.stages.batches import require_parts
 from trainables.stages.features import find_boundaries
 from trainables.stages.objective import Objective
-from trainables.stages.remembered import require_room_for_logits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,14 +88,14 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     boundaries = cache(partial(find_boundaries, network, findings.channel_map, data.input_shape))
     if experiment.cascade.feature_weight > 0:
         _check_features(boundaries)
-    make_look = partial(_look, experiment, network, findings, data, boundaries)
+    look_with = partial(make_look, experiment, network, findings, data, boundaries)
     look: Look = admit
     timed: Callable[[LatencyTable], Look] | None = None
     if experiment.cascade.pruning.size_in == "latency":
         SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
-        timed = make_look
+        timed = look_with
     else:
-        look = make_look(None)
+        look = look_with(None)
     of_data = (*_metric_notes(data), *class_notes(data), *leakage_notes(data))
     of_network = (*_network_notes(findings, data), *export_notes(network, experiment.model, data))
     notes = (*of_data, *of_network, *_speed_notes(experiment), *idle_notes(experiment))
@@ -164,57 +148,6 @@ def _check_rebuilding(network: nn.Module, experiment: Experiment, data: DataSpli
         ) from error
 
 
-def _look(
-    experiment: Experiment,
-    network: nn.Module,
-    findings: Findings,
-    data: DataSplits,
-    boundaries: Callable[[], tuple[str, ...]],
-    table: LatencyTable | None,
-) -> Look:
-    """The look at each cascade; the space and the starting points are looked at now.
-
-    Raises:
-        InputError: if the space or a starting point asks for what cannot be.
-    """
-    pruning, space, channel_map = experiment.cascade.pruning, experiment.find_space(), findings.channel_map
-    full_G = np.array([group.num_channels for group in channel_map.groups])
-    sizes: dict[SizeUnit, SizeModel] = {
-        "macs": macs_model(network, channel_map, data.input_shape),
-        "params": params_model(network, channel_map),
-    }
-    if table is not None:
-        sizes["latency"] = latency_model(network, channel_map, table)
-    smallest = floor_fraction(sizes[pruning.size_in], channel_map, pruning)
-    if isinstance(space, CascadeSpace) and space.student_macs_kept[0] < smallest:
-        raise InputError(
-            f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
-            f"{smallest:.3g} of the {UNITS[pruning.size_in]} {'is' if pruning.size_in == 'latency' else 'are'} left"
-            f"{_held(findings)}; start above that, or lower cascade.pruning.min_channels or "
-            "cascade.pruning.round_to"
-        )
-    teacher = {unit: model.total(full_G) for unit, model in sizes.items()}
-    look = Looks(
-        looks=(
-            UnitLook(teacher=teacher),
-            BoundLook(bounds=experiment.constraints, teacher=teacher),
-            ReachLook(
-                bounds=experiment.constraints,
-                smallest=lambda pruning, unit: smallest_target(sizes[unit], channel_map, pruning),
-                teacher=teacher,
-            ),
-            SizeLook(smallest_kept=partial(_smallest_kept, sizes, teacher, channel_map)),
-            LearningLook(
-                require_room=partial(require_room_for_logits, data=data),
-                require_features=boundaries,
-            ),
-            GapLook(nearest_kept=partial(_nearest_kept, sizes, teacher, channel_map)),
-        )
-    )
-    SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
-    return look
-
-
 def _metric_notes(data: DataSplits) -> Iterator[str]:
     if data.multi_label:
         yield "images may have several classes: what is called accuracy here is their mean average precision"
@@ -222,7 +155,7 @@ def _metric_notes(data: DataSplits) -> Iterator[str]:
 
 def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:
     """What stays whole, what nothing is known of yet, and scores of a kind that the losses do not take."""
-    held = _held_reasons(findings)
+    held = held_reasons(findings)
     if held:
         some = "1 layer or group of them stays" if len(held) == 1 else f"{len(held)} layers or groups of them stay"
         yield f"{some} whole, such as {held[0]}"
@@ -288,37 +221,6 @@ def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
         replace(recipe, learning_rate=rates[1])
     except InputError as error:
         raise InputError(f"space.learning_rate ends where cascade.recipe.{error}") from error
-
-
-def _held(findings: Findings) -> str:
-    """What stays whole besides the scores, and why; the first of it."""
-    reasons = _held_reasons(findings)
-    stay = "stays" if len(reasons) == 1 else "stay"
-    return f" ({counted(len(reasons), 'group')} {stay} whole, such as {reasons[0]})" if reasons else ""
-
-
-def _held_reasons(findings: Findings) -> list[str]:
-    return [f"{layer}: {reason}" for layer, reason in findings.channel_map.held.items() if reason != CLASS_SCORES]
-
-
-def _smallest_kept(
-    sizes: Mapping[SizeUnit, SizeModel], teacher: Mapping[SizeUnit, float], channel_map: ChannelMap, pruning: Pruning
-) -> float:
-    return smallest_target(sizes[pruning.size_in], channel_map, pruning) / teacher[pruning.size_in]
-
-
-def _nearest_kept(
-    sizes: Mapping[SizeUnit, SizeModel],
-    teacher: Mapping[SizeUnit, float],
-    channel_map: ChannelMap,
-    pruning: Pruning,
-    asked: float,
-) -> float | None:
-    wanted = asked * teacher[pruning.size_in]
-    nearest = nearest_size(sizes[pruning.size_in], channel_map, pruning, wanted)
-    if nearest is None or abs(nearest / wanted - 1) <= SIZE_TOLERANCE:
-        return None
-    return nearest / teacher[pruning.size_in]
 
 
 def check_ranks(experiment: Experiment, data: DataSplits) -> None:

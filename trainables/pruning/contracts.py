@@ -21,7 +21,7 @@ from trainables.pruning.cost import count_macs, count_params, size_model
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.first_step import require_none_kept, take_step
 from trainables.pruning.levels import Level, SharedWeights
-from trainables.pruning.selection import floor_fraction
+from trainables.pruning.possible_sizes import floor_fraction
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.seeds import seeded_layers
 

@@ -3,7 +3,6 @@
 Shape legend: G groups, B choices that are compared.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ TOLERANCE = 0.02
 """Largest relative difference between a level's size and what was asked, where widths are not rounded."""
 
 
-_MOST_CHOICES = 2**16
 _BEAM_WIDTH = 64
 _BEAM_DEPTH = 16
 
@@ -108,40 +106,6 @@ def select(  # noqa: PLR0913
     chooser = _Chooser(kept, scores, sizes, channel_map, pruning, protected)
     chooser.fall_to(target, final=final)
     return chooser.result()
-
-
-def floor_fraction(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
-    """Part of the size that is left when all groups are at their floors, in (0, 1)."""
-    full_G = np.array([group.num_channels for group in channel_map.groups])
-    floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
-    return sizes.total(floor_G) / sizes.total(full_G)
-
-
-def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
-    """Size below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
-
-    What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave
-    (`nearest_size`).
-    """
-    counts = []
-    for group in channel_map.groups:
-        step = round_step(group, pruning)
-        counts.append(min(math.ceil(least_channels(group, pruning) / step) * step, group.num_channels))
-    return sizes.total(np.array(counts)) / (1 + TOLERANCE)
-
-
-def nearest_size(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning, target: float) -> float | None:
-    """The size next to a target that whole channels give, or `None` where there are too many to look at all of them.
-
-    Few channels leave gaps of more than the tolerance between their sizes; many leave none. Rounded widths are not held
-    to sizes.
-    """
-    floors = [least_channels(group, pruning) for group in channel_map.groups]
-    spans = [range(floor, group.num_channels + 1) for floor, group in zip(floors, channel_map.groups, strict=True)]
-    if pruning.round_to > 1 or math.prod(map(len, spans)) > _MOST_CHOICES:
-        return None
-    totals_B = sizes.totals(np.array(list(itertools.product(*spans))))
-    return float(totals_B[np.argmin(np.abs(totals_B - target))])
 
 
 class _Chooser:

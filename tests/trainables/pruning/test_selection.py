@@ -13,16 +13,15 @@ from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept
 from trainables.pruning.cost import SizeModel, macs_model
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.possible_sizes import nearest_size, smallest_target
 from trainables.pruning.schedule import size_at
 from trainables.pruning.selection import (
     TOLERANCE,
     SelectionError,
     check_scores,
     least_channels,
-    nearest_size,
     round_step,
     select,
-    smallest_target,
 )
 from trainables.pruning_config import Pruning
 

@@ -1,0 +1,47 @@
+"""Which sizes the channels of a network can be pruned to, before any of them is chosen."""
+
+import itertools
+import math
+
+import numpy as np
+
+from trainables.pruning.channels import ChannelMap
+from trainables.pruning.cost import SizeModel
+from trainables.pruning.selection import TOLERANCE, least_channels, round_step
+from trainables.pruning_config import Pruning
+
+_MOST_CHOICES = 2**16
+
+
+def floor_fraction(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    """Part of the size that is left when all groups are at their floors, in (0, 1)."""
+    full_G = np.array([group.num_channels for group in channel_map.groups])
+    floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
+    return sizes.total(floor_G) / sizes.total(full_G)
+
+
+def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    """Size below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
+
+    What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave
+    (`nearest_size`).
+    """
+    counts = []
+    for group in channel_map.groups:
+        step = round_step(group, pruning)
+        counts.append(min(math.ceil(least_channels(group, pruning) / step) * step, group.num_channels))
+    return sizes.total(np.array(counts)) / (1 + TOLERANCE)
+
+
+def nearest_size(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning, target: float) -> float | None:
+    """The size next to a target that whole channels give, or `None` where there are too many to look at all of them.
+
+    Few channels leave gaps of more than the tolerance between their sizes; many leave none. Rounded widths are not held
+    to sizes.
+    """
+    floors = [least_channels(group, pruning) for group in channel_map.groups]
+    spans = [range(floor, group.num_channels + 1) for floor, group in zip(floors, channel_map.groups, strict=True)]
+    if pruning.round_to > 1 or math.prod(map(len, spans)) > _MOST_CHOICES:
+        return None
+    totals_B = sizes.totals(np.array(list(itertools.product(*spans))))
+    return float(totals_B[np.argmin(np.abs(totals_B - target))])
