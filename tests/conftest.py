@@ -10,6 +10,8 @@ import urllib.request
 
 # Tests run side by side, a core each; threads that wait for one another on a busy machine take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers run at a low priority, and would hardly run at all beside tests that compute.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 from filelock import FileLock
