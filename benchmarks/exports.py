@@ -28,8 +28,8 @@ from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import in_memory
-from trainables.files.checkpoint import InputSpec
 from trainables.files.deployment import as_taken, batches, trace
+from trainables.files.input_spec import InputSpec
 from trainables.hardware.latency import Comparison
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build

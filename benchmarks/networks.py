@@ -23,8 +23,9 @@ from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec, load_network, save_network
+from trainables.files.checkpoint import load_network, save_network
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 from trainables.files.programs import load_program, write_program
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build

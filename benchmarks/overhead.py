@@ -107,7 +107,8 @@ def cascades(folder: SearchFolder) -> Iterator[CascadeConfig]:
 def run_plain(folder: SearchFolder) -> list[float]:
     """Seconds of each trial of a search, in a plain loop in this process."""
     from orchestrator.data.datasets import load_splits
-    from trainables.files.checkpoint import InputSpec, load_network, save_network
+    from trainables.files.checkpoint import load_network, save_network
+    from trainables.files.input_spec import InputSpec
     from trainables.trial import CascadeTrial
 
     processor.prepare(NUM_THREADS)

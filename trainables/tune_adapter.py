@@ -23,7 +23,8 @@ from trainables.config import CascadeConfig
 from trainables.data_config import Augmentation
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, MachineError, StageFailure
-from trainables.files.checkpoint import InputSpec, save_network
+from trainables.files.checkpoint import save_network
+from trainables.files.input_spec import InputSpec
 from trainables.files.states import load_state, save_state
 from trainables.hardware import processor
 from trainables.hardware.ranks import Crew, RanksDiffer, Solo

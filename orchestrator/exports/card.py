@@ -15,7 +15,7 @@ from orchestrator.exports.formats import CARD_FORMAT, CARD_VERSION, README_KEY
 from orchestrator.exports.verify import Verification
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig, Pixels
-from trainables.files.checkpoint import InputSpec
+from trainables.files.input_spec import InputSpec
 from trainables.hardware.latency import Comparison
 from trainables.model_config import ModelConfig
 from trainables.results import collapse_line, has_learnt

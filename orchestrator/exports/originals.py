@@ -15,7 +15,8 @@ from orchestrator.front.archive import Candidate
 from trainables.data_config import DataConfig
 from trainables.datasets.images import ImageSet, Source
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec, SavedNetwork, load_network
+from trainables.files.checkpoint import SavedNetwork, load_network
+from trainables.files.input_spec import InputSpec
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.networks.models import find_builder

@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from orchestrator.exports.formats import INT8_FILE, ONNX_FILE, PROGRAM_FILE, Format
 from trainables.data_config import Pixels
 from trainables.errors import InputError, first_line, told
-from trainables.files.checkpoint import InputSpec, load_network
+from trainables.files.checkpoint import load_network
 from trainables.files.deployment import as_taken, batches, logits_of
+from trainables.files.input_spec import InputSpec
 from trainables.files.programs import load_program
 from trainables.imports import is_import_path
 from trainables.networks.models import find_builder

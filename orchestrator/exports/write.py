@@ -12,8 +12,9 @@ from torch.export import ExportedProgram
 from orchestrator.exports.formats import FILES, INT8_FILE, ONNX_FILE, PROGRAM_FILE, ExportOptions, Format
 from orchestrator.exports.originals import Original
 from trainables.errors import InputError, told
-from trainables.files.checkpoint import InputSpec, save_network
+from trainables.files.checkpoint import save_network
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 
 
 def write_files(

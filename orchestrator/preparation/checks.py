@@ -21,7 +21,8 @@ from orchestrator.words import counted
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
-from trainables.files.checkpoint import InputSpec, rebuild
+from trainables.files.checkpoint import rebuild
+from trainables.files.input_spec import InputSpec
 from trainables.hardware.execution import require_compiler
 from trainables.imports import is_import_path
 from trainables.memory import require_room_for_network

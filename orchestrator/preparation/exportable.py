@@ -6,7 +6,7 @@ from torch import nn
 
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec
+from trainables.files.input_spec import InputSpec
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 

@@ -12,7 +12,7 @@ from orchestrator.preparation.teacher_task import TeacherTask, num_epochs
 from orchestrator.storage.staging import no_room
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
-from trainables.files.checkpoint import InputSpec
+from trainables.files.input_spec import InputSpec
 from trainables.files.states import load_state
 from trainables.hardware import processor
 from trainables.hardware.ranks import Ranks

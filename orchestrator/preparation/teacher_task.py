@@ -22,7 +22,8 @@ from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.whole_files import write_atomically
 from trainables.data_config import Augmentation
 from trainables.errors import InputError, first_line
-from trainables.files.checkpoint import InputSpec, load_network, save_network
+from trainables.files.checkpoint import load_network, save_network
+from trainables.files.input_spec import InputSpec
 from trainables.files.states import load_state, save_state
 from trainables.identity import Identity
 from trainables.imports import is_import_path

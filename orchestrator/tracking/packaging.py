@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainables.files.checkpoint import InputSpec, load_network
+from trainables.files.checkpoint import load_network
+from trainables.files.input_spec import InputSpec
 from trainables.networks.models import Builder
 
 _EXAMPLE = 2  # images; torch.export takes a batch of one for a fixed size

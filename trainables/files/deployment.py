@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from trainables.data_config import Pixels
 from trainables.datasets.data import normalise
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec
+from trainables.files.input_spec import InputSpec
 
 _CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
 _BATCH_NORM = torch.ops.aten.batch_norm.default

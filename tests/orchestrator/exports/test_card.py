@@ -12,7 +12,7 @@ from orchestrator.exports.readme import markdown, native_snippet, onnx_snippet, 
 from orchestrator.exports.verify import FileCheck, Verification
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
-from trainables.files.checkpoint import InputSpec
+from trainables.files.input_spec import InputSpec
 from trainables.hardware.latency import Comparison, Latency
 from trainables.model_config import ModelConfig
 from trainables.pruning_config import Pruning

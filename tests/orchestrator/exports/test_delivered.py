@@ -14,8 +14,9 @@ import torch
 from orchestrator.export_command import print_check
 from orchestrator.exports.delivered import check_export
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec, save_network
+from trainables.files.checkpoint import save_network
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 from trainables.files.programs import write_program
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build

@@ -32,8 +32,9 @@ from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.datasets.data import normalise
 from trainables.errors import InputError, StageFailure
-from trainables.files.checkpoint import InputSpec, load, load_network, save_network
+from trainables.files.checkpoint import load, load_network, save_network
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 from trainables.files.programs import write_program
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build

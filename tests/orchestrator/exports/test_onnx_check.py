@@ -17,8 +17,8 @@ from orchestrator.exports.int8_file import write_int8
 from orchestrator.exports.onnx_check import read_onnx
 from orchestrator.exports.onnx_file import open_session, session_logits, write_onnx
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec
 from trainables.files.deployment import as_taken, trace
+from trainables.files.input_spec import InputSpec
 from trainables.pruning.cost import count_macs, count_params
 
 SPEC = InputSpec(channels=1, image_size=6, mean=(0.5,), std=(0.25,), class_names=("a", "b", "c"))

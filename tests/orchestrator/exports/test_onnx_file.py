@@ -12,8 +12,8 @@ from torch import nn
 from orchestrator.exports.formats import require_onnx
 from orchestrator.exports.onnx_file import compare_files, open_session, session_logits, write_onnx
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 
 SHAPE = (1, 6, 6)
 SPEC = InputSpec(channels=1, image_size=6, mean=(0.5,), std=(0.25,), class_names=("a", "b", "ß"))

@@ -11,8 +11,8 @@ from torch import nn
 
 from orchestrator.exports.onnx_file import open_session, session_logits, write_onnx
 from orchestrator.exports.onnx_shapes import UNSAID, find_shapes
-from trainables.files.checkpoint import InputSpec
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 
 SPEC = InputSpec(channels=3, image_size=4, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=("a", "b", "c"))
 OFFSET = torch.arange(48.0).view(1, 3, 4, 4)

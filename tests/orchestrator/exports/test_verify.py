@@ -12,7 +12,7 @@ from orchestrator.exports import verify as verify_module
 from orchestrator.exports.reload import ANSWER, LOGITS, Contents, Request
 from orchestrator.exports.verify import verify
 from trainables.errors import StageFailure
-from trainables.files.checkpoint import InputSpec
+from trainables.files.input_spec import InputSpec
 
 SPEC = InputSpec(channels=1, image_size=2, mean=(0.5,), std=(0.25,), class_names=("a", "b"))
 REQUEST = Request(package="p", formats=("native",), model="m", input=SPEC, pixels="normalised", num_threads=1)

@@ -9,7 +9,8 @@ from orchestrator.tracking.packaging import package_network
 from orchestrator.tracking.records import registering
 from orchestrator.tracking.registry import Registry
 from orchestrator.tracking.store import SearchIdentity
-from trainables.files.checkpoint import InputSpec, save_network
+from trainables.files.checkpoint import save_network
+from trainables.files.input_spec import InputSpec
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from trainables.datasets.data import normalise
-from trainables.files.checkpoint import InputSpec
 from trainables.files.deployment import as_taken, batches, logits_of, trace
+from trainables.files.input_spec import InputSpec
 
 SPEC = InputSpec(channels=2, image_size=6, mean=(0.4, 0.6), std=(0.2, 0.3), class_names=("a", "b", "c"))
 

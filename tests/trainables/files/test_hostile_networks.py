@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from trainables.errors import InputError
-from trainables.files.checkpoint import ARCHITECTURE_FILE, WEIGHTS_FILE, InputSpec, load, save_network
+from trainables.files.checkpoint import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save_network
+from trainables.files.input_spec import InputSpec
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 

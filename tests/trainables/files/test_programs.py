@@ -16,8 +16,8 @@ from torch import nn
 
 import trainables
 from trainables.errors import InputError
-from trainables.files.checkpoint import InputSpec
 from trainables.files.deployment import trace
+from trainables.files.input_spec import InputSpec
 from trainables.files.program_check import CONSTANTS_CONFIG, MODEL, SAMPLE_INPUTS, WEIGHTS_CONFIG, read_members
 from trainables.files.programs import load_program, write_program
 
