@@ -1,7 +1,7 @@
 """The look at each cascade of a search: whether its sizes can be met, and what it learns is there."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from torch import nn
@@ -15,9 +15,9 @@ from trainables.datasets.data import DataSplits
 from trainables.errors import InputError
 from trainables.pruning.channels import ChannelMap
 from trainables.pruning.contracts import Findings
-from trainables.pruning.cost import LatencyTable, SizeModel, latency_model, macs_model, params_model
+from trainables.pruning.cost import FloatVector, LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.pruning.dependencies import CLASS_SCORES
-from trainables.pruning.possible_sizes import floor_fraction, nearest_size, smallest_target
+from trainables.pruning.possible_sizes import floor_fraction, nearest_size, possible_sizes, smallest_target
 from trainables.pruning.selection import TOLERANCE
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.stages.remembered import require_room_for_logits
@@ -67,7 +67,7 @@ def make_look(
                 require_room=partial(require_room_for_logits, data=data),
                 require_features=boundaries,
             ),
-            GapLook(nearest_kept=partial(_nearest_kept, sizes, teacher, channel_map)),
+            GapLook(nearest_kept=_nearest_kept(sizes, teacher, channel_map)),
         )
     )
     SpaceProbe(space, experiment.cascade, look).check_points(experiment.starting_points)
@@ -93,14 +93,17 @@ def _smallest_kept(
 
 
 def _nearest_kept(
-    sizes: Mapping[SizeUnit, SizeModel],
-    teacher: Mapping[SizeUnit, float],
-    channel_map: ChannelMap,
-    pruning: Pruning,
-    asked: float,
-) -> float | None:
-    wanted = asked * teacher[pruning.size_in]
-    nearest = nearest_size(sizes[pruning.size_in], channel_map, pruning, wanted)
-    if nearest is None or abs(nearest / wanted - 1) <= TOLERANCE:
-        return None
-    return nearest / teacher[pruning.size_in]
+    sizes: Mapping[SizeUnit, SizeModel], teacher: Mapping[SizeUnit, float], channel_map: ChannelMap
+) -> Callable[[Pruning, float], float | None]:
+    @cache  # up to 65,536 sizes, asked for at each level of each draw
+    def possible(pruning: Pruning) -> FloatVector | None:
+        return possible_sizes(sizes[pruning.size_in], channel_map, pruning)
+
+    def nearest_kept(pruning: Pruning, asked: float) -> float | None:
+        wanted, of_pruning = asked * teacher[pruning.size_in], possible(pruning)
+        if of_pruning is None:
+            return None
+        nearest = nearest_size(of_pruning, wanted)
+        return None if abs(nearest / wanted - 1) <= TOLERANCE else nearest / teacher[pruning.size_in]
+
+    return nearest_kept

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from trainables.pruning.channels import ChannelMap
-from trainables.pruning.cost import SizeModel
+from trainables.pruning.cost import FloatVector, SizeModel
 from trainables.pruning.selection import TOLERANCE, least_channels, round_step
 from trainables.pruning_config import Pruning
 
@@ -24,7 +24,7 @@ def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning)
     """Size below which no size can be asked for: every group at its floor or the multiple above it, less the tolerance.
 
     What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave
-    (`nearest_size`).
+    (`possible_sizes`).
     """
     counts = []
     for group in channel_map.groups:
@@ -33,8 +33,8 @@ def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning)
     return sizes.total(np.array(counts)) / (1 + TOLERANCE)
 
 
-def nearest_size(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning, target: float) -> float | None:
-    """The size next to a target that whole channels give, or `None` where there are too many to look at all of them.
+def possible_sizes(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> FloatVector | None:
+    """All sizes that whole channels give, ascending, or `None` where there are too many to look at all of them.
 
     Few channels leave gaps of more than the tolerance between their sizes; many leave none. Rounded widths are not held
     to sizes.
@@ -43,5 +43,11 @@ def nearest_size(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning, ta
     spans = [range(floor, group.num_channels + 1) for floor, group in zip(floors, channel_map.groups, strict=True)]
     if pruning.round_to > 1 or math.prod(map(len, spans)) > _MOST_CHOICES:
         return None
-    totals_B = sizes.totals(np.array(list(itertools.product(*spans))))
-    return float(totals_B[np.argmin(np.abs(totals_B - target))])
+    return np.unique(sizes.totals(np.array(list(itertools.product(*spans)))))
+
+
+def nearest_size(possible: FloatVector, target: float) -> float:
+    """The one of some sizes, ascending, that is next to a target."""
+    after = np.searchsorted(possible, target)
+    around = possible[max(after - 1, 0) : after + 1]
+    return float(around[np.argmin(np.abs(around - target))])

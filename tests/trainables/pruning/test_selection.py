@@ -13,7 +13,7 @@ from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept
 from trainables.pruning.cost import SizeModel, macs_model
 from trainables.pruning.dependencies import find_groups
-from trainables.pruning.possible_sizes import nearest_size, smallest_target
+from trainables.pruning.possible_sizes import nearest_size, possible_sizes, smallest_target
 from trainables.pruning.schedule import size_at
 from trainables.pruning.selection import (
     TOLERANCE,
@@ -301,8 +301,9 @@ def few(*widths: int) -> nn.Module:
 def test_sizes_that_few_channels_meet_are_those_that_are_chosen(tenths: int) -> None:
     case, pruning = Case(few(2, 4, 6)), Pruning(min_channels=1)
     target = tenths / 10 * case.full
-    nearest = nearest_size(case.sizes, case.channel_map, pruning, target)
-    assert nearest is not None
+    possible = possible_sizes(case.sizes, case.channel_map, pruning)
+    assert possible is not None
+    nearest = nearest_size(possible, target)
     if abs(nearest / target - 1) <= TOLERANCE:
         assert case.macs(case.select(tenths / 10, pruning=pruning)) == pytest.approx(target, rel=TOLERANCE)
     else:
@@ -310,11 +311,16 @@ def test_sizes_that_few_channels_meet_are_those_that_are_chosen(tenths: int) -> 
             case.select(tenths / 10, pruning=pruning)
 
 
+@pytest.mark.parametrize(("target", "nearest"), [(0.0, 2.0), (3.4, 2.0), (3.6, 5.0), (5.0, 5.0), (90.0, 9.0)])
+def test_the_nearest_size_lies_on_either_side(target: float, nearest: float) -> None:
+    assert nearest_size(np.array([2.0, 5.0, 9.0]), target) == nearest
+
+
 def test_where_channels_are_many_or_rounded_no_size_is_looked_for() -> None:
     case = Case(few(32, 64, 64))
-    assert nearest_size(case.sizes, case.channel_map, Pruning(min_channels=1), case.full / 2) is None
+    assert possible_sizes(case.sizes, case.channel_map, Pruning(min_channels=1)) is None
     case = Case(few(2, 4))
-    assert nearest_size(case.sizes, case.channel_map, Pruning(min_channels=1, round_to=2), case.full / 2) is None
+    assert possible_sizes(case.sizes, case.channel_map, Pruning(min_channels=1, round_to=2)) is None
 
 
 @pytest.mark.parametrize("seed", [1, 2, 5, 7, 8, 9, 10])
@@ -332,5 +338,6 @@ def test_what_a_smaller_level_keeps_on_its_way_does_not_stop_the_larger_one(seed
 def test_groups_at_their_floors_leave_the_others_choices() -> None:
     case = Case(few(*[4] * 70))
     pruning = Pruning(min_channels=4, floors={"0": 2})
-    nearest = nearest_size(case.sizes, case.channel_map, pruning, 0.0)
-    assert nearest == pytest.approx(smallest_target(case.sizes, case.channel_map, pruning) * (1 + TOLERANCE))
+    possible = possible_sizes(case.sizes, case.channel_map, pruning)
+    assert possible is not None
+    assert possible[0] == pytest.approx(smallest_target(case.sizes, case.channel_map, pruning) * (1 + TOLERANCE))
