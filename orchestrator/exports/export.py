@@ -18,7 +18,6 @@ from orchestrator.exports.card import Card, FileFacts, NetworkFacts
 from orchestrator.exports.delivery import check_destination, check_room, deliver
 from orchestrator.exports.formats import (
     CARD_FILE,
-    FILES,
     INT8_FILE,
     ONNX_FILE,
     README_FILE,
@@ -30,7 +29,7 @@ from orchestrator.exports.originals import Origin, Original, check_data, load_ca
 from orchestrator.exports.readme import markdown
 from orchestrator.exports.reload import Request
 from orchestrator.exports.verify import Verification, check_finite, save_images, verify
-from orchestrator.exports.write import write_files
+from orchestrator.exports.write import remove_files, write_files
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
 from orchestrator.storage.staging import Existing, disk_full, staging
@@ -287,9 +286,7 @@ def _drop_refused(package: Path, checked: Verification) -> tuple[Format, ...]:
     """Take out what does not verify; gives the formats that do."""
     if not checked.files:
         raise StageFailure(f"nothing that was written verifies: {_reasons(checked.refused)}", stage="export")
-    for format in checked.refused:
-        for name in FILES[format]:
-            (package / name).unlink(missing_ok=True)
+    remove_files(package, checked.refused)
     return tuple(check.format for check in checked.files)
 
 

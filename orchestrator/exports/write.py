@@ -1,7 +1,7 @@
 """Write a network in the formats that were asked for; one that cannot be written does not keep the others back."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,12 @@ def _left_out(formats: Sequence[Format], package: Path, unwritten: dict[Format, 
     try:
         yield
     except InputError as error:
-        for format in formats:
-            unwritten[format] = told(error, package)
-            for name in FILES[format]:
-                (package / name).unlink(missing_ok=True)
+        unwritten |= dict.fromkeys(formats, told(error, package))
+        remove_files(package, formats)
+
+
+def remove_files(package: Path, formats: Iterable[Format]) -> None:
+    """Remove what a folder holds in these formats."""
+    for format in formats:
+        for name in FILES[format]:
+            (package / name).unlink(missing_ok=True)

@@ -37,7 +37,13 @@ _SIZE_TOKEN = re.compile(
     r"|Add|Mul|Integer|Max|Min|FloorDiv|CleanDiv|CeilDiv|Mod|PythonMod|ModularIndexing|[-+*(),\s]"
 )
 _KEYS_OF_NAMES = frozenset({"name", "forward_arg_names"})
-_KEYS_OF_CODE = frozenset({"as_custom_obj", "as_graph", "as_operator", "as_string_to_argument", "as_script_object"})
+_CODE = {
+    "as_custom_obj": "an object of a class of its own",
+    "as_graph": "a graph within its graph, such as a block under autocast becomes",
+    "as_operator": "an operator as a value",
+    "as_string_to_argument": "a dictionary of values",
+    "as_script_object": "an object of a class of its own",
+}
 _IN_SPEC = (
     '[1, {"type": "builtins.tuple", "context": "null", "children_spec": [{"type": "builtins.tuple", "context": "null", '
     '"children_spec": [{"type": null, "context": null, "children_spec": []}]}, {"type": "builtins.dict", "context": '
@@ -140,8 +146,9 @@ def _check_program(program: Any) -> None:  # noqa: ANN401 - as it comes out of t
     _require(not program["guards_code"], "it brings code of its own (guards_code)")
     _require(not program["graph_module"]["treespec_namedtuple_fields"], "it takes tuples of a class of its own")
     for key, value in _items(program, ""):
-        if key in _KEYS_OF_CODE and value is not None:
-            raise _Refused(f"it holds {key}, which an export has not")
+        what = _CODE.get(key)
+        _require(what is None or value is None, f"it holds {what} ({key}), which an export has not")
+    for key, value in _items(program, ""):
         if isinstance(value, str):
             _check_text(key, value)
 

@@ -47,6 +47,23 @@ def test_layers_may_have_names_that_python_would_not_give(tmp_path: Path) -> Non
     torch.testing.assert_close(load_program(tmp_path / "model.pt2")(images), network(images))
 
 
+class InFullPrecision(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = made()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            scores: torch.Tensor = self.layers(images)
+        return scores
+
+
+def test_a_block_under_autocast_is_named_as_what_cannot_be_read(tmp_path: Path) -> None:
+    write_program(trace(InFullPrecision().eval(), SPEC, pixels="normalised"), tmp_path / "model.pt2")
+    with pytest.raises(InputError, match=r"model.pt2 is refused: it holds a graph within .* autocast .*\(as_graph\)"):
+        load_program(tmp_path / "model.pt2")
+
+
 class Files(dict[str, bytes]):
     """Names and contents; Hypothesis prints what a test was given."""
 
