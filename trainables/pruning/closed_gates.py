@@ -40,10 +40,10 @@ class ClosedGates:
                     rows.append((member.layer, torch.searchsorted(positions[member.layer, "out"], lost_N).to(device)))
         return cls(rows=tuple(rows))
 
-    def close(self, network: nn.Module) -> None:
-        """Close them, in place."""
+    def close(self, network: nn.Module, *, factor: float) -> None:
+        """Make them this factor, in place."""
         for _, parameter, rows in self._parameters(network):
-            parameter.data[rows] *= AJAR
+            parameter.data[rows] *= factor
 
     def open(self, network: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         """Open them, in place, with the values of parameters as wide as the network's; gradients stay as they are."""

@@ -7,8 +7,7 @@ channels apart. Weights are drawn anew for the first of these, so that nothing h
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import nn
 
 from trainables.errors import InputError, first_line
 from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize
+from trainables.pruning.closed_gates import ClosedGates
 from trainables.pruning.cost import count_macs, count_params, size_model
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.first_step import require_none_kept, take_step
@@ -103,32 +103,6 @@ def check_contracts(
     )
 
 
-@contextmanager
-def closed_gates(network: nn.Module, channel_map: ChannelMap, kept: Kept) -> Iterator[None]:
-    """Multiply what the gates' layers give by one where a channel is kept and by zero where it is not."""
-    hooks = []
-    for group in channel_map.groups:
-        for member in group.members:
-            if member.axis == "out" and member.layer in group.gates:
-                layer = network.get_submodule(member.layer)
-                gate_N = torch.ones(channel_map.widths[member.layer][0])
-                gate_N[member.positions_N[~torch.isin(member.channels_N, kept[group.name])]] = 0.0
-                hooks.append(layer.register_forward_hook(_closing(gate_N)))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _closing(gate_N: torch.Tensor) -> Callable[[nn.Module, object, torch.Tensor], torch.Tensor]:
-    def close(layer: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        last = isinstance(layer, nn.Linear)  # elsewhere channels are the second dimension
-        return output * (gate_N if last else gate_N.view(-1, *[1] * (output.ndim - 2)))
-
-    return close
-
-
 @torch.no_grad()
 def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
     """Give all parameters and statistics values of a usual size, none of them zero or one."""
@@ -198,8 +172,10 @@ class _Probe:
                 f"without half of its channels the network fails ({first_line(error)}); "
                 "name its layer in cascade.pruning.keep, or let the forward pass take shapes from what it is given"
             ) from error
-        with closed_gates(self._network, self._channel_map, kept):
-            gated_NK = self._network(self._images_NCHW)
+        gated = copy.deepcopy(self._network)
+        everything, device = self._channel_map.everything(), self._images_NCHW.device
+        ClosedGates.of(self._channel_map, wide=everything, narrow=kept, device=device).close(gated, factor=0.0)
+        gated_NK = gated(self._images_NCHW)
         effect = float((gated_NK - self._dense_NK).abs().max())
         difference = float((narrow_NK - gated_NK).abs().max()) if narrow_NK.shape == gated_NK.shape else math.inf
         if not difference <= TOLERANCE * effect + _RESOLUTION * float(gated_NK.abs().max()):

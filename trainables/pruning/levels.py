@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
-from trainables.pruning.closed_gates import ClosedGates
+from trainables.pruning.closed_gates import AJAR, ClosedGates
 from trainables.pruning.views import WHOLE, Cuts, Indices, View, find_indices, pick, remove_channels
 
 
@@ -128,7 +128,7 @@ class Level:
         for view in self._views:
             view.gather()
             view.narrow.grad = None
-        self._closed.close(self.network)
+        self._closed.close(self.network, factor=AJAR)
 
     @torch.no_grad()
     def accumulate_gradients(self, weight: float = 1.0) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from trainables.errors import InputError
-from trainables.pruning.contracts import check_contracts, closed_gates, draw_weights
+from trainables.pruning.contracts import check_contracts, draw_weights
 from trainables.pruning_config import Pruning
 
 SHAPE = (3, 16, 16)
@@ -242,13 +242,3 @@ def test_drawn_weights_have_neither_zeros_nor_ones(networks) -> None:
     again = copy.deepcopy(network)
     draw_weights(again, torch.Generator().manual_seed(0))
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in network.state_dict().items())
-
-
-def test_closed_gates_are_open_again_afterwards(networks, random_plan) -> None:
-    network, channel_map = networks("own")
-    images = torch.ones(2, *SHAPE)
-    with torch.no_grad():
-        open_NK = network(images)
-        with closed_gates(network, channel_map, random_plan(channel_map, 3)):
-            assert not torch.equal(network(images), open_NK)
-        assert torch.equal(network(images), open_NK)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables.config import CascadeConfig
-from trainables.pruning import closed_gates
+from trainables.pruning import levels
 from trainables.pruning.closed_gates import AJAR
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.regrowth import candidates, share_at
@@ -100,7 +100,7 @@ def gradients(level):
 def test_a_level_behind_closed_gates_gives_and_learns_what_it_did(
     architecture, networks, random_plan, monkeypatch, *, shared_affine: bool
 ) -> None:
-    monkeypatch.setattr(closed_gates, "AJAR", 2.0**-50)
+    monkeypatch.setattr(levels, "AJAR", 2.0**-50)
     level = make_level(networks, random_plan, architecture, shared_affine=shared_affine)
     narrow = level.network
     wanted_outputs, wanted = gradients(level)
