@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from trainables.data_config import Pixels
 from trainables.datasets.data import normalise
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.files.input_spec import InputSpec
 
 _CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
@@ -131,8 +131,8 @@ def reason(error: BaseException) -> str:
     """First line of what went wrong at the bottom; the exporter's own text is a page of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind, said = type(error).__name__, first_line(error)
+    return said if said == kind else f"{kind}: {said}"
 
 
 def fold_batch_norms(module: fx.GraphModule) -> int:
