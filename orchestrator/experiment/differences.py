@@ -14,7 +14,7 @@ class Difference:
     Attributes:
         key: dotted where it lies in a section.
         there: its old value; `None` where there is none.
-        here: its new value.
+        here: its new value; `None` where there is none.
     """
 
     key: str
@@ -25,16 +25,16 @@ class Difference:
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], *, may_differ: Collection[str] = (), prefix: str = ""
 ) -> Iterator[Difference]:
-    """Keys whose values differ, in the order of `new`.
+    """Keys whose values differ, in the order of `new`, then those that are in `old` alone.
 
     Args:
         old: plain values.
-        new: plain values; keys that are only in `old` are not looked at.
+        new: plain values.
         may_differ: dotted keys that are passed over.
         prefix: what stands before the keys.
     """
-    for key, here in new.items():
-        name, there = f"{prefix}{key}", old.get(key)
+    for key in (*new, *(key for key in old if key not in new)):
+        name, there, here = f"{prefix}{key}", old.get(key), new.get(key)
         if name in may_differ:
             continue
         if isinstance(here, Mapping) and isinstance(there, Mapping):

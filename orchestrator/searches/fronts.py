@@ -109,7 +109,7 @@ def front_rich_table(view: FrontView) -> Table:
             percent(candidate.params_kept),
         ]
         if latency:
-            cells.append(f"{candidate.latency_ms:.3g} ms")
+            cells.append("–" if candidate.latency_ms is None else f"{candidate.latency_ms:.3g} ms")
         if unfinished:
             cells.append(percent(candidate.fidelity))
         remarks = view.remarks(candidate)

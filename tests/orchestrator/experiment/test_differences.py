@@ -11,19 +11,22 @@ def found(new, **how):
 
 def test_equal_values_do_not_differ():
     assert found(OLD) == []
-    assert found({"a": 1}) == []
 
 
 def test_all_differences_are_named_by_their_dotted_keys():
-    assert found({"b": {"d": {"e": 3}}, "a": 2}) == [("b.d.e", None, 3), ("a", 1, 2)]
-    assert found({"b": {"c": [1]}}) == [("b.c", [1, 2], [1])]
-    assert found({"new": 0}) == [("new", None, 0)]
+    assert found({"b": {"c": [1, 2], "d": {"e": 3}}, "a": 2}) == [("b.d.e", None, 3), ("a", 1, 2)]
+    assert found({**OLD, "new": 0}) == [("new", None, 0)]
+
+
+def test_what_is_left_out_differs_too():
+    assert found({"b": {"c": [1], "d": {}}}) == [("b.c", [1, 2], [1]), ("a", 1, None)]
+    assert found({"a": 1, "b": {"c": [1, 2]}}) == [("b.d", {"e": None}, None)]
 
 
 def test_what_may_differ_is_passed_over():
     new = {"a": 2, "b": {"c": [], "d": {"e": 1}}}
     assert found(new, may_differ=("a", "b.c")) == [("b.d.e", None, 1)]
-    assert found({"a": 2, "b": {}}, may_differ=("a",)) == []
+    assert found({}, may_differ=("a", "b")) == []
 
 
 @pytest.mark.parametrize(
