@@ -303,7 +303,6 @@ def clusters(
 
 def main() -> None:
     """Run the command line; one line for an error, and the exit code that says its kind."""
-    sys.path.insert(0, str(Path.cwd()))  # functions of the user's own, as package.module:function
     try:
         app()
     except Exception as error:

@@ -20,6 +20,7 @@ from orchestrator.searches.places import Storage, open_search
 from orchestrator.tables import print_whole
 from orchestrator.words import counted, percent
 from trainables.errors import InputError
+from trainables.imports import is_import_path
 
 _FEW = 100  # recorded trials, of which the nearest answer
 DEFAULT_POLICIES = ("random", "tpe", "tpe+start", "tpe+start+rungs")
@@ -33,11 +34,17 @@ def read_recorded(source: str, *, storage: Storage) -> tuple[Experiment, tuple[T
         storage: folder or bucket of all searches.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are none, or a file names a space of somebody's own.
     """
     if source.endswith(".parquet"):
         path = Path(source)
-        return parse_experiment(read_experiment(path)), read_curves(path)
+        experiment = parse_experiment(read_experiment(path))
+        if isinstance(experiment.space, str) and is_import_path(experiment.space):
+            raise InputError(
+                f"{path} was recorded in the space {experiment.space}, which is not imported from a file's word; give "
+                "the name of the search itself"
+            )
+        return experiment, read_curves(path)
     folder = open_search(storage, source)
     return folder.experiment(), read_curves(folder.path / CURVES)
 

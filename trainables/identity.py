@@ -6,7 +6,6 @@ the seed, and the code that trains, the user's own functions included. What only
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ import torch
 from trainables.config import CascadeConfig
 from trainables.data_config import Augmentation
 from trainables.datasets.data import DataSplits
-from trainables.imports import is_import_path
+from trainables.imports import import_module, is_import_path
 from trainables.model_config import ModelConfig
 from trainables.plan import StagePlan
 from trainables.pruning.cost import LatencyTable
@@ -180,5 +179,5 @@ def _with_source(name: str) -> str:
     """A name as it is, or that of a user's own function with the digest of the file that it stands in."""
     if not is_import_path(name):
         return name
-    file = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
+    file = getattr(import_module(name.partition(":")[0]), "__file__", None)
     return f"{name} {hashlib.sha256(Path(file).read_bytes()).hexdigest()}" if file else name

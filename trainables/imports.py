@@ -2,7 +2,10 @@
 
 import importlib
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from trainables.errors import InputError, first_line
@@ -13,6 +16,18 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 def is_import_path(name: str) -> bool:
     """Tell whether `name` has the form `package.module:function`."""
     return _IMPORT_PATH.fullmatch(name) is not None
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module of the user's own, which may lie in the current folder.
+
+    What is installed comes before it, and nothing else is looked for there: who looks at a folder that was sent to them
+    runs nothing of it.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    return importlib.import_module(name)
 
 
 def import_function(path: str, *, key: str) -> Callable[..., Any]:
@@ -27,7 +42,7 @@ def import_function(path: str, *, key: str) -> Callable[..., Any]:
     """
     module_name, function_name = path.split(":")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = getattr(import_module(module_name), function_name)
     except Exception as error:  # the module is the user's, and may fail at anything
         raise InputError(f"{key} is {path!r}, but it cannot be imported: {first_line(error)}") from error
     if not callable(function):

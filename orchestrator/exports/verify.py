@@ -165,7 +165,7 @@ def _ask(request: Request, folder: Path) -> tuple[dict[str, Contents], dict[str,
     (folder / REQUEST).write_text(json.dumps(request.to_dict()), encoding="utf-8")
     for name in (ANSWER, LOGITS):
         (folder / name).unlink(missing_ok=True)
-    _run(["-m", "orchestrator.exports.reload", str(folder)])
+    _run(["-P", "-m", "orchestrator.exports.reload", str(folder)])
     answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
     return {format: Contents(**values) for format, values in answer.items()}, load_file(folder / LOGITS)
 

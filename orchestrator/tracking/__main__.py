@@ -51,7 +51,6 @@ def main() -> None:
     """Connect, then send until the driver has ended and all is sent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    sys.path.insert(0, str(Path.cwd()))  # networks of the user's own, as package.module:function
     orders = Input(sys.stdin.fileno())
     (order, *more) = orders.orders(None) or [{}]
     if not order:

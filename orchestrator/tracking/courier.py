@@ -93,7 +93,7 @@ class Courier:
         root = str(Path(__file__).parents[2])
         python_path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.tracking"],
+            [sys.executable, "-P", "-m", "orchestrator.tracking"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -112,6 +112,17 @@ def test_a_file_that_says_no_experiment_is_refused(curves_file):
         simulate(other)
 
 
+def test_a_space_that_a_file_names_is_not_imported(curves_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spaces.py").write_text("open('it_ran', 'w')\n")
+    write_table(
+        curves_file, read_table(curves_file.with_name("curves")), experiment={**EXPERIMENT, "space": "spaces:own"}
+    )
+    with pytest.raises(InputError, match=r"recorded in the space spaces:own, which is not imported from a file's word"):
+        simulate(curves_file)
+    assert not (tmp_path / "it_ran").exists()
+
+
 def test_a_search_is_by_default_what_the_benchmarks_hold_against_others():
     from benchmarks import policies, real_search
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,16 @@ def test_what_else_lies_in_an_export_is_named(folder: Path, capsys: pytest.Captu
     told = capsys.readouterr().out
     assert told.isascii()
     assert len(json.loads(told)["unlisted"]) == 3
+
+
+def test_modules_that_lie_beside_the_files_are_not_run(folder: Path) -> None:
+    for module in ("rich", "torch", "onnx", "orchestrator"):
+        (folder / f"{module}.py").write_text("from pathlib import Path\nPath('it_ran').touch()\n")
+    # As the installed command starts; with -m, Python itself looks in the current folder first.
+    checking = [sys.executable, "-P", "-c", "from orchestrator.cli import main; main()", "check", "."]
+    path = os.pathsep.join(folder for folder in sys.path if folder)
+    subprocess.run(checking, cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True, timeout=120)
+    assert not (folder / "it_ran").exists()
 
 
 def test_a_network_of_a_users_own_is_compared_and_not_built(folder: Path) -> None:

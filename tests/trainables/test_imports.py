@@ -1,0 +1,40 @@
+"""Functions of the user's own are found in the current folder, behind all that is installed."""
+
+import sys
+
+import pytest
+
+from trainables.errors import InputError
+from trainables.imports import import_function
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("nets_of_mine", None)
+
+
+def test_a_module_of_the_current_folder_is_found(here):
+    (here / "nets_of_mine.py").write_text("def small():\n    return 3\n")
+    assert import_function("nets_of_mine:small", key="model.name")() == 3
+
+
+def test_what_is_installed_comes_first(here):
+    (here / "rich.py").write_text("raise SystemExit\n")
+    assert import_function("rich:print", key="model.name").__module__ == "rich"
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("small = 3", "'nets_of_mine:small', but that is a int, not a function"),
+        ("1 / 0", "'nets_of_mine:small', but it cannot be imported: division by zero"),
+        ("", "'nets_of_mine:small', but it cannot be imported: module 'nets_of_mine' has no attribute 'small'"),
+    ],
+)
+def test_what_cannot_be_imported_is_named_with_its_key(here, code, says):
+    (here / "nets_of_mine.py").write_text(code)
+    with pytest.raises(InputError, match=f"model.name is {says}"):
+        import_function("nets_of_mine:small", key="model.name")
