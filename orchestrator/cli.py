@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from orchestrator.addresses import without_all_secrets
+from orchestrator.addresses import without_all_credentials, without_all_secrets
 from trainables.errors import InputError, StageFailure, first_line
 
 app = typer.Typer(
@@ -319,5 +319,5 @@ def main() -> None:
         told = bad_input or isinstance(error, StageFailure | OSError)
         where = "" if debug else " (--debug shows where)"
         line = first_line(error) if told else f"{type(error).__name__}: {first_line(error)}{where}"
-        typer.echo(f"cascade: {line}", err=True)
+        typer.echo(f"cascade: {without_all_credentials(line)}", err=True)
         sys.exit(BAD_INPUT if bad_input else FAILED)

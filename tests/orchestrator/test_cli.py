@@ -318,6 +318,21 @@ def test_a_criterion_of_the_users_own_is_tried_before_anything_runs(cascade, tmp
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("tracking=http://me:hidden@example.org:5000", "tracking is 'http://example.org:5000', but must be keys and"),
+        ("study=postgresql://me:hidden@example.org/db", "study is 'postgresql://example.org/db', but must be keys"),
+        ("study.warm_start=mysql://me:hid/den@example.org/db", "such as [mysql://example.org/db]"),
+        ("space=postgresql://me:hidden@example.org/db", "'postgresql://example.org/db' is no space"),
+    ],
+)
+def test_passwords_at_a_wrong_place_are_not_shown(cascade, setting, said):
+    result = cascade("search", "demo", "--set", setting)
+    refused(result, said)
+    assert "hid" not in result[2]
+
+
 def test_passwords_of_a_tracking_address_are_not_written_down(tmp_path):
     from orchestrator.commands import _resume_command
     from orchestrator.experiment.config import load_experiment
