@@ -22,7 +22,8 @@ _CHUNK = 500
 class BoundedHistory(BaseSampler):
     """A sampler that sees the best and the most recent trials of a study; in a short study that is all.
 
-    The best are the first by the front that they lie on; where a front does not fit in, its older trials.
+    The best are the first by the front that they lie on; where a front does not fit in, its older trials. Those that
+    break a constraint come after all that break none, the least broken first, as TPE itself ranks them.
     """
 
     def __init__(self, sampler: BaseSampler, *, num_best: int = NUM_BEST, num_recent: int = NUM_RECENT) -> None:
@@ -125,9 +126,22 @@ class _Sight:
         done = [trials[index] for index in older if trials[index].state is TrialState.COMPLETE]
         for start in range(0, len(done), _CHUNK):
             pool = sorted([*self._best, *done[start : start + _CHUNK]], key=lambda trial: trial.number)
+            broken_N = np.array([_violation(trial) for trial in pool])
             losses_ND = signs * np.array([trial.values for trial in pool])
-            self._best = [pool[index] for index in sorted(_first_by_front(losses_ND, self._num_best))]
+            self._best = [pool[index] for index in sorted(_first(broken_N, losses_ND, self._num_best))]
         return [*self._best, *trials[end:]]
+
+
+def _violation(trial: FrozenTrial) -> float:
+    """By how much a trial breaks its constraints, in all; 0 if it breaks none."""
+    return sum(max(0.0, violation) for violation in trial.constraints.values())
+
+
+def _first(broken_N: np.ndarray, losses_ND: np.ndarray, number: int) -> list[int]:
+    """Indices of so many trials: those that break nothing, front by front, then the least broken."""
+    (whole,), (broken,) = np.nonzero(broken_N == 0.0), np.nonzero(broken_N)
+    best = [*whole[_first_by_front(losses_ND[whole], number)], *broken[np.argsort(broken_N[broken], kind="stable")]]
+    return best[:number]
 
 
 def _first_by_front(losses_ND: np.ndarray, number: int) -> list[int]:

@@ -125,3 +125,17 @@ def _nothing():
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+def test_what_breaks_a_constraint_comes_after_all_that_does_not():
+    sampler = Looking(seed=0)
+    study = optuna.create_study(directions=["maximize"], sampler=BoundedHistory(sampler, num_best=4, num_recent=5))
+    broken = [2.0, 0.0, 1.0, -1.0, 3.0, *[4.0] * 25]  # the better the value, the more is broken
+    for number, violation in enumerate(broken):
+        study.add_trial(
+            create_trial(
+                params={"x": 0.5}, distributions=SPACE, values=[violation + number], constraints={"params": violation}
+            )
+        )
+    study.ask(SPACE)
+    assert sampler.seen == [0, 1, 2, 3, 26, 27, 28, 29, 30]
