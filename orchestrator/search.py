@@ -290,7 +290,7 @@ def _times(task: TeacherTask, experiment: Experiment, data: DataSplits, watcher:
 
 def _prepare_teacher(begun: _Begun) -> TeacherResult:
     task, resources = begun.task, begun.experiment.resources
-    if resources.address == LOCAL and resources.teacher is None and not task.measure_latency:
+    if resources.address == LOCAL and resources.teacher is None:
         # Nothing else runs yet, so the teacher has the machine.
         all_cpus = dataclasses.replace(
             task.actors, num_cpus=max(task.actors.num_cpus, float(int(begun.available_cpus)))

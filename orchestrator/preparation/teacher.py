@@ -42,11 +42,15 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
         return result
     state = task.state()
     num_told = 0 if state is None else num_epochs(state)  # by an earlier start
+    latency_ms = None
     try:
+        if task.timed_on is not None:  # before anything else runs
+            timing = ray.remote(max_retries=2, **task.timed_on.options)(_latency_ms)
+            latency_ms = ray.get(timing.remote(task, task.timed_on, data))
         with task.actors.placed() as options:
             # As options of the function, so that Ray ends a process that has used a card, and the card is free again.
             remote = ray.remote(max_retries=2, retry_exceptions=[RankLost], **options)(_run)
-            for progress in remote.remote(task, data, (data,), num_told):
+            for progress in remote.remote(task, data, (data,), num_told, latency_ms):
                 told(EpochProgress.from_dict(ray.get(progress)))
     except ray.exceptions.RayTaskError as error:
         raise _failure(error.cause, task.folder) from error
@@ -104,6 +108,17 @@ def _time_layers(
     return measure_layers(network, input_shape, pruning=pruning, num_threads=actors.num_threads).to_dict()
 
 
+def _latency_ms(task: TeacherTask, actors: RankActors, arrays: dict[str, Any]) -> float:
+    """Latency of the dense network where and how a trial measures that of its levels; the weights do not matter."""
+    from trainables.hardware.latency import measure  # slow to import, and seldom needed
+
+    processor.prepare(actors.num_threads, share_of_card=actors.num_gpus)
+    data = DataSplits.from_arrays(arrays)
+    network = build(task.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=task.seed)
+    network.to("cuda" if actors.num_gpus > 0 else "cpu")
+    return measure(network, data.input_shape, batch_size=1, num_threads=actors.num_threads).median_ms
+
+
 class TeacherFollower:
     """What a rank other than the first has of the teacher's training; it keeps nothing on disk."""
 
@@ -141,7 +156,11 @@ def _stage(task: TeacherTask, network: nn.Module, data: DataSplits, ranks: Ranks
 
 
 def _run(
-    task: TeacherTask, arrays: dict[str, Any], shared: tuple[ray.ObjectRef], num_told: int
+    task: TeacherTask,
+    arrays: dict[str, Any],
+    shared: tuple[ray.ObjectRef],
+    num_told: int,
+    latency_ms: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train it; `shared` is the reference that the arrays came from. Yields the epochs after the first `num_told`."""
     network, data = _begun(task, arrays)
@@ -162,11 +181,8 @@ def _run(
             seconds=0.0,
         )
     values = result.to_dict() | {"val_guess": guess(data.val.labels_N)}
-    if task.measure_latency:
-        from trainables.hardware.latency import measure  # slow to import, and seldom needed
-
-        latency = measure(network, data.input_shape, batch_size=1, num_threads=task.actors.num_threads)
-        values["latency_ms"] = latency.median_ms
+    if latency_ms is not None:
+        values["latency_ms"] = latency_ms
     task.keep(network, values, InputSpec.of(data))
 
 

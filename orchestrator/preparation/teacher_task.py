@@ -51,7 +51,7 @@ class TeacherTask:
         augmentation: what training batches go through.
         seed: of its initial weights and its training.
         actors: who train it: how many ranks, and what each takes.
-        measure_latency: measure its latency too.
+        timed_on: who measure its latency, as each level's is measured; `None` if nobody does.
         finished_stages: where a teacher that was trained before is found; `None` trains one.
         identity: what determines the teacher's weights.
         bucket: its place in a bucket, where the folder is a working copy that machines do not share.
@@ -64,7 +64,7 @@ class TeacherTask:
     augmentation: Augmentation
     seed: int
     actors: RankActors
-    measure_latency: bool
+    timed_on: RankActors | None
     finished_stages: StageFolder | None
     identity: Identity
     bucket: Bucket | None = None

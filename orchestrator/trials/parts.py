@@ -91,7 +91,7 @@ def make_teacher_task(experiment: Experiment, folder: SearchFolder, data: str) -
         augmentation=experiment.data.augmentation,
         seed=experiment.seed,
         actors=RankActors.of_teacher(experiment.resources),
-        measure_latency=experiment.measures_latency,
+        timed_on=RankActors.of_trial(experiment.resources) if experiment.measures_latency else None,
         bucket=None if folder.bucket is None else folder.bucket.within(TEACHER),
         checkpoint_seconds=60.0 * experiment.checkpoint_minutes,
     )

@@ -102,7 +102,7 @@ def test_a_teacher_of_two_ranks_is_that_of_one(session, data, tmp_path):
         augmentation="crop",
         seed=0,
         actors=TWO,
-        measure_latency=False,
+        timed_on=None,
         finished_stages=None,
         identity={},
     )

@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from orchestrator.experiment.config import parse_experiment
 from orchestrator.machines.rank_actors import RankActors
-from orchestrator.preparation.teacher import _failure, _run, _time_layers, time_layers
+from orchestrator.preparation.teacher import _failure, _latency_ms, _run, _time_layers, time_layers
 from orchestrator.preparation.teacher_task import TeacherTask
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.storage.bucket import Bucket
+from orchestrator.trials.parts import make_teacher_task
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError, StageFailure
@@ -40,7 +43,7 @@ def task(tmp_path):
         augmentation="none",
         seed=0,
         actors=ONE,
-        measure_latency=False,
+        timed_on=None,
         finished_stages=None,
         identity={},
     )
@@ -51,9 +54,13 @@ def times(task):
     return time_layers(task, Pruning(), None, actors=ONE)
 
 
-def test_an_attempt_after_another_tells_the_epochs_of_both(task):
+def two_classes():
     images = ImageSet(images_NCHW=torch.zeros(8, 1, 8, 8, dtype=torch.uint8), labels_N=torch.arange(8) % 2)
-    data = DataSplits(train=images, val=images, mean=(0.5,), std=(0.25,), class_names=("a", "b"))
+    return DataSplits(train=images, val=images, mean=(0.5,), std=(0.25,), class_names=("a", "b"))
+
+
+def test_an_attempt_after_another_tells_the_epochs_of_both(task):
+    data = two_classes()
     task = replace(task, recipe=Recipe(epochs=3, batch_size=8))
 
     def attempt(num_told):
@@ -131,3 +138,33 @@ def test_an_untrained_teacher_is_timed_for_the_images_of_the_search(task, monkey
     monkeypatch.setattr(layer_times, "measure_layers", measure)
     assert LatencyTable.from_dict(_time_layers(task, ONE, Pruning(round_to=8), 7, (1, 16, 16))) == TABLE
     assert asked == [(7, (1, 16, 16), Pruning(round_to=8), 1)]
+
+
+def test_the_teachers_latency_is_measured_as_a_trial_measures(task, monkeypatch):
+    from trainables.hardware import latency
+
+    data = two_classes()
+    asked = []
+    measure = latency.measure
+
+    def noted(network, shape, **how):
+        asked.append((shape, torch.get_num_threads(), how))
+        return measure(network, shape, min_seconds=0.01, **how)
+
+    monkeypatch.setattr(latency, "measure", noted)
+    task = replace(task, actors=RankActors(size=1, num_cpus=8, num_gpus=0))
+    assert _latency_ms(task, ONE, data.to_arrays()) > 0.0
+    assert asked == [((1, 8, 8), 1, {"batch_size": 1, "num_threads": 1})]
+
+
+def test_who_times_the_teacher_is_who_times_its_levels(tmp_path):
+    experiment = parse_experiment(
+        {
+            "objectives": ["val_accuracy", "latency_ms"],
+            "resources": {"cpus_per_trial": 2, "teacher": {"cpus": 8}},
+        }
+    )
+    task = make_teacher_task(experiment, SearchFolder(storage=tmp_path, name="timed"), "digest")
+    assert (task.actors.num_threads, task.timed_on) == (8, RankActors.of_trial(experiment.resources))
+    untimed = parse_experiment({})
+    assert make_teacher_task(untimed, SearchFolder(storage=tmp_path, name="untimed"), "digest").timed_on is None
