@@ -72,6 +72,7 @@ def print_simulation(  # noqa: PLR0913
     num_workers = min(num_workers, num_trials)
     experiment, curves = read_recorded(source, storage=storage)
     recorded = Recorded(curves, objectives=experiment.objectives, work=work)
+    yardstick = Yardstick(recorded, corner)
     simulation = Simulation(
         space=experiment.find_space(),
         defaults=experiment.cascade,
@@ -81,7 +82,7 @@ def print_simulation(  # noqa: PLR0913
     )
     num_processes = min(os.cpu_count() or 1, num_seeds)
     replays = simulation.run_all(policies or DEFAULT_POLICIES, num_seeds=num_seeds, num_processes=num_processes)
-    comparisons = compare(replays, Yardstick(recorded, corner), until=until)
+    comparisons = compare(replays, yardstick, until=until)
     if format == "json":
         sys.stdout.write(json.dumps([dataclasses.asdict(comparison) for comparison in comparisons], indent=1) + "\n")
         return

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,19 +147,23 @@ def _hypervolumes(view: FrontView, teacher: TeacherResult) -> dict[int, float]:
     """Of the front of all candidates up to each trial; growing, so that only fronts are merged."""
     found: dict[int, float] = {}
     best: tuple[Candidate, ...] = ()
-    for trial in sorted({candidate.trial for candidate in view.candidates}):
-        own = [c for c in view.candidates if c.trial == trial and c.key not in view.breaking]
-        best = front((*best, *own), view.objectives)
+    for trial, own in sorted(_by_trial(view.candidates).items()):
+        best = front((*best, *(c for c in own if c.key not in view.breaking)), view.objectives)
         found[trial] = front_hypervolume(best, view.objectives, teacher_latency_ms=teacher.latency_ms)
+    return found
+
+
+def _by_trial(candidates: Iterable[Candidate]) -> dict[int, list[Candidate]]:
+    found: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        found.setdefault(candidate.trial, []).append(candidate)
     return found
 
 
 def _importances(curves: Sequence[TrialCurve], view: FrontView) -> dict[str, Importance]:
     """What moved the student's accuracy, and how far the trial is behind the front."""
     done = [curve for curve in curves if curve.end == "finished" and curve.results and curve.parameters]
-    by_trial: dict[int, list[Candidate]] = {}
-    for candidate in view.candidates:
-        by_trial.setdefault(candidate.trial, []).append(candidate)
+    by_trial = _by_trial(view.candidates)
     done = [curve for curve in done if curve.trial in by_trial]
     parameters = [curve.parameters for curve in done]
     results = {

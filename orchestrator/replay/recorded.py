@@ -153,6 +153,9 @@ class Yardstick:
         Args:
             recorded: the table.
             corner: where hypervolume is measured from.
+
+        Raises:
+            InputError: if the best known front dominates nothing from there.
         """
         assert corner in get_args(Corner)
         self._objectives = recorded.objectives
@@ -163,6 +166,11 @@ class Yardstick:
             columns = list(zip(*known, strict=True))
             self._reference = tuple(max(column) + _BEYOND * (max(column) - min(column)) for column in columns)
         self._best = hypervolume(known, self._reference)
+        if self._best <= 0.0:
+            raise InputError(
+                f"--corner is {corner!r}, but from there the front of what was recorded spans nothing"
+                + ("; give --corner teacher" if corner == "front" else ": no trial has learnt anything")
+            )
 
     def shares(self, groups: Iterable[Sequence[Point]]) -> Iterator[float]:
         """The fraction, in [0, 1], after each group of points that is found."""

@@ -106,3 +106,10 @@ def test_from_the_corner_of_the_front_its_ends_count_a_tenth(make_curve):
     found = heights[1] * steps[1] + heights[2] * steps[2]
     (share,) = Yardstick(recorded, "front").shares([recorded.trials[0].results])
     assert share == pytest.approx(found / (found + heights[0] * steps[0]))
+
+
+def test_a_front_of_one_is_no_yardstick_from_its_own_corner(make_curve):
+    recorded = table(make_curve(sizes=(0.5, 0.1), accuracies=(0.7, 0.8)))
+    assert list(Yardstick(recorded, "teacher").shares([recorded.trials[0].results])) == [1.0]
+    with pytest.raises(InputError, match=r"--corner is 'front', but from there .* spans nothing; give --corner"):
+        Yardstick(recorded, "front")
