@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from orchestrator import cli
+from orchestrator.storage.bucket import is_bucket
 from trainables.errors import InputError
 
 _ADDRESS = "resources.address"
@@ -42,7 +43,8 @@ def words_of(arguments: Sequence[str]) -> list[str]:
     """Arguments of `cascade search`, joined to the cluster unless they say otherwise.
 
     Raises:
-        InputError: if they are none, as when a name with a space has come apart.
+        InputError: if they are none, as when a name with a space has come apart, or if a job's search would be kept in
+            the copy of its folder that Ray makes and removes.
     """
     words = list(arguments)
     if not any(f"{_ADDRESS}=" in word for word in words):
@@ -50,7 +52,7 @@ def words_of(arguments: Sequence[str]) -> list[str]:
     group: Any = typer.main.get_command(cli.app)
     search = group.commands["search"]
     try:
-        search.make_context("search", list(words))
+        context = search.make_context("search", list(words))
     except Exception as error:  # of click, or of typer's own copy of it
         message = getattr(error, "format_message", None)
         if message is None:
@@ -62,6 +64,13 @@ def words_of(arguments: Sequence[str]) -> list[str]:
                 "put settings into the experiment's file"
             )
         raise InputError(f"{' '.join(message().split()).rstrip('.')}{note}") from error
+    storage = context.params["storage"]
+    if _JOB in os.environ and not is_bucket(storage) and not Path(storage).expanduser().is_absolute():
+        raise InputError(
+            f"--storage is {storage!r}, but a job runs in a copy of its folder that Ray removes with all that lies "
+            "there; give the whole path of a folder that all machines mount, or a bucket, by --storage or "
+            "CASCADE_STORAGE"
+        )
     return words
 
 

@@ -1,6 +1,7 @@
 """What trials and the teacher take of machines, as an experiment says it."""
 
 import math
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -11,6 +12,8 @@ LOCAL = "local"
 """The address of a Ray that is started on this machine."""
 AUTO: Literal["auto"] = "auto"
 """In place of a number of GPUs: as large a part of a card as a trial is seen to take."""
+
+_HOST_AND_PORT = re.compile(r"(ray://)?[^\s/]+:\d{1,5}")
 
 
 def _check_gpus(key: str, gpus: float, ranks_key: str, ranks: int | None) -> None:
@@ -38,8 +41,8 @@ class TeacherResources(BaseModel, extra="forbid", frozen=True):
         gpu_kind: which cards, as for trials.
     """
 
-    cpus: Annotated[float, Field(gt=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     ranks: Annotated[int, Field(ge=1, strict=True)] | None = None
     gpu_kind: Annotated[str, Field(min_length=1)] | None = None
 
@@ -69,10 +72,11 @@ class Resources(BaseModel, extra="forbid", frozen=True):
         teacher: what training the teacher takes; where it is left out one GPU if trials have any, and on one's own
             machine all CPUs.
         max_concurrent: trials at the same time; as many as fit where it is left out.
-        address: `local` starts Ray on this machine; `auto` joins the cluster that this machine is part of.
+        address: `local` starts Ray on this machine; `auto` joins the cluster that this machine is part of, and
+            HOST:PORT the one whose head answers there.
     """
 
-    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    cpus_per_trial: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     gpus_per_trial: float | Literal["auto"] = 0.0
     ranks_per_trial: Annotated[int, Field(ge=1, strict=True)] | None = None
     gpu_kind: Annotated[str, Field(min_length=1)] | None = None
@@ -87,6 +91,13 @@ class Resources(BaseModel, extra="forbid", frozen=True):
         if value == AUTO or (is_number and 0 <= value < math.inf):  # type: ignore[operator]
             return value
         raise InputError(f"{value!r} is given, but must be a number of GPUs, 0 or more, or {AUTO}")
+
+    @field_validator("address")
+    @classmethod
+    def _known_address(cls, address: str) -> str:
+        if address not in (LOCAL, AUTO) and not _HOST_AND_PORT.fullmatch(address):
+            raise InputError(f"{address!r} is given, but must be {LOCAL}, {AUTO}, or HOST:PORT of a cluster's head")
+        return address
 
     @model_validator(mode="after")
     def _one_gpu_a_rank(self) -> Self:

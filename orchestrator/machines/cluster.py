@@ -3,6 +3,7 @@
 import os
 import platform
 import secrets
+import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ from trainables.errors import InputError, first_line
 
 GPU_KIND = "accelerator_type:"
 """Begins the name of the resource that Ray gives a machine for its cards' kind."""
+OWN_LABEL = "cascade-own"
+"""Ray's label of the one machine of a Ray that a search has started for itself."""
+_START_ONE = "use local to start one on this machine"
+_HEAD_SECONDS = 10.0
 # A node starts a Python process for the first task that it gets; on a busy one that takes a while.
 ANSWER_SECONDS = 120.0
 # Machines of a kind where the autoscaler says no number.
@@ -43,12 +48,13 @@ def joining(address: str) -> Iterator[None]:
             f"resources.address is {address!r}, but a search must run on a machine of the cluster; start it there with "
             "`ray submit` or `ray job submit` and address auto"
         )
+    if ":" in address and not answers(address, seconds=_HEAD_SECONDS):  # Ray itself would try for minutes
+        raise InputError(f"resources.address is {address!r}, but nothing answers there; {_START_ONE}")
     try:
         yield
     except ConnectionError as error:
         raise InputError(
-            f"resources.address is {address!r}, but no Ray answers there ({error}); "
-            "use local to start one on this machine"
+            f"resources.address is {address!r}, but no Ray answers there ({error}); {_START_ONE}"
         ) from error
     except AuthenticationError as error:
         raise InputError(
@@ -64,6 +70,29 @@ def joining(address: str) -> Iterator[None]:
             f"the cluster runs Ray {there[0]} and Python {there[1]}, but this process runs {here}; use the environment "
             "that the cluster was started with, or start the cluster anew from this one"
         ) from error
+
+
+def answers(address: str, *, seconds: float) -> bool:
+    """Whether anybody takes calls at HOST:PORT; who waits longer than so many seconds for it has had none."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except (OSError, OverflowError):  # an address that is none, too
+        return False
+    return True
+
+
+def require_shared() -> None:
+    """Refuse the Ray of another search, which found on the way to a cluster ends with that search. Needs Ray.
+
+    Raises:
+        InputError: if it is one.
+    """
+    if any(node["Labels"].get(OWN_LABEL) for node in ray.nodes()):
+        raise InputError(
+            "resources.address is 'auto', but the Ray that runs here belongs to another search and ends with it; "
+            "start a cluster by `ray start --head` and give its address, or use local"
+        )
 
 
 def machines_there() -> dict[str, Mapping[str, float]]:

@@ -1,7 +1,6 @@
 """Ray, for as long as a command needs it."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +10,15 @@ from typing import Any
 import ray
 
 from orchestrator.experiment.resources import AUTO, LOCAL, Resources
-from orchestrator.machines.cluster import check_kinds, check_resources, check_together, joining
+from orchestrator.machines.cluster import (
+    OWN_LABEL,
+    answers,
+    check_kinds,
+    check_resources,
+    check_together,
+    joining,
+    require_shared,
+)
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.preparation.packing import where_there_is_no_card
 from orchestrator.signals import ended_with, terminated_as_interrupted
@@ -30,10 +37,12 @@ def ray_session(resources: Resources) -> Iterator[float]:
     if resources.address == LOCAL:
         # Workers of this machine's own Ray inherit it, which starts them faster than an environment of their own.
         os.environ["PYTHONPATH"] = python_path
-        options = {"include_dashboard": False}
+        options = {"include_dashboard": False, "labels": {OWN_LABEL: "true"}}
     with joining(resources.address):
         ray.init(address=resources.address, log_to_driver=False, logging_level="ERROR", **options)
     try:
+        if resources.address == AUTO:
+            require_shared()
         resources = where_there_is_no_card(resources)
         available_cpus = check_resources(_asked(resources), address=resources.address)
         check_kinds(_kinds(resources))
@@ -52,12 +61,7 @@ def ray_session(resources: Resources) -> Iterator[float]:
 
 def _is_gone(address: str) -> bool:
     """Whether nobody answers where Ray did: its server takes no calls any more as soon as it is told to end."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
-    except OSError:
-        return True
-    return False
+    return not answers(address, seconds=1.0)
 
 
 def _asked(resources: Resources) -> dict[str, tuple[str, float]]:

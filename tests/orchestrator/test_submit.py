@@ -44,6 +44,18 @@ def test_a_job_is_not_told_of_ray_submit(monkeypatch):
     assert "ray submit" not in str(refusal.value)
 
 
+def test_a_job_keeps_nothing_in_its_copy_of_the_folder(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.delenv("CASCADE_STORAGE", raising=False)
+    for words in ([], ["--storage", "mine/runs"]):
+        with pytest.raises(InputError, match=r"^--storage is '(mine/)?runs', but a job runs in a copy .* bucket"):
+            submission.words_of(["a.yaml", *words])
+    for storage in ("/mnt/runs", "~/runs", "s3://bucket/place"):
+        assert submission.words_of(["a.yaml", "--storage", storage])[:3] == ["a.yaml", "--storage", storage]
+    monkeypatch.setenv("CASCADE_STORAGE", "/mnt/runs")
+    assert submission.words_of(["a.yaml"])[0] == "a.yaml"
+
+
 def test_a_file_that_hides_a_package_is_named(tmp_path):
     assert hidden(tmp_path) is None
     (tmp_path / "ray.py").touch()

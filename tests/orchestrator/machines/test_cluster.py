@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 import ray
 from ray.core.generated import autoscaler_pb2
@@ -45,6 +47,17 @@ def test_a_cluster_that_does_not_know_the_token_says_how_to_give_it():
 
 def test_no_cluster_is_bad_input():
     assert "no Ray answers there" in refused(ConnectionError("nobody"))
+
+
+def test_an_address_at_which_nothing_answers_is_said_at_once():
+    with socket.socket() as taken, socket.create_server(("127.0.0.1", 0)) as server:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        port, open_port = taken.getsockname()[1], server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", "nowhere.invalid:6379"):
+            with pytest.raises(InputError, match=f"is '{address}', but nothing answers there"), joining(address):
+                pytest.fail("joined")
+        with joining(f"127.0.0.1:{open_port}"):
+            pass
 
 
 def test_other_failures_are_not_hidden():
