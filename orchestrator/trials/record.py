@@ -297,10 +297,13 @@ def _is_whole(candidates: Sequence[Candidate]) -> bool:
 
 
 def search_parameters(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment's plain values as flat parameters: dotted keys, scalars as they are, the rest as text."""
+    """An experiment's plain values as flat parameters: dotted keys, scalars as they are, the rest as text.
+
+    Floors are under patterns of the user's own, with signs that MLflow takes in no key, and are text as a whole.
+    """
     flat: dict[str, Any] = {}
     for key, value in plain.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key != "floors":
             flat |= {f"{key}.{inner}": item for inner, item in search_parameters(value).items()}
         else:
             flat[key] = value if isinstance(value, str | int | float | bool) else str(value)

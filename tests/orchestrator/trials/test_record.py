@@ -1,9 +1,10 @@
+import re
 import threading
 from dataclasses import replace
 
 import pytest
 
-from orchestrator.experiment.config import Stop
+from orchestrator.experiment.config import Stop, parse_experiment
 from orchestrator.front.archive import Archive
 from orchestrator.front.candidates import candidates_of
 from orchestrator.front.constraints import Bound
@@ -374,3 +375,10 @@ def test_parameters_are_flat():
         "a.c.d": "None",
         "e": "[1, 2]",
     }
+
+
+def test_floors_of_patterns_are_one_parameter():
+    experiment = parse_experiment({"cascade": {"pruning": {"floors": {"layer?.*": 4, "*": 2}}}})
+    parameters = search_parameters(experiment.to_dict())
+    assert parameters["cascade.pruning.floors"] == "{'layer?.*': 4, '*': 2}"
+    assert all(re.fullmatch(r"[\w.]+", key) for key in parameters), "MLflow takes a few signs only"
