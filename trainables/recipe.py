@@ -19,6 +19,10 @@ Execution = Literal["graph", "eager", "compile"]
 Precision = Literal["fp32", "bf16"]
 
 
+MOST = 1_000_000
+"""Of epochs, and of images in a batch: what is more was not meant."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe(PlainConfig):
     """How weights are trained.
@@ -76,8 +80,8 @@ class Recipe(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        require_int("epochs", self.epochs, at_least=1)
-        require_int("batch_size", self.batch_size, at_least=2)
+        require_int("epochs", self.epochs, at_least=1, at_most=MOST)
+        require_int("batch_size", self.batch_size, at_least=2, at_most=MOST)
         require_number("learning_rate", self.learning_rate, above=0.0)
         require_number("momentum", self.momentum, at_least=0.0, below=1.0)
         require_number("weight_decay", self.weight_decay, at_least=0.0)

@@ -1,6 +1,6 @@
 """What is looked at before a search begins: that the network, the space and the data fit one another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from orchestrator.data.classes import class_notes, require_differences
 from orchestrator.data.leakage import leakage_notes
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.idle import idle_notes
-from orchestrator.experiment.resources import AUTO, LOCAL
+from orchestrator.experiment.resources import AUTO, LOCAL, Resources
 from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.preparation.exportable import export_notes
@@ -99,7 +99,11 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         look = look_with(None)
     of_data = (*_metric_notes(data), *class_notes(data), *leakage_notes(data))
     of_network = (*_network_notes(findings, data), *export_notes(network, experiment.model, data))
-    notes = (*of_data, *of_network, *_speed_notes(experiment), *idle_notes(experiment))
+    recipes = {"cascade.recipe": experiment.cascade.recipe}
+    if experiment.model.weights is None:
+        recipes = {"teacher": experiment.teacher} | recipes
+    of_training = (*_batch_notes(recipes, data), *_speed_notes(recipes, experiment.resources))
+    notes = (*of_data, *of_network, *of_training, *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
 
 
@@ -174,15 +178,21 @@ def _network_notes(findings: Findings, data: DataSplits) -> Iterator[str]:
         )
 
 
-def _speed_notes(experiment: Experiment) -> Iterator[str]:
-    """What slows training down where trials run on a processor."""
-    resources = experiment.resources
+def _batch_notes(recipes: Mapping[str, Recipe], data: DataSplits) -> Iterator[str]:
+    """Recipes that take all images in a batch, by their keys."""
+    for key, recipe in recipes.items():
+        if recipe.batch_size >= len(data.train):
+            yield (
+                f"{key}.batch_size is {recipe.batch_size}, but there are {len(data.train)} training images: an epoch "
+                "is one step, of which too few may be taken to learn anything; lower it"
+            )
+
+
+def _speed_notes(recipes: Mapping[str, Recipe], resources: Resources) -> Iterator[str]:
+    """What slows training by these recipes down where trials run on a processor."""
     no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
     if resources.num_gpus > 0 and not no_card:
         return
-    recipes = {"cascade.recipe": experiment.cascade.recipe}
-    if experiment.model.weights is None:
-        recipes = {"teacher": experiment.teacher} | recipes
     in_bf16 = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
     if in_bf16 and not torch.cpu.get_capabilities().get("avx512_bf16"):
         key = in_bf16[0]

@@ -72,6 +72,8 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("resources.teacher.gpus=.inf", "^resources.teacher.gpus is inf: input should be a finite number"),
         ("resources.teacher.cpus=.inf", "^resources.teacher.cpus is inf: input should be a finite number"),
         ("resources.cpus_per_trial=.inf", "^resources.cpus_per_trial is inf: input should be a finite number"),
+        ("teacher.epochs=99999999999999", "^teacher.epochs is 99999999999999, but .* at least 1 and at most 1000000"),
+        ("cascade.recipe.batch_size=2000000", "^cascade.recipe.batch_size is 2000000, but .* at least 2 and at most"),
         ("teacher.optimizer=adam", "teacher.optimizer is 'adam': input should be 'sgd' or 'adamw'"),
         ("teacher.learning_rate_schedule=linear", "teacher.learning_rate_schedule is 'linear': .*'one-cycle'"),
         ("cascade.recipe={optimizer: adamw}", "cascade.recipe.learning_rate is 0.1, but must be below 0.1 for adamw"),

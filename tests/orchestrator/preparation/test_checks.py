@@ -71,7 +71,7 @@ class Pair(Few):
 @pytest.fixture(scope="module")
 def data():
     dark, light = (
-        ImageSet(images_NCHW=torch.full((8, 3, 16, 16), shade, dtype=torch.uint8), labels_N=torch.arange(8) % 4)
+        ImageSet(images_NCHW=torch.full((256, 3, 16, 16), shade, dtype=torch.uint8), labels_N=torch.arange(256) % 4)
         for shade in (0, 255)
     )
     return DataSplits(train=dark, val=light, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=("a", "b", "c", "d"))
@@ -233,6 +233,17 @@ def test_nothing_is_said_of_the_recipe_of_a_teacher_that_is_read(data, tmp_path)
     assert check_network(experiment(model, teacher={"execution": "compile"}), data).notes == ()
 
 
+def test_a_batch_of_all_images_is_said(data):
+    def notes(**others):
+        return check_network(experiment({"name": "vgg-small", "width": 0.25}, **others), data).notes
+
+    assert notes(teacher={"batch_size": 255}) == ()
+    (said,) = notes(teacher={"batch_size": 1000})
+    assert said.startswith("teacher.batch_size is 1000, but there are 256 training images: an epoch is one step")
+    (said,) = notes(cascade={"recipe": {"batch_size": 256}})
+    assert said.startswith("cascade.recipe.batch_size is 256, but there are 256 training images")
+
+
 def test_compiling_on_a_processor_is_said_and_not_refused(data):
     def notes(**others):
         return check_network(experiment({"name": "vgg-small", "width": 0.25}, **others), data).notes
@@ -351,7 +362,7 @@ class Flat(Few):
         self.scores = nn.Linear(8, num_classes)
 
 
-MANY_VIEWS = 2**31 // (4 * 8 * 4) + 1  # eight images of four classes
+MANY_VIEWS = 2**31 // (4 * 256 * 4) + 1  # 256 images of four classes
 
 
 def test_features_that_cannot_be_learnt_are_refused_whoever_asks_for_them(data, monkeypatch):
@@ -372,7 +383,9 @@ def test_more_than_can_be_remembered_is_refused_where_a_stage_has_more_epochs(da
         cascade = {"teacher_views": MANY_VIEWS, "recipe": {"epochs": epochs}}
         return check_network(experiment({"name": "vgg-small"}, cascade=cascade), data)
 
-    with pytest.raises(InputError, match=rf"teacher_views is {MANY_VIEWS}, and so many logits of 8 images for 4 class"):
+    with pytest.raises(
+        InputError, match=rf"teacher_views is {MANY_VIEWS}, and so many logits of 256 images for 4 class"
+    ):
         check(MANY_VIEWS + 1)
     (note,) = check(MANY_VIEWS).notes
     assert "teacher_views" in note
