@@ -48,12 +48,6 @@ def _loss(candidate: Candidate, name: str) -> float:
     return -value if OBJECTIVES[name] == "maximize" else value
 
 
-def dominates(a: Candidate, b: Candidate, objectives: Sequence[str]) -> bool:
-    """Tell whether `a` is at least as good as `b` in every objective and better in one."""
-    losses_a, losses_b = losses(a, objectives), losses(b, objectives)
-    return losses_a != losses_b and _covers(losses_a, losses_b)
-
-
 def _covers(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(loss_a <= loss_b for loss_a, loss_b in zip(a, b, strict=True))
 

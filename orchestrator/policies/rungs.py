@@ -154,27 +154,6 @@ class Rungs:
         self._keep(Passing(trial=trial, rung=rung, points=known, goes_on=goes_on))
         return goes_on
 
-    def to_dict(self) -> dict[str, Any]:
-        """All that decisions depend on, as plain values; nothing is drawn but from the seed, the rung and the trial."""
-        return {
-            "settings": self._settings.to_dict(),
-            "objectives": ["val_accuracy", self._cost],
-            "seed": self._seed,
-            "passings": [passing.to_dict() for passing in self._passings],
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make them from what `to_dict` gave; they decide as those would have.
-
-        Raises:
-            InputError: if the settings are out of range.
-        """
-        settings = EarlyStopping.from_dict(values["settings"])
-        rungs = cls(settings, objectives=values["objectives"], seed=values["seed"])
-        rungs.restore([Passing.from_dict(passing) for passing in values["passings"]])
-        return rungs
-
     def restore(self, passings: Sequence[Passing]) -> None:
         """Take over what rungs with these settings have kept, in the order in which it came; only into empty ones."""
         points = [
