@@ -144,7 +144,7 @@ class LiveWatcher(Watcher):
         self._trials_started: float | None = None
         self._teacher: TeacherResult | None = None
         self._teacher_progress: EpochProgress | None = None
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, _Running] = {}  # changes while another thread draws, from a copy
         self._view: FrontView | None = None
 
     def teacher_epoch(self, progress: EpochProgress) -> None:
@@ -222,7 +222,7 @@ class LiveWatcher(Watcher):
         """From epochs that are done and to do; `None` before there is anything to go by."""
         assert self._trials_started is not None
         done = float(self._ended_here)
-        for running in self._running.values():
+        for running in self._running.copy().values():
             if running.progress is not None:
                 done += running.progress.trial_epoch / running.cascade.num_epochs
         ahead = self._num_trials - self._num_ended - (done - self._ended_here)
@@ -234,7 +234,7 @@ class LiveWatcher(Watcher):
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for column in ("trial", "stage", "epoch", "sizes asked", "accuracy now"):
             table.add_column(column)
-        for number, running in sorted(self._running.items()):
+        for number, running in sorted(self._running.copy().items()):
             progress = running.progress
             table.add_row(
                 str(number),

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.front.front_view import front_view
 from orchestrator.searches.fronts import front_json_list, front_rich_table, front_rows
-from orchestrator.view import watching
+from orchestrator.view import LiveWatcher, watching
 from trainables.config import CascadeConfig
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, Reused, TeacherResult
@@ -131,6 +131,25 @@ def test_a_terminal_shows_what_runs_what_is_best_and_what_is_left(candidates, vi
     assert "1 of 3 trials" in later
     assert "best so far: 94.0 % at 30.0 % of the MACs" in later
     assert "5/10" not in later
+
+
+def test_trials_may_start_while_the_table_is_drawn():
+    watcher = LiveWatcher(console(terminal=True), num_trials=9)
+
+    class Progress:
+        """An epoch's, beside whose drawing the driver starts another trial."""
+
+        def __getattr__(self, name):
+            watcher.trial_started(len(watcher._running), CASCADE)
+            return getattr(progress(5), name)
+
+    watcher.teacher_ready(TEACHER)
+    watcher.trial_started(0, CASCADE)
+    watcher.trial_epoch(0, Progress())
+    shown = console(terminal=False)
+    shown.print(watcher.render())
+    assert "5/10" in shown.file.getvalue()
+    assert len(watcher._running) > 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])
