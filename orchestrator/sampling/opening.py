@@ -41,13 +41,14 @@ def open_study(experiment: Experiment, folder: SearchFolder) -> Study:
 
 
 def starting_points(experiment: Experiment, space: Space) -> tuple[dict[str, Any], ...]:
-    """What is tried first: the user's own points, then hand-laid ones where the space knows some."""
+    """What is tried first: the user's own points, then hand-laid ones where the space knows some.
+
+    As many as there are to be, even in a search of fewer trials, which may go on with more.
+    """
     own = experiment.starting_points
     if not isinstance(space, CascadeSpace):
         return own
-    return own + space.starting_points(
-        max(0, min(experiment.num_starting_points, experiment.num_trials - len(own))), experiment.cascade
-    )
+    return own + space.starting_points(experiment.num_starting_points, experiment.cascade)
 
 
 def warm_start(study: Study, experiment: Experiment, folder: SearchFolder) -> tuple[Learned, ...]:

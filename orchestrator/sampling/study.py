@@ -85,7 +85,7 @@ class Study:
         self._study = find_or_make_study(
             StudyAddress(place=place, name=name, objectives=self._objectives, made_for=made_for or {})
         )
-        started = len(self._study.get_trials(deepcopy=False))
+        started = sum(trial.state is not TrialState.WAITING for trial in self._in())
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
         self._tried = {_identity(_cascade(trial)): trial.number for trial in self._in() if _CASCADE in trial.user_attrs}
 

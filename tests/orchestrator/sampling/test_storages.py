@@ -129,5 +129,17 @@ def test_own_points_come_before_hand_laid_ones():
     experiment = Experiment(starting_points=[{"temperature": 2}], num_starting_points=4, num_trials=3)
     points = starting_points(experiment, SPACE)
     assert points[0] == {"temperature": 2}
-    assert points[1:] == SPACE.starting_points(2)
+    assert points[1:] == SPACE.starting_points(4)
     assert starting_points(experiment, lambda trial, defaults: None) == ({"temperature": 2},)
+
+
+def test_a_search_that_goes_on_with_more_trials_has_the_starting_points_of_one_that_began_with_them(tmp_path):
+    def sizes(name, *starts):
+        for num_trials in starts:
+            study = Study(tmp_path / name, objectives=OBJECTIVES, seed=0)
+            study.enqueue(starting_points(Experiment(num_trials=num_trials), SPACE))
+            while study.num_started < num_trials:
+                study.ask(SPACE, CascadeDefaults())
+        return [study.parameters(number)["student_macs_kept"] for number in range(6)]
+
+    assert sizes("at once", 6) == sizes("in two starts", 2, 6)

@@ -133,6 +133,15 @@ def test_starting_points_that_a_killed_start_left_out_are_added(tmp_path):
     assert sizes == pytest.approx([point["student_macs_kept"] for point in points], rel=1e-3)
 
 
+def test_starts_draw_differently_though_starting_points_wait(tmp_path):
+    temperatures = []
+    for _ in range(3):
+        study = open_study(tmp_path, sampler="random")
+        study.enqueue([{"student_macs_kept": 0.1 + number / 100} for number in range(9)])
+        temperatures += [study.ask(SPACE, DEFAULTS).cascade.temperature for _ in range(2)]
+    assert len(set(temperatures)) == 6
+
+
 class SometimesImpossible:
     """Gives a cascade that cannot be for every other trial."""
 
