@@ -4,7 +4,8 @@ Pure logic; what ended trials took is handed in and out as plain values, so that
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,23 +89,22 @@ class Budget:
         trained = trial_epoch - self._taken_over.get(number, 0)
         self._running[number] = max(trained, self._running.get(number, 0))
 
-    def end(self, number: int, *, hypervolume: float, epochs: int | None = None) -> Ended:
-        """A trial has ended.
+    @contextmanager
+    def ending(self, number: int, *, hypervolume: float, epochs: int | None = None) -> Iterator[Ended]:
+        """A trial ends: gives what to keep of it, and counts it as ended once that is kept, unless it cannot be.
 
         Args:
             number: of the trial.
             hypervolume: of the front now.
             epochs: that it trained, where that is known better than from what was heard of it.
-
-        Returns:
-            What to keep of it.
         """
-        heard = self._running.pop(number, 0)
-        self._taken_over.pop(number, None)
+        heard = self._running.get(number, 0)
         order = self._ended[-1].order + 1 if self._ended else 1
         ended = Ended(order=order, epochs=heard if epochs is None else epochs, hypervolume=hypervolume)
+        yield ended
+        self._running.pop(number, None)
+        self._taken_over.pop(number, None)
         self._ended.append(ended)
-        return ended
 
     def reached(self) -> str | None:
         """Which limit has been reached, for people to read; `None` while there is none."""

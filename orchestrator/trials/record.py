@@ -169,8 +169,7 @@ class SearchRecord:
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
         self._curves.ended(number, "failed")
-        ended = self._budget.end(number, hypervolume=self._hypervolume(self.view()))
-        with self._study.together():
+        with self._budget.ending(number, hypervolume=self._hypervolume(self.view())) as ended, self._study.together():
             self._study.note_end(number, ended)
             self._study.fail(number, reason)
         self._tracker.finish_trial(number, (), "failed", reason)
@@ -231,8 +230,8 @@ class SearchRecord:
         student = max(candidates, key=lambda candidate: candidate.level)
         # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
         epochs = asked.cascade.num_epochs - reused.epochs
-        ended = self._budget.end(number, hypervolume=self._hypervolume(view), epochs=epochs)
-        with self._study.together():
+        volume = self._hypervolume(view)
+        with self._budget.ending(number, hypervolume=volume, epochs=epochs) as ended, self._study.together():
             self._study.note_end(number, ended)
             self._study.note_reuse(number, reused)
             self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
@@ -243,7 +242,7 @@ class SearchRecord:
                 measured=measured(student),
             )
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
-        self._show_front(view, ended.hypervolume)
+        self._show_front(view, volume)
         self._watcher.trial_finished(number, candidates, view, reused)
         if self._budget.num_ended % _TRIALS_TO_MEET == 0:
             self._note_unmet()
@@ -256,15 +255,15 @@ class SearchRecord:
     def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
         view = self.view()
         self._curves.ended(number, "stopped", results_of(candidates))
-        ended = self._budget.end(number, hypervolume=self._hypervolume(view))
-        with self._study.together():
+        volume = self._hypervolume(view)
+        with self._budget.ending(number, hypervolume=volume) as ended, self._study.together():
             self._study.note_end(number, ended)
             self._study.note_reuse(number, reused)
             self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
             self._study.stop(number, reason)
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
         if candidates:
-            self._show_front(view, ended.hypervolume)
+            self._show_front(view, volume)
         self._watcher.trial_stopped(number, reason, candidates, view)
 
     def _hypervolume(self, view: FrontView) -> float:

@@ -20,6 +20,12 @@ def past(*volumes, epochs=5):
     return [Ended(order=order, epochs=epochs, hypervolume=volume) for order, volume in enumerate(volumes, start=1)]
 
 
+def end(budget, number, **known):
+    """A trial ends; what is kept of it."""
+    with budget.ending(number, **known) as ended:
+        return ended
+
+
 def test_without_limits_nothing_ends_a_search():
     clock = Clock()
     budget = Budget(Stop(), clock=clock)
@@ -59,7 +65,7 @@ def test_epochs_that_are_trained_again_after_a_crash_count_once():
     for trial_epoch in (1, 2, 3, 2, 3, 4):
         budget.trained(0, trial_epoch)
     assert budget.epochs == 4
-    assert budget.end(0, hypervolume=0.5).epochs == 4
+    assert end(budget, 0, hypervolume=0.5).epochs == 4
     assert budget.epochs == 4
 
 
@@ -75,14 +81,22 @@ def test_epochs_that_another_trial_trained_do_not_count():
 def test_what_is_known_better_than_heard_counts():
     budget = Budget(Stop())
     budget.trained(0, 1)
-    assert budget.end(0, hypervolume=0.5, epochs=20) == Ended(order=1, epochs=20, hypervolume=0.5)
+    assert end(budget, 0, hypervolume=0.5, epochs=20) == Ended(order=1, epochs=20, hypervolume=0.5)
     assert budget.epochs == 20
+
+
+def test_a_trial_whose_end_cannot_be_kept_has_not_ended():
+    budget = Budget(Stop())
+    budget.trained(0, 3)
+    with pytest.raises(OSError, match="full"), budget.ending(0, hypervolume=0.5):
+        raise OSError("the disk is full")
+    assert (budget.num_ended, budget.epochs) == (0, 3)
 
 
 def test_order_goes_on_after_earlier_starts():
     budget = Budget(Stop())
     budget.recall(reversed(past(0.1, 0.2, 0.3)))
-    assert budget.end(9, hypervolume=0.3).order == 4
+    assert end(budget, 9, hypervolume=0.3).order == 4
 
 
 @pytest.mark.parametrize(
@@ -110,7 +124,7 @@ def test_a_limit_that_was_reached_stays_reached():
     budget = Budget(Stop(trials_without_gain=1))
     budget.recall(past(0.5, 0.5))
     reason = budget.reached()
-    budget.end(2, hypervolume=0.9)  # one that was still running
+    end(budget, 2, hypervolume=0.9)  # one that was still running
     assert budget.reached() == reason is not None
 
 
