@@ -269,7 +269,7 @@ def _train(begun: _Begun, queue: TrialQueue, record: SearchRecord) -> None:
             resources=experiment.resources,
             max_concurrent=begun.max_concurrent,
             storage=begun.trials,
-            make_scheduler=lambda: scheduler(experiment, folder),
+            make_scheduler=partial(scheduler, experiment, folder),
         )
     except BaseException:
         record.leave()

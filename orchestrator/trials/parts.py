@@ -16,6 +16,7 @@ from orchestrator.searches.reuse import StageFolder
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.storage.bucket import Bucket
 from orchestrator.trials.schedulers import RungScheduler, StoredRungs
+from orchestrator.trials.wave import Wave
 from trainables.datasets.data import DataSplits
 from trainables.identity import teacher_identity, trial_origin
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, TrialStore
@@ -109,10 +110,10 @@ def trial_store(folder: SearchFolder) -> TrialBucket | None:
     return None if folder.bucket is None else TrialBucket(folder.bucket, folder.path)
 
 
-def scheduler(experiment: Experiment, folder: SearchFolder) -> RungScheduler | None:
-    """What stops trials early; `None` if nothing does."""
+def scheduler(experiment: Experiment, folder: SearchFolder, wave: Wave) -> RungScheduler | None:
+    """What stops trials of a wave early; `None` if nothing does."""
     if experiment.early_stopping is None:
         return None
     rungs = StoredRungs(folder.rungs_file, experiment.early_stopping, seed=experiment.seed)
     store = trial_store(folder)
-    return RungScheduler(rungs, folder.path / TRIALS, None if store is None else store.tell_to_stop)
+    return RungScheduler(wave, rungs, folder.path / TRIALS, None if store is None else store.tell_to_stop)

@@ -9,7 +9,7 @@ from ray.tune import Callback
 from orchestrator.machines.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
 from orchestrator.searches.asked import Asked
 from orchestrator.storage.staging import no_room
-from orchestrator.trials.wave import Wave, writing
+from orchestrator.trials.wave import Wave, breaks_the_wave
 from trainables.errors import MachineError
 from trainables.results import EpochProgress, LevelResult, Reused
 
@@ -52,12 +52,13 @@ class Reporter(Callback):  # type: ignore[misc]
         self._record = record
         self._faults = faults
 
+    @breaks_the_wave()
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial got its resources, for the first time or after its actor died."""
         self._wave.starts(trial.config["trial"])
-        with writing(self._wave):
-            self._record.started(self._wave.queue.given(trial.config["trial"]))
+        self._record.started(self._wave.queue.given(trial.config["trial"]))
 
+    @breaks_the_wave()
     def on_trial_result(
         self,
         iteration: int,
@@ -76,38 +77,39 @@ class Reporter(Callback):  # type: ignore[misc]
         for epoch in epochs[-1:]:
             self._record.epoch(number, epoch)
 
+    @breaks_the_wave()
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial ended by itself."""
         number, result = trial.config["trial"], trial.last_result
-        with writing(self._wave):
-            if "results" in result:
-                results = [LevelResult.from_dict(level) for level in result["results"]]
-                networks = {int(level): name for level, name in result["networks"].items()}
-                reused = Reused.from_dict(result["reused"])
-                asked = self._wave.queue.given(number)
-                if "stopped" in result:
-                    self._record.stopped(asked, results, networks, reused, result["stopped"])
-                else:
-                    self._record.finished(asked, results, networks, reused)
-            elif "unfit" in result:
-                self._leave_out(result["unfit"]["node"], result["unfit"]["reason"])
-                self._wave.moves(number)
-                return
-            elif self._wave.takes_back(number):
-                return
+        if "results" in result:
+            results = [LevelResult.from_dict(level) for level in result["results"]]
+            networks = {int(level): name for level, name in result["networks"].items()}
+            reused = Reused.from_dict(result["reused"])
+            asked = self._wave.queue.given(number)
+            if "stopped" in result:
+                self._record.stopped(asked, results, networks, reused, result["stopped"])
             else:
-                self._record.failed(number, result.get("failure", "ended without a result"))
-            self._wave.ended(number)
+                self._record.finished(asked, results, networks, reused)
+        elif "unfit" in result:
+            self._leave_out(result["unfit"]["node"], result["unfit"]["reason"])
+            self._wave.moves(number)
+            return
+        elif self._wave.takes_back(number):
+            return
+        else:
+            self._record.failed(number, result.get("failure", "ended without a result"))
+        self._wave.ended(number)
 
+    @breaks_the_wave()
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, and is to be tried again; on a full disk that would only fail again."""
-        if not self._look_for_room(trial):
-            self._blame_node(trial)
+        _require_room(trial)
+        self._blame_node(trial)
 
+    @breaks_the_wave()
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401
         """A trial's actor died, or raised, more often than it is tried again."""
-        if self._look_for_room(trial):
-            return
+        _require_room(trial)
         node = self._blame_node(trial)
         last = trial.last_result or {}
         epochs, num_epochs = last.get("progress", []), last.get("num_epochs", 0.0)
@@ -122,9 +124,8 @@ class Reporter(Callback):  # type: ignore[misc]
         where = f"within epoch {int(num_epochs) + 1}" if num_epochs else "before its first epoch"
         if epochs:
             where = f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}"
-        with writing(self._wave):
-            self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
-            self._wave.ended(trial.config["trial"])
+        self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")
+        self._wave.ended(trial.config["trial"])
 
     def _leave_out(self, node: str, reason: str) -> None:
         """Give a node no more trials, as none could be trained there; where there is no other, the search ends."""
@@ -149,13 +150,15 @@ class Reporter(Callback):  # type: ignore[misc]
             self._wave.end_early()
         return node
 
-    def _look_for_room(self, trial: Any) -> bool:  # noqa: ANN401
-        """Whether a trial could not write what it had to, which is no failure of the trial's."""
-        self._wave.broken = no_room(_cause(trial)) or self._wave.broken
-        return self._wave.broken is not None
-
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _require_room(trial: Any) -> None:  # noqa: ANN401
+    """Raise what kept a trial from writing what it had to, which is no failure of the trial's."""
+    full = no_room(_cause(trial))
+    if full is not None:
+        raise full
 
 
 def _cause(trial: Any) -> str:  # noqa: ANN401

@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from orchestrator.policies.rungs import STOPPING_OBJECTIVES, EarlyStopping, Passing, Rungs
 from orchestrator.storage.whole_files import write_atomically
+from orchestrator.trials.wave import Wave, breaks_the_wave
 from trainables.errors import InputError
 from trainables.tune_adapter import stop_note
 
@@ -80,20 +81,23 @@ class RungScheduler(FIFOScheduler):  # type: ignore[misc]
     """Compares trials at rungs, and leaves a note for those that are to stop."""
 
     def __init__(
-        self, rungs: StoredRungs, stops: Path, told: Callable[[dict[str, Any], str], None] | None = None
+        self, wave: Wave, rungs: StoredRungs, stops: Path, told: Callable[[dict[str, Any], str], None] | None = None
     ) -> None:
         """Take the parts.
 
         Args:
+            wave: whose trials are compared.
             rungs: what decides.
             stops: folder in which trials look for their `stop_note`.
             told: takes configuration and reason instead, where trials do not see that folder.
         """
         super().__init__()
+        self._wave = wave
         self._rungs = rungs
         self._stops = stops
         self._told = told
 
+    @breaks_the_wave(otherwise=FIFOScheduler.CONTINUE)
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
         """A trial trained an epoch; `result` comes flattened."""
         number = trial.config["trial"]

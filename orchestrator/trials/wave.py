@@ -1,7 +1,7 @@
 """Some of a queue's trials, and how one run of Ray Tune takes them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from ray.tune import Stopper
@@ -15,7 +15,7 @@ class Wave:
     """Some of a queue's trials, for one run of Tune.
 
     Attributes:
-        broken: why nothing more can be written, if nothing can.
+        broken: what kept it from drawing a trial, or from keeping what one came to, if anything did; it ends then.
         unfit: why no machine that is there can train, if none can.
     """
 
@@ -36,7 +36,7 @@ class Wave:
         self._waiting: set[int] = set()  # of those that run: were given out, and have not started yet
         self._taken_back: set[int] = set()
         self._over = False
-        self.broken: OSError | None = None
+        self.broken: Exception | None = None
         self.unfit: MachineError | None = None
 
     @property
@@ -100,13 +100,28 @@ class Wave:
         self._waiting.discard(number)
 
 
-@contextmanager
-def writing(wave: Wave) -> Iterator[None]:
-    """Note that a wave cannot write any more: Tune would blame the trial that just happened to report."""
-    try:
-        yield
-    except OSError as error:
-        wave.broken = error
+def breaks_the_wave(otherwise: Any = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401 - Tune's
+    """Have the wave keep what a callback of Tune's raises, and do nothing from then on.
+
+    Tune would blame the trial that just happened to report, and train it again.
+
+    Args:
+        otherwise: what Tune is given where nothing is done.
+    """
+
+    def decorate(callback: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(callback)
+        def call(self: Any, *words: Any, **named: Any) -> Any:  # noqa: ANN401 - Tune's
+            if self._wave.broken is None:
+                try:
+                    return callback(self, *words, **named)
+                except Exception as error:
+                    self._wave.broken = error
+            return otherwise
+
+        return call
+
+    return decorate
 
 
 class WaveSearcher(Searcher):  # type: ignore[misc]
@@ -117,14 +132,13 @@ class WaveSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self._wave = wave
 
+    @breaks_the_wave(otherwise=Searcher.FINISHED)
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 - a configuration, or a word of Tune's
         """Configuration of a new trial; `None` where Tune is to ask again later."""
         assert self._wave is not None
         if self._wave.enough_wait:
             return None
-        config = None
-        with writing(self._wave):
-            config = self._wave.next()
+        config = self._wave.next()
         return Searcher.FINISHED if config is None else config
 
     def on_trial_complete(
@@ -158,7 +172,7 @@ class WaveStopper(Stopper):  # type: ignore[misc]
         return not result.get("done") and self._wave.wants_back(result["config"]["trial"])
 
     def stop_all(self) -> bool:
-        """Whether the whole run shall end: nothing can be written any more."""
+        """Whether the whole run shall end: nothing can be kept any more."""
         return self._wave.broken is not None
 
     def __getstate__(self) -> dict[str, Any]:

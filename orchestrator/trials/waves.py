@@ -49,7 +49,7 @@ def run_waves(  # noqa: PLR0913
     resources: Resources,
     max_concurrent: int | None,
     storage: Path,
-    make_scheduler: Callable[[], Any] = lambda: None,
+    make_scheduler: Callable[[Wave], Any] = lambda _wave: None,
     wave_trials: int | None = None,
 ) -> None:
     """Run what is in the queue, until it is empty or the user interrupts.
@@ -68,6 +68,7 @@ def run_waves(  # noqa: PLR0913
     Raises:
         MachineError: if no machine that is there can have what trials need; they can go on later.
         OSError: if nothing more can be written, as on a full disk; trials that ran can go on later.
+        Exception: whatever else keeps it from drawing trials, or from keeping what they came to; likewise.
     """
     actors = RankActors.of_trial(resources)
     faults = NodeFaults(partial(nodes_for, actors.needs))
@@ -79,7 +80,7 @@ def run_waves(  # noqa: PLR0913
             tune.with_resources(trainable, actors.for_tune(faults.selector)),
             tune_config=tune.TuneConfig(
                 search_alg=WaveSearcher(wave),
-                scheduler=make_scheduler(),
+                scheduler=make_scheduler(wave),
                 num_samples=queue.num_waiting + size,
                 max_concurrent_trials=max_concurrent,
                 reuse_actors=True,
@@ -99,11 +100,13 @@ def run_waves(  # noqa: PLR0913
         with _own_interrupts(), _side_by_side():
             tuner.fit()
         sweep(storage, queue)
-        if wave.broken is not None:
+        if isinstance(wave.broken, OSError):
             raise OSError(
                 f"nothing more can be written to {storage.parent}: {wave.broken.strerror or wave.broken}; what was "
                 "finished is kept; make room and go on with --resume"
             ) from wave.broken
+        if wave.broken is not None:
+            raise wave.broken
         if wave.unfit is not None:
             raise wave.unfit
         if not wave.done:  # Tune takes an interrupt for itself, and ends the run

@@ -1,6 +1,7 @@
 """Rungs are on disk before a decision is acted on, and a trial that is behind finds a note."""
 
 import dataclasses
+import errno
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.policies.rungs import STOPPING_OBJECTIVES, EarlyStopping, Rungs
 from orchestrator.trials.schedulers import RungScheduler, StoredRungs
+from orchestrator.trials.wave import Wave
 from trainables.errors import InputError
 from trainables.results import Standing
 from trainables.tune_adapter import stop_note
@@ -78,7 +80,7 @@ def test_a_rung_that_is_not_there_is_an_error(open_rungs):
 
 
 def test_a_trial_that_is_behind_finds_a_note_and_one_that_is_not_finds_none(open_rungs, tmp_path):
-    scheduler = RungScheduler(open_rungs(), tmp_path)
+    scheduler = RungScheduler(Wave(None, size=1), open_rungs(), tmp_path)
 
     def report(number, accuracy):
         told = standing(accuracy)
@@ -92,7 +94,7 @@ def test_a_trial_that_is_behind_finds_a_note_and_one_that_is_not_finds_none(open
 
 def test_where_machines_share_no_folder_a_trial_is_told_another_way(open_rungs, tmp_path):
     told = []
-    scheduler = RungScheduler(open_rungs(), tmp_path, lambda *words: told.append(words))
+    scheduler = RungScheduler(Wave(None, size=1), open_rungs(), tmp_path, lambda *words: told.append(words))
     for number, accuracy in enumerate((0.9, 0.8, 0.8)):
         word = standing(accuracy)
         flat = {"standing/fraction": word["fraction"], "standing/points": word["points"], "done": False}
@@ -103,7 +105,19 @@ def test_where_machines_share_no_folder_a_trial_is_told_another_way(open_rungs, 
 
 
 def test_the_last_word_of_a_trial_that_failed_or_was_stopped_is_not_compared(open_rungs, tmp_path):
-    scheduler = RungScheduler(open_rungs(), tmp_path)
+    scheduler = RungScheduler(Wave(None, size=1), open_rungs(), tmp_path)
     trial = SimpleNamespace(config={"trial": 0})
     assert scheduler.on_trial_result(None, trial, {"done": True, "stopped": "behind"}) == TrialScheduler.CONTINUE
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_breaks_the_wave_and_stops_no_trial(tmp_path):
+    wave = Wave(None, size=1)
+    scheduler = RungScheduler(wave, StoredRungs(tmp_path / "full", SETTINGS, seed=0), tmp_path)
+    (tmp_path / "full").symlink_to("/dev/full")
+    told = standing(0.9)
+    flat = {"standing/fraction": told["fraction"], "standing/points": told["points"]}
+    trial = SimpleNamespace(config={"trial": 0})
+    assert scheduler.on_trial_result(None, trial, flat) == TrialScheduler.CONTINUE
+    assert wave.broken.errno == errno.ENOSPC
+    assert scheduler.on_trial_result(None, trial, flat) == TrialScheduler.CONTINUE

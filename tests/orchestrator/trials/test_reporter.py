@@ -1,0 +1,121 @@
+"""What comes of a wave when Tune's news of trials cannot be kept."""
+
+import pytest
+
+BROKEN = """
+import json, sqlite3
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from orchestrator.experiment.config import Stop
+from orchestrator.experiment.resources import Resources
+from orchestrator.front.archive import Archive
+from orchestrator.policies.budget import Budget
+from orchestrator.sampling.study import Study
+from orchestrator.tracking import Tracker
+from orchestrator.trials.queue import TrialQueue
+from orchestrator.trials.record import SearchRecord
+from orchestrator.trials.watcher import Watcher
+from orchestrator.trials.waves import run_waves
+from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
+
+OBJECTIVES = ("val_accuracy", "macs_kept")
+LEVEL = LevelResult(
+    level=1, num_levels=1, val_accuracy=0.9, val_accuracy_before_recalibration=0.9,
+    macs=10, macs_kept=0.1, params=10, params_kept=0.1,
+).to_dict()
+EPOCH = EpochProgress(
+    stage="cascade", epoch=1, num_epochs=1, trial_epoch=1, learning_rate=0.1, seconds=1.0, levels=()
+).to_dict()
+
+
+class Trial(tune.Trainable):
+    def setup(self, config):
+        pass
+
+    def step(self):
+        return {"progress": [EPOCH], "num_epochs": 1, "done": True, "results": [LEVEL], "networks": {1: "0-1"},
+                "reused": Reused().to_dict()}
+
+
+def parts(folder, place):
+    study, budget = Study(place, objectives=OBJECTIVES, seed=0), Budget(Stop())
+    tracker = Tracker(uri="http://127.0.0.1:9", storage=folder, warn=print)
+    tracker.start_search("mine", {}, "", "id")
+    record = SearchRecord(
+        folder=folder, objectives=OBJECTIVES, study=study, budget=budget, tracker=tracker, watcher=Watcher(),
+        teacher=TeacherResult(val_accuracy=0.95, macs=100, params=100, seconds=1.0),
+        archive=Archive(folder / "archive.parquet"),
+    )
+    return study, budget, record
+
+
+def broken(folder, place, breaks):
+    folder.mkdir()
+    study, budget, record = parts(folder, place)
+    started, mends = record.started, []
+    record.started = lambda asked: (started(asked), mends.append(breaks(study, folder)))
+    queue = TrialQueue(
+        study, CascadeSpace(num_assistants=(0, 0)), CascadeDefaults(), num_trials=1, budget=budget, unfinished=(),
+        states=folder / "trials",
+    )
+    said = None
+    try:
+        run_waves(Trial, queue, record, resources=Resources(), max_concurrent=None, storage=folder / "trials")
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    record.leave()
+    (mend,) = mends  # of one start
+    mend()
+    study, _, record = parts(folder, place)
+    left = [study.concluded(), budget.num_ended]
+    return {"said": said, "left": left, "goes_on": [asked.number for asked in record.adopt()]}
+
+
+def other_tool(study, folder):
+    lock = study._study._storage._backend._lock
+    lock._patience_seconds = 0.0
+    lock._lock.symlink_to("other")
+    return lock._lock.unlink
+
+
+def open_transaction(study, folder):
+    other = sqlite3.connect(folder / "studies.db")
+    other.execute("BEGIN EXCLUSIVE")
+    return other.rollback
+
+
+def full_disk(study, folder):
+    curve = folder / "curves/_running/00000.jsonl"
+    curve.unlink()
+    curve.symlink_to("/dev/full")
+    return curve.unlink
+
+
+here = Path.cwd()
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+told = {
+    "journal": broken(here / "journal", here / "journal/study.journal", other_tool),
+    "database": broken(here / "database", f"sqlite:///{here}/database/studies.db?timeout=0.1", open_transaction),
+    "disk": broken(here / "disk", here / "disk/study.journal", full_disk),
+}
+ray.shutdown()
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.integration
+def test_what_cannot_be_kept_of_a_trial_ends_the_search_with_that_very_error_and_fails_no_trial(told_by):
+    told = told_by(BROKEN, timeout=200)
+    said = {name: each["said"] for name, each in told.items()}
+    assert said["journal"].startswith("InputError: ")
+    assert "is locked by another process" in said["journal"]
+    assert said["database"].startswith("StorageInternalError: ")
+    assert said["disk"].startswith("OSError: nothing more can be written to ")
+    assert "No space left on device" in said["disk"]
+    assert [each["left"] for each in told.values()] == [[{}, 0]] * 3
+    # What is in the archive is finished by the next start; the trial whose epoch was not kept goes on.
+    assert [each["goes_on"] for each in told.values()] == [[], [], [0]]
