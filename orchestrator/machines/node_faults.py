@@ -98,7 +98,7 @@ class NodeFaults:
         blame.trials.append(trial)
         if len(blame.trials) < FAILURES_IN_A_ROW or self.is_left_out(node):
             return False
-        if not self._there() - self.left_out - {node}:
+        if not self.taking - {node}:
             return False  # there is no other
         blame.until = self._clock() + LEFT_OUT_SECONDS
         return True
@@ -106,7 +106,7 @@ class NodeFaults:
     def is_unfit(self, node: str) -> bool:
         """A node cannot have what trials need: it is left out at once; whether another one could take them."""
         self._blames.setdefault(node, _Blame()).until = self._clock() + LEFT_OUT_SECONDS
-        return bool(self._there() - self.left_out)
+        return bool(self.taking)
 
     def goes_on(self, trial: int, epochs: float) -> bool:
         """Whether a trial has more epochs than when this was last asked, so that it does not go on for ever."""
@@ -128,9 +128,14 @@ class NodeFaults:
         return frozenset(node for node, blame in self._blames.items() if now < blame.until)
 
     @property
+    def taking(self) -> frozenset[str]:
+        """Nodes that are there and take trials."""
+        return self._there() - self.left_out
+
+    @property
     def selector(self) -> dict[str, str] | None:
         """Ray's label selector of the nodes that take trials; `None` where all do, as no other is left."""
         left_out = self.left_out
-        if not left_out or not self._there() - left_out:
+        if not left_out or not self.taking:
             return None
         return {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"}

@@ -115,10 +115,9 @@ class Reporter(Callback):  # type: ignore[misc]
         epochs, num_epochs = last.get("progress", []), last.get("num_epochs", 0.0)
         was_lost = num_epochs > 0 and lost_its_process(_said(trial))
         if was_lost and self._faults.goes_on(trial.config["trial"], num_epochs):
-            self._wave.end_early()
             self._wave.moves(trial.config["trial"])
             return
-        if self._faults.is_left_out(node):
+        if self._faults.is_left_out(node) and self._faults.taking:
             self._wave.moves(trial.config["trial"])
             return
         where = f"within epoch {int(num_epochs) + 1}" if num_epochs else "before its first epoch"
@@ -137,7 +136,6 @@ class Reporter(Callback):  # type: ignore[misc]
                 f"node {node[:8]} takes no trials for {LEFT_OUT_SECONDS / 60:.0f} minutes, and its trials go on "
                 f"elsewhere: {reason}"
             )
-        self._wave.end_early()
 
     def _blame_node(self, trial: Any) -> str | None:  # noqa: ANN401
         """Count a failed attempt against the node on which it was, and end the wave where that is enough; the node."""

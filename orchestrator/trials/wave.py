@@ -78,7 +78,8 @@ class Wave:
         self._exhausted = self._over = True
 
     def moves(self, number: int) -> None:
-        """Put a trial back that failed for no fault of its own, to go on in another wave."""
+        """Put a trial back that failed for no fault of its own, to go on in another wave; this one ends early."""
+        self.end_early()
         self._taken_back.add(number)
         self.takes_back(number)
 

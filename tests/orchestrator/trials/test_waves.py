@@ -200,6 +200,41 @@ def test_a_trial_goes_on_after_a_node_that_is_left_out_and_fails_where_another_f
     assert (queue.num_waiting, failed) == (0, [(0, "before its first epoch: b is broken")])
 
 
+def test_trials_fail_on_a_node_that_is_left_out_while_it_is_the_only_one_and_go_on_once_another_is_there(
+    make_queue, tmp_path, monkeypatch
+):
+    failed, heard = [], SimpleNamespace(note=lambda text: None, failed=lambda number, why: failed.append(number))
+    nodes = {"a", "b"}
+    faults = NodeFaults(lambda: frozenset(nodes))
+    monkeypatch.setattr(reporter, "node_of", lambda said: "a")
+    (tmp_path / "error").write_text("a is broken")
+    queue = make_queue(3)
+
+    def begin():
+        wave = Wave(queue, size=queue.num_new)
+        return wave, reporter.Reporter(wave, heard, faults)
+
+    def attempts(told, config):
+        trial = SimpleNamespace(config=config, last_result=None, error_file=str(tmp_path / "error"))
+        for what in (told.on_trial_recover, told.on_trial_recover, told.on_trial_error):
+            what(0, [], trial)
+
+    wave, told = begin()
+    attempts(told, wave.next())
+    assert (wave.done, queue.num_waiting, failed) == (True, 1, [])
+    nodes.discard("b")
+    wave, told = begin()
+    trials = [wave.next() for _ in range(3)]
+    attempts(told, trials[0])
+    assert (queue.num_waiting, failed) == (0, [0])
+    nodes.add("b")
+    attempts(told, trials[1])
+    assert (queue.num_waiting, failed) == (1, [0])
+    assert wave.wants_back(2)  # this wave cannot give it out again, but the next one can
+    assert wave.takes_back(2)
+    assert wave.done
+
+
 def test_trials_on_a_machine_that_lacks_images_go_on_elsewhere_and_where_there_is_no_other_the_search_ends(make_queue):
     noted = []
     nodes = {"a", "b"}
