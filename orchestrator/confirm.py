@@ -186,7 +186,7 @@ class _Recorder:
     def started(self, asked: Asked) -> None:
         """Nothing."""
 
-    def took_over(self, number: int, progress: EpochProgress) -> None:
+    def trained(self, number: int, epochs: int) -> None:
         """Nothing."""
 
     def epoch(self, number: int, progress: EpochProgress) -> None:

@@ -111,9 +111,9 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     """One cascade; `step` is one epoch of its current stage, or a part of a long one.
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
-    go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `num_epochs` and
-    `standing`; at the end also `results`, `networks` and `reused`, or `failure`, or `unfit` where the machine cannot
-    have what the trial needs, and not the trial is to blame. A trial that found a `stop_note` ends
+    go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `num_epochs`,
+    `reused` and `standing`; at the end also `results` and `networks`, or `failure`, or `unfit` alone where the machine
+    cannot have what the trial needs, and not the trial is to blame. A trial that found a `stop_note` ends
     with `stopped`, the reason, and with the levels that have reached their sizes.
     """
 
@@ -227,11 +227,11 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
                 return self._elsewhere(error)
             except (StageFailure, InputError, RanksDiffer) as failure:
                 self._trial.release()
-                return {"progress": epochs, "failure": str(failure), "done": True}
+                return {"progress": epochs, "failure": str(failure), "done": True} | self._epochs()
             if trained is not None:
                 epochs.append(trained.to_dict())
         result = {"progress": epochs, "standing": self._trial.standing.to_dict(), "done": self._trial.finished}
-        result |= {"node": self._node, "num_epochs": self._trial.num_epochs}
+        result |= {"node": self._node} | self._epochs()
         # Of a trial that has ended nothing is to go on.
         if self._settings.store is None:
             result[SHOULD_CHECKPOINT] = not self._trial.finished
@@ -254,18 +254,22 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         except MachineError as error:
             return self._elsewhere(error)
         except (StageFailure, InputError, RanksDiffer) as failure:
-            return {"progress": [], "failure": str(failure), "done": True}
-        return {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False} | self._levels()
+            return {"progress": [], "failure": str(failure), "done": True} | self._epochs()
+        result = {"progress": [], "stopped": reason, "done": True, SHOULD_CHECKPOINT: False}
+        return result | self._epochs() | self._levels()
 
     def _elsewhere(self, error: MachineError) -> dict[str, Any]:
         """End here, to go on from the last checkpoint on a machine that has what the trial needs."""
         self._release()
         return {"progress": [], "unfit": {"node": self._node, "reason": str(error)}, "done": True}
 
+    def _epochs(self) -> dict[str, Any]:
+        """How many epochs the trial has, and which of them it did not have to train."""
+        return {"num_epochs": self._trial.num_epochs, "reused": self._trial.reused.to_dict()}
+
     def _levels(self) -> dict[str, Any]:
         """What the trial came to."""
         return {
-            "reused": self._trial.reused.to_dict(),
             "networks": {level: self._save(level, network) for level, network in self._trial.networks.items()},
             "results": [self._measured(level.to_dict()) for level in self._trial.results],
         }

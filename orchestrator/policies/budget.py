@@ -60,7 +60,6 @@ class Budget:
         self._started = clock()
         self._ended: list[Ended] = []
         self._running: dict[int, int] = {}
-        self._taken_over: dict[int, int] = {}
         self._reached: str | None = None
 
     def recall(self, past: Iterable[Ended]) -> None:
@@ -77,17 +76,9 @@ class Budget:
         """Epochs trained so far, those of running trials and of earlier starts included."""
         return sum(trial.epochs for trial in self._ended) + sum(self._running.values())
 
-    def took_over(self, number: int) -> None:
-        """A running trial had an epoch that was trained before, by another trial."""
-        self._taken_over[number] = self._taken_over.get(number, 0) + 1
-
-    def trained(self, number: int, trial_epoch: int) -> None:
-        """A running trial has done so many epochs, those that it took over included.
-
-        Epochs that are trained again after a crash count once.
-        """
-        trained = trial_epoch - self._taken_over.get(number, 0)
-        self._running[number] = max(trained, self._running.get(number, 0))
+    def trained(self, number: int, epochs: int) -> None:
+        """A running trial has trained so many epochs; those that are trained again after a crash count once."""
+        self._running[number] = max(epochs, self._running.get(number, 0))
 
     @contextmanager
     def ending(self, number: int, *, hypervolume: float, epochs: int | None = None) -> Iterator[Ended]:
@@ -103,7 +94,6 @@ class Budget:
         ended = Ended(order=order, epochs=heard if epochs is None else epochs, hypervolume=hypervolume)
         yield ended
         self._running.pop(number, None)
-        self._taken_over.pop(number, None)
         self._ended.append(ended)
 
     def reached(self) -> str | None:

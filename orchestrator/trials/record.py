@@ -135,17 +135,12 @@ class SearchRecord:
             parameters[f"level_{level}_macs_kept_asked"] = size
         return parameters
 
-    def took_over(self, number: int, progress: EpochProgress) -> None:
-        """A trial had an epoch that another one trained."""
-        self._budget.took_over(number)
-        self._show_epoch(number, progress)
+    def trained(self, number: int, epochs: int) -> None:
+        """A trial has trained so many epochs of its own, over all starts."""
+        self._budget.trained(number, epochs)
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
-        """A trial trained an epoch."""
-        self._budget.trained(number, progress.trial_epoch)
-        self._show_epoch(number, progress)
-
-    def _show_epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch, or took it over."""
         self._curves.epoch(number, progress)
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)

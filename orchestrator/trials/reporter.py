@@ -20,11 +20,11 @@ class Listener(Protocol):
     def started(self, asked: Asked) -> None:
         """A trial begins, or goes on."""
 
-    def took_over(self, number: int, progress: EpochProgress) -> None:
-        """A trial had an epoch that another one trained."""
+    def trained(self, number: int, epochs: int) -> None:
+        """A trial has trained so many epochs of its own, over all starts."""
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
-        """A trial trained an epoch."""
+        """A trial trained an epoch, or took it over."""
 
     def finished(
         self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused
@@ -67,15 +67,14 @@ class Reporter(Callback):  # type: ignore[misc]
         result: dict[str, Any],
         **info: Any,  # noqa: ANN401
     ) -> None:
-        """A trial trained an epoch."""
+        """A trial trained an epoch, or a part of one."""
         number = trial.config["trial"]
         if result.get("node"):
             self._faults.worked(result["node"], number)
-        epochs = [EpochProgress.from_dict(epoch) for epoch in result.get("progress", ())]
-        for epoch in epochs[:-1]:  # of stages that were there already; the last one was trained now
-            self._record.took_over(number, epoch)
-        for epoch in epochs[-1:]:
-            self._record.epoch(number, epoch)
+        if "num_epochs" in result:
+            self._record.trained(number, int(result["num_epochs"]) - result["reused"]["epochs"])
+        for epoch in result.get("progress", ()):
+            self._record.epoch(number, EpochProgress.from_dict(epoch))
 
     @breaks_the_wave()
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401

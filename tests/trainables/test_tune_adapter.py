@@ -16,6 +16,7 @@ from trainables.hardware.ranks import RanksDiffer, Solo
 from trainables.model_config import ModelConfig
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
+from trainables.results import Reused
 from trainables.stages import midway
 from trainables.trial import CascadeTrial
 from trainables.tune_adapter import STATE_FILE, CascadeTrainable, TrialSettings, stop_note, trial_key
@@ -235,7 +236,20 @@ def test_a_trial_that_meets_a_bad_image_when_it_is_stopped_ends_with_the_reason(
     made, _ = actor
     stop_note(tmp_path, 0).write_text("dominated")
     monkeypatch.setattr(CascadeTrial, "stop", unreadable)
-    assert made.step() == {"progress": [], "failure": "image 3 cannot be read", "done": True}
+    result = made.step()
+    assert (result["progress"], result["failure"], result["done"]) == ([], "image 3 cannot be read", True)
+
+
+def test_a_trial_that_goes_on_and_fails_says_what_it_had_trained_and_what_it_had_not(actor, monkeypatch, tmp_path):
+    made, _ = actor
+    assert made.step()["reused"] == Reused().to_dict()
+    tensors, values = made._trial.state()
+    reused = Reused(stages=("level-1",), epochs=1, seconds=2.0).to_dict()
+    save_state(tmp_path / STATE_FILE, tensors, values | {"reused": reused})
+    made.reset_config(trial(0, state=str(tmp_path / STATE_FILE)))
+    monkeypatch.setattr(CascadeTrial, "step_for", unreadable)
+    result = made.step()
+    assert (result["failure"], result["num_epochs"], result["reused"]) == ("image 3 cannot be read", 1, reused)
 
 
 def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):
@@ -408,4 +422,5 @@ def test_ranks_that_differ_end_the_trial_with_the_reason(actor, monkeypatch):
         raise RanksDiffer("weights of rank 1 are not those of rank 0 (of 2)")
 
     monkeypatch.setattr(CascadeTrial, "step_for", differ)
-    assert made.step() == {"progress": [], "failure": "weights of rank 1 are not those of rank 0 (of 2)", "done": True}
+    result = made.step()
+    assert (result["failure"], result["done"]) == ("weights of rank 1 are not those of rank 0 (of 2)", True)

@@ -69,15 +69,6 @@ def test_epochs_that_are_trained_again_after_a_crash_count_once():
     assert budget.epochs == 4
 
 
-def test_epochs_that_another_trial_trained_do_not_count():
-    budget = Budget(Stop())
-    for _ in range(3):
-        budget.took_over(0)
-    budget.trained(0, 4)
-    budget.trained(1, 4)
-    assert budget.epochs == 1 + 4
-
-
 def test_what_is_known_better_than_heard_counts():
     budget = Budget(Stop())
     budget.trained(0, 1)

@@ -340,7 +340,7 @@ def test_the_queue_gives_as_many_trials_as_were_asked_for(parts, tmp_path):
 def test_what_trials_took_is_kept_from_start_to_start(parts):
     study, _, _, record = parts()
     done, failed = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
-    record.epoch(failed.number, progress(7))
+    record.trained(failed.number, 7)
     record.failed(failed.number, "diverged")
     record.finished(done, results(), {1: "0-1", 2: "0-2"}, Reused())
     first, second = parts()[0].ended()

@@ -1,6 +1,49 @@
-"""What comes of a wave when Tune's news of trials cannot be kept."""
+"""What is kept of Tune's news of trials, and what comes of a wave when it cannot be."""
+
+from types import SimpleNamespace
 
 import pytest
+
+from orchestrator.experiment.config import Stop
+from orchestrator.policies.budget import Budget
+from orchestrator.trials.reporter import Reporter
+from orchestrator.trials.wave import Wave
+from trainables.results import EpochProgress, Reused
+
+
+def progress(epoch):
+    return EpochProgress(
+        stage="level-1", epoch=epoch, num_epochs=30, trial_epoch=epoch, learning_rate=0.1, seconds=1.0, levels=()
+    ).to_dict()
+
+
+def reported(*results):
+    """Epochs that count as trained after these reports of one trial."""
+    budget, shown = Budget(Stop()), []
+    record = SimpleNamespace(trained=budget.trained, epoch=lambda _number, progress: shown.append(progress.trial_epoch))
+    reporter = Reporter(Wave(None, size=1), record, SimpleNamespace())
+    for epochs, num_epochs, num_reused in results:
+        result = {"progress": [progress(epoch) for epoch in epochs], "num_epochs": num_epochs}
+        result |= {"reused": Reused(epochs=num_reused).to_dict()}
+        reporter.on_trial_result(0, [], SimpleNamespace(config={"trial": 0}), result)
+    assert shown == [epoch for epochs, *_ in results for epoch in epochs]
+    return budget.epochs
+
+
+@pytest.mark.parametrize(
+    ("results", "trained"),
+    [
+        ([([1], 1, 0), ([2], 2, 0)], 2),
+        ([([1], 1, 0), ([2], 2, 0), ([2], 2, 0)], 2),  # trained again after its process died
+        ([(range(1, 12), 11, 10)], 1),
+        ([(range(1, 11), 10.3, 10)], 0),  # of its own it has a part of one
+        ([([26], 26, 20)], 6),  # goes on after the driver died, which had heard of what it took over
+        ([([], 15.5, 0)], 15),  # and failed before it had another
+    ],
+)
+def test_epochs_that_were_taken_over_do_not_count_as_trained(results, trained):
+    assert reported(*results) == trained
+
 
 BROKEN = """
 import json, sqlite3
