@@ -112,7 +112,7 @@ class Budget:
         limit = self._limits.max_epochs
         if limit is None or self.epochs < limit:
             return None
-        return f"stop.max_epochs: {self.epochs} of {limit} epochs have been trained"
+        return f"stop.max_epochs: {limit} epochs or more have been trained"
 
     def _standing_still(self) -> str | None:
         limit = self._limits.trials_without_gain

@@ -263,8 +263,8 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     assert "note: there is no search 'limited' in runs to go on with; it begins now" in first.out
     assert "to go on with" not in second.out
     assert nothing.json() == []
-    assert "ended after 2 of 5 trials by stop.max_epochs: 6 of 4 epochs have been trained" in first.out
-    assert "ended after 3 of 5 trials by stop.max_epochs: 9 of 7 epochs have been trained" in second.out
+    assert "ended after 2 of 5 trials by stop.max_epochs: 4 epochs or more have been trained" in first.out
+    assert "ended after 3 of 5 trials by stop.max_epochs: 7 epochs or more have been trained" in second.out
     for done in exhausted:
         assert "note: space: 500 draws gave nothing new to run; the last one: equal to trial 0" in done.out
     assert "trial 0 runs" not in exhausted[1].out
@@ -283,7 +283,7 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     (packed,) = (run.data.params for run in runs if run.info.run_name == "limited")
     assert packed["resources.gpus_per_trial"] == "auto"
     assert float(packed["resources.gpus_per_trial.chosen"]) <= 1
-    assert ended["limited"] == ("FINISHED", "stop.max_epochs: 9 of 7 epochs have been trained")
+    assert ended["limited"] == ("FINISHED", "stop.max_epochs: 7 epochs or more have been trained")
     assert ended["diverging"] == ("FAILED", "all 2 trials failed")
     assert ended["one"][1].startswith("space: 500 draws gave nothing new to run")
     front = {f"{row['trial']}:{row['level']}": row["knee"] for row in limited_front.json() if row["on_front"]}

@@ -57,7 +57,7 @@ def test_epochs_of_running_and_of_earlier_trials_count():
     budget.trained(3, 5)
     assert (budget.epochs, budget.reached()) == (19, None)
     budget.trained(2, 5)
-    assert budget.reached() == "stop.max_epochs: 20 of 20 epochs have been trained"
+    assert budget.reached() == "stop.max_epochs: 20 epochs or more have been trained"
 
 
 def test_epochs_that_are_trained_again_after_a_crash_count_once():
