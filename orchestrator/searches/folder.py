@@ -7,7 +7,7 @@ import re
 import shlex
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,7 +162,7 @@ class SearchFolder:
             OSError: if a bucket does not answer.
         """
         if self.bucket is None:
-            return sorted(path.parent.name for path in self.storage.glob("*/experiment.yaml"))
+            return [folder.name for folder in folders_with(self.storage, "experiment.yaml")]
         storage = self.bucket.parent
         return [name for name in storage.names() if storage.read(f"{name}/{STATE}") is not None]
 
@@ -293,3 +293,17 @@ class SearchFolder:
         with (self.storage / f".{self.name}.fetching").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def folders_with(storage: Path, file: str) -> list[SearchFolder]:
+    """Folders of searches and studies that hold a file, by name; passes over those that none could have made.
+
+    Args:
+        storage: folder of the searches; anything else may lie in it too, such as `demo copy`.
+        file: its path within each.
+    """
+    found = []
+    for name in sorted(path.relative_to(storage).parts[0] for path in storage.glob(f"*/{file}")):
+        with suppress(InputError):
+            found.append(SearchFolder(storage=storage, name=name))
+    return found

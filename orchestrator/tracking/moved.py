@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.addresses import database_file
-from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.folder import folders_with
 from orchestrator.tracking.database import ARTIFACTS
 
 _LOCATIONS = (
@@ -63,9 +63,8 @@ def _places(database: sqlite3.Connection) -> set[str]:
 
 
 def _is_busy(storage: Path) -> bool:
-    folders = [SearchFolder(storage=storage, name=lock.parent.name) for lock in storage.glob("*/lock")]
     try:
-        return any(folder.is_locked for folder in folders)
+        return any(folder.is_locked for folder in folders_with(storage, "lock"))
     except PermissionError:  # somebody else's, which may run
         return True
 

@@ -11,7 +11,7 @@ from orchestrator.addresses import tracking_uri
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import locked, study_id
 from orchestrator.experiment.config import Tracking
-from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder, folders_with
 from orchestrator.tracking import records
 from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.ledger import Ledger
@@ -141,9 +141,8 @@ def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
         storage: folder of the searches.
         warn: takes a line for people.
     """
-    for path in sorted(storage.glob(f"*/{FOLDER}/spool.jsonl")):
-        folder = SearchFolder(storage=storage, name=path.parents[1].name)
-        spool = Spool(path.parent)
+    for folder in folders_with(storage, f"{FOLDER}/spool.jsonl"):
+        spool = Spool(folder.path / FOLDER)
         try:
             source = _source(folder)
         except InputError as error:  # it was killed as it began, or its file is damaged

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from orchestrator.experiment.config import Experiment
-from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder, folders_with
 from trainables.errors import InputError
 
 
@@ -54,6 +54,15 @@ def test_a_missing_search_names_those_that_are_there(folder, tmp_path):
     SearchFolder(storage=tmp_path / "runs", name="other").begin(Experiment())
     with pytest.raises(InputError, match=r"there is no search 'mine' in .*; there are other"):
         folder.experiment()
+
+
+def test_what_no_search_can_be_called_is_passed_over(folder, tmp_path):
+    SearchFolder(storage=tmp_path / "runs", name="other").begin(Experiment())
+    for name in ("other copy", ".other", "stages"):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "experiment.yaml").touch()
+    assert [found.name for found in folders_with(tmp_path / "runs", "experiment.yaml")] == ["other"]
+    assert folder.neighbours() == ["other"]
 
 
 def test_a_damaged_experiment_is_said(folder):

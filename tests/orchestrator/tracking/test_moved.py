@@ -129,6 +129,21 @@ def test_what_a_killed_search_left_is_sent_without_moving_a_running_ones_places(
     assert locations(here) != before
 
 
+def test_a_folder_that_no_search_made_holds_up_nothing(begun, tmp_path):
+    old, *_ = begun
+    here = old.rename(tmp_path / "here")
+    for name in ("digits copy", ".hidden"):
+        (here / name / "tracking").mkdir(parents=True)
+        (here / name / "lock").touch()
+        (here / name / "tracking/spool.jsonl").touch()
+    said = []
+    with pytest.raises(InputError, match="port 70000"):
+        open_ui(here, port=70000, say=said.append)
+    assert said == []
+    connected(here)
+    assert locations(here)["here"] == (here / "mlartifacts").as_uri()
+
+
 def test_a_copy_is_left_as_it_is_while_the_original_is_there(begun, tmp_path):
     old, *_ = begun
     shutil.copytree(old, tmp_path / "copy")
