@@ -89,7 +89,7 @@ class SearchFolder:
                 f"the search's name is {self.name!r}, but must be up to {_MOST_LETTERS} letters a to z, digits, dots, "
                 "dashes and underscores, the first of them a letter or a digit; give another by --name"
             )
-        if self.name in _SHARED:
+        if self.name.casefold() in _SHARED:  # the same folder on a file system that ignores case, as macOS has
             raise InputError(f"the search's name is {self.name!r}, which all searches share; give another")
 
     @property

@@ -44,7 +44,7 @@ def test_other_images_are_refused_once_a_search_has_begun(folder):
         folder.require_same_data("b")
 
 
-@pytest.mark.parametrize("name", ["stages", "mlartifacts", "mlflow.db"])
+@pytest.mark.parametrize("name", ["stages", "Stages", "mlartifacts", "mlflow.db", "MLflow.db"])
 def test_names_of_what_searches_share_are_refused(tmp_path, name):
     with pytest.raises(InputError, match="which all searches share"):
         SearchFolder(storage=tmp_path, name=name)
