@@ -50,7 +50,7 @@ def check_export(folder: Path) -> Delivered:
         listed = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in card["files"].items()}
         model, name = str(card["model"]["name"]), f"{card['search']} {card['trial']}:{card['level']}"
         macs = {str(check["format"]): int(check["macs"]) for check in card["verification"]["files"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:  # JSON's 1e999 is infinite
         raise InputError(f"{folder / CARD_FILE} is damaged: {type(error).__name__}: {first_line(error)}") from error
     if not listed:
         raise InputError(f"{folder / CARD_FILE} lists no file")

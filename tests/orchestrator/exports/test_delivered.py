@@ -139,6 +139,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another version": (lambda f: change_card(f, lambda card: card.update(version=1)), "has version 1"),
     "no files": (lambda f: change_card(f, lambda card: card.update(files={})), "lists no file"),
     "files of nothing": (lambda f: change_card(f, lambda card: card.update(files=None)), "is damaged"),
+    "a file without end": (
+        lambda f: change_card(f, lambda card: card["files"]["model.pt2"].update(bytes=float("inf"))),
+        "card.json is damaged: OverflowError",
+    ),
     "a way out": (
         lambda f: change_card(f, lambda card: card["files"].update({"../../x": {"bytes": 1, "sha256": ""}})),
         r"lists '\.\./\.\./x', which no export has",
