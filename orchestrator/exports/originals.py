@@ -3,7 +3,6 @@
 Shape legend: N images, K classes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from orchestrator.exports.card import NetworkFacts
 from orchestrator.front.archive import Candidate
+from orchestrator.searches.folder import TEACHER, read_teacher_result
 from trainables.data_config import DataConfig
 from trainables.datasets.images import ImageSet, Source
 from trainables.errors import InputError
@@ -21,11 +21,7 @@ from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.networks.models import find_builder
 from trainables.pruning.cost import count_macs, count_params
-from trainables.results import TeacherResult
 from trainables.stages.evaluation import class_scores, score, top5
-
-_TEACHER_NETWORK = Path("teacher", "network")
-_TEACHER_RESULT = Path("teacher", "result.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,15 +113,13 @@ def load_teacher(origin: Origin) -> Original:
     Raises:
         InputError: if it is missing, damaged, or not what the search trained.
     """
-    path = origin.folder / _TEACHER_RESULT
-    try:
-        result = TeacherResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({error}); export from a search's own folder, with its teacher"
-        ) from error
+    folder = origin.folder / TEACHER
+    path = folder / "result.json"
+    if not path.exists():
+        raise InputError(f"{path} is missing; export from a search's own folder, with its teacher")
+    result = read_teacher_result(path)
     return _load(
-        origin.folder / _TEACHER_NETWORK,
+        folder / "network",
         origin.model,
         val_accuracy=result.val_accuracy,
         macs=result.macs,

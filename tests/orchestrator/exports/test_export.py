@@ -562,15 +562,17 @@ def test_swapped_networks_are_refused(search: Search, tmp_path: Path, file: str,
         search.export(tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"val_accuracy": 1}'])
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "missing; export from a search's own"), ("[]", r"damaged \(.*; put it back from")]
+)
 def test_a_teachers_result_that_is_missing_or_damaged_is_named(
-    search: Search, tmp_path: Path, text: str | None
+    search: Search, tmp_path: Path, text: str | None, message: str
 ) -> None:
     path = search.folder / "teacher" / "result.json"
     path.unlink()
     if text is not None:
         path.write_text(text)
-    with pytest.raises(InputError, match=r"result\.json is missing or damaged"):
+    with pytest.raises(InputError, match=rf"result\.json is {message}"):
         search.export(tmp_path / "out")
 
 
