@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from orchestrator.storage.lines import append_lines, drop_half_line
 from trainables.errors import InputError
 
 
@@ -75,8 +76,7 @@ class JournalFile(JournalFileBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._lock.acquire()
         try:
-            with self._path.open("ab") as file:
-                file.write(lines.encode())
+            append_lines(self._path, lines.encode())
         finally:
             self._lock.release()
         self._is_behind = True
@@ -112,11 +112,7 @@ def mend_journal(path: Path) -> None:
     if lock.is_symlink() and lock.readlink() == _target(path):
         lock.unlink()
     if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
+        drop_half_line(path)
 
 
 def _lock_of(path: Path) -> Path:

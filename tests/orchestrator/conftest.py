@@ -1,7 +1,9 @@
 import json
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -46,6 +48,22 @@ def told_by(tmp_path):
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def little_room():
+    """No file grows beyond so many bytes: as on a disk that fills up, a part of what is written is taken."""
+
+    @contextmanager
+    def room(num_bytes):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return room
 
 
 @pytest.fixture(scope="session")

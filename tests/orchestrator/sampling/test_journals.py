@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 
-from orchestrator.sampling.journals import JournalLock, mend_journal
+from orchestrator.sampling.journals import JournalFile, JournalLock, mend_journal
 from trainables.errors import InputError
 
 
@@ -65,3 +65,16 @@ def test_what_a_killed_driver_left_is_mended(journal):
 def test_a_journal_that_is_not_there_needs_no_mending(tmp_path):
     mend_journal(tmp_path / "study.journal")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_a_trial_is_written_spoils_nothing(journal, little_room):
+    study = optuna.load_study(study_name="search", storage=JournalStorage(JournalFile(journal)))
+    trial = study.ask()
+    before = journal.read_bytes()
+    with little_room(len(before) + 50), pytest.raises(OSError, match="File too large"):
+        trial.set_user_attr("candidates", "x" * 1000)
+    assert journal.read_bytes() == before
+    trial.set_user_attr("failure", "the disk was full")
+    study.tell(trial, 2.0)
+    again = optuna.load_study(study_name="search", storage=JournalStorage(JournalFile(journal)))
+    assert [found.user_attrs for found in again.trials] == [{}, {"failure": "the disk was full"}]
