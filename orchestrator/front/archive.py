@@ -4,7 +4,6 @@ import bisect
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 
@@ -190,7 +190,7 @@ class Archive:
                 self._known_of = self._version()
             else:
                 self._rewrite()
-        except BaseException:  # no room: what is on disk counts, and half a line is written over
+        except BaseException:  # no room: what is on disk counts
             self._known_of, self._next_settling = None, -math.inf
             raise
 
@@ -230,10 +230,7 @@ def _key(candidate: Candidate) -> tuple[int, int]:
 def _append(path: Path, candidates: Sequence[Candidate]) -> None:
     """Add a trial's candidates as one line, which the disk has whole or not at all."""
     line = json.dumps([dataclasses.asdict(candidate) for candidate in candidates])
-    with path.open("a") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines_durably(path, f"{line}\n".encode())
 
 
 def _read_lines(path: Path) -> Iterator[Candidate]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.searches.asked import Asked
+from orchestrator.storage.lines import append_lines
 from orchestrator.storage.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -124,9 +125,7 @@ class Curves:
         """A trial trained an epoch."""
         spool = self._spool(number)
         if spool.exists():
-            # A line that a kill cut in two must not swallow the next one.
-            with spool.open("ab") as file:
-                file.write(("\n" + json.dumps(progress.to_dict()) + "\n").encode())
+            append_lines(spool, f"{json.dumps(progress.to_dict())}\n".encode())
 
     def ended(self, number: int, end: End, results: Sequence[LevelResult] = ()) -> None:
         """Keep a trial's curve; of one that is kept already nothing changes.
@@ -243,7 +242,7 @@ def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]] |
         try:
             progress = EpochProgress.from_dict(json.loads(line))
         except ValueError:
-            continue  # an empty line, or one that a kill cut
+            continue  # a kill cut it
         epochs[progress.trial_epoch] = progress
     return begun, [epochs[epoch] for epoch in sorted(epochs)]
 

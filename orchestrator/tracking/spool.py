@@ -1,19 +1,19 @@
 """Records that wait for MLflow: an append-only file of JSON lines, and how far it has been sent to each address.
 
-One process appends, one sends. A line that a kill has cut in two is passed over, and does not swallow the next one.
+One process appends, one sends. A line that a kill has cut in two is no record.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.storage.lines import append_lines
 from orchestrator.storage.whole_files import write_atomically
 
 FOLDER = "tracking"
@@ -61,7 +61,6 @@ class Spool:
         """
         self.folder = folder
         self.path = folder / "spool.jsonl"
-        self._file: int | None = None
         self._unwritten: list[bytes] = []
         self._clock, self._next_try = clock, 0.0
 
@@ -76,35 +75,19 @@ class Spool:
             self._write()
 
     def close(self) -> None:
-        """Write what is in memory still, if that can be, and close the file."""
+        """Write what is in memory still, if that can be."""
         if self._unwritten:
             with contextlib.suppress(OSError):
                 self._write()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
     def _write(self) -> None:
         try:
-            file = self._opened()
-            content = b"".join(self._unwritten)
-            self._unwritten = [content]
-            while content:  # a disk that is nearly full takes a part, and says so when asked for the rest
-                content = content[os.write(file, content) :]
-                self._unwritten = [content] if content else []
+            self.folder.mkdir(parents=True, exist_ok=True)
+            append_lines(self.path, b"".join(self._unwritten))
         except OSError:
             self._next_try = self._clock() + _RETRY_SECONDS  # all that waits is written at once, which takes its time
             raise
-
-    def _opened(self) -> int:
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Whole lines only: what a kill has cut ends here, and its rest is no record.
-            is_cut = bool(last := _last_byte(self.path)) and last != b"\n"
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            if is_cut:
-                self._unwritten.insert(0, b"\n")
-        return self._file
+        self._unwritten = []
 
     def read(self, offset: int = 0, *, most: int | None = None) -> tuple[list[Spooled], int]:
         """Records from an offset on.
@@ -168,15 +151,3 @@ class Spool:
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _last_byte(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            if not file.tell():
-                return b""
-            file.seek(-1, os.SEEK_END)
-            return file.read(1)
-    except FileNotFoundError:
-        return b""

@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -40,39 +39,29 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path):
     assert (len(found), offset) == (1, found[0].end)
 
 
-def test_what_a_full_disk_does_not_take_is_written_later(tmp_path, monkeypatch):
-    now, tried = [0.0], []
+def test_what_a_full_disk_does_not_take_is_written_later(tmp_path, little_room):
+    now = [0.0]
     spool = Spool(tmp_path / "tracking", clock=lambda: now[0])
     spool.append({"kind": "log", "run": "0"})
-    real = os.write
-
-    def full(file, content):
-        tried.append(now[0])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        spool.append({"kind": "log", "run": "1"})
-    spool.append({"kind": "log", "run": "2"})  # too soon to try again
+    before = spool.path.read_bytes()
+    with little_room(len(before) + 5):
+        with pytest.raises(OSError, match="File too large"):
+            spool.append({"kind": "log", "run": "1"})
+        assert spool.path.read_bytes() == before
+        spool.append({"kind": "log", "run": "2"})  # too soon to try again
+        now[0] += 1.0
+        with pytest.raises(OSError, match="File too large"):
+            spool.append({"kind": "log", "run": "3"})
     now[0] += 1.0
-    with pytest.raises(OSError, match="No space left"):
-        spool.append({"kind": "log", "run": "3"})
-    assert tried == [0.0, 1.0]
-    now[0] += 1.0
-    monkeypatch.setattr(os, "write", lambda file, content: real(file, content[:7]))
-    spool.append({"kind": "log", "run": "4"})  # of which the disk takes some bytes at a time
-    monkeypatch.setattr(os, "write", real)
+    spool.append({"kind": "log", "run": "4"})
     spool.append({"kind": "log", "run": "5"})
     assert [one.record["run"] for one in spool.read()[0]] == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_what_is_in_memory_is_written_in_the_end(tmp_path, monkeypatch):
+def test_what_is_in_memory_is_written_in_the_end(tmp_path, little_room):
     spool = filled(tmp_path, 1)
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda file, content: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
+    with little_room(5), pytest.raises(OSError, match="File too large"):
         spool.append({"kind": "log", "run": "1"})
-    monkeypatch.setattr(os, "write", real)
     spool.close()
     assert len(spool.read()[0]) == 2
 

@@ -120,10 +120,8 @@ def test_trials_that_ended_untold_are_told_on_resume(tracker, resumed, told, mak
 
 
 def test_what_belongs_together_is_written_at_once(tracker, make_epoch, make_candidate, monkeypatch):
-    import os
-
-    written, real = [], os.write
-    monkeypatch.setattr(os, "write", lambda file, content: (written.append(content), real(file, content))[1])
+    written = []
+    monkeypatch.setattr("orchestrator.tracking.spool.append_lines", lambda _path, lines: written.append(lines))
     tracker.start_trial(0, {})
     tracker.log_epoch(0, make_epoch(1))
     tracker.finish_trial(0, (make_candidate(0, 1), make_candidate(0, 2)), "finished")
