@@ -118,8 +118,7 @@ class Curves:
         spool = self._spool(asked.number)
         if not spool.exists() and not self._part(asked.number).exists():
             header = {"parameters": dict(parameters), "cascade": asked.cascade.to_dict()}
-            spool.parent.mkdir(parents=True, exist_ok=True)
-            spool.write_text(json.dumps(header) + "\n")
+            write_atomically(spool, f"{json.dumps(header)}\n".encode())
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch."""
@@ -228,10 +227,7 @@ def _read_file(path: Path) -> pa.Table:
 
 
 def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]] | None:
-    """What began, and its epochs in order; of one that was trained twice the later.
-
-    `None` if the machine stopped before it was on the disk that it began.
-    """
+    """What began, and its epochs in order, of one that was trained twice the later; `None` of a damaged file."""
     header, *lines = spool.read_bytes().splitlines() or [b""]
     try:
         begun: dict[str, Any] = json.loads(header)

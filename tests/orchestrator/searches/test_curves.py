@@ -159,7 +159,17 @@ def test_newer_format_is_refused_with_both_versions(tmp_path):
         read_curves(tmp_path)
 
 
-def test_a_curve_whose_beginning_never_reached_the_disk_is_none(tmp_path):
+def test_a_trial_whose_beginning_a_full_disk_did_not_take_begins_anew(tmp_path, little_room):
+    curves = Curves(tmp_path)
+    with little_room(50), pytest.raises(OSError, match="File too large"):
+        curves.started(asked(), PARAMETERS)
+    run(Curves(tmp_path), 0, [1])
+    curves.ended(0, "finished")
+    (curve,) = read_curves(tmp_path)
+    assert (curve.parameters, len(curve.points)) == (PARAMETERS, 2)
+
+
+def test_a_file_whose_beginning_was_lost_gives_no_curve(tmp_path):
     curves = Curves(tmp_path / "curves")
     curves.started(asked(4), {})
     (spool,) = (tmp_path / "curves").rglob("*.jsonl")
