@@ -73,7 +73,7 @@ def repeat_story(repeat: Repeat) -> list[Record]:
 def front_story(
     search: str, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path]
 ) -> list[Record]:
-    """The front in the search's run: figures by step, the knee, tables, pictures, a history and the overview.
+    """The front in the search's run: figures by step and the overview; where it has changed, all that shows it.
 
     Args:
         search: its name.
@@ -88,17 +88,18 @@ def front_story(
         ("front_size", len(view.front), num_trials),
         ("front_best_val_accuracy", best, num_trials),
     ]
-    tags: dict[str, str] = {}
     if view.knee is not None:
         metrics += knee_metrics(view.knee, num_trials)
-        tags = {"knee": view.knee.label, "mlflow.note.content": front_note(search, view)}
-    text = front_json(view, hypervolume)
-    told = [
-        records.logging(SEARCH, metrics, tags=tags),
-        records.writing(SEARCH, "front/front.md", front_table(view)),
-        records.writing(SEARCH, "front/front.json", text),
-        *(records.copying(SEARCH, path.name, "front") for path in figures),
-    ]
-    if figures:
-        told.append(records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text))
+    told = [records.logging(SEARCH, metrics)]
+    if figures:  # what shows a large front takes room, and has been told where the front is the same
+        if view.knee is not None:
+            tags = {"knee": view.knee.label, "mlflow.note.content": front_note(search, view)}
+            told.append(records.logging(SEARCH, tags=tags))
+        text = front_json(view, hypervolume)
+        told += [
+            records.writing(SEARCH, "front/front.md", front_table(view)),
+            records.writing(SEARCH, "front/front.json", text),
+            *(records.copying(SEARCH, path.name, "front") for path in figures),
+            records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text),
+        ]
     return [*told, records.overview()]

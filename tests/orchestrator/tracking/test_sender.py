@@ -127,17 +127,20 @@ def test_a_record_that_is_refused_is_said_once_and_holds_up_nothing(sender, fake
 
 
 def test_files_that_are_not_taken_are_set_aside_and_the_last_of_each_is_sent_later(
-    sender, fake, tracker, warnings, make_view
+    sender, fake, tracker, warnings, make_view, tmp_path
 ):
     fake.refuses = lambda kind, run: kind in ("text", "file")
+    picture = tmp_path / "digits/front.png"
+    picture.touch()
     for number in (1, 2):
-        tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.1 * number, num_trials=number)
+        view = make_view((0, 1, 0.9, 0.1 / number))
+        tracker.log_front(view, hypervolume=0.1 * number, num_trials=number, figures=[picture])
     assert sender.send()
     assert "log" in kinds(fake, "search"), "figures are taken all the same"
     left = sender.left()
-    assert (left.num_waiting, "not to my liking" in left.cause) == (5, True)  # of each path the newest
+    assert (left.num_waiting, "not to my liking" in left.cause) == (8, True)  # of each path the newest
     sender.send_aside()
-    assert sender.left().num_waiting == 5
+    assert sender.left().num_waiting == 8
     fake.refuses = lambda kind, run: False
     sender.send_aside()
     assert sender.left().num_waiting == 0
@@ -147,17 +150,21 @@ def test_files_that_are_not_taken_are_set_aside_and_the_last_of_each_is_sent_lat
         "environment/requirements.txt",
         "front/front.json",
         "front/front.md",
+        "front/history/after-trial-00001.json",
+        "front/history/after-trial-00002.json",
     ]
     assert len(warnings) == 1
     assert "takes figures, but no files" in warnings[0]
 
 
-def test_a_file_that_was_replaced_since_is_not_sent_any_more(sender, fake, tracker, make_view):
+def test_a_file_that_was_replaced_since_is_not_sent_any_more(sender, fake, tracker, make_view, tmp_path):
+    picture = tmp_path / "digits/front.png"
+    picture.touch()
     fake.refuses = lambda kind, run: kind == "text"
-    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.1, num_trials=1)
+    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.1, num_trials=1, figures=[picture])
     assert sender.send()
     fake.refuses = lambda kind, run: False
-    tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.2, num_trials=2)
+    tracker.log_front(make_view((0, 1, 0.9, 0.05)), hypervolume=0.2, num_trials=2, figures=[picture])
     assert sender.send()
     before = len(fake.taken)
     sender.send_aside()
@@ -165,6 +172,7 @@ def test_a_file_that_was_replaced_since_is_not_sent_any_more(sender, fake, track
         "config.yaml",
         "environment/environment.json",
         "environment/requirements.txt",
+        "front/history/after-trial-00001.json",
     ]
 
 

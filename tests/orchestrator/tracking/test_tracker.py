@@ -1,6 +1,7 @@
 """What the driver writes down, without any MLflow."""
 
 import dataclasses
+import json
 import threading
 
 import pytest
@@ -173,6 +174,17 @@ def test_a_front_is_told_with_its_history_pictures_and_models(tracker, told, mak
     note = next(record["tags"] for record in told("log") if "knee" in record["tags"])
     assert note["knee"] == "0:1"
     assert "cascade export digits --pick 0:1" in note["mlflow.note.content"]
+
+
+def test_a_front_that_has_not_changed_is_not_told_again(tracker, told, make_view, tmp_path):
+    view = make_view(*((trial, 1, 0.5 + 0.01 * trial, 0.01 + 0.01 * trial) for trial in range(40)))
+    tracker.log_front(view, hypervolume=0.7, num_trials=40, figures=[tmp_path / "digits/front.png"])
+    before = len(told())
+    tracker.log_front(view, hypervolume=0.7, num_trials=41)
+    again = told()[before:]
+    assert ["hypervolume", 0.7, 41] in metrics_of(again, "search")
+    assert {record["kind"] for record in again} == {"log", "overview"}
+    assert len(json.dumps(again)) < 1500, "of a front of any size"
 
 
 def test_an_empty_front_is_told_too(tracker, told, make_view, tmp_path):
