@@ -1,5 +1,6 @@
 """Networks of the front as versions of one registered model, and aliases that move with the front."""
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from orchestrator.tracking.spool import Record
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 
 _CANDIDATE = "cascade.candidate"
+_NOT_IN_NAMES = "/:'\""  # MLflow refuses the first two, and cannot look for the others
 Package = Callable[[Path, Path], None]
 """Writes the network of one folder as an MLflow model into another."""
 
@@ -40,7 +42,7 @@ class Registry:
         Raises:
             Exception: whatever MLflow raises; taking the record again goes on where it was.
         """
-        name = self._model(record["model"])
+        name = self._model(model_name(record["model"]))
         client = self._store.client
         known = {version.tags.get(_CANDIDATE): version for version in self._versions(name)}
         numbers = {label: str(version.version) for label, version in known.items()}
@@ -114,3 +116,12 @@ class Registry:
             model_id=model.model_id,
         )
         return str(version.version)
+
+
+def model_name(wanted: str) -> str:
+    """A registered model's name, close to the wanted one: an experiment's, which is part of it, may be a path.
+
+    Args:
+        wanted: such as `/Shared/team-demo`, which gives `Shared-team-demo`.
+    """
+    return re.sub(f"[{_NOT_IN_NAMES}]", "-", wanted.lstrip(_NOT_IN_NAMES))

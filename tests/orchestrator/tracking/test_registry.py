@@ -104,6 +104,24 @@ def test_a_name_that_another_search_has_is_left_to_it(registry, store, tmp_path,
     assert not store.client.search_model_versions("name = 'here-digits'")
 
 
+@pytest.mark.parametrize(
+    ("experiment", "model"),
+    [
+        ("/Shared/team", "Shared-team-digits"),
+        ("team: it's", "team- it-s-digits"),
+        ('the "best"', "the -best--digits"),
+        ("ü 50 %; a=b_c`d", "ü 50 %; a=b_c`d-digits"),
+    ],
+)
+def test_an_experiment_of_any_name_has_a_model(registry, store, experiment, model):
+    registry.take(registering(f"{experiment}-digits", [version_of("0:1")], {"knee": "0:1"}))
+    registry.take(registering(f"{experiment}-digits", [version_of("0:1")], {"knee": "0:1"}))
+    assert [(found.name, list(found.aliases)) for found in store.client.search_registered_models()] == [
+        (model, ["knee"])
+    ]
+    assert registry.packer.packed == ["0-1"]
+
+
 def test_a_packed_network_gives_probabilities_and_loads_without_a_pickle(tmp_path, monkeypatch):
     import mlflow
     import numpy as np
