@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.addresses import database_uri, without_credentials
 from orchestrator.tracking.database import ARTIFACTS, make_database
@@ -110,7 +110,7 @@ def _require_writable(artifacts: str) -> None:
     parts = urlsplit(artifacts)
     if parts.scheme not in ("", "file"):
         return
-    folder = existing = Path(parts.path)
+    folder = existing = Path(unquote(parts.path))
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -191,10 +191,12 @@ def test_a_dead_address_is_bad_input_and_shows_no_password(tmp_path, free_port):
 def test_a_folder_of_artifacts_that_cannot_be_written_to_is_bad_input(database, monkeypatch):
     import os
 
-    MlflowStore(uri=database_uri(database), storage=database, experiment="here").require()
+    storage = database.rename(database.with_name(f"{database.name} räume"))
+    MlflowStore(uri=database_uri(storage), storage=storage, experiment="here").require()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"artifacts go to .*mlartifacts.*cannot be written to; change its"):
-        MlflowStore(uri=database_uri(database), storage=database, experiment="here").require()
+    said = rf"artifacts go to {storage}/mlartifacts, but {storage} cannot be written to; change its"
+    with pytest.raises(InputError, match=said):
+        MlflowStore(uri=database_uri(storage), storage=storage, experiment="here").require()
 
 
 def test_views_follow_what_the_newest_search_varies(tracker, make_sender, store, make_candidate):
