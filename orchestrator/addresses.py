@@ -19,8 +19,11 @@ def database_file(storage: Path) -> Path:
 
 
 def database_uri(storage: Path) -> str:
-    """Address of the tracking database in a folder of searches."""
-    return f"sqlite:///{database_file(storage)}"
+    """Address of the tracking database in a folder of searches, as SQLAlchemy reads it."""
+    path = str(database_file(storage))
+    quoted = path.replace("%", "%25").replace("?", "%3F")
+    # MLflow takes all behind a bare sqlite:/// for a path, and would make a folder of the quoted name.
+    return f"sqlite:///{path}" if quoted == path else f"sqlite+pysqlite:///{quoted}"
 
 
 def tracking_uri(given: str | None, storage: Path) -> str:

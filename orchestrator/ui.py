@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.addresses import database_file
+from orchestrator.addresses import database_file, database_uri
 from orchestrator.evidence.folder import REPORT
 from orchestrator.signals import terminated_as_interrupted
 from orchestrator.tracking.moved import follow_move
@@ -165,7 +165,7 @@ def serve(
     if not _is_loopback(host):
         environment = _known_as(_own_names(host), port) | environment
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--backend-store-uri", database_uri(storage)]
     command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
     with tempfile.TemporaryFile() as log:
         # A group of its own: its workers end with it, and Ctrl-C reaches us alone.

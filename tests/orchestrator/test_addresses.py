@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
+from sqlalchemy import make_url
 
 from orchestrator.addresses import (
+    database_uri,
     setting_without_credentials,
     without_all_credentials,
     without_all_secrets,
@@ -77,3 +81,12 @@ def test_a_traceback_loses_pieces_of_passwords_that_are_known_from_elsewhere():
 
 def test_long_texts_take_no_time():
     assert without_all_credentials("a" * 100_000) == "a" * 100_000
+
+
+@pytest.mark.parametrize("name", ["runs", "gö ß", "wh?at", "a%41b", "100%", "a#b", "a@b:c;d&e=f"])
+def test_the_address_of_a_storage_folders_database_leads_to_it(name):
+    assert make_url(database_uri(Path("/top", name))).database == f"/top/{name}/mlflow.db"
+
+
+def test_an_ordinary_storage_folders_database_has_an_ordinary_address():
+    assert database_uri(Path("/my räume/runs")) == "sqlite:////my räume/runs/mlflow.db"

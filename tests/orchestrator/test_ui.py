@@ -97,7 +97,8 @@ def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path) -> None
 
 @pytest.mark.integration
 def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Path) -> None:
-    tracker = Tracker(uri=None, storage=tmp_path, warn=print)
+    storage = tmp_path / "wh?at 100%"
+    tracker = Tracker(uri=None, storage=storage, warn=print)
     tracker.check()
     tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
     tracker.start_trial(0, {"temperature": 4.0})
@@ -107,7 +108,7 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
 
     port = _free_port()
     program = (
-        f"from pathlib import Path; from orchestrator.ui import open_ui; open_ui(Path({str(tmp_path)!r}), port={port})"
+        f"from pathlib import Path; from orchestrator.ui import open_ui; open_ui(Path({str(storage)!r}), port={port})"
     )
     user = subprocess.Popen(
         [sys.executable, "-u", "-c", program],
@@ -142,5 +143,6 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
         user.kill()
         user.wait()
         user.stdout.close()
+    assert list(tmp_path.iterdir()) == [storage]
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived its user"

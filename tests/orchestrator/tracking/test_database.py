@@ -77,6 +77,18 @@ def test_a_database_whose_maker_was_killed_is_made_by_the_next(tmp_path, store):
     assert store.client.get_experiment_by_name("here").artifact_location == (tmp_path / "mlartifacts").as_uri()
 
 
+@pytest.mark.parametrize("name", ["wh?at 100%", "a%41b#c"])
+def test_a_folder_whose_name_addresses_take_for_more_has_its_database_in_it_and_nothing_beside(tmp_path, name):
+    storage = tmp_path / name
+    store = MlflowStore(uri=database_uri(storage), storage=storage, experiment="here")
+    store.require()
+    run = store.client.create_run(store.experiment_id).info.run_id
+    store.client.log_text(run, "text", "note.txt")
+    assert [file.path for file in store.client.list_artifacts(run)] == ["note.txt"]
+    assert files(tmp_path) == [name]
+    assert files(storage) == [".mlflow.db.lock", "mlartifacts", "mlflow.db"]
+
+
 def test_two_that_begin_at_once_both_work(tmp_path):
     makers = [making(tmp_path), making(tmp_path)]
     assert [maker.wait() for maker in makers] == [0, 0]
