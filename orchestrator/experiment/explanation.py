@@ -5,7 +5,9 @@ Keys, and which of them are ranges, are read from the models themselves.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from decimal import Decimal
 from functools import cache
 from types import NoneType, UnionType
@@ -76,7 +78,15 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     kind = _wrong_kind(places, place, first["type"], first["input"])
     if kind is not None:
         return kind
-    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{or_list}"
+    rule = re.sub("^Input should be", "but must be", first["msg"])
+    return f"{place} is {_shown(first['input'])}, {rule[0].lower()}{rule[1:]}{or_list}"
+
+
+def _shown(given: object) -> str:
+    """A value as its YAML has it: text in quotes, and words for flags and for nothing."""
+    if given is None or isinstance(given, bool):
+        return "empty" if given is None else str(given).lower()
+    return str(given) if isinstance(given, date) else repr(given)
 
 
 def _number_in(text: object) -> float | None:

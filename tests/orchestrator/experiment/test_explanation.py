@@ -40,7 +40,7 @@ class Bakery(BaseModel, extra="forbid"):
         ({"oven": 3}, "oven is 3, but must be keys and values, such as oven: {degrees: …}"),
         ({"breads": {"rye": {"flower": 1}}}, "unknown key 'breads.rye.flower'; did you mean 'flour'?"),
         ({"breads": {"rye": 3}}, "breads.rye is 3, but must be keys and values, such as rye: {flour: …}"),
-        ({"best": {"flour": 0}}, "best.flour is 0: input should be greater than or equal to 1"),
+        ({"best": {"flour": 0}}, "best.flour is 0, but must be greater than or equal to 1"),
         # Keys that are called as kinds of values are.
         ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
         ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests, prices"),
@@ -49,12 +49,12 @@ class Bakery(BaseModel, extra="forbid"):
             "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
             "before it; write 1000",
         ),
-        ({"guests": "1.5"}, "guests is '1.5': input should be a valid integer, unable to parse string as an integer"),
-        ({"guests": ""}, "guests is '': input should be a valid integer, unable to parse string as an integer"),
+        ({"guests": "1.5"}, "guests is '1.5', but must be a valid integer, unable to parse string as an integer"),
+        ({"guests": ""}, "guests is '', but must be a valid integer, unable to parse string as an integer"),
         ({"oven": {"names": ""}}, "oven.names is '', but must be a list"),
         ({"prices": {"rye:2": None}}, "prices.rye:2 has no value; a space must follow the colon in YAML"),
-        ({"guests": "x"}, "guests is 'x': input should be a valid integer, unable to parse string as an integer"),
-        ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0: input should be greater than or equal to 1"),
+        ({"guests": "x"}, "guests is 'x', but must be a valid integer, unable to parse string as an integer"),
+        ({"breads": {"Bread": {"flour": 0}}}, "breads.Bread.flour is 0, but must be greater than or equal to 1"),
     ],
 )
 def test_the_first_wrong_value_is_told_by_its_key(values, message):

@@ -122,8 +122,8 @@ def test_a_limit_that_was_reached_stays_reached():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("stop.max_minutes=0", "stop.max_minutes is 0: input should be greater than 0"),
-        ("stop.max_minutes=.inf", "stop.max_minutes is inf: input should be a finite number"),
+        ("stop.max_minutes=0", "stop.max_minutes is 0, but must be greater than 0"),
+        ("stop.max_minutes=.inf", "stop.max_minutes is inf, but must be a finite number"),
         ("stop.max_epochs=0", "stop.max_epochs is 0"),
         ("stop.max_epochs=1.5", "stop.max_epochs is 1.5"),
         ("stop.trials_without_gain=-1", "stop.trials_without_gain is -1"),
