@@ -5,7 +5,6 @@ its next epoch, and ends with the networks that have reached their sizes.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler
 
 from orchestrator.policies.rungs import STOPPING_OBJECTIVES, EarlyStopping, Passing, Rungs
+from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.trials.wave import Wave, breaks_the_wave
 from trainables.errors import InputError
@@ -26,7 +26,7 @@ class StoredRungs:
         """Read what is there, or begin.
 
         Args:
-            path: the file; a last line that was cut off as the driver died is dropped.
+            path: the file; a last line that was cut off as the driver died is passed over.
             settings: when trials are compared, and how many go on; the same as when the file was begun.
             seed: of the rungs, likewise.
 
@@ -48,16 +48,14 @@ class StoredRungs:
         """
         num_before = len(self._rungs.passings)
         goes_on = self._rungs.report(trial, standing["fraction"], standing["points"])
-        for passing in self._rungs.passings[num_before:]:
-            with self._path.open("a") as file:
-                file.write(json.dumps(passing.to_dict()) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        lines = [json.dumps(passing.to_dict()) + "\n" for passing in self._rungs.passings[num_before:]]
+        if lines:
+            append_lines_durably(self._path, "".join(lines).encode())
         return goes_on
 
 
 def _read(path: Path, *, num_rungs: int) -> list[Passing]:
-    whole, newline, cut_off = path.read_text().rpartition("\n")
+    whole, _, _cut_off = path.read_text().rpartition("\n")
     passings = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
@@ -72,8 +70,6 @@ def _read(path: Path, *, num_rungs: int) -> list[Passing]:
                 "remove the file to begin with empty rungs"
             )
         passings.append(passing)
-    if cut_off:
-        write_atomically(path, (whole + newline).encode())
     return passings
 
 

@@ -59,7 +59,6 @@ def test_a_line_that_was_cut_off_is_dropped(open_rungs, tmp_path):
     whole = path.read_text()
     path.write_text(whole + whole[:20])
     rungs = open_rungs()
-    assert path.read_text() == whole
     rungs.report(1, standing(0.95))
     assert [json.loads(line)["trial"] for line in path.read_text().splitlines()] == [0, 1]
 
