@@ -116,7 +116,7 @@ def test_help_starts_without_heavy_imports():
 
     program = (
         "import sys, orchestrator.cli; "
-        "print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pyarrow', 'plotly') if m in sys.modules])"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pyarrow', 'plotly', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -1,12 +1,11 @@
 """Means, intervals and paired differences over seeds. Accuracies are fractions in [0, 1]."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.front.repeats import CONFIDENCE, t_quantile, t_within
+from orchestrator.front.intervals import interval, standard_error
 
 Verdict = Literal["better", "worse", "not told apart"]
 LEVEL = 0.05
@@ -54,11 +53,8 @@ class Difference:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and interval of at least one value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean=mean, low=None, high=None, number=len(values))
-    half = t_quantile(0.5 + CONFIDENCE / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean=mean, low=mean - half, high=mean + half, number=len(values))
+    low, high = interval(values) or (None, None)
+    return Estimate(mean=statistics.fmean(values), low=low, high=high, number=len(values))
 
 
 def paired(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
@@ -75,10 +71,12 @@ def _p_value(differences: Sequence[float]) -> float | None:
     number = len(differences)
     if number < 2:
         return None
-    error = statistics.stdev(differences) / math.sqrt(number)
+    error = standard_error(differences)
     if error == 0.0:
         return 1.0 if statistics.fmean(differences) == 0.0 else 0.0
-    return max(0.0, 1.0 - t_within(abs(statistics.fmean(differences)) / error, number - 1))
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(number - 1, -abs(statistics.fmean(differences)) / error))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

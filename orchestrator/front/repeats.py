@@ -3,7 +3,6 @@
 Pure but for the file: nothing here trains.
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.front.archive import Candidate
+from orchestrator.front.intervals import interval
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 
-CONFIDENCE = 0.95
 MOST_SEEDS = 999  # numbers of repeats are put together from the trial's and the index
 
 
@@ -67,11 +66,8 @@ class Confirmed:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Student's 95 % interval of the mean, cut to [0, 1]; `None` for fewer than two repeats."""
-        if self.mean is None or len(self.val_accuracies) < 2:
-            return None
-        error = statistics.stdev(self.val_accuracies) / math.sqrt(len(self.val_accuracies))
-        half = t_quantile(0.5 + CONFIDENCE / 2, len(self.val_accuracies) - 1) * error
-        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+        ends = interval(self.val_accuracies)
+        return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -106,34 +102,6 @@ def confirmed(candidates: Iterable[Candidate], repeats: Sequence[Repeat], num_se
         accuracies = tuple(repeat.val_accuracies[candidate.level - 1] for repeat in own if repeat.val_accuracies)
         found.append(Confirmed(candidate=candidate, val_accuracies=accuracies, num_failed=len(own) - len(accuracies)))
     return tuple(found)
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t, by bisection of its closed form (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
-
-    Args:
-        probability: in (0.5, 1).
-        freedom: degrees of freedom, at least 1.
-    """
-    low, high = 0.0, 1.0
-    while t_within(high, freedom) < 2 * probability - 1:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
-    return high
-
-
-def t_within(t: float, freedom: int) -> float:
-    """Probability that |T| is below t."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for step in range(3 if odd else 2, freedom, 2):
-        term *= (step - 1) / step * math.cos(angle) ** 2
-        total += term
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 _FORMAT_KEY, _FORMAT = b"cascade_confirm_format", b"1"

@@ -3,18 +3,12 @@ import json
 import pytest
 from scipy import stats
 
-from orchestrator.front.repeats import Repeat, RepeatFile, confirmed, t_quantile
+from orchestrator.front.repeats import Repeat, RepeatFile, confirmed
 from trainables.errors import InputError
 
 
 def repeat(trial, index, *val_accuracies, failure=None):
     return Repeat(trial=trial, index=index, seed=100 * trial + index, val_accuracies=val_accuracies, failure=failure)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 9, 29, 30, 200])
-@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.9995])
-def test_quantiles_are_those_of_scipy(freedom, probability):
-    assert t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-9)
 
 
 def test_mean_and_interval_of_each_candidate(make_candidate):
