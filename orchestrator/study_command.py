@@ -19,7 +19,7 @@ from orchestrator.evidence.processes import told
 from orchestrator.evidence.report import report_blocks, write_report
 from orchestrator.evidence.results import ResultFile, RunResult, locked, study_id
 from orchestrator.evidence.schedule import num_runs
-from orchestrator.evidence.summary import summarise
+from orchestrator.evidence.summary import Summary
 from orchestrator.experiment.resources import Resources
 from orchestrator.preparation.session import ray_session
 from orchestrator.searches.folder import SearchFolder
@@ -71,14 +71,16 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
                     say(told(result))
 
                 num_lost = run_on_ray(plan, images, folder.path, before, done=done, say=say)
-                write_report(plan, file.read(), read_teacher(folder.path), folder.path)
+                summary = write_report(
+                    plan, file.read(), read_teacher(folder.path), folder.path, num_test=len(images.test.val)
+                )
                 tracker.log_report(folder.path / REPORT)
     except KeyboardInterrupt:
         stopped()
         return INTERRUPTED
     finally:
         tracker.close()
-    _show(console, plan, file.read(), folder.path)
+    _show(console, plan, file.read(), summary, folder.path)
     if num_lost:
         say(f"{num_lost} runs were lost with their workers; the same command tries them again")
     return 1 if num_lost else 0
@@ -122,9 +124,9 @@ def _track(tracker: Tracker, number: int, result: RunResult) -> None:
     tracker.finish_trial(number, (), "failed" if result.failure else "finished", result.failure)
 
 
-def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], folder: Path) -> None:
+def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], summary: Summary, folder: Path) -> None:
     """Print what is shown, and where the whole report is."""
-    blocks = report_blocks(plan, results, summarise(plan, results), read_teacher(folder), name=folder.name)
+    blocks = report_blocks(plan, results, summary, read_teacher(folder), name=folder.name)
     for block in blocks:
         match block:
             case Heading(text=text) if text != "How it was done":

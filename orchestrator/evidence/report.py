@@ -17,7 +17,7 @@ from orchestrator.storage.whole_files import write_atomically
 
 
 def write_report(
-    plan: StudyPlan, results: Mapping[str, RunResult], teacher: Mapping[str, Any], folder: Path
+    plan: StudyPlan, results: Mapping[str, RunResult], teacher: Mapping[str, Any], folder: Path, *, num_test: int
 ) -> Summary:
     """Write `report.md` with its pictures, `report.html` and `results.parquet` into a folder.
 
@@ -26,8 +26,9 @@ def write_report(
         results: of its runs, and perhaps of others, which do not count.
         teacher: what `material.read_teacher` gives.
         folder: of the study.
+        num_test: its test images.
     """
-    summary = summarise(plan, results)
+    summary = summarise(plan, results, num_test=num_test)
     blocks = report_blocks(plan, results, summary, teacher, name=folder.name)
     for block in blocks:
         if isinstance(block, Picture):
@@ -108,7 +109,8 @@ def not_shown(plan: StudyPlan, summary: Summary, results: Sequence[RunResult]) -
     )
     yield (
         "That arms which are not told apart are equal: an interval says how large a difference may still be. "
-        "p-values are of paired t-tests, corrected by Holm for all comparisons of this report."
+        "p-values are of paired t-tests, corrected by Holm for all comparisons of this report; seeds that came out "
+        "alike are taken to differ by what a count of hits on these test images hides."
     )
     if summary.duels:
         yield "The best cascade and the best of Torch-Pruning were picked by their means here, which flatters both."

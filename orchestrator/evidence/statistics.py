@@ -1,5 +1,13 @@
-"""Means, intervals and paired differences over seeds. Accuracies are fractions in [0, 1]."""
+"""Means, intervals and paired differences over seeds. Accuracies are fractions in [0, 1].
 
+An accuracy on n test images is a count of hits over n, a multiple of 1/n, so that a few seeds often come out alike:
+their deviation is 0 then, and any difference would look certain. No spread is taken to be below what rounding hides: an
+accuracy is uniform within ±1/(2n) of what was counted, of variance 1/(12 n²), and a difference of two has twice that.
+With this floor two seeds find a difference where there is none at most as often as the test says, whatever the spread;
+without it up to 13 times in 100 where the test says 5.
+"""
+
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,32 +59,44 @@ class Difference:
         return "better" if self.estimate.mean > 0 else "worse"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of at least one value."""
-    low, high = interval(values) or (None, None)
-    return Estimate(mean=statistics.fmean(values), low=low, high=high, number=len(values))
+def estimate(values: Sequence[float], *, num_test: int) -> Estimate:
+    """Mean and interval of at least one accuracy, each on so many test images."""
+    return _estimate(values, least_spread=_rounding(num_test))
 
 
-def paired(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
-    """Differences, own less other, on the seeds that both have; `None` where there is none."""
+def paired(own: Mapping[int, float], other: Mapping[int, float], *, num_test: int) -> Difference | None:
+    """Differences, own less other, on the seeds that both have; `None` where there is none.
+
+    Args:
+        own: accuracies by seed.
+        other: likewise.
+        num_test: test images that each accuracy is on.
+    """
     seeds = sorted(own.keys() & other.keys())
     if not seeds:
         return None
     differences = [own[seed] - other[seed] for seed in seeds]
-    found = estimate(differences)
-    return Difference(estimate=found, p_value=_p_value(differences))
+    least = math.sqrt(2) * _rounding(num_test)
+    return Difference(estimate=_estimate(differences, least_spread=least), p_value=_p_value(differences, least))
 
 
-def _p_value(differences: Sequence[float]) -> float | None:
-    number = len(differences)
-    if number < 2:
+def _rounding(num_test: int) -> float:
+    """Standard deviation of what the accuracy on so many images hides by being a count."""
+    return 1 / (math.sqrt(12) * num_test)
+
+
+def _estimate(values: Sequence[float], *, least_spread: float) -> Estimate:
+    low, high = interval(values, least_spread=least_spread) or (None, None)
+    return Estimate(mean=statistics.fmean(values), low=low, high=high, number=len(values))
+
+
+def _p_value(differences: Sequence[float], least_spread: float) -> float | None:
+    if len(differences) < 2:
         return None
-    error = standard_error(differences)
-    if error == 0.0:
-        return 1.0 if statistics.fmean(differences) == 0.0 else 0.0
     from scipy.special import stdtr
 
-    return float(2 * stdtr(number - 1, -abs(statistics.fmean(differences)) / error))
+    t = statistics.fmean(differences) / standard_error(differences, least_spread=least_spread)
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -75,15 +75,22 @@ class Summary:
     duels: tuple[Duel, ...]
 
 
-def summarise(plan: StudyPlan, results: Mapping[str, RunResult]) -> Summary:
-    """Gather the results of a study's own runs; Holm's correction is over all comparisons together."""
-    lines = [_line(plan, name, size, results) for size in sorted(plan.sizes, reverse=True) for name in plan.arms]
+def summarise(plan: StudyPlan, results: Mapping[str, RunResult], *, num_test: int) -> Summary:
+    """Gather the results of a study's own runs; Holm's correction is over all comparisons together.
+
+    Args:
+        plan: the study.
+        results: of its runs, and perhaps of others, which do not count.
+        num_test: test images that each accuracy is on.
+    """
+    sizes = sorted(plan.sizes, reverse=True)
+    lines = [_line(plan, name, size, results, num_test) for size in sizes for name in plan.arms]
     by_place = {(line.arm, line.size): line for line in lines}
     tests: list[Difference | None] = []
     for line in lines:
         reference = by_place[plan.reference, line.size]
-        tests.append(None if line is reference else paired(line.accuracies, reference.accuracies))
-    duels = list(_duels(lines))
+        tests.append(None if line is reference else paired(line.accuracies, reference.accuracies, num_test=num_test))
+    duels = list(_duels(lines, num_test))
     differences = [*tests, *(duel.difference for duel in duels)]
     adjusted = holm([None if difference is None else difference.p_value for difference in differences])
     told = [
@@ -103,7 +110,7 @@ def summarise(plan: StudyPlan, results: Mapping[str, RunResult]) -> Summary:
     )
 
 
-def _line(plan: StudyPlan, name: str, size: float, results: Mapping[str, RunResult]) -> Line:
+def _line(plan: StudyPlan, name: str, size: float, results: Mapping[str, RunResult], num_test: int) -> Line:
     arm = plan.arms[name]
     own = size if arm.method != "one-cascade" else min(plan.sizes)
     rate = chosen_rate(plan, name, own, results)
@@ -117,7 +124,7 @@ def _line(plan: StudyPlan, name: str, size: float, results: Mapping[str, RunResu
         method=arm.method,
         size=size,
         accuracies=accuracies,
-        accuracy=estimate([*accuracies.values()]) if accuracies else None,
+        accuracy=estimate([*accuracies.values()], num_test=num_test) if accuracies else None,
         against=None,
         macs_kept=_mean(found.macs_kept for _, found in good.values()),
         epochs=_mean(result.epochs for result, _ in good.values()),
@@ -137,7 +144,7 @@ def _mean(values: Iterable[float]) -> float | None:
     return statistics.fmean(given) if given else None
 
 
-def _duels(lines: Sequence[Line]) -> Iterable[Duel]:
+def _duels(lines: Sequence[Line], num_test: int) -> Iterable[Duel]:
     for size in dict.fromkeys(line.size for line in lines):
         here = [line for line in lines if line.size == size and line.accuracy is not None]
         cascades = [line for line in here if line.method in ("cascade", "one-cascade")]
@@ -149,7 +156,7 @@ def _duels(lines: Sequence[Line]) -> Iterable[Duel]:
             max((line for line in kind if len(line.accuracies) == max(len(k.accuracies) for k in kind)), key=_accuracy)
             for kind in (cascades, peers)
         )
-        difference = paired(own.accuracies, other.accuracies)
+        difference = paired(own.accuracies, other.accuracies, num_test=num_test)
         if difference is not None:
             yield Duel(size=size, own=own.arm, other=other.arm, difference=difference)
 

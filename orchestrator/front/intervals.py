@@ -7,16 +7,27 @@ from collections.abc import Sequence
 CONFIDENCE = 0.95
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of the mean; `None` for fewer than two values."""
+def interval(values: Sequence[float], *, least_spread: float = 0.0) -> tuple[float, float] | None:
+    """Student's 95 % interval of the mean; `None` for fewer than two values.
+
+    Args:
+        values: whose mean it is of.
+        least_spread: as `standard_error` takes it.
+    """
     if len(values) < 2:
         return None
     from scipy.special import stdtrit  # here, as most commands need none
 
-    half = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * standard_error(values)
+    error = standard_error(values, least_spread=least_spread)
+    half = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * error
     return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of at least two values."""
-    return statistics.stdev(values) / math.sqrt(len(values))
+def standard_error(values: Sequence[float], *, least_spread: float = 0.0) -> float:
+    """Of the mean of at least two values.
+
+    Args:
+        values: whose mean it is of.
+        least_spread: standard deviation that they have at least, however near to each other they came out.
+    """
+    return max(statistics.stdev(values), least_spread) / math.sqrt(len(values))

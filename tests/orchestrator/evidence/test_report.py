@@ -19,6 +19,7 @@ ARMS = {
     "all": {"method": "one-cascade"},
     "peer": {"method": "torch-pruning"},
 }
+NUM_TEST = 2000
 NOISE = (0.001, -0.002, 0.0, 0.002, -0.001)
 
 
@@ -75,7 +76,7 @@ def results(plan: StudyPlan) -> dict[str, RunResult]:
 
 
 def test_lines_compare_on_the_same_seeds(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
-    lines = {(line.arm, line.size): line for line in summarise(plan, results).lines}
+    lines = {(line.arm, line.size): line for line in summarise(plan, results, num_test=NUM_TEST).lines}
     assert len(lines) == 8
     chain = lines["chain", 0.3]
     assert chain.against is not None
@@ -93,7 +94,7 @@ def test_lines_compare_on_the_same_seeds(plan: StudyPlan, results: Mapping[str, 
 
 
 def test_the_best_cascade_meets_the_best_peer(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
-    duels = {duel.size: duel for duel in summarise(plan, results).duels}
+    duels = {duel.size: duel for duel in summarise(plan, results, num_test=NUM_TEST).duels}
     assert (duels[0.3].own, duels[0.3].other, duels[0.3].difference.verdict) == ("chain", "peer", "better")
     assert duels[0.5].own == "all"
 
@@ -101,24 +102,26 @@ def test_the_best_cascade_meets_the_best_peer(plan: StudyPlan, results: Mapping[
 def test_a_mean_of_few_seeds_is_not_the_best(plan: StudyPlan, results: dict[str, RunResult]) -> None:
     for seed in plan.seeds[1:]:
         del results[plan.run("chain", 0.3, seed, 0.05, "measured").key]
-    duels = {duel.size: duel for duel in summarise(plan, results).duels}
+    duels = {duel.size: duel for duel in summarise(plan, results, num_test=NUM_TEST).duels}
     assert duels[0.3].own == "plain"
 
 
 def test_words_say_what_is_shown(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
-    sentences = list(shown(plan, summarise(plan, results)))
+    sentences = list(shown(plan, summarise(plan, results, num_test=NUM_TEST)))
     assert any(s.startswith("At 30 % of the MACs above plain: chain +2.00 points (") for s in sentences)
     assert any("At 30 % of the MACs below plain: all -5.00 points" in s for s in sentences)
     assert any("the best cascade, chain, is better than the best of Torch-Pruning, peer: +2.00" in s for s in sentences)
     only = StudyPlan.from_dict(plan.to_dict() | {"arms": {"plain": {}, "peer": ARMS["peer"]}})
-    assert "At 50 % of the MACs no arm is told apart from plain." in shown(only, summarise(only, results))
+    assert "At 50 % of the MACs no arm is told apart from plain." in shown(
+        only, summarise(only, results, num_test=NUM_TEST)
+    )
 
 
 def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -> None:
     first = plan.run("chain", 0.3, 1, 0.05, "measured")
     results[first.key] = made(first)
     del results[plan.run("peer", 0.5, 2, 0.05, "measured").key]
-    summary = summarise(plan, results)
+    summary = summarise(plan, results, num_test=NUM_TEST)
     text = "\n".join(not_shown(plan, summary, list(results.values())))
     assert "1 runs are still to be done" in text
     assert "Runs that failed are left out of means: chain at 30 % (1)." in text
@@ -132,7 +135,7 @@ def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -
 
 
 def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunResult], tmp_path: Path) -> None:
-    write_report(plan, results, {"test_accuracy": 0.97}, tmp_path)
+    write_report(plan, results, {"test_accuracy": 0.97}, tmp_path, num_test=NUM_TEST)
     text = (tmp_path / "report.md").read_text()
     assert "teacher vgg-small at width 0.125, test accuracy 97 %; 5 seeds" in text
     assert "| chain | 92.00 (" in text
@@ -149,7 +152,7 @@ def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunRes
 
 
 def test_a_report_of_nothing_yet_can_be_written(plan: StudyPlan, tmp_path: Path) -> None:
-    write_report(plan, {}, {}, tmp_path)
+    write_report(plan, {}, {}, tmp_path, num_test=NUM_TEST)
     assert "runs are still to be done" in (tmp_path / "report.md").read_text()
 
 
