@@ -1,10 +1,9 @@
 """What runs came to, one JSON line each in a file that only grows, so that a kill loses at most the run in progress."""
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.evidence.settings import Purpose, Run
+from orchestrator.storage import locks
 from trainables.errors import InputError
 from trainables.identity import digest
 from trainables.plain import PlainConfig
@@ -149,20 +149,9 @@ def study_id(folder: Path) -> str:
     return digest({"study": str(folder)})
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a study's folder, which is made if it is not there.
-
-    Raises:
-        InputError: if one works in it already.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"study {folder.name!r} runs in another process; wait for it or stop it") from error
-        yield
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Keep a second process out of a study's folder; entering it raises an `InputError` if one works there already."""
+    return locks.locked(folder, "study")
 
 
 def write_table(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import shlex
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
 from orchestrator.storage.bucket import Bucket
+from orchestrator.storage.locks import is_locked, locked
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError, first_line
 from trainables.results import TeacherResult
@@ -260,31 +261,11 @@ class SearchFolder:
     @property
     def is_locked(self) -> bool:
         """Whether a process of this machine works in it."""
-        try:
-            with (self.path / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_locked(self.path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second driver out.
-
-        Raises:
-            InputError: if one runs already.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"search {self.name!r} is running in another process; wait for it or stop it"
-                ) from error
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep a second driver out; entering it raises an `InputError` if one runs already."""
+        return locked(self.path, "search")
 
     @contextmanager
     def fetching(self) -> Iterator[None]:

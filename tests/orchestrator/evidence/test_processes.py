@@ -159,7 +159,7 @@ def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
     path.write_text(json.dumps(plain))
     with locked(tmp_path / "out"):
         assert main([str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "study 'out' runs in another process" in capsys.readouterr().err
+    assert "study 'out' is running in another process" in capsys.readouterr().err
 
 
 @pytest.mark.integration
