@@ -1,7 +1,9 @@
 """Whole studies of seconds: every method, going on after a stop, the choice of learning rates."""
 
 import dataclasses
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,12 @@ def test_time_that_is_over_gives_a_run_up(plain, tmp_path: Path) -> None:
         run_arm(plan.run("plain", 0.3, 1, 0.05, "measured"), material(plan, tmp_path), over)
 
 
+def test_a_clock_that_is_set_forward_gives_no_run_up(plain, tmp_path: Path, monkeypatch) -> None:
+    plan, began = StudyPlan.from_dict(plain | {"arms": {"plain": {}}, "seeds": [1]}), time.time()
+    monkeypatch.setattr(time, "time", itertools.count(began, 3600.0).__next__)
+    assert run_study(plan, load_images(plan), tmp_path, device=torch.device("cpu"), seconds=3600.0, say=lambda _: None)
+
+
 def test_more_images_than_there_are_is_refused(plain) -> None:
     with pytest.raises(InputError, match=r"images.train is 9999, but there are \d+; ask for at most as many"):
         load_images(StudyPlan.from_dict(plain | {"images": {"train": 9999}}))
@@ -166,7 +174,17 @@ def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
 def test_the_command_runs_a_study_in_several_processes(plain, tmp_path: Path, capsys) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(plain))
-    options = [str(path), "--out", str(tmp_path / "out"), "--workers", "2", "--set", "budget.amount=4"]
+    options = [
+        str(path),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "2",
+        "--minutes",
+        "20",
+        "--set",
+        "budget.amount=4",
+    ]
     assert main(options) == 0
     assert len(ResultFile(tmp_path / "out" / "results.jsonl").read()) == 4
     assert "measured scratch, size 0.3, seed 2" in capsys.readouterr().out
