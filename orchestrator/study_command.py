@@ -19,6 +19,7 @@ from orchestrator.evidence.processes import told
 from orchestrator.evidence.report import report_blocks, write_report
 from orchestrator.evidence.results import ResultFile, RunResult, locked, study_id
 from orchestrator.evidence.schedule import num_runs
+from orchestrator.evidence.sources import keep_sources, require_same_sources, sources_of
 from orchestrator.evidence.summary import Summary
 from orchestrator.experiment.resources import Resources
 from orchestrator.preparation.session import ray_session
@@ -42,6 +43,8 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     console = Console(soft_wrap=True)
     images = load_images(plan)
     check_study(plan, images.data)
+    sources = sources_of(plan, images)
+    require_same_sources(plan, sources, folder.path)  # before Ray starts
     file = ResultFile(folder.path / RESULTS)
 
     def say(text: str) -> None:
@@ -56,6 +59,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     )
     try:
         with last_words(stopped), ray_session(resources), locked(folder.path):
+            keep_sources(plan, sources, folder.path, say)
             file.path.touch()  # which says that this is a study's folder, whatever becomes of it
             tracker.check()
             with _tracked(tracker, plan, folder):

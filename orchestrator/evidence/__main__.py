@@ -11,6 +11,7 @@ from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.results import locked
 from orchestrator.evidence.schedule import num_runs
+from orchestrator.evidence.sources import keep_sources, sources_of
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
 
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder = options.out or Path("runs") / options.study.stem
         say(f"{num_runs(plan)} runs; results in {folder}")
         check_study(plan, images.data)
+        sources = sources_of(plan, images)
         with locked(folder):
+            keep_sources(plan, sources, folder, say)
             done = run_study(
                 plan,
                 images,

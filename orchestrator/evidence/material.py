@@ -21,6 +21,7 @@ from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet, in_memory
 from trainables.datasets.splits import select, stratified_split
 from trainables.errors import InputError
+from trainables.identity import data_digest, digest
 from trainables.networks.models import build, load_weights, versioned
 from trainables.results import EpochProgress
 from trainables.stages.evaluation import evaluate
@@ -43,6 +44,10 @@ class StudyImages:
         """The same on a device, where training images are held once."""
         data = self.data.to(device)
         return StudyImages(data=data, test=dataclasses.replace(data, val=self.test.val.to(device)))
+
+    def digest(self) -> str:
+        """What tells these images and their labels from any others, wherever they lie."""
+        return digest({"data": data_digest(self.data), "test": data_digest(self.test)})
 
     def to_arrays(self) -> dict[str, Any]:
         """NumPy arrays and plain values, for an object store."""
