@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 from rich.console import Console
@@ -64,14 +63,12 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
             tracker.check()
             with _tracked(tracker, plan, folder):
                 before = file.read()
-                for number, result in enumerate(before.values()):
-                    _track(tracker, number, result)
+                tracker.log_runs(before.values())
                 say(f"{num_runs(plan)} runs; {len(before)} results are in {file.path}")
-                numbers = count(len(before))
 
                 def done(result: RunResult) -> None:
                     file.add(result)
-                    _track(tracker, next(numbers), result)
+                    tracker.log_runs([result])
                     say(told(result))
 
                 num_lost = run_on_ray(plan, images, folder.path, before, done=done, say=say)
@@ -116,16 +113,6 @@ def _parameters(plan: StudyPlan) -> dict[str, str | int | float | bool | None]:
         "budget_unit": plan.budget.unit,
         "reference": plan.reference,
     }
-
-
-def _track(tracker: Tracker, number: int, result: RunResult) -> None:
-    about = {
-        name: getattr(result, name) for name in ("arm", "size", "seed", "learning_rate", "purpose", "epochs", "work")
-    }
-    for found in result.found[-1:]:
-        about |= {name: getattr(found, name) for name in ("test_accuracy", "val_accuracy", "macs_kept", "params_kept")}
-    tracker.start_trial(number, about)
-    tracker.finish_trial(number, (), "failed" if result.failure else "finished", result.failure)
 
 
 def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], summary: Summary, folder: Path) -> None:

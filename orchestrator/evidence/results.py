@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 
 from orchestrator.evidence.settings import Purpose, Run
 from orchestrator.storage import locks
+from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
-from trainables.identity import digest
 from trainables.plain import PlainConfig
 from trainables.results import LevelResult
 
@@ -141,12 +142,11 @@ class ResultFile:
 
 
 def study_id(folder: Path) -> str:
-    """What tells a study from every other.
-
-    Args:
-        folder: the study's, absolute.
-    """
-    return digest({"study": str(folder)})
+    """What tells a study from every other, also after its folder was moved; a folder that has none gets one."""
+    path = folder / "study-id"
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex.encode())
+    return path.read_text().strip()
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:

@@ -38,6 +38,11 @@ def repeat_key(trial: int, index: int) -> str:
     return f"confirm/{trial}/{index}"
 
 
+def run_key(key: str) -> str:
+    """The run of a study's run, by the key that tells it from any other."""
+    return f"run/{key}"
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, as MLflow counts."""
     return int(time.time() * 1000)
@@ -57,7 +62,7 @@ def opening(
     Args:
         run: its key.
         name: for people.
-        kind: `search`, `study`, `teacher`, `trial`, `stage`, `network` or `confirm`.
+        kind: `search`, `study`, `teacher`, `trial`, `stage`, `network`, `confirm` or `run`, a study's.
         parent: key of the run that it is nested in.
         params: a parameter that MLflow has already keeps its value.
         tags: replace those of the same name.

@@ -1,8 +1,9 @@
-"""What is told of a teacher, a network, a repeat or a front: the records of each, in their order."""
+"""What is told of a teacher, a network, a repeat, a run of a study or a front: the records of each, in their order."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.evidence.results import RunResult
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import front_json, front_table
@@ -67,6 +68,22 @@ def repeat_story(repeat: Repeat) -> list[Record]:
         records.opening(run, name=name, kind="confirm", parent=SEARCH, params={"seed": repeat.seed}, tags=tags),
         records.logging(run, [(f"level_{level}_val_accuracy", value, 0) for level, value in levels]),
         records.closing(run, "failed" if repeat.failure else "finished", reason=repeat.failure),
+    ]
+
+
+def run_story(result: RunResult) -> list[Record]:
+    """A run of a study, with its smallest network."""
+    run = records.run_key(result.key)
+    name = f"{result.arm}, size {result.size:g}, seed {result.seed}"
+    params = {key: getattr(result, key) for key in ("arm", "size", "seed", "learning_rate", "purpose")}
+    figures: list[Metric] = [(key, getattr(result, key), 0) for key in ("epochs", "work", "seconds")]
+    for found in result.found[-1:]:
+        for key in ("test_accuracy", "val_accuracy", "macs_kept", "params_kept"):
+            figures.append((key, getattr(found, key), 0))
+    return [
+        records.opening(run, name=name, kind="run", parent=SEARCH, params=params),
+        records.logging(run, figures),
+        records.closing(run, "failed" if result.failure else "finished", reason=result.failure),
     ]
 
 

@@ -2,13 +2,14 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from orchestrator.addresses import tracking_uri, without_credentials
 from orchestrator.data.described import DataSet
+from orchestrator.evidence.results import RunResult
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import readable
@@ -20,7 +21,7 @@ from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.records import SEARCH, TEACHER, Scalar, Status
 from orchestrator.tracking.registering import registration
 from orchestrator.tracking.spool import FOLDER, Record, Spool
-from orchestrator.tracking.stories import front_story, network_story, repeat_story, teacher_story
+from orchestrator.tracking.stories import front_story, network_story, repeat_story, run_story, teacher_story
 from orchestrator.tracking.telling import epoch_metrics, sizes_text, trial_metrics
 from trainables.errors import InputError
 from trainables.results import EpochProgress, Reused, TeacherResult
@@ -167,6 +168,14 @@ class Tracker:
             run = records.repeat_key(repeat.trial, repeat.index)
             if run not in self._ledger.runs or self._ledger.is_open(run):
                 self._put(*repeat_story(repeat))
+
+    def log_runs(self, results: Iterable[RunResult]) -> None:
+        """Record runs of a study that have ended, a child run each; doing so again changes nothing."""
+        for result in results:
+            story = run_story(result)
+            note = self._ledger.runs.get(story[0]["run"])
+            if note is None or note.status != story[-1]["status"]:
+                self._put(*story)
 
     def log_confirmed(self, text: str) -> None:
         """Record what repeats say of the front, in the search's run, as `confirm/confirm.json`."""

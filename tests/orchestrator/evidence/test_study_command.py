@@ -43,6 +43,9 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     assert {run.info.status for run in runs} == {"FINISHED"}
     (study,) = client.search_runs([experiment.experiment_id], "tags.`cascade.kind` = 'study'")
     assert "report.html" in {file.path for file in client.list_artifacts(study.info.run_id)}
+    told = {run.data.tags["cascade.run"]: run.data.metrics for run in runs}
+    for key, result in results.items():
+        assert told[f"run/{key}"]["test_accuracy"] == result.found[-1].test_accuracy
     assert sorted(run.data.params["arm"] for run in runs if "arm" in run.data.params) == ["plain"] * 2 + ["scratch"] * 2
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addresses import database_uri
+from orchestrator.evidence.results import Found, RunResult
 from orchestrator.front.front_view import FrontView
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
@@ -41,6 +42,41 @@ def make_epoch():
                 LevelProgress(level=1, macs_kept=0.5, train_loss=float("nan"), val_accuracy=0.95, val_top5=0.97),
                 LevelProgress(level=2, macs_kept=0.2, train_loss=0.3, val_accuracy=val_accuracy),
             ),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_result():
+    """A run of a study that gave one network; none if it failed."""
+
+    def make(key, *, arm="plain", test_accuracy=0.9, failure=None):
+        found = Found(
+            level=1,
+            num_levels=1,
+            macs_kept=0.1,
+            params_kept=0.2,
+            macs=100,
+            params=20,
+            val_accuracy=0.95,
+            test_accuracy=test_accuracy,
+        )
+        return RunResult(
+            key=key,
+            arm=arm,
+            size=0.1,
+            seed=1,
+            learning_rate=0.05,
+            purpose="measured",
+            found=() if failure else (found,),
+            epochs=5,
+            work=10.0,
+            seconds=2.0,
+            device="cpu",
+            versions={},
+            config={},
+            failure=failure,
         )
 
     return make

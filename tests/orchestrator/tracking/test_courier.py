@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -235,7 +236,7 @@ def test_a_storage_folder_is_brought_up_to_date_but_for_what_runs_or_is_tracked_
     assert warnings == []
 
 
-def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys):
+def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys, make_result):
     from mlflow import MlflowClient
 
     from orchestrator.commands import sync_search
@@ -246,7 +247,7 @@ def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys
     for name in ("arms", "busy"):
         tracker = Tracker(uri=None, storage=database, warn=warnings.append)
         tracker.start_search(name, {"arms": "one, two"}, "arms: {}", study_id(database / name), kind="study")
-        tracker.start_trial(0, {"arm": "one"})
+        tracker.log_runs([make_result("a", arm="one")])
         tracker.close()  # the driver was killed
         (database / name / "results.jsonl").touch()
     with locked(database / "busy"):
@@ -256,7 +257,7 @@ def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys
     found = client.search_runs([client.get_experiment_by_name("cascade").experiment_id])
     assert {run.info.run_name: (run.data.tags["cascade.kind"], run.info.status) for run in found} == {
         "arms": ("study", "KILLED"),
-        "trial 0": ("trial", "KILLED"),
+        "one, size 0.1, seed 1": ("run", "FINISHED"),
     }
     (study,) = (run for run in found if run.info.run_name == "arms")
     assert study.data.tags["mlflow.source.name"] == "cascade study"
@@ -265,6 +266,32 @@ def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys
     (folder / "tracking/spool.jsonl").unlink()
     with pytest.raises(InputError, match="study 'arms' has recorded nothing yet; run it by cascade study"):
         sync_search("arms", storage=database, uri=None, again=False, format="text")
+
+
+def test_another_study_of_the_same_name_is_another_in_mlflow(database, warnings, make_result):
+    from mlflow import MlflowClient
+
+    from orchestrator.evidence.results import study_id
+    from orchestrator.tracking.syncing import sync_storage
+
+    folder = database / "arms"
+    for arm, accuracy in (("one", 0.9), ("two", 0.5)):
+        shutil.rmtree(folder, ignore_errors=True)
+        tracker = Tracker(uri=None, storage=database, warn=warnings.append)
+        tracker.start_search("arms", {"arms": arm}, "arms: {}", study_id(folder), kind="study")
+        tracker.log_runs([make_result("a", arm=arm, test_accuracy=accuracy)])
+        tracker.finish("finished")
+        tracker.close()
+        (folder / "results.jsonl").touch()
+        moved = folder.rename(database / "moved")  # which changes nothing
+        sync_storage(database, warn=warnings.append)
+        moved.rename(folder)
+    assert warnings == []
+    client = MlflowClient(tracking_uri=database_uri(database))
+    found = client.search_runs([client.get_experiment_by_name("cascade").experiment_id])
+    told = [(run.data.params["arm"], run.data.metrics["test_accuracy"]) for run in found if "arm" in run.data.params]
+    assert sorted(told) == [("one", 0.9), ("two", 0.5)]
+    assert sorted(run.data.params["arms"] for run in found if "arms" in run.data.params) == ["one", "two"]
 
 
 def test_what_cannot_be_synced_is_said(database):

@@ -203,6 +203,33 @@ def test_repeats_are_told_once(tracker, told):
     assert [record["status"] for record in told("close")] == ["finished", "failed"]
 
 
+def test_runs_of_a_study_are_told_once_by_their_keys(tracker, resumed, told, make_result):
+    good, failed = make_result("a", arm="chain"), make_result("b", failure="diverged")
+    tracker.log_runs([good, failed])
+    resumed().log_runs([failed, good])  # in whichever order they are known
+    (first, second) = (record for record in told("open") if record["run"] != "search")
+    assert (first["run"], first["name"], first["parent"]) == ("run/a", "chain, size 0.1, seed 1", "search")
+    assert first["params"] == {
+        "arm": "chain",
+        "size": "0.1",
+        "seed": "1",
+        "learning_rate": "0.05",
+        "purpose": "measured",
+    }
+    assert first["tags"] == {"cascade.kind": "run", "cascade.status": "running"}
+    figures = {name: value for name, value, _ in metrics_of(told("log"), "run/a")}
+    wanted = {"epochs": 5, "work": 10, "seconds": 2, "test_accuracy": 0.9, "val_accuracy": 0.95}
+    assert figures == wanted | {"macs_kept": 0.1, "params_kept": 0.2}
+    assert second["run"] == "run/b"
+    assert [(record["run"], record["status"]) for record in told("close")] == [
+        ("run/a", "finished"),
+        ("run/b", "failed"),
+    ]
+    # One whose line was removed, to run it again, and which came to something.
+    resumed().log_runs([good, make_result("b")])
+    assert [(record["run"], record["status"]) for record in told("close")][2:] == [("run/b", "finished")]
+
+
 def test_what_is_decided_later_becomes_a_parameter_of_the_search(tracker, told):
     tracker.log_parameters({})
     tracker.log_parameters({"resources.gpus_per_trial.chosen": 0.25})
