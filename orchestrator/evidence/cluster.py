@@ -13,6 +13,7 @@ from orchestrator.evidence.material import (
     keep_teacher,
     kept_teacher,
     make_teacher,
+    teacher_note,
     teacher_with,
 )
 from orchestrator.evidence.plan import StudyPlan
@@ -108,6 +109,9 @@ def _teacher(  # noqa: PLR0913
         raise
     keep_teacher(folder, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, about)
     say(f"the teacher's accuracy is {about['val_accuracy']:.2%} on validation images")
+    note = teacher_note(about)
+    if note is not None:
+        say(f"note: {note}")
     return dict(tensors)
 
 

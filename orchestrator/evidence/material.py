@@ -23,8 +23,8 @@ from trainables.datasets.splits import select, stratified_split
 from trainables.errors import InputError
 from trainables.identity import data_digest, digest
 from trainables.networks.models import build, load_weights, versioned
-from trainables.results import EpochProgress
-from trainables.stages.evaluation import evaluate
+from trainables.results import EpochProgress, has_learnt
+from trainables.stages.evaluation import evaluate, guess
 from trainables.stages.teacher import TeacherStage
 
 
@@ -179,9 +179,25 @@ def make_teacher(
     return network, {
         "digest": digest_of_teacher(plan),
         "val_accuracy": evaluate(network, data).accuracy,
+        "val_guess": guess(data.val.labels_N),
         "test_accuracy": evaluate(network, images.test).accuracy,
         "seconds": time.perf_counter() - started,
     }
+
+
+def teacher_note(about: Mapping[str, Any]) -> str | None:
+    """Why a study's teacher has nothing to teach; `None` where it has, or an earlier version did not note what tells.
+
+    Args:
+        about: what `read_teacher` gives.
+    """
+    if "val_guess" not in about or has_learnt(about["val_accuracy"], guess=about["val_guess"]):
+        return None
+    return (
+        f"the teacher is at {about['val_accuracy']:.2%} on validation images, hardly better than guessing "
+        f"({about['val_guess']:.2%}), so that it has nothing to teach; train it longer (teacher.epochs) or at another "
+        "learning rate (teacher.learning_rate)"
+    )
 
 
 def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:

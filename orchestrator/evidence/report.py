@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.evidence.figures import accuracy_figure, difference_figure
 from orchestrator.evidence.folder import REPORT
+from orchestrator.evidence.material import teacher_note
 from orchestrator.evidence.pages import Block, Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult, write_table
@@ -51,7 +52,7 @@ def report_blocks(
     own = [results[key] for key in all_runs(plan, results) if key in results]
     blocks: list[Block] = [Heading(text=f"Study {name}"), Paragraph(text=_about(plan, teacher))]
     blocks += [Heading(text="What is shown"), Listing(points=tuple(shown(plan, summary)))]
-    blocks += [Heading(text="What is not shown"), Listing(points=tuple(not_shown(plan, summary, own)))]
+    blocks += [Heading(text="What is not shown"), Listing(points=tuple(not_shown(plan, summary, own, teacher)))]
     for size in dict.fromkeys(line.size for line in summary.lines):
         lines = [line for line in summary.lines if line.size == size]
         blocks += [Heading(text=f"At {_percent(size)} of the MACs"), _table(lines, plan.reference)]
@@ -101,8 +102,13 @@ def shown(plan: StudyPlan, summary: Summary) -> Iterable[str]:
                 )
 
 
-def not_shown(plan: StudyPlan, summary: Summary, results: Sequence[RunResult]) -> Iterable[str]:
+def not_shown(
+    plan: StudyPlan, summary: Summary, results: Sequence[RunResult], teacher: Mapping[str, Any]
+) -> Iterable[str]:
     """Sentences: what the figures cannot say."""
+    note = teacher_note(teacher)
+    if note is not None:
+        yield f"What a teacher that has learnt would have given: {note}."
     yield (
         f"Anything beyond {plan.model.name} on these images with this budget. All arms share one teacher, so intervals "
         "are over what a seed decides (order, augmentation, random weights), not over teachers."
@@ -125,9 +131,14 @@ def not_shown(plan: StudyPlan, summary: Summary, results: Sequence[RunResult]) -
         names = ", ".join(f"{line.arm} at {_percent(line.size)} ({line.num_failed})" for line in failed)
         yield f"Runs that failed are left out of means: {names}."
     short = [line for line in summary.lines if _below_budget(plan, line)]
-    if short:
-        names = ", ".join(f"{line.arm} at {_percent(line.size)}" for line in short)
-        yield f"These spent less than 90 % of the budget, as most_epochs came first: {names}."
+    at_most = [line for line in short if line.epochs == plan.budget.most_epochs]
+    for why, lines in (
+        ("most_epochs came first", at_most),
+        ("one epoch more would have gone farther beyond it", [line for line in short if line not in at_most]),
+    ):
+        if lines:
+            names = ", ".join(f"{line.arm} at {_percent(line.size)}" for line in lines)
+            yield f"These spent less than 90 % of the budget, as {why}: {names}."
     for key, what in (("engine", "the engine"), ("torch", "torch")):
         if len({result.versions.get(key) for result in results}) > 1:
             yield f"The results are of several versions of {what}."

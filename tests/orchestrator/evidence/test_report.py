@@ -122,14 +122,22 @@ def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -
     results[first.key] = made(first)
     del results[plan.run("peer", 0.5, 2, 0.05, "measured").key]
     summary = summarise(plan, results, num_test=NUM_TEST)
-    text = "\n".join(not_shown(plan, summary, list(results.values())))
+    text = "\n".join(not_shown(plan, summary, list(results.values()), {}))
     assert "1 runs are still to be done" in text
     assert "Runs that failed are left out of means: chain at 30 % (1)." in text
-    assert "These spent less than 90 % of the budget, as most_epochs came first: all at 50 %, all at 30 %." in text
+    assert (
+        "These spent less than 90 % of the budget, as one epoch more would have gone farther beyond it: all at 50 %, "
+        "all at 30 %."
+    ) in text
+    assert "most_epochs" not in text
+    ended = StudyPlan.from_dict(plan.to_dict() | {"budget": {"amount": 10, "most_epochs": 5}})
+    limited = "\n".join(not_shown(ended, summary, list(results.values()), {}))
+    assert "as most_epochs came first: all at 50 %, all at 30 %." in limited
+    assert "farther beyond" not in limited
     assert "several versions" not in text
     other = made(plan.run("plain", 0.3, 1, 0.05, "measured"), 0.9)
     other = RunResult.from_dict(other.to_dict() | {"versions": {"torch": "2", "engine": "a"}, "device": "card"})
-    text = "\n".join(not_shown(plan, summary, [*results.values(), other]))
+    text = "\n".join(not_shown(plan, summary, [*results.values(), other], {}))
     assert "several versions of torch." in text
     assert "several kinds of machine" in text
 
@@ -175,3 +183,14 @@ def test_blocks_look_as_they_should() -> None:
     assert "<h2>Next</h2>" in page
     assert "<td>&lt;2&gt;</td>" in page
     assert "<li>one</li><li>two</li>" in page
+
+
+def test_a_teacher_that_has_learnt_nothing_is_told(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
+    summary = summarise(plan, results, num_test=NUM_TEST)
+
+    def first(val_accuracy: float) -> str:
+        about = {"val_accuracy": val_accuracy, "val_guess": 0.1, "test_accuracy": val_accuracy}
+        return next(iter(not_shown(plan, summary, [], about)))
+
+    assert first(0.8).startswith("Anything beyond")
+    assert first(0.11).startswith("What a teacher that has learnt would have given: the teacher is at 11.00% on")

@@ -54,6 +54,7 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     [
         ({"sizes": [2]}, "cascade: a size in sizes is 2, but must be a number above 0 and below 1"),
         ({"budget": {"amount": 1}}, "cascade: arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"),
+        ({"resources": {"cpus": 512}}, "cascade: resources.cpus is 512, but there are"),
     ],
 )
 def test_bad_input_is_one_line(plain, tmp_path: Path, capfd, monkeypatch, change, message: str) -> None:
