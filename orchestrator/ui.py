@@ -164,13 +164,20 @@ def serve(
     }
     if not _is_loopback(host):
         environment = _known_as(_own_names(host), port) | environment
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", database_uri(storage)]
     command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
-    with tempfile.TemporaryFile() as log:
+    # It looks for modules where it runs, which is not to be a folder that may have been sent to the user.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as empty:
         # A group of its own: its workers end with it, and Ctrl-C reaches us alone.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            command,
+            cwd=empty,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
         server = UiServer(f"http://{_for_browser(host)}:{port}", process, log)
         try:

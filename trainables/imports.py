@@ -21,12 +21,12 @@ def is_import_path(name: str) -> bool:
 def import_module(name: str) -> ModuleType:
     """Import a module of the user's own, which may lie in the current folder.
 
-    What is installed comes before it, and nothing else is looked for there: who looks at a folder that was sent to them
-    runs nothing of it.
+    That folder comes first from then on, as in processes of Ray's, and not before: who looks at a folder that was sent
+    to them, and names no function of it, runs nothing of it.
     """
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)
+        sys.path.insert(0, here)
     return importlib.import_module(name)
 
 

@@ -165,7 +165,7 @@ def _ask(request: Request, folder: Path) -> tuple[dict[str, Contents], dict[str,
     (folder / REQUEST).write_text(json.dumps(request.to_dict()), encoding="utf-8")
     for name in (ANSWER, LOGITS):
         (folder / name).unlink(missing_ok=True)
-    _run(["-P", "-m", "orchestrator.exports.reload", str(folder)])
+    _run(["-m", "orchestrator.exports.reload", str(folder)])
     answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
     return {format: Contents(**values) for format, values in answer.items()}, load_file(folder / LOGITS)
 
@@ -174,7 +174,7 @@ def _run(arguments: Sequence[str]) -> None:
     # Functions of the user's own are found where this process finds them.
     path = os.pathsep.join(folder for folder in sys.path if folder)
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-P", *arguments],
         env=os.environ | {"PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -106,12 +106,13 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
     tracker.finish("stopped")
     tracker.close()
 
+    (tmp_path / "flask.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')\n")  # nothing of the folder is run
     port = _free_port()
     program = (
         f"from pathlib import Path; from orchestrator.ui import open_ui; open_ui(Path({str(storage)!r}), port={port})"
     )
     user = subprocess.Popen(
-        [sys.executable, "-u", "-c", program],
+        [sys.executable, "-P", "-u", "-c", program],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
@@ -143,6 +144,6 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
         user.kill()
         user.wait()
         user.stdout.close()
-    assert list(tmp_path.iterdir()) == [storage]
+    assert set(tmp_path.iterdir()) == {storage, tmp_path / "flask.py"}
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived its user"

@@ -1,4 +1,4 @@
-"""Functions of the user's own are found in the current folder, behind all that is installed."""
+"""Functions of the user's own are found in the current folder, which comes first once one is named."""
 
 import sys
 
@@ -21,9 +21,12 @@ def test_a_module_of_the_current_folder_is_found(here):
     assert import_function("nets_of_mine:small", key="model.name")() == 3
 
 
-def test_what_is_installed_comes_first(here):
-    (here / "rich.py").write_text("raise SystemExit\n")
-    assert import_function("rich:print", key="model.name").__module__ == "rich"
+def test_a_module_of_the_current_folder_comes_before_an_installed_one_of_its_name(here, monkeypatch, tmp_path_factory):
+    installed = tmp_path_factory.mktemp("installed")
+    (installed / "nets_of_mine.py").write_text("def small():\n    return 4\n")
+    (here / "nets_of_mine.py").write_text("def small():\n    return 3\n")
+    monkeypatch.setattr(sys, "path", [str(installed), *sys.path])
+    assert import_function("nets_of_mine:small", key="model.name")() == 3  # as where Ray's processes look
 
 
 @pytest.mark.parametrize(
