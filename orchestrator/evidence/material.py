@@ -47,7 +47,8 @@ class StudyImages:
 
     def digest(self) -> str:
         """What tells these images and their labels from any others, wherever they lie."""
-        return digest({"data": data_digest(self.data), "test": data_digest(self.test)})
+        test = dataclasses.replace(self.test, train=self.test.val)  # the training images are in the other
+        return digest({"data": data_digest(self.data), "test": data_digest(test)})
 
     def to_arrays(self) -> dict[str, Any]:
         """NumPy arrays and plain values, for an object store."""

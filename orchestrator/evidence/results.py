@@ -1,7 +1,6 @@
 """What runs came to, one JSON line each in a file that only grows, so that a kill loses at most the run in progress."""
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.evidence.settings import Purpose, Run
 from orchestrator.storage import locks
+from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 from trainables.plain import PlainConfig
@@ -132,21 +132,28 @@ class ResultFile:
         return found
 
     def add(self, result: RunResult) -> None:
-        """Append a result, on disk when this returns; what a kill left of a line goes. One writer at a time."""
-        content = self.path.read_bytes() if self.path.exists() else b""
-        with self.path.open("ab") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-            file.write(json.dumps(result.to_dict()).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a result, on disk when this returns. One writer at a time."""
+        append_lines_durably(self.path, f"{json.dumps(result.to_dict())}\n".encode())
 
 
 def study_id(folder: Path) -> str:
-    """What tells a study from every other, also after its folder was moved; a folder that has none gets one."""
+    """What tells a study from every other, also after its folder was moved; a folder that has none gets one.
+
+    Args:
+        folder: the study's, absolute.
+    """
     path = folder / "study-id"
     if not path.exists():
-        write_atomically(path, uuid.uuid4().hex.encode())
+        write_atomically(path, _new_id(folder).encode())
     return path.read_text().strip()
+
+
+def _new_id(folder: Path) -> str:
+    if not (folder / "tracking" / "spool.jsonl").exists():
+        return uuid.uuid4().hex
+    from trainables.identity import digest  # and so torch
+
+    return digest({"study": str(folder)})  # as earlier versions knew it, whose records go on under that
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from orchestrator.evidence.folder import RESULTS
 from orchestrator.evidence.material import StudyImages
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
 from orchestrator.evidence.results import ResultFile
+from orchestrator.evidence.schedule import all_runs
 from orchestrator.storage.whole_files import checksum_of, write_atomically
 from trainables.errors import InputError
 
@@ -58,10 +59,11 @@ def keep_sources(plan: StudyPlan, sources: Sources, folder: Path, say: Callable[
         InputError: as `require_same_sources` does.
     """
     require_same_sources(plan, sources, folder)
-    if not (folder / SOURCES).exists() and ResultFile(folder / RESULTS).read():
+    known, results = _read(folder), ResultFile(folder / RESULTS).read()
+    teacher = digest_of_teacher(plan)
+    if teacher not in known and any(key in results for key in all_runs(plan, results)):
         say(f"note: nothing says which images the results in {folder} are of; they are taken to be of these")
-    known = _read(folder) | {digest_of_teacher(plan): sources}
-    write_atomically(folder / SOURCES, json.dumps(known, indent=1).encode())
+    write_atomically(folder / SOURCES, json.dumps(known | {teacher: sources}, indent=1).encode())
 
 
 def _read(folder: Path) -> dict[str, Sources]:

@@ -87,6 +87,11 @@ def test_a_folder_that_says_nothing_goes_on_and_says_so(study: list[str], tmp_pa
     assert "note: nothing says which images the results in" in capsys.readouterr().out
     assert main(study) == 0
     assert "note:" not in capsys.readouterr().out
+    (tmp_path / "out" / SOURCES).unlink()
+    assert main([*study, "--set", "images.train=24"]) == 0  # of which there are no results
+    assert "note:" not in capsys.readouterr().out
+    assert main(study) == 0
+    assert "note: nothing says which images the results in" in capsys.readouterr().out
     (tmp_path / "out" / SOURCES).write_text("[]")
     assert main(study) == 2
     assert "sources.json is damaged" in capsys.readouterr().err

@@ -294,6 +294,18 @@ def test_another_study_of_the_same_name_is_another_in_mlflow(database, warnings,
     assert sorted(run.data.params["arms"] for run in found if "arms" in run.data.params) == ["one", "two"]
 
 
+def test_a_study_of_an_earlier_version_keeps_the_id_that_its_records_are_under(tmp_path):
+    from orchestrator.evidence.results import study_id
+    from trainables.identity import digest
+
+    new, earlier = tmp_path / "new", tmp_path / "earlier"
+    for folder in (new, earlier):
+        (folder / "tracking").mkdir(parents=True)
+    (earlier / "tracking/spool.jsonl").touch()
+    assert study_id(earlier) == study_id(earlier) == digest({"study": str(earlier)})
+    assert study_id(new) == study_id(new) != digest({"study": str(new)})
+
+
 def test_what_cannot_be_synced_is_said(database):
     from orchestrator.commands import sync_search
     from orchestrator.experiment.config import Experiment
