@@ -78,7 +78,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     kind = _wrong_kind(places, place, first["type"], first["input"])
     if kind is not None:
         return kind
-    rule = re.sub("^Input should be", "but must be", first["msg"])
+    rule = re.sub(r"^\w+ should", "but must", first["msg"])
     return f"{place} is {_shown(first['input'])}, {rule[0].lower()}{rule[1:]}{or_list}"
 
 

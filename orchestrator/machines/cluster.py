@@ -77,7 +77,7 @@ def answers(address: str, *, seconds: float) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
-    except (OSError, OverflowError):  # an address that is none, too
+    except (OSError, OverflowError, UnicodeError):  # an address that is none, too
         return False
     return True
 

@@ -99,8 +99,17 @@ def _nearest_kept(
     def possible(pruning: Pruning) -> FloatVector | None:
         return possible_sizes(sizes[pruning.size_in], channel_map, pruning)
 
+    def alike(pruning: Pruning) -> Pruning:
+        """One for all that have the same sizes."""
+        return Pruning(
+            size_in=pruning.size_in,
+            round_to=pruning.round_to,
+            min_channels=pruning.min_channels,
+            floors=pruning.floors,
+        )
+
     def nearest_kept(pruning: Pruning, asked: float) -> float | None:
-        wanted, of_pruning = asked * teacher[pruning.size_in], possible(pruning)
+        wanted, of_pruning = asked * teacher[pruning.size_in], possible(alike(pruning))
         if of_pruning is None:
             return None
         nearest = nearest_size(of_pruning, wanted)

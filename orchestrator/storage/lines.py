@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+_BLOCK = 4096
+
 
 def append_lines(path: Path, lines: bytes) -> None:
     """Append lines, all or none, for every process to see; the system brings them to the disk when it likes.
@@ -59,12 +61,15 @@ def _growing(path: Path) -> Iterator[FileIO]:
 
 def _whole_length(file: FileIO, length: int) -> int:
     """Bytes that whole lines take."""
-    if length:
-        file.seek(length - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            return file.read().rfind(b"\n") + 1
-    return length
+    end = length
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        last = file.read(end - start).rfind(b"\n")
+        if last >= 0:
+            return start + last + 1
+        end = start
+    return 0
 
 
 def _write(file: FileIO, lines: bytes) -> None:

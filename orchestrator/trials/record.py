@@ -75,7 +75,7 @@ class SearchRecord:
         self._fetch = fetch
         self._curves = Curves(folder / CURVES)
         self._view: FrontView | None = None
-        self._drawn: tuple[Candidate, ...] = ()
+        self._drawn: tuple[Candidate, ...] | None = None
         self._newest_view: FrontView | None = None
         self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
         self._closing = threading.Event()
@@ -274,13 +274,13 @@ class SearchRecord:
             return  # trials end faster than fronts are drawn, and a newer one waits
         started = time.monotonic()
         figures: Sequence[Path] = ()
-        if view.front != self._drawn:
+        if tuple(view.front) != self._drawn:
             figures = (self._folder / "front.html", self._folder / "front.png")
             save_front(view, *figures)
             with suppress(InputError):  # who misses one says so
                 self._fetch([candidate.network for candidate in view.front])
-            self._drawn = tuple(view.front)
         self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
+        self._drawn = tuple(view.front)
         # Pictures take the processor from the loop that runs the trials, where these end in quick succession.
         self._closing.wait(min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
 

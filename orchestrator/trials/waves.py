@@ -26,6 +26,7 @@ from orchestrator.experiment.resources import Resources
 from orchestrator.machines.at_once import Places, trials_that_fit
 from orchestrator.machines.node_faults import NodeFaults, nodes_for
 from orchestrator.machines.rank_actors import RankActors
+from orchestrator.storage.staging import no_room
 from orchestrator.trials.queue import Queue, start_number
 from orchestrator.trials.reporter import Listener, Reporter
 from orchestrator.trials.wave import Wave, WaveSearcher, WaveStopper
@@ -100,13 +101,14 @@ def run_waves(  # noqa: PLR0913
         with _own_interrupts(), _side_by_side():
             tuner.fit()
         sweep(storage, queue)
-        if isinstance(wave.broken, OSError):
-            raise OSError(
-                f"nothing more can be written to {storage.parent}: {wave.broken.strerror or wave.broken}; what was "
-                "finished is kept; make room and go on with --resume"
-            ) from wave.broken
         if wave.broken is not None:
-            raise wave.broken
+            full = no_room(str(wave.broken))
+            if full is None:
+                raise wave.broken
+            raise OSError(
+                f"nothing more can be written to {storage.parent}: {full.strerror}; what was finished is kept; make "
+                "room and go on with --resume"
+            ) from wave.broken
         if wave.unfit is not None:
             raise wave.unfit
         if not wave.done:  # Tune takes an interrupt for itself, and ends the run

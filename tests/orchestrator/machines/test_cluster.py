@@ -53,7 +53,7 @@ def test_an_address_at_which_nothing_answers_is_said_at_once():
     with socket.socket() as taken, socket.create_server(("127.0.0.1", 0)) as server:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         port, open_port = taken.getsockname()[1], server.getsockname()[1]
-        for address in (f"127.0.0.1:{port}", "nowhere.invalid:6379"):
+        for address in (f"127.0.0.1:{port}", "nowhere.invalid:6379", "my..host:6379"):
             with pytest.raises(InputError, match=f"is '{address}', but nothing answers there"), joining(address):
                 pytest.fail("joined")
         with joining(f"127.0.0.1:{open_port}"):

@@ -21,7 +21,7 @@ def test_lines_come_one_after_the_other(tmp_path: Path, append: Append) -> None:
 @pytest.mark.parametrize("before", [b"", b"one\n", b"one\ntwo\n"])
 def test_what_a_kill_left_of_a_line_swallows_nothing(tmp_path: Path, before: bytes) -> None:
     path = tmp_path / "file"
-    path.write_bytes(before + b"ha")
+    path.write_bytes(before + b"ha" * 10_000)
     append_lines(path, b"whole\n")
     assert path.read_bytes() == before + b"whole\n"
     path.write_bytes(before + b"ha")
