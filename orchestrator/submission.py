@@ -93,7 +93,8 @@ def _check_cluster(bootstrap: Path) -> None:
         return
     import ray
 
-    from orchestrator.machines.cluster import check_joined, joining, machines_there
+    from orchestrator.machines.cluster import check_joined, machines_there
+    from orchestrator.machines.joining import joining
 
     with joining("auto"):
         ray.init("auto", log_to_driver=False, logging_level="ERROR")

@@ -1,12 +1,9 @@
-"""The cluster that a search joins: whether it lets us in, has what a trial takes, and shares the storage folder."""
+"""The cluster that a search joins: whether it has what a trial takes, and shares the storage folder."""
 
 import os
-import platform
 import secrets
-import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 
 import ray
 from ray._private.state import state  # what autoscaling may still bring is told nowhere else
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.experiment.resources import LOCAL
@@ -23,76 +20,10 @@ from trainables.errors import InputError, first_line
 
 GPU_KIND = "accelerator_type:"
 """Begins the name of the resource that Ray gives a machine for its cards' kind."""
-OWN_LABEL = "cascade-own"
-"""Ray's label of the one machine of a Ray that a search has started for itself."""
-_START_ONE = "use local to start one on this machine"
-_HEAD_SECONDS = 10.0
 # A node starts a Python process for the first task that it gets; on a busy one that takes a while.
 ANSWER_SECONDS = 120.0
 # Machines of a kind where the autoscaler says no number.
 _NO_LIMIT = 100
-
-
-@contextmanager
-def joining(address: str) -> Iterator[None]:
-    """Say what keeps this process out of a cluster, in one line.
-
-    Args:
-        address: what `resources.address` says.
-
-    Raises:
-        InputError: if no Ray answers there, or its version, its Python or its token is another.
-    """
-    if address.startswith("ray://"):
-        raise InputError(
-            f"resources.address is {address!r}, but a search must run on a machine of the cluster; start it there with "
-            "`ray submit` or `ray job submit` and address auto"
-        )
-    if ":" in address and not answers(address, seconds=_HEAD_SECONDS):  # Ray itself would try for minutes
-        raise InputError(f"resources.address is {address!r}, but nothing answers there; {_START_ONE}")
-    try:
-        yield
-    except ConnectionError as error:
-        raise InputError(
-            f"resources.address is {address!r}, but no Ray answers there ({error}); {_START_ONE}"
-        ) from error
-    except AuthenticationError as error:
-        raise InputError(
-            f"resources.address is {address!r}, but Ray there does not take this machine's token; set "
-            "RAY_AUTH_MODE=token, and have the same ~/.ray/auth_token on all machines"
-        ) from error
-    except RuntimeError as error:
-        if "Version mismatch" not in str(error):
-            raise
-        here = f"Ray {ray.__version__} and Python {platform.python_version()}"
-        there = [line.split(": ")[1].strip() for line in str(error).splitlines() if line.startswith("    ")]
-        raise InputError(
-            f"the cluster runs Ray {there[0]} and Python {there[1]}, but this process runs {here}; use the environment "
-            "that the cluster was started with, or start the cluster anew from this one"
-        ) from error
-
-
-def answers(address: str, *, seconds: float) -> bool:
-    """Whether anybody takes calls at HOST:PORT; who waits longer than so many seconds for it has had none."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
-    except (OSError, OverflowError, UnicodeError):  # an address that is none, too
-        return False
-    return True
-
-
-def require_shared() -> None:
-    """Refuse the Ray of another search, which found on the way to a cluster ends with that search. Needs Ray.
-
-    Raises:
-        InputError: if it is one.
-    """
-    if any(node["Labels"].get(OWN_LABEL) for node in ray.nodes()):
-        raise InputError(
-            "resources.address is 'auto', but the Ray that runs here belongs to another search and ends with it; "
-            "start a cluster by `ray start --head` and give its address, or use local"
-        )
 
 
 def machines_there() -> dict[str, Mapping[str, float]]:

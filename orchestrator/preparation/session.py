@@ -10,15 +10,8 @@ from typing import Any
 import ray
 
 from orchestrator.experiment.resources import AUTO, LOCAL, Resources
-from orchestrator.machines.cluster import (
-    OWN_LABEL,
-    answers,
-    check_kinds,
-    check_resources,
-    check_together,
-    joining,
-    require_shared,
-)
+from orchestrator.machines.cluster import check_kinds, check_resources, check_together
+from orchestrator.machines.joining import OWN_LABEL, answers, joining, require_shared
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.preparation.packing import where_there_is_no_card
 from orchestrator.signals import ended_with, terminated_as_interrupted

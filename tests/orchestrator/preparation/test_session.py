@@ -7,7 +7,7 @@ import pytest
 
 _ANOTHER = """
 from orchestrator.experiment.resources import Resources
-from orchestrator.machines.cluster import require_shared
+from orchestrator.machines.joining import require_shared
 from orchestrator.preparation.session import ray_session
 
 with ray_session(Resources()):

@@ -1,0 +1,58 @@
+"""What keeps a process out of a cluster is one line."""
+
+import socket
+
+import pytest
+from ray.exceptions import AuthenticationError
+
+from orchestrator.machines.joining import joining
+from trainables.errors import InputError
+
+MISMATCH = """Version mismatch: The cluster was started with:
+    Ray: 2.61.0
+    Python: 3.12.1
+This process on Ray Client was started with:
+    Ray: 2.60.0
+    Python: 3.11.7
+"""
+
+
+def refused(error, address="auto"):
+    with pytest.raises(InputError) as refusal, joining(address):
+        raise error
+    return str(refusal.value)
+
+
+def test_another_version_of_ray_or_python_is_said_in_one_line():
+    said = refused(RuntimeError(MISMATCH))
+    assert said.startswith("the cluster runs Ray 2.61.0 and Python 3.12.1, but this process runs Ray 2.60.0 and Python")
+    assert "\n" not in said
+
+
+def test_a_cluster_that_does_not_know_the_token_says_how_to_give_it():
+    assert "set RAY_AUTH_MODE=token" in refused(AuthenticationError("InvalidAuthToken"))
+
+
+def test_no_cluster_is_bad_input():
+    assert "no Ray answers there" in refused(ConnectionError("nobody"))
+
+
+def test_an_address_at_which_nothing_answers_is_said_at_once():
+    with socket.socket() as taken, socket.create_server(("127.0.0.1", 0)) as server:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        port, open_port = taken.getsockname()[1], server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", "nowhere.invalid:6379", "my..host:6379"):
+            with pytest.raises(InputError, match=f"is '{address}', but nothing answers there"), joining(address):
+                pytest.fail("joined")
+        with joining(f"127.0.0.1:{open_port}"):
+            pass
+
+
+def test_other_failures_are_not_hidden():
+    with pytest.raises(RuntimeError, match="something else"), joining("auto"):
+        raise RuntimeError("something else")
+
+
+def test_a_search_cannot_run_through_ray_client():
+    with pytest.raises(InputError, match="must run on a machine of the cluster"), joining("ray://head:10001"):
+        pytest.fail("joined")
