@@ -1,6 +1,7 @@
 """What records say: the runs they are about, and the few kinds of them. Plain values, ready for JSON."""
 
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +17,7 @@ Metric = tuple[str, float | None, int]
 SEARCH = "search"
 TEACHER = "teacher"
 MAX_TEXT = 5000  # characters; MLflow refuses longer parameters and tags
+_NOT_IN_NAMES = re.compile(r"[^\w./: -]")
 
 
 def trial_key(trial: int) -> str:
@@ -73,7 +75,7 @@ def opening(
         "run": run,
         "name": name,
         "parent": parent,
-        "params": _texts(params or {}),
+        "params": _params(params or {}),
         "tags": own | _texts(tags or {}),
         "time": now_ms(),
     }
@@ -92,7 +94,7 @@ def logging(
         "kind": "log",
         "run": run,
         "metrics": finite,
-        "params": _texts(params or {}),
+        "params": _params(params or {}),
         "tags": _texts(tags or {}),
         "time": now_ms(),
     }
@@ -162,6 +164,11 @@ def closing(run: str, status: Status, *, reason: str | None = None, tags: Mappin
     if reason and status == "failed":
         own["failure"] = reason
     return {"kind": "close", "run": run, "status": status, "tags": _texts(own | dict(tags or {})), "time": now_ms()}
+
+
+def _params(values: Mapping[str, Scalar]) -> dict[str, str]:
+    """With the signs that MLflow takes in names: a space of the user's own may call its parameters anything."""
+    return {_NOT_IN_NAMES.sub("-", name): text for name, text in _texts(values).items()}
 
 
 def _texts(values: Mapping[str, Scalar]) -> dict[str, str]:

@@ -142,13 +142,20 @@ def test_a_deleted_run_and_a_deleted_experiment_are_said(tracker, make_sender, s
 
 
 def test_refused_records_hold_up_nothing(tracker, make_sender, store, runs, warnings):
-    tracker.start_trial(0, {"no > such name": 1})
+    tracker.start_trial(0, {"no/../such name": 1})
     tracker.start_trial(1, {"temperature": 4.0})
     assert make_sender(store).send()
     assert len(warnings) == 1
     assert "a record was refused" in warnings[0]
     assert "\n" not in warnings[0]
     assert runs()["trial 1"].data.params == {"temperature": "4.0"}
+
+
+def test_parameters_may_be_called_anything(tracker, make_sender, store, runs, warnings):
+    tracker.start_trial(0, {"rate [log]": 0.1, "größe*": 3, "plain_name": 1})
+    assert make_sender(store).send()
+    assert warnings == []
+    assert runs()["trial 0"].data.params == {"rate -log-": "0.1", "größe-": "3", "plain_name": "1"}
 
 
 def test_more_than_a_batch_holds_arrives(tracker, make_sender, store, runs):
