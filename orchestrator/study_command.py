@@ -57,7 +57,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
     )
     try:
-        with last_words(stopped), _keys_of_a_study(), ray_session(resources), locked(folder.path):
+        with last_words(stopped), ray_session(resources, per=""), locked(folder.path):
             keep_sources(plan, sources, folder.path, say)
             file.path.touch()  # which says that this is a study's folder, whatever becomes of it
             tracker.check()
@@ -85,15 +85,6 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     if num_lost:
         say(f"{num_lost} runs were lost with their workers; the same command tries them again")
     return 1 if num_lost else 0
-
-
-@contextmanager
-def _keys_of_a_study() -> Iterator[None]:
-    """Name keys as a study has them, where what a run takes is checked as that of a search's trial."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace("pus_per_trial", "pus")) from error
 
 
 @contextmanager

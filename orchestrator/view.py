@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.trials.watcher import Watcher
-from orchestrator.words import duration, percent
+from orchestrator.words import duration, nothing_to_teach, percent
 from trainables.config import CascadeConfig
 from trainables.pruning_config import UNITS
 from trainables.results import EpochProgress, Reused, TeacherResult
@@ -64,10 +64,8 @@ class LineWatcher(Watcher):
         if not result.has_learnt:
             assert result.val_guess is not None
             self.note(
-                f"the teacher is at {percent(result.val_accuracy)}, hardly better than guessing "
-                f"({percent(result.val_guess)}), so that it has nothing to teach; train it longer (teacher.epochs) or "
-                "at another learning rate (teacher.learning_rate), or if model.weights gave it, see whether their "
-                "classes and their pixels are those of data"
+                f"{nothing_to_teach(percent(result.val_accuracy), percent(result.val_guess))}, or if model.weights "
+                "gave it, see whether their classes and their pixels are those of data"
             )
 
     def going_on(self, num_ended: int) -> None:

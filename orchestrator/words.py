@@ -18,3 +18,11 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """So many things, as in `1 trial` and `2,000 trials`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def nothing_to_teach(accuracy: str, guess: str) -> str:
+    """What is said of a teacher that has learnt nothing, given its accuracy and that of who guesses."""
+    return (
+        f"the teacher is at {accuracy}, hardly better than guessing ({guess}), so that it has nothing to teach; train "
+        "it longer (teacher.epochs) or at another learning rate (teacher.learning_rate)"
+    )

@@ -17,6 +17,7 @@ from orchestrator.data.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
 from orchestrator.storage.whole_files import write_atomically
+from orchestrator.words import nothing_to_teach
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet, in_memory
 from trainables.datasets.splits import select, stratified_split
@@ -194,11 +195,7 @@ def teacher_note(about: Mapping[str, Any]) -> str | None:
     """
     if "val_guess" not in about or has_learnt(about["val_accuracy"], guess=about["val_guess"]):
         return None
-    return (
-        f"the teacher is at {about['val_accuracy']:.2%} on validation images, hardly better than guessing "
-        f"({about['val_guess']:.2%}), so that it has nothing to teach; train it longer (teacher.epochs) or at another "
-        "learning rate (teacher.learning_rate)"
-    )
+    return nothing_to_teach(f"{about['val_accuracy']:.2%} on validation images", f"{about['val_guess']:.2%}")
 
 
 def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:

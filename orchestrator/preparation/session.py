@@ -18,8 +18,12 @@ from orchestrator.signals import ended_with, terminated_as_interrupted
 
 
 @contextmanager
-def ray_session(resources: Resources) -> Iterator[float]:
+def ray_session(resources: Resources, *, per: str = "_per_trial") -> Iterator[float]:
     """Ray, started on this machine or joined, and left as it was found; yields the CPUs that it has.
+
+    Args:
+        resources: what a trial and the teacher take.
+        per: ends the names of the keys that say what a trial takes; empty for a study's, which say it of a run.
 
     Raises:
         InputError: if it is not there, or has less than one trial takes.
@@ -37,7 +41,7 @@ def ray_session(resources: Resources) -> Iterator[float]:
         if resources.address == AUTO:
             require_shared()
         resources = where_there_is_no_card(resources)
-        available_cpus = check_resources(_asked(resources), address=resources.address)
+        available_cpus = check_resources(_asked(resources, per), address=resources.address)
         check_kinds(_kinds(resources))
         check_together(
             {
@@ -57,10 +61,10 @@ def _is_gone(address: str) -> bool:
     return not answers(address, seconds=1.0)
 
 
-def _asked(resources: Resources) -> dict[str, tuple[str, float]]:
-    asked = {"resources.cpus_per_trial": ("CPU", resources.cpus_per_trial)}
+def _asked(resources: Resources, per: str) -> dict[str, tuple[str, float]]:
+    asked = {f"resources.cpus{per}": ("CPU", resources.cpus_per_trial)}
     if resources.gpus_per_trial != AUTO:
-        asked["resources.gpus_per_trial"] = ("GPU", resources.gpus_per_trial)
+        asked[f"resources.gpus{per}"] = ("GPU", resources.gpus_per_trial)
     if resources.teacher is not None:
         asked["resources.teacher.cpus"] = ("CPU", resources.teacher.cpus)
         asked["resources.teacher.gpus"] = ("GPU", resources.teacher.gpus)
