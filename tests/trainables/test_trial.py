@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
@@ -160,6 +161,39 @@ def test_a_sequential_level_starts_from_the_one_before(make_trial) -> None:
     assert all(
         small <= large for name in widths[0] for small, large in zip(widths[1][name], widths[0][name], strict=True)
     )
+
+
+class Grouped(nn.Module):
+    """A network whose one grouped convolution is left with a single group at a third of its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)),
+        )
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        scores_NK: torch.Tensor = self.body(images_NCHW)
+        return scores_NK
+
+
+def test_a_trial_goes_on_whose_grouped_convolution_has_but_one_group_of_which_channels_went(
+    data: DataSplits, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    teacher = Grouped()
+    config = replace(KINDS["sequential"], macs_kept=(0.35, 0.15))
+    whole, again = (CascadeTrial(teacher, config=config, data=data) for _ in range(2))
+    list(whole.run())
+    shapes = [whole.networks[level].get_parameter("body.3.weight").shape[:2] for level in (1, 2)]
+    assert shapes[0] == (4, 4)
+    assert min(shapes[1]) < 4
+    save_state(tmp_path / "state", *whole.state())
+    again.load_state(*load_state(tmp_path / "state"))
+    assert_equal(whole, again)
 
 
 @pytest.mark.parametrize("kind", ["joint", "sequential"])

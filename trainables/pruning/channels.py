@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import nn
@@ -123,7 +123,7 @@ def matches(layer: str, pattern: str) -> bool:
     return layer == pattern or layer.startswith(f"{pattern}.") or fnmatchcase(layer, pattern)
 
 
-def is_grouped(layer: nn.Module) -> bool:
+def is_grouped(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Tell whether a layer is a convolution in several groups, such as a depthwise one."""
     return isinstance(layer, nn.Conv2d) and layer.groups > 1
 
@@ -175,9 +175,12 @@ def resize(network: nn.Module, widths: Widths) -> None:
         if layer_widths(layer) == (num_out, num_in):
             continue
         lengths: dict[Axis, int] = {"out": num_out, "in": num_in}
+        num_groups = _narrow_groups(layer, num_in) if is_grouped(layer) else None
         for tensor_name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
             axes = tensor_axes(layer, tensor_name)
             shape = [lengths[axis] for axis in axes] + list(tensor.shape[len(axes) :])
+            if num_groups is not None and tensor_name == "weight":
+                shape[1] = num_in // num_groups
             if list(tensor.shape) == shape:
                 continue
             narrow = tensor.new_empty(shape)
@@ -186,8 +189,8 @@ def resize(network: nn.Module, widths: Widths) -> None:
             else:
                 setattr(layer, tensor_name, narrow)
         if isinstance(layer, nn.Conv2d):
-            if is_grouped(layer):  # groups go whole
-                layer.groups = layer.groups * num_in // layer.in_channels
+            if num_groups is not None:
+                layer.groups = num_groups
             layer.out_channels, layer.in_channels = num_out, num_in
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = num_out, num_in
@@ -195,6 +198,15 @@ def resize(network: nn.Module, widths: Widths) -> None:
             layer.num_features = num_out
         elif isinstance(layer, nn.PReLU):
             layer.num_parameters = num_out
+
+
+def _narrow_groups(layer: nn.Conv2d, num_in: int) -> int:
+    """How many of its groups a grouped convolution has once it reads so many channels.
+
+    They go whole but for the last: alone it is a plain convolution, whose channels go one by one where a cascade
+    starts from it.
+    """
+    return max(1, layer.groups * num_in // layer.in_channels)
 
 
 def network_widths(network: nn.Module) -> dict[str, tuple[int, int]]:

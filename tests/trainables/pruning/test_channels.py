@@ -97,6 +97,13 @@ def test_groups_of_a_grouped_convolution_go_whole() -> None:
     assert network(torch.zeros(1, 6, 4, 4)).shape == (1, 4, 2, 2)
 
 
+def test_the_last_group_of_a_grouped_convolution_may_lose_channels_of_its_own() -> None:
+    network = nn.Sequential(nn.Conv2d(12, 8, 3, groups=4))
+    resize(network, {"0": (1, 2)})
+    assert (network[0].groups, network[0].weight.shape) == (1, (1, 2, 3, 3))
+    assert network(torch.zeros(1, 2, 4, 4)).shape == (1, 1, 2, 2)
+
+
 def test_a_skeleton_has_the_networks_shapes_and_ties_and_nothing_of_its_memory(networks) -> None:
     network, _ = networks("own")
     network.tied = network.hidden
