@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -32,7 +33,9 @@ from benchmarks.engine import (
     separate_step,
 )
 from benchmarks.table import Row
+from trainables.config import CascadeConfig
 from trainables.data_config import Augmentation
+from trainables.datasets.data import DataSplits
 from trainables.hardware import processor
 from trainables.model_config import ModelConfig
 from trainables.pruning.cost import count_macs
@@ -42,6 +45,8 @@ from trainables.recipe import Recipe
 from trainables.stages.batches import epoch_batches
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.distillation import distillation_loss
+
+Measured = TypeVar("Measured")
 
 VGG16 = ModelConfig(name="vgg16")
 RESNET50 = ModelConfig(name="resnet50", stem="imagenet")
@@ -70,10 +75,10 @@ def against_separate() -> Iterator[Row]:
 
 def by_number_of_levels() -> Iterator[Row]:
     for round_to in (1, 8, 16):
-        yield from _alone(partial(_one_sum, round_to))
+        yield _alone(partial(_one_sum, round_to))
 
 
-def _one_sum(round_to: int) -> Iterator[Row]:
+def _one_sum(round_to: int) -> Row:
     teacher, data = frozen(VGG16), random_splits()
     macs = count_macs(teacher, data.input_shape)
     pruning = replace(EVENLY, round_to=round_to)
@@ -83,7 +88,7 @@ def _one_sum(round_to: int) -> Iterator[Row]:
         arm: sum(count_macs(level.network, data.input_shape) for level in stage.levels) / macs
         for arm, stage in stages.items()
     }
-    yield Row(
+    return Row(
         name=f"step with 1 … 5 levels at one sum of macs_kept, round_to {round_to}: slowest / fastest",
         figure=max(took.values()) / min(took.values()),
         rule="at most",
@@ -147,29 +152,35 @@ def _tensors(stage: CascadeStage) -> float:
     return 4 * numbers / 2**20
 
 
-def _alone(measure: Callable[[], Iterator[Row]]) -> list[Row]:
-    """Rows of a process that has done nothing else, as one of a trial; it would still hold memory and kernels of it."""
+def _alone(measure: Callable[[], Measured]) -> Measured:
+    """What a process finds that has done nothing else, as one of a trial; it would still hold memory and kernels."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_rows, measure).result()
+        return fresh.submit(_prepared, measure).result()
 
 
-def _rows(measure: Callable[[], Iterator[Row]]) -> list[Row]:
+def _prepared(measure: Callable[[], Measured]) -> Measured:
     processor.prepare(NUM_THREADS)
-    return [*measure()]
+    return measure()
 
 
-def _cost(stage: CascadeStage) -> tuple[float, float]:
+def _cost(make: Callable[[nn.Module, DataSplits], tuple[CascadeStage, CascadeConfig]]) -> tuple[float, float]:
+    """Peak of a joint step, and what lives on, in MB."""
+    stage, _ = make(frozen(VGG16), random_splits())
     batch = random_batch()
     return _peak(lambda: stage.train_step(*batch)), _tensors(stage)
 
 
+def _masked_peak() -> float:
+    teacher = frozen(VGG16)
+    stage, config = pruned_stage(teacher, random_splits())
+    masked, batch = masked_step(teacher, stage, config), random_batch()
+    del stage  # the masked engine has none
+    return _peak(lambda: masked(*batch))
+
+
 def memory() -> Iterator[Row]:
-    teacher, data = frozen(VGG16), random_splits()
-    before = _cost(full_stage(teacher, data)[0])
-    pruned, config = pruned_stage(teacher, data)
-    after = _cost(pruned)
-    masked, batch = masked_step(teacher, pruned, config), random_batch()
-    dense = _peak(lambda: masked(*batch))
+    before, after = _alone(partial(_cost, full_stage)), _alone(partial(_cost, pruned_stage))
+    dense = _alone(_masked_peak)
     yield Row(
         name="VGG16: peak memory of a joint step / of the masked engine's",
         figure=after[0] / dense,
@@ -275,7 +286,7 @@ def run() -> list[Row]:
         *remembered(),
         *by_number_of_levels(),
         *by_precision(),
-        *_alone(memory),
+        *memory(),
         *pruning_events(),
         set_up(),
     ]
