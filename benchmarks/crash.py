@@ -1,8 +1,9 @@
 """What a search loses when its processes are killed at random moments, and resumed each time.
 
 A real search of tiny cascades goes on through twenty kills, drawn from a seed: of its driver, of a worker, or of all
-its processes at once, as when the machine stops; while it starts, or while trials run. After each kill what is on disk
-is compared with what was there before, and once the search has ended, with what there must be. `--kills` sets how many.
+its processes at once, as when the machine stops; while it starts, or while trials run. Before and after each kill what
+is on disk is compared with all that was seen there before, and once the search has ended, with what there must be.
+`--kills` sets how many.
 """
 
 import argparse
@@ -61,7 +62,7 @@ class Findings:
 
     Attributes:
         kills: how many of each kind.
-        lost_trials: finished ones whose candidates were missing or other than before.
+        lost_trials: finished ones whose candidates were missing at some time, or other than before.
         lost_epochs: the most that a running trial had reported, and had to train again.
         orphan_seconds: how long processes that train lived on after their driver was killed, each time.
         agent_seconds: how long Ray's own last processes, which know nothing of the search, took to end.
@@ -69,7 +70,7 @@ class Findings:
     """
 
     kills: Counter[str] = field(default_factory=Counter)
-    lost_trials: int = 0
+    lost_trials: set[int] = field(default_factory=set)
     lost_epochs: int = 0
     orphan_seconds: list[float] = field(default_factory=list)
     agent_seconds: float = 0.0
@@ -162,6 +163,13 @@ class Search:
         """Name it."""
         self.runs = folder / "runs"
         self.path = self.runs / "tiny"
+        self._seen: dict[tuple[int, int], Candidate] = {}
+
+    def lost_trials(self) -> set[int]:
+        """Trials whose candidates were there at some time that this was asked, and are not as they were."""
+        now = self.candidates()
+        self._seen = now | self._seen
+        return {key[0] for key, candidate in self._seen.items() if now.get(key) != candidate}
 
     def candidates(self) -> dict[tuple[int, int], Candidate]:
         """Finished trials' candidates."""
@@ -215,14 +223,6 @@ class Search:
         return kept
 
 
-def look(search: Search, before: dict[tuple[int, int], Candidate], findings: Findings) -> None:
-    """Compare what is on disk after a kill with what was there before."""
-    now = search.candidates()
-    lost = {key[0] for key, candidate in before.items() if now.get(key) != candidate}
-    findings.lost_trials += len(lost)
-    findings.lost_epochs = max(findings.lost_epochs, search.lost_epochs())
-
-
 def check_end(search: Search, findings: Findings) -> None:
     """Look at everything once the search has ended."""
     wrong = findings.wrong
@@ -263,9 +263,8 @@ def crash(folder: Path, num_kills: int, seed: int) -> Findings:
     num_done = 0
     started = []
     while num_done < num_kills:
-        before = search.candidates()
         # Always some more to do than is done, so that no kill finds a search that has ended.
-        process = Process(folder, num_trials=len({trial for trial, _ in before}) + 4)
+        process = Process(folder, num_trials=len({trial for trial, _ in search.candidates()}) + 4)
         started.append(process)
         while num_done < num_kills and not process.ended:
             victim = victims[num_done % 3]
@@ -273,6 +272,7 @@ def crash(folder: Path, num_kills: int, seed: int) -> Findings:
             if in_trials:
                 process.trials_run.wait()
             time.sleep(chance.uniform(0, AFTER_FIRST_TRIAL if in_trials else AFTER_START))
+            findings.lost_trials |= search.lost_trials()
             if process.ended or not process.kill(victim, chance):
                 continue
             findings.kills[victim] += 1
@@ -280,7 +280,8 @@ def crash(folder: Path, num_kills: int, seed: int) -> Findings:
             print(f"crash: {num_done}. the {victim}, {'in trials' if in_trials else 'at the start'}", file=sys.stderr)
             if victim != "worker":
                 findings.orphan_seconds.append(process.wait_until_gone(process.training, 60))
-                look(search, before, findings)
+                findings.lost_epochs = max(findings.lost_epochs, search.lost_epochs())
+            findings.lost_trials |= search.lost_trials()
     if process.ended:
         study = search.study()
         process = Process(folder, num_trials=max(2, study.num_started if study else 0))
@@ -293,6 +294,7 @@ def crash(folder: Path, num_kills: int, seed: int) -> Findings:
         if process.wait_until_gone(process.alive, 150) >= 150:
             findings.wrong.append(f"processes are left: {process.alive()}")
     findings.agent_seconds = time.monotonic() - ended
+    findings.lost_trials |= search.lost_trials()
     check_end(search, findings)
     return findings
 
@@ -304,7 +306,7 @@ def rows(findings: Findings) -> list[Row]:
     kinds = ", ".join(f"{number} of the {victim}" for victim, number in sorted(findings.kills.items()))
     note = f"{sum(findings.kills.values())} kills: {kinds}"
     return [
-        Row(name="finished trials lost", figure=findings.lost_trials, rule="at most", target=0, note=note),
+        Row(name="finished trials lost", figure=len(findings.lost_trials), rule="at most", target=0, note=note),
         Row(name="reported epochs of a running trial lost", figure=findings.lost_epochs, rule="at most", target=1),
         Row(
             name="duplicates, zombies, orphans, leftovers at the end",
