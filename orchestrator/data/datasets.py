@@ -7,6 +7,7 @@ import torch
 
 from orchestrator.data import parquet, shard_splits
 from orchestrator.data.described import DataSet
+from orchestrator.data.parquet_columns import has_parquet
 from orchestrator.data.shard_bucket import say_nothing
 from orchestrator.storage.bucket import Bucket, is_bucket
 from trainables.data_config import DataConfig
@@ -113,4 +114,4 @@ def draws_its_test_images(config: DataConfig) -> bool:
 def _is_parquet(config: DataConfig) -> bool:
     if config.name == "parquet":
         return True
-    return config.name.startswith("cifar") and config.path is not None and parquet.has_parquet(Path(config.path))
+    return config.name.startswith("cifar") and config.path is not None and has_parquet(Path(config.path))

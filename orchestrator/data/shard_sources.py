@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from orchestrator.data.parquet import (
+from orchestrator.data.parquet_columns import (
     FORMATS,
     checked_labels,
     columns,

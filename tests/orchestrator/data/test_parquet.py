@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from orchestrator.data.parquet import has_parquet, read_test, read_train
+from orchestrator.data.parquet import read_test, read_train
 from tests import pictures
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
@@ -82,15 +82,6 @@ def test_class_names_come_from_metadata_that_fits(tmp_path: Path, names: list[st
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "train.parquet")
     assert read_train(_config(tmp_path)).class_names[0] == first
-
-
-def test_has_parquet(tmp_path: Path) -> None:
-    assert not has_parquet(tmp_path)
-    assert not has_parquet(tmp_path / "nowhere")
-    file = tmp_path / "train.parquet"
-    file.touch()
-    assert has_parquet(tmp_path)
-    assert not has_parquet(file)
 
 
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
