@@ -7,7 +7,8 @@ from typing import Any
 import ray
 from torch import nn
 
-from orchestrator.machines.rank_actors import RankActors, RankLost
+from orchestrator.machines.rank_actors import RankActors
+from orchestrator.machines.rank_crew import RankLost
 from orchestrator.preparation.teacher_task import TeacherTask, num_epochs
 from orchestrator.storage.staging import no_room
 from trainables.datasets.data import DataSplits

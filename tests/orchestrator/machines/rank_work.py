@@ -6,7 +6,7 @@ from pathlib import Path
 import ray
 import torch
 
-from orchestrator.machines.rank_actors import RankLost
+from orchestrator.machines.rank_crew import RankLost
 from trainables.errors import InputError
 from trainables.tune_adapter import CascadeTrainable
 
