@@ -18,7 +18,7 @@ from orchestrator.addresses import database_uri
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import Tracker, records
 from orchestrator.tracking.sender import WINDOW
-from orchestrator.ui import serve
+from orchestrator.tracking.ui_server import serve
 from trainables.errors import InputError
 
 pytestmark = [

@@ -1,0 +1,184 @@
+"""A server of MLflow's over the searches in a folder: started, known by this machine's names, and ended."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from orchestrator.addresses import database_file, database_uri
+from trainables.errors import InputError
+
+_EVERYWHERE = ("0.0.0.0", "::")  # all interfaces
+_START_SECONDS = 180.0  # half a minute is usual on a busy machine
+
+
+class UiServer:
+    """A running MLflow server."""
+
+    def __init__(self, address: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        """Hold what was started.
+
+        Args:
+            address: such as `http://127.0.0.1:5000`.
+            process: leader of the server's process group.
+            log: what it writes.
+        """
+        self.address = address
+        self._process = process
+        self._log = log
+
+    def wait_until_healthy(self, timeout_seconds: float) -> None:
+        """Wait until it answers.
+
+        Raises:
+            RuntimeError: if it ends or does not answer in time, with the end of its log.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"MLflow did not start, exit code {self._process.returncode}: {self._tail()}")
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"MLflow did not answer at {self.address} within {timeout_seconds:g} s: {self._tail()}")
+
+    def wait(self) -> None:
+        """Wait until it ends by itself.
+
+        Raises:
+            RuntimeError: when it did, with the end of its log.
+        """
+        self._process.wait()
+        raise RuntimeError(f"MLflow ended with exit code {self._process.returncode}: {self._tail()}")
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """End the whole process group that was started, by force after the timeout."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_seconds)
+        self._log.close()
+
+    def _tail(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return " | ".join(lines[-5:]) or "it wrote nothing"
+
+
+@contextlib.contextmanager
+def serve(
+    storage: Path,
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    say: Callable[[str], None] = lambda _text: None,
+) -> Iterator[UiServer]:
+    """Run an MLflow server over the tracked searches, healthy inside the block and ended after it.
+
+    Args:
+        storage: folder of the searches, with the `mlflow.db` in it.
+        port: TCP port to listen on.
+        host: network interface to listen on.
+        say: told once the server is being started.
+
+    Raises:
+        InputError: if nothing was tracked in the folder, or the port cannot be had.
+        RuntimeError: if the server does not come up, with the end of its log.
+    """
+    database = database_file(storage)
+    if not database.is_file():
+        raise InputError(f"no search has been tracked in {storage}; run cascade search first, or name its folder")
+    _require_free(host, port)
+    say(f"starting MLflow over {storage} …")
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    if not is_loopback(host):
+        environment = _known_as(own_names(host), port) | environment
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database_uri(storage)]
+    command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
+    # It looks for modules where it runs, which is not to be a folder that may have been sent to the user.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as empty:
+        # A group of its own: its workers end with it, and Ctrl-C reaches us alone.
+        process = subprocess.Popen(
+            command,
+            cwd=empty,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+        server = UiServer(f"http://{_for_browser(host)}:{port}", process, log)
+        try:
+            server.wait_until_healthy(_START_SECONDS)
+            yield server
+        finally:
+            server.stop()
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: a port whose last connections are just closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"port {port} on {host} cannot be listened on ({error}); choose another one with --port"
+            ) from error
+
+
+def _for_browser(host: str) -> str:
+    if host in _EVERYWHERE:  # which is no address to go to
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return for_url(host)
+
+
+def for_url(host: str) -> str:
+    """A name or address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an interface is for this machine alone."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def own_names(host: str) -> list[str]:
+    """Names and addresses by which other machines may reach an interface of this one, the first for people."""
+    if host not in _EVERYWHERE:
+        return [host]
+    names = [socket.gethostname(), socket.getfqdn()]
+    with contextlib.suppress(OSError):
+        names += [str(info[4][0]) for info in socket.getaddrinfo(names[0], None, type=socket.SOCK_STREAM)]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outwards:
+        outwards.connect(("192.0.2.1", 9))  # sends nothing; it says which address others would see
+        names.append(outwards.getsockname()[0])
+    return list(dict.fromkeys(name.lower() for name in names))
+
+
+def _known_as(names: Sequence[str], port: int) -> dict[str, str]:
+    """Settings by which MLflow takes these for names of its own, beside those that it takes by itself.
+
+    It refuses others, so that no page of a stranger's can have a browser ask or change anything here.
+    """
+    urls = [f"{for_url(name)}:{port}" for name in names]
+    private = ["10.*", "192.168.*", *(f"172.{second}.*" for second in range(16, 32)), "fc00:*", "fd00:*"]
+    local = [f"{for_url(name)}:{port}" for name in ("localhost", "127.0.0.1", "::1", "0.0.0.0")]
+    return {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*urls, *map(for_url, names), *local, *private]),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{url}" for url in urls),
+    }
