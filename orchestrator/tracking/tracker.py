@@ -1,13 +1,11 @@
 """The driver's side of tracking: what happens in a search, as records in its spool."""
 
 import json
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.addresses import tracking_uri, without_credentials
 from orchestrator.data.described import DataSet
 from orchestrator.evidence.results import RunResult
 from orchestrator.front.archive import Candidate
@@ -15,15 +13,13 @@ from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import readable
 from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import records
-from orchestrator.tracking.courier import Courier
 from orchestrator.tracking.environment import environment_texts, source_tags
-from orchestrator.tracking.ledger import Ledger
+from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.records import SEARCH, TEACHER, Scalar, Status
 from orchestrator.tracking.registering import registration
-from orchestrator.tracking.spool import FOLDER, Record, Spool
+from orchestrator.tracking.spool import Record
 from orchestrator.tracking.stories import front_story, network_story, repeat_story, run_story, teacher_story
 from orchestrator.tracking.telling import epoch_metrics, sizes_text, trial_metrics
-from trainables.errors import InputError
 from trainables.results import EpochProgress, Reused, TeacherResult
 
 
@@ -66,37 +62,21 @@ class Tracker:
             sync: command that sends what waits, as people type it.
             warn: takes a line for people when tracking does not work; called from a thread of its own.
         """
-        self._storage = storage.resolve()
-        self._uri = tracking_uri(uri, self._storage)
+        self._outbox = Outbox(uri=uri, storage=storage, experiment=experiment, sync=sync, warn=warn)
         self._experiment = experiment
         self._models = models
-        self._sync = sync
-        self._warn = warn
-        self._warned: set[str] = set()
-        self._courier: Courier | None = None
-        self._spool: Spool | None = None
-        self._ledger = Ledger()
         self._name = ""
         self._parameters: dict[int, Mapping[str, Scalar]] = {}
         self._collapsed_below = 0.0  # until the teacher is known
-        # The driver and whoever draws the front both write.
-        self._lock = threading.RLock()
 
     @property
     def address(self) -> str:
         """The tracking address as it may be shown: without user, password and query."""
-        return without_credentials(self._uri, self._uri)
+        return self._outbox.address
 
     def prepare(self) -> None:
         """Start the courier, which takes some seconds to connect, while there is other work to do."""
-        if self._courier is None:
-            self._courier = Courier(
-                uri=self._uri,
-                storage=self._storage,
-                experiment=self._experiment,
-                sync=self._sync,
-                warn=self._warn_once,
-            )
+        self._outbox.prepare()
 
     def check(self) -> None:
         """Have the courier connect and find or make the experiment; waits for it, some seconds.
@@ -104,13 +84,7 @@ class Tracker:
         Raises:
             InputError: if MLflow is not to be reached there, refuses us, or the experiment was deleted.
         """
-        self.prepare()
-        assert self._courier is not None
-        refusal = self._courier.ask()
-        if refusal is not None:
-            self._courier.close(0.0)
-            self._courier = None
-            raise InputError(refusal)
+        self._outbox.check()
 
     def start_search(
         self,
@@ -138,7 +112,7 @@ class Tracker:
             records.writing(SEARCH, "config.yaml", config_text),
             *(records.writing(SEARCH, path, text) for path, text in environment_texts().items()),
         ]
-        self._put(*told, *([records.reading(SEARCH, data)] if data else []))
+        self._outbox.put(*told, *([records.reading(SEARCH, data)] if data else []))
 
     def join_search(self, name: str, search_id: str) -> None:
         """Record beside a search that has ended; its own run is left as it is.
@@ -150,36 +124,32 @@ class Tracker:
         self._follow(name, search_id)
 
     def _follow(self, name: str, search_id: str) -> None:
-        folder = self._storage / name / FOLDER
-        if self._spool is None or self._spool.folder != folder:
-            self._spool, self._name = Spool(folder), name
-            self._ledger = Ledger(spooled.record for spooled in self._spool.read()[0])
-        if self._courier is not None:
-            self._courier.follow(name=name, search_id=search_id)
+        self._name = name
+        self._outbox.follow(name, search_id)
 
     def log_parameters(self, parameters: Mapping[str, Scalar]) -> None:
         """Record what has been decided since the search's run was opened; what is known of it stays."""
         if parameters:
-            self._put(records.logging(SEARCH, params=parameters))
+            self._outbox.put(records.logging(SEARCH, params=parameters))
 
     def log_repeats(self, repeats: Sequence[Repeat]) -> None:
         """Record cascades that were trained again, a child run each; doing so again changes nothing."""
         for repeat in repeats:
             run = records.repeat_key(repeat.trial, repeat.index)
-            if run not in self._ledger.runs or self._ledger.is_open(run):
-                self._put(*repeat_story(repeat))
+            if run not in self._outbox.ledger.runs or self._outbox.ledger.is_open(run):
+                self._outbox.put(*repeat_story(repeat))
 
     def log_runs(self, results: Iterable[RunResult]) -> None:
         """Record runs of a study that have ended, a child run each; doing so again changes nothing."""
         for result in results:
             story = run_story(result)
-            note = self._ledger.runs.get(story[0]["run"])
+            note = self._outbox.ledger.runs.get(story[0]["run"])
             if note is None or note.status != story[-1]["status"]:
-                self._put(*story)
+                self._outbox.put(*story)
 
     def log_confirmed(self, text: str) -> None:
         """Record what repeats say of the front, in the search's run, as `confirm/confirm.json`."""
-        self._put(records.writing(SEARCH, "confirm/confirm.json", text))
+        self._outbox.put(records.writing(SEARCH, "confirm/confirm.json", text))
 
     def log_teacher(self, result: TeacherResult, epochs: Sequence[EpochProgress]) -> None:
         """Record the teacher, its figures in the search's run and its curves in one of its own; only once.
@@ -189,9 +159,9 @@ class Tracker:
             epochs: its training, one record an epoch; none if it was read from a file.
         """
         self._collapsed_below = result.collapsed_below
-        if TEACHER in self._ledger.runs and not self._ledger.is_open(TEACHER):
+        if TEACHER in self._outbox.ledger.runs and not self._outbox.ledger.is_open(TEACHER):
             return
-        self._put(*teacher_story(result, epochs))
+        self._outbox.put(*teacher_story(result, epochs))
 
     def start_trial(self, trial: int, parameters: Mapping[str, Scalar]) -> None:
         """Open a trial's run, or on resume the same one again.
@@ -203,7 +173,7 @@ class Tracker:
         self._parameters[trial] = dict(parameters)
         tags = {"cascade.trial": str(trial), "sizes": sizes_text(parameters), "front": "false"}
         run = records.trial_key(trial)
-        self._put(
+        self._outbox.put(
             records.opening(run, name=f"trial {trial}", kind="trial", parent=SEARCH, params=parameters, tags=tags)
         )
 
@@ -215,11 +185,11 @@ class Tracker:
             progress: the epoch; `trial_epoch` is the step.
         """
         run, stage = records.trial_key(trial), records.stage_key(trial, progress.stage)
-        note = self._ledger.runs.get(run)
+        note = self._outbox.ledger.runs.get(run)
         if note is not None and progress.trial_epoch <= note.last_epoch:
             return
         told = []
-        if not self._ledger.is_open(stage):
+        if not self._outbox.ledger.is_open(stage):
             tags = {"cascade.trial": str(trial), "cascade.stage": progress.stage}
             name = f"trial {trial}, {progress.stage}"
             told.append(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
@@ -227,7 +197,7 @@ class Tracker:
         told += [records.logging(run, metrics), records.logging(stage, metrics)]
         if progress.epoch == progress.num_epochs:
             told.append(records.closing(stage, "finished"))
-        self._put(*told)
+        self._outbox.put(*told)
 
     def settle(self, statuses: Mapping[int, Status], closed: Callable[[int], ClosedTrial]) -> None:
         """Close runs of trials that have ended, but were not told so before the driver died; on resume.
@@ -237,7 +207,7 @@ class Tracker:
             closed: gives what there is of one of them.
         """
         for number, status in statuses.items():
-            note = self._ledger.runs.get(records.trial_key(number))
+            note = self._outbox.ledger.runs.get(records.trial_key(number))
             if note is None or note.status != status:
                 trial = closed(number)
                 self.start_trial(number, trial.parameters)
@@ -261,23 +231,23 @@ class Tracker:
             reused: what it did not have to compute.
         """
         run = records.trial_key(trial)
-        if run in self._ledger.runs and self._ledger.runs[run].status == status:
+        if run in self._outbox.ledger.runs and self._outbox.ledger.runs[run].status == status:
             return
-        if run not in self._ledger.runs:
+        if run not in self._outbox.ledger.runs:
             self.start_trial(trial, {})
         stages = reused.stages if reused is not None else ()
         told: list[Record] = []
         for candidate in candidates:
             collapsed = candidate.val_accuracy < self._collapsed_below
             told += network_story(self._name, candidate, self._parameters.get(trial, {}), collapsed=collapsed)
-        told += [records.closing(stage, status, reason=reason) for stage in self._ledger.within(run)]
+        told += [records.closing(stage, status, reason=reason) for stage in self._outbox.ledger.within(run)]
         told += [records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}) for name in stages]
         told.append(records.logging(run, trial_metrics(candidates if status == "finished" else (), reused)))
         if candidates:
             text = json.dumps([readable(candidate) for candidate in candidates], indent=2)
             told.append(records.writing(run, "candidates.json", text))
         tags = {"cascade.reused_stages": ",".join(stages)} if stages else {}
-        self._put(*told, records.closing(run, status, reason=reason, tags=tags))
+        self._outbox.put(*told, records.closing(run, status, reason=reason, tags=tags))
 
     def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
         """Record the front in the search's run: figures by step, a table, pictures, the overview, a history.
@@ -289,18 +259,18 @@ class Tracker:
             figures: files in the search's folder as `plots.save_front` writes them, where the front has changed.
         """
         told = front_story(self._name, view, hypervolume=hypervolume, num_trials=num_trials, figures=figures)
-        with self._lock:
+        with self._outbox.together:
             networks = {records.network_key(*candidate.key) for candidate in view.front}
             self._put_flags(networks | {records.trial_key(candidate.trial) for candidate in view.front})
-            self._put(*told)
+            self._outbox.put(*told)
         if figures and view.front and self._models == "front":
-            self._put(registration(self._experiment, self._name, view))
+            self._outbox.put(registration(self._experiment, self._name, view))
 
     def _put_flags(self, now: set[str]) -> None:
-        before = self._ledger.on_front()
-        flags = [(run, "true") for run in sorted(now - before) if run in self._ledger.runs]
+        before = self._outbox.ledger.on_front()
+        flags = [(run, "true") for run in sorted(now - before) if run in self._outbox.ledger.runs]
         flags += [(run, "false") for run in sorted(before - now)]
-        self._put(*(records.logging(run, tags={"front": flag}) for run, flag in flags))
+        self._outbox.put(*(records.logging(run, tags={"front": flag}) for run, flag in flags))
 
     def log_report(self, page: Path) -> None:
         """Record a study's report in its run.
@@ -308,7 +278,7 @@ class Tracker:
         Args:
             page: in the study's folder.
         """
-        self._put(records.copying(SEARCH, page.name))
+        self._outbox.put(records.copying(SEARCH, page.name))
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.
@@ -317,35 +287,10 @@ class Tracker:
             status: how the search ended.
             reason: why it ended.
         """
-        left = [run for run in self._ledger.open_runs() if run != SEARCH]
+        left = [run for run in self._outbox.ledger.open_runs() if run != SEARCH]
         told = [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
-        self._put(*told, records.closing(SEARCH, status, reason=reason))
+        self._outbox.put(*told, records.closing(SEARCH, status, reason=reason))
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""
-        if self._spool is not None:
-            self._spool.close()
-        if self._courier is not None:
-            self._courier.close(timeout_seconds)
-            self._courier = None
-
-    def _put(self, *told: Record) -> None:
-        """Write down what belongs together: all of it, or nothing if we are killed."""
-        assert self._spool is not None, "a search is started or joined before anything is recorded"
-        with self._lock:
-            for record in told:
-                known = self._ledger.runs.get(record["run"])
-                if record["kind"] == "open" and known is not None:
-                    new = {name: text for name, text in record["params"].items() if name not in known.params}
-                    record["params"] = new
-                self._ledger.note(record)
-            try:
-                self._spool.append(*told)
-            except OSError as error:
-                self._warn_once(f"{self._spool.path} cannot be written ({error.strerror}); records are kept in memory")
-
-    def _warn_once(self, text: str) -> None:
-        text = f"tracking at {self.address}: {without_credentials(text, self._uri)}"
-        if text not in self._warned:
-            self._warned.add(text)
-            self._warn(text)
+        self._outbox.close(timeout_seconds)

@@ -42,7 +42,7 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
     tracker.check()
     tracker.start_search("digits", {"num_trials": 1}, "data: digits", "id")
     tracker.start_trial(0, {"temperature": 4.0})
-    tracker._put(records.writing("search", "overview.html", "page"))
+    tracker._outbox.put(records.writing("search", "overview.html", "page"))
     tracker.finish("stopped")
     tracker.close()
 

@@ -48,7 +48,7 @@ def test_a_server_that_is_killed_twice_has_every_record_once(
     noticed = threading.Semaphore(0)
     with serve(database, port=free_port):
         tracker = start(f"http://127.0.0.1:{free_port}")
-        tracker._courier._warn = lambda text: (warnings.append(text), noticed.release())
+        tracker._outbox._courier._warn = lambda text: (warnings.append(text), noticed.release())
         tracker.start_trial(0, {"temperature": 4.0})
         tracker.log_epoch(0, make_epoch(1))
     for number in (2, 3):
@@ -81,7 +81,7 @@ tracker = Tracker(uri=None, storage=Path(sys.argv[1]), experiment="here", models
 tracker.check()
 tracker.start_search("digits", {}, "data: digits", "search-7")
 tracker.start_trial(0, {"temperature": 4.0})
-print(tracker._courier._process.pid, flush=True)
+print(tracker._outbox._courier._process.pid, flush=True)
 time.sleep(600)
 """
 
@@ -116,11 +116,11 @@ def wait_until_gone(process):
 
 def test_a_courier_that_dies_is_started_again_and_nothing_is_lost(start, runs, warnings):
     tracker = start()
-    first = tracker._courier._process
+    first = tracker._outbox._courier._process
     tracker.start_trial(0, {})
     first.kill()
     first.wait()
-    while tracker._courier._process is first:
+    while tracker._outbox._courier._process is first:
         time.sleep(0.01)
     tracker.start_trial(1, {})
     tracker.finish("finished")
@@ -134,9 +134,9 @@ def test_who_does_not_wait_for_many_records_has_them_sent_all_the_same(start, ru
         raise KeyboardInterrupt
 
     tracker = start()
-    courier = tracker._courier
+    courier = tracker._outbox._courier
     tracker.start_trial(0, {})
-    tracker._put(*(records.logging("trial/0", [("epoch", number, number)]) for number in range(3 * WINDOW)))
+    tracker._outbox.put(*(records.logging("trial/0", [("epoch", number, number)]) for number in range(3 * WINDOW)))
     tracker.finish("finished")
     monkeypatch.setattr(courier, "_wait", interrupted)
     tracker.close()

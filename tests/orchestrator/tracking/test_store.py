@@ -28,7 +28,7 @@ def history(store, run, name):
 def test_a_search_is_recorded_once_however_often_it_is_sent(
     tracker, make_sender, store, runs, artifact, make_epoch, make_candidate, make_view, warnings, tmp_path
 ):
-    tracker._put(records.reading("search", [DATA]))
+    tracker._outbox.put(records.reading("search", [DATA]))
     tracker.log_teacher(TEACHER, [make_epoch(1), make_epoch(2)])
     tracker.start_trial(0, {"temperature": 4.0})
     tracker.log_epoch(0, make_epoch(1))
@@ -161,7 +161,7 @@ def test_parameters_may_be_called_anything(tracker, make_sender, store, runs, wa
 def test_more_than_a_batch_holds_arrives(tracker, make_sender, store, runs):
     tracker.start_trial(0, {f"p{index}": index for index in range(250)})
     metrics = [(f"m{index}", float(index), 0) for index in range(1950)]
-    tracker._put(records.logging("trial/0", metrics, tags={f"t{index}": "x" for index in range(120)}))
+    tracker._outbox.put(records.logging("trial/0", metrics, tags={f"t{index}": "x" for index in range(120)}))
     assert make_sender(store).send()
     data = runs()["trial 0"].data
     assert (len(data.params), len(data.metrics)) == (250, 1950)

@@ -252,7 +252,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing(tracker, told, warnings, mon
     def full(*records):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tracker._spool, "append", full)
+    monkeypatch.setattr(tracker._outbox._spool, "append", full)
     tracker.start_trial(0, {})
     tracker.start_trial(1, {})
     assert len(warnings) == 1
