@@ -14,13 +14,15 @@ _SHOWN = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy",
 
 def environment_texts() -> dict[str, str]:
     """Artifacts that say with what a search ran, by their path. No environment variable is among them."""
+    from trainables.hardware.machine import processor_name  # with torch, which the courier does without
+
     installed = sorted(
         {f"{found.name}=={found.version}" for found in importlib.metadata.distributions()}, key=str.lower
     )
     machine = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "versions": {name: version for name in (_PROGRAM, *_SHOWN) if (version := _version(name)) is not None},
         "git": _git(Path.cwd()),
@@ -54,15 +56,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user has no name
         return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
 
 
 def _git(folder: Path) -> dict[str, object] | None:
