@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.data.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.data.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
-from orchestrator.storage.staging import Existing, disk_full, move, staging
+from orchestrator.storage.staging import Existing, disk_full, move, require_place, staging
 from orchestrator.storage.whole_files import checksum_of
 from trainables.datasets.decoding import decode_rgb
 from trainables.errors import InputError
@@ -98,12 +98,7 @@ def check_out(out: Path, existing: Existing) -> None:
     """
     if out.is_mount():
         raise InputError(f"{out} is where a disk is mounted, which nothing can replace; choose a folder within it")
-    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
-        return
-    if existing == "keep":
-        raise InputError(f"{out} is there already; choose another folder, or replace it with --overwrite")
-    if not (out / FILE).is_file():
-        raise InputError(f"{out} is no set of shards (it has no {FILE}) and is not replaced; choose another folder")
+    require_place(out, existing, mark=FILE, what="set of shards", mend="choose another folder")
 
 
 def _check_skipped(skipped: Sequence[Skipped], num_images: int, options: WriteOptions) -> None:

@@ -1,12 +1,11 @@
 """Where exports go: a destination is checked, its disk too, and a finished folder appears there in one step."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.exports.formats import CARD_FILE, Format
-from orchestrator.storage.staging import Existing, move, require_local
+from orchestrator.storage.staging import Existing, move, require_local, require_place
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 
@@ -21,16 +20,7 @@ def check_destination(destination: Path, existing: Existing) -> None:
         InputError: naming what is there, or an address.
     """
     require_local(destination)
-    if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
-        return
-    if existing == "keep":
-        raise InputError(
-            f"{destination} is there already; choose another place with --out, or replace it with --overwrite"
-        )
-    if not (destination / CARD_FILE).is_file():
-        raise InputError(
-            f"{destination} is no export (it has no {CARD_FILE}) and is not replaced; choose another --out"
-        )
+    require_place(destination, existing, mark=CARD_FILE, what="export", mend="choose another place with --out")
 
 
 def check_room(

@@ -36,6 +36,27 @@ def require_local(destination: Path) -> None:
         raise InputError(f"{destination} is an address, but must be a folder; mount it, or copy from a folder there")
 
 
+def require_place(destination: Path, existing: Existing, *, mark: str, what: str, mend: str) -> None:
+    """Check that a folder can be made, or that what is there may be replaced.
+
+    Args:
+        destination: its place.
+        existing: whether what is there already may be replaced.
+        mark: a file that folders have which may be replaced.
+        what: such a folder is, for messages.
+        mend: how to name another place, for messages.
+
+    Raises:
+        InputError: naming what is there.
+    """
+    if not os.path.lexists(destination) or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if existing == "keep":
+        raise InputError(f"{destination} is there already; {mend}, or replace it with --overwrite")
+    if not (destination / mark).is_file():
+        raise InputError(f"{destination} is no {what} (it has no {mark}) and is not replaced; {mend}")
+
+
 @contextmanager
 def staging(destination: Path) -> Iterator[Path]:
     """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step.
