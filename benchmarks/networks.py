@@ -17,11 +17,11 @@ import torchvision
 from torch import nn
 from torch.export import ExportedProgram
 
+from benchmarks.noise import NUM_CLASSES, noise
 from benchmarks.table import Row, machine
 from orchestrator.exports.onnx_file import open_session, session_logits, write_onnx
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
-from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 from trainables.files.checkpoint import load_network, save_network
 from trainables.files.deployment import trace
@@ -38,7 +38,6 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
 
-NUM_CLASSES = 10
 MACS_KEPT = 0.5
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 
@@ -123,7 +122,7 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
         StageFailure: if its cascade fails.
         AssertionError: if what is read back or exported gives other scores.
     """
-    data = noise(network.size)
+    data = noise((8, 4), network.size)  # two training batches of four, and one for validation
     dense = build(network.model, num_classes=NUM_CLASSES, in_channels=3, seed=0)
     started = time.perf_counter()
     findings = check_contracts(dense, data.input_shape, pruning=Pruning())
@@ -147,20 +146,6 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
             onnx=relative(onnx_scores(traced, images_NCHW, Path(folder)), scores_NK) if onnx else math.nan,
             seconds=seconds,
         )
-
-
-def noise(size: int) -> DataSplits:
-    """Images of noise: two training batches of four, and one for validation."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [
-        ImageSet(
-            images_NCHW=torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8),
-            labels_N=torch.arange(count) % NUM_CLASSES,
-        )
-        for count in (8, 4)
-    ]
-    names = tuple(str(label) for label in range(NUM_CLASSES))
-    return DataSplits(train=parts[0], val=parts[1], mean=(0.5,) * 3, std=(0.25,) * 3, class_names=names)
 
 
 def cascade(dense: nn.Module, data: DataSplits, macs_kept: float, size: TeacherSize) -> CascadeStage:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.noise import noise
 from benchmarks.table import Row
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
-from trainables.datasets.images import ImageSet
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.recipe import Recipe
@@ -53,13 +53,7 @@ class Trial:
 def images(megabytes: int) -> DataSplits:
     """Noise of so many MB, a tenth of it validation."""
     number = megabytes * 10**6 // (3 * 32 * 32)
-    draws = torch.Generator().manual_seed(0)
-    parts = []
-    for count in (number - number // 10, number // 10):
-        pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=draws)
-        parts.append(ImageSet(images_NCHW=pixels, labels_N=torch.arange(count) % 10))
-    names = tuple(str(label) for label in range(10))
-    return DataSplits(train=parts[0], val=parts[1], mean=(0.5,) * 3, std=(0.3,) * 3, class_names=names)
+    return noise((number - number // 10, number // 10))
 
 
 def own_memory(megabytes: int) -> tuple[float, float]:
