@@ -8,8 +8,9 @@ import yaml
 
 from orchestrator.exports.card import Card
 from orchestrator.exports.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
-from trainables.data_config import DataName
+from trainables.data_config import DataName, Pixels
 from trainables.files.checkpoint import WEIGHTS_FILE
+from trainables.files.input_spec import InputSpec
 from trainables.imports import is_import_path
 
 _MAX_NAMES_SHOWN = 20
@@ -201,37 +202,30 @@ def _own_code(card: Card) -> str:
 
 def native_snippet(card: Card) -> str:
     """Python that loads the network and classifies one batch; it runs in the exported folder."""
-    name, spec = card.model.name, card.input
-    imports, load = "import trainables\n", 'network = trainables.load(".")  # this folder'
+    name = card.model.name
+    imports, load = "import trainables\n", 'trainables.load(".")  # this folder'
     if is_import_path(name):
         module, function = name.split(":")
         imports += f"from {module} import {function}\n"
-        load = f'network = trainables.load(".", builder={function})  # this folder'
-    return (
-        f"import torch\n\n{imports}\n"
-        f"mean = torch.tensor({list(spec.mean)}).view(-1, 1, 1)\n"
-        f"std = torch.tensor({list(spec.std)}).view(-1, 1, 1)\n"
-        f"pixels = torch.zeros(1, {spec.channels}, {spec.image_size}, {spec.image_size}, dtype=torch.uint8)"
-        "  # your images, 0 … 255\n\n"
-        f"{load}\n"
-        "with torch.inference_mode():\n"
-        "    logits = network((pixels / 255 - mean) / std)\n"
-        f"print({'logits.sigmoid() > 0.5' if spec.multi_label else 'logits.argmax(1)'})\n"
-    )
+        load = f'trainables.load(".", builder={function})  # this folder'
+    return _torch_snippet(card.input, f"{imports}\n", load, pixels="normalised")
 
 
 def program_snippet(card: Card) -> str:
     """Python that classifies one batch in PyTorch, without this project; it runs in the exported folder."""
-    spec = card.input
-    raw = card.pixels == "raw"
+    return _torch_snippet(card.input, "", f'torch.export.load("{PROGRAM_FILE}").module()', pixels=card.pixels)
+
+
+def _torch_snippet(spec: InputSpec, imports: str, load: str, *, pixels: Pixels) -> str:
+    raw = pixels == "raw"
     constants = (
         f"mean = torch.tensor({list(spec.mean)}).view(-1, 1, 1)\nstd = torch.tensor({list(spec.std)}).view(-1, 1, 1)\n"
     )
     return (
-        f"import torch\n\n{'' if raw else constants}"
+        f"import torch\n\n{imports}{'' if raw else constants}"
         f"pixels = torch.zeros(1, {spec.channels}, {spec.image_size}, {spec.image_size}, dtype=torch.uint8)"
         "  # your images, 0 … 255\n\n"
-        f'network = torch.export.load("{PROGRAM_FILE}").module()\n'
+        f"network = {load}\n"
         "with torch.inference_mode():\n"
         f"    logits = network({'pixels' if raw else '(pixels / 255 - mean) / std'})\n"
         f"print({'logits.sigmoid() > 0.5' if spec.multi_label else 'logits.argmax(1)'})\n"
