@@ -66,10 +66,11 @@ class Bucket:
                 f"the storage's address {_shown(address)!r} has a # or an empty name in it; write %23 for a #, and one "
                 "slash between names"
             )
+        opened = _with_option(address, "allow_delayed_open", "true")  # a small object takes one request, not three
         try:
-            self.filesystem, self.root = pafs.FileSystem.from_uri(_with_options(address))
+            self.filesystem, self.root = pafs.FileSystem.from_uri(opened)
         except (pa.ArrowException, ValueError) as error:
-            reason = first_line(error).replace(_with_options(address), _shown(address))  # options may be keys, misspelt
+            reason = first_line(error).replace(opened, _shown(address))  # options may be keys, misspelt
             raise InputError(f"the storage's address {_shown(address)!r} cannot be understood: {reason}") from error
         except OSError as error:
             raise InputError(
@@ -78,7 +79,7 @@ class Bucket:
             ) from error
         self.address = address
         if parts.scheme == "s3":  # said from now on, so that nobody who is handed the place asks again
-            self.address = _with_region(address, self.filesystem.region)
+            self.address = _with_option(address, "region", self.filesystem.region)
 
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)
@@ -244,27 +245,19 @@ def check_address(address: str) -> None:
     Raises:
         InputError: as `Bucket`, but for one that cannot be reached.
     """
-    Bucket(_with_region(address, "any"))
+    Bucket(_with_option(address, "region", "any"))
 
 
-def _with_region(address: str, region: str) -> str:
-    """An address of S3 that says a region, where it has said none."""
+def _with_option(address: str, name: str, value: str) -> str:
+    """An address of S3 that says an option, where it has not said it."""
     parts = urlsplit(address)
-    if parts.scheme != "s3" or "region" in parse_qs(parts.query):
+    if parts.scheme != "s3" or name in parse_qs(parts.query):
         return address
-    return parts._replace(query="&".join(filter(None, [parts.query, f"region={region}"]))).geturl()
+    return parts._replace(query="&".join(filter(None, [parts.query, f"{name}={value}"]))).geturl()
 
 
 def _shown(address: str) -> str:
     return urlsplit(address)._replace(query="").geturl()
-
-
-def _with_options(address: str) -> str:
-    """An address of S3 by which an object takes one request, not three, where it is small."""
-    parts = urlsplit(address)
-    if parts.scheme != "s3" or "allow_delayed_open" in parts.query:
-        return address
-    return parts._replace(query="&".join(filter(None, [parts.query, "allow_delayed_open=true"]))).geturl()
 
 
 def _named(manifest: bytes) -> Iterator[tuple[str, str]]:
