@@ -8,20 +8,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from trainables.config import (
-    LARGEST_GROWTH,
-    CascadeConfig,
-    LearnsFrom,
-    Schedule,
-    check_feature_weight,
-    check_levels_a_step,
-    check_non_target_weight,
-    check_teacher_steps,
-)
+from trainables.config import CascadeConfig, LearnsFrom, Schedule
 from trainables.errors import InputError
-from trainables.plain import PlainConfig, require_int, require_number, require_one_of
+from trainables.plain import PlainConfig, require_int
 from trainables.pruning_config import Pruning, PruningCost
 from trainables.recipe import Recipe
 
@@ -71,17 +62,15 @@ class CascadeDefaults(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        check_non_target_weight("cascade.non_target_weight", self.non_target_weight, self.recipe)
-        check_feature_weight(
-            "cascade.feature_weight", self.feature_weight, recipe=self.recipe, views=self.teacher_views
-        )
-        require_one_of("cascade.learns_from", self.learns_from, get_args(LearnsFrom))
-        check_teacher_steps("cascade.", every=self.teacher_every, views=self.teacher_views)
-        check_levels_a_step("cascade.levels_a_step", self.levels_a_step)
-        require_number("cascade.level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
-        require_number("cascade.epoch_growth", self.epoch_growth, above=0.0)
-        require_int("cascade.recovery_epochs", self.recovery_epochs, at_least=0)
-        require_int("cascade.seed", self.seed, at_least=0)
+        try:
+            self.cascade(macs_kept=(1.0,))
+        except InputError as error:
+            raise InputError(f"cascade.{error}") from error
+
+    def cascade(self, **settings: Any) -> CascadeConfig:  # noqa: ANN401 - of each setting
+        """A cascade with settings of its own, its sizes among them, and the others as they are here."""
+        others = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return CascadeConfig(**(others | settings))
 
 
 Space = Callable[["optuna.Trial", CascadeDefaults], CascadeConfig]
@@ -164,23 +153,13 @@ class CascadeSpace(PlainConfig):
             choices = getattr(self, name)
             if choices is not None:
                 pruning = dataclasses.replace(pruning, **{name: _choose(trial, name, choices)})
-        return CascadeConfig(
+        return defaults.cascade(
             macs_kept=self._suggest_sizes(trial),
             temperature=self._suggest_value(trial, "temperature", self.temperature, log=True),
             distillation_weight=self._suggest_value(trial, "distillation_weight", self.distillation_weight, log=False),
             schedule=_choose(trial, "schedule", self.schedule),
             pruning=pruning,
             recipe=recipe,
-            non_target_weight=defaults.non_target_weight,
-            feature_weight=defaults.feature_weight,
-            learns_from=defaults.learns_from,
-            teacher_every=defaults.teacher_every,
-            teacher_views=defaults.teacher_views,
-            levels_a_step=defaults.levels_a_step,
-            level_weight_growth=defaults.level_weight_growth,
-            epoch_growth=defaults.epoch_growth,
-            recovery_epochs=defaults.recovery_epochs,
-            seed=defaults.seed,
         )
 
     def _suggest_value(self, trial: "optuna.Trial", name: str, ends: tuple[float, float], *, log: bool) -> float:

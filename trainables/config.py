@@ -7,94 +7,13 @@ These and the sections that it is made from (`recipe`, `pruning_config`), with t
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from trainables.plain import (
-    PlainConfig,
-    require,
-    require_int,
-    require_number,
-    require_one_of,
-)
+from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 
 Schedule = Literal["joint", "sequential"]
 LearnsFrom = Literal["level-above", "teacher"]
-LARGEST_GROWTH = 1000.0
-"""How many times the larger level's loss a level's loss may count at most."""
-
-
-def check_non_target_weight(key: str, weight: float | None, recipe: Recipe) -> None:
-    """Check the weight of other classes in a decoupled distillation, which must know the one class of an image.
-
-    Raises:
-        InputError: naming the key, the rule and the value.
-    """
-    if weight is not None:
-        require_number(key, weight, at_least=0.0)
-        require(
-            recipe.mix == "none",
-            f"{key} is {weight:g}, but mix is {recipe.mix!r}, and a mixed image has no one class; leave out one of "
-            "them",
-        )
-
-
-def check_teacher_steps(prefix: str, *, every: int, views: int | None) -> None:
-    """Check what says how often a frozen network is asked.
-
-    Args:
-        prefix: of its keys in messages, with a dot.
-        every: `teacher_every`.
-        views: `teacher_views`.
-
-    Raises:
-        InputError: naming the key, the rule and the value.
-    """
-    require_int(f"{prefix}teacher_every", every, at_least=1)
-    if views is not None:
-        require_int(f"{prefix}teacher_views", views, at_least=1)
-        require(
-            every == 1,
-            f"{prefix}teacher_every is {every}, but {prefix}teacher_views is {views}, and what is remembered is asked "
-            "in every step; give one of them",
-        )
-
-
-def check_feature_weight(key: str, weight: float, *, recipe: Recipe, views: int | None) -> None:
-    """Check the weight of features that are learnt, which are read between a network's layers as they run.
-
-    Args:
-        key: its name in messages.
-        weight: `feature_weight`.
-        recipe: that levels are trained with.
-        views: `teacher_views`.
-
-    Raises:
-        InputError: naming the key, the rule and the value.
-    """
-    require_number(key, weight, at_least=0.0)
-    require(
-        weight == 0.0 or recipe.execution != "compile",
-        f"{key} is {weight:g}, but execution is 'compile', and features cannot be read within a compiled network; take "
-        "graph",
-    )
-    require(
-        weight == 0.0 or views is None,
-        f"{key} is {weight:g}, but teacher_views is {views}, and what is remembered of a teacher are its scores alone; "
-        "leave out one of them",
-    )
-
-
-def check_levels_a_step(key: str, number: int | None) -> None:
-    """Check how many levels a step trains.
-
-    Raises:
-        InputError: naming the key, the rule and the value.
-    """
-    require(
-        number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 3),
-        f"{key} is {number!r}, but must be a whole number of at least 3, for the largest level, the smallest and one "
-        "of those between; leave it out to train all in every step",
-    )
+_LARGEST_GROWTH = 1000.0  # of the loss of the next larger level
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +74,25 @@ class CascadeConfig(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
+        self._check_sizes()
+        require_number("temperature", self.temperature, above=0.0)
+        require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
+        require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
+        require_one_of("schedule", self.schedule, get_args(Schedule))
+        self._check_distillation()
+        self._check_teacher_steps()
+        self._check_levels_a_step()
+        require_number("level_weight_growth", self.level_weight_growth, above=0.0, at_most=_LARGEST_GROWTH)
+        require_number("epoch_growth", self.epoch_growth, above=0.0)
+        require_int("recovery_epochs", self.recovery_epochs, at_least=0)
+        require_int("seed", self.seed, at_least=0)
+        require(
+            self.schedule == "joint" or self.recipe.epochs >= self.num_levels,
+            f"recipe.epochs is {self.recipe.epochs}, but the sequential schedule shares them out over "
+            f"{self.num_levels} levels; give at least one epoch a level",
+        )
+
+    def _check_sizes(self) -> None:
         require(
             isinstance(self.macs_kept, tuple) and len(self.macs_kept) > 0,
             f"macs_kept is {self.macs_kept!r}, but must be a tuple with one size a level, the student's last",
@@ -167,22 +105,45 @@ class CascadeConfig(PlainConfig):
                 f"macs_kept of level {level} is {smaller:.4g}, but must be below level {level - 1}'s {larger:.4g}; "
                 "sizes fall from the teacher to the student",
             )
-        require_number("temperature", self.temperature, above=0.0)
-        require_number("distillation_weight", self.distillation_weight, at_least=0.0, at_most=1.0)
-        check_non_target_weight("non_target_weight", self.non_target_weight, self.recipe)
-        require_one_of("learns_from", self.learns_from, get_args(LearnsFrom))
-        check_feature_weight("feature_weight", self.feature_weight, recipe=self.recipe, views=self.teacher_views)
-        check_teacher_steps("", every=self.teacher_every, views=self.teacher_views)
-        require_one_of("schedule", self.schedule, get_args(Schedule))
-        check_levels_a_step("levels_a_step", self.levels_a_step)
-        require_number("level_weight_growth", self.level_weight_growth, above=0.0, at_most=LARGEST_GROWTH)
-        require_number("epoch_growth", self.epoch_growth, above=0.0)
-        require_int("recovery_epochs", self.recovery_epochs, at_least=0)
-        require_int("seed", self.seed, at_least=0)
+
+    def _check_distillation(self) -> None:
+        """Other classes need the one class of an image; features are read between a network's layers as they run."""
+        if self.non_target_weight is not None:
+            require_number("non_target_weight", self.non_target_weight, at_least=0.0)
+            require(
+                self.recipe.mix == "none",
+                f"non_target_weight is {self.non_target_weight:g}, but mix is {self.recipe.mix!r}, and a mixed image "
+                "has no one class; leave out one of them",
+            )
+        require_number("feature_weight", self.feature_weight, at_least=0.0)
+        if self.feature_weight > 0.0:
+            require(
+                self.recipe.execution != "compile",
+                f"feature_weight is {self.feature_weight:g}, but execution is 'compile', and features cannot be read "
+                "within a compiled network; take graph",
+            )
+            require(
+                self.teacher_views is None,
+                f"feature_weight is {self.feature_weight:g}, but teacher_views is {self.teacher_views}, and what is "
+                "remembered of a teacher are its scores alone; leave out one of them",
+            )
+
+    def _check_teacher_steps(self) -> None:
+        require_int("teacher_every", self.teacher_every, at_least=1)
+        if self.teacher_views is not None:
+            require_int("teacher_views", self.teacher_views, at_least=1)
+            require(
+                self.teacher_every == 1,
+                f"teacher_every is {self.teacher_every}, but teacher_views is {self.teacher_views}, and what is "
+                "remembered is asked in every step; give one of them",
+            )
+
+    def _check_levels_a_step(self) -> None:
+        number = self.levels_a_step
         require(
-            self.schedule == "joint" or self.recipe.epochs >= self.num_levels,
-            f"recipe.epochs is {self.recipe.epochs}, but the sequential schedule shares them out over "
-            f"{self.num_levels} levels; give at least one epoch a level",
+            number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 3),
+            f"levels_a_step is {number!r}, but must be a whole number of at least 3, for the largest level, the "
+            "smallest and one of those between; leave it out to train all in every step",
         )
 
     @property
