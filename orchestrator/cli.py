@@ -164,10 +164,10 @@ def study(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set data.path=FOLDER")] = None,
 ) -> None:
     """Compare ways to small networks, arm against arm at equal budget, and report; goes on where it was stopped."""
-    from orchestrator.searches.places import require_folder
+    from orchestrator.searches.places import study_folder
     from orchestrator.study_command import run_study_command
 
-    folder = require_folder(storage, what="a study")
+    folder = study_folder(storage)
     raise typer.Exit(run_study_command(study, name=name or study.stem, storage=folder, overrides=set_ or []))
 
 

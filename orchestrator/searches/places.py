@@ -29,18 +29,17 @@ def storage_folder(storage: Storage) -> Path:
     return cache_folder() / hashlib.sha256(str(storage).rstrip("/").encode()).hexdigest()[:16]
 
 
-def require_folder(storage: Storage, *, what: str) -> Path:
-    """A storage folder, for what cannot be kept in a bucket.
+def study_folder(storage: Storage) -> Path:
+    """The folder of all studies, which cannot be kept in a bucket.
 
     Args:
         storage: what `--storage` says.
-        what: needs it.
 
     Raises:
         InputError: if it is a bucket.
     """
     if is_bucket(str(storage)):
-        raise InputError(f"--storage is {storage}, but {what} needs a folder; give one that all machines mount")
+        raise InputError(f"--storage is {storage}, but a study needs a folder; give one that all machines mount")
     return Path(storage)
 
 

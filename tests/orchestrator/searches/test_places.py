@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.searches.places import open_search, require_folder, storage_folder
+from orchestrator.searches.places import open_search, storage_folder, study_folder
 from orchestrator.storage.bucket import Bucket
 from trainables.errors import InputError
 
@@ -30,10 +30,10 @@ def test_an_address_that_lacks_a_slash_makes_no_folder(tmp_path, monkeypatch, st
     assert open_search("runs:1", "mine").bucket is None
 
 
-def test_what_needs_a_folder_says_so(tmp_path):
-    assert require_folder(str(tmp_path), what="a study") == tmp_path
+def test_a_study_needs_a_folder(tmp_path):
+    assert study_folder(str(tmp_path)) == tmp_path
     with pytest.raises(InputError, match="--storage is s3://b/p, but a study needs a folder; give one that all"):
-        require_folder("s3://b/p", what="a study")
+        study_folder("s3://b/p")
 
 
 def test_a_bucket_that_does_not_answer_is_said(tmp_path, monkeypatch):
