@@ -10,7 +10,7 @@ from orchestrator.evidence.folder import REPORT
 from orchestrator.evidence.material import teacher_note
 from orchestrator.evidence.pages import Block, Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
-from orchestrator.evidence.results import RunResult, write_table
+from orchestrator.evidence.results import RunResult, write_results
 from orchestrator.evidence.schedule import all_runs
 from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary, summarise
@@ -36,7 +36,7 @@ def write_report(
             write_atomically(folder / block.name, block.png)
     write_atomically(folder / "report.md", to_markdown(blocks).encode())
     write_atomically(folder / REPORT, to_html(blocks).encode())
-    write_table(results, all_runs(plan, results), folder / "results.parquet")
+    write_results(results, all_runs(plan, results), folder / "results.parquet")
     return summary
 
 

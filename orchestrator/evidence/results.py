@@ -161,7 +161,7 @@ def locked(folder: Path) -> AbstractContextManager[None]:
     return locks.locked(folder, "study")
 
 
-def write_table(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:
+def write_results(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:
     """Write one row for each network of these runs as Parquet, for other tools."""
     rows = [
         {"arm": runs[key].arm, "size": result.size, "seed": result.seed, "purpose": result.purpose}
