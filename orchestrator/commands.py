@@ -14,8 +14,7 @@ from orchestrator.evidence.folder import is_study
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
-from orchestrator.front.front_view import FrontView
-from orchestrator.front.pick import pick as choose
+from orchestrator.front.pick import pick
 from orchestrator.front.plots import save_front
 from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.searches.folder import SearchFolder
@@ -202,18 +201,6 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
     return 1 if left.num_waiting else 0
 
 
-def picked(view: FrontView, how: str, *, max_drop: float | None) -> Candidate:
-    """One candidate of a search; see `pick.pick`."""
-    return choose(
-        view.front,
-        view.candidates,
-        how,
-        teacher_val_accuracy=view.teacher_val_accuracy,
-        objectives=view.objectives,
-        max_drop=max_drop,
-    )
-
-
 def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, storage: Storage, format: Format) -> int:
     """Train chosen candidates' cascades again with new seeds and print what came of them; the exit code.
 
@@ -229,7 +216,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     folder.require_writable()
     chosen: dict[tuple[int, int], Candidate] = {}
     for how in picks or ["front"]:
-        found = view.front if how == "front" else [picked(view, how, max_drop=None)]
+        found = view.front if how == "front" else [pick(view, how)]
         chosen |= {candidate.key: candidate for candidate in found}
     cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
     experiment = folder.experiment()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.commands import picked
 from orchestrator.exports.formats import ExportOptions, listed
 from orchestrator.front.pick import WHOLE_FRONT, pick_front
+from orchestrator.front.pick import pick as pick_one
 from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
@@ -66,12 +66,10 @@ def export_candidates(  # noqa: PLR0913
     experiment = folder.experiment()
     exports = folder.path / EXPORTS
     if pick == WHOLE_FRONT:
-        members = pick_front(
-            view.front, view.candidates, teacher_val_accuracy=view.teacher_val_accuracy, max_drop=max_drop
-        )
+        members = pick_front(view, max_drop=max_drop)
         chosen = {(out or exports) / f"{member.trial}-{member.level}": member for member in members}
     else:
-        candidate = picked(view, pick, max_drop=max_drop)
+        candidate = pick_one(view, pick, max_drop=max_drop)
         chosen = {out or exports / f"{candidate.trial}-{candidate.level}": candidate}
     from orchestrator.data.datasets import (  # torch, once the cheap checks have passed
         draws_its_test_images,

@@ -107,12 +107,7 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
         experiment=experiment,
         view=view,
         teacher=teacher,
-        picks=pick_each(
-            view.front,
-            view.candidates,
-            teacher_val_accuracy=view.teacher_val_accuracy,
-            objectives=view.objectives,
-        ),
+        picks=pick_each(view),
         curves=curves,
         hypervolumes=_hypervolumes(view, teacher),
         importances=_importances(curves, view),

@@ -30,8 +30,5 @@ def registration(experiment: str, search: str, view: FrontView) -> Record:
         }
         for candidate in view.front
     ]
-    picks = pick_each(
-        view.front, view.candidates, teacher_val_accuracy=view.teacher_val_accuracy, objectives=view.objectives
-    )
-    aliases = {how: candidate.label for how, candidate in picks.items()}
+    aliases = {how: candidate.label for how, candidate in pick_each(view).items()}
     return registering(f"{experiment}-{search}", versions, aliases)

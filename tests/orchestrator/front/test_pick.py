@@ -2,8 +2,9 @@
 
 import pytest
 
-from orchestrator.front import pareto
 from orchestrator.front.archive import Candidate
+from orchestrator.front.constraints import Bound
+from orchestrator.front.front_view import FrontView, front_view
 from orchestrator.front.pick import pick, pick_front
 from trainables.errors import InputError
 
@@ -35,11 +36,11 @@ EVERYTHING = (
     candidate(3, 2, 0.70, 0.02),
     candidate(10, 1, 0.60, 0.6, 0.01),  # dominated
 )
-FRONT = pareto.front(EVERYTHING, OBJECTIVES)
+VIEW = front_view(EVERYTHING, OBJECTIVES, teacher_val_accuracy=TEACHER)
 
 
 def picked(how: str, max_drop: float | None = None) -> str:
-    return pick(FRONT, EVERYTHING, how, teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=max_drop).label
+    return pick(VIEW, how, max_drop=max_drop).label
 
 
 @pytest.mark.parametrize(
@@ -62,15 +63,14 @@ def test_picks(how: str, max_drop: float | None, label: str) -> None:
 
 def test_smallest_is_in_the_objective_that_was_searched_for() -> None:
     objectives = ("val_accuracy", "params_kept")
-    front = pareto.front(EVERYTHING, objectives)
-    chosen = pick(front, EVERYTHING, "smallest", teacher_val_accuracy=TEACHER, objectives=objectives, max_drop=None)
-    assert chosen.label == "10:1"
+    view = front_view(EVERYTHING, objectives, teacher_val_accuracy=TEACHER)
+    assert pick(view, "smallest").label == "10:1"
 
 
 def test_ties_go_to_the_cheaper_then_the_earlier() -> None:
     tied = (candidate(5, 1, 0.9, 0.3), candidate(2, 1, 0.9, 0.2), candidate(1, 1, 0.9, 0.2))
-    chosen = pick(tied, tied, "most-accurate", teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=None)
-    assert chosen.label == "1:1"
+    view = FrontView(candidates=tied, front=tied, knee=None, teacher_val_accuracy=TEACHER, objectives=OBJECTIVES)
+    assert pick(view, "most-accurate").label == "1:1"
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,18 @@ def test_what_does_not_fit_is_named(how: str, max_drop: float | None, message: s
 @pytest.mark.parametrize(("how", "message"), [("knee", "no candidate to export yet"), ("0:1", "have some: none")])
 def test_an_empty_archive_is_named(how: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        pick((), (), how, teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=None)
+        pick(front_view((), OBJECTIVES, teacher_val_accuracy=TEACHER), how)
 
 
 def test_a_front_that_constraints_leave_empty_is_said() -> None:
+    view = front_view(EVERYTHING, OBJECTIVES, teacher_val_accuracy=TEACHER, bounds={"macs_kept": Bound(at_most=0.01)})
     with pytest.raises(InputError, match="no candidate meets the constraints; name one as TRIAL:LEVEL"):
-        pick((), EVERYTHING, "knee", teacher_val_accuracy=TEACHER, objectives=OBJECTIVES, max_drop=None)
+        pick(view, "knee")
 
 
 def test_a_whole_front_is_picked_but_for_what_loses_too_much() -> None:
     def labels(max_drop: float | None) -> list[str]:
-        members = pick_front(FRONT, EVERYTHING, teacher_val_accuracy=TEACHER, max_drop=max_drop)
-        return sorted(member.label for member in members)
+        return sorted(member.label for member in pick_front(VIEW, max_drop=max_drop))
 
     assert labels(None) == ["0:1", "0:2", "3:1", "3:2"]
     assert labels(0.02) == ["0:1", "0:2"]
