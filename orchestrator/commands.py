@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import yaml
@@ -21,7 +22,7 @@ from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
-from orchestrator.tables import print_whole
+from orchestrator.tables import print_line, print_whole
 from orchestrator.words import counted, duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError, first_line
@@ -53,12 +54,11 @@ def run_search_command(  # noqa: PLR0913
     tracker = _tracker(experiment, folder, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
     if resume and not folder.exists:
-        note = f"note: there is no search {name!r} in {storage} to go on with; it begins now"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"note: there is no search {name!r} in {storage} to go on with; it begins now")
 
     def stopped() -> None:
         console.show_cursor()
-        console.print(f"stopped; nothing that was finished is lost. {go_on}", markup=False, soft_wrap=True)
+        print_line(console, f"stopped; nothing that was finished is lost. {go_on}")
 
     try:
         with last_words(stopped), watching(console, num_trials=experiment.num_trials) as watcher:
@@ -70,12 +70,7 @@ def run_search_command(  # noqa: PLR0913
         tracker.close()
     if outcome.status == "failed":
         number, reason = min(outcome.failures.items())
-        warnings.print(
-            f"cascade: all {outcome.num_ended} trials failed; the first, trial {number}: {reason}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(warnings, f"cascade: all {outcome.num_ended} trials failed; the first, trial {number}: {reason}")
         return 1
     if folder.archive.candidates():
         print_front(name, storage=storage, format=format)
@@ -83,23 +78,15 @@ def run_search_command(  # noqa: PLR0913
         sys.stdout.write("[]\n")
     if outcome.reused:
         stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
-        console.print(
-            f"{counted(stages, 'stage')} reused, which saved {duration(seconds)} of training", highlight=False
-        )
+        print_line(console, f"{counted(stages, 'stage')} reused, which saved {duration(seconds)} of training")
     if outcome.status == "interrupted":
-        console.print(
-            f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}",
-            markup=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}")
         return INTERRUPTED
     if outcome.num_ended < experiment.num_trials:
-        console.print(
+        print_line(
+            console,
             f"ended after {outcome.num_ended} of {experiment.num_trials} trials by {outcome.reason}; "
             "--resume with a larger limit goes on",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
     return 0
 
@@ -113,7 +100,7 @@ def _tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> 
         experiment=experiment.tracking.experiment,
         models=experiment.tracking.models,
         sync=folder.sync_command,
-        warn=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        warn=partial(print_line, console),
     )
 
 
@@ -141,16 +128,14 @@ def print_front(name: str, *, storage: Storage, format: Format) -> None:
     try:
         save_front(view, page, picture)
     except OSError as error:  # a colleague's results, or a full disk: the table is what was asked for
-        console.print(
+        print_line(
+            console,
             f"no plot: {page} cannot be written ({error.strerror or first_line(error)}); work on a copy of the search "
             "in another --storage",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
         return
     if format == "text":
-        console.print(f"plot: {page}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"plot: {page}")
 
 
 def write_report(name: str, *, storage: Storage, format: Format) -> None:
@@ -184,13 +169,7 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
     if not is_study(folder.path):
         folder.experiment()
     folder.require_writable()
-    console = Console(stderr=True)
-    synced = sync(
-        folder,
-        uri=uri,
-        from_start=again,
-        warn=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
-    )
+    synced = sync(folder, uri=uri, from_start=again, warn=partial(print_line, Console(stderr=True)))
     left = synced.left
     if format == "json":
         said = {"address": synced.address, "sent": synced.num_sent, "waiting": left.num_waiting, "cause": left.cause}
@@ -223,10 +202,8 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     from orchestrator.confirm import run_repeats  # Ray and torch, once the cheap checks have passed
 
     console, warnings = Console(stderr=format == "json"), Console(stderr=True)
+    say = partial(print_line, console)
     file = RepeatFile(folder.path / "confirm.parquet")
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def told(repeat: Repeat) -> None:
         levels = ", ".join(percent(value) for value in repeat.val_accuracies)

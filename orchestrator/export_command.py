@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -18,7 +19,7 @@ from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
 from orchestrator.searches.places import Storage, fetch_networks, open_search
-from orchestrator.tables import print_whole
+from orchestrator.tables import print_line, print_whole
 from orchestrator.words import percent
 from trainables.data_config import Pixels
 from trainables.errors import InputError
@@ -79,11 +80,7 @@ def export_candidates(  # noqa: PLR0913
     from orchestrator.exports.originals import Origin
     from trainables.identity import data_digest
 
-    errors = Console(stderr=True)
-
-    def say(text: str) -> None:
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(print_line, Console(stderr=True))
     data, as_read = find_images(folder, experiment.data)
     if not as_read or draws_its_test_images(data):
         folder.require_same_data(data_digest(load_splits(data, say)))
@@ -98,14 +95,13 @@ def _print(results: "Iterable[Exported | Failed]", *, as_list: bool, format: Lit
     """Print each result as soon as it is there; 1 if anything that was asked for is not delivered."""
     from orchestrator.exports.export import Failed
 
-    errors = Console(stderr=True)
+    say = partial(print_line, Console(stderr=True))
     cards: list[dict[str, Any]] = []
     code = 0
     for result in results:
         if isinstance(result, Failed):
             code = 1
-            said = f"cascade: {result.candidate.label} is not exported: {result.reason}"
-            errors.print(said, markup=False, highlight=False, soft_wrap=True)
+            say(f"cascade: {result.candidate.label} is not exported: {result.reason}")
             continue
         code = 1 if result.card.verification.refused else code
         if format == "text":
@@ -136,7 +132,7 @@ def _print_card(exported: "Exported") -> None:
         table.add_row(row.label, f"{dense.median_ms:.3g} ms", f"{pruned.median_ms:.3g} ms", times)
     print_whole(console, table)
     for warning in card.warnings:
-        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"note: {warning}")
 
 
 def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
@@ -151,17 +147,13 @@ def print_check(folder: Path, *, format: Literal["text", "json"]) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
         return
-    console = Console()
-    said = (
+    say = partial(print_line, Console())
+    say(
         f"{folder} is what its card says: {found.name} as {', '.join(found.formats)}; its files run nothing when loaded"
     )
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
     if found.unread:
-        said = f"{', '.join(found.unread)} needs your own function and was compared with the card alone"
-        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
+        say(f"note: {', '.join(found.unread)} needs your own function and was compared with the card alone")
     if found.readme_changed:
-        said = "README.md was changed since the export; the figures that were compared are those of card.json"
-        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
+        say("note: README.md was changed since the export; the figures that were compared are those of card.json")
     if found.unlisted:
-        said = f"not on the card, and not looked at: {', '.join(map(repr, found.unlisted))}"
-        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
+        say(f"note: not on the card, and not looked at: {', '.join(map(repr, found.unlisted))}")

@@ -17,7 +17,7 @@ from orchestrator.replay.recorded import Corner, Recorded, Work, Yardstick
 from orchestrator.replay.simulate import Simulation
 from orchestrator.searches.curves import CURVES, TrialCurve, read_curves, read_experiment
 from orchestrator.searches.places import Storage, open_search
-from orchestrator.tables import print_whole
+from orchestrator.tables import print_line, print_whole
 from orchestrator.words import counted, percent
 from trainables.errors import InputError
 from trainables.imports import is_import_path
@@ -95,14 +95,12 @@ def print_simulation(  # noqa: PLR0913
     if len(recorded.trials) < _FEW:
         stands = "trial stands" if len(recorded.trials) == 1 else "trials stand"
         few = f"note: {len(recorded.trials)} recorded {stands} for all cascades, which take {_FEW} or so"
-        console.print(few, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, few)
     short = [f"{found.policy} {found.num_short}" for found in comparisons if found.num_short]
     if short:
-        console.print(
+        print_line(
+            console,
             f"not reached within {simulation.budget:.0f}, which is what they count with: {', '.join(short)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from orchestrator.experiment.resources import Resources
 from orchestrator.preparation.session import ray_session
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.signals import INTERRUPTED, last_words
-from orchestrator.tables import print_whole
+from orchestrator.tables import print_line, print_whole
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
 
@@ -39,15 +40,13 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     folder = SearchFolder(storage=storage, name=name)
     if folder.exists:
         raise InputError(f"{folder.path} holds a search; give the study another name with --name")
-    console = Console(soft_wrap=True)
+    console = Console()
+    say = partial(print_line, console)
     images = load_images(plan)
     check_study(plan, images.data)
     sources = sources_of(plan, images)
     require_same_sources(plan, sources, folder.path)  # before Ray starts
     file = ResultFile(folder.path / RESULTS)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
 
     def stopped() -> None:
         say("stopped; what is done is kept, and the same command goes on")
@@ -121,15 +120,15 @@ def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], s
     for block in blocks:
         match block:
             case Heading(text=text) if text != "How it was done":
-                console.print(f"\n{text}", markup=False, highlight=False)
+                print_line(console, f"\n{text}")
             case Listing(points=points) if block is not blocks[-2]:
                 for point in points:
-                    console.print(f"- {point}", markup=False, highlight=False)
+                    print_line(console, f"- {point}")
             case Table():
                 print_whole(console, _rich(block))
             case _:
                 pass
-    console.print(f"\nreport: {folder / REPORT}", markup=False, highlight=False)
+    print_line(console, f"\nreport: {folder / REPORT}")
 
 
 def _rich(block: Table) -> RichTable:

@@ -1,10 +1,15 @@
-"""Tables on the terminal."""
+"""Lines and tables on the terminal."""
 
 from rich.console import Console
 from rich.segment import Segments
 from rich.table import Table
 
 _WIDER_THAN_ANY = 1000
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a text as it is: nothing in it is markup, numbers are not coloured, and the terminal alone wraps it."""
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_whole(console: Console, table: Table) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
+from orchestrator.tables import print_line
 from orchestrator.trials.watcher import Watcher
 from orchestrator.words import duration, nothing_to_teach, percent
 from trainables.config import CascadeConfig
@@ -45,14 +47,11 @@ class LineWatcher(Watcher):
 
     def __init__(self, console: Console, *, num_trials: int) -> None:
         """Start counting."""
-        self._console = console
+        self._say = partial(print_line, console)
         self._num_trials = num_trials
         self._num_ended = 0
         self._teacher: TeacherResult | None = None
         self._collapse_is_explained = False
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def teacher_epoch(self, progress: EpochProgress) -> None:
         """Nothing; a line an epoch is too much."""

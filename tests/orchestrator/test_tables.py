@@ -1,11 +1,18 @@
-"""What a terminal is too narrow for is not cut off."""
+"""What is printed is there as it was written, on a narrow terminal too."""
 
 import io
 
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.tables import print_whole
+from orchestrator.tables import print_line, print_whole
+
+
+def test_a_line_is_printed_as_it_is():
+    console = Console(file=io.StringIO(), width=20, force_terminal=True)
+    text = "trial 3 of [bold]12[/bold] is in /a/folder/with/a/long/name, 'quoted', after 1.5 s :smile:"
+    print_line(console, text)
+    assert console.file.getvalue() == f"{text}\n"
 
 
 def test_a_table_keeps_all_its_words_on_a_narrow_terminal():
