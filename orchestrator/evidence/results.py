@@ -1,5 +1,6 @@
 """What runs came to, one JSON line each in a file that only grows, so that a kill loses at most the run in progress."""
 
+import dataclasses
 import json
 import uuid
 from collections.abc import Mapping
@@ -47,16 +48,9 @@ class Found(PlainConfig):
     @classmethod
     def of(cls, result: LevelResult, test_accuracy: float) -> Self:
         """A level of a cascade."""
-        return cls(
-            level=result.level,
-            num_levels=result.num_levels,
-            macs_kept=result.macs_kept,
-            params_kept=result.params_kept,
-            macs=result.macs,
-            params=result.params,
-            val_accuracy=result.val_accuracy,
-            test_accuracy=test_accuracy,
-        )
+        names = (field.name for field in dataclasses.fields(cls))
+        same = {name: getattr(result, name) for name in names if name != "test_accuracy"}
+        return cls(test_accuracy=test_accuracy, **same)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from orchestrator.front.archive import Candidate
 from trainables.config import CascadeConfig
@@ -28,19 +29,10 @@ def candidates_of(
     return tuple(
         Candidate(
             trial=trial,
-            level=result.level,
             num_assistants=result.num_levels - 1,
-            val_accuracy=result.val_accuracy,
-            val_accuracy_before_recalibration=result.val_accuracy_before_recalibration,
-            macs=result.macs,
-            macs_kept=result.macs_kept,
-            params=result.params,
-            params_kept=result.params_kept,
-            latency_ms=result.latency_ms,
             network=network_folders[result.level],
             cascade=text,
-            fidelity=result.fidelity,
-            val_top5=result.val_top5,
+            **_shared(result),
         )
         for result in sorted(results, key=lambda result: result.level)
     )
@@ -48,11 +40,16 @@ def candidates_of(
 
 def results_of(candidates: Sequence[Candidate]) -> tuple[LevelResult, ...]:
     """What the levels of one trial came to, by level: what `candidates_of` made them of."""
-    names = [field.name for field in dataclasses.fields(LevelResult) if field.name != "num_levels"]
     return tuple(
-        LevelResult(num_levels=candidate.num_assistants + 1, **{name: getattr(candidate, name) for name in names})
+        LevelResult(num_levels=candidate.num_assistants + 1, **_shared(candidate))
         for candidate in sorted(candidates, key=lambda candidate: candidate.level)
     )
+
+
+def _shared(values: LevelResult | Candidate) -> dict[str, Any]:
+    """What a result and a candidate both have."""
+    names = (field.name for field in dataclasses.fields(LevelResult))
+    return {name: getattr(values, name) for name in names if name != "num_levels"}
 
 
 def cascade_of(candidate: Candidate) -> CascadeConfig:
