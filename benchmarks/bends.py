@@ -23,10 +23,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from benchmarks.table import Row, machine, table
-from orchestrator.experiment.config import Stop
 from orchestrator.front.archive import Archive, Candidate
 from orchestrator.front.candidates import candidates_of
-from orchestrator.policies.budget import Budget
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.policies.rungs import EarlyStopping
 from orchestrator.sampling.study import Study
 from orchestrator.tracking import Tracker

@@ -14,6 +14,7 @@ from orchestrator.experiment.resources import Resources
 from orchestrator.experiment.yaml_text import read_yaml_file
 from orchestrator.front.constraints import Bound, check_bounds
 from orchestrator.front.pareto import OBJECTIVES
+from orchestrator.policies.budget import Stop
 from orchestrator.policies.rungs import EarlyStopping
 from orchestrator.policies.samplers import DEFAULT_SAMPLER, check_sampler
 from orchestrator.storage.bucket import check_address
@@ -71,22 +72,6 @@ class StudyStore(_Section):
 
     url: Annotated[str, Field(min_length=1)] | None = None
     warm_start: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-
-
-class Stop(_Section):
-    """What ends a search before `num_trials`: no new trial is given out then, and what runs is run to its end.
-
-    Attributes:
-        max_minutes: wall time of this start, the teacher included.
-        max_epochs: epochs of all trials together, over all starts.
-        trials_without_gain: trials over which the front's hypervolume has to grow.
-        min_gain: by how much it has to grow over them, as a fraction of itself.
-    """
-
-    max_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_epochs: Annotated[int, Field(ge=1)] | None = None
-    trials_without_gain: Annotated[int, Field(ge=1)] | None = None
-    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
 
 
 class Experiment(_Section):

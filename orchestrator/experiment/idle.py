@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from orchestrator.experiment.config import Experiment, Stop
+from orchestrator.experiment.config import Experiment
+from orchestrator.policies.budget import Stop
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.policies.samplers import UNTAUGHT
 from search_spaces.cascade import CascadeDefaults

@@ -7,27 +7,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class Limits(Protocol):
-    """What `config.Stop` gives; `None` stands for no limit."""
+class Stop(BaseModel):
+    """What ends a search before `num_trials`: no new trial is given out then, and what runs is run to its end.
 
-    @property
-    def max_minutes(self) -> float | None:
-        """Wall time of one start, above 0."""
+    Attributes:
+        max_minutes: wall time of this start, the teacher included.
+        max_epochs: epochs of all trials together, over all starts.
+        trials_without_gain: trials over which the front's hypervolume has to grow.
+        min_gain: by how much it has to grow over them, as a fraction of itself.
+    """
 
-    @property
-    def max_epochs(self) -> int | None:
-        """Epochs of all trials over all starts, at least 1."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @property
-    def trials_without_gain(self) -> int | None:
-        """Trials over which the hypervolume has to grow, at least 1."""
-
-    @property
-    def min_gain(self) -> float:
-        """By how much it has to grow over them, as a fraction of itself, at least 0."""
+    max_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_epochs: Annotated[int, Field(ge=1)] | None = None
+    trials_without_gain: Annotated[int, Field(ge=1)] | None = None
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.001
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class Ended:
 class Budget:
     """Counts what trials take and says when no new one is to be given out. A limit that was reached stays reached."""
 
-    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Stop, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the clock.
 
         Args:

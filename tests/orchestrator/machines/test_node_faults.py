@@ -131,8 +131,7 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from orchestrator.policies.budget import Budget
-from orchestrator.experiment.config import Stop
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.experiment.resources import Resources
 from orchestrator.sampling.study import Study
 from orchestrator.trials.queue import TrialQueue

@@ -1,7 +1,7 @@
 import pytest
 
-from orchestrator.experiment.config import Experiment, Stop, load_experiment
-from orchestrator.policies.budget import Budget, Ended
+from orchestrator.experiment.config import Experiment, load_experiment
+from orchestrator.policies.budget import Budget, Ended, Stop
 from orchestrator.searches.folder import SearchFolder
 from trainables.errors import InputError
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.experiment.config import Stop, parse_experiment
+from orchestrator.experiment.config import parse_experiment
 from orchestrator.front.archive import Archive
 from orchestrator.front.candidates import candidates_of
 from orchestrator.front.constraints import Bound
 from orchestrator.front.front_view import FrontView
-from orchestrator.policies.budget import Budget
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.sampling.study import Study
 from orchestrator.searches.curves import read_curves
 from orchestrator.searches.fronts import front_rows

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.experiment.config import Stop
-from orchestrator.policies.budget import Budget
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.trials.reporter import Reporter
 from orchestrator.trials.wave import Wave
 from trainables.results import EpochProgress, Reused
@@ -52,10 +51,9 @@ from pathlib import Path
 import ray
 from ray import tune
 
-from orchestrator.experiment.config import Stop
 from orchestrator.experiment.resources import Resources
 from orchestrator.front.archive import Archive
-from orchestrator.policies.budget import Budget
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.sampling.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.trials.queue import TrialQueue

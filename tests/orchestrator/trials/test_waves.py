@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.experiment.config import Stop
 from orchestrator.machines import at_once
 from orchestrator.machines.at_once import Places
 from orchestrator.machines.node_faults import NodeFaults
-from orchestrator.policies.budget import Budget
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.sampling.study import Study
 from orchestrator.trials import reporter
 from orchestrator.trials.queue import TrialQueue
@@ -317,8 +316,7 @@ from pathlib import Path
 import ray
 from ray import tune
 
-from orchestrator.policies.budget import Budget
-from orchestrator.experiment.config import Stop
+from orchestrator.policies.budget import Budget, Stop
 from orchestrator.experiment.resources import Resources
 from orchestrator.sampling.study import Study
 from orchestrator.trials.queue import TrialQueue
