@@ -1,13 +1,15 @@
 """Dominance, front, hypervolume and knee: pure functions over candidates."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from orchestrator.front.archive import Candidate
 from trainables.errors import InputError
 
+_Item = TypeVar("_Item")
 Direction = Literal["maximize", "minimize"]
 
 OBJECTIVES: Mapping[str, Direction] = MappingProxyType(
@@ -52,6 +54,23 @@ def _covers(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(loss_a <= loss_b for loss_a, loss_b in zip(a, b, strict=True))
 
 
+def undominated(items: Iterable[_Item], losses: Callable[[_Item], tuple[float, ...]]) -> list[_Item]:
+    """Those items that no other one dominates, sorted by their losses; of equal ones the first.
+
+    Args:
+        items: any number of them.
+        losses: an item's objectives, all to be minimised, as many of each.
+    """
+    kept: list[tuple[tuple[float, ...], _Item]] = []
+    # In this order only earlier items can dominate later ones, and by transitivity kept ones suffice; of two
+    # objectives the second falls along those, so that the last one suffices.
+    for own, item in sorted(((losses(item), item) for item in items), key=itemgetter(0)):
+        rivals = kept[-1:] if len(own) == 2 else kept
+        if not any(_covers(better, own) for better, _ in rivals):
+            kept.append((own, item))
+    return [item for _, item in kept]
+
+
 def front(candidates: Iterable[Candidate], objectives: Sequence[str]) -> tuple[Candidate, ...]:
     """The candidates that no other one dominates.
 
@@ -68,19 +87,13 @@ def front(candidates: Iterable[Candidate], objectives: Sequence[str]) -> tuple[C
     Raises:
         InputError: as `losses`.
     """
-    kept: list[tuple[tuple[float, ...], Candidate]] = []
-    # In this order only earlier candidates can dominate later ones, and by transitivity kept ones suffice; of two
-    # objectives the second falls along those, so that the last one suffices.
-    rivals = slice(-1, None) if len(objectives) == 2 else slice(None)
-    for losses_c, candidate in sorted(
-        ((losses(candidate, objectives), candidate) for candidate in candidates),
-        key=lambda pair: (pair[0], pair[1].key),
-    ):
-        if not any(_covers(better, losses_c) for better, _ in kept[rivals]):
-            kept.append((losses_c, candidate))
-    order = sorted(range(len(objectives)), key=lambda index: OBJECTIVES[objectives[index]] == "maximize")
-    kept.sort(key=lambda pair: [pair[0][index] for index in order])
-    return tuple(candidate for _, candidate in kept)
+    found = undominated(sorted(candidates, key=_key), lambda candidate: losses(candidate, objectives))
+    by_cost = sorted(objectives, key=lambda name: OBJECTIVES[name] == "maximize")
+    return tuple(sorted(found, key=lambda candidate: losses(candidate, by_cost)))
+
+
+def _key(candidate: Candidate) -> tuple[int, int]:
+    return candidate.key
 
 
 def front_hypervolume(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from orchestrator.front.pareto import OBJECTIVES
+from orchestrator.front.pareto import OBJECTIVES, undominated
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_number
 
@@ -147,7 +147,8 @@ class Rungs:
         rung = bisect_right(self._fractions, fraction + _ROUNDING) - 1
         if fraction >= 1.0 or rung <= (-1 if last is None else last.rung):
             return True
-        known = _undominated([self._checked(trial, point) for point in points])
+        checked = [self._checked(trial, point) for point in points]
+        known = tuple(undominated(checked, lambda point: (point[1], -point[0])))
         rank = min(self._fronts[rung].add(_Point(cost, accuracy, trial)) for accuracy, cost in known)
         self._num_passed[rung] += 1
         goes_on = self._goes_on(rank, rung, trial)
@@ -237,15 +238,6 @@ class _Fronts:
     def at(self, rank: int) -> Sequence[_Point]:
         """This front's points, in an order that does not depend on the one in which they came."""
         return sorted(self._fronts[rank])
-
-
-def _undominated(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """A trial's accuracies and costs, but for those that are no better than another one; at least one is left."""
-    kept: list[tuple[float, float]] = []
-    for accuracy, cost in sorted(points, key=lambda point: (point[1], -point[0])):
-        if not kept or accuracy > kept[-1][0]:
-            kept.append((accuracy, cost))
-    return tuple(kept)
 
 
 def _dominated(point: _Point, front: Sequence[_Point]) -> bool:

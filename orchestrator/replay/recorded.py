@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from orchestrator.front.pareto import OBJECTIVES, hypervolume
+from orchestrator.front.pareto import OBJECTIVES, hypervolume, undominated
 from orchestrator.policies.looks import Refusal
 from orchestrator.searches.curves import TrialCurve
 from trainables.config import CascadeConfig
@@ -183,13 +183,9 @@ class Yardstick:
             yield share
 
     def _non_dominated(
-        self, points: Iterable[Point], known: Sequence[tuple[float, ...]] = ()
+        self, points: Iterable[Point], known: Iterable[tuple[float, ...]] = ()
     ) -> list[tuple[float, ...]]:
-        kept: list[tuple[float, ...]] = []
-        for place in sorted([*known, *(self._place(point) for point in points)]):
-            if not any(all(a <= b for a, b in zip(better, place, strict=True)) for better in kept):
-                kept.append(place)
-        return kept
+        return undominated([*known, *map(self._place, points)], lambda place: place)
 
     def _place(self, point: Point) -> tuple[float, ...]:
         """Objectives to be minimised, costs in logarithms."""
