@@ -27,6 +27,7 @@ from orchestrator.front.archive import Archive, Candidate
 from orchestrator.front.candidates import candidates_of
 from orchestrator.policies.budget import Budget, Stop
 from orchestrator.policies.rungs import EarlyStopping
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
@@ -126,7 +127,7 @@ def report(cascade: CascadeConfig, epoch: int) -> EpochProgress:
 
 def measure(folder: Path, length: int) -> tuple[Costs, float]:
     """What a trial costs in a study of so many, and the kilobytes that it leaves beside its networks."""
-    study = Study(folder / "study.journal", objectives=OBJECTIVES, seed=0)
+    study = Study(StudyAddress(place=folder / "study.journal", objectives=OBJECTIVES), seed=0)
     archive = Archive(folder / "archive.parquet")
     fill(study, archive, length)
     tracker = Tracker(uri="http://127.0.0.1:9", storage=folder, models="none", warn=lambda _text: None)
@@ -163,7 +164,7 @@ def measure(folder: Path, length: int) -> tuple[Costs, float]:
     record.leave()
     left = (size_of(folder) - before) / MEASURED / 1e3
     started = time.perf_counter()
-    Study(folder / "study.journal", objectives=OBJECTIVES, seed=0)
+    Study(StudyAddress(place=folder / "study.journal", objectives=OBJECTIVES), seed=0)
     reopen = time.perf_counter() - started
     medians = [1e3 * statistics.median(taken) for taken in (asks, reports, finishes)]
     return Costs(ask=medians[0], report=medians[1], finish=medians[2], reopen=1e3 * reopen), left

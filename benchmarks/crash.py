@@ -29,6 +29,7 @@ import yaml
 from benchmarks.table import Row, table
 from orchestrator.front.archive import Archive, Candidate
 from orchestrator.sampling.journals import mend_journal
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -179,7 +180,9 @@ class Search:
         """The study, mended as a start would."""
         path = self.path / "study.journal"
         mend_journal(path)
-        return Study(path, objectives=OBJECTIVES, seed=0) if path.exists() and path.stat().st_size else None
+        if not path.exists() or not path.stat().st_size:
+            return None
+        return Study(StudyAddress(place=path, objectives=OBJECTIVES), seed=0)
 
     def mlflow_runs(self) -> list[Any]:
         """MLflow's runs of the search and its trials."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.demo import cascade
 from benchmarks.table import Row
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.searches.folder import SearchFolder
 
@@ -29,7 +30,7 @@ def run() -> list[Row]:
         _, shared = cascade("search", "demo", "--storage", storage, "--name", folder.name, *words)
         print(f"reuse: shared in {shared:.0f} s", file=sys.stderr)
         experiment = folder.experiment()
-        study = Study(folder.study_file, objectives=experiment.objectives, seed=experiment.seed)
+        study = Study(StudyAddress(place=folder.study_file, objectives=experiment.objectives), seed=experiment.seed)
         reused = study.reused()
     epochs = sum(trial.epochs for trial in reused)
     planned = NUM_TRIALS * experiment.cascade.recipe.epochs

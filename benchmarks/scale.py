@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.table import Row, machine, table
 from orchestrator.policies.rungs import EarlyStopping
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.trials.schedulers import StoredRungs
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -88,7 +89,7 @@ def _search(folder: Path, *, num_trials: int) -> list[_Ended]:
     """Run it; the trials in order of their end."""
     draws = random.Random(0)
     space, defaults = CascadeSpace(), CascadeDefaults()
-    study = Study(folder / "study.journal", objectives=OBJECTIVES, seed=0)
+    study = Study(StudyAddress(place=folder / "study.journal", objectives=OBJECTIVES), seed=0)
     rungs = StoredRungs(folder / "rungs.jsonl", EarlyStopping(), seed=0)
     spent: dict[int, _Watch] = {}
     done: list[_Ended] = []

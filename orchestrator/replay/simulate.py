@@ -20,6 +20,7 @@ from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.rungs import STOPPING_OBJECTIVES, EarlyStopping, Rungs
 from orchestrator.policies.samplers import check_sampler
 from orchestrator.replay.recorded import Point, Recorded, RecordedTrial
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import SpaceExhausted, Study
 from orchestrator.searches.asked import Asked
 from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
@@ -121,7 +122,9 @@ class OwnSearcher:
         """
         self._space, self._defaults, self._look = space, defaults, look
         self._objectives = tuple(objectives)
-        self._study = Study(InMemoryStorage(), objectives=objectives, seed=seed, sampler=policy.sampler)
+        self._study = Study(
+            StudyAddress(place=InMemoryStorage(), objectives=objectives), seed=seed, sampler=policy.sampler
+        )
         if policy.num_starting_points:
             if not isinstance(space, CascadeSpace):
                 raise InputError("a hand-laid start is known of spaces given as ranges alone; leave +start out")

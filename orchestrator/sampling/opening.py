@@ -24,14 +24,7 @@ def open_study(experiment: Experiment, folder: SearchFolder) -> Study:
     address = study_address(experiment, folder)
     if isinstance(address.place, Path):
         mend_journal(address.place)
-    study = Study(
-        address.place,
-        objectives=address.objectives,
-        seed=experiment.seed,
-        sampler=experiment.sampler,
-        name=address.name,
-        made_for=address.made_for,
-    )
+    study = Study(address, seed=experiment.seed, sampler=experiment.sampler)
     if not study.num_started and folder.archive.candidates():
         raise InputError(
             f"{folder.path} holds candidates, but its study in {shown(address.place)} has no trials; bring that back, "

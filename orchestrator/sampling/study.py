@@ -22,7 +22,7 @@ from orchestrator.policies.looks import Look, Refusal, admit
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.policies.samplers import DEFAULT_SAMPLER, make_sampler
 from orchestrator.sampling.journals import JournalFile
-from orchestrator.sampling.storages import JOURNAL_STUDY, MEASURED_ATTRIBUTE, Place, StudyAddress, find_or_make_study
+from orchestrator.sampling.storages import MEASURED_ATTRIBUTE, StudyAddress, find_or_make_study
 from orchestrator.sampling.warm_start import Learned, Source, learn
 from orchestrator.searches.asked import Asked
 from search_spaces.cascade import CascadeDefaults, Space
@@ -58,33 +58,19 @@ class SpaceExhausted(Exception):
 class Study:
     """Asks for cascades and is told what came of them; every call is on disk when it returns."""
 
-    def __init__(  # noqa: PLR0913
-        self,
-        place: Place,
-        *,
-        objectives: Sequence[str],
-        seed: int,
-        sampler: str = DEFAULT_SAMPLER,
-        name: str = JOURNAL_STUDY,
-        made_for: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, address: StudyAddress, *, seed: int, sampler: str = DEFAULT_SAMPLER) -> None:
         """Open the study, or make it.
 
         Args:
-            place: the journal file, the URL of a database, or a storage.
-            objectives: names out of `pareto.OBJECTIVES`.
+            address: where it is, and what it is of.
             seed: of the sampler.
             sampler: its name, out of `samplers.SAMPLERS`.
-            name: of the study in its storage.
-            made_for: what else tells the study from others of its name, as plain values.
 
         Raises:
             InputError: if there is no such sampler, or the study cannot be opened or is another search's.
         """
-        self._objectives = tuple(objectives)
-        self._study = find_or_make_study(
-            StudyAddress(place=place, name=name, objectives=self._objectives, made_for=made_for or {})
-        )
+        self._objectives = tuple(address.objectives)
+        self._study = find_or_make_study(address)
         started = sum(trial.state is not TrialState.WAITING for trial in self._in())
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
         self._tried = {_identity(_cascade(trial)): trial.number for trial in self._in() if _CASCADE in trial.user_attrs}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.front.archive import Archive
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,9 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
     ballast.unlink()
     (last,) = cascade_commands([*words, "--resume"], cwd=tmp_path)
     assert "trial 0 runs" not in last.out
-    study = Study(small_disk / "tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+    study = Study(
+        StudyAddress(place=small_disk / "tiny/study.journal", objectives=("val_accuracy", "macs_kept")), seed=0
+    )
     assert (study.running(), study.num_ended, study.failures()) == ((), 4, {})
     after = Archive(small_disk / "tiny/archive.parquet").candidates()
     assert after[: len(kept)] == kept

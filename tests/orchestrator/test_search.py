@@ -11,6 +11,7 @@ import torch
 
 import trainables
 from orchestrator.front.archive import Archive
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 
 pytestmark = pytest.mark.integration
@@ -201,7 +202,9 @@ def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_pat
         (1, pytest.approx(2 / 3), False),
         (1, pytest.approx(2 / 3), False),
     ]
-    study = Study(tmp_path / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+    study = Study(
+        StudyAddress(place=tmp_path / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept")), seed=0
+    )
     assert (study.num_ended, list(study.stopped()), study.running(), study.failures()) == (2, [1], (), {})
     assert list(tmp_path.glob("runs/tiny/trials/stop-*")) == []
     assert list(tmp_path.glob("runs/tiny/trials/*/*/checkpoint_*")) == []

@@ -133,6 +133,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.policies.budget import Budget, Stop
 from orchestrator.experiment.resources import Resources
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.trials.queue import TrialQueue
 from orchestrator.trials.waves import run_waves
@@ -174,7 +175,7 @@ class Heard:
         return hear
 
 
-study = Study(Path("study.journal"), objectives=("val_accuracy", "macs_kept"), seed=0)
+study = Study(StudyAddress(place=Path("study.journal"), objectives=("val_accuracy", "macs_kept")), seed=0)
 queue = TrialQueue(
     study, CascadeSpace(), CascadeDefaults(), num_trials=2, budget=Budget(Stop()), unfinished=(), states=Path("trials"),
 )

@@ -1,6 +1,7 @@
 import pytest
 
 from orchestrator.policies.samplers import SAMPLERS, make_sampler
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from search_spaces.cascade import CascadeDefaults
 from search_spaces.presets import SPACES
@@ -19,7 +20,7 @@ def told(cascade):
 
 def search(folder, name, number, seed=0):
     folder.mkdir(exist_ok=True)
-    study = Study(folder / "study.journal", objectives=OBJECTIVES, seed=seed, sampler=name)
+    study = Study(StudyAddress(place=folder / "study.journal", objectives=OBJECTIVES), seed=seed, sampler=name)
     cascades = []
     for _ in range(number):
         asked = study.ask(SPACES["wide"], CascadeDefaults())

@@ -24,7 +24,7 @@ def address(place, objectives=OBJECTIVES, **made_for):
 
 
 def test_optunas_own_tools_read_the_study(place):
-    study = Study(place, objectives=OBJECTIVES, seed=0)
+    study = Study(StudyAddress(place=place, objectives=OBJECTIVES), seed=0)
     asked = study.ask(SPACE, CascadeDefaults())
     study.tell(asked.number, [0.9, 0.1])
     study.ask(SPACE, CascadeDefaults())
@@ -136,7 +136,7 @@ def test_own_points_come_before_hand_laid_ones():
 def test_a_search_that_goes_on_with_more_trials_has_the_starting_points_of_one_that_began_with_them(tmp_path):
     def sizes(name, *starts):
         for num_trials in starts:
-            study = Study(tmp_path / name, objectives=OBJECTIVES, seed=0)
+            study = Study(StudyAddress(place=tmp_path / name, objectives=OBJECTIVES), seed=0)
             study.enqueue(starting_points(Experiment(num_trials=num_trials), SPACE))
             while study.num_started < num_trials:
                 study.ask(SPACE, CascadeDefaults())

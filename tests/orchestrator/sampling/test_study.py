@@ -3,6 +3,7 @@ from optuna.trial import TrialState
 
 from orchestrator.policies.budget import Ended
 from orchestrator.policies.looks import Refusal, SizeLook
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import SpaceExhausted, Study
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig
@@ -15,7 +16,7 @@ OBJECTIVES = ("val_accuracy", "macs_kept")
 
 
 def open_study(tmp_path, seed=0, **options):
-    return Study(tmp_path / "study.journal", objectives=OBJECTIVES, seed=seed, **options)
+    return Study(StudyAddress(place=tmp_path / "study.journal", objectives=OBJECTIVES), seed=seed, **options)
 
 
 def test_what_was_told_is_there_after_reopening(tmp_path):

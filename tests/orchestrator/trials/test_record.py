@@ -10,6 +10,7 @@ from orchestrator.front.candidates import candidates_of
 from orchestrator.front.constraints import Bound
 from orchestrator.front.front_view import FrontView
 from orchestrator.policies.budget import Budget, Stop
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.searches.curves import read_curves
 from orchestrator.searches.fronts import front_rows
@@ -81,7 +82,7 @@ def parts(tmp_path):
     made = []
 
     def make(objectives=OBJECTIVES, place=None, **options):
-        study = Study(place or tmp_path / "study.journal", objectives=objectives, seed=0)
+        study = Study(StudyAddress(place=place or tmp_path / "study.journal", objectives=objectives), seed=0)
         budget = Budget(Stop())
         budget.recall(study.ended())
         archive = Archive(tmp_path / "archive.parquet")

@@ -54,6 +54,7 @@ from ray import tune
 from orchestrator.experiment.resources import Resources
 from orchestrator.front.archive import Archive
 from orchestrator.policies.budget import Budget, Stop
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.trials.queue import TrialQueue
@@ -83,7 +84,7 @@ class Trial(tune.Trainable):
 
 
 def parts(folder, place):
-    study, budget = Study(place, objectives=OBJECTIVES, seed=0), Budget(Stop())
+    study, budget = Study(StudyAddress(place=place, objectives=OBJECTIVES), seed=0), Budget(Stop())
     tracker = Tracker(uri="http://127.0.0.1:9", storage=folder, warn=print)
     tracker.start_search("mine", {}, "", "id")
     record = SearchRecord(

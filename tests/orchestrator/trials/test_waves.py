@@ -9,6 +9,7 @@ from orchestrator.machines import at_once
 from orchestrator.machines.at_once import Places
 from orchestrator.machines.node_faults import NodeFaults
 from orchestrator.policies.budget import Budget, Stop
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.trials import reporter
 from orchestrator.trials.queue import TrialQueue
@@ -24,7 +25,7 @@ def make_queue(tmp_path):
     """A queue of so many trials."""
 
     def make(num_trials):
-        study = Study(tmp_path / "study.journal", objectives=("val_accuracy", "macs_kept"), seed=0)
+        study = Study(StudyAddress(place=tmp_path / "study.journal", objectives=("val_accuracy", "macs_kept")), seed=0)
         return TrialQueue(
             study,
             SPACE,
@@ -318,6 +319,7 @@ from ray import tune
 
 from orchestrator.policies.budget import Budget, Stop
 from orchestrator.experiment.resources import Resources
+from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
 from orchestrator.trials.queue import TrialQueue
 from orchestrator.trials.waves import run_waves
@@ -355,7 +357,7 @@ class Heard:
         return lambda first, *others: told.get(name, []).append(first.number if name == "finished" else str(others))
 
 
-study = Study(Path("study.journal"), objectives=("val_accuracy", "macs_kept"), seed=0)
+study = Study(StudyAddress(place=Path("study.journal"), objectives=("val_accuracy", "macs_kept")), seed=0)
 queue = TrialQueue(
     study, CascadeSpace(), CascadeDefaults(), num_trials=6, budget=Budget(Stop()), unfinished=(), states=Path("trials"),
 )
