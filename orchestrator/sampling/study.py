@@ -193,20 +193,17 @@ class Study:
 
     def note_reuse(self, number: int, reused: Reused) -> None:
         """Remember what a trial, which has not ended yet, did not have to compute."""
-        trial = self._trial(number)
-        if reused.stages and trial.state is TrialState.RUNNING:
-            self._study._storage.set_trial_user_attr(trial._trial_id, _REUSED, json.dumps(reused.to_dict()))
+        if reused.stages:
+            self._note(number, _REUSED, json.dumps(reused.to_dict()))
 
     def note_candidates(self, number: int, candidates: Sequence[Mapping[str, Any]]) -> None:
         """Remember what a trial, which has not ended yet, gave, as plain values, for an archive that is lost.
 
         A database outlives the search's folder, or is ahead of what a bucket has of it.
         """
-        trial = self._trial(number)
-        if trial.state is TrialState.RUNNING:
-            # The cascade is there already, and is most of a candidate.
-            plain = [{name: value for name, value in each.items() if name != "cascade"} for each in candidates]
-            self._study._storage.set_trial_user_attr(trial._trial_id, _CANDIDATES, json.dumps(plain))
+        # The cascade is there already, and is most of a candidate.
+        plain = [{name: value for name, value in each.items() if name != "cascade"} for each in candidates]
+        self._note(number, _CANDIDATES, json.dumps(plain))
 
     def candidates(self, *, besides: Collection[int]) -> Iterator[dict[str, Any]]:
         """What was remembered of what trials gave.
@@ -245,9 +242,7 @@ class Study:
 
     def note_end(self, number: int, ended: Ended) -> None:
         """Keep what a trial took, before it is told or failed; a trial that has ended is left as it is."""
-        trial = self._trial(number)
-        if trial.state is TrialState.RUNNING:
-            self._study._storage.set_trial_user_attr(trial._trial_id, _ENDED, dataclasses.asdict(ended))
+        self._note(number, _ENDED, dataclasses.asdict(ended))
 
     def ended(self) -> tuple[Ended, ...]:
         """What trials that have ended took, by number."""
@@ -301,11 +296,15 @@ class Study:
         return self.num_started - len(self.running())
 
     def _end(self, number: int, state: TrialState, attribute: str, reason: str) -> None:
-        trial = self._trial(number)
         with self.together():
-            if trial.state is TrialState.RUNNING:
-                self._study._storage.set_trial_user_attr(trial._trial_id, attribute, reason)
+            self._note(number, attribute, reason)
             self._study.tell(number, state=state, skip_if_finished=True)
+
+    def _note(self, number: int, attribute: str, value: Any) -> None:
+        """Remember something of a trial; one that has ended is left as it is."""
+        trial = self._trial(number)
+        if trial.state is TrialState.RUNNING:
+            self._study._storage.set_trial_user_attr(trial._trial_id, attribute, value)
 
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
