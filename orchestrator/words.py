@@ -1,9 +1,10 @@
 """Numbers as people read them."""
 
 
-def percent(fraction: float) -> str:
-    """A fraction."""
-    return f"{100 * fraction:.1f} %" if fraction >= 0.0995 else f"{100 * fraction:.2g} %"
+def percent(fraction: float, decimals: int = 1) -> str:
+    """A fraction, with so many decimals from 10 % on, and below that with as many digits as there."""
+    is_short = fraction < 0.1 - 5 * 10.0 ** -(decimals + 3)  # what is rounded to 10 % is not
+    return f"{100 * fraction:.{decimals + 1}g} %" if is_short else f"{100 * fraction:.{decimals}f} %"
 
 
 def duration(seconds: float) -> str:

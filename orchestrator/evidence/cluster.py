@@ -20,6 +20,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
+from orchestrator.words import percent
 from trainables.errors import StageFailure, first_line
 from trainables.hardware import processor
 
@@ -108,7 +109,7 @@ def _teacher(  # noqa: PLR0913
             raise error.cause from error
         raise
     keep_teacher(folder, {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, about)
-    say(f"the teacher's accuracy is {about['val_accuracy']:.2%} on validation images")
+    say(f"the teacher's accuracy is {percent(about['val_accuracy'], 2)} on validation images")
     note = teacher_note(about)
     if note is not None:
         say(f"note: {note}")

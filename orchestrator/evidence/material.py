@@ -17,7 +17,7 @@ from orchestrator.data.datasets import load_splits, load_test
 from orchestrator.evidence.arms import Material
 from orchestrator.evidence.plan import StudyPlan, digest_of_teacher
 from orchestrator.storage.whole_files import write_atomically
-from orchestrator.words import nothing_to_teach
+from orchestrator.words import nothing_to_teach, percent
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet, in_memory
 from trainables.datasets.splits import select, stratified_split
@@ -195,7 +195,8 @@ def teacher_note(about: Mapping[str, Any]) -> str | None:
     """
     if "val_guess" not in about or has_learnt(about["val_accuracy"], guess=about["val_guess"]):
         return None
-    return nothing_to_teach(f"{about['val_accuracy']:.2%} on validation images", f"{about['val_guess']:.2%}")
+    accuracy, guess = (percent(about[name], 2) for name in ("val_accuracy", "val_guess"))
+    return nothing_to_teach(f"{accuracy} on validation images", guess)
 
 
 def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:

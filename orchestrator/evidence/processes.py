@@ -17,6 +17,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
+from orchestrator.words import percent
 from trainables.hardware import processor
 
 Say = Callable[[str], None]
@@ -60,7 +61,7 @@ def run_study(
         here,
         folder,
         told=lambda epoch: say(
-            f"teacher, epoch {epoch.epoch}: {epoch.levels[0].val_accuracy:.2%}, {epoch.seconds:.1f} s"
+            f"teacher, epoch {epoch.epoch}: {percent(epoch.levels[0].val_accuracy, 2)}, {epoch.seconds:.1f} s"
         ),
     )
     if workers == 1:
@@ -74,7 +75,9 @@ def run_study(
 
 def told(result: RunResult) -> str:
     """A run in a line."""
-    levels = ", ".join(f"{found.macs_kept:.2%} of the MACs: {found.test_accuracy:.2%}" for found in result.found)
+    levels = ", ".join(
+        f"{percent(found.macs_kept, 2)} of the MACs: {percent(found.test_accuracy, 2)}" for found in result.found
+    )
     return (
         f"{result.purpose} {result.arm}, size {result.size:g}, seed {result.seed}, rate {result.learning_rate:g}: "
         f"{result.failure or levels}; {result.epochs} epochs, {result.work:.1f} teacher-passes, {result.seconds:.0f} s"

@@ -15,6 +15,7 @@ from orchestrator.evidence.schedule import all_runs
 from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary, summarise
 from orchestrator.storage.whole_files import write_atomically
+from orchestrator.words import percent
 
 
 def write_report(
@@ -55,7 +56,7 @@ def report_blocks(
     blocks += [Heading(text="What is not shown"), Listing(points=tuple(not_shown(plan, summary, own, teacher)))]
     for size in dict.fromkeys(line.size for line in summary.lines):
         lines = [line for line in summary.lines if line.size == size]
-        blocks += [Heading(text=f"At {_percent(size)} of the MACs"), _table(lines, plan.reference)]
+        blocks += [Heading(text=f"At {_size_text(size)} of the MACs"), _table(lines, plan.reference)]
     if any(line.accuracy for line in summary.lines):
         accuracy, difference = accuracy_figure(summary), difference_figure(summary, plan.reference)
         blocks += [
@@ -72,7 +73,7 @@ def report_blocks(
 
 
 def _about(plan: StudyPlan, teacher: Mapping[str, Any]) -> str:
-    known = f", test accuracy {_percent(teacher['test_accuracy'])}" if "test_accuracy" in teacher else ""
+    known = f", test accuracy {percent(teacher['test_accuracy'], 2)}" if "test_accuracy" in teacher else ""
     number = "all" if plan.images.train is None else str(plan.images.train)
     return (
         f"{len(plan.arms)} arms on {plan.data.name} ({number} training images), teacher {plan.model.name} at width "
@@ -89,14 +90,14 @@ def shown(plan: StudyPlan, summary: Summary) -> Iterable[str]:
             told = [line for line in lines if line.against is not None and line.against.verdict == verdict]
             if told:
                 arms = "; ".join(f"{line.arm} {_points(line.against)}" for line in told)
-                yield f"At {_percent(size)} of the MACs {words} {plan.reference}: {arms}."
+                yield f"At {_size_text(size)} of the MACs {words} {plan.reference}: {arms}."
         if lines and all(line.against is not None and line.against.verdict == "not told apart" for line in lines):
-            yield f"At {_percent(size)} of the MACs no arm is told apart from {plan.reference}."
+            yield f"At {_size_text(size)} of the MACs no arm is told apart from {plan.reference}."
         for duel in summary.duels:
             if duel.size == size:
                 verdict = duel.difference.verdict
                 yield (
-                    f"At {_percent(size)} of the MACs the best cascade, {duel.own}, is {verdict} "
+                    f"At {_size_text(size)} of the MACs the best cascade, {duel.own}, is {verdict} "
                     f"{'than' if verdict != 'not told apart' else 'from'} the best of Torch-Pruning, {duel.other}: "
                     f"{_points(duel.difference)}."
                 )
@@ -128,7 +129,7 @@ def not_shown(
         yield f"{missing} runs are still to be done; what is there is compared on the seeds that both arms have."
     failed = [line for line in summary.lines if line.num_failed]
     if failed:
-        names = ", ".join(f"{line.arm} at {_percent(line.size)} ({line.num_failed})" for line in failed)
+        names = ", ".join(f"{line.arm} at {_size_text(line.size)} ({line.num_failed})" for line in failed)
         yield f"Runs that failed are left out of means: {names}."
     short = [line for line in summary.lines if _below_budget(plan, line)]
     at_most = [line for line in short if line.epochs == plan.budget.most_epochs]
@@ -137,7 +138,7 @@ def not_shown(
         ("one epoch more would have gone farther beyond it", [line for line in short if line not in at_most]),
     ):
         if lines:
-            names = ", ".join(f"{line.arm} at {_percent(line.size)}" for line in lines)
+            names = ", ".join(f"{line.arm} at {_size_text(line.size)}" for line in lines)
             yield f"These spent less than 90 % of the budget, as {why}: {names}."
     for key, what in (("engine", "the engine"), ("torch", "torch")):
         if len({result.versions.get(key) for result in results}) > 1:
@@ -212,7 +213,7 @@ def _method(plan: StudyPlan, results: Sequence[RunResult]) -> Iterable[Block]:
     yield Code(text=plan.to_yaml())
 
 
-def _percent(fraction: float) -> str:
+def _size_text(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 

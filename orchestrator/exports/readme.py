@@ -8,6 +8,7 @@ import yaml
 
 from orchestrator.exports.card import Card
 from orchestrator.exports.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
+from orchestrator.words import percent
 from trainables.data_config import DataName, Pixels
 from trainables.files.checkpoint import WEIGHTS_FILE
 from trainables.files.input_spec import InputSpec
@@ -77,13 +78,10 @@ def _summary(card: Card) -> str:
     return (
         f"A `{card.model.name}` for {card.input.num_classes} classes of `{card.data.name}`, made physically smaller: "
         f"{card.macs_ratio:.1f}x fewer multiply-accumulates (MACs) and {card.params_ratio:.1f}x fewer parameters than "
-        f"its teacher, at a test {card.metric} of {_percent(card.network.test_accuracy)} against "
-        f"{_percent(card.teacher.test_accuracy)} ({gained * 100:+.2f} points, {card.verification.num_images:,} images)."
+        f"its teacher, at a test {card.metric} of {percent(card.network.test_accuracy, 2)} "
+        f"against {percent(card.teacher.test_accuracy, 2)} ({gained * 100:+.2f} points, "
+        f"{card.verification.num_images:,} images)."
     )
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction * 100:.2f} %"
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -95,11 +93,11 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def _results(card: Card) -> str:
     network, teacher = card.network, card.teacher
     rows = [
-        (f"test {card.metric}", _percent(network.test_accuracy), _percent(teacher.test_accuracy), ""),
+        (f"test {card.metric}", percent(network.test_accuracy, 2), percent(teacher.test_accuracy, 2), ""),
         *_top5(card),
-        (f"validation {card.metric}", _percent(network.val_accuracy), _percent(teacher.val_accuracy), ""),
-        ("MACs for one image", f"{network.macs:,}", f"{teacher.macs:,}", _percent(network.macs / teacher.macs)),
-        ("parameters", f"{network.params:,}", f"{teacher.params:,}", _percent(network.params / teacher.params)),
+        (f"validation {card.metric}", percent(network.val_accuracy, 2), percent(teacher.val_accuracy, 2), ""),
+        ("MACs for one image", f"{network.macs:,}", f"{teacher.macs:,}", percent(network.macs / teacher.macs, 2)),
+        ("parameters", f"{network.params:,}", f"{teacher.params:,}", percent(network.params / teacher.params, 2)),
     ]
     return (
         _table(("", "this network", "teacher", "kept"), rows)
@@ -111,7 +109,7 @@ def _top5(card: Card) -> list[tuple[str, ...]]:
     network, teacher = card.network.test_top5, card.teacher.test_top5
     if network is None or teacher is None:
         return []
-    return [("test accuracy, five most likely classes", _percent(network), _percent(teacher), "")]
+    return [("test accuracy, five most likely classes", percent(network, 2), percent(teacher, 2), "")]
 
 
 def _classes(card: Card) -> str:
@@ -125,7 +123,7 @@ def _classes(card: Card) -> str:
     ]
     known.sort(key=lambda row: (row[1] - row[2], row[1]))
     rows = [
-        (f"`{name}`", _percent(network), _percent(teacher), f"{(network - teacher) * 100:+.2f}")
+        (f"`{name}`", percent(network, 2), percent(teacher, 2), f"{(network - teacher) * 100:+.2f}")
         for name, network, teacher in known[:_MAX_NAMES_SHOWN]
     ]
     table = _table(("class", "this network", "teacher", "points"), rows)
@@ -258,8 +256,8 @@ def _verification(card: Card) -> str:
         (
             f"`{check.file}`",
             f"{check.max_difference:.1e}" + (", tensors equal bit for bit" if check.identical else ""),
-            _percent(check.agreement),
-            _percent(check.test_accuracy),
+            percent(check.agreement, 2),
+            percent(check.test_accuracy, 2),
             f"{check.macs:,}",
             f"{check.params:,}",
         )

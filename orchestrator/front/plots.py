@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.storage.whole_files import write_atomically
+from orchestrator.words import percent
 
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
 # Steps of a decade, the sparsest first; over the narrowest axis, which spans a factor of 2.25, the last gives three.
@@ -105,12 +106,12 @@ def front_table(view: FrontView) -> str:
     for candidate in view.front:
         cells = [
             _named(view, candidate),
-            f"{candidate.val_accuracy:.2%}",
+            percent(candidate.val_accuracy, 2),
             f"{100 * (candidate.val_accuracy - view.teacher_val_accuracy):+.2f} points",
             f"{candidate.macs:,}",
-            f"{candidate.macs_kept:.2%}",
+            percent(candidate.macs_kept, 2),
             f"{candidate.params:,}",
-            f"{candidate.params_kept:.2%}",
+            percent(candidate.params_kept, 2),
             "–" if candidate.latency_ms is None else f"{candidate.latency_ms:.3g}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -172,15 +173,16 @@ def _trace(view: FrontView, candidates: Sequence[Candidate], **style: object) ->
 def _hover(candidate: Candidate, teacher_val_accuracy: float) -> str:
     lines = [
         f"<b>{candidate.label}</b> (trial:level, {candidate.num_assistants} assistants)",
-        f"accuracy {candidate.val_accuracy:.2%} "
+        f"accuracy {percent(candidate.val_accuracy, 2)} "
         f"({100 * (candidate.val_accuracy - teacher_val_accuracy):+.2f} points against the teacher)",
-        f"MACs {candidate.macs:,} ({candidate.macs_kept:.2%}, {1 / candidate.macs_kept:.1f} times fewer)",
-        f"params {candidate.params:,} ({candidate.params_kept:.2%}, {1 / candidate.params_kept:.1f} times fewer)",
+        f"MACs {candidate.macs:,} ({percent(candidate.macs_kept, 2)}, {1 / candidate.macs_kept:.1f} times fewer)",
+        f"params {candidate.params:,} ({percent(candidate.params_kept, 2)}, "
+        f"{1 / candidate.params_kept:.1f} times fewer)",
     ]
     if candidate.latency_ms is not None:
         lines.append(f"latency {candidate.latency_ms:.3g} ms")
     if candidate.fidelity < 1.0:
-        lines.append(f"stopped early, after {candidate.fidelity:.0%} of its epochs")
+        lines.append(f"stopped early, after {percent(candidate.fidelity, 0)} of its epochs")
     return "<br>".join(lines)
 
 

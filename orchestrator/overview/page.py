@@ -11,10 +11,10 @@ from orchestrator.overview.charts import Line as ChartLine
 from orchestrator.overview.gather import Links, Overview, gather
 from orchestrator.overview.sections import cost_section, curves_section, importance_section, widths_section
 from orchestrator.overview.style import STYLE
-from orchestrator.overview.words import command, fewer, points_text, share, signed_points
+from orchestrator.overview.words import command, fewer, points_text, signed_points
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.storage.whole_files import write_atomically
-from orchestrator.words import counted
+from orchestrator.words import counted, percent
 
 PAGE = "overview.html"
 _WHAT = {
@@ -71,7 +71,7 @@ def _head(overview: Overview) -> str:
     return (
         f"<header><h1>{escape(overview.name)}</h1>"
         f'<p class="soft">Teacher {escape(experiment.model.name)} on {escape(experiment.data.name)}: '
-        f"{share(overview.teacher.val_accuracy)} validation accuracy, {overview.teacher.macs:,} MACs, "
+        f"{percent(overview.teacher.val_accuracy, 2)} validation accuracy, {overview.teacher.macs:,} MACs, "
         f"{overview.teacher.params:,} parameters. {trials} gave {networks}, "
         f"of which {on_front} {'is' if on_front == 1 else 'are'} on the front: "
         "no other is both more accurate and cheaper.</p></header>"
@@ -86,7 +86,7 @@ def _cards(overview: Overview) -> str:
         cards.append(
             f'<div class="card {how}"><h3>{_WHAT[how]}: {_name(overview, candidate)}'
             f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h3>"
-            f"<b>{share(candidate.val_accuracy)} at {share(candidate.macs_kept)} of the MACs</b>"
+            f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher)}; {fewer(candidate.macs_kept)} fewer MACs, "
             f"{fewer(candidate.params_kept)} fewer parameters.</p>"
             f"<code>{escape(command(overview, how))}</code></div>"
@@ -110,7 +110,7 @@ def _front_section(overview: Overview) -> str:
     below = sum(candidate.val_accuracy < lowest for candidate in view.plotted)
     hidden = f" {below} more networks lie below what is shown." if below else ""
     if overview.teacher.val_accuracy < lowest:
-        hidden += f" The teacher lies below what is shown, at {share(overview.teacher.val_accuracy)}."
+        hidden += f" The teacher lies below what is shown, at {percent(overview.teacher.val_accuracy, 2)}."
     return (
         "<section><h2>The front</h2>"
         '<p class="soft">Each point is a network that is really narrower; <i>trial:level</i> names it. Up and to the '
@@ -155,8 +155,8 @@ def _front_chart(overview: Overview, css: str) -> str:
         Point(
             x=float(getattr(candidate, view.cost)),
             y=candidate.val_accuracy,
-            title=f"{candidate.label}: {share(candidate.val_accuracy)} at {share(candidate.macs_kept)} of the MACs, "
-            f"{points_text(candidate, teacher)}",
+            title=f"{candidate.label}: {percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of "
+            f"the MACs, {points_text(candidate, teacher)}",
             kind="knee" if candidate == view.knee else "front" if candidate.key in keys else "rest",
             label=candidate.label if candidate.key in keys else "",
             href=f"#{_anchor(candidate)}" if candidate.key in keys else "",
@@ -164,7 +164,7 @@ def _front_chart(overview: Overview, css: str) -> str:
         for candidate in plotted
     ]
     is_shown = low <= teacher.val_accuracy <= high  # one that was hardly trained may lie far below
-    line = (teacher.val_accuracy, f"teacher, {share(teacher.val_accuracy)}") if is_shown else None
+    line = (teacher.val_accuracy, f"teacher, {percent(teacher.val_accuracy, 2)}") if is_shown else None
     inside = scatter(frame, points, joined=len(view.objectives) == 2, teacher=line)
     title = f"Validation accuracy of {len(points)} networks against {AXIS_TITLES[view.cost]}"
     return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], css=css)
@@ -181,11 +181,11 @@ def _table_section(overview: Overview) -> str:
     for candidate in view.front:
         cells = [
             _name(overview, candidate),
-            share(candidate.val_accuracy),
+            percent(candidate.val_accuracy, 2),
             signed_points(candidate, overview.teacher),
-            share(candidate.macs_kept),
+            percent(candidate.macs_kept, 2),
             fewer(candidate.macs_kept),
-            share(candidate.params_kept),
+            percent(candidate.params_kept, 2),
             f"{candidate.params:,}",
         ]
         if has_latency:

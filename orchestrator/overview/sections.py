@@ -8,8 +8,9 @@ from orchestrator.front.archive import Candidate
 from orchestrator.overview.charts import Frame, Line, count_ticks, lines, percent_ticks
 from orchestrator.overview.gather import Overview
 from orchestrator.overview.importance import Importance
-from orchestrator.overview.words import duration, share
+from orchestrator.overview.words import duration
 from orchestrator.searches.curves import TrialCurve
+from orchestrator.words import percent
 
 _MOST_CURVES = 12
 _MOST_COLUMNS = 12
@@ -91,7 +92,7 @@ def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Over
     )
     colours = {level: _COLOURS[(level - 1) % len(_COLOURS)] for level in levels}
     drawn = [Line(points=by_level[level], name=f"level {level}", kind=colours[level]) for level in levels]
-    sizes = {level: share(curve.cascade.macs_kept[level - 1]) for level in levels}
+    sizes = {level: percent(curve.cascade.macs_kept[level - 1], 2) for level in levels}
     keys = "".join(
         f'<span class="key"><svg viewBox="0 0 22 12"><line class="{colours[level]}" stroke-width="3" x1="0" x2="22" '
         f'y1="6" y2="6"/></svg>level {level}, {sizes[level]}</span>'
@@ -143,7 +144,7 @@ def _width(width: int | None, full: int) -> str:
     if width is None:
         return "<td>–</td>"
     part = width / full if full else 0.0
-    return f'<td class="width" style="--share:{0.6 * part:.3f}" title="{part:.0%} of {full}">{width}</td>'
+    return f'<td class="width" style="--share:{0.6 * part:.3f}" title="{percent(part, 0)} of {full}">{width}</td>'
 
 
 def cost_section(overview: Overview) -> str:

@@ -10,11 +10,6 @@ from trainables.results import TeacherResult
 _DEFAULT_STORAGE = "runs"
 
 
-def share(fraction: float) -> str:
-    """A fraction in percent, with as many digits as tell networks apart."""
-    return f"{100 * fraction:.2f} %" if fraction >= 0.1 else f"{100 * fraction:.3g} %"
-
-
 def fewer(kept: float) -> str:
     """How many times fewer, from the fraction that is kept."""
     return f"{1 / kept:.3g}×"

@@ -14,6 +14,7 @@ from orchestrator.tracking.records import SEARCH
 from orchestrator.tracking.registry import Package, Registry
 from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from orchestrator.words import percent
 from trainables.errors import InputError
 from trainables.imports import import_function, is_import_path
 
@@ -44,8 +45,8 @@ class SearchPages:
         store.keep_views()
         if knee is not None:
             store.describe(
-                f"take network **{knee.label}** when in doubt, {knee.val_accuracy:.2%} with "
-                f"{knee.macs_kept:.2%} of the teacher's MACs"
+                f"take network **{knee.label}** when in doubt, {percent(knee.val_accuracy, 2)} with "
+                f"{percent(knee.macs_kept, 2)} of the teacher's MACs"
             )
 
     def register(self, store: MlflowStore, search: SearchIdentity, record: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from orchestrator.front.front_view import FrontView
 from orchestrator.front.pick import pick_each
 from orchestrator.tracking.records import registering
 from orchestrator.tracking.spool import Record
+from orchestrator.words import percent
 
 
 def registration(experiment: str, search: str, view: FrontView) -> Record:
@@ -24,8 +25,8 @@ def registration(experiment: str, search: str, view: FrontView) -> Record:
                 "macs_kept": f"{candidate.macs_kept:.6g}",
                 "params_kept": f"{candidate.params_kept:.6g}",
             },
-            "description": f"Network {candidate.label} of search {search}: {candidate.val_accuracy:.2%} with "
-            f"{candidate.macs_kept:.2%} of the teacher's MACs. Export it: "
+            "description": f"Network {candidate.label} of search {search}: {percent(candidate.val_accuracy, 2)} with "
+            f"{percent(candidate.macs_kept, 2)} of the teacher's MACs. Export it: "
             f"`cascade export {search} --pick {candidate.label}`",
         }
         for candidate in view.front

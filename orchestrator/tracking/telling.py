@@ -11,6 +11,7 @@ from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import front_table
 from orchestrator.tracking.records import Metric, Scalar
+from orchestrator.words import percent
 from trainables.results import EpochProgress, Reused
 
 _RESULTS = ("val_accuracy", "val_top5", "macs_kept", "params_kept", "macs", "params", "latency_ms")
@@ -76,8 +77,9 @@ def front_note(search: str, view: FrontView) -> str:
     drop = 100 * (view.teacher_val_accuracy - knee.val_accuracy)
     loses = f"{drop:.2f} points below" if drop > 0 else f"{-drop:.2f} points above"
     return (
-        f"**Take network {knee.label} when in doubt**: {knee.val_accuracy:.2%} with {knee.macs_kept:.2%} of the "
-        f"teacher's MACs, {loses} the teacher. `cascade export {search} --pick {knee.label}`\n\n"
+        f"**Take network {knee.label} when in doubt**: {percent(knee.val_accuracy, 2)} with "
+        f"{percent(knee.macs_kept, 2)} of the teacher's MACs, {loses} the teacher. "
+        f"`cascade export {search} --pick {knee.label}`\n\n"
         f"{front_table(view)}\n"
         "The page `overview.html` and the folder `front` under Artifacts show more; runs with the tag "
         "`front = true` are the networks of the front."

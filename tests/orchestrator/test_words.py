@@ -12,6 +12,20 @@ def test_percent(fraction, text):
     assert percent(fraction) == text
 
 
+@pytest.mark.parametrize(
+    ("fraction", "decimals", "text"),
+    [
+        (0.93274, 2, "93.27 %"),
+        (0.0432, 2, "4.32 %"),
+        (0.09994, 2, "9.99 %"),
+        (0.09996, 2, "10.00 %"),
+        (0.75, 0, "75 %"),
+    ],
+)
+def test_percent_with_other_decimals(fraction, decimals, text):
+    assert percent(fraction, decimals) == text
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (63, "1 min 03 s"), (3725, "1 h 02 min")])
 def test_duration(seconds, text):
     assert duration(seconds) == text

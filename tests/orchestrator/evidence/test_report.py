@@ -145,7 +145,7 @@ def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -
 def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunResult], tmp_path: Path) -> None:
     write_report(plan, results, {"test_accuracy": 0.97}, tmp_path, num_test=NUM_TEST)
     text = (tmp_path / "report.md").read_text()
-    assert "teacher vgg-small at width 0.125, test accuracy 97 %; 5 seeds" in text
+    assert "teacher vgg-small at width 0.125, test accuracy 97.00 %; 5 seeds" in text
     assert "| chain | 92.00 (" in text
     assert "reference: plain" in text  # the exact configuration
     for name in ("accuracy.png", "differences.png"):
@@ -193,4 +193,4 @@ def test_a_teacher_that_has_learnt_nothing_is_told(plan: StudyPlan, results: Map
         return next(iter(not_shown(plan, summary, [], about)))
 
     assert first(0.8).startswith("Anything beyond")
-    assert first(0.11).startswith("What a teacher that has learnt would have given: the teacher is at 11.00% on")
+    assert first(0.11).startswith("What a teacher that has learnt would have given: the teacher is at 11.00 % on")

@@ -87,7 +87,7 @@ def test_readme_states_results_in_percent_and_ratios() -> None:
     text = markdown(CARD)
     assert "25.0x fewer multiply-accumulates (MACs) and 10.0x fewer parameters" in text
     assert "a test accuracy of 90.00 % against 92.50 % (-2.50 points, 1,234 images)" in text
-    assert "| MACs for one image | 4,000 | 100,000 | 4.00 % |" in text
+    assert "| MACs for one image | 4,000 | 100,000 | 4 % |" in text
     assert "| ONNX Runtime | 64 | 2 ± 0 | 8 ± 0 | 4.00x | 32,000 |" in text
     assert "on 2 CPU thread(s) of Some CPU" in text
     assert "- mean: `[0.5, 0.25, 0.125]`" in text

@@ -78,7 +78,7 @@ def test_a_front_that_constraints_leave_empty_is_drawn(tmp_path: Path) -> None:
 
 def test_hover_tells_what_a_candidate_is() -> None:
     (text,) = front_figure(view((candidate(7, 0.97, 0.04, 1.25),))).data[1].text
-    for part in ("7:1", "97.00%", "-1.50 points", "400,000", "25.0 times fewer", "1.25 ms"):
+    for part in ("7:1", "97.00 %", "-1.50 points", "400,000", "25.0 times fewer", "1.25 ms"):
         assert part in text
 
 
@@ -154,7 +154,7 @@ def test_saving_works_for_other_objectives(tmp_path: Path, objectives: tuple[str
 def test_table_lists_the_front_and_marks_the_knee() -> None:
     lines = front_table(view(POPULATION)).splitlines()
     assert len(lines) == 2 + 3
-    assert lines[3] == "| **1:1** (knee) | 95.00% | -3.50 points | 300,000 | 3.00% | 30,000 | 3.00% | 0.3 |"
+    assert lines[3] == "| **1:1** (knee) | 95.00 % | -3.50 points | 300,000 | 3 % | 30,000 | 3 % | 0.3 |"
     assert {line.count("|") for line in lines} == {9}
 
 
