@@ -43,7 +43,7 @@ def _sizes(cascade: CascadeConfig) -> str:
 
 
 class LineWatcher(Watcher):
-    """One line an event, for logs and pipes."""
+    """One line an event, for logs and pipes; one an epoch would be too much."""
 
     def __init__(self, console: Console, *, num_trials: int) -> None:
         """Start counting."""
@@ -52,9 +52,6 @@ class LineWatcher(Watcher):
         self._num_ended = 0
         self._teacher: TeacherResult | None = None
         self._collapse_is_explained = False
-
-    def teacher_epoch(self, progress: EpochProgress) -> None:
-        """Nothing; a line an epoch is too much."""
 
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
@@ -74,9 +71,6 @@ class LineWatcher(Watcher):
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
         self._say(f"trial {number} runs: {cascade.schedule}, {_sizes(cascade)}")
-
-    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
-        """Nothing; a line an epoch is too much."""
 
     def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates, some stages of which may have been done before."""

@@ -124,7 +124,7 @@ class StudyPlan(PlainConfig):
             require(
                 key not in values, f"cascade.{key} is given, but comes from the study's sizes and seeds; leave it out"
             )
-        recipe = dict(_section(values, "recipe"))
+        recipe = _recipe(values)
         require("epochs" not in recipe, "cascade.recipe.epochs is given, but follows from the budget; leave it out")
         recipe["epochs"] = epochs
         if learning_rate is not None:
@@ -140,7 +140,7 @@ class StudyPlan(PlainConfig):
 
     def learning_rates(self, arm: Arm) -> tuple[float, ...]:
         """Learning rates that an arm may take; the one of its recipe where none are tried."""
-        recipe = Recipe.from_dict({k: v for k, v in _section(_merged(self.cascade, arm.cascade), "recipe").items()})
+        recipe = Recipe.from_dict(_recipe(_merged(self.cascade, arm.cascade)))
         return self.tuning.learning_rates or (recipe.learning_rate,)
 
     def sizes_of(self, arm: Arm) -> tuple[float, ...]:
@@ -192,10 +192,10 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = values.get(key, {})
-    require(isinstance(section, Mapping), f"cascade.{key} is {section!r}, but must map keys to values")
-    return dict(section)
+def _recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = values.get("recipe", {})
+    require(isinstance(recipe, Mapping), f"cascade.recipe is {recipe!r}, but must map keys to values")
+    return dict(recipe)
 
 
 def digest_of_teacher(plan: StudyPlan) -> str:

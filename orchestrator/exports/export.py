@@ -41,7 +41,7 @@ from trainables.hardware.machine import processor_name
 from trainables.stages.evaluation import guess
 from trainables.tensors import tensors_digest
 
-__all__ = ["Exported", "Failed", "Job", "Origin", "export", "export_each"]
+__all__ = ["Exported", "Failed", "Job", "Origin", "export_each"]
 
 _TEACHER_ONNX = "teacher.onnx"
 _CALIBRATION_SEED = 0
@@ -88,29 +88,14 @@ class Failed:
     reason: str
 
 
-def export(job: Job, *, origin: Origin, options: ExportOptions) -> Exported:
-    """Write one candidate as a folder to deploy, verified, measured, and with its card.
-
-    Nothing else should run on the machine meanwhile, since latency is measured. A format that cannot be written or does
-    not verify is left out, and the card says so; without any that does, nothing is written.
-
-    Raises:
-        InputError: if the destination is taken or its disk too full, or a package, a network or the data set is
-            missing, damaged or does not belong to the candidate.
-        StageFailure: if nothing that was written computes what the candidate does.
-    """
-    (result,) = export_each([job], origin=origin, options=options)
-    if isinstance(result, Failed):
-        raise StageFailure(result.reason, stage="export")
-    return result
-
-
 def export_each(
     jobs: Sequence[Job], *, origin: Origin, options: ExportOptions, say: Callable[[str], None] = say_nothing
 ) -> Iterator[Exported | Failed]:
-    """Write several candidates, each as `export` does, one after the other; one that fails does not keep others back.
+    """Write candidates as folders to deploy, each verified, measured, and with its card, one after the other.
 
-    Everything is checked before anything is written, for all candidates.
+    Everything is checked before anything is written, for all candidates; one that fails then does not keep others back.
+    Nothing else should run on the machine meanwhile, since latency is measured. A format that cannot be written or does
+    not verify is left out, and the card says so; without any that does, nothing is written.
 
     Args:
         jobs: the candidates.
@@ -122,7 +107,8 @@ def export_each(
         What came of each, in order, as soon as it is there.
 
     Raises:
-        InputError: as `export` does.
+        InputError: if a destination is taken or its disk too full, or a package, a network or the data set is
+            missing, damaged or does not belong to the candidate.
     """
     jobs = [replace(job, destination=job.destination.resolve()) for job in jobs]
     for job in jobs:

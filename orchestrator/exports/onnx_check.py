@@ -33,14 +33,12 @@ class OnnxFile:
         macs: multiply-accumulates for one image: convolutions, linear layers and matrix products.
         params: numbers in its weights and biases; scales of a quantised file are none.
         opset: version of ONNX's operators.
-        takes_pixels: whether its input is uint8, to be normalised inside.
     """
 
     content: bytes
     macs: int
     params: int
     opset: int
-    takes_pixels: bool
 
 
 class _Refused(ValueError):
@@ -76,7 +74,6 @@ def read_onnx(path: Path) -> OnnxFile:
             macs=sum(_macs(node, shapes) for node in model.graph.node),
             params=_params(model.graph),
             opset=next(item.version for item in model.opset_import if item.domain in _PLAIN_DOMAINS),
-            takes_pixels=model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8,
         )
     except _Refused as error:
         raise InputError(f"{path} is refused: {error}") from error

@@ -68,10 +68,6 @@ class Verification:
     files: tuple[FileCheck, ...]
     refused: Mapping[Format, str] = field(default_factory=dict)
 
-    def of(self, format: Format) -> FileCheck | None:
-        """The check of a format; `None` if it is not delivered."""
-        return next((check for check in self.files if check.format == format), None)
-
 
 def check_finite(logits_NK: torch.Tensor) -> None:
     """Check that a network gives numbers.

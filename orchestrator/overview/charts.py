@@ -50,6 +50,7 @@ class Line:
 SIZES: Mapping[str, int] = MappingProxyType({"wide": 1240, "middle": 720, "narrow": 376})
 """Widths in pixels that a chart is drawn for, by the class under which the page shows it."""
 
+_MOST_TICKS = 6
 _LETTER = 7.0  # width in pixels that texts are reckoned with
 
 
@@ -110,9 +111,9 @@ class Frame:
         y = self.y(value)
         return f'<line class="teacher" x1="{self._left}" x2="{self._right}" y1="{y}" y2="{y}"/>'
 
-    def horizontal(self, value: float, label: str) -> str:
-        """A dashed line over the whole width, with what it stands for."""
-        note = _Text(css="note", right=self._right, baseline=self.y(value) - 5, words=label)
+    def teacher(self, value: float) -> str:
+        """A dashed line over the whole width, which is said to be the teacher's."""
+        note = _Text(css="note", right=self._right, baseline=self.y(value) - 5, words="teacher")
         return self.level(value) + note.svg
 
     def svg(self, inside: str, *, title: str, x_title: str = "", css: str = "") -> str:
@@ -241,7 +242,7 @@ def lines(frame: Frame, drawn: Sequence[Line]) -> str:
     )
 
 
-def percent_ticks(low: float, high: float, most: int = 6) -> dict[float, str]:
+def percent_ticks(low: float, high: float, most: int = _MOST_TICKS) -> dict[float, str]:
     """Round positions between two fractions, with labels in percent."""
     span = max(high - low, 1e-6)
     raw = span / most
@@ -251,9 +252,9 @@ def percent_ticks(low: float, high: float, most: int = 6) -> dict[float, str]:
     return {index * step: f"{100 * index * step:.4g} %" for index in range(first, last + 1)}
 
 
-def count_ticks(last: int, most: int = 6) -> dict[float, str]:
+def count_ticks(last: int) -> dict[float, str]:
     """Whole numbers up to the last one."""
-    step = max(1, math.ceil(last / most))
+    step = max(1, math.ceil(last / _MOST_TICKS))
     return {float(index): str(index) for index in range(0, last + 1, step)}
 
 

@@ -99,7 +99,7 @@ def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Over
         for level in levels
     )
     labels = ", ".join(candidate.label for candidate in members)
-    inside = frame.horizontal(overview.teacher.val_accuracy, "teacher") + lines(frame, drawn)
+    inside = frame.teacher(overview.teacher.val_accuracy) + lines(frame, drawn)
     title = f"Validation accuracy by epoch of the levels of trial {curve.trial}"
     return (
         f"<div><h3>Trial {curve.trial} ({curve.cascade.schedule}; front: {labels})</h3>"
