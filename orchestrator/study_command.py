@@ -17,7 +17,7 @@ from orchestrator.evidence.pages import Heading, Listing, Table
 from orchestrator.evidence.plan import StudyPlan, load_plan
 from orchestrator.evidence.processes import told
 from orchestrator.evidence.report import report_blocks, write_report
-from orchestrator.evidence.results import ResultFile, RunResult, locked, study_id
+from orchestrator.evidence.results import ResultFile, RunResult, study_id
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, require_same_sources, sources_of
 from orchestrator.evidence.summary import Summary
@@ -25,6 +25,7 @@ from orchestrator.experiment.resources import Resources
 from orchestrator.preparation.session import ray_session
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.signals import INTERRUPTED, last_words
+from orchestrator.storage.locks import locked
 from orchestrator.tables import print_line, print_whole
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
@@ -56,7 +57,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
     )
     try:
-        with last_words(stopped), ray_session(resources, per=""), locked(folder.path):
+        with last_words(stopped), ray_session(resources, per=""), locked(folder.path, "study"):
             keep_sources(plan, sources, folder.path, say)
             file.path.touch()  # which says that this is a study's folder, whatever becomes of it
             tracker.check()

@@ -9,9 +9,9 @@ from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.material import find_device, load_images
 from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
-from orchestrator.evidence.results import locked
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
+from orchestrator.storage.locks import locked
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{num_runs(plan)} runs; results in {folder}")
         check_study(plan, images.data)
         sources = sources_of(plan, images)
-        with locked(folder):
+        with locked(folder, "study"):
             keep_sources(plan, sources, folder, say)
             done = run_study(
                 plan,

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.evidence.settings import Purpose, Run
-from orchestrator.storage import locks
 from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
@@ -148,11 +146,6 @@ def _new_id(folder: Path) -> str:
     from trainables.identity import digest  # and so torch
 
     return digest({"study": str(folder)})  # as earlier versions knew it, whose records go on under that
-
-
-def locked(folder: Path) -> AbstractContextManager[None]:
-    """Keep a second process out of a study's folder; entering it raises an `InputError` if one works there already."""
-    return locks.locked(folder, "study")
 
 
 def write_results(results: Mapping[str, RunResult], runs: Mapping[str, Run], path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Literal
 
 from orchestrator.addresses import tracking_uri
 from orchestrator.evidence.folder import is_study
-from orchestrator.evidence.results import locked, study_id
+from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
 from orchestrator.searches.folder import SearchFolder, folders_with
+from orchestrator.storage.locks import locked
 from orchestrator.tracking import records
 from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.ledger import Ledger
@@ -71,7 +72,7 @@ class _Source:
 
     def locked(self) -> AbstractContextManager[None]:
         """Keeps drivers out; raises an `InputError` if one runs."""
-        return locked(self.folder.path) if self.kind == "study" else self.folder.locked()
+        return locked(self.folder.path, "study") if self.kind == "study" else self.folder.locked()
 
 
 def _source(folder: SearchFolder) -> _Source:

@@ -15,8 +15,9 @@ from orchestrator.evidence.arms import run_arm
 from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.processes import OutOfTimeError, run_study
-from orchestrator.evidence.results import ResultFile, locked
+from orchestrator.evidence.results import ResultFile
 from orchestrator.evidence.schedule import chosen_rate, next_run, num_runs
+from orchestrator.storage.locks import locked
 from trainables.errors import InputError
 
 METHODS = {
@@ -165,7 +166,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(plain, tmp_path: P
 def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(plain))
-    with locked(tmp_path / "out"):
+    with locked(tmp_path / "out", "study"):
         assert main([str(path), "--out", str(tmp_path / "out")]) == 2
     assert "study 'out' is running in another process" in capsys.readouterr().err
 

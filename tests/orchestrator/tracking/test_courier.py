@@ -240,7 +240,8 @@ def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys
     from mlflow import MlflowClient
 
     from orchestrator.commands import sync_search
-    from orchestrator.evidence.results import locked, study_id
+    from orchestrator.evidence.results import study_id
+    from orchestrator.storage.locks import locked
     from orchestrator.tracking.syncing import sync_storage
 
     folder = database / "arms"
@@ -250,7 +251,7 @@ def test_what_a_killed_study_left_is_sent_as_a_studys(database, warnings, capsys
         tracker.log_runs([make_result("a", arm="one")])
         tracker.close()  # the driver was killed
         (database / name / "results.jsonl").touch()
-    with locked(database / "busy"):
+    with locked(database / "busy", "study"):
         sync_storage(database, warn=warnings.append)
     assert warnings == []
     client = MlflowClient(tracking_uri=database_uri(database))
