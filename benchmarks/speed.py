@@ -45,6 +45,7 @@ from trainables.recipe import Recipe
 from trainables.stages.batches import epoch_batches
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.distillation import distillation_loss
+from trainables.stages.joint import JointStep
 
 Measured = TypeVar("Measured")
 
@@ -103,10 +104,10 @@ def remembered() -> Iterator[Row]:
     teacher, data = frozen(VGG16), random_splits()
     for kept in (0.25, 0.05):
         stage, _ = pruned_stage(teacher, data, (kept,))
-        logits = stage._joint.logits(*random_batch())
+        joint = stage._joint
         arms: dict[str, Step] = {
-            "remembered": partial(stage._joint.given, logits=logits),
-            "asked": stage._joint,
+            "remembered": given(joint, joint.logits(*random_batch())),
+            "asked": partial(joint, "asked"),
         }
         took = medians(arms, *random_batch(), rounds=ROUNDS)
         yield Row(
@@ -114,6 +115,11 @@ def remembered() -> Iterator[Row]:
             figure=took["remembered"] / took["asked"],
             note=", ".join(f"{arm} {seconds:.3f} s" for arm, seconds in took.items()),
         )
+
+
+def given(joint: JointStep, logits: torch.Tensor) -> Step:
+    """A step that knows these logits."""
+    return lambda images, labels: joint("given", images, labels, logits)
 
 
 def by_precision() -> Iterator[Row]:

@@ -279,11 +279,10 @@ class CascadeStage:
         if self._remembered is not None:
             epoch, place = divmod(self._steps_taken, self._epochs.steps_per_epoch)
             logits = self._remembered(epoch, place, lambda: self._joint.logits(images, labels))
-            losses = self._joint.given(images, labels, logits)
-        elif self._steps_taken % self._config.teacher_every == 0:
-            losses = self._joint(images, labels)
+            losses = self._joint("given", images, labels, logits)
         else:
-            losses = self._joint.alone(images, labels)
+            asks = self._steps_taken % self._config.teacher_every == 0
+            losses = self._joint("asked" if asks else "alone", images, labels)
         self._steps_taken += 1
         return losses
 

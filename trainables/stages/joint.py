@@ -1,6 +1,8 @@
 """One step of levels that share weights: each learns from what is larger, and all of them move θ together."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -28,6 +30,10 @@ from trainables.stages.optimizers import (
 )
 from trainables.stages.sandwich import leaves_out
 from trainables.tensors import Tensors, prefixed, unprefixed
+
+Way = Literal["asked", "given", "alone"]
+"""How a step comes by what the frozen network says of its batch: it is asked; its logits are given; or not at all, so
+that what would learn from it learns from the labels."""
 
 Larger = Sequence[Answer | None]
 """What a larger network says of each part of a batch; `None` where nothing is learnt from it."""
@@ -89,45 +95,36 @@ class JointStep:
         varies = leaves_out(len(pruners), config.levels_a_step)
         execution = "eager" if ranks.size > 1 or varies else config.recipe.execution
         self._branches = Branches(kinds=2 if config.teacher_every > 1 else 1)
-        self._recorded = RecordedStep(self._compute, execution, self._branches)
-        self._recorded_alone = RecordedStep(self._compute_alone, execution, self._branches)
-        self._recorded_given = RecordedStep(self._compute_given, execution, self._branches)
+        self._records = {
+            way: RecordedStep(partial(self._compute, way), execution, self._branches) for way in get_args(Way)
+        }
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, way: Way, images: torch.Tensor, labels: torch.Tensor, *logits: torch.Tensor) -> torch.Tensor:
         """One step.
 
         Args:
+            way: how it comes by what the frozen network says.
             images: of the whole batch, on every rank, normalised, N x channels x height x width.
             labels: N classes, or the share of every class, N x classes.
+            logits: what `logits` gave for this batch, if they are given.
 
         Returns:
             The loss of each level, unweighted and detached; 0 of those that take no part.
         """
-        return self._counted(self._recorded(images, labels))
-
-    def alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One step without the frozen network: what would learn from it learns from the labels; as `__call__` else."""
-        return self._counted(self._recorded_alone(images, labels))
-
-    def given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """One step that knows what `logits` gave for this batch, without the frozen network; as `__call__` else."""
-        return self._counted(self._recorded_given(images, labels, logits))
+        losses = self._records[way](images, labels, *logits)
+        if self._measures:
+            for pruner in self._pruners:
+                pruner.meter.num_batches += int(pruner.level.number in self.taking_part)
+        return losses
 
     def logits(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What the frozen network says of this rank's images of a batch, images x classes."""
         found = self._larger_answers(self._parts(images, labels))
         return torch.cat([answer.logits_NK for answer in found if answer is not None])
 
-    def _counted(self, losses: torch.Tensor) -> torch.Tensor:
-        if self._measures:
-            for pruner in self._pruners:
-                pruner.meter.num_batches += int(pruner.level.number in self.taking_part)
-        return losses
-
     def _forget_records(self) -> None:
-        self._recorded.forget()
-        self._recorded_alone.forget()
-        self._recorded_given.forget()
+        for record in self._records.values():
+            record.forget()
 
     def hold(self) -> None:
         """The levels have their sizes: saliency is needed no more, and they are compiled where that is asked for."""
@@ -163,21 +160,21 @@ class JointStep:
         self.average.load(unprefixed("average", tensors))
         self._forget_records()
 
-    def _compute(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _compute(self, way: Way, images: torch.Tensor, labels: torch.Tensor, *logits: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
         parts = self._parts(images, labels)
-        with self._branches.part(0):
-            teacher = self._larger_answers(parts)
+        teacher: Larger
+        match way:
+            case "asked":
+                with self._branches.part(0):
+                    teacher = self._larger_answers(parts)
+            case "given":
+                (logits_NK,) = logits
+                of_parts = torch.split(logits_NK, [len(part.images) for part in parts])
+                teacher = [Answer(logits_NK=of_part) for of_part in of_parts]
+            case "alone":
+                teacher = [None] * len(parts)
         return self._step(parts, teacher)
-
-    def _compute_alone(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        parts = self._parts(images, labels)
-        return self._step(parts, [None] * len(parts))
-
-    def _compute_given(self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        parts = self._parts(images, labels)
-        of_parts = torch.split(logits, [len(part.images) for part in parts])
-        return self._step(parts, [Answer(logits_NK=of_part) for of_part in of_parts])
 
     def _parts(self, images: torch.Tensor, labels: torch.Tensor) -> Sequence[Part]:
         return micro_batches(images, labels, self._config.recipe.accumulate, self._ranks)
