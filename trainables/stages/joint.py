@@ -213,54 +213,37 @@ class JointStep:
             return [self._answer(self._larger, self._larger, part) for part in parts]
 
     def _train(self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
-        """Leave a level's gradients in its network and its saliency in its meter; the loss, and what the level says."""
-        pruner.level.refresh()
-        if self._measures and self._config.pruning.saliency_loss == "labels":
-            return self._gradients_of_both(pruner, parts, larger)
-        loss, answers = self._gradients(pruner.level, parts, larger)
-        # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
-        if self._measures:
-            pruner.add_scores()
-        return loss, answers
+        """Leave a level's gradients in its network and its saliency in its meter; the loss, and what the level says.
 
-    def _gradients(self, level: Level, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
-        """Leave the gradient of a level's loss over a batch in its network; the loss, and what it says of each part."""
-        total = torch.zeros((), device=parts[0].images.device)
-        found: list[Answer | None] = []
-        for part, learnt_from in zip(parts, larger, strict=True):
-            answer = self._level_answer(level, part)
-            loss = self._loss(answer, learnt_from, part.labels) * part.share
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            found.append(answer.detached())
-        self._ranks.add_up([total, *(p.grad for p in level.network.parameters() if p.grad is not None)])
-        return total, found
-
-    def _gradients_of_both(
-        self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger
-    ) -> tuple[torch.Tensor, Larger]:
-        """Give a level's meter the gradient of the labels' loss, and leave that of its own loss in its network.
-
-        One forward pass and two backward passes.
+        Where saliency is of the labels' loss, of one forward pass and two backward passes.
         """
+        pruner.level.refresh()
         parameters = list(pruner.level.network.parameters())
-        own = [torch.zeros_like(parameter) for parameter in parameters]
+        of_both = self._measures and self._config.pruning.saliency_loss == "labels"
+        own = [torch.zeros_like(parameter) for parameter in parameters] if of_both else []
         total = torch.zeros((), device=parts[0].images.device)
         found: list[Answer | None] = []
         for part, learnt_from in zip(parts, larger, strict=True):
             answer = self._level_answer(pruner.level, part)
-            of_labels = self._objective.of_labels(answer.logits_NK, part.labels) * part.share
-            of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            if of_both:
+                of_labels = self._objective.of_labels(answer.logits_NK, part.labels) * part.share
+                of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
             loss = self._loss(answer, learnt_from, part.labels) * part.share
-            for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-                if more is not None:
-                    gradient += more
+            if of_both:
+                for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                    if more is not None:
+                        gradient += more
+            else:
+                loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             found.append(answer.detached())
         self._ranks.add_up([total, *own, *(p.grad for p in parameters if p.grad is not None)])
-        pruner.add_scores()
-        for parameter, gradient in zip(parameters, own, strict=True):
-            parameter.grad = gradient
+        # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
+        if self._measures:
+            pruner.add_scores()
+        if of_both:
+            for parameter, gradient in zip(parameters, own, strict=True):
+                parameter.grad = gradient
         return total, found
 
     def _level_answer(self, level: Level, part: Part) -> Answer:
