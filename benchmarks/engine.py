@@ -28,7 +28,7 @@ from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Execution, Precision, Recipe
 from trainables.stages.cascade import CascadeStage
-from trainables.stages.distillation import distillation_loss
+from trainables.stages.objective import Objective
 from trainables.stages.optimizers import make_optimizer
 
 NUM_THREADS = 1
@@ -122,7 +122,9 @@ def frozen(model: ModelConfig) -> nn.Module:
 
 
 def _loss(logits: torch.Tensor, larger: torch.Tensor, labels: torch.Tensor, config: CascadeConfig) -> torch.Tensor:
-    return distillation_loss(logits, larger, labels, temperature=config.temperature, weight=config.distillation_weight)
+    return Objective().of_level(
+        logits, larger, labels, temperature=config.temperature, weight=config.distillation_weight
+    )
 
 
 def masked_step(teacher: nn.Module, stage: CascadeStage, config: CascadeConfig) -> Step:

@@ -40,7 +40,7 @@ from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
-from trainables.stages.distillation import distillation_loss
+from trainables.stages.objective import Objective
 from trainables.stages.teacher import TeacherStage
 from trainables.tensors import unprefixed
 
@@ -80,7 +80,7 @@ class Case:
         images, labels = batch
         with torch.no_grad():
             larger = self.teacher(images)
-        return distillation_loss(
+        return Objective().of_level(
             network(images),
             larger,
             labels,

@@ -44,8 +44,8 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.batches import epoch_batches
 from trainables.stages.cascade import CascadeStage
-from trainables.stages.distillation import distillation_loss
 from trainables.stages.joint import JointStep
+from trainables.stages.objective import Objective
 
 Measured = TypeVar("Measured")
 
@@ -262,7 +262,7 @@ def images() -> Iterator[Row]:
             optimizer: torch.optim.SGD = optimizer,
         ) -> None:
             optimizer.zero_grad()
-            distillation_loss(network(images), larger, labels, temperature=4.0, weight=0.5).backward()  # type: ignore[no-untyped-call]
+            Objective().of_level(network(images), larger, labels, temperature=4.0, weight=0.5).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
         data = random_splits(32 * BATCH)

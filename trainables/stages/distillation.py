@@ -1,4 +1,7 @@
-"""Losses of a level, where an image has one label and where it has several. Shape legend: N images, K classes."""
+"""Losses of labels, and how far a level is from a larger one, where an image has one label and where it has several.
+
+Shape legend: N images, K classes.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -29,41 +32,15 @@ def label_loss(
     return F.cross_entropy(logits_NK, labels, weight=class_weights_K, label_smoothing=label_smoothing)
 
 
-def distillation_loss(  # noqa: PLR0913
-    logits_NK: torch.Tensor,
-    larger_logits_NK: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    temperature: float,
-    weight: float,
-    label_smoothing: float = 0.0,
-    class_weights_K: torch.Tensor | None = None,
-    non_target_weight: float | None = None,
-) -> torch.Tensor:
-    """Loss of a level that learns from the labels and from the next larger level; a scalar.
-
-    (1 − λ)·CE + λ·T²·KL(softmax(z_larger/T) ‖ softmax(z/T)): Hinton et al. 2015, section 2, T² so that the weight of
-    the two terms does not change with T; Mirzadeh et al. 2020 for learning from an assistant.
+def divergence(logits_NK: torch.Tensor, larger_logits_NK: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(z_larger) ‖ softmax(z)), the mean over images; a scalar.
 
     Args:
-        logits_NK: of the level.
-        larger_logits_NK: of the next larger level or the teacher; no gradient flows into them.
-        labels: as of `label_loss`.
-        temperature: T, above 0.
-        weight: λ, in [0, 1].
-        label_smoothing: of the cross-entropy, in [0, 1).
-        class_weights_K: of the cross-entropy; `None` for 1.
-        non_target_weight: of the classes that are not the image's in a divergence that is decoupled, as
-            `decoupled_divergence` says; `None` leaves it whole. Labels are then of shape (N,).
+        logits_NK: of the level, divided by the temperature.
+        larger_logits_NK: of the larger level, likewise.
     """
-    labels_term = label_loss(logits_NK, labels, label_smoothing=label_smoothing, class_weights_K=class_weights_K)
-    larger_NK, own_NK = larger_logits_NK.detach() / temperature, logits_NK / temperature
-    if non_target_weight is None:
-        larger, own = F.log_softmax(larger_NK, dim=1), F.log_softmax(own_NK, dim=1)
-        larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
-    else:
-        larger_term = decoupled_divergence(own_NK, larger_NK, labels, non_target_weight=non_target_weight)
-    return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+    larger, own = F.log_softmax(larger_logits_NK, dim=1), F.log_softmax(logits_NK, dim=1)
+    return F.kl_div(own, larger, reduction="batchmean", log_target=True)
 
 
 def decoupled_divergence(
@@ -106,29 +83,15 @@ def multi_label_loss(logits_NK: torch.Tensor, labels_NK: torch.Tensor) -> torch.
     return F.binary_cross_entropy_with_logits(logits_NK, labels_NK.to(logits_NK.dtype))
 
 
-def multi_label_distillation_loss(
-    logits_NK: torch.Tensor,
-    larger_logits_NK: torch.Tensor,
-    labels_NK: torch.Tensor,
-    *,
-    temperature: float,
-    weight: float,
-) -> torch.Tensor:
-    """`distillation_loss` where each class is a question of its own, with sigmoids for the softmax; a scalar.
-
-    (1 − λ)·BCE + λ·T²·KL(σ(z_larger/T) ‖ σ(z/T)), the KL divergence of two coins, the mean over images and classes.
+def coin_divergence(logits_NK: torch.Tensor, larger_logits_NK: torch.Tensor) -> torch.Tensor:
+    """KL(σ(z_larger) ‖ σ(z)), of two coins for each class, the mean over images and classes; a scalar.
 
     Args:
-        logits_NK: of the level.
-        larger_logits_NK: of the next larger level or the teacher; no gradient flows into them.
-        labels_NK: as of `multi_label_loss`.
-        temperature: T, above 0.
-        weight: λ, in [0, 1].
+        logits_NK: of the level, divided by the temperature.
+        larger_logits_NK: of the larger level, likewise.
     """
-    labels_term = multi_label_loss(logits_NK, labels_NK)
-    larger, own = _coins(larger_logits_NK.detach() / temperature), _coins(logits_NK / temperature)
-    larger_term = F.kl_div(own, larger, reduction="batchmean", log_target=True)
-    return (1.0 - weight) * labels_term + weight * temperature**2 * larger_term
+    larger, own = _coins(larger_logits_NK), _coins(logits_NK)
+    return F.kl_div(own, larger, reduction="batchmean", log_target=True)
 
 
 def _coins(logits_NK: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,10 @@ from trainables.datasets.data import DataSplits
 from trainables.errors import InputError
 from trainables.recipe import Recipe
 from trainables.stages.distillation import (
-    distillation_loss,
+    coin_divergence,
+    decoupled_divergence,
+    divergence,
     label_loss,
-    multi_label_distillation_loss,
     multi_label_loss,
 )
 
@@ -63,21 +64,27 @@ class Objective:
         temperature: float,
         weight: float,
     ) -> torch.Tensor:
-        """Mean loss of a level that learns from the labels and from the next larger level; a scalar."""
+        """Mean loss of a level that learns from the labels and from the next larger level; a scalar.
+
+        (1 − λ)·CE + λ·T²·KL(softmax(z_larger/T) ‖ softmax(z/T)): Hinton et al. 2015, section 2, T² so that the weight
+        of the two terms does not change with T; Mirzadeh et al. 2020 for learning from an assistant. Where each class
+        is a question of its own, the cross-entropy is binary, and sigmoids stand for the softmax.
+
+        Args:
+            logits_NK: of the level.
+            larger_logits_NK: of the next larger level or the teacher; no gradient flows into them.
+            labels: as of `label_loss` or `multi_label_loss`; of shape (N,) where the divergence is decoupled.
+            temperature: T, above 0.
+            weight: λ, in [0, 1].
+        """
+        own_NK, larger_NK = logits_NK / temperature, larger_logits_NK.detach() / temperature
         if self.multi_label:
-            return multi_label_distillation_loss(
-                logits_NK, larger_logits_NK, labels, temperature=temperature, weight=weight
-            )
-        return distillation_loss(
-            logits_NK,
-            larger_logits_NK,
-            labels,
-            temperature=temperature,
-            weight=weight,
-            label_smoothing=self.label_smoothing,
-            class_weights_K=self.class_weights_K,
-            non_target_weight=self.non_target_weight,
-        )
+            apart = coin_divergence(own_NK, larger_NK)
+        elif self.non_target_weight is not None:
+            apart = decoupled_divergence(own_NK, larger_NK, labels, non_target_weight=self.non_target_weight)
+        else:
+            apart = divergence(own_NK, larger_NK)
+        return (1.0 - weight) * self.of_labels(logits_NK, labels) + weight * temperature**2 * apart
 
 
 def _check_multi_label(recipe: Recipe, non_target_weight: float | None) -> None:

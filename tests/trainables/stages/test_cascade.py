@@ -25,8 +25,8 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Optimizer, Recipe
 from trainables.stages.batches import epoch_batches
 from trainables.stages.cascade import CascadeStage
-from trainables.stages.distillation import distillation_loss
 from trainables.stages.evaluation import evaluate
+from trainables.stages.objective import Objective
 from trainables.stages.recalibration import recalibrate
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
@@ -180,7 +180,7 @@ def test_each_level_learns_from_the_next_larger(make_stage, networks, data: Data
         teacher = networks("vgg-small")[0]
         logits = [teacher(images), *(level.network(images) for level in stage.levels)]
     wanted = [
-        distillation_loss(own, larger, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight)
+        Objective().of_level(own, larger, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight)
         for larger, own in pairwise(logits)
     ]
     torch.testing.assert_close(stage.train_step(images, labels), torch.stack(wanted))
@@ -468,7 +468,7 @@ def test_levels_learn_from_the_teacher_where_there_is_no_chain(make_stage, data:
     for name, stage in (("chain", chain), ("star", star)):
         losses = stage.train_step(images, labels)
         for loss, own, larger in zip(losses, logits, learnt_from[name], strict=True):
-            wanted = distillation_loss(own, larger, labels, temperature=config.temperature, weight=1.0)
+            wanted = Objective().of_level(own, larger, labels, temperature=config.temperature, weight=1.0)
             torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -519,7 +519,7 @@ def test_one_step_of_some_asks_the_teacher_and_the_others_learn_from_labels_and_
     assert calls == [0, 3]
     first, second = (level.network(images).detach() for level in _refreshed(stage))
     of_labels = nn.functional.cross_entropy(first, labels)
-    of_both = distillation_loss(
+    of_both = Objective().of_level(
         second, first, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight
     )
     for losses in (*asked[1:3], *asked[4:6]):

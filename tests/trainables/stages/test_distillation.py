@@ -8,12 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.stages.distillation import (
-    decoupled_divergence,
-    distillation_loss,
-    label_loss,
-    multi_label_distillation_loss,
-)
+from trainables.stages.distillation import decoupled_divergence, label_loss
+from trainables.stages.objective import Objective
 
 
 def naive_loss(logits, larger, labels, temperature: float, weight: float, smoothing: float) -> float:
@@ -38,7 +34,7 @@ def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @given(st.integers(0, 2**31), st.floats(0.5, 20), st.floats(0, 1), st.floats(0, 0.9))
 def test_loss_is_its_formula(seed: int, temperature: float, weight: float, smoothing: float) -> None:
     logits, larger, labels = draw(seed)
-    loss = distillation_loss(logits, larger, labels, temperature=temperature, weight=weight, label_smoothing=smoothing)
+    loss = Objective(label_smoothing=smoothing).of_level(logits, larger, labels, temperature=temperature, weight=weight)
     assert float(loss) == pytest.approx(naive_loss(logits, larger, labels, temperature, weight, smoothing))
 
 
@@ -60,24 +56,20 @@ def test_shares_of_a_single_class_are_that_class() -> None:
     logits, larger, labels = draw(3)
     shares = F.one_hot(labels, 5).float()
     for weights in (None, torch.linspace(1, 2, 5, dtype=torch.float64)):
+        objective = Objective(label_smoothing=0.1, class_weights_K=weights)
         torch.testing.assert_close(
-            *(
-                distillation_loss(
-                    logits, larger, y, temperature=2.0, weight=0.3, label_smoothing=0.1, class_weights_K=weights
-                )
-                for y in (labels, shares)
-            )
+            *(objective.of_level(logits, larger, y, temperature=2.0, weight=0.3) for y in (labels, shares))
         )
 
 
 def test_weight_0_is_the_cross_entropy() -> None:
     logits, larger, labels = draw(0)
-    assert distillation_loss(logits, larger, labels, temperature=4.0, weight=0.0) == F.cross_entropy(logits, labels)
+    assert Objective().of_level(logits, larger, labels, temperature=4.0, weight=0.0) == F.cross_entropy(logits, labels)
 
 
 def test_weight_1_and_equal_logits_is_zero() -> None:
     logits, _, labels = draw(0)
-    loss = distillation_loss(logits, logits + 7.0, labels, temperature=4.0, weight=1.0)  # a shift changes no softmax
+    loss = Objective().of_level(logits, logits + 7.0, labels, temperature=4.0, weight=1.0)  # a shift changes no softmax
     assert float(loss) == pytest.approx(0.0, abs=1e-12)
 
 
@@ -98,18 +90,18 @@ def test_loss_of_several_labels_is_its_formula(seed: int, temperature: float, we
         not_p, not_q = coin(-other / temperature), coin(-own / temperature)  # 1 - p would lose digits where p is near 1
         kl = p * math.log(p / q) + not_p * math.log(not_p / not_q)
         total += (1 - weight) * cross_entropy + weight * temperature**2 * kl
-    loss = multi_label_distillation_loss(logits, larger, labels, temperature=temperature, weight=weight)
+    loss = Objective(multi_label=True).of_level(logits, larger, labels, temperature=temperature, weight=weight)
     assert float(loss) == pytest.approx(total / 30, abs=1e-9)
 
 
 def test_several_labels_at_the_limits() -> None:
     logits, larger, _ = draw(1)
     labels = torch.eye(6, 5).bool()
-    plain = multi_label_distillation_loss(logits, larger, labels, temperature=4.0, weight=0.0)
+    plain = Objective(multi_label=True).of_level(logits, larger, labels, temperature=4.0, weight=0.0)
     assert plain == F.binary_cross_entropy_with_logits(logits, labels.double())
-    equal = multi_label_distillation_loss(logits, logits, labels, temperature=4.0, weight=1.0)
+    equal = Objective(multi_label=True).of_level(logits, logits, labels, temperature=4.0, weight=1.0)
     assert float(equal) == pytest.approx(0.0, abs=1e-12)
-    sure = multi_label_distillation_loss(logits * 1e4, -logits * 1e4, labels, temperature=1.0, weight=0.5)
+    sure = Objective(multi_label=True).of_level(logits * 1e4, -logits * 1e4, labels, temperature=1.0, weight=0.5)
     assert sure.isfinite()
 
 
@@ -117,7 +109,7 @@ def test_no_gradient_flows_into_the_larger_level() -> None:
     logits, larger, labels = draw(0)
     logits.requires_grad_()
     larger.requires_grad_()
-    distillation_loss(logits, larger, labels, temperature=2.0, weight=0.5).backward()
+    Objective().of_level(logits, larger, labels, temperature=2.0, weight=0.5).backward()
     assert larger.grad is None
     assert logits.grad is not None
     assert logits.grad.abs().sum() > 0
@@ -128,7 +120,7 @@ def test_the_gradients_scale_hardly_depends_on_the_temperature() -> None:
     for temperature in (10.0, 40.0):
         logits, larger, labels = draw(0)
         logits.requires_grad_()
-        distillation_loss(logits, larger, labels, temperature=temperature, weight=1.0).backward()
+        Objective().of_level(logits, larger, labels, temperature=temperature, weight=1.0).backward()
         norms.append(float(logits.grad.norm()))
     assert norms[0] == pytest.approx(norms[1], rel=0.25)
 
@@ -152,7 +144,7 @@ def test_a_decoupled_divergence_is_its_formula(seed: int, temperature: float, we
         for a, b, label in zip(own.tolist(), other.tolist(), labels.tolist(), strict=True)
     ]
     assert float(found) == pytest.approx(sum(coin + weight * within for coin, within, _ in parts) / len(parts))
-    whole = distillation_loss(logits, larger, labels, temperature=temperature, weight=1.0)
+    whole = Objective().of_level(logits, larger, labels, temperature=temperature, weight=1.0)
     again = temperature**2 * sum(coin + rest * within for coin, within, rest in parts) / len(parts)
     assert float(whole) == pytest.approx(again)  # the whole one weighs the others by how unsure the larger level is
 
@@ -161,14 +153,14 @@ def test_a_decoupled_loss_has_gradients_of_the_level_alone_and_no_others_where_t
     logits, larger, labels = draw(5)
     logits.requires_grad_()
     larger.requires_grad_()
-    distillation_loss(logits, larger, labels, temperature=2.0, weight=0.7, non_target_weight=4.0).backward()
+    Objective(non_target_weight=4.0).of_level(logits, larger, labels, temperature=2.0, weight=0.7).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert logits.grad.abs().sum() > 0
     assert larger.grad is None
     two, larger_two, label = logits[:, :2].detach(), larger[:, :2].detach(), labels % 2
     losses = [
-        distillation_loss(two, larger_two, label, temperature=2.0, weight=1.0, non_target_weight=weight)
+        Objective(non_target_weight=weight).of_level(two, larger_two, label, temperature=2.0, weight=1.0)
         for weight in (None, 0.0, 8.0)
     ]
     torch.testing.assert_close(losses[0], losses[1])

@@ -15,8 +15,9 @@ from trainables.pruning.dependencies import find_groups
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.batches import epoch_batches
-from trainables.stages.distillation import distillation_loss, multi_label_loss
+from trainables.stages.distillation import multi_label_loss
 from trainables.stages.features import Answer, attention, attention_distance, attention_maps, find_boundaries
+from trainables.stages.objective import Objective
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
 CONFIG = CascadeConfig(macs_kept=(0.6, 0.4, 0.2), recipe=RECIPE, pruning=Pruning(num_prunings=3), feature_weight=3.0)
@@ -108,7 +109,7 @@ def test_a_level_learns_the_maps_of_the_larger_network_beside_its_scores(
         larger = networks[0] if learns_from == "teacher" else above
         with torch.no_grad():
             logits = [copy.deepcopy(one)(images) for one in (network, larger)]
-        loss = distillation_loss(*logits, labels, temperature=CONFIG.temperature, weight=weight)
+        loss = Objective().of_level(*logits, labels, temperature=CONFIG.temperature, weight=weight)
         wanted.append(float(loss) + 3.0 * distance_of(network, larger, images))
     found = stage.train_step(images, labels)
     torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-5)

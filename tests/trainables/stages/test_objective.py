@@ -10,7 +10,7 @@ from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 from trainables.recipe import Recipe
-from trainables.stages.distillation import distillation_loss, multi_label_distillation_loss, multi_label_loss
+from trainables.stages.distillation import multi_label_loss
 from trainables.stages.objective import Objective
 
 
@@ -56,7 +56,7 @@ def test_of_several_labels_an_image_each_class_is_a_question_of_its_own(data: Da
     assert torch.equal(objective.of_labels(logits, labels), multi_label_loss(logits, labels))
     assert torch.equal(
         objective.of_level(logits, larger, labels, temperature=2.0, weight=0.4),
-        multi_label_distillation_loss(logits, larger, labels, temperature=2.0, weight=0.4),
+        Objective(multi_label=True).of_level(logits, larger, labels, temperature=2.0, weight=0.4),
     )
 
 
@@ -80,7 +80,7 @@ def test_losses_are_the_recipes(data: DataSplits) -> None:
     assert torch.equal(plain.of_labels(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.2))
     assert torch.equal(
         plain.of_level(logits, larger, labels, temperature=2.0, weight=0.4),
-        distillation_loss(logits, larger, labels, temperature=2.0, weight=0.4, label_smoothing=0.2),
+        Objective(label_smoothing=0.2).of_level(logits, larger, labels, temperature=2.0, weight=0.4),
     )
     weighted = Objective.of(Recipe(class_weights=(1.0, 2.0, 3.0, 4.0)), data)
     assert weighted.of_labels(logits, labels) != plain.of_labels(logits, labels)

@@ -12,7 +12,7 @@ from trainables.config import CascadeConfig
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.batches import epoch_batches
-from trainables.stages.distillation import distillation_loss
+from trainables.stages.objective import Objective
 from trainables.stages.sandwich import Sandwich, leaves_out, num_whole_steps
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.02)
@@ -132,5 +132,7 @@ def test_a_level_between_learns_from_the_teacher_s_scores_where_there_is_no_chai
         level.refresh()
     with torch.no_grad():
         own, teacher = stage.levels[3].network(images), stage._larger(images)
-    wanted = distillation_loss(own, teacher, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight)
+    wanted = Objective().of_level(
+        own, teacher, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight
+    )
     torch.testing.assert_close(stage.train_step(images, labels)[3], wanted)
