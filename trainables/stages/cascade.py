@@ -181,7 +181,7 @@ class CascadeStage:
         trained = self._epochs.train(
             seconds,
             self._train_and_prune,
-            optimizer=self._joint.optimizer,
+            optimizer=self._joint.weights.optimizer,
             seed=derive_seed(self._config.seed, self.name, self.epoch),
             seed_of_batches=derive_seed(self._config.seed, self.name, view),
         )
@@ -316,8 +316,8 @@ class CascadeStage:
         return self._shared.drop_unread(self.levels)
 
     def _validate(self) -> list[Evaluation]:
-        self._ranks.require_same(self._joint.parameters, what="weights")
-        with self._joint.average.in_place():
+        self._ranks.require_same(self._joint.weights.parameters, what="weights")
+        with self._joint.weights.average.in_place():
             for level in self.levels:
                 level.refresh()
         return [self._measure.validate(level) for level in self.levels]

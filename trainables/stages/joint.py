@@ -17,19 +17,12 @@ from trainables.hardware.whole_batch import whole_batch
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.schedule import LevelPruner
 from trainables.pruning.views import Cuts
-from trainables.stages.averaging import WeightAverage
 from trainables.stages.batches import Part, micro_batches, require_parts
 from trainables.stages.features import Answer, attention_distance, attention_maps, find_boundaries
 from trainables.stages.objective import Objective
-from trainables.stages.optimizers import (
-    clip_gradients,
-    cut_state,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-)
 from trainables.stages.sandwich import leaves_out
-from trainables.tensors import Tensors, prefixed, unprefixed
+from trainables.stages.weights import TrainedWeights
+from trainables.tensors import Tensors, prefixed
 
 Way = Literal["asked", "given", "alone"]
 """How a step comes by what the frozen network says of its batch: it is asked; its logits are given; or not at all, so
@@ -43,10 +36,8 @@ class JointStep:
     """Takes optimiser steps on the weighted sum of the levels' losses.
 
     Attributes:
-        parameters: θ, and what levels have for themselves, by name.
+        weights: θ, and what levels have for themselves.
         taking_part: levels that the next step trains; of the others it leaves out losses, gradients and saliency.
-        optimizer: moves them.
-        average: of them.
     """
 
     def __init__(
@@ -73,17 +64,16 @@ class JointStep:
             InputError: if the recipe does not fit the classes or the ranks, or there are no features to learn.
         """
         require_parts(config.recipe, num_train=len(data.train), ranks=ranks.size, section="recipe")
-        self.parameters: dict[str, nn.Parameter] = dict(shared.network.named_parameters(prefix="shared"))
+        parameters = dict(shared.network.named_parameters(prefix="shared"))
         for pruner in pruners:
             level = pruner.level
-            self.parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
-        self.optimizer = make_optimizer(self.parameters.values(), config.recipe)
-        self.average = WeightAverage(self.parameters, config.recipe.ema)
+            parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
+        self.weights = TrainedWeights(parameters, config.recipe)
         self.taking_part: Sequence[int] = tuple(pruner.level.number for pruner in pruners)
         self._larger = larger
         self._pruners = tuple(pruners)
         self._config = config
-        self._weights = level_weights(len(pruners), growth=config.level_weight_growth)
+        self._level_weights = level_weights(len(pruners), growth=config.level_weight_growth)
         self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
         self._boundaries: tuple[str, ...] = ()  # where features are learnt
         if config.feature_weight > 0.0:
@@ -141,23 +131,19 @@ class JointStep:
 
     def cut(self, cuts: Cuts) -> None:
         """Forget what is remembered of weights that have gone."""
-        cut_state(self.optimizer, cuts)
-        self.average.cut(cuts)
+        self.weights.cut(cuts)
         self._forget_records()
 
     def state(self) -> Tensors:
         """Parameters, what the optimiser remembers of them, and their average."""
-        tensors = prefixed("weights", self.parameters)
-        tensors |= prefixed("optimizer", optimizer_state(self.optimizer, self.parameters))
-        return tensors | prefixed("average", self.average.tensors)
+        return prefixed("weights", self.weights.parameters) | self.weights.state()
 
     @torch.no_grad()
     def load_state(self, tensors: Tensors) -> None:
         """Put back what `state` gave, among other tensors; parameters are as wide as they were then."""
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.weights.parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
-        load_optimizer_state(self.optimizer, self.parameters, unprefixed("optimizer", tensors))
-        self.average.load(unprefixed("average", tensors))
+        self.weights.load_state(tensors)
         self._forget_records()
 
     def _compute(self, way: Way, images: torch.Tensor, labels: torch.Tensor, *logits: torch.Tensor) -> torch.Tensor:
@@ -181,8 +167,7 @@ class JointStep:
 
     def _step(self, parts: Sequence[Part], teacher: Larger) -> torch.Tensor:
         """Losses of all levels, the first of which learns from what the teacher says, and the step."""
-        recipe = self._config.recipe
-        for parameter in self.parameters.values():
+        for parameter in self.weights.parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
         larger = teacher
@@ -196,12 +181,10 @@ class JointStep:
             losses.append(loss)
             larger = teacher if self._config.learns_from == "teacher" else answers
         self._branches.join()
-        for pruner, weight in zip(self._pruners, self._weights, strict=True):
+        for pruner, weight in zip(self._pruners, self._level_weights, strict=True):
             if pruner.level.number in self.taking_part:
                 pruner.level.accumulate_gradients(weight)
-        clip_gradients(self.parameters.values(), recipe)
-        self.optimizer.step()
-        self.average.update()
+        self.weights.step()
         return torch.stack(losses)
 
     @torch.no_grad()

@@ -21,18 +21,12 @@ from trainables.pruning.cost import count_macs, count_params
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
 from trainables.seeds import derive_seed
-from trainables.stages.averaging import WeightAverage
 from trainables.stages.batches import micro_batches, require_parts
 from trainables.stages.epochs import Epochs
 from trainables.stages.evaluation import Evaluation, evaluate
 from trainables.stages.objective import Objective
-from trainables.stages.optimizers import (
-    clip_gradients,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-)
 from trainables.stages.recalibration import CALIBRATION_BATCHES, recalibrate
+from trainables.stages.weights import TrainedWeights
 from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
 
 
@@ -84,9 +78,7 @@ class TeacherStage:
         )
         self._seconds = 0.0
         self._found = Evaluation(accuracy=0.0)
-        self._parameters = dict(network.named_parameters())
-        self._optimizer = make_optimizer(self._parameters.values(), recipe)
-        self._average = WeightAverage(self._parameters, recipe.ema)
+        self._weights = TrainedWeights(dict(network.named_parameters()), recipe)
         self._objective = Objective.of(recipe, data)
         self._forward: Forward = compiled(network) if recipe.execution == "compile" else network
         self._ranks = ranks
@@ -125,7 +117,7 @@ class TeacherStage:
         seed = derive_seed(self._seed, self.name, self.epoch)
         self.network.train()
         trained = self._epochs.train(
-            seconds, self._take_step, optimizer=self._optimizer, seed=seed, seed_of_batches=seed
+            seconds, self._take_step, optimizer=self._weights.optimizer, seed=seed, seed_of_batches=seed
         )
         if trained is None:
             return None
@@ -133,7 +125,8 @@ class TeacherStage:
         (mean_loss,) = trained.losses
         for what, is_finite in (
             ("the loss is", math.isfinite(mean_loss)),
-            ("weights are", all_finite(self._parameters.values())),  # after the last step, which no loss has seen
+            # After the last step, which no loss has seen.
+            ("weights are", all_finite(self._weights.parameters.values())),
         ):
             if not is_finite:
                 raise StageFailure(
@@ -165,7 +158,7 @@ class TeacherStage:
 
     def _compute_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimiser step; the loss, detached. All of it happens on the device, so that it can be recorded there."""
-        self._optimizer.zero_grad()
+        self._weights.optimizer.zero_grad()
         total = torch.zeros((), device=images.device)
         for part in micro_batches(images, labels, self._recipe.accumulate, self._ranks):
             with autocast(self._recipe, self.network, images.device), whole_batch(self._ranks, part.num_together):
@@ -173,18 +166,16 @@ class TeacherStage:
             loss = self._objective.of_labels(logits.float(), part.labels) * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self._ranks.add_up([total, *(p.grad for p in self._parameters.values() if p.grad is not None)])
-        clip_gradients(self._parameters.values(), self._recipe)
-        self._optimizer.step()
-        self._average.update()
+        self._ranks.add_up([total, *(p.grad for p in self._weights.parameters.values() if p.grad is not None)])
+        self._weights.step()
         return total
 
     def _validate(self) -> Evaluation:
         """Evaluate the averaged weights where there are any; in the end they are the network's."""
-        self._ranks.require_same(self._parameters, what="weights")
+        self._ranks.require_same(self._weights.parameters, what="weights")
         if self._recipe.ema is None:
             return evaluate(self.network, self._data, self._ranks)
-        with self._average.in_place():
+        with self._weights.average.in_place():
             recalibrate(
                 self.network,
                 self._data,
@@ -195,7 +186,7 @@ class TeacherStage:
             )
             found = evaluate(self.network, self._data, self._ranks)
         if self.finished:
-            self._average.take()
+            self._weights.average.take()
         return found
 
     def result(self) -> TeacherResult:
@@ -211,9 +202,7 @@ class TeacherStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that what comes next depends on: tensors, and plain values."""
         tensors, values = self._epochs.state()
-        tensors |= prefixed("network", self.network.state_dict())
-        tensors |= prefixed("optimizer", optimizer_state(self._optimizer, self._parameters))
-        tensors |= prefixed("average", self._average.tensors)
+        tensors |= prefixed("network", self.network.state_dict()) | self._weights.state()
         return tensors, values | {
             "seconds": self._seconds,
             "found": dataclasses.asdict(self._found),
@@ -222,8 +211,7 @@ class TeacherStage:
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
-        load_optimizer_state(self._optimizer, self._parameters, unprefixed("optimizer", tensors))
-        self._average.load(unprefixed("average", tensors))
+        self._weights.load_state(tensors)
         self._epochs.load_state(tensors, values)
         self._seconds = values["seconds"]
         self._found = Evaluation(**values["found"])

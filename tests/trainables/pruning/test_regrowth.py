@@ -200,8 +200,8 @@ def test_channels_come_back_until_the_ramp_is_over_and_then_what_no_level_keeps_
     assert [fraction for _, _, fraction in seen] == [0.25, 0.5, 0.75, 1.0]
     for result, asked in zip(stage.results, CONFIG.macs_kept, strict=True):
         assert result.macs_kept == pytest.approx(asked, rel=0.02)
-    for name, parameter in stage._joint.parameters.items():
-        state = stage._joint.optimizer.state[parameter]
+    for name, parameter in stage._joint.weights.parameters.items():
+        state = stage._joint.weights.optimizer.state[parameter]
         assert parameter.grad.shape == state["momentum_buffer"].shape == parameter.shape, name
     assert sum(p.numel() for p in stage._shared.network.parameters()) < sum(
         p.numel() for p in stage._larger.parameters()

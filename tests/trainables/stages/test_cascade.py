@@ -241,15 +241,14 @@ def test_what_no_level_keeps_is_cut_with_what_is_remembered_of_it_and_the_rest_i
     for seed in range(3):
         stage.train_step(*first_batch(data, seed))
     shared, channel_map = stage.levels[0].shared, stage.levels[0].shared.channel_map
-    averages = {parameter: name for name, parameter in stage._joint.parameters.items()}
+    weights = stage._joint.weights
+    averages = {parameter: name for name, parameter in weights.parameters.items()}
 
     def held(parameter):
-        state = [
-            tensor for tensor in stage._joint.optimizer.state[parameter].values() if tensor is not None and tensor.ndim
-        ]
-        return [parameter.detach().clone(), stage._joint.average.tensors[averages[parameter]], *state]
+        state = [tensor for tensor in weights.optimizer.state[parameter].values() if tensor is not None and tensor.ndim]
+        return [parameter.detach().clone(), weights.average.tensors[averages[parameter]], *state]
 
-    before = {parameter: held(parameter) for parameter in stage._joint.optimizer.state}
+    before = {parameter: held(parameter) for parameter in weights.optimizer.state}
     assert {len(tensors) for tensors in before.values()} == {4 if optimizer == "adamw" else 3}
     stage._prune(1.0)
     for group in channel_map.groups:
@@ -303,9 +302,9 @@ def test_micro_batches_give_the_gradients_losses_and_scores_of_the_batch(
         stages.append((stage, stage.train_step(*first_batch(data))))
     (whole, loss), (cut, cut_loss) = stages
     torch.testing.assert_close(cut_loss, loss)
-    for name, parameter in whole._joint.parameters.items():
+    for name, parameter in whole._joint.weights.parameters.items():
         assert parameter.grad.any()
-        torch.testing.assert_close(cut._joint.parameters[name].grad, parameter.grad)
+        torch.testing.assert_close(cut._joint.weights.parameters[name].grad, parameter.grad)
     for pruner, cut_pruner in zip(whole.pruners, cut.pruners, strict=True):
         assert pruner.meter.num_batches == cut_pruner.meter.num_batches == 1
         for group, scores in pruner.meter.scores().items():
@@ -317,16 +316,16 @@ def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits
     stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=0.7)))
     first = {"shared.features.0.weight": stage.levels[0].shared}
     first |= {f"level-{level.number}.features.1.weight": level for level in stage.levels}
-    wanted = {name: stage._joint.parameters[name].detach().clone() for name in first}
-    step = stage._joint.optimizer.step
+    wanted = {name: stage._joint.weights.parameters[name].detach().clone() for name in first}
+    step = stage._joint.weights.optimizer.step
 
     def step_and_average() -> None:
         step()
         for name, holder in first.items():
             kept = holder.kept["features.0"]  # what is not kept is averaged no more
-            wanted[name][kept] = 0.7 * wanted[name][kept] + 0.3 * stage._joint.parameters[name].detach()
+            wanted[name][kept] = 0.7 * wanted[name][kept] + 0.3 * stage._joint.weights.parameters[name].detach()
 
-    stage._joint.optimizer.step = step_and_average
+    stage._joint.weights.optimizer.step = step_and_average
     run(stage)
     for level, result in zip(stage.levels, stage.results, strict=True):
         kept = level.kept["features.0"]
@@ -341,13 +340,14 @@ def test_levels_are_handed_on_with_averaged_weights(make_stage, data: DataSplits
     # Training itself goes on from the weights, not from their average.
     kept = stage.levels[0].shared.kept["features.0"]
     assert not torch.equal(
-        stage._joint.parameters["shared.features.0.weight"], wanted["shared.features.0.weight"][kept]
+        stage._joint.weights.parameters["shared.features.0.weight"], wanted["shared.features.0.weight"][kept]
     )
 
 
 def test_averaging_changes_no_weight_in_training(make_stage) -> None:
-    plain, averaged = (run(make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=ema)))) for ema in (None, 0.9))
-    assert all(torch.equal(p, averaged._joint.parameters[name]) for name, p in plain._joint.parameters.items())
+    stages = (run(make_stage(replace(CONFIG, recipe=replace(RECIPE, ema=ema)))) for ema in (None, 0.9))
+    plain, averaged = (stage._joint.weights.parameters for stage in stages)
+    assert all(torch.equal(parameter, averaged[name]) for name, parameter in plain.items())
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -423,7 +423,7 @@ def test_weights_that_diverge_in_the_last_step_fail_too(make_stage, monkeypatch)
     def step_and_diverge(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = train_step(images, labels)
         if stage._steps_taken == 4:
-            stage._joint.parameters["shared.classifier.bias"].data[0] = math.inf
+            stage._joint.weights.parameters["shared.classifier.bias"].data[0] = math.inf
         return losses
 
     monkeypatch.setattr(stage, "train_step", step_and_diverge)
@@ -485,8 +485,8 @@ def test_saliency_of_the_labels_alone_leaves_the_step_as_it_is(make_stage, data:
     plain = make_stage(replace(CONFIG, recipe=recipe, distillation_weight=0.0))
     for stage in (one, other, plain):
         stage.train_step(*first_batch(data))
-    for name, parameter in one._joint.parameters.items():
-        torch.testing.assert_close(other._joint.parameters[name], parameter, rtol=1e-5, atol=1e-6)
+    for name, parameter in one._joint.weights.parameters.items():
+        torch.testing.assert_close(other._joint.weights.parameters[name], parameter, rtol=1e-5, atol=1e-6)
     for mine, labels, own in zip(other.pruners, plain.pruners, one.pruners, strict=True):
         scores, wanted, differing = mine.meter.scores(), labels.meter.scores(), own.meter.scores()
         for group in scores:

@@ -30,18 +30,18 @@ def test_the_step_is_that_of_the_weighted_sum_and_what_is_told_is_not_weighted(
     pruning = replace(CONFIG.pruning, saliency_loss=saliency_loss)
     plain = joint_stage(replace(CONFIG, pruning=pruning))
     weighted = joint_stage(replace(CONFIG, pruning=pruning, level_weight_growth=3.0))
-    before = {name: parameter.detach().clone() for name, parameter in weighted._joint.parameters.items()}
+    before = {name: parameter.detach().clone() for name, parameter in weighted._joint.weights.parameters.items()}
     images, labels = next(iter(epoch_batches(data, RECIPE, "none", 0)))
     assert torch.equal(weighted.train_step(images, labels), plain.train_step(images, labels))
     for one, other in zip(plain.pruners, weighted.pruners, strict=True):
         scores = other.meter.scores()
         assert all(torch.equal(found, scores[group]) for group, found in one.meter.scores().items())
-    for name, parameter in weighted._joint.parameters.items():
+    for name, parameter in weighted._joint.weights.parameters.items():
         wanted = torch.zeros_like(parameter)
         for weight, level in zip((3 / 13, 9 / 13, 27 / 13), plain.levels, strict=True):
             owner, _, own = name.partition(".")  # levels still keep everything
             if owner == f"level-{level.number}" or (owner == "shared" and own not in level.private):
                 wanted += weight * level.network.get_parameter(own).grad
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-6)
-        rate = weighted._joint.optimizer.param_groups[0]["lr"]
+        rate = weighted._joint.weights.optimizer.param_groups[0]["lr"]
         torch.testing.assert_close(parameter, before[name] - rate * wanted, rtol=1e-4, atol=1e-6)

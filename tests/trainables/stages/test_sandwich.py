@@ -76,10 +76,10 @@ def test_each_level_learns_from_the_next_larger_that_takes_part_and_the_others_a
     found, wanted = stage.train_step(images, labels), beside.train_step(images, labels)
     assert torch.equal(found, torch.stack([wanted[0], torch.tensor(0.0), wanted[1], torch.tensor(0.0), wanted[2]]))
     renamed = {"level-1": "level-1", "level-3": "level-2", "level-5": "level-3", "shared": "shared"}
-    for name, parameter in stage._joint.parameters.items():
+    for name, parameter in stage._joint.weights.parameters.items():
         owner, _, own = name.partition(".")
         if owner in renamed:
-            assert torch.equal(parameter.grad, beside._joint.parameters[f"{renamed[owner]}.{own}"].grad)
+            assert torch.equal(parameter.grad, beside._joint.weights.parameters[f"{renamed[owner]}.{own}"].grad)
         else:
             assert not parameter.grad.any()
     for level, pruner in zip(stage.levels, stage.pruners, strict=True):

@@ -189,13 +189,13 @@ def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data
     network, _ = networks("vgg-small")
     stage = TeacherStage(network, recipe=replace(RECIPE, ema=0.7), data=data)
     wanted = network.classifier.weight.detach().clone()
-    optimizer_step = stage._optimizer.step
+    optimizer_step = stage._weights.optimizer.step
 
     def step_and_average() -> None:
         optimizer_step()
         wanted.mul_(0.7).add_(network.classifier.weight.detach(), alpha=0.3)
 
-    stage._optimizer.step = step_and_average
+    stage._weights.optimizer.step = step_and_average
     stage.step()
     assert not torch.allclose(network.classifier.weight, wanted)  # training goes on from the weights themselves
     told = stage.step()
@@ -235,14 +235,14 @@ def test_a_diverging_loss_fails_with_stage_and_step(networks, data: DataSplits) 
 
 def test_weights_that_diverge_in_the_last_step_fail_too(networks, data: DataSplits, monkeypatch) -> None:
     stage = make_stage(networks, data, recipe=replace(RECIPE, epochs=1))
-    optimizer_step, left = stage._optimizer.step, iter(range(3, -1, -1))
+    optimizer_step, left = stage._weights.optimizer.step, iter(range(3, -1, -1))
 
     def step_and_diverge() -> None:
         optimizer_step()
         if next(left) == 0:
             stage.network.scores.bias.data[0] = math.nan
 
-    monkeypatch.setattr(stage._optimizer, "step", step_and_diverge)
+    monkeypatch.setattr(stage._weights.optimizer, "step", step_and_diverge)
     with pytest.raises(StageFailure, match=r"^stage teacher, step 4: weights are no longer finite; lower the learning"):
         stage.step()
 
