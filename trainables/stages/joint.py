@@ -19,7 +19,7 @@ from trainables.pruning.schedule import LevelPruner
 from trainables.pruning.views import Cuts
 from trainables.stages.batches import Part, micro_batches, require_parts
 from trainables.stages.features import Answer, attention_distance, attention_maps, find_boundaries
-from trainables.stages.objective import Objective
+from trainables.stages.objective import Objective, for_losses
 from trainables.stages.sandwich import leaves_out
 from trainables.stages.weights import TrainedWeights
 from trainables.tensors import Tensors, prefixed
@@ -237,7 +237,7 @@ class JointStep:
 
     def _answer(self, network: nn.Module, forward: Forward, part: Part) -> Answer:
         with attention_maps(network, self._boundaries) as maps:
-            logits_NK = _for_losses(forward(part.images))
+            logits_NK = for_losses(forward(part.images))
         return Answer(logits_NK=logits_NK, maps=maps, moment=self._branches.mark())
 
     def _loss(self, answer: Answer, larger: Answer | None, labels: torch.Tensor) -> torch.Tensor:
@@ -268,8 +268,3 @@ def level_weights(number: int, *, growth: float) -> tuple[float, ...]:
     """
     powers = [growth**level for level in range(number)]
     return tuple(power * number / sum(powers) for power in powers)
-
-
-def _for_losses(logits: torch.Tensor) -> torch.Tensor:
-    """The same in float32, as losses are sums of exponentials; in float64 where a network computes in it."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -87,6 +87,11 @@ class Objective:
         return (1.0 - weight) * self.of_labels(logits_NK, labels) + weight * temperature**2 * apart
 
 
+def for_losses(logits: torch.Tensor) -> torch.Tensor:
+    """The same in float32, as losses are sums of exponentials; in float64 where a network computes in it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def _check_multi_label(recipe: Recipe, non_target_weight: float | None) -> None:
     if non_target_weight is not None:
         raise InputError(

@@ -24,7 +24,7 @@ from trainables.seeds import derive_seed
 from trainables.stages.batches import micro_batches, require_parts
 from trainables.stages.epochs import Epochs
 from trainables.stages.evaluation import Evaluation, evaluate
-from trainables.stages.objective import Objective
+from trainables.stages.objective import Objective, for_losses
 from trainables.stages.recalibration import CALIBRATION_BATCHES, recalibrate
 from trainables.stages.weights import TrainedWeights
 from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
@@ -162,8 +162,8 @@ class TeacherStage:
         total = torch.zeros((), device=images.device)
         for part in micro_batches(images, labels, self._recipe.accumulate, self._ranks):
             with autocast(self._recipe, self.network, images.device), whole_batch(self._ranks, part.num_together):
-                logits = self._forward(part.images)
-            loss = self._objective.of_labels(logits.float(), part.labels) * part.share
+                logits = for_losses(self._forward(part.images))
+            loss = self._objective.of_labels(logits, part.labels) * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._ranks.add_up([total, *(p.grad for p in self._weights.parameters.values() if p.grad is not None)])
