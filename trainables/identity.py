@@ -41,6 +41,8 @@ _BESIDE_THE_ENGINE = (
     "results.py",
     "tune_adapter.py",
 )
+# Keys of a cascade that change a stage by its plan alone, which names the stage, its levels and its epochs.
+_IN_PLANS = ("macs_kept", "schedule", "epoch_growth", "recovery_epochs")
 _LIBRARIES = ("pillow", "torchcodec", "torch-pruning", "torchvision")
 
 
@@ -140,28 +142,17 @@ def stage_identities(
         latency: the layers' times; they count where sizes are in latency.
     """
     times = latency.to_dict() if config.pruning.size_in == "latency" and latency is not None else None
-    plain = config.to_dict()
-    recipe = {name: value for name, value in plain["recipe"].items() if name != "epochs"}  # the plan has the stage's
+    shared = {key: value for key, value in config.to_dict().items() if key not in _IN_PLANS}
+    shared["pruning"] |= {"saliency": _with_source(config.pruning.saliency)}
+    del shared["recipe"]["epochs"]  # the plan has the stage's
     identities: list[Identity] = []
     before = origin
     for plan in plans:
-        identity = {
+        identity = shared | {
             "stage": plan.name,
             "before": before,
             "epochs": plan.epochs,
             "macs_kept": {str(level): config.macs_kept[level - 1] for level in plan.levels},
-            "temperature": config.temperature,
-            "distillation_weight": config.distillation_weight,
-            "learns_from": config.learns_from,
-            "teacher_every": config.teacher_every,
-            "teacher_views": config.teacher_views,
-            "non_target_weight": config.non_target_weight,
-            "feature_weight": config.feature_weight,
-            "levels_a_step": config.levels_a_step,
-            "level_weight_growth": config.level_weight_growth,
-            "pruning": plain["pruning"] | {"saliency": _with_source(config.pruning.saliency)},
-            "recipe": recipe,
-            "seed": config.seed,
             "latency": times,
         }
         identities.append(identity)
