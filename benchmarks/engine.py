@@ -22,9 +22,9 @@ from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import StagePlan
 from trainables.pruning.channels import BATCH_NORMS, Kept
-from trainables.pruning.cost import count_macs, count_params
+from trainables.pruning.cost import count_macs
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.saliency import GateLayer, gate_gradient
-from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Execution, Precision, Recipe
 from trainables.stages.cascade import CascadeStage
@@ -70,7 +70,7 @@ def full_stage(
         teacher,
         plan=StagePlan(name="cascade", levels=tuple(range(1, len(sizes) + 1)), epochs=epochs, first_epoch=0),
         config=config,
-        teacher_size=TeacherSize(macs=count_macs(teacher, data.input_shape), params=count_params(teacher)),
+        teacher_size=NetworkSize.count(teacher, data.input_shape),
         data=data,
     )
     for level in stage.levels:

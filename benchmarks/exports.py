@@ -34,8 +34,7 @@ from trainables.hardware.latency import Comparison
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import StagePlan
-from trainables.pruning.cost import count_macs, count_params
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
@@ -85,7 +84,7 @@ def trained_pair(data: DataSplits, folder: Path) -> Pair:
             pruning=Pruning(round_to=ROUND_TO),
             recipe=replace(recipe, epochs=LEVEL_EPOCHS, learning_rate=LEVEL_RATE),
         ),
-        teacher_size=TeacherSize(macs=count_macs(dense, spec.shape), params=count_params(dense)),
+        teacher_size=NetworkSize.count(dense, spec.shape),
         data=data,
     )
     while not stage.finished:

@@ -31,9 +31,8 @@ from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import StagePlan
 from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts, draw_weights
-from trainables.pruning.cost import count_macs, count_params
 from trainables.pruning.dependencies import CLASS_SCORES
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
@@ -129,8 +128,8 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
     seconds = time.perf_counter() - started
     # As if it were trained: torchvision's ViT has a head of zeros, and ConvNeXt's branches begin at a millionth.
     draw_weights(dense, torch.Generator().manual_seed(0))
-    macs, params = count_macs(dense, data.input_shape), count_params(dense)
-    stage = cascade(dense, data, network.macs_kept, TeacherSize(macs=macs, params=params))
+    size = NetworkSize.count(dense, data.input_shape)
+    stage = cascade(dense, data, network.macs_kept, size)
     narrow = stage.levels[0].network.eval().requires_grad_(requires_grad=False)
     images_NCHW = torch.randn(3, *data.input_shape, generator=torch.Generator().manual_seed(1))
     with tempfile.TemporaryDirectory() as folder:
@@ -139,8 +138,8 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
         traced = trace(narrow, _spec(images_NCHW), pixels="normalised")
         return Conformance(
             findings=findings,
-            macs=macs,
-            params=params,
+            macs=size.macs,
+            params=size.params,
             macs_kept=stage.results[0].macs_kept,
             exported=relative(program_scores(traced, images_NCHW, Path(folder)), scores_NK),
             onnx=relative(onnx_scores(traced, images_NCHW, Path(folder)), scores_NK) if onnx else math.nan,
@@ -148,7 +147,7 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
         )
 
 
-def cascade(dense: nn.Module, data: DataSplits, macs_kept: float, size: TeacherSize) -> CascadeStage:
+def cascade(dense: nn.Module, data: DataSplits, macs_kept: float, size: NetworkSize) -> CascadeStage:
     """A cascade of one level, run to its end; it fails by itself where saliency is zero or a size is missed."""
     stage = CascadeStage(
         dense,

@@ -30,7 +30,7 @@ from trainables.hardware.ranks import ALONE, Ranks, join, leave
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import stage_plans
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
@@ -81,7 +81,7 @@ def train(ranks: Ranks, teacher: nn.Module, data: DataSplits, config: CascadeCon
         copy.deepcopy(teacher),
         plan=stage_plans(config)[0],
         config=config,
-        teacher_size=TeacherSize.count(teacher, data.input_shape, None),
+        teacher_size=NetworkSize.count(teacher, data.input_shape),
         data=data,
         augmentation=DATA.augmentation,
         ranks=ranks,

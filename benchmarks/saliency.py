@@ -33,10 +33,9 @@ from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import StagePlan
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
-from trainables.pruning.cost import count_macs, count_params
 from trainables.pruning.levels import Level
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.saliency import SaliencyMeter, find_criterion
-from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
@@ -116,7 +115,7 @@ def make_case(seed: int, *, epochs: int, distillation_weight: float) -> Case:
         teacher,
         plan=StagePlan(name="cascade", levels=(1,), epochs=8, first_epoch=0),
         config=config,
-        teacher_size=TeacherSize(macs=count_macs(teacher, data.input_shape), params=count_params(teacher)),
+        teacher_size=NetworkSize.count(teacher, data.input_shape),
         data=data,
     )
     for _ in range(epochs):

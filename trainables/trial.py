@@ -19,7 +19,7 @@ from trainables.networks.models import versioned
 from trainables.plan import stage_plans
 from trainables.pruning.channels import network_widths, resize
 from trainables.pruning.cost import LatencyTable
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.network_size import NetworkSize
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages.cascade import CascadeStage
 from trainables.tensors import Tensors, prefixed, unprefixed
@@ -86,7 +86,7 @@ class CascadeTrial:
         self._ranks = ranks
         self._plans = stage_plans(config)
         self._identities = stage_identities(config, self._plans, origin, latency)
-        self._teacher_size = TeacherSize.count(self._teacher, data.input_shape, latency)
+        self._teacher_size = NetworkSize.count(self._teacher, data.input_shape, latency)
         self._num_stages_done = 0
         self._stage = self._make_stage()
         self._epochs: tuple[EpochProgress, ...] = ()

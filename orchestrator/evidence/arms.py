@@ -25,11 +25,11 @@ from trainables.networks.models import build, load_weights
 from trainables.plain import require
 from trainables.plan import StagePlan
 from trainables.pruning.channels import ChannelMap
-from trainables.pruning.cost import SizeModel, count_macs, count_params, macs_model
+from trainables.pruning.cost import SizeModel, count_macs, macs_model
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.possible_sizes import smallest_target
 from trainables.pruning.saliency import find_criterion
-from trainables.pruning.teacher_size import TeacherSize
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.evaluation import evaluate
 from trainables.stages.features import find_boundaries
@@ -64,9 +64,9 @@ class Material:
         return self.data.train.labels_N.device
 
     @property
-    def teacher_size(self) -> TeacherSize:
+    def teacher_size(self) -> NetworkSize:
         """What sizes are fractions of."""
-        return TeacherSize(macs=count_macs(self.teacher, self.data.input_shape), params=count_params(self.teacher))
+        return NetworkSize.count(self.teacher, self.data.input_shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

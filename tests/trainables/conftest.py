@@ -17,7 +17,7 @@ from trainables.plan import StagePlan
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap
 from trainables.pruning.cost import LatencyTable, LayerTime
 from trainables.pruning.dependencies import find_groups
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.network_size import NetworkSize
 from trainables.stages.cascade import CascadeStage
 
 NUM_CLASSES = 4
@@ -203,7 +203,7 @@ def joint_stage(networks: Networks, data: DataSplits) -> Callable[..., CascadeSt
             teacher,
             plan=StagePlan(name="cascade", levels=levels, epochs=config.recipe.epochs, first_epoch=0),
             config=config,
-            teacher_size=TeacherSize.count(teacher, images.input_shape, None),
+            teacher_size=NetworkSize.count(teacher, images.input_shape),
             data=images,
         )
         for level in stage.levels:

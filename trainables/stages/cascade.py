@@ -19,10 +19,10 @@ from trainables.plan import StagePlan
 from trainables.pruning.cost import macs_model, size_model
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.levels import Level, SharedWeights
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.saliency import find_criterion
 from trainables.pruning.schedule import LevelPruner, pruning_steps
 from trainables.pruning.selection import SelectionError
-from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning.views import Cuts
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.seeds import derive_seed
@@ -52,7 +52,7 @@ class CascadeStage:
         *,
         plan: StagePlan,
         config: CascadeConfig,
-        teacher_size: TeacherSize,
+        teacher_size: NetworkSize,
         data: DataSplits,
         augmentation: Augmentation = "none",
         start: nn.Module | None = None,

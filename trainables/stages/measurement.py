@@ -6,8 +6,8 @@ from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.hardware.ranks import Ranks
 from trainables.pruning.levels import Level
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.schedule import LevelPruner
-from trainables.pruning.teacher_size import TeacherSize
 from trainables.results import LevelResult
 from trainables.stages.evaluation import Evaluation, evaluate
 from trainables.stages.recalibration import CALIBRATION_BATCHES, recalibrate
@@ -26,7 +26,7 @@ class Measurement:
 
     config: CascadeConfig
     data: DataSplits
-    teacher_size: TeacherSize
+    teacher_size: NetworkSize
     ranks: Ranks
 
     def validate(self, level: Level) -> Evaluation:
@@ -47,7 +47,7 @@ class Measurement:
             SelectionError: if it has missed its size.
         """
         level = pruner.level
-        size = TeacherSize.count(level.network, self.data.input_shape, self.teacher_size.table)
+        size = NetworkSize.count(level.network, self.data.input_shape, self.teacher_size.table)
         pruner.check_size(size.of(self.config.pruning.size_in))
         self._recalibrate(level)
         found = evaluate(level.network, self.data, self.ranks)

@@ -19,8 +19,8 @@ from trainables.errors import InputError
 from trainables.hardware.branches import PART_OF_SHARE, Branches
 from trainables.hardware.execution import RecordedStep, require_compiler
 from trainables.plan import StagePlan
-from trainables.pruning.cost import count_macs, count_params
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.cost import count_params
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Execution, Recipe
 from trainables.stages.cascade import CascadeStage
@@ -53,7 +53,7 @@ def stage_of(data: DataSplits, config: CascadeConfig, teacher: nn.Module | None 
         teacher,
         plan=StagePlan(name="cascade", levels=levels, epochs=config.recipe.epochs, first_epoch=0),
         config=config,
-        teacher_size=TeacherSize(macs=count_macs(teacher, data.input_shape), params=count_params(teacher)),
+        teacher_size=NetworkSize.count(teacher, data.input_shape),
         data=data,
         augmentation="crop-flip",
     )

@@ -18,8 +18,8 @@ from trainables.errors import InputError, StageFailure
 from trainables.networks.vggs import vgg
 from trainables.plan import StagePlan
 from trainables.pruning.cost import LatencyTable, count_macs, count_params
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.schedule import size_at
-from trainables.pruning.teacher_size import TeacherSize
 from trainables.pruning.views import find_indices, pick
 from trainables.pruning_config import Pruning
 from trainables.recipe import Optimizer, Recipe
@@ -53,7 +53,7 @@ def make_stage(networks, data: DataSplits) -> Callable[..., CascadeStage]:
                 first_epoch=0,
             ),
             config=config,
-            teacher_size=TeacherSize.count(teacher, images.input_shape, table),
+            teacher_size=NetworkSize.count(teacher, images.input_shape, table),
             data=images,
         )
 

@@ -11,7 +11,7 @@ from trainables.datasets.data import DataSplits
 from trainables.datasets.images import num_batches
 from trainables.errors import InputError
 from trainables.plan import StagePlan
-from trainables.pruning.teacher_size import TeacherSize
+from trainables.pruning.network_size import NetworkSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
@@ -35,7 +35,7 @@ def make_stage(networks, data: DataSplits) -> Callable[[CascadeConfig], CascadeS
             teacher,
             plan=StagePlan(name="cascade", levels=(1, 2), epochs=EPOCHS, first_epoch=0),
             config=config,
-            teacher_size=TeacherSize.count(teacher, data.input_shape, None),
+            teacher_size=NetworkSize.count(teacher, data.input_shape),
             data=data,
             augmentation="crop-flip",
         )

@@ -1,4 +1,4 @@
-"""What sizes are fractions of."""
+"""How large a network is, in all that sizes are counted in."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,8 +10,8 @@ from trainables.pruning_config import SizeUnit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherSize:
-    """What sizes are fractions of: the teacher's MACs and parameters, and the milliseconds that the table gives it.
+class NetworkSize:
+    """MACs and parameters of a network, and the milliseconds that a table gives it; the teacher's is what sizes are of.
 
     Attributes:
         macs: multiply-accumulates of one image.
@@ -26,8 +26,8 @@ class TeacherSize:
     table: LatencyTable | None = None
 
     @classmethod
-    def count(cls, network: nn.Module, input_shape: tuple[int, int, int], table: LatencyTable | None) -> Self:
-        """The size of a network, the teacher or a level, on images of a shape."""
+    def count(cls, network: nn.Module, input_shape: tuple[int, int, int], table: LatencyTable | None = None) -> Self:
+        """The size of a network on images of a shape."""
         return cls(
             macs=count_macs(network, input_shape),
             params=count_params(network),
