@@ -20,7 +20,7 @@ def share_at(fraction: float, regrowth: float) -> float:
     return regrowth * 0.5 * (1.0 + math.cos(math.pi * fraction)) if fraction < 1.0 else 0.0
 
 
-def candidates(
+def may_return(
     kept: Kept, shared: Kept, scores: Mapping[str, torch.Tensor], *, share: float
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What a level keeps, and of each group the channels that may come back.

@@ -8,7 +8,7 @@ import torch
 from trainables.pruning.channels import Kept
 from trainables.pruning.cost import IntVector, SizeModel
 from trainables.pruning.levels import Level
-from trainables.pruning.regrowth import candidates, share_at
+from trainables.pruning.regrowth import may_return, share_at
 from trainables.pruning.saliency import Criterion, SaliencyMeter
 from trainables.pruning.selection import TOLERANCE, SelectionError, check_scores, select
 from trainables.pruning.views import Cuts
@@ -135,7 +135,7 @@ class LevelPruner:
             group: torch.where(torch.isin(shared[group], kept[group]), scores_C, scores_C * self.meter.num_batches)
             for group, scores_C in scores.items()
         }
-        return candidates(kept, shared, means, share=share)
+        return may_return(kept, shared, means, share=share)
 
     def check_size(self, size: float) -> None:
         """Compare a count of the finished network with what was asked.

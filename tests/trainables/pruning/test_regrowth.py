@@ -16,7 +16,7 @@ from trainables.config import CascadeConfig
 from trainables.pruning import levels
 from trainables.pruning.closed_gates import AJAR
 from trainables.pruning.levels import Level, SharedWeights
-from trainables.pruning.regrowth import candidates, share_at
+from trainables.pruning.regrowth import may_return, share_at
 from trainables.pruning.saliency import CRITERIA
 from trainables.pruning.schedule import LevelPruner
 from trainables.pruning_config import Pruning
@@ -37,7 +37,7 @@ def test_the_most_salient_of_what_a_level_has_lost_may_come_back(data) -> None:
     kept = sorted(data.draw(st.sets(st.sampled_from(shared), min_size=1)))
     scores = data.draw(st.lists(st.integers(0, 4), min_size=len(shared), max_size=len(shared)))  # many are equal
     share = data.draw(st.floats(0, 1))
-    pool, found = candidates(
+    pool, found = may_return(
         {"a": torch.tensor(kept)},
         {"a": torch.tensor(shared)},
         {"a": torch.tensor(scores, dtype=torch.float64)},
