@@ -102,9 +102,9 @@ class CascadeTrial:
         return min(self._num_stages_done, len(self._plans) - 1)
 
     @property
-    def num_epochs(self) -> float:
+    def epochs_done(self) -> float:
         """Epochs that were trained or taken over, and of the one that is not done the part that is."""
-        return self._config.num_epochs if self.finished else self._stage.plan.first_epoch + self._stage.num_epochs
+        return self._config.num_epochs if self.finished else self._stage.plan.first_epoch + self._stage.epochs_done
 
     @property
     def standing(self) -> Standing:
@@ -254,7 +254,7 @@ class CascadeTrial:
         """Fraction of a level's epochs that were trained, parts of one too, over all stages that train it."""
         plans = [(index, plan) for index, plan in enumerate(self._plans) if level in plan.levels]
         done = [plan.epochs if index < self._num_stages_done else 0 for index, plan in plans]
-        running = self._stage.num_epochs if not self.finished and level in self._stage.plan.levels else 0
+        running = self._stage.epochs_done if not self.finished and level in self._stage.plan.levels else 0
         return (sum(done) + running) / sum(plan.epochs for _, plan in plans)
 
     def _next_stage(self) -> None:

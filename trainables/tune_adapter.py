@@ -265,7 +265,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _epochs(self) -> dict[str, Any]:
         """How many epochs the trial has, and which of them it did not have to train."""
-        return {"num_epochs": self._trial.num_epochs, "reused": self._trial.reused.to_dict()}
+        return {"num_epochs": self._trial.epochs_done, "reused": self._trial.reused.to_dict()}
 
     def _levels(self) -> dict[str, Any]:
         """What the trial came to."""

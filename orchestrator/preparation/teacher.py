@@ -9,7 +9,7 @@ from torch import nn
 
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.machines.rank_crew import RankLost
-from orchestrator.preparation.teacher_task import TeacherTask, num_epochs
+from orchestrator.preparation.teacher_task import TeacherTask, epochs_done
 from orchestrator.storage.staging import no_room
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure, first_line
@@ -42,7 +42,7 @@ def prepare_teacher(task: TeacherTask, data: ray.ObjectRef, *, told: Callable[[E
     if result is not None:
         return result
     state = task.state()
-    num_told = 0 if state is None else num_epochs(state)  # by an earlier start
+    num_told = 0 if state is None else epochs_done(state)  # by an earlier start
     latency_ms = None
     try:
         if task.timed_on is not None:  # before anything else runs

@@ -171,7 +171,7 @@ class TeacherTask:
         return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
-def num_epochs(state: tuple[Tensors, dict[str, Any]]) -> int:
+def epochs_done(state: tuple[Tensors, dict[str, Any]]) -> int:
     """Epochs that a teacher's state has come to."""
     return len(state[1]["epochs"])
 
@@ -179,4 +179,4 @@ def num_epochs(state: tuple[Tensors, dict[str, Any]]) -> int:
 def _progress(state: tuple[Tensors, dict[str, Any]]) -> tuple[int, int]:
     """How far training is, to compare states by: epochs, and batches of the next one."""
     midway = state[1].get("midway")
-    return num_epochs(state), 0 if midway is None else midway["place"]
+    return epochs_done(state), 0 if midway is None else midway["place"]

@@ -271,7 +271,7 @@ def test_as_many_batches_are_trained_as_fit_into_the_seconds(make_trial, monkeyp
     monkeypatch.setattr(midway.time, "perf_counter", iter(range(0, 1000, 10)).__next__)
     trial = make_trial()
     assert trial.step_for(15.0) is None  # ten seconds for two batches
-    assert trial.num_epochs == 3 / 4
+    assert trial.epochs_done == 3 / 4
     trial.stop()
     assert trial.results == ()
 

@@ -145,7 +145,7 @@ class CascadeStage:
         return self._steps_taken > 0
 
     @property
-    def num_epochs(self) -> float:
+    def epochs_done(self) -> float:
         """Epochs that are done, and of the one that is not the part that is."""
         return self._steps_taken / self._epochs.steps_per_epoch
 
@@ -326,7 +326,7 @@ class CascadeStage:
         results = []
         for pruner, before in zip(self.pruners, evaluations, strict=True):
             with self._failing(pruner.level):
-                results.append(self._measure.finish(pruner, before, fidelity=self.num_epochs / self.plan.epochs))
+                results.append(self._measure.finish(pruner, before, fidelity=self.epochs_done / self.plan.epochs))
             if not all_finite(pruner.level.network.parameters()):  # as after the last step, which no loss has seen
                 raise self._failure("weights are no longer finite; lower the learning rate", level=pruner.level.number)
         return tuple(results)

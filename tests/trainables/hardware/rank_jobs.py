@@ -86,7 +86,7 @@ def in_parts(ranks, network, config, arrays):
         trial, places = _trial(ranks, network, config, arrays), []
         while not trial.finished:
             trial.step_for(seconds)
-            places.append(trial.num_epochs)
+            places.append(trial.epochs_done)
             trial = _trial(ranks, network, config, arrays, trial.state())
     return places, [result.to_dict() for result in trial.results]
 
