@@ -9,7 +9,7 @@ from trainables.pruning.channels import Kept
 from trainables.pruning.cost import IntVector, SizeModel
 from trainables.pruning.levels import Level
 from trainables.pruning.regrowth import may_return, share_at
-from trainables.pruning.saliency import Criterion, SaliencyMeter
+from trainables.pruning.saliency import SaliencyMeter, find_criterion
 from trainables.pruning.selection import TOLERANCE, SelectionError, check_scores, select
 from trainables.pruning.views import Cuts
 from trainables.pruning_config import Pruning, Ramp, amount
@@ -37,26 +37,20 @@ class LevelPruner:
         final: the size that it has in the end, in the unit of its sizes.
     """
 
-    def __init__(  # noqa: PLR0913
-        self,
-        level: Level,
-        *,
-        criterion: Criterion,
-        sizes: SizeModel,
-        final: float,
-        pruning: Pruning,
-    ) -> None:
+    def __init__(self, level: Level, *, sizes: SizeModel, final: float, pruning: Pruning) -> None:
         """Take a level that keeps everything.
 
         Args:
             level: the level.
-            criterion: what saliency is.
             sizes: the size as a function of what is kept.
             final: size that the level has in the end.
             pruning: how channels are chosen.
+
+        Raises:
+            InputError: if the criterion is unknown.
         """
         self.level = level
-        self.meter = SaliencyMeter(criterion, level.shared.channel_map)
+        self.meter = SaliencyMeter(find_criterion(pruning.saliency), level.shared.channel_map)
         self.final = final
         self._sizes = sizes
         self._start = self.size

@@ -20,7 +20,6 @@ from trainables.pruning.cost import macs_model, size_model
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.network_size import NetworkSize
-from trainables.pruning.saliency import find_criterion
 from trainables.pruning.schedule import LevelPruner, pruning_steps
 from trainables.pruning.selection import SelectionError
 from trainables.pruning.views import Cuts
@@ -100,14 +99,9 @@ class CascadeStage:
         unit = config.pruning.size_in
         sizes = size_model(start, channel_map, data.input_shape, unit=unit, latency=teacher_size.table)
         self._macs = sizes if unit == "macs" else macs_model(start, channel_map, data.input_shape)
+        whole = teacher_size.of(unit)
         self.pruners = tuple(
-            LevelPruner(
-                level,
-                criterion=find_criterion(config.pruning.saliency),
-                sizes=sizes,
-                final=config.macs_kept[level.number - 1] * teacher_size.of(unit),
-                pruning=config.pruning,
-            )
+            LevelPruner(level, sizes=sizes, final=config.macs_kept[level.number - 1] * whole, pruning=config.pruning)
             for level in self.levels
         )
         self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data, ranks=ranks)

@@ -17,7 +17,6 @@ from trainables.pruning import levels
 from trainables.pruning.closed_gates import AJAR
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.regrowth import may_return, share_at
-from trainables.pruning.saliency import CRITERIA
 from trainables.pruning.schedule import LevelPruner
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
@@ -127,7 +126,6 @@ def test_a_closed_gates_saliency_is_the_square_of_its_gradient(architecture, net
     shared, images_N, labels_N = level.shared, *images_and_labels()
     pruner = LevelPruner(
         level,
-        criterion=CRITERIA["gate-gradient"],
         sizes=SimpleNamespace(total=lambda _counts: 1.0),
         final=1.0,
         pruning=Pruning(regrowth=0.5),
