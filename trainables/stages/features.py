@@ -11,7 +11,6 @@ Shape legend: N images, C channels, H x W places of a map, P of them.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,26 +23,6 @@ Maps = Mapping[str, torch.Tensor]
 """Attention maps, N x P, by the name of the layer that reads the features."""
 
 _SHORTEST = 1e-6  # length that a map which is zero nearly everywhere is not stretched from
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Answer:
-    """What a network says of some images.
-
-    Attributes:
-        logits_NK: class scores, float32 or wider.
-        maps: attention maps; none where features are not learnt.
-        moment: at which a card has computed it, where others may ask before.
-    """
-
-    logits_NK: torch.Tensor
-    maps: Maps = field(default_factory=dict)
-    moment: torch.cuda.Event | None = None
-
-    def detached(self) -> "Answer":
-        """The same, through which no gradient flows."""
-        maps = {layer: map_NP.detach() for layer, map_NP in self.maps.items()}
-        return replace(self, logits_NK=self.logits_NK.detach(), maps=maps)
 
 
 def find_boundaries(network: nn.Module, channel_map: ChannelMap, input_shape: tuple[int, int, int]) -> tuple[str, ...]:

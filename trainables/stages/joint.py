@@ -1,6 +1,7 @@
 """One step of levels that share weights: each learns from what is larger, and all of them move θ together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.schedule import LevelPruner
 from trainables.pruning.views import Cuts
 from trainables.stages.batches import Part, micro_batches, require_parts
-from trainables.stages.features import Answer, attention_distance, attention_maps, find_boundaries
+from trainables.stages.features import Maps, attention_distance, attention_maps, find_boundaries
 from trainables.stages.objective import Objective, for_losses
 from trainables.stages.sandwich import leaves_out
 from trainables.stages.weights import TrainedWeights
@@ -27,6 +28,27 @@ from trainables.tensors import Tensors, prefixed
 Way = Literal["asked", "given", "alone"]
 """How a step comes by what the frozen network says of its batch: it is asked; its logits are given; or not at all, so
 that what would learn from it learns from the labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Answer:
+    """What a network says of some images.
+
+    Attributes:
+        logits_NK: class scores, float32 or wider.
+        maps: attention maps; none where features are not learnt.
+        moment: at which a card has computed it, where others may ask before.
+    """
+
+    logits_NK: torch.Tensor
+    maps: Maps = field(default_factory=dict)
+    moment: torch.cuda.Event | None = None
+
+    def detached(self) -> "Answer":
+        """The same, through which no gradient flows."""
+        maps = {layer: map_NP.detach() for layer, map_NP in self.maps.items()}
+        return replace(self, logits_NK=self.logits_NK.detach(), maps=maps)
+
 
 Larger = Sequence[Answer | None]
 """What a larger network says of each part of a batch; `None` where nothing is learnt from it."""

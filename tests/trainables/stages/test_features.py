@@ -16,7 +16,8 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.batches import epoch_batches
 from trainables.stages.distillation import multi_label_loss
-from trainables.stages.features import Answer, attention, attention_distance, attention_maps, find_boundaries
+from trainables.stages.features import attention, attention_distance, attention_maps, find_boundaries
+from trainables.stages.joint import Answer
 from trainables.stages.objective import Objective
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.02)
