@@ -9,15 +9,12 @@ silent behind a function that is not zero at zero.
 
 import re
 from collections.abc import Collection
-from typing import Any
 
 from torch import nn
 from torch_pruning import ops
 
 from trainables.pruning.channels import LAYERS
-
-Node = Any
-"""torch-pruning's: its `module`, and `inputs`, the nodes that it reads."""
+from trainables.pruning.tracing import Node
 
 _PRODUCT = re.compile(r"\(MulBackward\d")
 _SUM = re.compile(r"\((Add|Sub|Rsub)Backward\d")

@@ -43,7 +43,6 @@ def measure_layers(
     pruning: Pruning,
     num_threads: int,
     min_seconds: float = 5.0,
-    seed: int = 0,
 ) -> LatencyTable:
     """Time a network's layers in evaluation mode, on the device that it is on; it is left as it was.
 
@@ -53,16 +52,14 @@ def measure_layers(
         pruning: says what is kept whole, and what widths are rounded to.
         num_threads: CPU threads, at least 1; restored afterwards.
         min_seconds: time to measure for; every network runs some times however long that takes.
-        seed: of the narrow networks' widths.
 
     Raises:
         InputError: if the network's channels cannot be traced.
     """
     channel_map = find_groups(network, input_shape, keep=pruning.keep)
-    networks = [_narrow(network, channel_map, counts_G) for counts_G in _counts(channel_map, pruning, seed)]
+    networks = [_narrow(network, channel_map, counts_G) for counts_G in _counts(channel_map, pruning)]
     device = next(network.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    images_NCHW = torch.randn(LATENCY_BATCH, *input_shape, generator=generator).to(device)
+    images_NCHW = torch.randn(LATENCY_BATCH, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     # One thread's own time leaves out what else runs; several wait for one another.
     now = time.thread_time if num_threads == 1 and device.type == "cpu" else time.perf_counter
     clocks = [_Clock(each, images_NCHW, now) for each in networks]
@@ -75,12 +72,12 @@ def measure_layers(
     return _table(clocks, channel_map, num_threads)
 
 
-def _counts(channel_map: ChannelMap, pruning: Pruning, seed: int) -> Iterator[IntVector]:
+def _counts(channel_map: ChannelMap, pruning: Pruning) -> Iterator[IntVector]:
     """How many channels each group keeps in the networks that are measured; first all of them."""
     full_G = np.array([group.num_channels for group in channel_map.groups])
     step_G = np.array([round_step(group, pruning) for group in channel_map.groups])
     floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     uneven = [generator.uniform(_LEAST, 1.0, len(full_G)) for _ in range(_NUM_UNEVEN)]
     for kept in [np.full(len(full_G), part) for part in _EVEN] + uneven:
         counts_G = np.round(full_G * kept / step_G).astype(np.int64) * step_G
