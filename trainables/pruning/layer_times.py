@@ -191,22 +191,15 @@ def _table(clocks: Sequence[_Clock], channel_map: ChannelMap, num_threads: int) 
 
 
 def fit(terms_ST: npt.NDArray[np.float64], values_S: FloatVector, weights_S: FloatVector) -> tuple[float, ...]:  # noqa: N803
-    """Factors of a few terms, none below zero, with the least squared weighted error: the best of all subsets.
+    """Factors of a few terms, none below zero, with the least squared weighted error.
 
     Args:
         terms_ST: terms by sample.
         values_S: what their weighted sum should be.
         weights_S: of the samples' errors.
     """
+    from scipy.optimize import nnls  # here, as most that read the engine time no layers
+
     scale_T = terms_ST.max(axis=0)
-    wanted_S = values_S * weights_S
-    scaled_ST = terms_ST / scale_T * weights_S[:, None]
-    best_T, least = np.zeros(len(scale_T)), float(wanted_S @ wanted_S)
-    for size in range(1, len(scale_T) + 1):
-        for subset in itertools.combinations(range(len(scale_T)), size):
-            factors = np.linalg.lstsq(scaled_ST[:, subset], wanted_S, rcond=None)[0]
-            errors_S = scaled_ST[:, subset] @ factors - wanted_S
-            if (factors >= 0).all() and (error := float(errors_S @ errors_S)) < least:
-                best_T, least = np.zeros(len(scale_T)), error
-                best_T[list(subset)] = factors
-    return tuple(float(factor) for factor in best_T / scale_T)
+    scaled_T, _ = nnls(terms_ST / scale_T * weights_S[:, None], values_S * weights_S)
+    return tuple(float(factor) for factor in scaled_T / scale_T)
