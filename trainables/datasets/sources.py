@@ -210,8 +210,18 @@ def part_folders(root: Path) -> dict[Part, Path]:
 
 def class_folders(root: Path) -> list[Path]:
     """Folders of classes, by name; hidden ones are none, nor is what a Mac adds to an archive."""
-    folders = (item for item in root.iterdir() if item.is_dir() and not item.name.startswith((".", "__MACOSX")))
+    folders = (item for item in root.iterdir() if item.is_dir() and not _is_hidden(item))
     return sorted(folders, key=lambda folder: folder.name)
+
+
+def _is_hidden(item: Path) -> bool:
+    """Whether a file or folder is none of the user's images, such as what a Mac adds beside each."""
+    return item.name.startswith((".", "__MACOSX"))
+
+
+def _is_image(item: Path) -> bool:
+    """Whether this is a file that is read as an image, as its name says."""
+    return item.suffix.lower() in _SUFFIXES and not _is_hidden(item) and item.is_file()
 
 
 def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
@@ -225,8 +235,7 @@ def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], tor
     for folder in class_folders(root):
         if folder.name not in class_names:
             raise InputError(f"{folder} is a class that has no training images; add some or remove the folder")
-        members = (item for item in folder.iterdir() if item.suffix.lower() in _SUFFIXES and item.is_file())
-        members_by_name = sorted(members, key=lambda item: item.name)
+        members_by_name = sorted(filter(_is_image, folder.iterdir()), key=lambda item: item.name)
         if not members_by_name:
             within = "".join(f", but the folder {inner.name}" for inner in class_folders(folder)[:1])
             raise InputError(

@@ -148,6 +148,7 @@ def test_train_and_test_folders_are_read(tmp_path: Path) -> None:
     _save(tmp_path / "test/dog/d.bmp", 50)
     _save(tmp_path / "train/.cache/f.png", 70)
     (tmp_path / "train/cat/notes.txt").write_text("no image")
+    (tmp_path / "train/cat/._c.webp").write_bytes(b"what a Mac adds beside an image")
 
     train, test = read_train(_folder_config(tmp_path)), read_test(_folder_config(tmp_path))
     assert train.class_names == test.class_names == ("cat", "dog")
