@@ -61,6 +61,8 @@ def _write_to_bucket(folder: Path, bucket: Bucket, options: WriteOptions, *, see
 def _write(folder: Path, out: Path, options: WriteOptions, *, seed: int) -> tuple[ShardSet, str]:
     """What was written, and what kind of source it came from."""
     found = open_source(folder, seed=seed)
+    for note in found.notes:
+        sys.stderr.write(f"note: {note}\n")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

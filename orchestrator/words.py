@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and names as people read them."""
 
 
 def percent(fraction: float, decimals: int = 1) -> str:
@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """So many things, as in `1 trial` and `2,000 trials`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def printable(name: str) -> str:
+    """A file's name, which on Linux may be no Unicode."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def nothing_to_teach(accuracy: str, guess: str) -> str:

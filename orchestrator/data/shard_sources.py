@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from orchestrator.data.left_out import left_out_notes
 from orchestrator.data.parquet_columns import (
     FORMATS,
     checked_labels,
@@ -24,6 +25,7 @@ from orchestrator.data.parquet_columns import (
     own_class_names,
 )
 from orchestrator.data.shards import FILE, PARTS, Labels, PartName
+from orchestrator.words import printable
 from trainables.datasets.sources import class_folders, image_files, part_folders
 from trainables.errors import InputError
 
@@ -69,12 +71,14 @@ class ShardSource:
         class_names: in the order of labels.
         labels: whether an image has one label, or several or none.
         parts: training images, and the other parts that it has.
+        notes: what people should know of it.
     """
 
     kind: str
     class_names: tuple[str, ...]
     labels: Labels
     parts: Mapping[PartName, SourcePart]
+    notes: tuple[str, ...] = ()
 
 
 def open_source(folder: Path, *, seed: int) -> ShardSource:
@@ -118,17 +122,17 @@ def _imagefolder(folder: Path, seed: int) -> ShardSource:
     for part, root in roots.items():
         files, labels_N = image_files(root, class_names)
         entries = tuple(
-            Entry(name=_printable(str(file.relative_to(folder))), label=label, data=file)
+            Entry(name=printable(str(file.relative_to(folder))), label=label, data=file)
             for file, label in zip(files, labels_N.tolist(), strict=True)
         )
         parts[part] = SourcePart(num_images=len(entries), entries=_Shuffled(entries, seed))
-    printable = tuple(map(_printable, class_names))
-    return ShardSource(kind="folders of images", class_names=printable, labels="one", parts=parts)
-
-
-def _printable(name: str) -> str:
-    """A file's name, which on Linux may be no Unicode."""
-    return name.encode(errors="backslashreplace").decode()
+    return ShardSource(
+        kind="folders of images",
+        class_names=tuple(map(printable, class_names)),
+        labels="one",
+        parts=parts,
+        notes=tuple(left_out_notes(folder)),
+    )
 
 
 class _Shuffled:

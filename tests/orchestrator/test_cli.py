@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from orchestrator.experiment.config import Experiment
@@ -133,8 +134,6 @@ def parquet(folder, *, side=32, label=3, cut=None):
     """A CIFAR-10 folder in Parquet, of one image with this side and label."""
     from io import BytesIO
 
-    from PIL import Image
-
     buffer = BytesIO()
     Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(buffer, "PNG")
     table = pa.table({"img": [{"bytes": buffer.getvalue(), "path": "x.png"}] * 20, "label": [0] * 19 + [label]})
@@ -152,6 +151,16 @@ def test_damaged_data_is_named(cascade, tmp_path):
     refused(cascade(*parquet(tmp_path / "wide", side=48)), "train.parquet", "48")
     refused(cascade(*parquet(tmp_path / "odd", label=10)), "label", "10")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_of_folders_says_first_what_it_does_not_read(cascade, tmp_path):
+    for name in ("cat/a.png", "cat/b.heic", "dog/a.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name, "PNG")
+    code, out, err = cascade("search", "demo", "--set", "data={name: imagefolder, path: photos, image_size: 8}")
+    assert (code, out.count("\n")) == (2, 1)
+    assert out.startswith("note: photos holds what is not read: 1 file, such as cat/b.heic; ")
+    assert "class cat has 1 image to split" in err
 
 
 def test_a_place_that_cannot_be_written_to_is_named(cascade, tmp_path):

@@ -449,6 +449,13 @@ def test_the_command_says_what_it_wrote(cascade, photos):
     assert (code, json.loads(out)["class_names"]) == (0, ["cat", "dog"])
 
 
+def test_the_command_says_what_it_does_not_read(cascade, photos):
+    (photos / "val/dog/00.heic").write_bytes(b"a photograph of another format")
+    code, _, err = cascade("data", "photos", "shards", "--format", "json")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("note: photos holds what is not read: 1 file, such as val/dog/00.heic; ")
+
+
 def test_the_command_names_what_it_left_out(cascade, damaged):
     code, out, _ = cascade("data", "photos", "shards", "--skip-corrupt", 5)
     assert code == 0
