@@ -3,6 +3,7 @@
 Shape legend as in `trainables.datasets.images`.
 """
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from trainables.errors import InputError, first_line
 
 # Not all that Pillow knows: it has PostScript run by another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow refuses images from 179 megapixels on, and warns from half as many on. Set once, as threads share filters.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _JPEG = b"\xff\xd8\xff"
 _MARK, _SCAN, _APP1, _EXIF = (
     b"\xff",

@@ -1,5 +1,7 @@
 """Encoded images as pixels, by Pillow and by the faster decoder."""
 
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -45,6 +47,23 @@ def test_images_that_cannot_be_read_are_named() -> None:
 def test_sixteen_bits_are_refused_rather_than_clipped() -> None:
     with pytest.raises(InputError, match="pixels of mode I;16, but must have 8 bits a channel"):
         decode_image(encoded(np.full((4, 4), 40_000, dtype=np.uint16)), name="x")
+
+
+def test_large_images_are_taken_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(encoded(np.zeros((4, 4, 3), dtype=np.uint8)))
+    script = (
+        "from pathlib import Path; from PIL import Image; from trainables.datasets.decoding import decode_image; "
+        "Image.MAX_IMAGE_PIXELS = 10; decode_image(Path('image.png'), name='it')"
+    )
+    # A process of its own, as tests have their own filters of warnings.
+    said = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=True)
+    assert said.stderr == ""
+
+
+def test_images_twice_as_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    with pytest.raises(InputError, match=r"it cannot be read as an image .*decompression bomb"):
+        decode_image(encoded(np.zeros((4, 4, 3), dtype=np.uint8)), name="it")
 
 
 def _photo(height: int, width: int) -> np.ndarray:
