@@ -43,6 +43,7 @@ _CONCLUSIONS: Mapping[TrialState, Literal["finished", "failed", "stopped"]] = Ma
     {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
 )
 _LAID_OUT = "starting_points"
+_FIXED = "fixed_params"  # where Optuna keeps a point that waits for its trial
 # As `optuna.Trial.set_constraint` writes it; a trial object of a running trial would sample anew.
 _CONSTRAINT = "constraints"
 _REFUSAL = "refusal"
@@ -91,10 +92,14 @@ class Study:
         """Let these parameters be suggested first; only where no earlier start has done so."""
         if _LAID_OUT in self._study.user_attrs:
             return
-        for point in points:
-            # Some may be there, if an earlier start was killed between two of them.
-            self._study.enqueue_trial(dict(point), skip_if_exists=True)
-        self._study.set_user_attr(_LAID_OUT, len(points))
+        # Some may be there, if an earlier start was killed between two of them. Optuna would read all for each.
+        there = {_text(trial.system_attrs[_FIXED]) for trial in self._in() if _FIXED in trial.system_attrs}
+        with self.together():
+            for point in points:
+                if _text(point) not in there:
+                    there.add(_text(point))
+                    self._study.enqueue_trial(dict(point))
+            self._study.set_user_attr(_LAID_OUT, len(points))
 
     def learn(self, sources: Sequence[Source], probe: SpaceProbe, bounds: Bounds) -> tuple[Learned, ...]:
         """Let the sampler know what earlier studies found, as `warm_start.learn` says; it counts as no trial here."""
@@ -235,7 +240,7 @@ class Study:
         for trial in self._in(TrialState.RUNNING):
             if _CASCADE in trial.user_attrs:
                 continue
-            point = trial.system_attrs.get("fixed_params")
+            point = trial.system_attrs.get(_FIXED)
             if point:
                 self._study.enqueue_trial(point)
             self.fail(trial.number, "the driver ended while it was drawn")
@@ -322,3 +327,8 @@ def _cascade(trial: FrozenTrial) -> CascadeConfig:
 def _identity(cascade: CascadeConfig) -> str:
     """What two cascades have in common that are the same but for their seed."""
     return json.dumps(cascade.to_dict() | {"seed": None}, sort_keys=True)
+
+
+def _text(point: Mapping[str, Any]) -> str:
+    """What two points have in common that are the same."""
+    return json.dumps(point, sort_keys=True)

@@ -1,3 +1,4 @@
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -132,6 +133,23 @@ def test_starting_points_that_a_killed_start_left_out_are_added(tmp_path):
     again.enqueue(points)
     sizes = [again.ask(SPACE, DEFAULTS).cascade.macs_kept[-1] for _ in range(3)]
     assert sizes == pytest.approx([point["student_macs_kept"] for point in points], rel=1e-3)
+
+
+def test_equal_starting_points_are_tried_once(tmp_path):
+    study = open_study(tmp_path)
+    study.enqueue([{"temperature": 2.0}, {"temperature": 3.0}, {"temperature": 2.0}])
+    temperatures = [study.ask(SPACE, DEFAULTS).cascade.temperature for _ in range(3)]
+    assert temperatures[:2] == [2.0, 3.0]
+    assert temperatures[2] != 2.0
+
+
+def test_many_starting_points_are_laid_out_without_reading_all_for_each(tmp_path, monkeypatch):
+    study = open_study(tmp_path)
+    reads = []
+    read = optuna.Study.get_trials
+    monkeypatch.setattr(optuna.Study, "get_trials", lambda *args, **named: reads.append(1) or read(*args, **named))
+    study.enqueue(SPACE.starting_points(100))
+    assert len(reads) < 10
 
 
 def test_starts_draw_differently_though_starting_points_wait(tmp_path):
