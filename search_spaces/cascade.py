@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SMALLEST_GAP, LARGEST_GAP = 0.5, 2.0
 _MOST_PLACES = 10_000  # of a grid
+MOST_STARTING_POINTS = 1000  # which a search lays out before it begins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from orchestrator.policies.budget import Stop
 from orchestrator.policies.rungs import EarlyStopping
 from orchestrator.policies.samplers import DEFAULT_SAMPLER, check_sampler
 from orchestrator.storage.bucket import check_address
-from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
+from search_spaces.cascade import MOST_STARTING_POINTS, CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
@@ -110,7 +110,7 @@ class Experiment(_Section):
     sampler: str = DEFAULT_SAMPLER
     num_trials: Annotated[int, Field(ge=1, strict=True)] = 20
     starting_points: tuple[dict[str, Any], ...] = ()
-    num_starting_points: Annotated[int, Field(ge=0, strict=True)] = 6
+    num_starting_points: Annotated[int, Field(ge=0, le=MOST_STARTING_POINTS, strict=True)] = 6
     study: StudyStore = Field(default_factory=StudyStore)
     early_stopping: EarlyStopping | None = None
     stop: Stop = Field(default_factory=Stop)

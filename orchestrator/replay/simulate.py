@@ -23,7 +23,7 @@ from orchestrator.replay.recorded import Point, Recorded, RecordedTrial
 from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import SpaceExhausted, Study
 from orchestrator.searches.asked import Asked
-from search_spaces.cascade import CascadeDefaults, CascadeSpace, Space
+from search_spaces.cascade import MOST_STARTING_POINTS, CascadeDefaults, CascadeSpace, Space
 from trainables.errors import InputError
 
 _NUMBER = r"\d*\.?\d+"
@@ -53,7 +53,7 @@ class Policy:
         """Read `SAMPLER[+start[:N]][+rungs[:FIRST[:FACTOR]]]`, such as `tpe+start:8+rungs:0.6:3`.
 
         Raises:
-            InputError: if it is not of this form, or there is no such sampler.
+            InputError: if it is not of this form, there is no such sampler, or N is too large.
         """
         match = _WORDS.fullmatch(words)
         if match is None:
@@ -61,12 +61,14 @@ class Policy:
                 f"policy is {words!r}, but must be SAMPLER[+start[:N]][+rungs[:FIRST[:FACTOR]]], "
                 "such as tpe+start:6+rungs:0.6:3"
             )
-        points = match["points"] or (DEFAULT_STARTING_POINTS if match["start"] else 0)
+        points = int(match["points"] or (DEFAULT_STARTING_POINTS if match["start"] else 0))
+        if points > MOST_STARTING_POINTS:
+            raise InputError(f"policy is {words!r}, but N must be at most {MOST_STARTING_POINTS}")
         rungs = {"first_rung": match["first"], "reduction_factor": match["factor"]}
         settings = {name: float(number) for name, number in rungs.items() if number is not None}
         return cls(
             sampler=check_sampler(match["sampler"]),
-            num_starting_points=int(points),
+            num_starting_points=points,
             early_stopping=EarlyStopping(**settings) if match["rungs"] else None,
         )
 

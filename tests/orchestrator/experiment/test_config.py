@@ -95,6 +95,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("objectives=[macs_kept, params_kept]", "must be val_accuracy and at least one cost"),
         ("objectives=[val_accuracy, val_accuracy]", "each once"),
         ("sampler=bayes", "sampler: 'bayes' is no sampler; there are tpe, tpe-multivariate, gp"),
+        ("num_starting_points=5000", "num_starting_points is 5000, .*less than or equal to 1000"),
         ("starting_points=[3]", "starting_points.0 is 3, but must be keys and values$"),
         ("study.uri=x", "unknown key 'study.uri'; did you mean 'url'"),
         ("constraints.parms.at_most=1", "constraints: 'parms' cannot be constrained; did you mean 'params'"),

@@ -87,6 +87,8 @@ def test_policies_are_read(words, policy):
 def test_other_words_are_refused(words):
     with pytest.raises(InputError, match=r"must be SAMPLER\[\+start\[:N\]\]\[\+rungs"):
         Policy.parse(words)
+    with pytest.raises(InputError, match=r"policy is 'tpe\+start:5000', but N must be at most 1000"):
+        Policy.parse("tpe+start:5000")
 
 
 def test_unknown_samplers_are_refused():
