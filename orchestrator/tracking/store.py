@@ -235,7 +235,11 @@ class MlflowStore:
 
     def _make(self, record: Record) -> _Run:
         assert self._search is not None
-        own = {"cascade.search_id": self._search.search_id, "cascade.run": record["run"]}
+        own = {
+            "cascade.search_id": self._search.search_id,
+            "cascade.run": record["run"],
+            "search": self._search.name,
+        }
         parent = self._known().get(record["parent"] or "")
         if parent is not None:  # else it was deleted, which is no reason to lose what was nested in it
             own["mlflow.parentRunId"] = parent.run_id

@@ -47,7 +47,8 @@ class View:
 
 
 def _columns(*names: str) -> list[str]:
-    kinds = {"front": "tags", "sizes": "tags", "export": "tags", "failure": "tags", "num_assistants": "params"}
+    tags = dict.fromkeys(("search", "front", "sizes", "export", "failure"), "tags")
+    kinds = {**tags, "num_assistants": "params"}
     return [f"{kinds.get(name, 'metrics')}.`{name}`" for name in names]
 
 
@@ -102,7 +103,7 @@ def _parallel(params: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
-_FOUND = _columns("val_accuracy", "macs_kept", "params_kept", "latency_ms")
+_FOUND = _columns("search", "val_accuracy", "macs_kept", "params_kept", "latency_ms")
 _FIRST = ("num_assistants", "schedule", "temperature", "distillation_weight", "learning_rate")
 _MOST_PARAMS, _LONGEST_PARAM = 8, 60  # MLflow refuses tags of more than 5,000 characters
 

@@ -73,6 +73,7 @@ def test_a_search_is_recorded_once_however_often_it_is_sent(
     assert artifact(search, "config.yaml") == "data: digits\n"
     on_front = store.client.search_runs([store.experiment_id], "tags.front = 'true' and tags.cascade.kind = 'network'")
     assert [run.info.run_name for run in on_front] == ["network 0:2"]
+    assert {run.data.tags["search"] for run in found.values()} == {"digits"}
 
 
 def test_a_killed_driver_leaves_no_run_running_and_a_resume_goes_on_in_the_same_ones(

@@ -29,6 +29,11 @@ def test_the_first_view_is_of_the_front():
     assert "tags.`export`" in state["selectedColumns"]
 
 
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_views_say_of_which_search_a_run_is(view):
+    assert "tags.`search`" in view.state["selectedColumns"]
+
+
 def test_only_parameters_that_every_network_has_are_on_the_chart():
     runs = [
         {
