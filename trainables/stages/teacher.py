@@ -202,7 +202,9 @@ class TeacherStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that what comes next depends on: tensors, and plain values."""
         tensors, values = self._epochs.state()
-        tensors |= prefixed("network", self.network.state_dict()) | self._weights.state()
+        saved = self.network.state_dict()
+        unsaved = {name: buffer for name, buffer in self.network.named_buffers() if name not in saved}
+        tensors |= prefixed("network", saved) | prefixed("buffers", unsaved) | self._weights.state()
         return tensors, values | {
             "seconds": self._seconds,
             "found": dataclasses.asdict(self._found),
@@ -211,6 +213,10 @@ class TeacherStage:
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
+        buffers = unprefixed("buffers", tensors)
+        for name, buffer in self.network.named_buffers():
+            if name in buffers:
+                buffer.copy_(buffers[name])
         self._weights.load_state(tensors)
         self._epochs.load_state(tensors, values)
         self._seconds = values["seconds"]

@@ -185,6 +185,35 @@ def test_a_network_that_draws_from_other_generators_goes_on_from_every_batch_too
     assert equal(wanted, later.network.state_dict())
 
 
+class LouderEachTime(nn.Module):
+    """Counts its steps of training in a buffer that is not saved with the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        self.seen += 1
+        return x * (1 + self.seen / 10)
+
+
+def test_a_buffer_that_is_not_saved_with_the_network_goes_on_too(data: DataSplits, tmp_path: Path) -> None:
+    start = nn.Sequential(nn.Conv2d(3, 4, 3), LouderEachTime(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+
+    def fresh() -> TeacherStage:
+        return TeacherStage(copy.deepcopy(start), recipe=replace(RECIPE, epochs=2), data=data)
+
+    wanted, stopped, later = final_weights(fresh()), fresh(), fresh()
+    stopped.step()
+    save_state(tmp_path / "state", *stopped.state())
+    tensors, values = load_state(tmp_path / "state")
+    later.load_state(tensors, values)
+    assert equal(wanted, final_weights(later))
+    fresh().load_state({name: tensor for name, tensor in tensors.items() if "buffers" not in name}, values)
+
+
 def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data: DataSplits) -> None:
     network, _ = networks("vgg-small")
     stage = TeacherStage(network, recipe=replace(RECIPE, ema=0.7), data=data)
