@@ -45,7 +45,7 @@ def test_what_agrees_is_delivered(tmp_path, monkeypatch, format, digest) -> None
     found = judged(tmp_path, monkeypatch, format, EXPECTED + 1e-5, digest=digest, macs=7, params=3)
     (check,) = found.files
     assert found.refused == {}
-    assert found.of(format) is check
+    assert check.format == format
     assert (check.macs, check.params, check.test_accuracy, check.agreement) == (7, 3, 1.0, 1.0)
     assert check.max_difference == pytest.approx(1e-5, rel=0.1)
     assert check.identical is (True if digest else None)
