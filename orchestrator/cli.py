@@ -245,10 +245,9 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow on the searches of the storage folder, until Ctrl-C."""
-    from orchestrator.searches.places import storage_folder
     from orchestrator.ui import open_ui
 
-    open_ui(storage_folder(storage), host=host, port=port, say=typer.echo)
+    open_ui(storage, host=host, port=port, say=typer.echo)
 
 
 @app.command()

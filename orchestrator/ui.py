@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.searches.places import Storage, storage_folder
 from orchestrator.signals import terminated_as_interrupted
 from orchestrator.tracking.links import best_page, found_pages, runs_page
 from orchestrator.tracking.moved import follow_move
@@ -15,11 +16,12 @@ from orchestrator.tracking.ui_server import for_url, is_loopback, own_names, ser
 from trainables.errors import InputError
 
 
-def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[[str], None] = print) -> None:
+def open_ui(storage: Storage, *, port: int, host: str = "127.0.0.1", say: Callable[[str], None] = print) -> None:
     """Serve the tracked searches until Ctrl-C, and say where to look.
 
     Args:
-        storage: folder of the searches, with the `mlflow.db` in it.
+        storage: folder of the searches, with the `mlflow.db` in it, or the address of a place in a bucket, of which
+            the working copy's is served.
         port: TCP port to listen on.
         host: network interface to listen on; the default is for this machine alone.
         say: takes the lines for people.
@@ -28,17 +30,18 @@ def open_ui(storage: Path, *, port: int, host: str = "127.0.0.1", say: Callable[
         InputError: as `serve`, or if the folder cannot be written to.
         RuntimeError: as `serve`, or if the server ends by itself.
     """
-    _require_writable(storage)
+    folder = storage_folder(storage)
+    _require_writable(folder)
     _bring_up_to_date(storage, say)
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
         terminated_as_interrupted(signal.SIGHUP),  # of a terminal that is closed: the server has a session of its own
         contextlib.suppress(KeyboardInterrupt),
-        serve(storage, port=port, host=host, say=say) as server,
+        serve(folder, port=port, host=host, say=say) as server,
     ):
         say(f"all runs: {runs_page(server.address)}")
         say(f"best networks: {best_page(server.address)}")
-        for what, page in found_pages(server.address, storage).items():
+        for what, page in found_pages(server.address, folder).items():
             say(f"{what}: {page}")
         if not is_loopback(host):
             say(f"from other machines: http://{for_url(own_names(host)[0])}:{port}")
@@ -55,11 +58,12 @@ def _require_writable(storage: Path) -> None:
             )
 
 
-def _bring_up_to_date(storage: Path, say: Callable[[str], None]) -> None:
+def _bring_up_to_date(storage: Storage, say: Callable[[str], None]) -> None:
     """Find artifacts again where the folder was moved, and send what killed searches and studies have left."""
+    folder = storage_folder(storage)
     with contextlib.suppress(sqlite3.Error):  # which the server tells of
-        follow_move(storage)
-    if any(storage.glob(f"*/{FOLDER}/spool.jsonl")):
+        follow_move(folder)
+    if any(folder.glob(f"*/{FOLDER}/spool.jsonl")):
         from orchestrator.tracking.syncing import sync_storage
 
         sync_storage(storage, warn=say)

@@ -110,6 +110,19 @@ class Lease:
         return _read(lease).get("owner") == self._holder["owner"]
 
 
+def is_driven(bucket: Bucket) -> bool:
+    """Whether a search may have a driver: a lease is there that is not of a process of this machine that is dead.
+
+    Args:
+        bucket: the search's place.
+
+    Raises:
+        OSError: if the bucket does not answer.
+    """
+    seen = bucket.read(LEASE)
+    return seen is not None and not _is_left(seen)
+
+
 def _is_left(lease: bytes) -> bool:
     """Whether its holder was a process of this machine that is dead."""
     holder, boot = _read(lease), _boot()

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,10 @@ from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
 from orchestrator.searches.folder import SearchFolder, folders_with
+from orchestrator.searches.lease import is_driven
+from orchestrator.searches.mirror import driving
+from orchestrator.searches.places import Storage, storage_folder
+from orchestrator.storage.bucket import Bucket, is_bucket
 from orchestrator.storage.locks import locked
 from orchestrator.tracking import records
 from orchestrator.tracking.connecting import is_own
@@ -21,7 +25,7 @@ from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import Left, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +100,9 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
         warn: takes a line for people.
 
     Raises:
-        InputError: if there is no such search, it runs, nothing was recorded, or MLflow is not to be reached.
+        InputError: if there is no such search, it runs, here or elsewhere on a bucket, nothing was recorded, or MLflow
+            is not to be reached.
+        OSError: if its bucket does not answer.
     """
     source = _source(folder)
     spool = Spool(folder.path / FOLDER)
@@ -107,7 +113,7 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
     if uri is None and is_own(source.uri, folder.storage):
         with suppress(sqlite3.Error):  # which is told when it is connected to
             follow_move(folder.storage)  # before the lock, which says that somebody works here
-    with source.locked():
+    with source.locked(), driving(folder, warn):
         store.require()
         with spool.sending():
             close_open_runs(spool)
@@ -135,35 +141,43 @@ def close_open_runs(spool: Spool) -> None:
     spool.close()
 
 
-def sync_storage(storage: Path, *, warn: Callable[[str], None]) -> None:
+def sync_storage(storage: Storage, *, warn: Callable[[str], None]) -> None:
     """Bring the database of a storage folder up to date with its searches and studies, those that run now aside.
 
     Args:
-        storage: folder of the searches.
+        storage: folder of the searches, or a place in a bucket, of which the working copy's is.
         warn: takes a line for people.
     """
-    for folder in folders_with(storage, f"{FOLDER}/spool.jsonl"):
-        spool = Spool(folder.path / FOLDER)
+    place = storage_folder(storage)
+    for folder in folders_with(place, f"{FOLDER}/spool.jsonl"):
         try:
-            source = _source(folder)
-        except InputError as error:  # it was killed as it began, or its file is damaged
+            if is_bucket(str(storage)):
+                folder = replace(folder, bucket=Bucket(str(storage)).within(folder.name))
+            _sync_if_left(folder, place, warn)
+        except InputError as error:  # it was killed as it began, its file is damaged, or MLflow does not work
             warn(str(error))
-            continue
-        if not is_own(source.uri, storage):
-            continue
-        try:
-            with source.locked():
-                pass
-        except InputError:  # it runs, and sends by itself
-            continue
-        except PermissionError as error:  # somebody else's
-            warn(f"{error.filename} cannot be written, so that what {folder.name} has left is not sent")
-            continue
-        store = source.store()
-        is_closed = not Ledger(one.record for one in spool.read()[0]).open_runs()
-        if is_closed and not spool.num_waiting(store.place):
-            continue
-        try:
-            sync(folder, uri=None, from_start=False, warn=warn)
-        except InputError as error:
-            warn(str(error))
+        except OSError as error:
+            if not is_bucket(str(storage)):
+                raise
+            warn(f"what searches have left is not sent: {first_line(error)}")
+            return
+
+
+def _sync_if_left(folder: SearchFolder, storage: Path, warn: Callable[[str], None]) -> None:
+    """Send what a search or a study has left to the storage folder's own database, unless it runs."""
+    spool = Spool(folder.path / FOLDER)
+    source = _source(folder)
+    if not is_own(source.uri, storage) or (folder.bucket is not None and is_driven(folder.bucket)):
+        return
+    try:
+        with source.locked():
+            pass
+    except InputError:  # it runs, and sends by itself
+        return
+    except PermissionError as error:  # somebody else's
+        warn(f"{error.filename} cannot be written, so that what {folder.name} has left is not sent")
+        return
+    store = source.store()
+    is_closed = not Ledger(one.record for one in spool.read()[0]).open_runs()
+    if not is_closed or spool.num_waiting(store.place):
+        sync(folder, uri=None, from_start=False, warn=warn)

@@ -1,0 +1,72 @@
+"""What another machine than its driver's sends of a search in a bucket: all of it, but nothing while it is driven."""
+
+import pytest
+
+from orchestrator.addresses import database_uri
+from orchestrator.experiment.config import Experiment
+from orchestrator.searches import lease as leases
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.mirror import driving
+from orchestrator.searches.places import open_search, storage_folder
+from orchestrator.tracking import Tracker
+from orchestrator.tracking.sender import Sender
+from orchestrator.tracking.spool import FOLDER, Spool
+from orchestrator.tracking.store import SearchIdentity
+from orchestrator.tracking.syncing import sync_storage
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # of MLflow's own mapper
+]
+
+
+@pytest.fixture
+def begin(s3, database, monkeypatch):
+    """Begin a search on another machine, which writes down what MLflow is to know; its folder there."""
+    monkeypatch.setenv("CASCADE_CACHE", str(database / "cache"))
+    monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.05)
+
+    def begun(uri):
+        folder = SearchFolder(storage=database / "there", name="digits", bucket=open_search(s3, "digits").bucket)
+        folder.begin(Experiment(tracking={"experiment": "here", "models": "none", "uri": uri}), data="d" * 64)
+        tracker = Tracker(uri=uri, storage=folder.storage, experiment="here", warn=print)
+        tracker.start_search("digits", {}, "data: digits", folder.search_id)
+        tracker.start_trial(0, {"temperature": 4.0})
+        tracker.close()
+        return folder
+
+    return begun
+
+
+def statuses(found):
+    return {name: run.info.status for name, run in found.items()}
+
+
+def test_runs_of_a_search_that_is_driven_elsewhere_stay_open(s3, begin, database, store, runs, cascade):
+    folder = begin(database_uri(database))
+    search = SearchIdentity(name="digits", search_id=folder.search_id, folder=folder.path)
+    Sender(store, Spool(folder.path / FOLDER), search, pages=None, warn=pytest.fail).send()
+    with driving(folder, print) as mirror:
+        mirror.begin()
+        code, out, err = cascade("sync", "digits", "--storage", s3)
+        assert (code, out) == (2, "")
+        assert "cascade: the search is driven by a process on " in err
+        assert statuses(runs()) == {"digits": "RUNNING", "trial 0": "RUNNING"}
+    assert cascade("sync", "digits", "--storage", s3)[0] == 0
+    assert statuses(runs()) == {"digits": "KILLED", "trial 0": "KILLED"}
+
+
+def test_a_working_copy_is_brought_up_to_date_but_for_what_is_driven_elsewhere(s3, begin):
+    from mlflow import MlflowClient
+
+    said = []
+    with driving(begin(None), print) as mirror:
+        mirror.begin()
+        copy = open_search(s3, "digits").storage
+        sync_storage(s3, warn=said.append)
+        assert not (copy / "mlflow.db").exists()
+    sync_storage(s3, warn=said.append)
+    client = MlflowClient(tracking_uri=database_uri(storage_folder(s3)))
+    found = client.search_runs([client.get_experiment_by_name("here").experiment_id])
+    assert {run.info.status for run in found} == {"KILLED"}
+    assert said == []
