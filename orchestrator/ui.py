@@ -7,8 +7,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.addresses import database_file
 from orchestrator.searches.places import Storage, storage_folder
 from orchestrator.signals import terminated_as_interrupted
+from orchestrator.storage.bucket import is_bucket
 from orchestrator.tracking.links import best_page, found_pages, runs_page
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.spool import FOLDER
@@ -33,6 +35,11 @@ def open_ui(storage: Storage, *, port: int, host: str = "127.0.0.1", say: Callab
     folder = storage_folder(storage)
     _require_writable(folder)
     _bring_up_to_date(storage, say)
+    if is_bucket(str(storage)) and not database_file(folder).is_file():
+        raise InputError(
+            f"--storage is {storage}, a bucket, and no search has been tracked in {folder}, this machine's copy of it; "
+            "look at the server that tracking.uri names, or bring a search here by cascade sync NAME --again"
+        )
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
         terminated_as_interrupted(signal.SIGHUP),  # of a terminal that is closed: the server has a session of its own

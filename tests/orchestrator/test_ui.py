@@ -28,6 +28,13 @@ def test_folder_without_a_tracked_search_is_bad_input(tmp_path: Path) -> None:
         open_ui(tmp_path, port=_free_port(), say=lambda _: None)
 
 
+def test_bucket_of_which_nothing_was_tracked_here_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
+    said = rf"is s3://b/p, a bucket, and no .* in {tmp_path}/\w+, this machine's copy .* by cascade sync NAME --again$"
+    with pytest.raises(InputError, match=said):
+        open_ui("s3://b/p", port=_free_port(), say=lambda _: None)
+
+
 def test_folder_that_cannot_be_written_to_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr("orchestrator.ui.os.access", lambda path, _: path == tmp_path)
