@@ -11,16 +11,15 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from orchestrator.addresses import database_file, database_uri
-from orchestrator.tracking.faults import cause_of, root_of
+from orchestrator.tracking.faults import FULL, cause_of, root_of
 
 ARTIFACTS = "mlartifacts"
 _ASIDE = ".mlflow.db-"
 _BESIDE = ("", "-journal", "-wal", "-shm")  # what SQLite keeps next to a database
-_FULL = "disk is full|No space left|quota exceeded"
 # What is wrong with the file, as its own message says it, and the mend.
 _MENDS: Mapping[str, str] = MappingProxyType(
     {
-        _FULL: "make room on its disk, and start again",
+        FULL: "make room on its disk, and start again",
         "is locked": "end the process that keeps it locked, or start again once that is done",
         "readonly|unable to open|denied|not permitted|Read-only": "change the permissions of the file and its folder",
         "I/O error": "see whether its disk works and has room",
@@ -95,4 +94,4 @@ def refusal(error: Exception, storage: Path) -> str:
 
 def is_full(error: Exception) -> bool:
     """Whether a database file could not be written for want of room."""
-    return isinstance(root_of(error), sqlite3.Error) and re.search(_FULL, cause_of(error)) is not None
+    return isinstance(root_of(error), sqlite3.Error) and re.search(FULL, cause_of(error)) is not None

@@ -3,22 +3,28 @@
 import re
 from typing import Literal
 
-Fault = Literal["denied", "gone", "other"]
+Fault = Literal["denied", "gone", "unwritable", "other"]
+FULL = "disk is full|No space left|quota exceeded"
+"""How databases and file systems say that there is no room."""
 
 _DENIED = re.compile(
     r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED|password authentication failed", re.IGNORECASE
 )
+_UNWRITABLE = re.compile(f"{FULL}|I/O error|is locked", re.IGNORECASE)
 _NEEDS = re.compile(r"No module named '(boto3|botocore|psycopg2?|pymysql|azure|google)")
 _EXTRAS = {"boto3": "aws", "botocore": "aws", "psycopg": "postgresql"}
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Whether an error says that we may not, that what it is about is not there, or something else."""
+    """Whether we may not, what it is about is not there, nothing can be written now, or it is something else."""
     code = str(getattr(error, "error_code", ""))
     if code == "RESOURCE_DOES_NOT_EXIST":
         return "gone"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or _DENIED.search(str(error)):
         return "denied"
+    # What is refused may hold any text, that of a failure say, so it takes the code of a database's driver too.
+    if code == "TEMPORARILY_UNAVAILABLE" and _UNWRITABLE.search(cause_of(error)):
+        return "unwritable"
     return "other"
 
 

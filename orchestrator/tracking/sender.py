@@ -1,7 +1,7 @@
 """The courier itself: takes records from a search's spool to MLflow in their order, each until it has arrived.
 
 A record that is refused while others are taken is told and left out. One that only the store of artifacts does not take
-is set aside and tried again later. While the server is down everything waits.
+is set aside and tried again later. While the server is down, or its database cannot be written, everything waits.
 """
 
 import contextlib
@@ -162,6 +162,9 @@ class Sender:
         elif is_artifact(one.record):
             self._note_artifact_fault(cause)
             aside = (one.start,)
+        elif fault_of(cause) == "unwritable":  # where there is no room for a record there may be some for a probe
+            self._note_fault(cause)
+            return False
         else:
             self._warn_once(f"a record was refused: {self._said(cause)}")
         self._advance(one.end, {identity(one.record)} if aside else set(), aside)
@@ -193,11 +196,14 @@ class Sender:
         try:
             self._store.probe()
         except Exception as error:
-            self._cause = self._said(error)
-            how = "lets us write no more" if fault_of(error) == "denied" else "takes no records now"
-            self._warn_once(f"it {how} ({self._cause}); records are kept and sent when it does again")
+            self._note_fault(error)
             return False
         return True
+
+    def _note_fault(self, error: BaseException) -> None:
+        self._cause = self._said(error)
+        how = "lets us write no more" if fault_of(error) == "denied" else "takes no records now"
+        self._warn_once(f"it {how} ({self._cause}); records are kept and sent when it does again")
 
     def _note_artifact_fault(self, error: BaseException) -> None:
         self._cause = self._said(error)

@@ -20,6 +20,11 @@ class Told(Exception):
         (Told("API request to endpoint /api failed with error code 403 != 200. Response body: ''"), "denied"),
         (RuntimeError('FATAL:  password authentication failed for user "me"'), "denied"),
         (Told("API request failed with exception HTTPConnectionPool: Read timed out after 4010 ms"), "other"),
+        (Told("(sqlite3.OperationalError) database or disk is full", "TEMPORARILY_UNAVAILABLE"), "unwritable"),
+        (Told("(sqlite3.OperationalError) disk I/O error\n[SQL: …]", "TEMPORARILY_UNAVAILABLE"), "unwritable"),
+        (Told("(sqlite3.OperationalError) database is locked", "TEMPORARILY_UNAVAILABLE"), "unwritable"),
+        (Told("Invalid value 'No space left on device'", "INVALID_PARAMETER_VALUE"), "other"),
+        (Told("too many SQL variables\n[parameters: 'disk is full']", "TEMPORARILY_UNAVAILABLE"), "other"),
         (ValueError("anything"), "other"),
     ],
 )

@@ -223,3 +223,20 @@ def test_views_follow_what_the_newest_search_varies(tracker, make_sender, store,
     assert charted() == ["temperature", "mine"]
     MlflowStore(uri=store._uri, storage=store._storage, experiment="here").require()
     assert charted() == ["temperature", "mine"], "connecting again leaves them"
+
+
+def test_what_a_full_disk_does_not_take_waits(tracker, make_sender, store, runs, database, warnings, little_room):
+    for number in range(30):
+        tracker.start_trial(number, {f"parameter_{place}": "x" * 200 for place in range(20)})
+    sender = make_sender(store)
+    with little_room((database / "mlflow.db").stat().st_size + 2**16):
+        assert not sender.send()
+        store.probe()  # which needs no room
+    assert sender.left().num_waiting > 0
+    assert "I/O error" in sender.left().cause
+    assert [warning.partition(" (")[0] for warning in warnings] == ["it takes no records now"]
+    assert sender.send()
+    assert sender.left().num_waiting == 0
+    assert {name: len(run.data.params) for name, run in runs().items() if name != "digits"} == {
+        f"trial {number}": 20 for number in range(30)
+    }
