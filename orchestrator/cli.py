@@ -5,12 +5,13 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from orchestrator.addresses import without_all_credentials, without_all_secrets
 from trainables.errors import InputError, StageFailure, first_line
+from trainables.plain import at_home
 
 app = typer.Typer(
     help="From a trained image classifier to a Pareto front of physically smaller, verified networks.",
@@ -23,7 +24,11 @@ app = typer.Typer(
 def _given(storage: str) -> str:
     if not storage.strip():
         raise InputError(f"--storage is {storage!r}, but must be a folder or a place in a bucket; name one, . say")
-    return storage
+    return at_home(storage)
+
+
+def _place(given: Any) -> Any:  # noqa: ANN401 - a path or the text of one, or nothing
+    return given if given is None else type(given)(at_home(str(given)))
 
 
 Storage = Annotated[
@@ -49,7 +54,9 @@ def _options(
 
 @app.command()
 def search(  # noqa: PLR0913
-    experiment: Annotated[str, typer.Argument(help="A preset, or a YAML file; `cascade presets` lists them.")],
+    experiment: Annotated[
+        str, typer.Argument(callback=_place, help="A preset, or a YAML file; `cascade presets` lists them.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the search; the preset's or the file's by default.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set num_trials=4")] = None,
@@ -116,7 +123,10 @@ def export(  # noqa: PLR0913
         float | None, typer.Option(help="Only networks that lose at most this much validation accuracy, 0.01 say.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write (of the front: to write TRIAL-LEVEL in); runs/NAME/exports/….")
+        Path | None,
+        typer.Option(
+            callback=_place, help="Folder to write (of the front: to write TRIAL-LEVEL in); runs/NAME/exports/…."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace exports that are there.")] = False,  # noqa: FBT002
     input_: Annotated[
@@ -158,7 +168,9 @@ def export(  # noqa: PLR0913
 
 @app.command()
 def study(
-    study: Annotated[Path, typer.Argument(help="YAML file of a study; `studies/` has some that are ready.")],
+    study: Annotated[
+        Path, typer.Argument(callback=_place, help="YAML file of a study; `studies/` has some that are ready.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the study; the file's by default.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set data.path=FOLDER")] = None,
@@ -173,7 +185,7 @@ def study(
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder of an export, from whomever.")],
+    folder: Annotated[Path, typer.Argument(callback=_place, help="Folder of an export, from whomever.")],
     format: Format = "text",
 ) -> None:
     """Compare the export in FOLDER with its card, and see that its files are safe to load; nothing of them is run."""
@@ -185,7 +197,8 @@ def check(
 @app.command()
 def simulate(  # noqa: PLR0913
     curves: Annotated[
-        str, typer.Argument(help="Name of a search whose curves are replayed, or a Parquet file of them.")
+        str,
+        typer.Argument(callback=_place, help="Name of a search whose curves are replayed, or a Parquet file of them."),
     ],
     policy: Annotated[
         list[str] | None,
@@ -253,9 +266,14 @@ def ui(
 @app.command()
 def data(  # noqa: PLR0913
     source: Annotated[
-        str, typer.Argument(help="Folder of images (train/CLASS/*, …), of CIFAR's binary files, or of Parquet files.")
+        str,
+        typer.Argument(
+            callback=_place, help="Folder of images (train/CLASS/*, …), of CIFAR's binary files, or of Parquet files."
+        ),
     ],
-    out: Annotated[str, typer.Argument(help="Folder to write, or place in a bucket (s3://BUCKET/PREFIX).")],
+    out: Annotated[
+        str, typer.Argument(callback=_place, help="Folder to write, or place in a bucket (s3://BUCKET/PREFIX).")
+    ],
     shorter_side: Annotated[
         int | None, typer.Option(help="Shrink images whose shorter side is longer than so many pixels.", min=8)
     ] = None,

@@ -65,7 +65,7 @@ def words_of(arguments: Sequence[str]) -> list[str]:
             )
         raise InputError(f"{' '.join(message().split()).rstrip('.')}{note}") from error
     storage = context.params["storage"]
-    if _JOB in os.environ and not is_bucket(storage) and not Path(storage).expanduser().is_absolute():
+    if _JOB in os.environ and not is_bucket(storage) and not Path(storage).is_absolute():
         raise InputError(
             f"--storage is {storage!r}, but a job runs in a copy of its folder that Ray removes with all that lies "
             "there; give the whole path of a folder that all machines mount, or a bucket, by --storage or "

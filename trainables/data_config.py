@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from trainables.plain import (
     PlainConfig,
+    at_home,
     require,
     require_flag,
     require_int,
@@ -28,8 +29,8 @@ class DataConfig(PlainConfig):
     Attributes:
         name: `digits` (embedded), `cifar10`, `cifar100`, `imagefolder`, `parquet` (files of encoded images with one
             label or several), or `shards` (what `cascade data` writes).
-        path: folder of the data set; needed by all but `digits`. Of `shards` also an address in a bucket
-            (`s3://BUCKET/PREFIX`), from which each machine fetches them once.
+        path: folder of the data set, where `~` at the beginning is the user's home; needed by all but `digits`. Of
+            `shards` also an address in a bucket (`s3://BUCKET/PREFIX`), from which each machine fetches them once.
         image_size: height and width in pixels that images are brought to, 8 … 2048; needed by `imagefolder`,
             `parquet` and `shards`.
             `digits` come at 16 unless said otherwise; CIFAR is always 32.
@@ -75,6 +76,7 @@ class DataConfig(PlainConfig):
         require_int("data.workers", self.workers, at_least=0)
         if self.path is not None:
             require_text("data.path", self.path)
+            object.__setattr__(self, "path", at_home(self.path))
             require(
                 self.name == "shards" or "://" not in self.path,
                 f"data.path is {self.path!r}, but only shards are read from a bucket; make some with `cascade data`",

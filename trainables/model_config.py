@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from trainables.imports import is_import_path
 from trainables.plain import (
     PlainConfig,
+    at_home,
     require,
     require_number,
     require_one_of,
@@ -28,7 +29,7 @@ class ModelConfig(PlainConfig):
             take only 1.
         stem: `small` for images of about 32x32 (no early downsampling), `imagenet` for 224x224. ResNets only.
         weights: path of a pretrained teacher (safetensors, or a state dict that `torch.load(weights_only=True)`
-            reads); without one a teacher is trained.
+            reads), where `~` at the beginning is the user's home; without one a teacher is trained.
     """
 
     name: str = "vgg-small"
@@ -45,6 +46,7 @@ class ModelConfig(PlainConfig):
         require_text("model.name", self.name)
         if self.weights is not None:
             require_text("model.weights", self.weights)
+            object.__setattr__(self, "weights", at_home(self.weights))
         require_number("model.width", self.width, above=0.0, at_most=_WIDEST)
         require_one_of("model.stem", self.stem, get_args(Stem))
         require(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from trainables.errors import InputError
@@ -56,6 +57,23 @@ def _plain(value: Any) -> Any:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def at_home(path: str) -> str:
+    """A path with the user's home for a `~` at its beginning, which shells leave alone in quotes and after `=`.
+
+    Raises:
+        InputError: if it is the home of a user whom this machine does not know.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} begins with a home that this machine does not know; give the whole path, or ./{path} for a file "
+            "of that name"
+        ) from error
 
 
 def require(rule_holds: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence where it is called

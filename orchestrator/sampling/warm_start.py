@@ -21,6 +21,7 @@ from orchestrator.sampling.storages import (
 )
 from orchestrator.searches.folder import SearchFolder
 from trainables.errors import InputError
+from trainables.plain import at_home
 
 SOURCE_ATTRIBUTE = "warm_start"
 """Attribute of trials that came from elsewhere: the search's id or the study's address, and the number there."""
@@ -109,7 +110,7 @@ def _locate(name: str, storage: Path) -> tuple[Place, str | None, str]:
     if "://" in name:
         url, _, study_name = name.partition("#")
         return url, study_name or None, shown(url) + (f"#{study_name}" if study_name else "")
-    path = Path(name)
+    path = Path(at_home(name))
     folder = next((found for found in (storage / name, path) if (found / "experiment.yaml").is_file()), None)
     if folder is None:
         return path, None, name

@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 
 from orchestrator.storage.answers import answered, seconds_for
 from trainables.errors import InputError, first_line
+from trainables.plain import at_home
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
@@ -28,7 +29,7 @@ _SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key"
 
 def cache_folder() -> Path:
     """This machine's folder of what lies in buckets too."""
-    return Path(os.environ.get("CASCADE_CACHE") or Path.home() / ".cache" / "cascade").absolute()
+    return Path(at_home(os.environ.get("CASCADE_CACHE") or "~/.cache/cascade")).absolute()
 
 
 def is_bucket(address: str) -> bool:

@@ -58,6 +58,28 @@ def test_a_search_that_is_not_there(cascade, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tilde_that_no_shell_made_a_home_is_the_users_home_in_every_path(cascade, monkeypatch, tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    (home / "empty").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    refused(cascade("front", "x", "--storage=~/rr"), f"no search 'x' in {home}/rr")
+    refused(cascade("search", "~/x.yaml"), f"{home}/x.yaml is not there")
+    refused(cascade("search", "demo", "--set", "model.weights=~/x"), f"{home}/x")
+    refused(cascade("search", "demo", "--set", "data={name: cifar10, path: ~/none}"), f"{home}/none")
+    refused(cascade("search", "demo", "--set", "study.warm_start=[~/none]"), "'~/none' is neither a search")
+    refused(cascade("study", "~/x.yaml"), f"{home}/x.yaml is not there")
+    refused(cascade("check", "~/none"), f"{home}/none")
+    refused(cascade("simulate", "~/x.parquet"), f"{home}/x.parquet")
+    refused(cascade("data", "~/none", "~/out"), f"{home}/none")
+    refused(cascade("data", "~/empty", "~/empty/out"), f"{home}/empty/out lies in {home}/empty")
+    monkeypatch.setenv("CASCADE_STORAGE", "~/rr")
+    refused(cascade("front", "x"), f"no search 'x' in {home}/rr")
+    refused(cascade("front", "x", "--storage=~nobody-of-that-name/rr"), "give the whole path")
+    assert list(here.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
