@@ -22,6 +22,7 @@ from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
+from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_line, print_whole
 from orchestrator.words import counted, duration, percent
 from search_spaces.presets import PRESETS
@@ -150,7 +151,8 @@ def write_report(name: str, *, storage: Storage, format: Format) -> None:
     front = read_front(folder).front
     folder.require_writable()
     fetch_networks(folder, [candidate.network for candidate in front])
-    page = write_overview(folder)
+    with disk_full(folder.path, mend="make room, or work on a copy of the search in another --storage"):
+        page = write_overview(folder)
     if format == "json":
         sys.stdout.write(json.dumps({"page": str(page), "bytes": page.stat().st_size}) + "\n")
     else:

@@ -94,6 +94,7 @@ def run_repeats(  # noqa: PLR0913
                 resources=experiment.resources,
                 max_concurrent=experiment.resources.max_concurrent,
                 storage=queue.states,
+                go_on="the same command",
             )
         done = not queue.unfinished
         if done:

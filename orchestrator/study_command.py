@@ -26,6 +26,7 @@ from orchestrator.preparation.session import ray_session
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.locks import locked
+from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_line, print_whole
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
@@ -57,7 +58,12 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
     )
     try:
-        with last_words(stopped), ray_session(resources, per=""), locked(folder.path, "study"):
+        with (
+            last_words(stopped),
+            ray_session(resources, per=""),
+            locked(folder.path, "study"),
+            disk_full(folder.path, mend="make room, and the same command goes on"),
+        ):
             keep_sources(plan, sources, folder.path, say)
             file.path.touch()  # which says that this is a study's folder, whatever becomes of it
             tracker.check()

@@ -125,14 +125,22 @@ def no_room(said: str) -> OSError | None:
 
 
 @contextmanager
-def disk_full(folder: Path) -> Iterator[None]:
-    """Say that the disk is full where that is why something failed: each writer says it in words of its own."""
+def disk_full(folder: Path, *, mend: str = "make room, or choose another place") -> Iterator[None]:
+    """Say that the disk is full where that is why something failed: each writer says it in words of its own.
+
+    Args:
+        folder: that is written to, and is there.
+        mend: what helps.
+
+    Raises:
+        InputError: naming the folder around it, and the mend.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
-            raise InputError(f"the disk of {folder.parent} is full; make room, or choose another place") from error
+            raise InputError(f"the disk of {folder.parent} is full; {mend}") from error
         raise
 
 

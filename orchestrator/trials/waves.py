@@ -52,6 +52,7 @@ def run_waves(  # noqa: PLR0913
     storage: Path,
     make_scheduler: Callable[[Wave], Any] = lambda _wave: None,
     wave_trials: int | None = None,
+    go_on: str = "--resume",
 ) -> None:
     """Run what is in the queue, until it is empty or the user interrupts.
 
@@ -65,6 +66,7 @@ def run_waves(  # noqa: PLR0913
         make_scheduler: gives Tune's scheduler for each wave; `None` lets every trial run to its end.
         wave_trials: new trials of a wave at the most, at least 1; `None` for 500, or where more than 25 trials run at
             the same time, twenty times as many.
+        go_on: by what the user goes on later, for people.
 
     Raises:
         MachineError: if no machine that is there can have what trials need; they can go on later.
@@ -107,7 +109,7 @@ def run_waves(  # noqa: PLR0913
                 raise wave.broken
             raise OSError(
                 f"nothing more can be written to {storage.parent}: {full.strerror}; what was finished is kept; make "
-                "room and go on with --resume"
+                f"room and go on with {go_on}"
             ) from wave.broken
         if wave.unfit is not None:
             raise wave.unfit

@@ -46,6 +46,20 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+STUDY = """
+model: {name: vgg-small, width: 0.25}
+data: {name: digits, image_size: 8}
+teacher: {epochs: 1, batch_size: 128, learning_rate: 0.05}
+images: {train: 200, val: 100}
+cascade: {recipe: {batch_size: 64, learning_rate: 0.05}, pruning: {num_prunings: 3}}
+sizes: [0.3]
+seeds: [1]
+budget: {amount: 3, unit: teacher-passes, most_epochs: 2}
+arms: {scratch: {method: from-scratch}}
+reference: scratch
+"""
+
+
 def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
     tmp_path, tiny_yaml, small_disk, cascade_commands
 ):
@@ -71,3 +85,30 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
     after = Archive(small_disk / "tiny/archive.parquet").candidates()
     assert after[: len(kept)] == kept
     assert {candidate.trial for candidate in after} == {0, 1, 2, 3}
+
+
+def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
+    tmp_path, tiny_yaml, small_disk, cascade_commands
+):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    cascade_commands(["search", "tiny.yaml", "--storage", small_disk, "--set", "num_trials=1"], cwd=tmp_path)
+    ballast = small_disk / "ballast"
+
+    def said(*words, code, room):
+        """The line for people, where so many bytes are left."""
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+        (full,) = cascade_commands([*words, "--storage", small_disk], cwd=tmp_path, codes=[code])
+        ballast.unlink()
+        assert "Traceback" not in full.out + full.err
+        (line,) = [line for line in full.err.splitlines() if line.startswith("cascade: ")]
+        return line
+
+    full, another = f"cascade: the disk of {small_disk} is full; make room, ", "another --storage"
+    assert said("report", "tiny", code=2, room=0) == f"{full}or work on a copy of the search in {another}"
+    for room in (0, 40_000):  # for nothing, and for all but the teacher
+        assert said("study", "study.yaml", code=2, room=room) == f"{full}and the same command goes on"
+    line = said("confirm", "tiny", "--seeds", "2", "--pick", "knee", code=1, room=60_000)
+    assert line.endswith(
+        "No space left on device; what was finished is kept; make room and go on with the same command"
+    )
