@@ -50,6 +50,10 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: FBT002
 ) -> None:
     """Take what stands before the command; `main` looks for --debug itself, since it must know it of any error."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # which the system says of nothing by name, and libraries in worse words
+        raise InputError("the current folder is no longer there; change to one that is, by cd") from error
 
 
 @app.command()
@@ -330,7 +334,7 @@ def main() -> None:
                 err=True,
             )
         if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename is not None:
-            mend = "change its permissions, or work on a copy in another --storage"
+            mend = "change its permissions, or give another place"
             error = InputError(f"{error.filename} cannot be read or written ({error.strerror}); {mend}")
         bad_input = isinstance(error, InputError)
         told = bad_input or isinstance(error, StageFailure | OSError)

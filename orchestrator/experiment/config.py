@@ -252,7 +252,11 @@ def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+    try:
+        is_neither = path.suffix not in (".yaml", ".yml") and not path.exists()
+    except OSError as error:  # a folder that forbids looking, or a name that is too long to be one
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if is_neither:
         raise InputError(f"{str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
     return read_yaml_file(
         path,

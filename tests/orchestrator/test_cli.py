@@ -227,7 +227,24 @@ def test_a_file_that_forbids_reading_is_named(cascade, finished, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", "archive.parquet")
 
     monkeypatch.setattr("orchestrator.front.archive.Archive.candidates", forbidden)
-    refused(cascade("front", "mine"), "archive.parquet cannot be read or written (Permission denied); change its perm")
+    refused(
+        cascade("front", "mine"),
+        "archive.parquet cannot be read or written (Permission denied); change its permissions, or give another place",
+    )
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused(cascade):
+    refused(cascade("search", "n" * 300), "cannot be read: File name too long")
+    refused(cascade("search", f"{'n' * 300}.yaml"), "cannot be read: [Errno 36] File name too long")
+
+
+def test_a_current_folder_that_is_gone_is_said_to_be(cascade, monkeypatch, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (("search", "demo"), ("front", "mine", "--storage", tmp_path)):
+        refused(cascade(*words), "the current folder is no longer there; change to one that is")
 
 
 def test_a_folder_with_other_files_is_left_alone(cascade, tmp_path):
