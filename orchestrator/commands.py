@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from orchestrator.addresses import setting_without_credentials
-from orchestrator.evidence.folder import is_study
+from orchestrator.evidence.folder import REPORT, is_study
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
@@ -112,13 +112,28 @@ def _resume_command(source: str, name: str, storage: Storage, overrides: Sequenc
     return shlex.join(words)
 
 
+def search_to_read(storage: Storage, name: str) -> SearchFolder:
+    """The place of a search that is to be read, as `open_search` finds it.
+
+    Raises:
+        InputError: as `open_search`, or if a study is there.
+    """
+    folder = open_search(storage, name)
+    if is_study(folder.path):
+        raise InputError(
+            f"{folder.path} holds a study, not a search; `cascade study` with its YAML file shows what it came to, and "
+            f"{REPORT} there"
+        )
+    return folder
+
+
 def print_front(name: str, *, storage: Storage, format: Format) -> None:
     """Print the front and write its plot into the search's folder, where that can be written to.
 
     Raises:
         InputError: if there is no such search, or nothing of it is finished.
     """
-    folder = open_search(storage, name)
+    folder = search_to_read(storage, name)
     view = read_front(folder)
     page, picture = folder.path / "front.html", folder.path / "front.png"
     console = Console(stderr=format == "json")
@@ -147,7 +162,7 @@ def write_report(name: str, *, storage: Storage, format: Format) -> None:
     """
     from orchestrator.overview.page import write_overview
 
-    folder = open_search(storage, name)
+    folder = search_to_read(storage, name)
     front = read_front(folder).front
     folder.require_writable()
     fetch_networks(folder, [candidate.network for candidate in front])
@@ -192,7 +207,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         raise InputError(
             f"--seeds is {num_seeds}, but must be within 2 … {MOST_SEEDS}; an interval takes two draws, a good one five"
         )
-    folder = open_search(storage, name)
+    folder = search_to_read(storage, name)
     view = read_front(folder)
     folder.require_writable()
     chosen: dict[tuple[int, int], Candidate] = {}

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.commands import search_to_read
 from orchestrator.exports.formats import ExportOptions, listed
 from orchestrator.front.pick import WHOLE_FRONT, pick_front
 from orchestrator.front.pick import pick as pick_one
 from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
-from orchestrator.searches.places import Storage, fetch_networks, open_search
+from orchestrator.searches.places import Storage, fetch_networks
 from orchestrator.tables import print_line, print_whole
 from orchestrator.words import percent
 from trainables.data_config import Pixels
@@ -62,7 +63,7 @@ def export_candidates(  # noqa: PLR0913
         num_threads=num_threads,
         license_name=license_name,
     )
-    folder = open_search(storage, name)
+    folder = search_to_read(storage, name)
     view = read_front(folder)
     experiment = folder.experiment()
     exports = folder.path / EXPORTS

@@ -7,6 +7,7 @@ These and the sections that it is made from (`recipe`, `pruning_config`), with t
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from trainables.errors import shown
 from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
@@ -95,7 +96,7 @@ class CascadeConfig(PlainConfig):
     def _check_sizes(self) -> None:
         require(
             isinstance(self.macs_kept, tuple) and len(self.macs_kept) > 0,
-            f"macs_kept is {self.macs_kept!r}, but must be a tuple with one size a level, the student's last",
+            f"macs_kept is {shown(self.macs_kept)}, but must be a tuple with one size a level, the student's last",
         )
         for level, size in enumerate(self.macs_kept, start=1):
             require_number(f"macs_kept of level {level}", size, above=0.0, at_most=1.0)

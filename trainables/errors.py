@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import reprlib
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,23 @@ class StageFailure(RuntimeError):  # noqa: N818 - a failure of the work, not of 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes, which an exception with keywords does not by itself."""
         return partial(StageFailure, **self._arguments), (self.reason,)
+
+
+_MOST_SHOWN = 100  # characters of a value
+# Of lists within lists, which anchors of YAML make endless, only so much is looked at.
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxlist, _repr.maxtuple, _repr.maxdict = 4, 20, 20, 20
+_repr.maxstring = _repr.maxlong = _repr.maxother = 4 * _MOST_SHOWN
+
+
+def cut(text: str) -> str:
+    """Text for a message, without what would make it endless."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
+def shown(value: object) -> str:
+    """A value for a message, as Python writes it, without what would make it endless."""
+    return cut(_repr.repr(value))
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

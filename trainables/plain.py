@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from trainables.errors import InputError
+from trainables.errors import InputError, did_you_mean, shown
 
 
 class PlainConfig:
@@ -16,6 +16,8 @@ class PlainConfig:
     __slots__ = ()
     # Read by pydantic where a search is read from YAML: an unknown key is an error there as it is here.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    # What messages call one; the name of its class where it has none.
+    called: ClassVar[str] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, ready for JSON."""
@@ -28,16 +30,16 @@ class PlainConfig:
         Raises:
             InputError: on an unknown or missing key or a value out of range.
         """
+        called = cls.called or cls.__name__
         if not isinstance(values, Mapping):
-            raise InputError(f"{cls.__name__} is {values!r}, but must be a mapping of its keys to values")
+            raise InputError(f"{called} is {shown(values)}, but must be a mapping of its keys to values")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for key in values:
             if key not in fields:
-                known = ", ".join(sorted(fields))
-                raise InputError(f"unknown key {key!r} for {cls.__name__}; known keys: {known}")
+                raise InputError(f"unknown key {key!r} of {called}; {did_you_mean(str(key), sorted(fields))}")
         for key, value in fields.items():
             if key not in values and value.default is value.default_factory is dataclasses.MISSING:
-                raise InputError(f"{key} of {cls.__name__} is missing, and has no default; give it")
+                raise InputError(f"{key} of {called} is missing, and has no default; give it")
         return cls(**{key: _made(fields[key].type, value) for key, value in values.items()})
 
 
@@ -90,7 +92,7 @@ def require_int(name: str, value: object, *, at_least: int, at_most: int | None 
         and not isinstance(value, bool)
         and value >= at_least
         and (at_most is None or value <= at_most),
-        f"{name} is {value!r}, but must be a whole number {rule}",
+        f"{name} is {shown(value)}, but must be a whole number {rule}",
     )
 
 
@@ -116,19 +118,19 @@ def require_number(  # noqa: PLR0913
             and (at_most is None or number <= at_most)
         )
     kind = "a finite number" if isinstance(value, float) and not math.isfinite(value) else "a number"
-    require(holds, f"{name} is {value!r}, but must be {kind} {rule}")
+    require(holds, f"{name} is {shown(value)}, but must be {kind} {rule}")
 
 
 def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Check that a value is one of those allowed."""
-    require(value in allowed, f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
+    require(value in allowed, f"{name} is {shown(value)}, but must be one of {', '.join(allowed)}")
 
 
 def require_flag(name: str, value: object) -> None:
     """Check true or false."""
-    require(isinstance(value, bool), f"{name} is {value!r}, but must be true or false")
+    require(isinstance(value, bool), f"{name} is {shown(value)}, but must be true or false")
 
 
 def require_text(name: str, value: object) -> None:
     """Check text that is not empty."""
-    require(isinstance(value, str) and value != "", f"{name} is {value!r}, but must be text that is not empty")
+    require(isinstance(value, str) and value != "", f"{name} is {shown(value)}, but must be text that is not empty")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from trainables.errors import shown
 from trainables.plain import (
     PlainConfig,
     require,
@@ -90,14 +91,14 @@ class Pruning(PlainConfig):
         require_int("pruning.min_channels", self.min_channels, at_least=1)
         require(
             isinstance(self.floors, Mapping),
-            f"pruning.floors is {self.floors!r}, but must map layers to channels, such as {{layer4: 64}}",
+            f"pruning.floors is {shown(self.floors)}, but must map layers to channels, such as {{layer4: 64}}",
         )
         for layer, floor in self.floors.items():
             require_text("a layer in pruning.floors", layer)
             require_int(f"pruning.floors of {layer}", floor, at_least=1)
         require(
             isinstance(self.keep, tuple),
-            f"pruning.keep is {self.keep!r}, but must be a list of layers, such as [layer4]",
+            f"pruning.keep is {shown(self.keep)}, but must be a list of layers, such as [layer4]",
         )
         for layer in self.keep:
             require_text("a layer in pruning.keep", layer)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from trainables.errors import shown
 from trainables.plain import (
     PlainConfig,
     require,
@@ -112,7 +113,8 @@ class Recipe(PlainConfig):
         else:
             require(
                 self.class_weights in get_args(ClassWeights),
-                f"class_weights is {self.class_weights!r}, but must be none, balanced, or a list of one number a class",
+                f"class_weights is {shown(self.class_weights)}, but must be none, balanced, or a list of one number a "
+                "class",
             )
         require_one_of("mix", self.mix, get_args(Mix))
         require_number("mix_alpha", self.mix_alpha, above=0.0)

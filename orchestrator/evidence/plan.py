@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -13,7 +13,7 @@ from orchestrator.experiment.overrides import set_value
 from orchestrator.experiment.yaml_text import read_yaml_file
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
-from trainables.errors import InputError
+from trainables.errors import InputError, shown
 from trainables.identity import digest
 from trainables.model_config import ModelConfig
 from trainables.plain import PlainConfig, require, require_int, require_number
@@ -55,6 +55,8 @@ class StudyPlan(PlainConfig):
     reference: str
     resources: RunResources = field(default_factory=RunResources)
 
+    called: ClassVar[str] = "a study"
+
     def __post_init__(self) -> None:
         """Check ranges, and every cascade that will be trained.
 
@@ -64,13 +66,13 @@ class StudyPlan(PlainConfig):
         require_int("teacher_seed", self.teacher_seed, at_least=0)
         require(
             isinstance(self.sizes, tuple) and 0 < len(self.sizes) == len(set(self.sizes)),
-            f"sizes is {self.sizes!r}, but must be a list of different fractions, such as [0.25, 0.1]",
+            f"sizes is {shown(self.sizes)}, but must be a list of different fractions, such as [0.25, 0.1]",
         )
         for size in self.sizes:
             require_number("a size in sizes", size, above=0.0, below=1.0)
         require(
             isinstance(self.seeds, tuple) and 0 < len(self.seeds) == len(set(self.seeds)),
-            f"seeds is {self.seeds!r}, but must be a list of different whole numbers, such as [1, 2, 3, 4, 5]",
+            f"seeds is {shown(self.seeds)}, but must be a list of different whole numbers, such as [1, 2, 3, 4, 5]",
         )
         for seed in self.seeds:
             require_int("a seed in seeds", seed, at_least=0)
@@ -81,7 +83,7 @@ class StudyPlan(PlainConfig):
         require(len(self.arms) > 0, "arms is empty, but must name at least one")
         require(
             self.reference in self.arms,
-            f"reference is {self.reference!r}, but must be one of the arms: {', '.join(self.arms)}",
+            f"reference is {shown(self.reference)}, but must be one of the arms: {', '.join(self.arms)}",
         )
         for name, arm in self.arms.items():
             for size in self.sizes:
@@ -98,7 +100,7 @@ class StudyPlan(PlainConfig):
             InputError: on an unknown or missing key or a value out of range.
         """
         arms = values.get("arms", {}) if isinstance(values, Mapping) else {}
-        require(isinstance(arms, Mapping), f"arms is {arms!r}, but must map names to arms")
+        require(isinstance(arms, Mapping), f"arms is {shown(arms)}, but must map names to arms")
         made = {}
         for name, arm in arms.items():
             try:
@@ -194,7 +196,7 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     recipe = values.get("recipe", {})
-    require(isinstance(recipe, Mapping), f"cascade.recipe is {recipe!r}, but must map keys to values")
+    require(isinstance(recipe, Mapping), f"cascade.recipe is {shown(recipe)}, but must map keys to values")
     return dict(recipe)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from trainables.errors import shown
 from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of, require_text
 
 Method = Literal["cascade", "one-cascade", "from-scratch", "torch-pruning"]
@@ -55,7 +56,7 @@ class Arm(PlainConfig):
             isinstance(places, tuple)
             and all(isinstance(place, float | int) and 0 < place < 1 for place in places)
             and sorted(set(places)) == list(places),
-            f"assistants_at is {places!r}, but must be rising numbers between 0 and 1, such as [0.3, 0.6]",
+            f"assistants_at is {shown(places)}, but must be rising numbers between 0 and 1, such as [0.3, 0.6]",
         )
         require(
             self.method == "cascade" or not (self.assistants or places),
@@ -67,7 +68,7 @@ class Arm(PlainConfig):
         )
         require(
             isinstance(self.cascade, Mapping),
-            f"cascade is {self.cascade!r}, but must map keys of a cascade to values",
+            f"cascade is {shown(self.cascade)}, but must map keys of a cascade to values",
         )
 
     def sizes(self, size: float, sizes: Sequence[float]) -> tuple[float, ...]:
@@ -132,7 +133,7 @@ class Tuning(PlainConfig):
         """
         require(
             isinstance(self.learning_rates, tuple),
-            f"tuning.learning_rates is {self.learning_rates!r}, but must be a list, such as [0.03, 0.1]",
+            f"tuning.learning_rates is {shown(self.learning_rates)}, but must be a list, such as [0.03, 0.1]",
         )
         for rate in self.learning_rates:
             require_number("a rate in tuning.learning_rates", rate, above=0.0)

@@ -21,7 +21,7 @@ from orchestrator.storage.bucket import check_address
 from search_spaces.cascade import MOST_STARTING_POINTS, CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.data_config import DataConfig
-from trainables.errors import InputError
+from trainables.errors import InputError, shown
 from trainables.imports import import_function, is_import_path
 from trainables.model_config import ModelConfig
 from trainables.recipe import Recipe
@@ -149,7 +149,7 @@ class Experiment(_Section):
         if isinstance(reuse, str):
             check_address(reuse)
         elif not isinstance(reuse, bool):
-            raise InputError(f"{reuse!r} is given, but must be true, false, or the address of a bucket")
+            raise InputError(f"{shown(reuse)} is given, but must be true, false, or the address of a bucket")
         return reuse
 
     @field_validator("space")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 
 from pydantic import BaseModel, ValidationError
 
-from trainables.errors import InputError, did_you_mean
+from trainables.errors import InputError, cut, did_you_mean, shown
 
 _NOT_A_NUMBER = ("int_parsing", "int_type", "float_parsing", "float_type")  # what pydantic calls it
 _ANY = "*"
@@ -70,8 +70,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if number is not None and (number.is_integer() or first["type"].startswith("float")):
         written = f"{number:.0f}" if number.is_integer() else f"{Decimal(first['input']):f}"
         return (
-            f"{place} is {first['input']!r}, which is text in YAML, by its quotes or by an exponent with no point "
-            f"before it; write {written}"
+            f"{place} is {_shown(first['input'])}, which is text in YAML, by its quotes or by an exponent with no "
+            f"point before it; write {written}"
         )
     if first["type"] in _NOT_A_NUMBER and first["input"] is None and ":" in place:
         return f"{place} has no value; a space must follow the colon in YAML"
@@ -86,7 +86,7 @@ def _shown(given: object) -> str:
     """A value as its YAML has it: text in quotes, and words for flags and for nothing."""
     if given is None or isinstance(given, bool):
         return "empty" if given is None else str(given).lower()
-    return str(given) if isinstance(given, date) else repr(given)
+    return str(given) if isinstance(given, date) else shown(given)
 
 
 def _number_in(text: object) -> float | None:
@@ -145,12 +145,12 @@ def _wrong_kind(places: _Places, place: str, kind: str, given: object) -> str | 
             return f"{place} is empty; give keys below it, such as {keys[0]}, or leave it out"
         named = given if keys is not None and keys[0] == "name" and isinstance(given, str) else "…"
         example = "" if keys is None else f", such as {key}: {{{keys[0]}: {named}}}"
-        return f"{place} is {given!r}, but must be keys and values{example}"
+        return f"{place} is {_shown(given)}, but must be keys and values{example}"
     if place in places.ranges and kind in ("tuple_type", "too_long"):
-        return f"{place} is {given!r}, but must be a list of two, [lowest, highest]"
+        return f"{place} is {_shown(given)}, but must be a list of two, [lowest, highest]"
     if kind == "tuple_type":
-        return f"{place} is {given!r}, but must be a list" + (
-            f", such as [{given}]" if given and isinstance(given, str) else ""
+        return f"{place} is {_shown(given)}, but must be a list" + (
+            f", such as [{cut(given)}]" if given and isinstance(given, str) else ""
         )
     return None
 

@@ -5,9 +5,7 @@ from typing import Any
 import yaml
 
 from orchestrator.experiment.yaml_text import read_yaml
-from trainables.errors import InputError
-
-_SHOWN = 200  # characters of what was given, in a message
+from trainables.errors import InputError, cut
 
 
 def set_value(values: dict[str, Any], override: str) -> None:
@@ -34,5 +32,4 @@ def set_value(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise InputError(f"--set {override!r}: the value is not YAML") from error
     except InputError as error:
-        shown = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}…"
-        raise InputError(f"--set {shown!r}: {error}") from error
+        raise InputError(f"--set {cut(override)!r}: {error}") from error

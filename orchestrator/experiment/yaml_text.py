@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from trainables.errors import InputError
+from trainables.errors import InputError, shown
 
 _MERGE = "tag:yaml.org,2002:merge"  # `<<` brings in what an anchor names; a key of one's own beside it is no repetition
 
@@ -71,6 +71,9 @@ def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dic
         raise InputError(f"{path}: {error}") from error
     if values is None and empty is not None:
         raise InputError(f"{path} is empty; {empty}")
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+    if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
+    for key in values:
+        if not isinstance(key, str):
+            raise InputError(f"{path} holds the key {shown(key)}, but keys must be text; there is none of that name")
     return values

@@ -247,6 +247,13 @@ def test_a_current_folder_that_is_gone_is_said_to_be(cascade, monkeypatch, tmp_p
         refused(cascade(*words), "the current folder is no longer there; change to one that is")
 
 
+@pytest.mark.parametrize("command", ["front", "report", "confirm", "export"])
+def test_a_study_is_no_search_and_what_shows_it_is_named(cascade, tmp_path, command):
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    (tmp_path / "runs/mine/results.jsonl").touch()
+    refused(cascade(command, "mine"), f"{tmp_path}/runs/mine holds a study, not a search; `cascade study` with")
+
+
 def test_a_folder_with_other_files_is_left_alone(cascade, tmp_path):
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "thesis.txt").write_text("mine")

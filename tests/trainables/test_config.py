@@ -165,8 +165,11 @@ def test_a_bad_value_is_refused_in_one_line(kind: type, values: dict[str, Any], 
     ("values", "message"),
     [
         ({}, "macs_kept of CascadeConfig is missing"),
-        ({"macs_kept": [0.5], "temprature": 2}, "unknown key 'temprature' for CascadeConfig; known keys: distill"),
-        ({"macs_kept": [0.5], "recipe": {"lr": 1}}, "unknown key 'lr' for Recipe"),
+        (
+            {"macs_kept": [0.5], "temprature": 2},
+            "unknown key 'temprature' of CascadeConfig; did you mean 'temperature'",
+        ),
+        ({"macs_kept": [0.5], "recipe": {"lr": 1}}, "unknown key 'lr' of Recipe; there are accumulate, batch_size, "),
         ({"macs_kept": [0.5], "pruning": {"round_to": 0}}, "pruning.round_to is 0"),
         ({"macs_kept": [0.5], "pruning": 3}, "Pruning is 3, but must be a mapping"),
         ({"macs_kept": [0.5], 3: 4}, "unknown key 3"),

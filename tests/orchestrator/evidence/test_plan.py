@@ -69,7 +69,7 @@ def test_an_arm_changes_only_what_it_names(plain) -> None:
         ({"reference": "other"}, "reference is 'other', but must be one of the arms: plain, scratch"),
         ({"arms": {}}, "arms is empty"),
         ({"arms": {"plain": {"method": "magic"}}}, "arms.plain: method is 'magic', but must be one of cascade"),
-        ({"arms": {"plain": {"assistant": 1}}}, "arms.plain: unknown key 'assistant' for Arm"),
+        ({"arms": {"plain": {"assistant": 1}}}, "arms.plain: unknown key 'assistant' of Arm"),
         ({"arms": {"plain": {"cascade": {"temprature": 1}}}}, "arms.plain: unknown key 'temprature'"),
         ({"arms": {"plain": {"method": "from-scratch", "assistants": 1}}}, "arms.plain: assistants are given"),
         ({"arms": {"plain": {"assistants": 2, "assistants_at": [0.5]}}}, "arms.plain: assistants is 2, but"),
@@ -81,7 +81,10 @@ def test_an_arm_changes_only_what_it_names(plain) -> None:
         ({"budget": {"amount": 0}}, "budget.amount is 0, but must be a number above 0"),
         ({"budget": {"unit": "hours"}}, "budget.unit is 'hours', but must be one of teacher-passes, epochs"),
         ({"images": {"train": 1}}, "images.train is 1, but must be a whole number of at least 2"),
-        ({"nodes": 3}, "unknown key 'nodes' for StudyPlan"),
+        ({"nodes": 3}, "unknown key 'nodes' of a study; did you mean 'model'"),
+        ({"seed": [3]}, "unknown key 'seed' of a study; did you mean 'seeds'"),
+        ({"sizes": ["x" * 1000]}, r"sizes is 'x{99}…, but"),
+        ({"reference": "x" * 1000}, r"reference is 'x{99}…, but must be one of"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(plain, change: dict[str, Any], message: str) -> None:

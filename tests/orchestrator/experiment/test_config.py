@@ -150,7 +150,7 @@ def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
         ("", "is empty"),
         ("a: [1\nb", "is not YAML"),
         ("- 1\n- 2\n", "holds a list"),
-        ("1: 2\n", "must hold keys and values"),
+        ("seed: 1\n1: 2\n", "holds the key 1, but keys must be text"),
         (b"\xff\xfe\x00", "cannot be read"),
         (
             "cascade: {temperature: 2}\nseed: 1\ncascade:\n  feature_weight: 1\n",

@@ -51,6 +51,11 @@ class Bakery(BaseModel, extra="forbid"):
         ),
         ({"guests": "1.5"}, "guests is '1.5', but must be a valid integer, unable to parse string as an integer"),
         ({"guests": ""}, "guests is '', but must be a valid integer, unable to parse string as an integer"),
+        ({"oven": {"names": None}}, "oven.names is empty, but must be a list"),
+        (
+            {"guests": "x" * 1000},
+            f"guests is '{'x' * 99}…, but must be a valid integer, unable to parse string as an integer",
+        ),
         ({"oven": {"names": ""}}, "oven.names is '', but must be a list"),
         ({"prices": {"rye:2": None}}, "prices.rye:2 has no value; a space must follow the colon in YAML"),
         ({"guests": "x"}, "guests is 'x', but must be a valid integer, unable to parse string as an integer"),
@@ -61,6 +66,16 @@ def test_the_first_wrong_value_is_told_by_its_key(values, message):
     with pytest.raises(ValidationError) as found:
         Bakery.model_validate(values)
     assert explain(found.value, Bakery) == message
+
+
+def test_lists_within_lists_that_anchors_make_endless_are_cut():
+    endless = ["x"]
+    for _ in range(100):
+        endless = [endless] * 10
+    for values in ({"guests": endless}, {"oven": {"degrees": endless}}, {"oven": endless}):
+        with pytest.raises(ValidationError) as found:
+            Bakery.model_validate(values)
+        assert len(explain(found.value, Bakery)) < 250
 
 
 @pytest.mark.parametrize(
