@@ -45,6 +45,7 @@ def run_search_command(  # noqa: PLR0913
     experiment = load_experiment(source, overrides)
     folder = open_search(storage, name)
     folder.require_fresh_or_same(experiment, resume=resume)
+    folder.require_free()
     fetch_sources(experiment.study.warm_start, storage)
     from orchestrator.search import run_search  # Ray and torch, once the cheap checks have passed
     from orchestrator.view import watching
@@ -210,6 +211,7 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
     folder = search_to_read(storage, name)
     view = read_front(folder)
     folder.require_writable()
+    folder.require_free()
     chosen: dict[tuple[int, int], Candidate] = {}
     for how in picks or ["front"]:
         found = view.front if how == "front" else [pick(view, how)]

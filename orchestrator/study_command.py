@@ -25,7 +25,7 @@ from orchestrator.experiment.resources import Resources
 from orchestrator.preparation.session import ray_session
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.signals import INTERRUPTED, last_words
-from orchestrator.storage.locks import locked
+from orchestrator.storage.locks import locked, require_free
 from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_line, print_whole
 from orchestrator.tracking import Tracker
@@ -42,6 +42,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     folder = SearchFolder(storage=storage, name=name)
     if folder.exists:
         raise InputError(f"{folder.path} holds a search; give the study another name with --name")
+    require_free(folder.path, "study")
     console = Console()
     say = partial(print_line, console)
     images = load_images(plan)

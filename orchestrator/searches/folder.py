@@ -17,7 +17,7 @@ from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
 from orchestrator.storage.bucket import Bucket
-from orchestrator.storage.locks import is_locked, locked
+from orchestrator.storage.locks import is_locked, locked, require_free
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError, first_line
 from trainables.results import TeacherResult
@@ -262,6 +262,10 @@ class SearchFolder:
     def is_locked(self) -> bool:
         """Whether a process of this machine works in it."""
         return is_locked(self.path)
+
+    def require_free(self) -> None:
+        """See early that no second driver runs; raises as `locked` does."""
+        require_free(self.path, "search")
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep a second driver out; entering it raises an `InputError` if one runs already."""

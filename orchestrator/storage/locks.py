@@ -26,8 +26,26 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{what} {folder.name!r} is running in another process; wait for it or stop it") from error
+            raise _runs(folder, what) from error
         yield
+
+
+def require_free(folder: Path, what: str) -> None:
+    """See early that no other process works in a folder; one may begin to until `locked` keeps it out.
+
+    Args:
+        folder: to work in.
+        what: it holds, for people, such as `search`.
+
+    Raises:
+        InputError: if a process works in it already.
+    """
+    if is_locked(folder):
+        raise _runs(folder, what)
+
+
+def _runs(folder: Path, what: str) -> InputError:
+    return InputError(f"{what} {folder.name!r} is running in another process; wait for it or stop it")
 
 
 def is_locked(folder: Path) -> bool:
@@ -35,7 +53,7 @@ def is_locked(folder: Path) -> bool:
     try:
         with (folder / _FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True

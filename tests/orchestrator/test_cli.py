@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.storage.locks import locked
 from search_spaces.presets import PRESETS
 from trainables.results import TeacherResult
 
@@ -245,6 +246,21 @@ def test_a_current_folder_that_is_gone_is_said_to_be(cascade, monkeypatch, tmp_p
     gone.rmdir()
     for words in (("search", "demo"), ("front", "mine", "--storage", tmp_path)):
         refused(cascade(*words), "the current folder is no longer there; change to one that is")
+
+
+def test_a_second_driver_is_refused_before_images_are_read(cascade, finished, tmp_path):
+    missing = {"name": "cifar10", "path": str(tmp_path / "missing")}
+    experiment = Experiment.model_validate({"data": missing})
+    finished.begin(experiment)
+    (tmp_path / "mine.yaml").write_text(experiment.to_yaml())
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump({"data": missing, "arms": {"one": {"method": "from-scratch"}}, "reference": "one"})
+    )
+    with finished.locked():
+        refused(cascade("search", "mine.yaml", "--resume"), "search 'mine' is running in another process")
+        refused(cascade("confirm", "mine"), "search 'mine' is running in another process")
+    with locked(tmp_path / "runs/study", "study"):
+        refused(cascade("study", "study.yaml"), "study 'study' is running in another process")
 
 
 @pytest.mark.parametrize("command", ["front", "report", "confirm", "export"])

@@ -119,7 +119,10 @@ def test_a_second_driver_is_kept_out_and_a_dead_one_is_not(folder):
     assert other.stdout.readline() == "in\n"
     with pytest.raises(InputError, match="running in another process"), folder.locked():
         pass
+    with pytest.raises(InputError, match="running in another process"):
+        folder.require_free()
     other.kill()
     other.communicate()
+    folder.require_free()
     with folder.locked():
         pass
