@@ -170,7 +170,11 @@ class CascadeSpace(PlainConfig):
         low, high, value = (math.log(number) if log else number for number in (*ends, value))
         step = (high - low) / (self.value_grid - 1)
         value = low + round((value - low) / step) * step
-        return round(math.exp(value) if log else value, 6)
+        decimals = 6
+        if log:
+            value = math.exp(value)
+            decimals = max(decimals, 2 - math.floor(math.log10(value)))  # three digits of a small learning rate
+        return _within(round(value, decimals), ends)
 
     def _suggest_sizes(self, trial: "optuna.Trial") -> tuple[float, ...]:
         """Sizes that fall by construction: the way from the teacher to the student, in logarithms, cut into gaps.

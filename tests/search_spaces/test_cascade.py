@@ -147,6 +147,30 @@ def test_on_a_grid_every_size_has_its_place_and_sizes_fall(seed):
     assert config.distillation_weight in (0.3, pytest.approx(0.6), 0.9)
 
 
+def rates_on_grid(ends, places):
+    """Learning rates that the places of a grid give."""
+    space = CascadeSpace(learning_rate=ends, value_grid=places)
+    steps = [ends[0] * (ends[1] / ends[0]) ** (place / (places - 1)) for place in range(places)]
+    fixed = {"student_macs_kept": 0.1, "num_assistants": 0, "temperature": 2.0, "distillation_weight": 0.5}
+    return steps, [
+        space(FixedTrial(fixed | {"learning_rate": min(max(step, ends[0]), ends[1])}), DEFAULTS).recipe.learning_rate
+        for step in steps
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(low=st.floats(1e-6, 1e-2), factor=st.floats(1.0, 1000.0), places=st.integers(2, 9))
+def test_learning_rates_on_a_grid_are_within_their_range_however_small(low, factor, places):
+    steps, rates = rates_on_grid((low, low * factor), places)
+    assert all(low <= rate <= low * factor for rate in rates)
+    assert rates == pytest.approx(steps, rel=5e-3)
+
+
+def test_usual_learning_rates_on_a_grid_keep_their_six_decimals():
+    """Stages of earlier searches are found again by them."""
+    assert rates_on_grid((1e-4, 0.1), 7)[1] == [0.0001, 0.000316, 0.001, 0.003162, 0.01, 0.031623, 0.1]
+
+
 def test_crowded_assistants_take_the_places_that_are_left():
     values = {"student_macs_kept": 0.1, "num_assistants": 3, "temperature": 2.0, "distillation_weight": 0.5}
     values |= {"assistant_1_gap": 0.5, "assistant_2_gap": 0.5, "assistant_3_gap": 2.0}
