@@ -210,18 +210,18 @@ def part_folders(root: Path) -> dict[Part, Path]:
 
 def class_folders(root: Path) -> list[Path]:
     """Folders of classes, by name; hidden ones are none, nor is what a Mac adds to an archive."""
-    folders = (item for item in root.iterdir() if item.is_dir() and not is_hidden(item))
+    folders = (item for item in root.iterdir() if item.is_dir() and not is_hidden(item.name))
     return sorted(folders, key=lambda folder: folder.name)
 
 
-def is_hidden(item: Path) -> bool:
-    """Whether a file or folder is none of the user's images, such as what a Mac adds beside each."""
-    return item.name.startswith((".", "__MACOSX"))
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's images, such as what a Mac adds beside each."""
+    return name.startswith((".", "__MACOSX"))
 
 
-def is_image(item: Path) -> bool:
+def _is_image(item: Path) -> bool:
     """Whether this is a file that is read as an image, as its name says."""
-    return item.suffix.lower() in SUFFIXES and not is_hidden(item) and item.is_file()
+    return item.suffix.lower() in SUFFIXES and not is_hidden(item.name) and item.is_file()
 
 
 def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
@@ -235,7 +235,7 @@ def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], tor
     for folder in class_folders(root):
         if folder.name not in class_names:
             raise InputError(f"{folder} is a class that has no training images; add some or remove the folder")
-        members_by_name = sorted(filter(is_image, folder.iterdir()), key=lambda item: item.name)
+        members_by_name = sorted(filter(_is_image, folder.iterdir()), key=lambda item: item.name)
         if not members_by_name:
             within = "".join(f", but the folder {inner.name}" for inner in class_folders(folder)[:1])
             raise InputError(

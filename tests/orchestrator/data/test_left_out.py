@@ -31,8 +31,8 @@ def test_files_folders_and_broken_links_are_counted_with_an_example(photos: Path
     (photos / "train/bird").symlink_to(photos / "nowhere")  # would be a class
     (note,) = left_out_notes(photos)
     assert note.startswith(
-        f"{photos} holds what is not read: 2 broken links, such as train/bird; 1 folder, such as train/cat/kittens; "
-        "5 files, such as train/dog/0.heic; images must lie directly in their class's folder, as one of .png, "
+        f"{photos} holds what is not read: 2 broken links, such as train/bird; 5 files, such as train/dog/0.heic; "
+        "1 folder, such as train/cat/kittens; images must lie directly in their class's folder, as one of .png, "
     )
 
 
