@@ -98,17 +98,23 @@ def _read(config: DataConfig, part: Part) -> Source:
 
 
 def require_both_parts(config: DataConfig) -> None:
-    """Check that test files are there too, with their columns, before a search is spent on finding out.
+    """Check that test files are there too, with their columns and labels, before a search is spent on finding out.
 
-    None of their rows is read.
+    None of their images is read.
 
     Raises:
-        InputError: if the train or test files are missing, or those of test images have no columns to read.
+        InputError: if the train or test files are missing, or those of test images have no columns to read or labels
+            of no class.
     """
-    _files(config, "train")
+    train, expected = _files(config, "train"), FORMATS[config.name]
+    num_classes = len(expected.class_names or own_class_names(train, expected))
     for file in _files(config, "test"):
-        with one_line_errors(file):
-            columns(pq.read_schema(file), FORMATS[config.name], file)
+        with one_line_errors(file), pq.ParquetFile(file) as parquet:
+            _, label_column = columns(parquet.schema_arrow, expected, file)
+            first_row = 0
+            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=[label_column]):
+                checked_labels(batch.column(0), num_classes, file, first_row)
+                first_row += batch.num_rows
 
 
 def _require_room(files: Sequence[Path], size: int) -> None:

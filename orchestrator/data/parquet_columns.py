@@ -166,7 +166,10 @@ def checked_labels(column: Any, num_classes: int, file: Path, first_row: int) ->
     for row, value in enumerate(rows, start=first_row):
         for label in value if several and value is not None else [value]:
             if label is None or not 0 <= label < num_classes:
-                raise InputError(f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}")
+                raise InputError(
+                    f"label of row {row} of {file} is {label}, but must be in 0 … {num_classes - 1}; mend it or remove "
+                    "the row"
+                )
         if several and _is_a_flag_for_each_class(value, num_classes):
             raise InputError(
                 f"labels of row {row} of {file} are {value}, a 0 or a 1 for each class, but must be the numbers of the "

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from orchestrator.data.parquet import read_test, read_train
+from orchestrator.data.parquet import read_test, read_train, require_both_parts
 from tests import pictures
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
+
+_MEND = "; mend it or remove the row"
 
 
 def _pixels(num_images: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> np.ndarray[Any, Any]:
@@ -104,7 +106,7 @@ def test_an_image_without_readable_bytes_is_named(tmp_path: Path) -> None:
 def test_a_label_out_of_range_is_named(tmp_path: Path, name: str, label: int, last: int) -> None:
     file = tmp_path / "train.parquet"
     _write(file, [pictures.encoded(image) for image in _pixels(4)], [0, 1, 2, label])
-    assert _message(tmp_path, name) == f"label of row 3 of {file} is {label}, but must be in 0 … {last}"
+    assert _message(tmp_path, name) == f"label of row 3 of {file} is {label}, but must be in 0 … {last}{_MEND}"
 
 
 def test_a_missing_label_is_named(tmp_path: Path) -> None:
@@ -221,9 +223,9 @@ def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
 
     train, test = tmp_path / "train.parquet", tmp_path / "test.parquet"
     _write_own(train, [[0], [1, 5]], _LISTS, names=["a", "b"])
-    assert message() == f"label of row 1 of {train} is 5, but must be in 0 … 1"
+    assert message() == f"label of row 1 of {train} is 5, but must be in 0 … 1{_MEND}"
     _write_own(train, [[0, 1], None], _LISTS)
-    assert message() == f"label of row 1 of {train} is None, but must be in 0 … 1"
+    assert message() == f"label of row 1 of {train} is None, but must be in 0 … 1{_MEND}"
     _write_own(train, [[0, 1], [1, 0, 0]], _LISTS)
     assert message().startswith(f"labels of row 1 of {train} are [1, 0, 0], a 0 or a 1 for each class, but must be")
     _write_own(train, [[0, 0, 1], [1]], _LISTS, names=["a", "b", "c"])
@@ -240,6 +242,19 @@ def test_what_is_wrong_with_ones_own_labels_is_named(tmp_path: Path) -> None:
     assert "must hold whole numbers, or lists of them" in message()
     _write_own(train, [[0], [1]], _LISTS)
     _write_own(test, [[2]], _LISTS)
-    assert message(read_test) == f"label of row 0 of {test} is 2, but must be in 0 … 1"
+    assert message(read_test) == f"label of row 0 of {test} is 2, but must be in 0 … 1{_MEND}"
     _write_own(tmp_path / "train-more.parquet", [0, 1], pa.int64())
     assert message() == f"{tmp_path} has train files with one label an image and others with lists of them"
+
+
+@pytest.mark.parametrize("label", [7, None])
+def test_a_wrong_label_of_a_test_image_is_known_before_a_search(tmp_path: Path, label: int | None) -> None:
+    _write_own(tmp_path / "train.parquet", [0, 1, 1], pa.int64())
+    test = tmp_path / "test-1.parquet"
+    _write_own(tmp_path / "test-0.parquet", [1, 0], pa.int64())
+    _write_own(test, [0, label], pa.int64())
+    with pytest.raises(InputError) as error:
+        require_both_parts(_own(tmp_path))
+    assert pictures.one_line(error) == f"label of row 1 of {test} is {label}, but must be in 0 … 1{_MEND}"
+    _write(test, [b"no image is looked at"], [9])
+    require_both_parts(_config(tmp_path))
