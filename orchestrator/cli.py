@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from orchestrator.addresses import without_all_credentials, without_all_secrets
+from orchestrator.storage.answers import is_unanswered
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.plain import at_home
 
@@ -324,6 +325,17 @@ def clusters(
 
 def main() -> None:
     """Run the command line; one line for an error, and the exit code that says its kind."""
+    try:
+        _run()
+    except SystemExit as ended:
+        if is_unanswered():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code if isinstance(ended.code, int) else FAILED)
+        raise
+
+
+def _run() -> None:
     try:
         app()
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -12,6 +13,8 @@ from trainables.errors import first_line
 # A server that takes a request and says nothing is waited for by S3's own client for ever.
 _ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e6
 _RETRY_SECONDS = 5.0
+_REQUEST = "request to a store"
+_LAST_SECONDS = 1.0
 
 _Answer = TypeVar("_Answer")
 _log = logging.getLogger(__name__)
@@ -54,12 +57,24 @@ def answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SEC
         else:
             answer.put(lambda: given)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=ask, name=_REQUEST, daemon=True).start()
     try:
         found = answer.get(timeout=seconds)
     except Empty:
         raise TimeoutError(f"no answer in {seconds:.0f} s") from None
     return found()
+
+
+def is_unanswered() -> bool:
+    """Whether a request of this process has no answer yet; waits for a moment, as one usually comes.
+
+    S3's own client waits for it at the end of the process, for minutes and deaf to Ctrl-C.
+    """
+    until = time.monotonic() + _LAST_SECONDS
+    requests = [thread for thread in threading.enumerate() if thread.name == _REQUEST]
+    for request in requests:
+        request.join(max(0.0, until - time.monotonic()))
+    return any(request.is_alive() for request in requests)
 
 
 def _raise(error: BaseException) -> NoReturn:
