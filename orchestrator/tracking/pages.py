@@ -1,8 +1,9 @@
 """What the courier makes of a search beside its figures: the overview page, and registered networks."""
 
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from orchestrator.overview.gather import LINKS_FILE, Links
@@ -22,9 +23,16 @@ from trainables.imports import import_function, is_import_path
 class SearchPages:
     """Draws and registers what lies in the search's folder."""
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        """Take who hears of networks that cannot be registered."""
-        self._warn = warn
+    def __init__(
+        self, warn: Callable[[str], None], *, fetch: Callable[[Sequence[str]], None] = lambda _networks: None
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            warn: hears of networks that cannot be registered.
+            fetch: brings networks, by their folders in the search's, to this machine.
+        """
+        self._warn, self._fetch = warn, fetch
         self._registry: Registry | None = None
 
     def draw(self, store: MlflowStore, search: SearchIdentity) -> None:
@@ -38,7 +46,10 @@ class SearchPages:
         write_atomically(search.folder / FOLDER / LINKS_FILE, (json.dumps(note) + "\n").encode())
         folder = SearchFolder(storage=search.folder.parent, name=search.folder.name)
         try:
-            page, knee = write_overview(folder, links), read_front(folder).knee
+            view = read_front(folder)
+            with suppress(InputError):  # the page is without what one lacks
+                self._fetch([candidate.network for candidate in view.front])
+            page, knee = write_overview(folder, links), view.knee
         except InputError:  # nothing to show yet
             return
         store.copy(SEARCH, page, "")
@@ -52,14 +63,18 @@ class SearchPages:
     def register(self, store: MlflowStore, search: SearchIdentity, record: dict[str, Any]) -> None:
         """Register networks, and move aliases."""
         if self._registry is None:
-            self._registry = Registry(store, search, package=_packing(search), warn=self._warn)
+            self._registry = Registry(store, search, package=self._packing(search), warn=self._warn)
         self._registry.take(record)
 
+    def _packing(self, search: SearchIdentity) -> Package:
+        """How networks of a search are packed; one of the user's own by the function that its experiment names."""
+        from orchestrator.tracking.packaging import package_network  # torch, which only this needs
 
-def _packing(search: SearchIdentity) -> Package:
-    """How networks of a search are packed; one of the user's own is built by the function that its experiment names."""
-    from orchestrator.tracking.packaging import package_network  # torch, which only this needs
+        name = SearchFolder(storage=search.folder.parent, name=search.folder.name).experiment().model.name
+        builder = import_function(name, key="model.name") if is_import_path(name) else None
 
-    name = SearchFolder(storage=search.folder.parent, name=search.folder.name).experiment().model.name
-    builder = import_function(name, key="model.name") if is_import_path(name) else None
-    return partial(package_network, builder=builder)
+        def pack(network: Path, destination: Path) -> None:
+            self._fetch([network.relative_to(search.folder).as_posix()])
+            package_network(network, destination, builder=builder)
+
+        return pack

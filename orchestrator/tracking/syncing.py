@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from orchestrator.experiment.config import Tracking
 from orchestrator.searches.folder import SearchFolder, folders_with
 from orchestrator.searches.lease import is_driven
 from orchestrator.searches.mirror import driving
-from orchestrator.searches.places import Storage, storage_folder
+from orchestrator.searches.places import Storage, fetch_networks, storage_folder
 from orchestrator.storage.bucket import Bucket, is_bucket
 from orchestrator.storage.locks import locked
 from orchestrator.tracking import records
@@ -122,7 +123,7 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
                 store,
                 spool,
                 source.identity,
-                pages=SearchPages(warn),
+                pages=SearchPages(warn, fetch=partial(fetch_networks, folder)),
                 warn=warn,
                 told=sent.append,
                 sync=folder.sync_command,

@@ -8,11 +8,15 @@ from orchestrator.searches import lease as leases
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import open_search, storage_folder
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, records
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import SearchIdentity
 from orchestrator.tracking.syncing import sync_storage
+from trainables.files.checkpoint import save_network
+from trainables.files.input_spec import InputSpec
+from trainables.model_config import ModelConfig
+from trainables.networks.models import build
 
 pytestmark = [
     pytest.mark.integration,
@@ -54,6 +58,24 @@ def test_runs_of_a_search_that_is_driven_elsewhere_stay_open(s3, begin, database
         assert statuses(runs()) == {"digits": "RUNNING", "trial 0": "RUNNING"}
     assert cascade("sync", "digits", "--storage", s3)[0] == 0
     assert statuses(runs()) == {"digits": "KILLED", "trial 0": "KILLED"}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.export's and MLflow's own
+def test_networks_that_only_the_bucket_has_are_registered(s3, begin, database, store, cascade):
+    folder = begin(database_uri(database))
+    spec = InputSpec(channels=1, image_size=8, mean=(0.3,), std=(0.5,), class_names=("a", "b"))
+    model = ModelConfig(name="vgg-small", width=0.25)
+    network = build(model, num_classes=2, in_channels=1)
+    save_network(folder.path / "candidates/0-1", network, model=model, input_spec=spec)
+    folder.bucket.push(folder.path / "candidates/0-1", "candidates/0-1")
+    version = {"label": "0:1", "network": "candidates/0-1", "tags": {}, "description": "the first"}
+    Spool(folder.path / FOLDER).append(records.registering("here-digits", [version], {"knee": "0:1"}))
+    with driving(folder, print) as mirror:
+        mirror.begin()
+    code, _, err = cascade("sync", "digits", "--again", "--storage", s3)
+    assert (code, err) == (0, "")
+    (registered,) = store.client.search_model_versions("name = 'here-digits'")
+    assert registered.tags["cascade.candidate"] == "0:1"
 
 
 def test_a_working_copy_is_brought_up_to_date_but_for_what_is_driven_elsewhere(s3, begin):
