@@ -17,7 +17,9 @@ Metric = tuple[str, float | None, int]
 SEARCH = "search"
 TEACHER = "teacher"
 MAX_TEXT = 5000  # characters; MLflow refuses longer parameters and tags
+_MAX_NAME = 250  # characters of a parameter's name; MLflow refuses longer ones
 _NOT_IN_NAMES = re.compile(r"[^\w./: -]")
+_NO_NAME = re.compile(r"(?<![^/])(?:\.\.|\.?(?![^/]))")  # parts of a path that are empty, `.` or begin with `..`
 
 
 def trial_key(trial: int) -> str:
@@ -167,8 +169,22 @@ def closing(run: str, status: Status, *, reason: str | None = None, tags: Mappin
 
 
 def _params(values: Mapping[str, Scalar]) -> dict[str, str]:
-    """With the signs that MLflow takes in names: a space of the user's own may call its parameters anything."""
-    return {_NOT_IN_NAMES.sub("-", name): text for name, text in _texts(values).items()}
+    """By names that MLflow takes: a space of the user's own may call its parameters anything."""
+    params: dict[str, str] = {}
+    for name, text in _texts(values).items():
+        taken = plain = _plain(name)
+        number = 1
+        while taken in params:
+            number += 1
+            taken = f"{plain[: _MAX_NAME - len(str(number)) - 1]} {number}"
+        params[taken] = text
+    return params
+
+
+def _plain(name: str) -> str:
+    """A parameter's name as MLflow takes it: of a few signs, not long, and a path that leads nowhere else."""
+    plain = _NO_NAME.sub("-", _NOT_IN_NAMES.sub("-", name))
+    return plain if len(plain) <= _MAX_NAME else _NO_NAME.sub("-", plain[: _MAX_NAME - 1])
 
 
 def _texts(values: Mapping[str, Scalar]) -> dict[str, str]:

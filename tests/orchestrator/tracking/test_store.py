@@ -143,7 +143,8 @@ def test_a_deleted_run_and_a_deleted_experiment_are_said(tracker, make_sender, s
 
 
 def test_refused_records_hold_up_nothing(tracker, make_sender, store, runs, warnings):
-    tracker.start_trial(0, {"no/../such name": 1})
+    tracker.start_trial(0, {})
+    tracker._put(records.logging("trial/0", [("no > such name", 1.0, 0)]))
     tracker.start_trial(1, {"temperature": 4.0})
     assert make_sender(store).send()
     assert len(warnings) == 1
@@ -157,6 +158,38 @@ def test_parameters_may_be_called_anything(tracker, make_sender, store, runs, wa
     assert make_sender(store).send()
     assert warnings == []
     assert runs()["trial 0"].data.params == {"rate -log-": "0.1", "größe-": "3", "plain_name": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("a//b", "a/-/b"),
+        ("lr/", "lr/-"),
+        ("/lr", "-/lr"),
+        ("./a", "-/a"),
+        ("a/../b", "a/-/b"),
+        ("..a/..b", "-a/-b"),
+        (".a/b.", ".a/b."),
+        (".", "-"),
+        ("..", "-"),
+        ("", "-"),
+        ("//", "-/-/-"),
+        ("x" * 300, "x" * 249),
+        ("x" * 248 + "/../b", "x" * 248 + "/-"),
+        ("/" * 250, "-/" * 124 + "-"),
+    ],
+)
+def test_names_that_are_no_path_are_replaced(store, name, taken):
+    record = records.logging("trial/0", params={name: 1})
+    assert record["params"] == {taken: "1"}
+    run = store.client.create_run(store.experiment_id)
+    store.client.log_param(run.info.run_id, taken, "1")
+
+
+def test_names_that_become_the_same_are_numbered():
+    names = ["lr(", "lr)", "lr-", "x" * 300, "x" * 301]
+    record = records.logging("trial/0", params={name: index for index, name in enumerate(names)})
+    assert record["params"] == {"lr-": "0", "lr- 2": "1", "lr- 3": "2", "x" * 249: "3", "x" * 248 + " 2": "4"}
 
 
 def test_more_than_a_batch_holds_arrives(tracker, make_sender, store, runs):
