@@ -17,7 +17,7 @@ from orchestrator.front.pareto import OBJECTIVES
 from orchestrator.policies.budget import Stop
 from orchestrator.policies.rungs import EarlyStopping
 from orchestrator.policies.samplers import DEFAULT_SAMPLER, check_sampler
-from orchestrator.storage.bucket import check_address
+from orchestrator.storage.bucket import check_address, is_bucket
 from search_spaces.cascade import MOST_STARTING_POINTS, CascadeDefaults, CascadeSpace, Space
 from search_spaces.presets import PRESETS, SPACES
 from trainables.data_config import DataConfig
@@ -146,7 +146,7 @@ class Experiment(_Section):
     @field_validator("reuse", mode="before")
     @classmethod
     def _known_store(cls, reuse: object) -> object:
-        if isinstance(reuse, str):
+        if isinstance(reuse, str) and is_bucket(reuse):
             check_address(reuse)
         elif not isinstance(reuse, bool):
             raise InputError(f"{shown(reuse)} is given, but must be true, false, or the address of a bucket")

@@ -53,7 +53,7 @@ class Bucket:
         parts = urlsplit(address)
         if parts.scheme not in SCHEMES or not parts.netloc:
             raise InputError(
-                f"{parts.scheme}://… is no storage that is known; give a folder, or an address that begins with "
+                f"{parts.scheme}://… is no storage that is known; an address begins with "
                 f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
         has_key = parts.password is not None or (parts.username is not None and not parts.scheme.startswith("abfs"))

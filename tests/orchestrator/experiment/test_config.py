@@ -55,6 +55,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
     ("override", "message"),
     [
         ("reuse=3", "reuse: 3 is given, but must be true, false, or the address of a bucket"),
+        ("reuse=/tmp/x", "reuse: '/tmp/x' is given, but must be true, false, or the address of a bucket"),
         ("reuse=ftp://host/place", "reuse: ftp://… is no storage that is known"),
         ("num_trials=0", "num_trials is 0, .*greater than or equal to 1"),
         ("num_trials=true", "num_trials is true, but must be a number"),

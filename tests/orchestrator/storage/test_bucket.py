@@ -179,7 +179,7 @@ def test_a_bucket_that_is_not_there_is_named_with_the_reason(s3):
     [
         (
             "ftp://host/place",
-            "ftp://… is no storage that is known; give a folder, or an address that begins with s3://",
+            "ftp://… is no storage that is known; an address begins with s3://",
         ),
         ("s3:///place", "s3://… is no storage"),
         ("s3://me:s3cret@models/place", "holds a key.*AWS_ACCESS_KEY_ID"),
