@@ -227,10 +227,12 @@ class SearchFolder:
         existing = self.path
         while not os.path.lexists(existing):
             existing = existing.parent
+        choose = "choose another --storage" if self.bucket is None else "name another folder by CASCADE_CACHE"
         if not existing.is_dir():
-            raise InputError(f"{existing} is a file, but must be a folder; choose another --storage")
+            raise InputError(f"{existing} is a file, but must be a folder; {choose}")
         if not os.access(existing, os.W_OK | os.X_OK):
-            mend = "work on a copy of it in another --storage" if self.exists else "choose another --storage"
+            is_begun = self.exists and self.bucket is None
+            mend = "work on a copy of it in another --storage" if is_begun else choose
             raise InputError(f"{existing} cannot be written to; {mend}, or change its permissions")
 
     def begin(self, experiment: Experiment, *, data: str = "") -> None:

@@ -1,5 +1,6 @@
 """Where searches are: in a folder, or in a bucket of which each machine has a working copy in a folder of its own."""
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ Storage = str | Path
 """What `--storage` says: a folder, or the address of a place in a bucket."""
 # What a search that was killed as it began may have left.
 _BEGUN = {LEASE, OBJECTS}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def storage_folder(storage: Storage) -> Path:
@@ -64,6 +66,11 @@ def open_search(storage: Storage, name: str) -> SearchFolder:
     try:
         _bring_up_to_date(folder, bucket)
     except OSError as error:
+        if error.filename is not None or error.errno in _NO_ROOM:  # a file of this machine, which a store does not name
+            raise InputError(
+                f"{error.filename or folder.storage} cannot be written ({error.strerror}); search {name!r} is copied "
+                "there from the bucket: make room, change permissions, or name another folder by CASCADE_CACHE"
+            ) from error
         raise InputError(
             f"--storage is {storage}, which cannot be read: {first_line(error)}; look at the bucket's name and "
             "permissions, and at the keys in the environment"

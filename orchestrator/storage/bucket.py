@@ -28,8 +28,20 @@ _SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key"
 
 
 def cache_folder() -> Path:
-    """This machine's folder of what lies in buckets too."""
-    return Path(at_home(os.environ.get("CASCADE_CACHE") or "~/.cache/cascade")).absolute()
+    """This machine's folder of what lies in buckets too.
+
+    Raises:
+        InputError: if none is named and the user has no home, as in some containers.
+    """
+    named = os.environ.get("CASCADE_CACHE")
+    if named:
+        return Path(at_home(named)).absolute()
+    try:
+        return Path.home().absolute() / ".cache" / "cascade"
+    except RuntimeError as error:
+        raise InputError(
+            "this user has no home folder for copies of what lies in buckets; name a folder by CASCADE_CACHE"
+        ) from error
 
 
 def is_bucket(address: str) -> bool:
