@@ -8,6 +8,8 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, get_storage
 from optuna.storages.journal import JournalStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from orchestrator.addresses import without_credentials
 from orchestrator.experiment.config import Experiment
@@ -88,6 +90,18 @@ def open_storage(place: Place) -> BaseStorage:
             f"the study's storage at {shown(place)} cannot be opened: {reason}; correct the address (study.url or "
             "study.warm_start), or leave it out"
         ) from error
+
+
+def database_file(url: str) -> Path | None:
+    """The file of an SQLite database; `None` of any other, and of what is no URL."""
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        return None
+    name = address.database
+    if address.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return None
+    return Path(name)
 
 
 def shown(place: Place) -> str:

@@ -16,10 +16,12 @@ from orchestrator.sampling.storages import (
     OBJECTIVES_ATTRIBUTE,
     SEARCH_ATTRIBUTE,
     Place,
+    database_file,
     open_storage,
     shown,
 )
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.words import counted
 from trainables.errors import InputError
 from trainables.plain import at_home
 
@@ -57,7 +59,7 @@ class Learned:
     def __str__(self) -> str:
         """For people to read."""
         left_out = f", {self.num_left_out} left out as they do not fit this space" if self.num_left_out else ""
-        return f"the sampler knows {self.num_added} trials of {self.label}{left_out}"
+        return f"the sampler knows {counted(self.num_added, 'trial')} of {self.label}{left_out}"
 
 
 def find_sources(names: Sequence[str], *, folder: SearchFolder, objectives: Sequence[str]) -> tuple[Source, ...]:
@@ -84,6 +86,9 @@ def _find_source(name: str, folder: SearchFolder, objectives: Sequence[str]) -> 
             f"study.warm_start: {label!r} is neither a search in {folder.storage_place} (there: {searches}) nor a "
             "search's folder nor a journal; name one of these"
         )
+    file = database_file(place) if isinstance(place, str) else None
+    if file is not None and not file.is_file():  # which SQLite would make
+        raise InputError(f"study.warm_start: {label!r} needs {file}, which is not there; correct it or leave it out")
     opened = open_storage(place)
     names = sorted(study.study_name for study in opened.get_all_studies())
     if study_name is None and len(names) == 1:

@@ -58,6 +58,22 @@ def test_completed_trials_of_earlier_searches_are_known_and_count_for_nothing(tm
     assert study.num_started == 1
 
 
+def test_one_trial_is_told_as_one(tmp_path):
+    searched(tmp_path, "first", number=1)
+    folder, experiment = begun(tmp_path, "second", study={"warm_start": ["first"]})
+    (learned,) = warm_start(open_study(experiment, folder), experiment, folder)
+    assert str(learned) == "the sampler knows 1 trial of first"
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path):
+    missing = tmp_path / "studis.db"
+    folder, experiment = begun(tmp_path, "second", study={"warm_start": [f"sqlite:///{missing}#mine"]})
+    said = rf"^study\.warm_start: 'sqlite:///{missing}#mine' needs {missing}, which is not there; correct it or leave"
+    with pytest.raises(InputError, match=said):
+        warm_start(open_study(experiment, folder), experiment, folder)
+    assert not missing.exists()
+
+
 SPACE = CascadeSpace(student_macs_kept=(0.02, 0.3))
 
 
