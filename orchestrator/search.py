@@ -38,6 +38,7 @@ from orchestrator.trials.queue import TrialQueue
 from orchestrator.trials.record import CANDIDATES, SearchRecord, search_parameters
 from orchestrator.trials.watcher import Watcher
 from orchestrator.trials.waves import run_waves, sweep
+from orchestrator.words import counted
 from trainables.datasets.data import DataSplits
 from trainables.datasets.sources import data_folder
 from trainables.errors import InputError, first_line
@@ -318,7 +319,7 @@ def _conclude(
 ) -> Outcome:
     failures, num_ended = study.failures(), study.num_ended
     all_ended = num_ended >= experiment.num_trials
-    reason = f"num_trials: {num_ended} trials have ended" if all_ended else budget.reached() or exhausted
+    reason = f"num_trials: {counted(num_ended, 'trial')} ended" if all_ended else budget.reached() or exhausted
     status: Literal["finished", "interrupted", "failed"] = "finished"
     if reason is None or study.running():
         status, reason = "interrupted", _INTERRUPTED
