@@ -17,6 +17,7 @@ from orchestrator.addresses import database_file, database_uri
 from trainables.errors import InputError
 
 _EVERYWHERE = ("0.0.0.0", "::")  # all interfaces
+_PROCESS = Path(__file__).with_name("ui_process.py")
 _START_SECONDS = 180.0  # half a minute is usual on a busy machine
 
 
@@ -66,6 +67,8 @@ class UiServer:
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_seconds)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._log.close()
 
     def _tail(self) -> str:
@@ -105,16 +108,15 @@ def serve(
     }
     if not is_loopback(host):
         environment = _known_as(own_names(host), port) | environment
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-I", str(_PROCESS), sys.executable, "-P", "-m", "mlflow", "server"]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", database_uri(storage)]
     command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
-    # It looks for modules where it runs, which is not to be a folder that may have been sent to the user.
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as empty:
+    with tempfile.TemporaryFile() as log:
         # A group of its own: its workers end with it, and Ctrl-C reaches us alone.
         process = subprocess.Popen(
             command,
-            cwd=empty,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # which ends with us
             stdout=log,
             stderr=log,
             env=environment,

@@ -1,10 +1,15 @@
 """MLflow's server over tracked searches: what is wrong before it is started, and by which names it goes."""
 
+import os
+import select
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from orchestrator.tracking import Tracker
 from orchestrator.tracking.ui_server import _known_as, for_url, own_names, serve
 from trainables.errors import InputError
 
@@ -49,3 +54,37 @@ def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path, free_po
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(RuntimeError, match=r"not a database"), serve(tmp_path, port=free_port):
         pass
+
+
+@pytest.mark.integration
+def test_a_server_ends_with_who_started_it_even_if_that_is_killed(tmp_path: Path, free_port: int) -> None:
+    tracker = Tracker(uri=None, storage=tmp_path, warn=print)
+    tracker.check()  # which makes the database
+    tracker.close()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.tracking.ui_server import serve\n"
+        "with serve(Path(sys.argv[1]), port=int(sys.argv[2])) as server:\n"
+        "    print(server._process.pid, flush=True); server.wait()"
+    )
+    user = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), str(free_port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert user.stdout is not None
+    try:
+        leader = os.pidfd_open(int(user.stdout.readline()))
+    finally:
+        user.kill()
+        user.wait()
+        user.stdout.close()
+    try:
+        assert select.select([leader], [], [], 60)[0], "the server outlived its user"
+    finally:
+        os.close(leader)
+    assert list(scratch.iterdir()) == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", free_port)) != 0
