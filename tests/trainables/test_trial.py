@@ -1,6 +1,8 @@
 """A trial: its stages, the same seed twice, and going on where it stopped, bit for bit."""
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -194,6 +196,24 @@ def test_a_trial_goes_on_whose_grouped_convolution_has_but_one_group_of_which_ch
     save_state(tmp_path / "state", *whole.state())
     again.load_state(*load_state(tmp_path / "state"))
     assert_equal(whole, again)
+
+
+def test_a_stage_that_is_done_takes_no_memory_until_python_looks_for_circles(make_trial) -> None:
+    trial = make_trial(KINDS["sequential, recovery"])
+    gc.collect()
+    gc.disable()
+    try:
+        stages = {}
+        while not trial.finished:
+            stage = trial._stage
+            stages.setdefault(stage.name, [weakref.ref(stage._joint), weakref.ref(stage._shared.network)])
+            del stage
+            trial.step()
+        assert len(stages) == len(stage_plans(KINDS["sequential, recovery"]))
+        del trial
+        assert [name for name, parts in stages.items() if any(part() is not None for part in parts)] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["joint", "sequential"])

@@ -7,6 +7,8 @@ kernel. A CUDA graph holds the kernels of a whole step and starts them at once.
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import nn
@@ -94,6 +96,21 @@ class RecordedStep:
                 "take eager"
             ) from error
         self._graph = graph
+
+
+def weakly(method: Step) -> Step:
+    """A method for a `RecordedStep` that its object holds: the two, and what a card has recorded, go with the object.
+
+    Otherwise they would hold one another until Python looks for such circles.
+    """
+    reference = WeakMethod(method)
+
+    def step(*given: Any) -> torch.Tensor:  # noqa: ANN401 - whatever the method takes
+        alive = reference()
+        assert alive is not None
+        return alive(*given)
+
+    return step
 
 
 def compiled(network: nn.Module) -> Forward:

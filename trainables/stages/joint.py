@@ -11,7 +11,7 @@ from torch import nn
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.hardware.branches import Branches
-from trainables.hardware.execution import Forward, RecordedStep, compiled
+from trainables.hardware.execution import Forward, RecordedStep, compiled, weakly
 from trainables.hardware.precision import autocast
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.hardware.whole_batch import whole_batch
@@ -108,7 +108,7 @@ class JointStep:
         execution = "eager" if ranks.size > 1 or varies else config.recipe.execution
         self._branches = Branches(kinds=2 if config.teacher_every > 1 else 1)
         self._records = {
-            way: RecordedStep(partial(self._compute, way), execution, self._branches) for way in get_args(Way)
+            way: RecordedStep(partial(weakly(self._compute), way), execution, self._branches) for way in get_args(Way)
         }
 
     def __call__(self, way: Way, images: torch.Tensor, labels: torch.Tensor, *logits: torch.Tensor) -> torch.Tensor:

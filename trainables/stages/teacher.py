@@ -12,7 +12,7 @@ from torch import nn
 from trainables.data_config import Augmentation
 from trainables.datasets.data import DataSplits
 from trainables.errors import StageFailure
-from trainables.hardware.execution import Forward, RecordedStep, compiled
+from trainables.hardware.execution import Forward, RecordedStep, compiled, weakly
 from trainables.hardware.precision import autocast
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.hardware.whole_batch import whole_batch
@@ -82,7 +82,7 @@ class TeacherStage:
         self._objective = Objective.of(recipe, data)
         self._forward: Forward = compiled(network) if recipe.execution == "compile" else network
         self._ranks = ranks
-        self._train_step = RecordedStep(self._compute_step, recipe.execution if ranks.size == 1 else "eager")
+        self._train_step = RecordedStep(weakly(self._compute_step), recipe.execution if ranks.size == 1 else "eager")
 
     @property
     def epoch(self) -> int:
