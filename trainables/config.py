@@ -14,7 +14,7 @@ from trainables.recipe import Recipe
 
 Schedule = Literal["joint", "sequential"]
 LearnsFrom = Literal["level-above", "teacher"]
-_LARGEST_GROWTH = 1000.0  # of the loss of the next larger level
+_LARGEST_GROWTH = 1000.0  # the most that a level's loss may count, in losses of the next larger level
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

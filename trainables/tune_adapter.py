@@ -264,7 +264,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         return {"progress": [], "unfit": {"node": self._node, "reason": str(error)}, "done": True}
 
     def _epochs(self) -> dict[str, Any]:
-        """How many epochs the trial has, and which of them it did not have to train."""
+        """How many epochs of the trial are done, and which of them it did not have to train."""
         return {"num_epochs": self._trial.epochs_done, "reused": self._trial.reused.to_dict()}
 
     def _levels(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from orchestrator.data.parquet_columns import (
     FORMATS,
+    ROWS_A_BATCH,
     checked_labels,
     columns,
     files_of_parts,
@@ -30,7 +31,6 @@ from trainables.errors import InputError
 from trainables.hardware.machine import require_room_for_images
 
 _SHAPE = (3, 32, 32)
-_ROWS_A_BATCH = 4096
 
 
 def read_train(config: DataConfig) -> Source:
@@ -84,7 +84,7 @@ def _read(config: DataConfig, part: Part) -> Source:
                 class_names = names_in_metadata(parquet.schema_arrow, label_column, len(class_names)) or class_names
             first_row = 0
             taken = [f"{image_column}.bytes", label_column]
-            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=taken):
+            for batch in parquet.iter_batches(batch_size=ROWS_A_BATCH, columns=taken):
                 encoded = batch.column(image_column).field("bytes")
                 labels.append(_labels(batch.column(label_column), len(class_names), file, first_row))
                 images.append(_decoded(encoded, file, first_row, size))
@@ -112,7 +112,7 @@ def require_both_parts(config: DataConfig) -> None:
         with one_line_errors(file), pq.ParquetFile(file) as parquet:
             _, label_column = columns(parquet.schema_arrow, expected, file)
             first_row = 0
-            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=[label_column]):
+            for batch in parquet.iter_batches(batch_size=ROWS_A_BATCH, columns=[label_column]):
                 checked_labels(batch.column(0), num_classes, file, first_row)
                 first_row += batch.num_rows
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from trainables.datasets.sources import Part
 from trainables.errors import InputError, first_line
 
-_ROWS_A_BATCH = 4096
+ROWS_A_BATCH = 4096
 _MOST_CLASSES = 100_000  # more would rather be other numbers than labels
 _IMAGE_COLUMNS = ("img", "image")
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -135,7 +135,7 @@ def own_class_names(files: Sequence[Path], expected: Format) -> tuple[str, ...]:
             names = names_in_metadata(parquet.schema_arrow, label_column, None)
             if names:
                 return names
-            for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=[label_column]):
+            for batch in parquet.iter_batches(batch_size=ROWS_A_BATCH, columns=[label_column]):
                 labels = batch.column(0)
                 labels = labels.flatten() if is_list(labels.type) else labels
                 if len(labels):

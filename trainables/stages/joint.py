@@ -111,19 +111,22 @@ class JointStep:
             way: RecordedStep(partial(weakly(self._compute), way), execution, self._branches) for way in get_args(Way)
         }
 
-    def __call__(self, way: Way, images: torch.Tensor, labels: torch.Tensor, *logits: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, way: Way, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """One step.
 
         Args:
             way: how it comes by what the frozen network says.
             images: of the whole batch, on every rank, normalised, N x channels x height x width.
             labels: N classes, or the share of every class, N x classes.
-            logits: what `logits` gave for this batch, if they are given.
+            logits: what `logits` gave for this batch, where they are given.
 
         Returns:
             The loss of each level, unweighted and detached; 0 of those that take no part.
         """
-        losses = self._records[way](images, labels, *logits)
+        assert (logits is not None) == (way == "given"), way
+        losses = self._records[way](images, labels, *([] if logits is None else [logits]))
         if self._measures:
             for pruner in self._pruners:
                 pruner.meter.num_batches += int(pruner.level.number in self.taking_part)

@@ -115,7 +115,7 @@ def test_a_missing_label_is_named(tmp_path: Path) -> None:
 
 
 def test_rows_are_counted_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.data.parquet._ROWS_A_BATCH", 2)
+    monkeypatch.setattr("orchestrator.data.parquet.ROWS_A_BATCH", 2)
     images = [pictures.encoded(image) for image in _pixels(5)]
     _write(tmp_path / "train.parquet", images, [0, 1, 2, 3, 4])
     assert read_train(_config(tmp_path)).images.labels_N.tolist() == [0, 1, 2, 3, 4]

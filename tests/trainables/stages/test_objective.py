@@ -10,7 +10,7 @@ from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 from trainables.recipe import Recipe
-from trainables.stages.distillation import multi_label_loss
+from trainables.stages.distillation import coin_divergence, divergence, multi_label_loss
 from trainables.stages.objective import Objective
 
 
@@ -56,7 +56,7 @@ def test_of_several_labels_an_image_each_class_is_a_question_of_its_own(data: Da
     assert torch.equal(objective.of_labels(logits, labels), multi_label_loss(logits, labels))
     assert torch.equal(
         objective.of_level(logits, larger, labels, temperature=2.0, weight=0.4),
-        Objective(multi_label=True).of_level(logits, larger, labels, temperature=2.0, weight=0.4),
+        0.6 * multi_label_loss(logits, labels) + 1.6 * coin_divergence(logits / 2.0, larger / 2.0),
     )
 
 
@@ -76,13 +76,17 @@ def test_what_several_labels_have_no_use_for_is_refused(data: DataSplits, recipe
 def test_losses_are_the_recipes(data: DataSplits) -> None:
     logits, larger = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8) % 4
+    apart = divergence(logits / 2.0, larger / 2.0)
     plain = Objective.of(Recipe(label_smoothing=0.2), data)
     assert torch.equal(plain.of_labels(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.2))
     assert torch.equal(
         plain.of_level(logits, larger, labels, temperature=2.0, weight=0.4),
-        Objective(label_smoothing=0.2).of_level(logits, larger, labels, temperature=2.0, weight=0.4),
+        0.6 * F.cross_entropy(logits, labels, label_smoothing=0.2) + 1.6 * apart,
     )
     weighted = Objective.of(Recipe(class_weights=(1.0, 2.0, 3.0, 4.0)), data)
     assert weighted.of_labels(logits, labels) != plain.of_labels(logits, labels)
-    whole = weighted.of_level(logits, larger, labels, temperature=2.0, weight=0.0)
-    torch.testing.assert_close(whole, weighted.of_labels(logits, labels))
+    for weight in (0.0, 0.4):
+        torch.testing.assert_close(
+            weighted.of_level(logits, larger, labels, temperature=2.0, weight=weight),
+            (1 - weight) * weighted.of_labels(logits, labels) + 4.0 * weight * apart,
+        )
