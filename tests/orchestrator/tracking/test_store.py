@@ -144,7 +144,7 @@ def test_a_deleted_run_and_a_deleted_experiment_are_said(tracker, make_sender, s
 
 def test_refused_records_hold_up_nothing(tracker, make_sender, store, runs, warnings):
     tracker.start_trial(0, {})
-    tracker._put(records.logging("trial/0", [("no > such name", 1.0, 0)]))
+    tracker._outbox.put(records.logging("trial/0", [("no > such name", 1.0, 0)]))
     tracker.start_trial(1, {"temperature": 4.0})
     assert make_sender(store).send()
     assert len(warnings) == 1
