@@ -1,6 +1,5 @@
 """Where searches are: in a folder, or in a bucket of which each machine has a working copy in a folder of its own."""
 
-import errno
 import hashlib
 import shutil
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from orchestrator.searches.folder import TEACHER, SearchFolder
 from orchestrator.searches.lease import LEASE
 from orchestrator.searches.snapshot import OBJECTS, fetch, read_note, read_state
 from orchestrator.storage.bucket import SCHEMES, Bucket, cache_folder, is_bucket
+from orchestrator.storage.staging import DISK_FULL
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError, first_line
 
@@ -17,7 +17,6 @@ Storage = str | Path
 """What `--storage` says: a folder, or the address of a place in a bucket."""
 # What a search that was killed as it began may have left.
 _BEGUN = {LEASE, OBJECTS}
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def storage_folder(storage: Storage) -> Path:
@@ -66,7 +65,7 @@ def open_search(storage: Storage, name: str) -> SearchFolder:
     try:
         _bring_up_to_date(folder, bucket)
     except OSError as error:
-        if error.filename is not None or error.errno in _NO_ROOM:  # a file of this machine, which a store does not name
+        if error.filename is not None or error.errno in DISK_FULL:  # this machine's, as stores name no file
             raise InputError(
                 f"{error.filename or folder.storage} cannot be written ({error.strerror}); search {name!r} is copied "
                 "there from the bucket: make room, change permissions, or name another folder by CASCADE_CACHE"

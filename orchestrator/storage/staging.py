@@ -19,7 +19,9 @@ from trainables.errors import InputError
 Existing = Literal["keep", "replace"]
 """Whether what is there already is kept, which is an error, or replaced."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""How the system says that a disk, or what a user may have of it, is full."""
+_NO_ROOM = (*DISK_FULL, errno.EFBIG)
 _FULL = 2**20  # bytes left on a disk at which whatever failed has failed for want of room
 _IN_USE = ".in-use"
 _REPLACED = "replaced"
@@ -138,7 +140,7 @@ def disk_full(folder: Path, *, mend: str = "make room, or choose another place")
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
         if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
             raise InputError(f"the disk of {folder.parent} is full; {mend}") from error
         raise

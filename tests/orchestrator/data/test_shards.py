@@ -73,13 +73,6 @@ def test_validation_images_may_be_in_folders_of_other_names(photos, name):
     assert {part: source.num_images for part, source in found.parts.items()} == {"train": 24, "val": 8, "test": 6}
 
 
-@pytest.mark.parametrize("name", ["valid", "validation"])
-def test_folders_of_validation_images_may_have_other_names(photos, name):
-    (photos / "val").rename(photos / name)
-    found = open_source(photos, seed=0)
-    assert {part: source.num_images for part, source in found.parts.items()} == {"train": 24, "val": 8, "test": 6}
-
-
 def test_every_image_is_in_one_shard_with_its_label_in_a_mixed_order(photos, shards):
     found = read_set(shards)
     assert found.class_names == ("cat", "dog")
