@@ -583,6 +583,31 @@ def test_a_recovery_trains_one_level_alone_and_changes_no_size(make_trial) -> No
     assert all(now.val_accuracy >= then.val_accuracy for now, then in zip(trial.results, found, strict=True))
 
 
+class TwoChannels(nn.Module):
+    """A network of two groups, of each of which one channel stays at 0.4 of its MACs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2, 3, padding=1)
+        self.body = nn.Conv2d(2, 2, 3, padding=1)
+        self.scores = nn.Linear(2, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(self.body(self.stem(x).relu()).mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize("kind", ["joint, recovery", "sequential, recovery"])
+@pytest.mark.parametrize("changes", [{}, {"feature_weight": 1.0}])
+def test_a_network_with_one_channel_a_group_is_recovered_too(data: DataSplits, kind: str, changes: dict) -> None:
+    config = replace(KINDS[kind], macs_kept=(0.4,), **changes)
+    trial = CascadeTrial(TwoChannels(), config=config, data=data)
+    assert [epoch.stage for epoch in trial.run()][-1] == "recovery-1"
+    assert trial.networks[1].body.weight.shape[:2] == (1, 1)
+    (result,) = trial.results
+    assert result.macs == count_macs(trial.networks[1], data.input_shape)
+
+
 def test_a_recovered_network_is_taken_unless_validation_finds_it_worse(make_trial) -> None:
     kept, taken = make_trial(KINDS["joint, recovery"]), make_trial(KINDS["joint, recovery"])
     for trial, known in ((kept, 1.0), (taken, 0.0)):

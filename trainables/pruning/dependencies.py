@@ -43,7 +43,19 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracke
 
 
 def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
-    """Trace a network and find which of its channels must be removed together.
+    """Trace a network and find which of its channels must be removed together; as `trace_groups` otherwise.
+
+    Raises:
+        InputError: if the network cannot be traced, or nothing of it can be removed, naming the layer in the way.
+    """
+    channel_map = trace_groups(network, input_shape, keep=keep)
+    if not channel_map.groups:
+        raise InputError(f"this {type(network).__name__} has no channels that could be removed{_why(channel_map.held)}")
+    return channel_map
+
+
+def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
+    """Trace a network and find its groups, of which a network may have none, as where each has one channel left.
 
     Channels stay whole where they are class scores, where a layer cannot be narrowed, shares its weights or is named by
     `keep`, and where no gate can silence them; `held` says so. The network itself is left as it was.
@@ -54,7 +66,7 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
         keep: layers that are left alone: names, names of parts that hold them, or patterns.
 
     Raises:
-        InputError: if the network cannot be traced, or nothing of it can be removed, naming the layer in the way.
+        InputError: if the network cannot be traced.
     """
     network = skeleton(network).requires_grad_(requires_grad=True)  # the graph is read off the gradients
     names = {module: name for name, module in network.named_modules()}
@@ -84,8 +96,6 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
             groups.extend(_groups(root, reached, names, left_alone))
         except HeldError as reason:
             held[names[module]] = str(reason)
-    if not groups:
-        raise InputError(f"this {type(network).__name__} has no channels that could be removed{_why(held)}")
     position = {names[module]: index for index, module in enumerate(order)}
     groups.sort(key=lambda group: min(position.get(member.layer, len(order)) for member in group.members))
     layers = sorted({member.layer for group in groups for member in group.members})

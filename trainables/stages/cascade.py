@@ -17,7 +17,7 @@ from trainables.hardware.processor import return_memory
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.plan import StagePlan
 from trainables.pruning.cost import macs_model, size_model
-from trainables.pruning.dependencies import find_groups
+from trainables.pruning.dependencies import find_groups, trace_groups
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.network_size import NetworkSize
 from trainables.pruning.schedule import LevelPruner, pruning_steps
@@ -89,7 +89,8 @@ class CascadeStage:
             ranks=ranks,
         )
         start = larger if start is None else start
-        channel_map = find_groups(start, data.input_shape, keep=config.pruning.keep)
+        groups_of = find_groups if plan.kind == "pruning" else trace_groups  # a recovery removes nothing
+        channel_map = groups_of(start, data.input_shape, keep=config.pruning.keep)
         self._shared = SharedWeights(start, channel_map)
         shared_affine = config.pruning.shared_affine
         self._regrows = config.pruning.regrowth > 0.0

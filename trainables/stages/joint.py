@@ -98,7 +98,7 @@ class JointStep:
         self._level_weights = level_weights(len(pruners), growth=config.level_weight_growth)
         self._objective = Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
         self._boundaries: tuple[str, ...] = ()  # where features are learnt
-        if config.feature_weight > 0.0:
+        if config.feature_weight > 0.0 and shared.channel_map.groups:
             self._boundaries = find_boundaries(shared.network, shared.channel_map, data.input_shape)
         self._measures = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
