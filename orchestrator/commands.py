@@ -16,7 +16,7 @@ from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
 from orchestrator.front.pick import pick
-from orchestrator.front.plots import save_front
+from orchestrator.front.plots import PAGE, save_front
 from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
@@ -136,14 +136,14 @@ def print_front(name: str, *, storage: Storage, format: Format) -> None:
     """
     folder = search_to_read(storage, name)
     view = read_front(folder)
-    page, picture = folder.path / "front.html", folder.path / "front.png"
+    page = folder.path / PAGE
     console = Console(stderr=format == "json")
     if format == "json":
         sys.stdout.write(front_json_list(view) + "\n")
     else:
         print_whole(console, front_rich_table(view))
     try:
-        save_front(view, page, picture)
+        save_front(view, folder.path)
     except OSError as error:  # a colleague's results, or a full disk: the table is what was asked for
         print_line(
             console,

@@ -14,6 +14,7 @@ from orchestrator.front.front_view import FrontView
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import percent
 
+PAGE, PICTURE = "front.html", "front.png"
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
 # Steps of a decade, the sparsest first; over the narrowest axis, which spans a factor of 2.25, the last gives three.
 _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
@@ -79,17 +80,18 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
     return figure
 
 
-def save_front(view: FrontView, html_path: Path, png_path: Path) -> None:
-    """Write the interactive page, readable offline, and the still image.
+def save_front(view: FrontView, folder: Path) -> tuple[Path, Path]:
+    """Write the interactive page, readable offline, and the still image into a folder; the two files.
 
     Args:
         view: what to show.
-        html_path: where the page goes, about 5 MB, as it brings its own library.
-        png_path: where the image goes, 1440x900.
+        folder: the search's. The page takes about 5 MB, as it brings its own library; the image is of 1440x900.
     """
+    files = (folder / PAGE, folder / PICTURE)
     page = front_figure(view).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    write_atomically(html_path, page.encode())
-    write_atomically(png_path, _png(view))
+    for file, content in zip(files, (page.encode(), _png(view)), strict=True):
+        write_atomically(file, content)
+    return files
 
 
 def front_table(view: FrontView) -> str:

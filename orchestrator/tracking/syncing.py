@@ -12,7 +12,9 @@ from orchestrator.addresses import tracking_uri
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
+from orchestrator.front.plots import save_front
 from orchestrator.searches.folder import SearchFolder, folders_with
+from orchestrator.searches.fronts import read_front
 from orchestrator.searches.lease import is_driven
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import Storage, fetch_networks, storage_folder
@@ -118,6 +120,8 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
         store.require()
         with spool.sending():
             close_open_runs(spool)
+            if folder.bucket is not None:
+                _draw_front(folder)
             sent: list[int] = []
             sender = Sender(
                 store,
@@ -133,6 +137,12 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
             if sender.send():
                 sender.send_aside()
             return Synced(address=store.address, num_sent=sum(sent), left=sender.left())
+
+
+def _draw_front(folder: SearchFolder) -> None:
+    """Draw the pictures that records name; nothing without a front. Its driver drew them on a machine of its own."""
+    with suppress(InputError):
+        save_front(read_front(folder), folder.path)
 
 
 def close_open_runs(spool: Spool) -> None:

@@ -275,8 +275,7 @@ class SearchRecord:
         started = time.monotonic()
         figures: Sequence[Path] = ()
         if tuple(view.front) != self._drawn:
-            figures = (self._folder / "front.html", self._folder / "front.png")
-            save_front(view, *figures)
+            figures = save_front(view, self._folder)
             with suppress(InputError):  # who misses one says so
                 self._fetch([candidate.network for candidate in view.front])
         self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)

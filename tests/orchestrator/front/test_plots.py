@@ -71,7 +71,7 @@ def test_a_front_that_constraints_leave_empty_is_drawn(tmp_path: Path) -> None:
         view(POPULATION), front=(), knee=None, breaking=frozenset(candidate.key for candidate in POPULATION)
     )
     assert [trace.name for trace in front_figure(none).data] == ["dominated, or breaking a constraint", "front"]
-    save_front(none, tmp_path / "front.html", tmp_path / "front.png")
+    save_front(none, tmp_path)
     with Image.open(tmp_path / "front.png") as image:
         assert image.size == (1440, 900)
 
@@ -97,7 +97,7 @@ def test_the_still_image_joins_a_front_of_two_objectives_alone(
 ) -> None:
     saved: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_args, **_kwargs: saved.append(self))
-    save_front(view(POPULATION, *objectives), tmp_path / "front.html", tmp_path / "front.png")
+    save_front(view(POPULATION, *objectives), tmp_path)
     (drawn,) = (one for one in saved[0].axes[0].lines if one.get_label() == "front")
     assert drawn.get_linestyle() == line
 
@@ -134,8 +134,7 @@ def test_a_narrow_axis_of_latency_is_marked_closely() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 4])
 def test_saved_figures_read_offline_and_hold_a_picture(tmp_path: Path, size: int) -> None:
-    html, png = tmp_path / "front.html", tmp_path / "front.png"
-    save_front(view(POPULATION[:size]), html, png)
+    html, png = save_front(view(POPULATION[:size]), tmp_path)
     page = html.read_text()
     assert "<script src=" not in page
     assert "Plotly.newPlot" in page
@@ -147,7 +146,7 @@ def test_saved_figures_read_offline_and_hold_a_picture(tmp_path: Path, size: int
 
 @pytest.mark.parametrize("objectives", [("val_accuracy", "latency_ms"), ("val_accuracy", "params_kept", "macs_kept")])
 def test_saving_works_for_other_objectives(tmp_path: Path, objectives: tuple[str, ...]) -> None:
-    save_front(view(POPULATION, *objectives), tmp_path / "front.html", tmp_path / "front.png")
+    save_front(view(POPULATION, *objectives), tmp_path)
     assert (tmp_path / "front.png").stat().st_size > 10_000
 
 

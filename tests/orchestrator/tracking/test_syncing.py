@@ -1,5 +1,8 @@
 """What another machine than its driver's sends of a search in a bucket: all of it, but nothing while it is driven."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from orchestrator.addresses import database_uri
@@ -17,6 +20,7 @@ from trainables.files.checkpoint import save_network
 from trainables.files.input_spec import InputSpec
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
+from trainables.results import TeacherResult
 
 pytestmark = [
     pytest.mark.integration,
@@ -76,6 +80,21 @@ def test_networks_that_only_the_bucket_has_are_registered(s3, begin, database, s
     assert (code, err) == (0, "")
     (registered,) = store.client.search_model_versions("name = 'here-digits'")
     assert registered.tags["cascade.candidate"] == "0:1"
+
+
+def test_pictures_of_a_front_that_were_drawn_elsewhere_are_sent(s3, begin, database, runs, cascade, make_candidate):
+    folder = begin(database_uri(database))
+    teacher = TeacherResult(val_accuracy=0.95, macs=1000, params=100, seconds=1.0).to_dict()
+    folder.bucket.within("teacher").write("result.json", json.dumps(teacher).encode())
+    folder.bucket.push(folder.path, "teacher/network")  # which nobody reads here
+    folder.archive.add([make_candidate()])
+    spool = Spool(folder.path / FOLDER)
+    spool.append(*(records.copying(records.SEARCH, name, "front") for name in ("front.html", "front.png")))
+    with driving(folder, print) as mirror:
+        mirror.begin()
+    assert cascade("sync", "digits", "--storage", s3)[0] == 0
+    sent = Path(runs()["digits"].info.artifact_uri.removeprefix("file://"), "front")
+    assert sorted(path.name for path in sent.iterdir()) == ["front.html", "front.png"]
 
 
 def test_a_working_copy_is_brought_up_to_date_but_for_what_is_driven_elsewhere(s3, begin):

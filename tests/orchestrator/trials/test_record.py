@@ -167,9 +167,10 @@ def test_finished_trials_that_nobody_knows_the_networks_of_are_told(parts, monke
 def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts, monkeypatch):
     drawn, begun = [], threading.Event()
 
-    def draw(view, *_files):
+    def draw(view, _folder):
         drawn.append(len(view.candidates))
         begun.set()
+        return ()
 
     monkeypatch.setattr("orchestrator.trials.record.save_front", draw)
     monkeypatch.setattr("orchestrator.trials.record._REST", 1e9)
