@@ -107,13 +107,14 @@ class Registry:
         )
         client.log_model_artifacts(model.model_id, str(packed))
         client.finalize_logged_model(model.model_id, "READY")
+        run_id = runs.get(trial_key(trial))  # None if it was deleted
         version = client.create_model_version(
             name,
             source=model.artifact_location,  # models:/ would be looked up at the process's own address
-            run_id=runs.get(trial_key(trial)),
+            run_id=run_id,
             tags=tags,
             description=wanted["description"],
-            model_id=model.model_id,
+            model_id=model.model_id if run_id else None,  # without a run, looked up there too
         )
         return str(version.version)
 

@@ -97,6 +97,16 @@ def test_a_network_that_cannot_be_a_model_is_said_and_holds_up_no_other(registry
     assert aliases(store) == {}
 
 
+@pytest.mark.parametrize("deleted", [["network 0:1"], ["trial 0"], ["network 0:1", "trial 0"]])
+def test_a_network_whose_run_was_deleted_is_registered_without_it(registry, store, runs, deleted):
+    found = runs()
+    for name in deleted:
+        store.client.delete_run(found[name].info.run_id)
+    store.forget()
+    registry.take(front("0:1", "1:2", knee="0:1"))
+    assert aliases(store) == {"knee": "0:1", "smallest": "0:1"}
+
+
 def test_a_name_that_another_search_has_is_left_to_it(registry, store, tmp_path, warnings):
     store.client.create_registered_model("here-digits", tags={"cascade.search_id": "another"})
     registry.take(front("0:1", knee="0:1"))
