@@ -11,7 +11,7 @@ from typing import Literal
 import ray
 
 from orchestrator.data.datasets import data_sets, load_splits
-from orchestrator.data.left_out import left_out_notes
+from orchestrator.data.left_out import data_notes
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.resources import LOCAL
 from orchestrator.machines.cluster import check_nodes
@@ -40,7 +40,6 @@ from orchestrator.trials.watcher import Watcher
 from orchestrator.trials.waves import run_waves, sweep
 from orchestrator.words import counted
 from trainables.datasets.data import DataSplits
-from trainables.datasets.sources import data_folder
 from trainables.errors import InputError, first_line
 from trainables.identity import data_digest
 from trainables.pruning.cost import LatencyTable
@@ -93,9 +92,8 @@ def run_search(
     find_study(study_address(experiment, folder))
     find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
     images = find_images_again(folder, experiment.data)
-    if images.name == "imagefolder":
-        for note in left_out_notes(data_folder(images)):
-            watcher.note(note)
+    for note in data_notes(images):
+        watcher.note(note)
     data = load_splits(images, watcher.note)
     digest = data_digest(data)
     folder.require_same_data(digest)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from orchestrator.addresses import without_all_credentials
+from orchestrator.data.left_out import data_notes
 from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.cluster import run_on_ray
 from orchestrator.evidence.folder import REPORT, RESULTS
@@ -45,6 +46,8 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     require_free(folder.path, "study")
     console = Console()
     say = partial(print_line, console)
+    for note in data_notes(plan.data):
+        say(note)
     images = load_images(plan)
     check_study(plan, images.data)
     sources = sources_of(plan, images)

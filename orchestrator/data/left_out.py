@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.words import counted, printable
-from trainables.datasets.sources import SUFFIXES, class_folders, is_hidden, part_folders
+from trainables.data_config import DataConfig
+from trainables.datasets.sources import SUFFIXES, class_folders, data_folder, is_hidden, part_folders
 
 _COMPANIONS = (".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml", ".yaml", ".yml")  # nobody's images
 
@@ -17,9 +18,8 @@ def left_out_notes(folder: Path) -> Iterator[str]:
         folder: of classes, or of parts with these.
     """
     left_out: dict[str, list[Path]] = {}
-    for item in _items(folder):
-        kind = _kind(item)
-        if kind is not None:
+    for kind, item in _items(folder):
+        if kind is not None and not is_hidden(item.name):
             left_out.setdefault(kind, []).append(Path(item.path))
     if left_out:
         what = "; ".join(
@@ -32,12 +32,22 @@ def left_out_notes(folder: Path) -> Iterator[str]:
         )
 
 
-def _items(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All that lies in folders of classes, and links beside these folders that lead nowhere."""
+def data_notes(data: DataConfig) -> Iterator[str]:
+    """`left_out_notes` of the images of a search or a study; none where they are no folders of images.
+
+    Raises:
+        InputError: if the folder is not there.
+    """
+    if data.name == "imagefolder":
+        yield from left_out_notes(data_folder(data))
+
+
+def _items(folder: Path) -> Iterator[tuple[str | None, os.DirEntry[str]]]:
+    """All that lies in folders of classes and beside them, each with what it is."""
     for root in part_folders(folder).values() or [folder]:
-        yield from (item for item in _listed(root) if _leads_nowhere(item))
+        yield from ((_kind_beside(item), item) for item in _listed(root))
         for class_folder in class_folders(root):
-            yield from _listed(class_folder)
+            yield from ((_kind_within(item), item) for item in _listed(class_folder))
 
 
 def _listed(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -50,10 +60,15 @@ def _leads_nowhere(item: os.DirEntry[str]) -> bool:
     return item.is_symlink() and not Path(item.path).exists()
 
 
-def _kind(item: os.DirEntry[str]) -> str | None:
+def _kind_beside(item: os.DirEntry[str]) -> str | None:
+    """What it is beside the class folders that is not read; `None` where nobody would take it for images."""
+    if _leads_nowhere(item):
+        return "broken link"
+    return "loose image" if Path(item.name).suffix.lower() in SUFFIXES and item.is_file() else None
+
+
+def _kind_within(item: os.DirEntry[str]) -> str | None:
     """What it is that is not read; `None` where nobody would take it for an image, or where it is read as one."""
-    if is_hidden(item.name):
-        return None
     if _leads_nowhere(item):
         return "broken link"
     if item.is_dir():

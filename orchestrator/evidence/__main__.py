@@ -5,6 +5,7 @@ import functools
 import sys
 from pathlib import Path
 
+from orchestrator.data.left_out import data_notes
 from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.material import find_device, load_images
 from orchestrator.evidence.plan import load_plan
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         plan = load_plan(options.study, options.set)
         device = find_device(options.device)
         processor.prepare(options.threads)
+        for note in data_notes(plan.data):
+            say(note)
         images = load_images(plan)
         folder = options.out or Path("runs") / options.study.stem
         say(f"{num_runs(plan)} runs; results in {folder}")

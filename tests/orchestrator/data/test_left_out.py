@@ -36,6 +36,15 @@ def test_files_folders_and_broken_links_are_counted_with_an_example(photos: Path
     )
 
 
+def test_images_beside_the_class_folders_are_told(photos: Path) -> None:
+    (photos / "train/loose.PNG").touch()
+    (photos / "train/._loose.png").touch()
+    (photos / "train/labels.heic").touch()  # nobody's image, as far as we know
+    (photos / "preview.png").touch()  # beside the parts
+    (note,) = left_out_notes(photos)
+    assert note.startswith(f"{photos} holds what is not read: 1 loose image, such as train/loose.PNG; images must")
+
+
 def test_classes_need_no_folder_of_a_part(photos: Path) -> None:
     (photos / "train/cat/b").touch()
     (note,) = left_out_notes(photos / "train")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from orchestrator.evidence.results import ResultFile
 
@@ -49,11 +50,26 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     assert sorted(run.data.params["arm"] for run in runs if "arm" in run.data.params) == ["plain"] * 2 + ["scratch"] * 2
 
 
+@pytest.mark.parametrize("command", [["orchestrator", "study"], ["orchestrator.evidence"]])
+def test_a_study_of_folders_says_first_what_it_does_not_read(plain, tmp_path: Path, command: list[str]) -> None:
+    for name in ("cat/a.png", "cat/b.heic", "dog/a.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name, "PNG")
+    data = {"name": "imagefolder", "path": "photos", "image_size": 8}
+    (tmp_path / "tiny.yaml").write_text(json.dumps(plain | {"data": data}))
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "tiny.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "photos holds what is not read: 1 file, such as cat/b.heic; " in done.stdout
+    assert "class cat has 1 image to split" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"sizes": [2]}, "cascade: a size in sizes is 2, but must be a number above 0 and below 1"),
-        ({"budget": {"amount": 1}}, "cascade: arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"),
+        ({"budget": {"amount": 1}}, "cascade: arms.plain at size 0.3: budget.amount is 1, but 1 epoch would cost"),
         ({"resources": {"cpus": 512}}, "cascade: resources.cpus is 512, but there are"),
     ],
 )
