@@ -119,7 +119,13 @@ def _locate(name: str, storage: Path) -> tuple[Place, str | None, str]:
     folder = next((found for found in (storage / name, path) if (found / "experiment.yaml").is_file()), None)
     if folder is None:
         return path, None, name
-    search = SearchFolder(storage=folder.resolve().parent, name=folder.resolve().name)
+    try:
+        search = SearchFolder(storage=folder.resolve().parent, name=folder.resolve().name)
+    except InputError as error:
+        raise InputError(
+            f"study.warm_start: {name!r} is a folder that no search can be called like; rename it, or name the journal "
+            "in it"
+        ) from error
     database = search.experiment().study.url
     return (search.study_file, JOURNAL_STUDY, name) if database is None else (database, search.name, name)
 

@@ -1,3 +1,5 @@
+import shutil
+
 import optuna
 import pytest
 
@@ -185,12 +187,14 @@ def test_what_cannot_be_learned_from_is_said_in_one_line(tmp_path):
     searched(tmp_path, "first", number=1, study={"url": database})
     searched(tmp_path, "second", number=1, study={"url": database})
     folder, experiment = begun(tmp_path, "mine")
+    shutil.copytree(tmp_path / "runs/first", tmp_path / "runs/first copy")
     open_study(experiment, folder)
     for name, message in {
         "frist": r"'frist' is neither a search in .*runs \(there: first, mine, second\) nor a",
         database: r"names no study; there are first, second; give one as ADDRESS#NAME",
         f"{database}#third": r"studies.db#third' names no study",
         "nosql://me:pw@host/x": r"storage at nosql://host/x cannot be opened",
+        "first copy": r"^study.warm_start: 'first copy' is a folder that no search can be called like; rename it",
         "mine": r"'mine' is this search itself",
     }.items():
         changed = Experiment(space=WIDE, **NO_POINTS, study={"warm_start": [name]})
