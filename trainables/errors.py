@@ -67,9 +67,16 @@ class StageFailure(RuntimeError):  # noqa: N818 - a failure of the work, not of 
         return partial(StageFailure, **self._arguments), (self.reason,)
 
 
+class _AsInYaml(reprlib.Repr):
+    """Values as the user wrote them, whose lists we keep as tuples."""
+
+    def repr_tuple(self, values: tuple[Any, ...], level: int) -> str:
+        return self.repr_list(list(values), level)
+
+
 _MOST_SHOWN = 100  # characters of a value
 # Of lists within lists, which anchors of YAML make endless, only so much is looked at.
-_repr = reprlib.Repr()
+_repr = _AsInYaml()
 _repr.maxlevel, _repr.maxlist, _repr.maxtuple, _repr.maxdict = 4, 20, 20, 20
 _repr.maxstring = _repr.maxlong = _repr.maxother = 4 * _MOST_SHOWN
 
@@ -80,7 +87,7 @@ def cut(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message, as Python writes it, without what would make it endless."""
+    """A value for a message, lists in brackets, without what would make it endless."""
     return cut(_repr.repr(value))
 
 

@@ -64,7 +64,7 @@ def test_an_arm_changes_only_what_it_names(plain) -> None:
     ("change", "message"),
     [
         ({"sizes": [1.5]}, "a size in sizes is 1.5, but must be a number above 0 and below 1"),
-        ({"sizes": [0.3, 0.3]}, r"sizes is \(0.3, 0.3\), but must be a list of different fractions"),
+        ({"sizes": [0.3, 0.3]}, r"sizes is \[0.3, 0.3\], but must be a list of different fractions"),
         ({"seeds": []}, "seeds is .*, but must be a list of different whole numbers"),
         ({"reference": "other"}, "reference is 'other', but must be one of the arms: plain, scratch"),
         ({"arms": {}}, "arms is empty"),
