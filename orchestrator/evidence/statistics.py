@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.front.intervals import interval, standard_error
+from orchestrator.front.intervals import accuracy_interval, interval, standard_error
 
 Verdict = Literal["better", "worse", "not told apart"]
 LEVEL = 0.05
@@ -26,7 +26,7 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        low: end of Student's 95 % interval; `None` for fewer than two values.
+        low: end of Student's 95 % interval, of accuracies cut to [0, 1]; `None` for fewer than two values.
         high: likewise.
         number: of values.
     """
@@ -61,7 +61,7 @@ class Difference:
 
 def estimate(values: Sequence[float], *, num_test: int) -> Estimate:
     """Mean and interval of at least one accuracy, each on so many test images."""
-    return _estimate(values, least_spread=_rounding(num_test))
+    return _estimate(values, accuracy_interval(values, least_spread=_rounding(num_test)))
 
 
 def paired(own: Mapping[int, float], other: Mapping[int, float], *, num_test: int) -> Difference | None:
@@ -77,7 +77,10 @@ def paired(own: Mapping[int, float], other: Mapping[int, float], *, num_test: in
         return None
     differences = [own[seed] - other[seed] for seed in seeds]
     least = math.sqrt(2) * _rounding(num_test)
-    return Difference(estimate=_estimate(differences, least_spread=least), p_value=_p_value(differences, least))
+    return Difference(
+        estimate=_estimate(differences, interval(differences, least_spread=least)),
+        p_value=_p_value(differences, least),
+    )
 
 
 def _rounding(num_test: int) -> float:
@@ -85,8 +88,8 @@ def _rounding(num_test: int) -> float:
     return 1 / (math.sqrt(12) * num_test)
 
 
-def _estimate(values: Sequence[float], *, least_spread: float) -> Estimate:
-    low, high = interval(values, least_spread=least_spread) or (None, None)
+def _estimate(values: Sequence[float], ends: tuple[float, float] | None) -> Estimate:
+    low, high = ends or (None, None)
     return Estimate(mean=statistics.fmean(values), low=low, high=high, number=len(values))
 
 

@@ -23,6 +23,12 @@ def interval(values: Sequence[float], *, least_spread: float = 0.0) -> tuple[flo
     return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
+def accuracy_interval(values: Sequence[float], *, least_spread: float = 0.0) -> tuple[float, float] | None:
+    """`interval` of accuracies, cut to [0, 1], beyond which the mean of none lies; two seeds often reach further."""
+    ends = interval(values, least_spread=least_spread)
+    return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
+
+
 def standard_error(values: Sequence[float], *, least_spread: float = 0.0) -> float:
     """Of the mean of at least two values.
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.front.archive import Candidate
-from orchestrator.front.intervals import interval
+from orchestrator.front.intervals import accuracy_interval
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 
@@ -66,8 +66,7 @@ class Confirmed:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Student's 95 % interval of the mean, cut to [0, 1]; `None` for fewer than two repeats."""
-        ends = interval(self.val_accuracies)
-        return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
+        return accuracy_interval(self.val_accuracies)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
