@@ -90,7 +90,7 @@ def _read(config: DataConfig, part: Part) -> Source:
                 images.append(_decoded(encoded, file, first_row, size))
                 first_row += batch.num_rows
     if not images:
-        raise InputError(f"{config.path} has no rows in its {part} files of {config.name}; fetch them again")
+        raise _no_rows(config, part)
     if len({part_of_labels.ndim for part_of_labels in labels}) > 1:
         raise InputError(f"{config.path} has {part} files with one label an image and others with lists of them")
     image_set = ImageSet(images_NCHW=torch.cat(images), labels_N=torch.cat(labels))
@@ -98,16 +98,17 @@ def _read(config: DataConfig, part: Part) -> Source:
 
 
 def require_both_parts(config: DataConfig) -> None:
-    """Check that test files are there too, with their columns and labels, before a search is spent on finding out.
+    """Check that test files are there too, with their columns, labels and rows, before a search is spent on it.
 
     None of their images is read.
 
     Raises:
-        InputError: if the train or test files are missing, or those of test images have no columns to read or labels
-            of no class.
+        InputError: if the train or test files are missing, or those of test images have no columns to read, no rows or
+            labels of no class.
     """
     train, expected = _files(config, "train"), FORMATS[config.name]
     num_classes = len(expected.class_names or own_class_names(train, expected))
+    num_rows = 0
     for file in _files(config, "test"):
         with one_line_errors(file), pq.ParquetFile(file) as parquet:
             _, label_column = columns(parquet.schema_arrow, expected, file)
@@ -115,6 +116,13 @@ def require_both_parts(config: DataConfig) -> None:
             for batch in parquet.iter_batches(batch_size=ROWS_A_BATCH, columns=[label_column]):
                 checked_labels(batch.column(0), num_classes, file, first_row)
                 first_row += batch.num_rows
+            num_rows += first_row
+    if num_rows == 0:
+        raise _no_rows(config, "test")
+
+
+def _no_rows(config: DataConfig, part: Part) -> InputError:
+    return InputError(f"{config.path} has no rows in its {part} files of {config.name}; fetch them again")
 
 
 def _require_room(files: Sequence[Path], size: int) -> None:

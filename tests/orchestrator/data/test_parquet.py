@@ -258,3 +258,13 @@ def test_a_wrong_label_of_a_test_image_is_known_before_a_search(tmp_path: Path, 
     assert pictures.one_line(error) == f"label of row 1 of {test} is {label}, but must be in 0 … 1{_MEND}"
     _write(test, [b"no image is looked at"], [9])
     require_both_parts(_config(tmp_path))
+
+
+def test_test_files_without_a_row_are_known_before_a_search(tmp_path: Path) -> None:
+    _write_own(tmp_path / "train.parquet", [0, 1, 1], pa.int64())
+    for number in range(2):
+        _write_own(tmp_path / f"test-{number}.parquet", [], pa.int64())
+    with pytest.raises(InputError, match="has no rows in its test files of parquet"):
+        require_both_parts(_own(tmp_path))
+    _write_own(tmp_path / "test-1.parquet", [0], pa.int64())
+    require_both_parts(_own(tmp_path))
