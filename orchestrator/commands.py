@@ -72,7 +72,8 @@ def run_search_command(  # noqa: PLR0913
         tracker.close()
     if outcome.status == "failed":
         number, reason = min(outcome.failures.items())
-        print_line(warnings, f"cascade: all {outcome.num_ended} trials failed; the first, trial {number}: {reason}")
+        first = "" if outcome.num_ended == 1 else "the first, "
+        print_line(warnings, f"cascade: {outcome.reason}; {first}trial {number}: {reason}")
         return 1
     if folder.archive.candidates():
         print_front(name, storage=storage, format=format)
@@ -194,7 +195,7 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
         sys.stdout.write(json.dumps(said) + "\n")
     else:
         waits = f"{left.num_waiting} wait: {left.cause}" if left.num_waiting else "nothing waits"
-        sys.stdout.write(f"{name}: {synced.num_sent} records sent to {synced.address}; {waits}\n")
+        sys.stdout.write(f"{name}: {counted(synced.num_sent, 'record')} sent to {synced.address}; {waits}\n")
     return 1 if left.num_waiting else 0
 
 

@@ -322,6 +322,6 @@ def _conclude(
     if reason is None or study.running():
         status, reason = "interrupted", _INTERRUPTED
     elif failures and len(failures) == num_ended:
-        status, reason = "failed", f"all {num_ended} trials failed"
+        status, reason = "failed", "the only trial failed" if num_ended == 1 else f"all {num_ended} trials failed"
     record.close("stopped" if status == "interrupted" else status, reason)
     return Outcome(status=status, reason=reason, num_ended=num_ended, failures=failures, reused=study.reused())

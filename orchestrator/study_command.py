@@ -30,6 +30,7 @@ from orchestrator.storage.locks import locked, require_free
 from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_line, print_whole
 from orchestrator.tracking import Tracker
+from orchestrator.words import counted
 from trainables.errors import InputError, first_line
 
 
@@ -74,7 +75,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
             with _tracked(tracker, plan, folder):
                 before = file.read()
                 tracker.log_runs(before.values())
-                say(f"{num_runs(plan)} runs; {len(before)} results are in {file.path}")
+                say(f"{counted(num_runs(plan), 'run')}; {counted(len(before), 'result')} in {file.path}")
 
                 def done(result: RunResult) -> None:
                     file.add(result)
@@ -93,7 +94,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         tracker.close()
     _show(console, plan, file.read(), summary, folder.path)
     if num_lost:
-        say(f"{num_lost} runs were lost with their workers; the same command tries them again")
+        say(f"{counted(num_lost, 'run')} lost as workers died; the same command tries again")
     return 1 if num_lost else 0
 
 

@@ -13,6 +13,7 @@ from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
 from orchestrator.storage.locks import locked
+from orchestrator.words import counted
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
 
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(note)
         images = load_images(plan)
         folder = options.out or Path("runs") / options.study.stem
-        say(f"{num_runs(plan)} runs; results in {folder}")
+        say(f"{counted(num_runs(plan), 'run')}; results in {folder}")
         check_study(plan, images.data)
         sources = sources_of(plan, images)
         with locked(folder, "study"):

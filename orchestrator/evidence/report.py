@@ -15,7 +15,7 @@ from orchestrator.evidence.schedule import all_runs
 from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary, summarise
 from orchestrator.storage.whole_files import write_atomically
-from orchestrator.words import percent
+from orchestrator.words import counted, percent
 
 
 def write_report(
@@ -76,9 +76,9 @@ def _about(plan: StudyPlan, teacher: Mapping[str, Any]) -> str:
     known = f", test accuracy {percent(teacher['test_accuracy'], 2)}" if "test_accuracy" in teacher else ""
     number = "all" if plan.images.train is None else str(plan.images.train)
     return (
-        f"{len(plan.arms)} arms on {plan.data.name} ({number} training images), teacher {plan.model.name} at width "
-        f"{plan.model.width:g}{known}; {len(plan.seeds)} seeds. Compared is the accuracy on test images, which nothing "
-        "was chosen by."
+        f"{counted(len(plan.arms), 'arm')} on {plan.data.name} ({number} training images), teacher {plan.model.name} "
+        f"at width {plan.model.width:g}{known}; {counted(len(plan.seeds), 'seed')}. Compared is the accuracy on test "
+        "images, which nothing was chosen by."
     )
 
 
@@ -123,10 +123,12 @@ def not_shown(
         yield "The best cascade and the best of Torch-Pruning were picked by their means here, which flatters both."
     fewest = min((line.against.estimate.number for line in summary.lines if line.against is not None), default=0)
     if 0 < fewest < 5:
-        yield f"Small differences: some comparisons rest on {fewest} seeds alone, which tell large ones at best."
+        seeds = counted(fewest, "seed")
+        yield f"Small differences: some comparisons rest on {seeds} alone, enough for large ones at best."
     missing = sum(line.num_missing for line in summary.lines if line.method != "one-cascade")
     if missing:
-        yield f"{missing} runs are still to be done; what is there is compared on the seeds that both arms have."
+        runs = counted(missing, "run")
+        yield f"Still to be done: {runs}; what is there is compared on the seeds that both arms have."
     failed = [line for line in summary.lines if line.num_failed]
     if failed:
         names = ", ".join(f"{line.arm} at {_size_text(line.size)} ({line.num_failed})" for line in failed)
@@ -206,7 +208,8 @@ def _method(plan: StudyPlan, results: Sequence[RunResult]) -> Iterable[Block]:
     seconds = sum(result.seconds for result in results)
     yield Listing(
         points=(
-            f"Machines: {', '.join(devices)}; {len(results)} runs took {seconds / 60:.0f} minutes one after the other.",
+            f"Machines: {', '.join(devices)}; {counted(len(results), 'run')} took {seconds / 60:.0f} minutes one after "
+            "the other.",
             *(f"Versions: {version}" for version in versions),
         )
     )

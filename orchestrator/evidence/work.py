@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from orchestrator.evidence.settings import Budget
+from orchestrator.words import counted
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.plan import StagePlan, stage_plans
@@ -96,8 +97,8 @@ def epochs_within(budget: Budget, work: Callable[[int], float], *, least: int = 
     amount = budget.amount * share
     if work(least) > 1.1 * amount:
         raise InputError(
-            f"budget.amount is {budget.amount:g}, but {least} epochs already cost {work(least) / share:.3g} "
-            "teacher-passes; give more"
+            f"budget.amount is {budget.amount:g}, but {counted(least, 'epoch')} would cost {work(least) / share:.3g} "
+            "teacher-passes already; give more"
         )
     low, high = least, max(least, most)
     while low < high:

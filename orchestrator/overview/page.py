@@ -54,7 +54,7 @@ def html(overview: Overview) -> str:
         cost_section(overview),
         _foot(overview),
     ]
-    title = f"{overview.name}: {len(overview.view.front)} networks on the front"
+    title = f"{overview.name}: {counted(len(overview.view.front), 'network')} on the front"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -166,7 +166,7 @@ def _front_chart(overview: Overview, css: str) -> str:
     is_shown = low <= teacher.val_accuracy <= high  # one that was hardly trained may lie far below
     line = (teacher.val_accuracy, f"teacher, {percent(teacher.val_accuracy, 2)}") if is_shown else None
     inside = scatter(frame, points, joined=len(view.objectives) == 2, teacher=line)
-    title = f"Validation accuracy of {len(points)} networks against {AXIS_TITLES[view.cost]}"
+    title = f"Validation accuracy of {counted(len(points), 'network')} against {AXIS_TITLES[view.cost]}"
     return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], css=css)
 
 

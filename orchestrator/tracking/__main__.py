@@ -14,6 +14,7 @@ from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import WINDOW, Backoff, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from orchestrator.words import counted
 from trainables.errors import InputError
 
 _POLL_SECONDS = 0.5
@@ -117,7 +118,8 @@ def follow(sender: Sender, orders: Input, *, sync: str) -> None:
         sender.interrupt()
     left = sender.left()
     if left.num_waiting:
-        say(warning=f"{left.num_waiting} records wait in the search's folder ({left.cause}); `{sync}` sends them")
+        waiting = counted(left.num_waiting, "record")
+        say(warning=f"{waiting} left in the search's folder ({left.cause}); `{sync}` sends what is there")
 
 
 if __name__ == "__main__":

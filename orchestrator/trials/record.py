@@ -22,6 +22,7 @@ from orchestrator.searches.asked import Asked
 from orchestrator.searches.curves import CURVES, Curves
 from orchestrator.tracking import ClosedTrial, Status, Tracker
 from orchestrator.trials.watcher import Watcher
+from orchestrator.words import counted
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
@@ -107,8 +108,8 @@ class SearchRecord:
         ]
         if lost:
             self._watcher.note(
-                f"{len(lost)} finished trials, the first is trial {min(lost)}, have no candidates in "
-                f"{self._archive.path}; restore it from a copy, as the front is without them"
+                f"{self._archive.path} lacks the candidates of {counted(len(lost), 'finished trial')}, the first of "
+                f"which is trial {min(lost)}; restore it from a copy, as the front is without them"
             )
 
     def _closed(self, number: int) -> ClosedTrial:

@@ -146,7 +146,7 @@ def test_more_images_than_there_are_is_refused(plain) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budget": {"amount": 1}}, "arms.plain at size 0.3: budget.amount is 1, but 1 epochs already cost"),
+        ({"budget": {"amount": 1}}, "arms.plain at size 0.3: budget.amount is 1, but 1 epoch would cost"),
         ({"model": {"name": "vgg-huge"}}, "model.name is 'vgg-huge', but must be one of"),
         ({"sizes": [0.001]}, "arms.plain at size 0.001: a size is 0.001, but no network below 0."),
         (

@@ -123,7 +123,7 @@ def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -
     del results[plan.run("peer", 0.5, 2, 0.05, "measured").key]
     summary = summarise(plan, results, num_test=NUM_TEST)
     text = "\n".join(not_shown(plan, summary, list(results.values()), {}))
-    assert "1 runs are still to be done" in text
+    assert "Still to be done: 1 run; what is there" in text
     assert "Runs that failed are left out of means: chain at 30 % (1)." in text
     assert (
         "These spent less than 90 % of the budget, as one epoch more would have gone farther beyond it: all at 50 %, "
@@ -161,7 +161,7 @@ def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunRes
 
 def test_a_report_of_nothing_yet_can_be_written(plan: StudyPlan, tmp_path: Path) -> None:
     write_report(plan, {}, {}, tmp_path, num_test=NUM_TEST)
-    assert "runs are still to be done" in (tmp_path / "report.md").read_text()
+    assert "Still to be done: " in (tmp_path / "report.md").read_text()
 
 
 def test_blocks_look_as_they_should() -> None:

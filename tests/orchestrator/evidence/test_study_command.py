@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.evidence.results import ResultFile
+from orchestrator.words import counted
 
 
 @pytest.mark.integration
@@ -29,14 +30,14 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     before = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
     assert before
     (done,) = cascade_commands(["study", "tiny.yaml"], cwd=tmp_path)
-    assert f"4 runs; {len(before)} results are in" in done.out
+    assert f"4 runs; {counted(len(before), 'result')} in" in done.out
     assert "the teacher is trained" not in done.out
     results = ResultFile(tmp_path / "runs/tiny/results.jsonl").read()
     assert len(results) == 4
     assert {key: results[key] for key in before} == before
     report = (tmp_path / "runs/tiny/report.md").read_text()
     assert "| scratch | " in report
-    assert "still to be done" not in report
+    assert "Still to be done" not in report
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     (experiment,) = [e for e in client.search_experiments() if e.name == "cascade"]
     runs = client.search_runs([experiment.experiment_id])

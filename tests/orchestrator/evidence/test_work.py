@@ -118,5 +118,5 @@ def test_epochs_come_closest_to_the_budget() -> None:
     assert epochs_within(Budget(amount=20, most_epochs=7), work) == 7
     assert epochs_within(Budget(amount=1.2), work) == 1
     assert epochs_within(Budget(amount=6, unit="epochs"), work) == 6
-    with pytest.raises(InputError, match=r"budget.amount is 2, but 3 epochs already cost 3.9 teacher-passes"):
+    with pytest.raises(InputError, match=r"budget.amount is 2, but 3 epochs would cost 3.9 teacher-passes"):
         epochs_within(Budget(amount=2), work, least=3)

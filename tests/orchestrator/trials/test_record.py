@@ -161,7 +161,7 @@ def test_finished_trials_that_nobody_knows_the_networks_of_are_told(parts, monke
     _, _, heard, later = parts()
     later.adopt()
     ((_, said),) = heard.events
-    assert said.startswith("1 finished trials, the first is trial 0, have no candidates in ")
+    assert "archive.parquet lacks the candidates of 1 finished trial, the first of which is trial 0; " in said
 
 
 def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts, monkeypatch):
