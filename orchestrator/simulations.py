@@ -106,7 +106,7 @@ def print_simulation(  # noqa: PLR0913
 
 def _table(comparisons: Sequence[Comparison], *, title: str, until: float) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("policy", "trials", "stopped", "hypervolume", f"work to {until:.0%}", "ratio"):
+    for column in ("policy", "trials", "stopped", "hypervolume", f"work to {percent(until, 0)}", "ratio"):
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     for found in comparisons:
         table.add_row(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from orchestrator.words import percent
 from trainables.errors import InputError
 from trainables.model_config import ModelConfig
 from trainables.networks.layers import initialise
@@ -36,7 +37,9 @@ def even_counts(full_G: IntVector, sizes: SizeModel, target: float) -> IntVector
             break
         counts_G = closest
     if abs(sizes.total(counts_G) / target - 1) > TOLERANCE:
-        raise InputError(f"no even widths come within {TOLERANCE:.0%} of {target / 1e6:.4g} M MACs; ask for more")
+        raise InputError(
+            f"no even widths come within {percent(TOLERANCE, 0)} of {target / 1e6:.4g} M MACs; ask for more"
+        )
     return counts_G
 
 

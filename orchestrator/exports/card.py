@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.data.classes import named
 from orchestrator.exports.formats import CARD_FORMAT, CARD_VERSION, README_KEY
 from orchestrator.exports.verify import Verification
+from orchestrator.words import percent
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig, Pixels
 from trainables.files.input_spec import InputSpec
@@ -168,13 +169,13 @@ class Card:
         if self.test_guess is not None and not has_learnt(self.teacher.test_accuracy, guess=self.test_guess):
             found.append(
                 f"Its teacher has learnt nothing: the teacher's test {self.metric} is hardly better than guessing "
-                f"({100 * self.test_guess:.1f} %)."
+                f"({percent(self.test_guess)})."
             )
         if self.test_guess is not None and self.network.test_accuracy < collapse_line(
             guess=self.test_guess, teacher=self.teacher.test_accuracy
         ):
             found.append(
-                f"It has collapsed: its test {self.metric} is nearer to guessing ({100 * self.test_guess:.1f} %) "
+                f"It has collapsed: its test {self.metric} is nearer to guessing ({percent(self.test_guess)}) "
                 "than to the teacher's."
             )
         unseen = [
@@ -189,7 +190,7 @@ class Card:
             )
         if self.fidelity < 1.0:
             found.append(
-                f"Its trial was stopped early: {100 * self.fidelity:.0f} % of the planned epochs went into it, "
+                f"Its trial was stopped early: {percent(self.fidelity, 0)} of the planned epochs went into it, "
                 "and it would probably gain from the rest."
             )
         found += [

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from orchestrator.exports.formats import FILES, Format
 from orchestrator.exports.reload import ANSWER, IMAGES, LOGITS, REQUEST, Contents, Request
+from orchestrator.words import percent
 from trainables.datasets.images import ImageSet
 from trainables.errors import StageFailure
 from trainables.stages.evaluation import score
@@ -146,8 +147,8 @@ def _fault(check: FileCheck, logits_NK: torch.Tensor, *, largest: float, accurac
     if check.format == "int8":
         if check.test_accuracy < accuracy - _INT8_MOST_LOST:
             return (
-                f"{check.file} has a test accuracy of {100 * check.test_accuracy:.2f} %, the network in float32 "
-                f"{100 * accuracy:.2f} %; more than {100 * _INT8_MOST_LOST:g} points is too much to lose to eight bits"
+                f"{check.file} has a test accuracy of {percent(check.test_accuracy, 2)}, the network in float32 "
+                f"{percent(accuracy, 2)}; more than {100 * _INT8_MOST_LOST:g} points is too much to lose to eight bits"
             )
     elif check.max_difference > _TOLERANCE * largest:
         return (

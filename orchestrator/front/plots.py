@@ -58,7 +58,7 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
     figure.add_hline(
         y=view.teacher_val_accuracy,
         line={"color": "#3c4043", "dash": "dash", "width": 1.5},
-        annotation={"text": f"teacher, {100 * view.teacher_val_accuracy:.1f} %", "font": {"size": 12}},
+        annotation={"text": f"teacher, {percent(view.teacher_val_accuracy)}", "font": {"size": 12}},
         annotation_position="bottom left",
     )
     costs = [float(getattr(candidate, view.cost)) for candidate in view.plotted]
@@ -242,7 +242,7 @@ def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     if view.knee is not None:
         point = _coordinates(view, [view.knee])
         axes.scatter(*point, s=190, facecolors="none", edgecolors=_RED, linewidths=2.2, zorder=4, label="knee")
-    teacher = f"teacher, {100 * view.teacher_val_accuracy:.1f} %"
+    teacher = f"teacher, {percent(view.teacher_val_accuracy)}"
     axes.axhline(view.teacher_val_accuracy, color="#3c4043", linestyle="--", linewidth=1.2, label=teacher, zorder=1)
 
 

@@ -35,13 +35,13 @@ def importance_section(overview: Overview) -> str:
 def _importance_card(what: str, found: Importance) -> str:
     bars = "".join(
         f'<span>{escape(name)}</span><i style="width:{100 * part / (max(found.shares.values()) or 1):.1f}%"></i>'
-        f"<span>{100 * part:.0f} %</span>"
+        f"<span>{percent(part, 0)}</span>"
         for name, part in list(found.shares.items())[:_MOST_BARS]
     )
     if found.explained < _TRUSTED:
         trust = "The forest hardly predicts trials that it has not seen, so take this for a guess."
     else:
-        trust = f"The forest explains {100 * found.explained:.0f} % of the differences between trials it has not seen."
+        trust = f"The forest explains {percent(found.explained, 0)} of the differences between trials it has not seen."
     return (
         f'<div class="card"><h3>{escape(what[0].upper() + what[1:])}</h3><div class="bars">{bars}</div>'
         f'<p class="soft">{trust} {found.num_trials} trials.</p></div>'

@@ -20,6 +20,7 @@ from orchestrator.preparation.cards import Measured, gpu_machines, gpu_nodes, me
 from orchestrator.preparation.room import Footprints, MemoryLook, Room, held_bytes
 from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.storage.whole_files import write_atomically
+from orchestrator.words import percent
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
@@ -185,8 +186,8 @@ def _line(measured: Measured, number: int, most: int, *, when: str) -> str:
     more = f", though {fit} would fit, as CPUs and trials allow no more" if fit > most else ""
     return (
         f"{_KEY} is {AUTO}: the largest cascade takes {total} of a card's "
-        f"{gigabytes(measured.usable_bytes)} ({measured.card}, {when}); with {MARGIN - 1:.0%} to spare {alone}{more}: "
-        f"{part_of_card(number):g}"
+        f"{gigabytes(measured.usable_bytes)} ({measured.card}, {when}); with {percent(MARGIN - 1, 0)} to spare "
+        f"{alone}{more}: {part_of_card(number):g}"
     )
 
 

@@ -15,6 +15,7 @@ from orchestrator.policies.rungs import STOPPING_OBJECTIVES, EarlyStopping, Pass
 from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.trials.wave import Wave, breaks_the_wave
+from orchestrator.words import percent
 from trainables.errors import InputError
 from trainables.tune_adapter import stop_note
 
@@ -109,8 +110,8 @@ class RungScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(FIFOScheduler.CONTINUE)
 
     def _reason(self, fraction: float) -> str:
-        best = 100 / self._rungs.settings.reduction_factor
-        return f"early stopping after {100 * fraction:.0f} % of its epochs, not among the best {best:.0f} % then"
+        best = percent(1 / self._rungs.settings.reduction_factor, 0)
+        return f"early stopping after {percent(fraction, 0)} of its epochs, not among the best {best} then"
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its configuration beside the trials; the rungs are on disk already.

@@ -35,5 +35,5 @@ def test_weights_come_from_the_seed() -> None:
 
 
 def test_a_size_that_no_widths_have_is_refused() -> None:
-    with pytest.raises(InputError, match="no even widths come within 2%"):
+    with pytest.raises(InputError, match="no even widths come within 2 %"):
         even_network(ModelConfig(width=1 / 32), num_classes=4, input_shape=(1, 8, 8), size=0.01, seed=1)

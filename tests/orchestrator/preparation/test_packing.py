@@ -108,7 +108,7 @@ def test_as_many_trials_share_a_card_as_fit_and_it_is_said_kept_and_recorded(ben
     chosen, warning = bench.said
     assert chosen == (
         "resources.gpus_per_trial is auto: the largest cascade takes 6.5 GiB of a card's 78.5 GiB (H100, "
-        "measured now); with 20% to spare 10 trials share a card: 0.1"
+        "measured now); with 20 % to spare 10 trials share a card: 0.1"
     )
     assert "that shapes alone say" in warning
     kept = json.loads(bench.file.read_text())
