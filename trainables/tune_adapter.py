@@ -111,7 +111,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
     """One cascade; `step` is one epoch of its current stage, or a part of a long one.
 
     The configuration holds `trial` (its number), `cascade` (a `CascadeConfig` as a dictionary) and `state` (a file to
-    go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `num_epochs`,
+    go on from, or `None`). A result holds `progress`, a list of epochs (none after a part of one), `epochs_done`,
     `reused` and `standing`; at the end also `results` and `networks`, or `failure`, or `unfit` alone where the machine
     cannot have what the trial needs, and not the trial is to blame. A trial that found a `stop_note` ends
     with `stopped`, the reason, and with the levels that have reached their sizes.
@@ -265,7 +265,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _epochs(self) -> dict[str, Any]:
         """How many epochs of the trial are done, and which of them it did not have to train."""
-        return {"num_epochs": self._trial.epochs_done, "reused": self._trial.reused.to_dict()}
+        return {"epochs_done": self._trial.epochs_done, "reused": self._trial.reused.to_dict()}
 
     def _levels(self) -> dict[str, Any]:
         """What the trial came to."""

@@ -71,8 +71,8 @@ class Reporter(Callback):  # type: ignore[misc]
         number = trial.config["trial"]
         if result.get("node"):
             self._faults.worked(result["node"], number)
-        if "num_epochs" in result:
-            self._record.trained(number, int(result["num_epochs"]) - result["reused"]["epochs"])
+        if "epochs_done" in result:
+            self._record.trained(number, int(result["epochs_done"]) - result["reused"]["epochs"])
         for epoch in result.get("progress", ()):
             self._record.epoch(number, EpochProgress.from_dict(epoch))
 
@@ -111,15 +111,15 @@ class Reporter(Callback):  # type: ignore[misc]
         _require_room(trial)
         node = self._blame_node(trial)
         last = trial.last_result or {}
-        epochs, num_epochs = last.get("progress", []), last.get("num_epochs", 0.0)
-        was_lost = num_epochs > 0 and lost_its_process(_said(trial))
-        if was_lost and self._faults.goes_on(trial.config["trial"], num_epochs):
+        epochs, epochs_done = last.get("progress", []), last.get("epochs_done", 0.0)
+        was_lost = epochs_done > 0 and lost_its_process(_said(trial))
+        if was_lost and self._faults.goes_on(trial.config["trial"], epochs_done):
             self._wave.moves(trial.config["trial"])
             return
         if self._faults.is_left_out(node) and self._faults.taking:
             self._wave.moves(trial.config["trial"])
             return
-        where = f"within epoch {int(num_epochs) + 1}" if num_epochs else "before its first epoch"
+        where = f"within epoch {int(epochs_done) + 1}" if epochs_done else "before its first epoch"
         if epochs:
             where = f"after epoch {epochs[-1]['epoch']} of stage {epochs[-1]['stage']}"
         self._record.failed(trial.config["trial"], f"{where}: {_cause(trial)}")

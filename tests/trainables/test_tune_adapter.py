@@ -81,7 +81,7 @@ def test_a_long_epoch_reports_parts_that_each_leave_a_checkpoint(actor, tmp_path
     told = []
     for number in range(4):
         result = made.step()
-        told.append(([epoch["trial_epoch"] for epoch in result["progress"]], result["num_epochs"], result["done"]))
+        told.append(([epoch["trial_epoch"] for epoch in result["progress"]], result["epochs_done"], result["done"]))
         if number == 0:
             assert result[SHOULD_CHECKPOINT]
             made.save_checkpoint(str(tmp_path))
@@ -249,7 +249,7 @@ def test_a_trial_that_goes_on_and_fails_says_what_it_had_trained_and_what_it_had
     made.reset_config(trial(0, state=str(tmp_path / STATE_FILE)))
     monkeypatch.setattr(CascadeTrial, "step_for", unreadable)
     result = made.step()
-    assert (result["failure"], result["num_epochs"], result["reused"]) == ("image 3 cannot be read", 1, reused)
+    assert (result["failure"], result["epochs_done"], result["reused"]) == ("image 3 cannot be read", 1, reused)
 
 
 def test_an_actor_that_is_used_again_has_nothing_of_the_trial_before(actor):

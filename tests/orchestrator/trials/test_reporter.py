@@ -21,8 +21,8 @@ def reported(*results):
     budget, shown = Budget(Stop()), []
     record = SimpleNamespace(trained=budget.trained, epoch=lambda _number, progress: shown.append(progress.trial_epoch))
     reporter = Reporter(Wave(None, size=1), record, SimpleNamespace())
-    for epochs, num_epochs, num_reused in results:
-        result = {"progress": [progress(epoch) for epoch in epochs], "num_epochs": num_epochs}
+    for epochs, epochs_done, num_reused in results:
+        result = {"progress": [progress(epoch) for epoch in epochs], "epochs_done": epochs_done}
         result |= {"reused": Reused(epochs=num_reused).to_dict()}
         reporter.on_trial_result(0, [], SimpleNamespace(config={"trial": 0}), result)
     assert shown == [epoch for epochs, *_ in results for epoch in epochs]
@@ -79,7 +79,7 @@ class Trial(tune.Trainable):
         pass
 
     def step(self):
-        return {"progress": [EPOCH], "num_epochs": 1, "done": True, "results": [LEVEL], "networks": {1: "0-1"},
+        return {"progress": [EPOCH], "epochs_done": 1, "done": True, "results": [LEVEL], "networks": {1: "0-1"},
                 "reused": Reused().to_dict()}
 
 

@@ -162,7 +162,7 @@ def test_a_trial_goes_on_however_often_its_machine_is_reclaimed_if_it_comes_fart
     queue = make_queue(1)
     (tmp_path / "error").write_text(f"Failure # 2 (occurred at noon)\nanything\nFailure # 3 (occurred later)\n{said}\n")
     for number, epoch in enumerate(epochs):
-        progress = None if epoch is None else {"progress": [], "num_epochs": epoch / 4}
+        progress = None if epoch is None else {"progress": [], "epochs_done": epoch / 4}
         trial = SimpleNamespace(config={"trial": 0}, last_result=progress, error_file=str(tmp_path / "error"))
         wave = Wave(queue, size=queue.num_new)
         assert wave.next()["trial"] == 0
