@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
+from trainables.plain import at_home
+
 _ADDRESS = re.compile(r"""(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://(?:[^\s",}\]]*@)?[^\s"',}\]]*""", re.IGNORECASE)
 _SCHEME = re.compile("[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_FILE_AT_HOME = re.compile("(sqlite(?:[+][a-z0-9]+)?:///)(~.*)", re.IGNORECASE)
 _MARKS = re.compile("[/?#]")
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^@:\[\]]+)(:\d+)?")
 _SHORTEST_SECRET = 3
@@ -28,7 +31,17 @@ def database_uri(storage: Path) -> str:
 
 def tracking_uri(given: str | None, storage: Path) -> str:
     """Where a search is tracked: its own address, else `MLFLOW_TRACKING_URI`, else a database in the storage folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(storage)
+    return database_at_home(given or os.environ.get("MLFLOW_TRACKING_URI") or database_uri(storage))
+
+
+def database_at_home(address: str) -> str:
+    """An address; of a SQLite file in the user's home with its whole path, as nobody else knows what `~` is there.
+
+    Raises:
+        InputError: as `at_home`.
+    """
+    parts = _FILE_AT_HOME.fullmatch(address)
+    return address if parts is None else f"{parts[1]}{at_home(parts[2])}"
 
 
 def without_credentials(text: str, uri: str) -> str:

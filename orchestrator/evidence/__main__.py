@@ -16,13 +16,14 @@ from orchestrator.storage.locks import locked
 from orchestrator.words import counted
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
+from trainables.plain import at_home
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.evidence", description=__doc__)
-    parser.add_argument("study", type=Path, help="YAML file of the study")
-    parser.add_argument("--out", type=Path, help="folder of the results; runs/NAME by default")
+    parser.add_argument("study", help="YAML file of the study")
+    parser.add_argument("--out", help="folder of the results; runs/NAME by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as data.path=FOLDER")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
@@ -36,13 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     say = functools.partial(print, flush=True)
     try:
-        plan = load_plan(options.study, options.set)
+        source = Path(at_home(options.study))
+        plan = load_plan(source, options.set)
         device = find_device(options.device)
         processor.prepare(options.threads)
         for note in data_notes(plan.data):
             say(note)
         images = load_images(plan)
-        folder = options.out or Path("runs") / options.study.stem
+        folder = Path(at_home(options.out or f"runs/{source.stem}"))
         say(f"{counted(num_runs(plan), 'run')}; results in {folder}")
         check_study(plan, images.data)
         sources = sources_of(plan, images)

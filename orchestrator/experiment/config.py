@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orchestrator.addresses import without_credentials
+from orchestrator.addresses import database_at_home, without_credentials
 from orchestrator.experiment.explanation import explain, stray_flag
 from orchestrator.experiment.overrides import set_value
 from orchestrator.experiment.resources import Resources
@@ -42,6 +42,9 @@ _SINGLE_METRIC = (
 )
 
 
+_Address = Annotated[str, Field(min_length=1), AfterValidator(database_at_home)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,8 +73,8 @@ class StudyStore(_Section):
             storage folder, folders of searches, journal files, or URLs (`sqlite:///studies.db#NAME`).
     """
 
-    url: Annotated[str, Field(min_length=1)] | None = None
-    warm_start: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    url: _Address | None = None
+    warm_start: tuple[_Address, ...] = ()
 
 
 class Experiment(_Section):

@@ -75,7 +75,9 @@ class _Source:
     def store(self, uri: str | None = None) -> MlflowStore:
         """Where its records go, if not to this address; nothing is connected yet."""
         storage = self.folder.storage.resolve()
-        return MlflowStore(uri=uri or self.uri, storage=storage, experiment=self.tracking.experiment)
+        return MlflowStore(
+            uri=tracking_uri(uri or self.tracking.uri, storage), storage=storage, experiment=self.tracking.experiment
+        )
 
     def locked(self) -> AbstractContextManager[None]:
         """Keeps drivers out; raises an `InputError` if one runs."""

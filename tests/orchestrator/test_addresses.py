@@ -4,8 +4,10 @@ import pytest
 from sqlalchemy import make_url
 
 from orchestrator.addresses import (
+    database_at_home,
     database_uri,
     setting_without_credentials,
+    tracking_uri,
     without_all_credentials,
     without_all_secrets,
     without_credentials,
@@ -25,6 +27,20 @@ def test_an_experiment_that_is_shown_has_no_credentials():
     assert "pw" not in experiment.without_secrets().to_yaml()
     assert experiment.without_secrets().study.url == "postgresql://host/db"
     assert experiment.without_secrets().study.warm_start == ("mysql://host/a#b", "mine")
+
+
+def test_a_database_may_lie_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert database_at_home("sqlite:///~/studies.db#mine") == f"sqlite:///{tmp_path}/studies.db#mine"
+    for other in ("sqlite:///here~/x.db", "sqlite:////~/x.db", "http://host/~me", "~/runs/mine"):
+        assert database_at_home(other) == other
+    study = {"url": "sqlite:///~/studies.db", "warm_start": ["sqlite+pysqlite:///~/others.db"]}
+    experiment = Experiment(study=study)
+    assert experiment.study.url == f"sqlite:///{tmp_path}/studies.db"
+    assert experiment.study.warm_start == (f"sqlite+pysqlite:///{tmp_path}/others.db",)
+    assert tracking_uri("sqlite:///~/mlflow.db", Path("runs")) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/all.db")
+    assert tracking_uri(None, Path("runs")) == f"sqlite:///{tmp_path}/all.db"
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,14 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(plain, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tilde_that_no_shell_made_a_home_is_the_users_home(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
+    with locked(tmp_path / "out", "study"):
+        assert main(["~/tiny.yaml", "--out=~/out"]) == 2
+    assert "study 'out' is running in another process" in capsys.readouterr().err
+
+
 def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(plain))
