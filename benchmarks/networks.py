@@ -215,7 +215,7 @@ def page(seen: dict[str, Conformance], refused: dict[str, str]) -> str:
         "Written by `python -m benchmarks networks`, which checks each network as a search does, prunes it to about",
         f"{100 * MACS_KEPT:.0f} % of its MACs in a short cascade on images of noise, saves it, reads it back bit for",
         "bit, and exports it. *Gated − narrow* is the largest difference between the scores of the dense network with",
-        "half of its channels silenced and the network without them, relative to what silencing changes. *Smallest* is",
+        "some of its channels silenced and the network without them, relative to what silencing changes. *Smallest* is",
         "what is left of the MACs when each group keeps one channel. The last two are the largest differences of the",
         "scores after `torch.export` and in ONNX Runtime.",
         "",

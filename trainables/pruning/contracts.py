@@ -7,7 +7,7 @@ channels apart. Weights are drawn anew for the first of these, so that nothing h
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,14 @@ from trainables.pruning.dependencies import find_groups
 from trainables.pruning.first_step import require_none_kept, take_step
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.possible_sizes import floor_fraction
+from trainables.pruning.selection import least_channels
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.seeds import seeded_layers
 
 TOLERANCE = 1e-4
 """Largest difference between the gated and the narrow network, relative to what closing the gates changes."""
 
+_STEPS = (5**0.5 / 2 - 0.5, 2**0.5 - 1)  # multiples of such numbers, modulo 1, keep apart
 _RESOLUTION = 1e-6  # of float32, relative to the scores themselves
 
 
@@ -91,13 +93,13 @@ def check_contracts(
     with seeded_layers(0, torch.device("cpu")):
         silent = take_step(network, channel_map, images_NCHW, criteria)
         probe = _Probe(network, channel_map, images_NCHW, generator)
-        difference = probe.check(channel_map.groups)
+        difference = max(probe.check(draw) for draw in _draws(channel_map.groups, pruning, generator))
     return Findings(
         channel_map=channel_map,
         silent=silent,
         smallest=floor_fraction(sizes, channel_map, pruning),
         difference=difference,
-        probabilities=probe.gives_probabilities(),
+        probabilities=_gives_probabilities(probe.dense_NK),
     )
 
 
@@ -117,8 +119,49 @@ def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
             layer.running_var.uniform_(0.5, 1.5, generator=generator)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Draw:
+    """Channels of each group that are kept, and what is said of them."""
+
+    text: str
+    kept: Kept
+    mend: str = ""
+
+
+def _draws(groups: Sequence[ChannelGroup], pruning: Pruning, generator: torch.Generator) -> list[_Draw]:
+    """Other numbers of channels in each group, twice, and as few in each as a level can be left with.
+
+    Where a network cuts its channels in two halves or turns their order around, half of them may be right by chance.
+    """
+
+    def kept(numbers: Iterable[int]) -> Kept:
+        return {
+            group.name: torch.randperm(group.num_channels, generator=generator)[:number].sort()[0]
+            for group, number in zip(groups, numbers, strict=True)
+        }
+
+    return [
+        *(_Draw(text="without some of its channels", kept=kept(_unlike(groups, step))) for step in _STEPS),
+        _Draw(
+            text="with as few channels as it may be left with",
+            kept=kept(least_channels(group, pruning) for group in groups),
+            mend=" or give it a floor in cascade.pruning.floors,",
+        ),
+    ]
+
+
+def _unlike(groups: Sequence[ChannelGroup], step: float) -> Iterator[int]:
+    """Fewer channels than each group has, parts of them that are far apart where groups follow one another."""
+    for turn, group in enumerate(groups, start=1):
+        yield 1 + int(turn * step % 1 * (group.num_channels - 1))
+
+
 class _Probe:
-    """The network with weights of its own, of which channels are removed in two ways."""
+    """A network with weights of its own, of which channels are removed in two ways.
+
+    Attributes:
+        dense_NK: its scores while all channels are there.
+    """
 
     def __init__(
         self,
@@ -131,75 +174,77 @@ class _Probe:
         draw_weights(self._network, generator)
         self._channel_map = channel_map
         self._images_NCHW = images_NCHW
-        self._half = {
-            group.name: torch.randperm(group.num_channels, generator=generator)[: (group.num_channels + 1) // 2].sort()[
-                0
-            ]
-            for group in channel_map.groups
-        }
+        self._shared = SharedWeights(self._network, channel_map)
+        _, channels, height, width = images_NCHW.shape
+        self._input_shape = (channels, height, width)
+        units: tuple[SizeUnit, ...] = ("macs", "params")
+        self._sizes = {unit: size_model(self._network, channel_map, self._input_shape, unit=unit) for unit in units}
         with torch.no_grad():
-            self._dense_NK = self._network(images_NCHW)
+            self.dense_NK: torch.Tensor = self._network(images_NCHW)
 
-    def check(self, groups: Sequence[ChannelGroup]) -> float:
-        """Remove half of the channels of these groups; the relative difference, or an error that names a culprit."""
+    def check(self, draw: _Draw) -> float:
+        """Remove channels; the relative difference, or an error that names a culprit."""
+        return self._check(draw, self._channel_map.groups)
+
+    def _check(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> float:
         try:
-            return self._compare(groups)
+            return self._compare(draw, groups)
         except InputError as error:
             middle = len(groups) // 2
             for part in (groups[:middle], groups[middle:]):
                 if part and len(groups) > 1:
-                    self.check(part)
+                    self._check(draw, part)
             # These fail together or not at all, or there is but one.
             raise InputError(f"group {groups[0].name}: {error}; {_between(groups[0])}") from error
 
-    def gives_probabilities(self) -> bool:
-        """Tell whether each image's scores of the dense network are a distribution over the classes."""
-        sums_N = self._dense_NK.sum(1)
-        return bool((self._dense_NK >= 0).all()) and torch.allclose(sums_N, torch.ones_like(sums_N), atol=TOLERANCE)
-
     @torch.no_grad()
-    def _compare(self, groups: Sequence[ChannelGroup]) -> float:
-        kept = self._channel_map.everything() | {group.name: self._half[group.name] for group in groups}
-        level = Level(1, SharedWeights(self._network, self._channel_map), shared_affine=False)
+    def _compare(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> float:
+        kept = self._channel_map.everything() | {group.name: draw.kept[group.name] for group in groups}
+        level = Level(1, self._shared, shared_affine=False)
         level.keep(kept)
         narrow = level.network.eval()
-        try:
-            narrow_NK = narrow(self._images_NCHW)
-        except Exception as error:  # the user's own forward pass
-            raise InputError(
-                f"without half of its channels the network fails ({first_line(error)}); "
-                "name its layer in cascade.pruning.keep, or let the forward pass take shapes from what it is given"
-            ) from error
-        gated = copy.deepcopy(self._network)
-        everything, device = self._channel_map.everything(), self._images_NCHW.device
-        ClosedGates.of(self._channel_map, wide=everything, narrow=kept, device=device).close(gated, factor=0.0)
-        gated_NK = gated(self._images_NCHW)
-        effect = float((gated_NK - self._dense_NK).abs().max())
+        narrow_NK, gated_NK = self._run(narrow, draw), self._gated(kept)
+        effect = float((gated_NK - self.dense_NK).abs().max())
         difference = float((narrow_NK - gated_NK).abs().max()) if narrow_NK.shape == gated_NK.shape else math.inf
         if not difference <= TOLERANCE * effect + _RESOLUTION * float(gated_NK.abs().max()):
             raise InputError(
-                "the network without half of its channels gives other scores than with these silenced; something "
-                "between its layers mixes channels or is not zero at zero; name its layer in cascade.pruning.keep"
+                f"the network {draw.text} gives other scores than with these silenced; something between its layers "
+                "mixes channels or is not zero at zero; name its layer in cascade.pruning.keep"
             )
-        self._check_count(narrow, kept)
+        self._check_count(narrow, kept, draw)
         self._check_reading_back(narrow, narrow_NK)
+        self._run(narrow.train(), draw)
         return difference / max(effect, torch.finfo().tiny)
 
-    def _check_count(self, narrow: nn.Module, kept: Kept) -> None:
-        _, channels, height, width = self._images_NCHW.shape
-        input_shape = (channels, height, width)
+    def _run(self, narrow: nn.Module, draw: _Draw) -> torch.Tensor:
+        try:
+            scores_NK: torch.Tensor = narrow(self._images_NCHW)
+        except Exception as error:  # the user's own forward pass
+            training = " in training" if narrow.training else ""
+            raise InputError(
+                f"{draw.text}, the network fails{training} ({first_line(error)}); name its layer in "
+                f"cascade.pruning.keep,{draw.mend} or let the forward pass take shapes from what it is given"
+            ) from error
+        return scores_NK
+
+    def _gated(self, kept: Kept) -> torch.Tensor:
+        """Scores of the whole network with the gates of all other channels closed."""
+        everything, device = self._channel_map.everything(), self._images_NCHW.device
+        gates = ClosedGates.of(self._channel_map, wide=everything, narrow=kept, device=device)
+        gates.close(self._network, factor=0.0)
+        scores_NK: torch.Tensor = self._network(self._images_NCHW)
+        gates.open(self._network, dict(self._shared.network.named_parameters()))
+        return scores_NK
+
+    def _check_count(self, narrow: nn.Module, kept: Kept, draw: _Draw) -> None:
         counts_G = np.array([len(kept[group.name]) for group in self._channel_map.groups])
-        units: tuple[tuple[SizeUnit, int], ...] = (
-            ("macs", count_macs(narrow, input_shape)),
-            ("params", count_params(narrow)),
-        )
-        for unit, counted in units:
-            wanted = size_model(self._network, self._channel_map, input_shape, unit=unit).total(counts_G)
-            if round(wanted) != counted:
+        counted = {"macs": count_macs(narrow, self._input_shape), "params": count_params(narrow)}
+        for unit, sizes in self._sizes.items():
+            wanted = sizes.total(counts_G)
+            if round(wanted) != counted[unit]:
                 raise InputError(
-                    f"the network without half of its channels has {counted} {UNITS[unit]}, but {wanted:.0f} were "
-                    "predicted; it must compute the same for each image and size; name its layer in "
-                    "cascade.pruning.keep"
+                    f"the network {draw.text} has {counted[unit]} {UNITS[unit]}, but {wanted:.0f} were predicted; it "
+                    "must compute the same for each image and size; name its layer in cascade.pruning.keep"
                 )
 
     def _check_reading_back(self, narrow: nn.Module, narrow_NK: torch.Tensor) -> None:
@@ -211,6 +256,12 @@ class _Probe:
                 "its narrow network gives other scores when it is built anew from its state dict; "
                 "what it computes must depend on its parameters and buffers alone"
             )
+
+
+def _gives_probabilities(scores_NK: torch.Tensor) -> bool:
+    """Tell whether each image's scores are a distribution over the classes."""
+    sums_N = scores_NK.sum(1)
+    return bool((scores_NK >= 0).all()) and torch.allclose(sums_N, torch.ones_like(sums_N), atol=TOLERANCE)
 
 
 def _between(group: ChannelGroup) -> str:
