@@ -23,6 +23,16 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
+def laid_out(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A copy on a parameter's device, which lies in memory as the parameter does where both have one shape.
+
+    Files hold tensors row by row, a network's may lie channels last; torch's fused optimisers go by memory alone.
+    """
+    if tensor.shape != parameter.shape:
+        return tensor.to(parameter.device).clone()
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """Digest of tensors' names, types, shapes and values; where they lie does not count."""
     sums = hashlib.sha256()

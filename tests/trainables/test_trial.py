@@ -61,9 +61,13 @@ IN_LATENCY = replace(
 @pytest.fixture
 def make_trial(networks, data: DataSplits, table_of) -> Callable[..., CascadeTrial]:
     def make(
-        config: CascadeConfig = CONFIG, stages: FinishedStages | None = None, latency: LatencyTable | None = None
+        config: CascadeConfig = CONFIG,
+        stages: FinishedStages | None = None,
+        latency: LatencyTable | None = None,
+        layout: torch.memory_format = torch.contiguous_format,
     ) -> CascadeTrial:
         teacher, _ = networks("own")
+        teacher.to(memory_format=layout)
         if config.pruning.size_in == "latency" and latency is None:
             latency = table_of("own")
         return CascadeTrial(
@@ -228,19 +232,29 @@ def test_the_seed_alone_decides(make_trial, kind: str) -> None:
     assert told[0] != told[2]
 
 
-@pytest.mark.parametrize("config", [*KINDS.values(), IN_LATENCY], ids=[*KINDS, "in latency"])
+CHANNELS_LAST = {f"{kind}, channels last": KINDS[kind] for kind in ("sequential, recovery", "adamw", "regrown")}
+
+
+@pytest.mark.parametrize(
+    ("config", "layout"),
+    [
+        *((config, torch.contiguous_format) for config in (*KINDS.values(), IN_LATENCY)),
+        *((config, torch.channels_last) for config in CHANNELS_LAST.values()),
+    ],
+    ids=[*KINDS, "in latency", *CHANNELS_LAST],
+)
 def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
-    make_trial, tmp_path: Path, config: CascadeConfig
+    make_trial, tmp_path: Path, config: CascadeConfig, layout: torch.memory_format
 ) -> None:
     # Channels go between the ends of epochs, so that saliency is half gathered where the trial stops.
     pruning = replace(config.pruning, num_prunings=3, ramp_fraction=0.8)
     config = replace(config, recipe=replace(config.recipe, epochs=3), pruning=pruning)
-    whole = make_trial(config)
+    whole = make_trial(config, layout=layout)
     wanted = [without_times(progress) for progress in whole.run()]
-    stopped = make_trial(config)
+    stopped = make_trial(config, layout=layout)
     for epoch in range(config.num_epochs + 1):
         save_state(tmp_path / "state", *stopped.state())
-        later = make_trial(config)
+        later = make_trial(config, layout=layout)
         later.load_state(*load_state(tmp_path / "state"))
         (tensors, values), (found, plain) = stopped.state(), later.state()
         assert values == plain

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainables.pruning.views import Cuts, pick
-from trainables.tensors import Tensors
+from trainables.tensors import Tensors, laid_out
 
 
 class WeightAverage:
@@ -59,7 +59,7 @@ class WeightAverage:
 
     def load(self, tensors: Tensors) -> None:
         """Put back what was in `tensors`, which may be smaller by now."""
-        self.tensors = {name: tensors[name].to(average.device).clone() for name, average in self.tensors.items()}
+        self.tensors = {name: laid_out(tensors[name], p) for name, p in self._parameters.items()}
 
     def _swap(self) -> None:
         for name, parameter in self._parameters.items():

@@ -8,7 +8,7 @@ from torch import nn
 
 from trainables.pruning.views import Cuts, pick
 from trainables.recipe import Recipe
-from trainables.tensors import Tensors
+from trainables.tensors import Tensors, laid_out
 
 # Of AdamW, beside the momentum: Loshchilov & Hutter 2019, and the defaults of torch.
 _ADAMW_BETA_2, _ADAMW_EPSILON = 0.999, 1e-8
@@ -90,7 +90,7 @@ def load_optimizer_state(
     for name, tensor in state.items():
         parameter, _, quantity = name.rpartition(".")
         dense = parameters[parameter]
-        optimizer.state[dense][quantity] = tensor.to(dense.device).clone()
+        optimizer.state[dense][quantity] = laid_out(tensor, dense)
 
 
 def cut_state(optimizer: torch.optim.Optimizer, cuts: Cuts) -> None:

@@ -24,8 +24,16 @@ from trainables.stages.teacher import TeacherStage
 RECIPE = Recipe(epochs=3, batch_size=16, learning_rate=0.05, label_smoothing=0.1, max_grad_norm=5.0)
 
 
-def make_stage(networks, data: DataSplits, *, recipe: Recipe = RECIPE, seed: int = 0) -> TeacherStage:
+def make_stage(
+    networks,
+    data: DataSplits,
+    *,
+    recipe: Recipe = RECIPE,
+    seed: int = 0,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> TeacherStage:
     network, _ = networks("own")  # with dropout
+    network.to(memory_format=layout)
     return TeacherStage(network, recipe=recipe, data=data, augmentation="crop-flip", seed=seed)
 
 
@@ -153,6 +161,18 @@ def test_it_goes_on_from_every_batch_as_if_it_had_not_stopped(
     assert [epoch.levels for epoch in told] == [epoch.levels for epoch in wanted]
     assert equal(later.network.state_dict(), whole.network.state_dict())
     assert later.result().seconds == pytest.approx(sum(epoch.seconds for epoch in told))
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, RICH], ids=["plain", "rich"])
+def test_a_network_whose_weights_lie_channels_last_goes_on_too(
+    networks, data: DataSplits, tmp_path: Path, recipe: Recipe
+) -> None:
+    whole, stopped, later = (make_stage(networks, data, recipe=recipe, layout=torch.channels_last) for _ in range(3))
+    stopped.step()
+    save_state(tmp_path / "state", *stopped.state())
+    later.load_state(*load_state(tmp_path / "state"))
+    assert equal(final_weights(whole), final_weights(later))
+    assert later.result().val_accuracy == whole.result().val_accuracy
 
 
 class SometimesLouder(nn.Module):
