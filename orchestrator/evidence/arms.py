@@ -25,11 +25,12 @@ from trainables.networks.models import build, load_weights
 from trainables.plain import require
 from trainables.plan import StagePlan
 from trainables.pruning.channels import ChannelMap
-from trainables.pruning.cost import SizeModel, count_macs, macs_model
-from trainables.pruning.dependencies import find_groups
+from trainables.pruning.contracts import check_contracts
+from trainables.pruning.cost import FloatVector, SizeModel, count_macs, macs_model
 from trainables.pruning.network_size import NetworkSize
-from trainables.pruning.possible_sizes import smallest_target
-from trainables.pruning.saliency import find_criterion
+from trainables.pruning.possible_sizes import nearest_of_missed, possible_sizes, smallest_target
+from trainables.pruning.saliency import CRITERIA, find_criterion
+from trainables.pruning_config import Pruning
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.evaluation import evaluate
 from trainables.stages.features import find_boundaries
@@ -115,7 +116,7 @@ def device_name(device: torch.device) -> str:
 
 
 def check_study(plan: StudyPlan, data: DataSplits) -> None:
-    """See that every arm can be trained: the network, its channels, criteria, recipes, sizes, and the budget.
+    """See that every arm can be trained: the network, its contracts, criteria, recipes, sizes, and the budget.
 
     Raises:
         InputError: naming what is wrong, and the first arm for which it is.
@@ -125,7 +126,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
         load_weights(network, Path(plan.model.weights))
     Objective.of(plan.teacher, data)
     macs = count_macs(network, data.input_shape)
-    found: dict[tuple[str, ...], tuple[ChannelMap, SizeModel]] = {}
+    found: dict[Pruning, _Prunable] = {}
     for name, arm in plan.arms.items():
         for size in plan.sizes_of(arm):
             run = plan.run(name, size, 0, 0.05, "measured")
@@ -135,20 +136,59 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
                 find_criterion(config.pruning.saliency)
                 epochs = _planned_epochs(run, arm, plan, len(data.train))
                 require_room_for_logits(_config(run, arm, plan, epochs), data)
-                if config.pruning.keep not in found:
-                    channel_map = find_groups(network, data.input_shape, keep=config.pruning.keep)
-                    found[config.pruning.keep] = channel_map, macs_model(network, channel_map, data.input_shape)
-                channel_map, sizes = found[config.pruning.keep]
+                alike = _alike(config.pruning)
+                if alike not in found:
+                    found[alike] = _Prunable.check(network, data, alike)
+                prunable = found[alike]
                 if config.feature_weight > 0:
-                    find_boundaries(network, channel_map, data.input_shape)
-                least = smallest_target(sizes, channel_map, config.pruning)
+                    find_boundaries(network, prunable.channel_map, data.input_shape)
+                least = smallest_target(prunable.sizes, prunable.channel_map, config.pruning)
                 require(
                     least <= size * macs,
                     f"a size is {size:g}, but no network below {least / macs:.2g} of the teacher's MACs can be had; "
                     "ask for more, or lower cascade.pruning.min_channels or cascade.pruning.round_to",
                 )
+                if arm.method in ("cascade", "one-cascade"):
+                    _check_gaps(config, prunable.possible, macs)
             except InputError as error:
                 raise InputError(f"arms.{name} at size {size:g}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Prunable:
+    """A network that keeps the contracts: its channels, its sizes, and all of these where channels are few."""
+
+    channel_map: ChannelMap
+    sizes: SizeModel
+    possible: FloatVector | None
+
+    @classmethod
+    def check(cls, network: nn.Module, data: DataSplits, pruning: Pruning) -> "_Prunable":
+        findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=(pruning.saliency,))
+        sizes = macs_model(network, findings.channel_map, data.input_shape)
+        possible = possible_sizes(sizes, findings.channel_map, pruning)
+        return cls(channel_map=findings.channel_map, sizes=sizes, possible=possible)
+
+
+def _alike(pruning: Pruning) -> Pruning:
+    """One for all whose contracts and sizes are the same; only the user's own criteria are tried."""
+    return Pruning(
+        saliency=Pruning().saliency if pruning.saliency in CRITERIA else pruning.saliency,
+        round_to=pruning.round_to,
+        min_channels=pruning.min_channels,
+        floors=pruning.floors,
+        keep=pruning.keep,
+    )
+
+
+def _check_gaps(config: CascadeConfig, possible: FloatVector | None, macs: int) -> None:
+    for level, asked in enumerate(config.macs_kept, start=1):
+        nearest = nearest_of_missed(possible, asked * macs)
+        if nearest is not None:
+            raise InputError(
+                f"macs_kept of level {level} would be {asked:.4g}, but whole channels come no nearer than "
+                f"{nearest / macs:.4g}, as there are few of them; give another size, or other assistants_at"
+            )
 
 
 def _planned_epochs(run: Run, arm: Arm, plan: StudyPlan, num_images: int) -> int:

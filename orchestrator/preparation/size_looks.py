@@ -17,8 +17,7 @@ from trainables.pruning.channels import ChannelMap
 from trainables.pruning.contracts import Findings
 from trainables.pruning.cost import FloatVector, LatencyTable, SizeModel, latency_model, macs_model, params_model
 from trainables.pruning.dependencies import CLASS_SCORES
-from trainables.pruning.possible_sizes import floor_fraction, nearest_size, possible_sizes, smallest_target
-from trainables.pruning.selection import TOLERANCE
+from trainables.pruning.possible_sizes import floor_fraction, nearest_of_missed, possible_sizes, smallest_target
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.stages.remembered import require_room_for_logits
 
@@ -109,10 +108,8 @@ def _nearest_kept(
         )
 
     def nearest_kept(pruning: Pruning, asked: float) -> float | None:
-        wanted, of_pruning = asked * teacher[pruning.size_in], possible(alike(pruning))
-        if of_pruning is None:
-            return None
-        nearest = nearest_size(of_pruning, wanted)
-        return None if abs(nearest / wanted - 1) <= TOLERANCE else nearest / teacher[pruning.size_in]
+        whole = teacher[pruning.size_in]
+        nearest = nearest_of_missed(possible(alike(pruning)), asked * whole)
+        return None if nearest is None else nearest / whole
 
     return nearest_kept

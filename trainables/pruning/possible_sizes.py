@@ -51,3 +51,11 @@ def nearest_size(possible: FloatVector, target: float) -> float:
     after = np.searchsorted(possible, target)
     around = possible[max(after - 1, 0) : after + 1]
     return float(around[np.argmin(np.abs(around - target))])
+
+
+def nearest_of_missed(possible: FloatVector | None, target: float) -> float | None:
+    """The size next to a target that no size meets; `None` where one does, or where not all sizes are known."""
+    if possible is None:
+        return None
+    nearest = nearest_size(possible, target)
+    return None if abs(nearest / target - 1) <= TOLERANCE else nearest

@@ -13,7 +13,7 @@ from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept
 from trainables.pruning.cost import SizeModel, macs_model
 from trainables.pruning.dependencies import find_groups
-from trainables.pruning.possible_sizes import nearest_size, possible_sizes, smallest_target
+from trainables.pruning.possible_sizes import nearest_of_missed, nearest_size, possible_sizes, smallest_target
 from trainables.pruning.schedule import size_at
 from trainables.pruning.selection import (
     TOLERANCE,
@@ -303,8 +303,8 @@ def test_sizes_that_few_channels_meet_are_those_that_are_chosen(tenths: int) -> 
     target = tenths / 10 * case.full
     possible = possible_sizes(case.sizes, case.channel_map, pruning)
     assert possible is not None
-    nearest = nearest_size(possible, target)
-    if abs(nearest / target - 1) <= TOLERANCE:
+    if nearest_of_missed(possible, target) is None:
+        assert nearest_size(possible, target) == pytest.approx(target, rel=TOLERANCE)
         assert case.macs(case.select(tenths / 10, pruning=pruning)) == pytest.approx(target, rel=TOLERANCE)
     else:
         with pytest.raises(SelectionError):
