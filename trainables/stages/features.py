@@ -41,9 +41,11 @@ def find_boundaries(network: nn.Module, channel_map: ChannelMap, input_shape: tu
     met: dict[str, torch.Tensor] = {}  # held, so that no two of them can be one
 
     def look(layer: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        def hook(_module: nn.Module, inputs: tuple[object, ...]) -> None:
+        def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
             features = inputs[0] if inputs else None
-            if not isinstance(features, torch.Tensor) or features.ndim != 4 or features.shape[2:].numel() < 2:
+            if not isinstance(features, torch.Tensor) or features.ndim != 4:
+                return
+            if _channels_first(features, module).shape[2:].numel() < 2:
                 return
             if not any(features is other for other in met.values()):
                 met[layer] = features
@@ -73,8 +75,8 @@ def attention_maps(network: nn.Module, boundaries: tuple[str, ...]) -> Iterator[
     maps: dict[str, torch.Tensor] = {}
 
     def read(layer: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            maps[layer] = attention(inputs[0])
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            maps[layer] = attention(_channels_first(inputs[0], module))
 
         return hook
 
@@ -84,6 +86,11 @@ def attention_maps(network: nn.Module, boundaries: tuple[str, ...]) -> Iterator[
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _channels_first(features: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """Features, N x C x H x W, of what a layer reads: linear layers, as those of ConvNeXt, read channels last."""
+    return features.movedim(-1, 1) if isinstance(layer, nn.Linear) else features
 
 
 def attention(features_NCHW: torch.Tensor) -> torch.Tensor:

@@ -116,6 +116,44 @@ def test_a_level_learns_the_maps_of_the_larger_network_beside_its_scores(
     torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
 
 
+class Block(nn.Module):
+    """Two 1x1 convolutions with a residue, or the same as linear layers on maps that lie channels last (ConvNeXt)."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.wide, self.narrow = (kind(*widths, *([1] if kind is nn.Conv2d else [])) for widths in ((8, 12), (12, 8)))
+        self.scores = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if isinstance(self.wide, nn.Linear):
+            more = self.narrow(self.wide(x.permute(0, 2, 3, 1)).relu()).permute(0, 3, 1, 2)
+        else:
+            more = self.narrow(self.wide(x).relu())
+        scores: torch.Tensor = self.scores((x + more).mean((2, 3)))
+        return scores
+
+
+def test_linear_layers_that_read_channels_last_learn_what_convolutions_do(joint_stage, batch) -> None:
+    convolutions, linear = Block(nn.Conv2d), Block(nn.Linear)
+    linear.load_state_dict(
+        {name: tensor.view(linear.get_parameter(name).shape) for name, tensor in convolutions.state_dict().items()}
+    )
+    told = []
+    for teacher in (convolutions, linear):
+        channel_map = find_groups(teacher, (3, 16, 16))
+        assert find_boundaries(teacher, channel_map, (3, 16, 16)) == ("wide", "narrow")
+        stage = joint_stage(CONFIG, teacher=teacher)
+        for pruner in stage.pruners:
+            number = pruner.level.number
+            pruner.level.keep({name: kept[number:] for name, kept in pruner.level.kept.items()})
+            pruner.meter.reset(pruner.level.network, pruner.level.kept)
+        told.append(stage.train_step(*batch))
+    torch.testing.assert_close(*told)
+
+
 def test_maps_come_closer_the_more_they_count(joint_stage, data) -> None:
     images = next(iter(epoch_batches(data, RECIPE, "none", 0)))[0]
     distances = []
