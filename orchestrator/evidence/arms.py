@@ -36,6 +36,7 @@ from trainables.stages.evaluation import evaluate
 from trainables.stages.features import find_boundaries
 from trainables.stages.objective import Objective
 from trainables.stages.remembered import require_room_for_logits
+from trainables.stages.teacher import require_trainable
 from trainables.trial import CascadeTrial
 
 Tick = Callable[[], None]
@@ -122,7 +123,9 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
         InputError: naming what is wrong, and the first arm for which it is.
     """
     network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels)
-    if plan.model.weights is not None:
+    if plan.model.weights is None:
+        require_trainable(network)
+    else:
         load_weights(network, Path(plan.model.weights))
     Objective.of(plan.teacher, data)
     macs = count_macs(network, data.input_shape)

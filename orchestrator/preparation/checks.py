@@ -34,6 +34,7 @@ from trainables.recipe import Recipe
 from trainables.stages.batches import require_parts
 from trainables.stages.features import find_boundaries
 from trainables.stages.objective import Objective
+from trainables.stages.teacher import require_trainable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +71,9 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         find_criterion(criterion)
     require_room_for_network(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
     network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
-    if experiment.model.weights is not None:
+    if experiment.model.weights is None:
+        require_trainable(network)
+    else:
         load_weights(network, Path(experiment.model.weights))
     num_outputs = _num_outputs(network, experiment, data)
     if num_outputs != data.num_classes:

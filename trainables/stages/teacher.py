@@ -17,6 +17,7 @@ from trainables.hardware.precision import autocast
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.hardware.whole_batch import whole_batch
 from trainables.networks.models import versioned
+from trainables.plain import require
 from trainables.pruning.cost import count_macs, count_params
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, TeacherResult
@@ -28,6 +29,19 @@ from trainables.stages.objective import Objective, for_losses
 from trainables.stages.recalibration import CALIBRATION_BATCHES, recalibrate
 from trainables.stages.weights import TrainedWeights
 from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
+
+
+def require_trainable(network: nn.Module) -> None:
+    """Check that a teacher can be trained; layers that are frozen stay as they are.
+
+    Raises:
+        InputError: if all of it is frozen.
+    """
+    require(
+        any(parameter.requires_grad for parameter in network.parameters()),
+        "all parameters of the network are frozen, so that no teacher can be trained; leave requires_grad_(False) out "
+        "of your function, of some layers at least, or give trained weights by model.weights",
+    )
 
 
 class TeacherStage:
@@ -60,8 +74,9 @@ class TeacherStage:
             ranks: who train it together.
 
         Raises:
-            InputError: if the recipe does not fit the classes or the ranks.
+            InputError: if the recipe does not fit the classes or the ranks, or the network is frozen.
         """
+        require_trainable(network)
         require_parts(recipe, num_train=len(data.train), ranks=ranks.size, section="teacher")
         self.network = network
         self._recipe = recipe

@@ -1,5 +1,6 @@
 """What of a study is looked at before it begins: networks and sizes that its runs would fail with are refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def data() -> DataSplits:
 
 @pytest.fixture
 def check(plain: dict[str, Any], data: DataSplits, monkeypatch: pytest.MonkeyPatch):
-    def check(network: type[nn.Module], **changes: Any) -> None:
+    def check(network: Callable[..., nn.Module], **changes: Any) -> None:
         monkeypatch.setattr("torchvision.own_network_of_this_test", network, raising=False)
         model = {"name": "torchvision:own_network_of_this_test"}
         check_study(StudyPlan.from_dict(plain | {"model": model, "budget": {"amount": 9}} | changes), data)
@@ -62,6 +63,14 @@ def test_a_network_that_breaks_the_contracts_is_refused_as_by_a_search(check) ->
     floors = {"cascade": {"pruning": {"floors": {"layers.0": 7}}}}
     with pytest.raises(InputError, match=r"^arms\.high at size 0\.5: cascade\.pruning\.floors of layers\.0 is 7, but"):
         check(Few, sizes=[0.5], arms={"plain": {}, "high": floors})
+
+
+def test_a_network_that_is_all_frozen_is_refused(check) -> None:
+    def frozen(num_classes: int) -> nn.Module:
+        return Few(num_classes).requires_grad_(requires_grad=False)
+
+    with pytest.raises(InputError, match="all parameters of the network are frozen"):
+        check(frozen, sizes=[0.5])
 
 
 def test_sizes_between_those_of_whole_channels_are_refused_where_channels_are_chosen_to_meet_them(check) -> None:

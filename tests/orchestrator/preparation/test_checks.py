@@ -199,6 +199,17 @@ def test_networks_that_cannot_take_the_images_are_refused(data, monkeypatch, net
         check_network(experiment(model), data)
 
 
+def test_a_network_that_is_all_frozen_is_refused_unless_its_weights_are_given(data, monkeypatch, tmp_path):
+    def frozen(num_classes):
+        return Transformer(num_classes).requires_grad_(requires_grad=False)
+
+    model, space = own(frozen, monkeypatch), {"student_macs_kept": [0.6, 0.7]}
+    with pytest.raises(InputError, match=r"^all parameters of the network are frozen, .* by model\.weights$"):
+        check_network(experiment(model, space=space), data)
+    torch.save(frozen(4).state_dict(), tmp_path / "teacher.pt")
+    check_network(experiment(model | {"weights": str(tmp_path / "teacher.pt")}, space=space), data)
+
+
 def test_networks_that_give_no_scores_are_refused(data, monkeypatch):
     with pytest.raises(InputError, match=r"gives tuple for 2 images .* scores of shape \(2, 4\)"):
         check_network(experiment(own(Pair, monkeypatch)), data)

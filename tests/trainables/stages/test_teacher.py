@@ -175,6 +175,18 @@ def test_a_network_whose_weights_lie_channels_last_goes_on_too(
     assert later.result().val_accuracy == whole.result().val_accuracy
 
 
+def test_what_is_frozen_stays_and_a_network_that_is_all_frozen_is_refused(networks, data: DataSplits) -> None:
+    network, _ = networks("own")
+    network.stem.requires_grad_(requires_grad=False)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    TeacherStage(network, recipe=RECIPE, data=data).step()
+    changed = {name.split(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name.split(".")[0] for name in before} - {"stem"}
+    network.requires_grad_(requires_grad=False)
+    with pytest.raises(InputError, match=r"^all parameters of the network are frozen, .*; leave requires_grad_"):
+        TeacherStage(network, recipe=RECIPE, data=data)
+
+
 class SometimesLouder(nn.Module):
     """Draws from Python's and NumPy's generators, as a user's own block that is left out now and then does."""
 
