@@ -15,6 +15,7 @@ from trainables.datasets.data import DataSplits
 from trainables.errors import StageFailure
 from trainables.hardware.convolutions import cpu_convolutions
 from trainables.pruning.cost import count_macs
+from trainables.pruning.tracing import classifier, execution_order
 from trainables.seeds import derive_seed, seeded_layers
 from trainables.stages.batches import epoch_batches
 from trainables.stages.objective import Objective
@@ -47,18 +48,19 @@ def pruned(teacher: nn.Module, arm: Arm, config: CascadeConfig, data: DataSplits
     shape = data.input_shape
     macs = count_macs(network, shape)
     seed = derive_seed(config.seed, "torch-pruning")
+    images_NCHW = torch.zeros(2, *shape, device=device)
     with seeded_layers(seed, device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner = tp.pruner.BasePruner(
             network,
-            torch.zeros(2, *shape, device=device),
+            images_NCHW,
             importance=_importance(arm),
             global_pruning=arm.scope == "global",
             pruning_ratio=1.0,
             max_pruning_ratio=arm.max_pruning_ratio,
             iterative_steps=STEPS,
             iterative_pruning_ratio_scheduler=_falling,
-            ignored_layers=[_last_linear(network)],
+            ignored_layers=[classifier(execution_order(network, images_NCHW))],
             in_channel_groups={},  # its defaults are shared between instances
             out_channel_groups={},
         )
@@ -93,10 +95,6 @@ def _importance(arm: Arm) -> tp.importance.Importance:
     if arm.importance == "random":
         return tp.importance.RandomImportance()
     return tp.importance.GroupMagnitudeImportance(p=1 if arm.importance == "l1" else 2)
-
-
-def _last_linear(network: nn.Module) -> nn.Module:
-    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
 
 
 def _leave_gradients(network: nn.Module, config: CascadeConfig, data: DataSplits, seed: int) -> None:

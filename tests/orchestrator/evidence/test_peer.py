@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from orchestrator.evidence import peer
 from orchestrator.evidence.peer import pruned
@@ -54,6 +55,30 @@ def test_the_size_is_met(arm: Arm, data: DataSplits) -> None:
         assert torch.equal(tensor, same.state_dict()[name]), name
     for name, tensor in teacher.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+class ConvolutionLast(nn.Module):
+    """Its scores come from a convolution, before which linear layers excite channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU())
+        self.scores = nn.Conv2d(16, 4, 1)
+        self.excite = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 16), nn.Sigmoid())
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        x = self.features(images_NCHW)
+        scores_NK: torch.Tensor = self.scores(x * self.excite(x.mean((2, 3)))[:, :, None, None]).mean((2, 3))
+        return scores_NK
+
+
+def test_scores_of_a_convolution_stay_whole(data: DataSplits) -> None:
+    torch.manual_seed(0)
+    teacher = ConvolutionLast()
+    dense = count_macs(teacher, data.input_shape)
+    network = pruned(teacher, Arm(method="torch-pruning"), CONFIG, data, target=0.5 * dense)
+    assert network(torch.zeros(2, *data.input_shape)).shape == (2, 4)
+    assert count_macs(network, data.input_shape) / dense == pytest.approx(0.5, rel=0.1)
 
 
 def test_what_it_cannot_reach_is_a_failure(data: DataSplits) -> None:
