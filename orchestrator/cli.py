@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,8 +28,9 @@ def _given(storage: str) -> str:
     return at_home(storage)
 
 
-def _place(given: Any) -> Any:  # noqa: ANN401 - a path or the text of one, or nothing
-    return given if given is None else type(given)(at_home(str(given)))
+def _place(given: str | None) -> str | None:
+    """A path as text: a `Path` would have lost the `./` that says that a `~` behind it is part of a name."""
+    return None if given is None else at_home(given)
 
 
 Storage = Annotated[
@@ -128,7 +129,7 @@ def export(  # noqa: PLR0913
         float | None, typer.Option(help="Only networks that lose at most this much validation accuracy, 0.01 say.")
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             callback=_place, help="Folder to write (of the front: to write TRIAL-LEVEL in); runs/NAME/exports/…."
         ),
@@ -158,7 +159,7 @@ def export(  # noqa: PLR0913
             pick=pick,
             formats=formats,
             max_drop=max_drop,
-            out=out,
+            out=None if out is None else Path(out),
             existing="replace" if overwrite else "keep",
             pixels=input_,
             opset=opset,
@@ -174,7 +175,7 @@ def export(  # noqa: PLR0913
 @app.command()
 def study(
     study: Annotated[
-        Path, typer.Argument(callback=_place, help="YAML file of a study; `studies/` has some that are ready.")
+        str, typer.Argument(callback=_place, help="YAML file of a study; `studies/` has some that are ready.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the study; the file's by default.")] = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -184,19 +185,19 @@ def study(
     from orchestrator.searches.places import study_folder
     from orchestrator.study_command import run_study_command
 
-    folder = study_folder(storage)
-    raise typer.Exit(run_study_command(study, name=name or study.stem, storage=folder, overrides=set_ or []))
+    source, folder = Path(study), study_folder(storage)
+    raise typer.Exit(run_study_command(source, name=name or source.stem, storage=folder, overrides=set_ or []))
 
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(callback=_place, help="Folder of an export, from whomever.")],
+    folder: Annotated[str, typer.Argument(callback=_place, help="Folder of an export, from whomever.")],
     format: Format = "text",
 ) -> None:
     """Compare the export in FOLDER with its card, and see that its files are safe to load; nothing of them is run."""
     from orchestrator.export_command import print_check
 
-    print_check(folder, format=format)
+    print_check(Path(folder), format=format)
 
 
 @app.command()

@@ -81,6 +81,20 @@ def test_a_tilde_that_no_shell_made_a_home_is_the_users_home_in_every_path(casca
     assert list(here.iterdir()) == []
 
 
+def test_a_tilde_behind_a_dot_and_slash_is_part_of_a_name(cascade, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    refused(
+        cascade("search", "~nobody_of_that_name/x.yaml"), "or ./~nobody_of_that_name/x.yaml for a file of that name"
+    )
+    refused(cascade("search", "./~nobody_of_that_name/x.yaml"), "~nobody_of_that_name/x.yaml is not there")
+    refused(cascade("study", "./~nobody_of_that_name.yaml"), "~nobody_of_that_name.yaml is not there")
+    refused(cascade("check", "./~nobody_of_that_name"), "~nobody_of_that_name/card.json is missing")
+    refused(cascade("simulate", "./~nobody_of_that_name.parquet"), "~nobody_of_that_name.parquet cannot be read")
+    refused(cascade("data", "./~nobody_of_that_name", "./~out"), "~nobody_of_that_name")
+    refused(cascade("export", "x", "--out", "./~nobody_of_that_name"), "there is no search 'x'")
+    refused(cascade("front", "x", "--storage=./~nobody_of_that_name"), "no search 'x' in ~nobody_of_that_name")
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
