@@ -432,7 +432,7 @@ class Pixelwise(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, c, h, w = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, c)
-        return self.back(self.mix(pixels).relu()).reshape(n, h, w, c).permute(0, 3, 1, 2)
+        return self.back(self.mix(pixels).relu()).reshape(n, h, w, -1).permute(0, 3, 1, 2)
 
 
 def _with(layer: nn.Module, after: int = 8) -> nn.Module:
