@@ -35,14 +35,14 @@ def joining(address: str) -> Iterator[None]:
         raise InputError(f"resources.address is {address!r}, but nothing answers there; {_START_ONE}")
     try:
         yield
-    except ConnectionError as error:
+    except (ConnectionError, AuthenticationError) as error:
+        if AuthenticationError.__name__ in f"{type(error).__name__} {error.__cause__}":  # Ray may tell it as a failure
+            raise InputError(
+                f"resources.address is {address!r}, but Ray there does not take this machine's token; set "
+                "RAY_AUTH_MODE=token, and have the same ~/.ray/auth_token on all machines"
+            ) from error
         raise InputError(
             f"resources.address is {address!r}, but no Ray answers there ({error}); {_START_ONE}"
-        ) from error
-    except AuthenticationError as error:
-        raise InputError(
-            f"resources.address is {address!r}, but Ray there does not take this machine's token; set "
-            "RAY_AUTH_MODE=token, and have the same ~/.ray/auth_token on all machines"
         ) from error
     except RuntimeError as error:
         if "Version mismatch" not in str(error):
