@@ -43,6 +43,7 @@ def test_the_head_answers_on_its_own_machine_alone_and_to_those_with_the_token(l
     settings = [*launched["setup_commands"], *launched["docker"].get("run_options", [])]
     assert any("RAY_AUTH_MODE=token" in setting for setting in settings)
     assert launched["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert any("chmod 600 ~/.ray/auth_token" in command for command in launched["setup_commands"])
 
 
 def test_what_is_mounted_is_what_the_project_is_installed_from(launched):
