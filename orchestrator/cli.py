@@ -103,19 +103,24 @@ def report(
 
 
 @app.command()
-def confirm(
+def confirm(  # noqa: PLR0913
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     seeds: Annotated[int, typer.Option(help="New seeds for each member, at least 2.")] = 5,
     pick: Annotated[
         list[str] | None, typer.Option(help="front, knee, smallest, most-accurate, or TRIAL:LEVEL; may be repeated.")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="resources.key=value, where it runs.")] = None,
     format: Format = "text",
 ) -> None:
     """Train members of the front of search NAME again with new seeds; mean and interval of each."""
     from orchestrator.commands import confirm_candidates
 
-    raise typer.Exit(confirm_candidates(name, picks=pick or [], num_seeds=seeds, storage=storage, format=format))
+    raise typer.Exit(
+        confirm_candidates(
+            name, picks=pick or [], num_seeds=seeds, storage=storage, overrides=set_ or [], format=format
+        )
+    )
 
 
 @app.command()

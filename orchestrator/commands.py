@@ -12,7 +12,8 @@ from rich.console import Console
 
 from orchestrator.addresses import setting_without_credentials
 from orchestrator.evidence.folder import REPORT, is_study
-from orchestrator.experiment.config import Experiment, load_experiment
+from orchestrator.experiment.config import Experiment, load_experiment, parse_experiment
+from orchestrator.experiment.overrides import set_value
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
 from orchestrator.front.pick import pick
@@ -199,12 +200,21 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
     return 1 if left.num_waiting else 0
 
 
-def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, storage: Storage, format: Format) -> int:
+def confirm_candidates(  # noqa: PLR0913
+    name: str, *, picks: Sequence[str], num_seeds: int, storage: Storage, overrides: Sequence[str], format: Format
+) -> int:
     """Train chosen candidates' cascades again with new seeds and print what came of them; the exit code.
 
     Raises:
-        InputError: if there is no such search or candidate, it cannot be written to, or its images have changed.
+        InputError: if there is no such search or candidate, it cannot be written to, its images have changed, or
+            something else than where it runs is to be set.
     """
+    for override in overrides:
+        if not override.startswith("resources."):
+            raise InputError(
+                f"--set {setting_without_credentials(override)!r} must be of resources, such as "
+                "resources.address=local; all else is as it was in the search"
+            )
     if not 2 <= num_seeds <= MOST_SEEDS:
         raise InputError(
             f"--seeds is {num_seeds}, but must be within 2 … {MOST_SEEDS}; an interval takes two draws, a good one five"
@@ -218,7 +228,10 @@ def confirm_candidates(name: str, *, picks: Sequence[str], num_seeds: int, stora
         found = view.front if how == "front" else [pick(view, how)]
         chosen |= {candidate.key: candidate for candidate in found}
     cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
-    experiment = folder.experiment()
+    values = folder.experiment().to_dict()
+    for override in overrides:
+        set_value(values, override)
+    experiment = parse_experiment(values)
     from orchestrator.confirm import run_repeats  # Ray and torch, once the cheap checks have passed
 
     console, warnings = Console(stderr=format == "json"), Console(stderr=True)

@@ -12,7 +12,7 @@ from trainables.errors import InputError
 
 OWN_LABEL = "cascade-own"
 """Ray's label of the one machine of a Ray that a search has started for itself."""
-_START_ONE = "use local to start one on this machine"
+_START_ONE = "--set resources.address=local starts one on this machine"
 _HEAD_SECONDS = 10.0
 
 

@@ -44,13 +44,19 @@ def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, casca
     here = tmp_path / "copy"
     before = Archive(here / "runs/tiny/archive.parquet").path.read_bytes()
     journal = (here / "runs/tiny/study.journal").read_bytes()
-    shown, first, second, again = cascade_commands(
+    gone = here / "runs/tiny/experiment.yaml"
+    gone.write_text(gone.read_text().replace("address: local", "address: 127.0.0.1:1"))  # as of a cluster that ended
+    elsewhere = ["--set", "resources.address=local"]
+    shown, refused, first, second, again = cascade_commands(
         ["front", "tiny", "--format", "json"],
-        ["confirm", "tiny", "--seeds", "2", "--pick", "knee", "--format", "json"],
-        ["confirm", "tiny", "--seeds", "2", "--format", "json"],
+        ["confirm", "tiny", "--seeds", "2"],
+        ["confirm", "tiny", "--seeds", "2", "--pick", "knee", "--format", "json", *elsewhere],
+        ["confirm", "tiny", "--seeds", "2", "--format", "json", *elsewhere],
         ["confirm", "tiny", "--seeds", "2"],
         cwd=here,
+        codes=[0, 2, 0, 0, 0],
     )
+    assert "nothing answers there; --set resources.address=local starts one on this machine" in refused.err
     front = [row for row in shown.json() if row["on_front"]]
     (knee,) = first.json()
     assert knee["val_accuracy"] == next(row["val_accuracy"] for row in front if row["knee"])
@@ -82,6 +88,7 @@ def test_what_cannot_be_confirmed_is_said(tiny_search, cascade_commands):
         (["tiny", "--seeds", "1"], "--seeds is 1, but must be within 2 … 999"),
         (["tiny", "--pick", "best"], "'best', but must be one of"),
         (["tiny", "--pick", "9:1"], "trial 9 has no candidate"),
+        (["tiny", "--set", "num_trials=9"], "--set 'num_trials=9' must be of resources, such as resources.address="),
     ]
     *refused, front = cascade_commands(
         *(["confirm", *words] for words, _ in wrong),
