@@ -16,6 +16,7 @@ _MOST_CURVES = 12
 _MOST_COLUMNS = 12
 _MOST_BARS = 8
 _COLOURS = ("c1", "c2", "c3", "c4", "c5")
+_TOLD_GAP = 0.01  # between a result and its curve's end, from which it is explained
 _TRUSTED = 0.2  # R² below which importances are said to be guesses
 
 
@@ -61,10 +62,10 @@ def curves_section(overview: Overview) -> str:
     left = len(on_front) - len(shown)
     more = f" {left} more trials of the front are in the folder <code>curves</code>." if left > 0 else ""
     anew = ""
-    if any(curve.cascade.schedule == "sequential" for curve in shown):
+    if any(_gap(curve) > _TOLD_GAP for curve in shown):
         anew = (
-            " In sequential trials a result may lie far above its curve’s end, as statistics of batch normalisation "
-            "are measured anew after the last epoch."
+            " Some results lie away from where their curves end, as statistics of batch normalisation are measured "
+            "anew after the last epoch."
         )
     return (
         "<section><h2>How levels learned</h2>"
@@ -72,6 +73,12 @@ def curves_section(overview: Overview) -> str:
         "Dips are channels going; a level is at its size when they end."
         f'{anew}{more}</p><div class="many">{charts}</div></section>'
     )
+
+
+def _gap(curve: TrialCurve) -> float:
+    """How far a level's result lies from the end of its curve at the most."""
+    ends = {point.level: point.val_accuracy for point in curve.points}
+    return max((abs(result.val_accuracy - ends[result.level]) for result in curve.results), default=0.0)
 
 
 def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Overview) -> str:
