@@ -44,20 +44,23 @@ class Registry:
         """
         name = self._model(model_name(record["model"]))
         client = self._store.client
-        known = {version.tags.get(_CANDIDATE): version for version in self._versions(name)}
+        lost = self._store.lost_run_ids()
+        versions = self._versions(name)
+        known = {version.tags.get(_CANDIDATE): version for version in versions if version.run_id not in lost}
         numbers = {label: str(version.version) for label, version in known.items()}
+        on_front = {wanted["label"] for wanted in record["versions"]}
         for wanted in record["versions"]:
             label = wanted["label"]
             if label not in numbers and label not in self._cannot_be:
                 number = self._make(name, wanted)
                 if number is not None:
                     numbers[label] = number
-        on_front = {wanted["label"] for wanted in record["versions"]}
-        for label, number in numbers.items():
-            flag = "true" if label in on_front else "false"
-            version = known.get(label)
-            if version is None or version.tags.get("front") != flag:
-                client.set_model_version_tag(name, number, "front", flag)
+                    client.set_model_version_tag(name, number, "front", "true")
+        for version in versions:
+            label = version.tags.get(_CANDIDATE)
+            flag = "true" if label in on_front and version is known.get(label) else "false"
+            if version.tags.get("front") != flag:
+                client.set_model_version_tag(name, str(version.version), "front", flag)
         now = {str(alias): str(number) for alias, number in client.get_registered_model(name).aliases.items()}
         for alias, label in record["aliases"].items():
             if label in numbers and now.get(alias) != numbers[label]:
@@ -81,7 +84,9 @@ class Registry:
         raise LookupError(f"registered models {name} and {name}-{own[:8]} are of other searches")
 
     def _versions(self, name: str) -> list[Any]:
-        return list(self._store.client.search_model_versions(f"name = '{name}'", max_results=10_000))
+        """All versions, the newest last."""
+        found = self._store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
+        return sorted(found, key=lambda version: int(version.version))
 
     def _make(self, name: str, wanted: Mapping[str, Any]) -> str | None:
         label = wanted["label"]

@@ -1,12 +1,13 @@
 """Records in MLflow: runs found again or made, figures in batches, artifacts. Each is done twice with no harm.
 
 A run is known by two tags, `cascade.search_id` and `cascade.run`. All runs of a search are looked up once, as making
-one is the only thing that MLflow does not recognise when it is asked again.
+one is the only thing that MLflow does not recognise when it is asked again. Runs of a trial that the search itself has
+lost, as MLflow heard of it before its bucket did, have the tag `cascade.kind = lost`, and are known no more.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +16,16 @@ from orchestrator.addresses import without_credentials
 from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_own, is_server, keep_views
 from orchestrator.tracking.database import is_full, refusal
 from orchestrator.tracking.faults import cause_of, fault_of
+from orchestrator.tracking.known_runs import LOST, KnownRun, find_runs
 from orchestrator.tracking.spool import Record
 from trainables.errors import InputError
 
 _STATUSES: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
 _NOTE = "mlflow.note.content"
+_LOST_NOTE = (
+    "Of a trial that the search has lost: its driver's machine was gone before the search's bucket knew of it, and "
+    "another trial has its number."
+)
 _MOST_LINES = 9  # of other searches in the experiment's description
 _MOST_METRICS, _MOST_OTHERS = 900, 90  # MLflow takes 1,000 in all, and 100 each of parameters and tags
 
@@ -43,13 +49,6 @@ class SearchIdentity:
     folder: Path
 
 
-@dataclass(slots=True)
-class _Run:
-    run_id: str
-    status: str
-    params: set[str] = field(default_factory=set)
-
-
 class MlflowStore:
     """One experiment at one address."""
 
@@ -65,7 +64,8 @@ class MlflowStore:
         self.client: Any = None
         self.experiment_id = ""
         self._search: SearchIdentity | None = None
-        self._runs: dict[str, _Run] | None = None
+        self._runs: dict[str, KnownRun] | None = None
+        self._lost: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -137,9 +137,17 @@ class MlflowStore:
         """Ids of all runs of the search, by key."""
         return {key: run.run_id for key, run in self._known().items()}
 
+    def lost_run_ids(self) -> frozenset[str]:
+        """Ids of all runs of trials that the search has lost."""
+        self._known()
+        return frozenset(self._lost)
+
     def open(self, record: Record) -> None:
-        """A run begins, or goes on."""
+        """A run begins, or goes on. A trial's that has other parameters is of one that the search has lost."""
         run = self._known().get(record["run"])
+        if run is not None and record["tags"].get("cascade.kind") == "trial" and run.differs(record["params"]):
+            self._lose(record["run"])
+            run = None
         if run is None:
             run = self._make(record)
         elif run.status != "RUNNING":
@@ -170,7 +178,7 @@ class MlflowStore:
                 synchronous=True,
             )
             all_metrics, new, all_tags = all_metrics[_MOST_METRICS:], new[_MOST_OTHERS:], all_tags[_MOST_OTHERS:]
-        run.params |= set(params)
+        run.params = {**params, **run.params}
 
     def close(self, key: str, status: str, time_ms: int) -> None:
         """A run has ended."""
@@ -233,7 +241,17 @@ class MlflowStore:
                 self.log(key, metrics=(), params={}, tags=tags)
                 self.close(key, "stopped", int(time.time() * 1000))
 
-    def _make(self, record: Record) -> _Run:
+    def _lose(self, trial: str) -> None:
+        """Know the runs of a trial no more, and keep them out of what is shown of the search."""
+        within = [key for key in self._known() if key.startswith(f"{trial}/")]
+        for key in (*within, trial):  # the trial's is the last, as the others are found by it after a kill
+            run = self._known()[key]
+            status = "KILLED" if run.status == "RUNNING" else run.status
+            self.client.update_run(run.run_id, status=status, name=f"{run.name}, lost")
+            self.log(key, metrics=(), params={}, tags={"cascade.kind": LOST, "front": "false", _NOTE: _LOST_NOTE})
+            self._lost.add(self._known().pop(key).run_id)
+
+    def _make(self, record: Record) -> KnownRun:
         assert self._search is not None
         own = {
             "cascade.search_id": self._search.search_id,
@@ -250,30 +268,20 @@ class MlflowStore:
         except Exception:
             self.forget()  # it may have been made all the same
             raise
-        run = self._known()[record["run"]] = _Run(run_id=made.info.run_id, status="RUNNING")
+        run = self._known()[record["run"]] = KnownRun(run_id=made.info.run_id, name=record["name"], status="RUNNING")
         return run
 
-    def _run(self, key: str) -> _Run:
+    def _run(self, key: str) -> KnownRun:
         run = self._known().get(key)
         if run is None:
             raise RunGone(key)
         return run
 
-    def _known(self) -> dict[str, _Run]:
+    def _known(self) -> dict[str, KnownRun]:
         if self.client is None:
             self.connect()
         if self._runs is None:
             assert self._search is not None
-            which = f"tags.`cascade.search_id` = '{self._search.search_id}'"
-            found: dict[str, _Run] = {}
-            token = None
-            while True:
-                page = self.client.search_runs([self.experiment_id], which, max_results=1000, page_token=token)
-                for run in page:
-                    known = _Run(run_id=run.info.run_id, status=run.info.status, params=set(run.data.params))
-                    found[run.data.tags.get("cascade.run", "")] = known
-                token = page.token
-                if not token:
-                    break
-            self._runs = found
+            found = find_runs(self.client, self.experiment_id, self._search.search_id)
+            self._runs, self._lost = found.by_key, found.lost
         return self._runs

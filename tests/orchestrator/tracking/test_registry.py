@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orchestrator.tracking.packaging import package_network
-from orchestrator.tracking.records import registering
+from orchestrator.tracking.records import opening, registering
 from orchestrator.tracking.registry import Registry
 from orchestrator.tracking.store import SearchIdentity
 from trainables.files.checkpoint import save_network
@@ -55,11 +55,12 @@ def registry(store, tracker, make_sender, make_candidate, warnings, tmp_path):
     for trial in (0, 1):
         tracker.start_trial(trial, {})
         tracker.finish_trial(trial, (make_candidate(trial, 1), make_candidate(trial, 2)), "finished")
-    assert make_sender(store).send()
+    sender = make_sender(store)
+    assert sender.send()
     search = SearchIdentity(name="digits", search_id="search-7", folder=tmp_path / "digits")
     packer = Packer()
     registry = Registry(store, search, package=packer, warn=warnings.append)
-    registry.packer = packer
+    registry.packer, registry.sender = packer, sender
     return registry
 
 
@@ -87,6 +88,24 @@ def test_each_network_is_a_version_once_and_aliases_move_with_the_front(registry
     }
     found = runs()
     assert {v.tags["cascade.candidate"]: v.run_id for v in versions}["1:2"] == found["trial 1"].info.run_id
+
+
+def test_a_network_of_a_trial_that_was_lost_gives_its_alias_to_the_one_that_has_its_label(
+    registry, tracker, store, make_candidate
+):
+    tracker.start_trial(2, {"temperature": 4.0})
+    tracker.finish_trial(2, (make_candidate(2, 1),), "finished")
+    registry.sender.send()
+    registry.take(front("2:1", "0:1", knee="2:1"))
+    store.open(opening("trial/2", name="trial 2", kind="trial", params={"temperature": 2.0}))
+    registry.take(front("2:1", "0:1", knee="2:1"))
+    registry.take(front("2:1", "0:1", knee="2:1"))
+    versions = sorted(store.client.search_model_versions("name = 'here-digits'"), key=lambda v: int(v.version))
+    told = [(version.tags["cascade.candidate"], version.tags["front"]) for version in versions]
+    assert told == [("2:1", "false"), ("0:1", "true"), ("2:1", "true")]
+    assert registry.packer.packed == ["2-1", "0-1", "2-1"]
+    aliases = store.client.get_registered_model("here-digits").aliases
+    assert {alias: int(number) for alias, number in aliases.items()} == {"knee": 3, "smallest": 3}
 
 
 def test_a_network_that_cannot_be_a_model_is_said_and_holds_up_no_other(registry, store, warnings):

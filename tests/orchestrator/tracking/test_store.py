@@ -110,6 +110,44 @@ def test_a_killed_driver_leaves_no_run_running_and_a_resume_goes_on_in_the_same_
     }.items()
 
 
+def test_a_trial_that_the_search_has_lost_is_kept_apart_from_the_one_that_has_its_number(
+    tracker, resumed, make_sender, store, runs, told, make_epoch, make_candidate, make_view
+):
+    tracker.start_trial(0, {"temperature": 1.0})
+    tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
+    carried = (tracker._outbox._spool.path).read_bytes()  # all that the bucket has when the machine is gone
+    tracker.start_trial(1, {"temperature": 4.0, "num_assistants": 1})
+    tracker.log_epoch(1, make_epoch(1))
+    tracker.finish_trial(1, (make_candidate(1, 1), make_candidate(1, 2, val_accuracy=0.5)), "finished")
+    tracker.log_front(make_view((1, 1, 0.9, 0.1)), hypervolume=0.7, num_trials=2)
+    tracker.start_trial(2, {"temperature": 4.0})
+    assert make_sender(store).send()
+    before = runs()
+    tracker._outbox._spool.path.write_bytes(carried)
+    again = resumed()
+    again.start_trial(1, {"temperature": 2.0, "num_assistants": 0})
+    again.finish_trial(1, (make_candidate(1, 1, val_accuracy=0.7),), "finished")
+    again.start_trial(2, {"temperature": 4.0})
+    sender = make_sender(MlflowStore(uri=store._uri, storage=store._storage, experiment="here"))
+    for _ in range(2):  # sending it again changes nothing
+        sender.rewind()
+        assert sender.send()
+    found = runs()
+    assert found["trial 1"].data.params == {"temperature": "2.0", "num_assistants": "0"}
+    assert (found["trial 1"].data.tags["front"], found["trial 1"].data.metrics["val_accuracy"]) == ("false", 0.7)
+    assert found["network 1:1"].data.params["temperature"] == "2.0"
+    assert "network 1:2" not in found
+    lost = {name: run for name, run in found.items() if run.data.tags["cascade.kind"] == "lost"}
+    names = {"trial 1", "trial 1, cascade", "network 1:1", "network 1:2"}
+    assert {name: run.info.run_id for name, run in lost.items()} == {
+        f"{name}, lost": before[name].info.run_id for name in names
+    }
+    assert lost["trial 1, lost"].data.params == {"temperature": "4.0", "num_assistants": "1"}
+    assert {run.data.tags.get("front", "false") for run in lost.values()} == {"false"}
+    for name in ("digits", "trial 0", "network 0:1", "trial 2"):  # the same cascade, or none
+        assert found[name].info.run_id == before[name].info.run_id
+
+
 def test_a_run_that_was_made_though_the_answer_was_lost_is_found_again(tracker, make_sender, store, runs, monkeypatch):
     real, lost = store.client.create_run, []
 
