@@ -2,10 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-LOST = "lost"
-"""What `cascade.kind` is of runs of a trial that MLflow has heard of, and that the search has lost."""
+from orchestrator.tracking.records import SEARCH
+
+REASON = "cascade.reason"
+NOTE = "mlflow.note.content"
+_LOST = "lost"
+LOST_TAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "cascade.kind": _LOST,
+        "front": "false",
+        NOTE: "Of a trial that its search has lost: its driver's machine was gone before the bucket knew of it, "
+        "and another trial has its number.",
+    }
+)
+"""What runs of a trial say that MLflow has heard of, and that the search has lost."""
 _PAGE = 1000
 
 
@@ -18,16 +31,28 @@ class KnownRun:
         name: for people.
         status: MLflow's.
         params: that it has.
+        tags: names of those that it has.
     """
 
     run_id: str
     name: str
     status: str
     params: dict[str, str] = field(default_factory=dict)
+    tags: set[str] = field(default_factory=set)
 
     def differs(self, params: Mapping[str, str]) -> bool:
         """Whether it has one of these parameters with another value."""
         return any(self.params.get(name, value) != value for name, value in params.items())
+
+    def told_of_end(self, key: str) -> set[str]:
+        """Names of the tags that say why it was stopped or failed; none if it says no such thing.
+
+        Args:
+            key: its own; the note of the search's run is its front.
+        """
+        if REASON not in self.tags:
+            return set()
+        return self.tags & ({REASON, "failure"} if key == SEARCH else {REASON, "failure", NOTE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +85,15 @@ def find_runs(client: Any, experiment_id: str, search_id: str) -> FoundRuns:  # 
         page = client.search_runs([experiment_id], which, max_results=_PAGE, page_token=token)
         for run in page:
             info, data = run.info, run.data
-            if data.tags.get("cascade.kind") == LOST:
+            if data.tags.get("cascade.kind") == _LOST:
                 found.lost.add(info.run_id)
                 continue
             found.by_key[data.tags.get("cascade.run", "")] = KnownRun(
-                run_id=info.run_id, name=info.run_name, status=info.status, params=dict(data.params)
+                run_id=info.run_id,
+                name=info.run_name,
+                status=info.status,
+                params=dict(data.params),
+                tags=set(data.tags),
             )
         token = page.token
         if not token:

@@ -180,7 +180,7 @@ class Sender:
             if kind == "open":
                 store.open(record)
             elif kind == "close":
-                store.close(run, record["status"], record["time"])
+                store.close(run, record["status"], record["time"], tags=record["tags"])
             elif kind == "text":
                 store.write(run, record["path"], record["text"])
             elif kind == "file":

@@ -6,7 +6,7 @@ lost, as MLflow heard of it before its bucket did, have the tag `cascade.kind = 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,16 +16,12 @@ from orchestrator.addresses import without_credentials
 from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_own, is_server, keep_views
 from orchestrator.tracking.database import is_full, refusal
 from orchestrator.tracking.faults import cause_of, fault_of
-from orchestrator.tracking.known_runs import LOST, KnownRun, find_runs
+from orchestrator.tracking.known_runs import LOST_TAGS, NOTE, REASON, KnownRun, find_runs
+from orchestrator.tracking.records import SEARCH
 from orchestrator.tracking.spool import Record
 from trainables.errors import InputError
 
 _STATUSES: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
-_NOTE = "mlflow.note.content"
-_LOST_NOTE = (
-    "Of a trial that the search has lost: its driver's machine was gone before the search's bucket knew of it, and "
-    "another trial has its number."
-)
 _MOST_LINES = 9  # of other searches in the experiment's description
 _MOST_METRICS, _MOST_OTHERS = 900, 90  # MLflow takes 1,000 in all, and 100 each of parameters and tags
 
@@ -151,6 +147,7 @@ class MlflowStore:
         if run is None:
             run = self._make(record)
         elif run.status != "RUNNING":
+            self._forget_end(record["run"], run)
             self.client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
 
@@ -179,10 +176,19 @@ class MlflowStore:
             )
             all_metrics, new, all_tags = all_metrics[_MOST_METRICS:], new[_MOST_OTHERS:], all_tags[_MOST_OTHERS:]
         run.params = {**params, **run.params}
+        run.tags |= set(tags)
 
-    def close(self, key: str, status: str, time_ms: int) -> None:
-        """A run has ended."""
+    def close(self, key: str, status: str, time_ms: int, *, tags: Collection[str] = ()) -> None:
+        """A run has ended.
+
+        Args:
+            key: of the run.
+            status: how.
+            time_ms: when.
+            tags: names of those that say how, and have been logged; what an earlier end said beside them is removed.
+        """
         run = self._run(key)
+        self._forget_end(key, run, besides=tags)
         self.client.set_terminated(run.run_id, _STATUSES[status], end_time=time_ms)
         run.status = _STATUSES[status]
 
@@ -219,14 +225,14 @@ class MlflowStore:
     def describe(self, text: str) -> None:
         """What people read of the followed search on MLflow's first page: a line of the experiment's description."""
         assert self._search is not None
-        run = self._run("search")
+        run = self._run(SEARCH)
         place = f"#/experiments/{self.experiment_id}/runs/{run.run_id}/artifacts/overview.html"
         line = f"{self._search.name}: {text}. [Overview]({place})"
-        before = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
+        before = self.client.get_experiment(self.experiment_id).tags.get(NOTE, "")
         others = [old for old in before.splitlines() if old and run.run_id not in old][:_MOST_LINES]
         after = "\n\n".join([line, *others])
         if after != before:
-            self.client.set_experiment_tag(self.experiment_id, _NOTE, after[:5000])
+            self.client.set_experiment_tag(self.experiment_id, NOTE, after[:5000])
 
     def keep_views(self) -> None:
         """Save views of the runs page that fit the networks there are now."""
@@ -237,9 +243,15 @@ class MlflowStore:
         for key in keys:
             run = self._known().get(key)
             if run is not None and run.status == "RUNNING":
-                tags = {"cascade.status": "interrupted", "cascade.reason": "the driver ended"}
+                tags = {"cascade.status": "interrupted", REASON: "the driver ended"}
                 self.log(key, metrics=(), params={}, tags=tags)
-                self.close(key, "stopped", int(time.time() * 1000))
+                self.close(key, "stopped", int(time.time() * 1000), tags=tags)
+
+    def _forget_end(self, key: str, run: KnownRun, *, besides: Collection[str] = ()) -> None:
+        """Remove what a run that was stopped or failed says of that, as it has gone on since."""
+        for name in sorted(run.told_of_end(key) - set(besides)):
+            self.client.delete_tag(run.run_id, name)
+            run.tags.discard(name)
 
     def _lose(self, trial: str) -> None:
         """Know the runs of a trial no more, and keep them out of what is shown of the search."""
@@ -248,7 +260,7 @@ class MlflowStore:
             run = self._known()[key]
             status = "KILLED" if run.status == "RUNNING" else run.status
             self.client.update_run(run.run_id, status=status, name=f"{run.name}, lost")
-            self.log(key, metrics=(), params={}, tags={"cascade.kind": LOST, "front": "false", _NOTE: _LOST_NOTE})
+            self.log(key, metrics=(), params={}, tags=LOST_TAGS)
             self._lost.add(self._known().pop(key).run_id)
 
     def _make(self, record: Record) -> KnownRun:

@@ -49,7 +49,7 @@ class FakeStore:
     def log(self, run, *, metrics, params, tags):
         self._take("log", run, [metric[:3] for metric in metrics])
 
-    def close(self, run, status, time_ms):
+    def close(self, run, status, time_ms, *, tags):
         self._take("close", run, status)
 
     def write(self, run, path, text):

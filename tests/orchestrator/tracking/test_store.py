@@ -148,6 +148,38 @@ def test_a_trial_that_the_search_has_lost_is_kept_apart_from_the_one_that_has_it
         assert found[name].info.run_id == before[name].info.run_id
 
 
+@pytest.mark.parametrize("told_by", ["the courier", "the driver"])
+def test_what_went_on_after_a_stop_no_longer_says_why_it_was_stopped(
+    tracker, resumed, make_sender, store, runs, make_epoch, make_candidate, make_view, told_by
+):
+    tracker.start_trial(0, {"temperature": 4.0})
+    tracker.log_epoch(0, make_epoch(1))
+    view = make_view((0, 1, 0.9, 0.1))
+    tracker.log_front(view, hypervolume=0.7, num_trials=0, figures=[make_sender(store)._search.folder / "front.png"])
+    if told_by == "the driver":
+        tracker.finish_trial(0, (), "failed", "the disk was full")
+        tracker.finish("failed", "the disk was full")
+    sender = make_sender(store)
+    assert sender.send()
+    sender.interrupt()
+    stopped = runs()
+    again = resumed()
+    again.start_trial(0, {"temperature": 4.0})
+    again.log_epoch(0, make_epoch(2))
+    sender = make_sender(store)
+    assert sender.send()
+    for name in ("digits", "trial 0"):
+        assert "cascade.reason" in stopped[name].data.tags
+        assert runs()[name].data.tags.keys().isdisjoint({"cascade.reason", "failure"})
+    again.log_epoch(0, make_epoch(3))
+    again.finish_trial(0, (make_candidate(0, 1),), "finished")
+    again.finish("finished")
+    assert sender.send()
+    for name in ("digits", "trial 0", "trial 0, cascade"):
+        assert runs()[name].data.tags.keys().isdisjoint({"cascade.reason", "failure"})
+        assert ("mlflow.note.content" in runs()[name].data.tags) == (name == "digits")  # whose note is its front
+
+
 def test_a_run_that_was_made_though_the_answer_was_lost_is_found_again(tracker, make_sender, store, runs, monkeypatch):
     real, lost = store.client.create_run, []
 
