@@ -25,7 +25,8 @@ from trainables.errors import InputError
 
 OBJECTS = "state"
 FORMAT_VERSION = 1
-_SPOOL = "tracking/spool.jsonl"
+_TRACKING = "tracking"
+_SPOOL = f"{_TRACKING}/spool.jsonl"
 # Files of a search's folder that its driver writes; networks and checkpoints go another way.
 _FILES = (
     "experiment.yaml",
@@ -265,7 +266,8 @@ def _put_aside(folder: Path) -> None:
     kept = Path(tempfile.mkdtemp(prefix=f"{folder.name}.kept-", dir=folder.parent))
     for path in folder.iterdir():
         if path.name not in _STAYS:
-            path.rename(kept / path.name)
+            # Runs in MLflow are those of the search that went on: what is put aside is not to change or end them.
+            path.rename(kept / (f"{path.name}.kept" if path.name == _TRACKING else path.name))
     _log.warning(
         "search %r went on elsewhere without results of this machine, which are kept: "
         "`cascade front %s --storage %s` shows them",

@@ -126,12 +126,16 @@ def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_o
     mirror._lease.release()
     (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
     (search.path / "candidates/2-1").mkdir(parents=True)
+    (search.path / "tracking").mkdir()
+    (search.path / "tracking/spool.jsonl").write_text("{}\n")
     elsewhere(study_journal="1\n2\n")
     open_search(s3, "mine")
     assert content(search.path) == content(search.path.parents[2] / "elsewhere/mine")
     (kept,) = search.path.parent.glob("mine.kept-*")
     assert (kept / "archive.new.jsonl").read_text() == "trial 2, in an outage"
     assert (kept / "candidates/2-1").is_dir()
+    # What MLflow has of the search is of the one that went on: nothing of this is sent there any more.
+    assert [path.relative_to(kept).as_posix() for path in kept.rglob("spool.jsonl")] == ["tracking.kept/spool.jsonl"]
     assert f"`cascade front {kept.name} --storage {kept.parent}` shows them" in caplog.text
     elsewhere(study_journal="1\n2\n3\n")
     open_search(s3, "mine")  # nothing more to put aside
