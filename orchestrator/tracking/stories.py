@@ -9,6 +9,7 @@ from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import front_json, front_table
 from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import records
+from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.records import SEARCH, TEACHER, Metric, Scalar
 from orchestrator.tracking.spool import Record
 from orchestrator.tracking.telling import epoch_metrics, front_note, knee_metrics, network_metrics
@@ -120,3 +121,18 @@ def front_story(
             records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text),
         ]
     return [*told, records.overview()]
+
+
+def front_flags(ledger: Ledger, view: FrontView) -> list[Record]:
+    """Of runs of trials and networks whether they are on the front, where the last that was told of them is not so.
+
+    Args:
+        ledger: what was told.
+        view: the front.
+    """
+    networks = {records.network_key(*candidate.key) for candidate in view.front}
+    now = networks | {records.trial_key(candidate.trial) for candidate in view.front}
+    before = ledger.on_front()
+    flags = [(run, "true") for run in sorted(now - before) if run in ledger.runs]
+    flags += [(run, "false") for run in sorted(before - now)]
+    return [records.logging(run, tags={"front": flag}) for run, flag in flags]

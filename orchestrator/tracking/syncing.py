@@ -12,7 +12,9 @@ from orchestrator.addresses import tracking_uri
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
+from orchestrator.front.pareto import front_hypervolume
 from orchestrator.front.plots import save_front
+from orchestrator.searches.curves import CURVES
 from orchestrator.searches.folder import SearchFolder, folders_with
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.lease import is_driven
@@ -25,9 +27,11 @@ from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.pages import SearchPages
+from orchestrator.tracking.registering import registration
 from orchestrator.tracking.sender import Left, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from orchestrator.tracking.stories import front_flags, front_story
 from trainables.errors import InputError, first_line
 
 
@@ -96,7 +100,7 @@ def _source(folder: SearchFolder) -> _Source:
 
 
 def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Callable[[str], None]) -> Synced:
-    """Send what waits, and close runs that a killed driver has left open.
+    """Send what waits, tell the front if another one was told last, and close runs that a killed driver left open.
 
     Args:
         folder: of the search, or of a study.
@@ -121,9 +125,8 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
     with source.locked(), driving(folder, warn):
         store.require()
         with spool.sending():
+            _tell_front(source, spool)
             close_open_runs(spool)
-            if folder.bucket is not None:
-                _draw_front(folder)
             sent: list[int] = []
             sender = Sender(
                 store,
@@ -141,10 +144,35 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
             return Synced(address=store.address, num_sent=sum(sent), left=sender.left())
 
 
-def _draw_front(folder: SearchFolder) -> None:
-    """Draw the pictures that records name; nothing without a front. Its driver drew them on a machine of its own."""
-    with suppress(InputError):
-        save_front(read_front(folder), folder.path)
+def _tell_front(source: _Source, spool: Spool) -> None:
+    """Record the front where MLflow knows another one: a driver that is killed has a front that it did not tell yet.
+
+    Of a search in a bucket its pictures, which records name, are drawn in any case: its driver drew them elsewhere.
+    """
+    folder, ledger = source.folder, Ledger(one.record for one in spool.read()[0])
+    with suppress(InputError):  # there is none
+        view = read_front(folder)
+        flags = front_flags(ledger, view)
+        if not flags and folder.bucket is None:
+            return
+        figures = save_front(view, folder.path)
+        if flags:
+            volume = front_hypervolume(
+                view.front, view.objectives, teacher_latency_ms=folder.teacher_result().latency_ms
+            )
+            num_trials = len([*(folder.path / CURVES).glob("*.parquet")])  # a curve of each that ended
+            told = front_story(folder.name, view, hypervolume=volume, num_trials=num_trials, figures=figures)
+            if view.front and source.tracking.models == "front":
+                told.append(registration(source.tracking.experiment, folder.name, view))
+            spool.append(*flags, *told)
+
+
+def _is_front_told(folder: SearchFolder, ledger: Ledger) -> bool:
+    """Whether MLflow knows the front as it is, or there is none."""
+    try:
+        return not front_flags(ledger, read_front(folder))
+    except InputError:
+        return True
 
 
 def close_open_runs(spool: Spool) -> None:
@@ -191,6 +219,6 @@ def _sync_if_left(folder: SearchFolder, storage: Path, warn: Callable[[str], Non
         warn(f"{error.filename} cannot be written, so that what {folder.name} has left is not sent")
         return
     store = source.store()
-    is_closed = not Ledger(one.record for one in spool.read()[0]).open_runs()
-    if not is_closed or spool.num_waiting(store.place):
+    ledger = Ledger(one.record for one in spool.read()[0])
+    if ledger.open_runs() or spool.num_waiting(store.place) or not _is_front_told(folder, ledger):
         sync(folder, uri=None, from_start=False, warn=warn)

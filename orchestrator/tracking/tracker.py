@@ -18,7 +18,14 @@ from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.records import SEARCH, TEACHER, Scalar, Status
 from orchestrator.tracking.registering import registration
 from orchestrator.tracking.spool import Record
-from orchestrator.tracking.stories import front_story, network_story, repeat_story, run_story, teacher_story
+from orchestrator.tracking.stories import (
+    front_flags,
+    front_story,
+    network_story,
+    repeat_story,
+    run_story,
+    teacher_story,
+)
 from orchestrator.tracking.telling import epoch_metrics, sizes_text, trial_metrics
 from trainables.results import EpochProgress, Reused, TeacherResult
 
@@ -259,18 +266,10 @@ class Tracker:
             figures: files in the search's folder as `plots.save_front` writes them, where the front has changed.
         """
         told = front_story(self._name, view, hypervolume=hypervolume, num_trials=num_trials, figures=figures)
-        with self._outbox.together:
-            networks = {records.network_key(*candidate.key) for candidate in view.front}
-            self._put_flags(networks | {records.trial_key(candidate.trial) for candidate in view.front})
-            self._outbox.put(*told)
         if figures and view.front and self._models == "front":
-            self._outbox.put(registration(self._experiment, self._name, view))
-
-    def _put_flags(self, now: set[str]) -> None:
-        before = self._outbox.ledger.on_front()
-        flags = [(run, "true") for run in sorted(now - before) if run in self._outbox.ledger.runs]
-        flags += [(run, "false") for run in sorted(before - now)]
-        self._outbox.put(*(records.logging(run, tags={"front": flag}) for run, flag in flags))
+            told.append(registration(self._experiment, self._name, view))
+        with self._outbox.together:
+            self._outbox.put(*front_flags(self._outbox.ledger, view), *told)
 
     def log_report(self, page: Path) -> None:
         """Record a study's report in its run.

@@ -1,5 +1,6 @@
 """What another machine than its driver's sends of a search in a bucket: all of it, but nothing while it is driven."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,15 +8,18 @@ import pytest
 
 from orchestrator.addresses import database_uri
 from orchestrator.experiment.config import Experiment
+from orchestrator.front.pick import WAYS_TO_PICK
+from orchestrator.front.plots import save_front
 from orchestrator.searches import lease as leases
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import open_search, storage_folder
 from orchestrator.tracking import Tracker, records
+from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import SearchIdentity
-from orchestrator.tracking.syncing import sync_storage
+from orchestrator.tracking.syncing import sync, sync_storage
 from trainables.files.checkpoint import save_network
 from trainables.files.input_spec import InputSpec
 from trainables.model_config import ModelConfig
@@ -94,7 +98,71 @@ def test_pictures_of_a_front_that_were_drawn_elsewhere_are_sent(s3, begin, datab
         mirror.begin()
     assert cascade("sync", "digits", "--storage", s3)[0] == 0
     sent = Path(runs()["digits"].info.artifact_uri.removeprefix("file://"), "front")
-    assert sorted(path.name for path in sent.iterdir()) == ["front.html", "front.png"]
+    assert {"front.html", "front.png"} <= {path.name for path in sent.iterdir()}
+
+
+@pytest.fixture
+def front_untold(database, tracker, make_candidate, make_view):
+    """A search whose driver was killed before it told of a second network, the smaller one; its folder."""
+    folder = SearchFolder(storage=database, name="digits")
+    experiment = Experiment(tracking={"experiment": "here"})
+    (folder.path / "experiment.yaml").write_text(experiment.to_yaml())
+    (folder.path / "search-id").write_text("search-7")
+    (folder.path / "curves").mkdir()
+    teacher = TeacherResult(val_accuracy=0.95, macs=1000, params=100, seconds=1.0).to_dict()
+    folder.teacher.mkdir()
+    (folder.teacher / "result.json").write_text(json.dumps(teacher))
+    spec = InputSpec(channels=1, image_size=8, mean=(0.3,), std=(0.5,), class_names=("a", "b"))
+    model = ModelConfig(name="vgg-small", width=0.25)
+    for trial, (accuracy, kept) in enumerate([(0.9, 0.3), (0.8, 0.1)]):
+        network = f"candidates/{trial}-1"
+        save_network(folder.path / network, build(model, num_classes=2, in_channels=1), model=model, input_spec=spec)
+        candidate = make_candidate(trial, 1, accuracy, kept, network=network)
+        folder.archive.add([candidate])
+        (folder.path / f"curves/{trial:05d}.parquet").touch()
+        tracker.start_trial(trial, {})
+        tracker.finish_trial(trial, (candidate,), "finished")
+        if trial == 0:
+            view = make_view((0, 1, accuracy, kept))
+            view = dataclasses.replace(view, front=(candidate,), knee=candidate)
+            tracker.log_front(view, hypervolume=0.6, num_trials=1, figures=save_front(view, folder.path))
+    tracker._outbox.close(0.0)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.export's and MLflow's own
+@pytest.mark.parametrize("by", ["sync", "ui"])
+def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, database, store, runs, by):
+    def bring_up_to_date():
+        if by == "ui":
+            sync_storage(database, warn=pytest.fail)
+        else:
+            sync(front_untold, uri=None, from_start=False, warn=pytest.fail)
+
+    spool = Spool(front_untold.path / FOLDER)
+    search = SearchIdentity(name="digits", search_id="search-7", folder=front_untold.path)
+    with spool.sending():  # as the courier of the killed driver does
+        sender = Sender(store, spool, search, pages=SearchPages(pytest.fail), warn=pytest.fail)
+        assert sender.send()
+        spool.append(records.closing(records.SEARCH, "stopped"))
+        assert sender.send()
+    model = store.client.get_registered_model("here-digits")
+    assert {alias: int(number) for alias, number in model.aliases.items()} == dict.fromkeys(WAYS_TO_PICK, 1)
+    assert runs()["network 1:1"].data.tags["front"] == "false"
+    bring_up_to_date()
+    found = runs()
+    assert {name: found[name].data.tags["front"] for name in ("trial 1", "network 1:1", "network 0:1")} == {
+        "trial 1": "true",
+        "network 1:1": "true",
+        "network 0:1": "true",
+    }
+    model = store.client.get_registered_model("here-digits")
+    assert (int(model.aliases["smallest"]), int(model.aliases["most-accurate"])) == (2, 1)
+    history = store.client.get_metric_history(found["digits"].info.run_id, "front_size")
+    assert [(one.step, one.value) for one in history] == [(1, 1.0), (2, 2.0)]
+    before = spool.path.read_bytes()
+    bring_up_to_date()
+    assert spool.path.read_bytes() == before, "it is told once"
 
 
 def test_a_working_copy_is_brought_up_to_date_but_for_what_is_driven_elsewhere(s3, begin):
