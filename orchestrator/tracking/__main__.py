@@ -50,7 +50,8 @@ def say(**news: object) -> None:
 
 def main() -> None:
     """Connect, then send until the driver has ended and all is sent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # as they end the driver, of which MLflow is then to be told
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     orders = Input(sys.stdin.fileno())
     (order, *more) = orders.orders(None) or [{}]

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -86,7 +87,8 @@ time.sleep(600)
 """
 
 
-def test_a_killed_driver_leaves_no_run_running(database, runs):
+@pytest.mark.parametrize("end", ["a kill", "SIGTERM for all processes"])
+def test_a_killed_driver_leaves_no_run_running(database, runs, end):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     environment.pop("MLFLOW_TRACKING_URI", None)
     driver = subprocess.Popen(
@@ -94,6 +96,8 @@ def test_a_killed_driver_leaves_no_run_running(database, runs):
     )
     try:
         courier = int(driver.stdout.readline())
+        if end != "a kill":
+            os.kill(courier, signal.SIGTERM)
     finally:
         driver.kill()
         driver.wait()
