@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.addresses import database_file
+from orchestrator.addresses import database_file, database_uri
 from orchestrator.searches.places import Storage, storage_folder
 from orchestrator.signals import terminated_as_interrupted
 from orchestrator.storage.bucket import is_bucket
@@ -29,7 +30,7 @@ def open_ui(storage: Storage, *, port: int, host: str = "127.0.0.1", say: Callab
         say: takes the lines for people.
 
     Raises:
-        InputError: as `serve`, or if the folder cannot be written to.
+        InputError: as `serve`, or if the folder cannot be written to or all that it holds is tracked elsewhere.
         RuntimeError: as `serve`, or if the server ends by itself.
     """
     folder = storage_folder(storage)
@@ -40,6 +41,8 @@ def open_ui(storage: Storage, *, port: int, host: str = "127.0.0.1", say: Callab
             f"--storage is {storage}, a bucket, and no search has been tracked in {folder}, this machine's copy of it; "
             "look at the server that tracking.uri names, or bring a search here by cascade sync NAME --again"
         )
+    if not database_file(folder).is_file():
+        _require_tracked_here(folder)
     # The server's block is the innermost: it ends the server before the interrupt is taken.
     with (
         terminated_as_interrupted(signal.SIGHUP),  # of a terminal that is closed: the server has a session of its own
@@ -63,6 +66,19 @@ def _require_writable(storage: Path) -> None:
                 f"{needed} cannot be written to, as MLflow does to serve it; give --storage a copy of the folder, or "
                 "change its permissions"
             )
+
+
+def _require_tracked_here(storage: Path) -> None:
+    """Refuse a folder without a database whose searches and studies are tracked at servers, which it names."""
+    from orchestrator.tracking.syncing import tracked_elsewhere
+
+    addresses = tracked_elsewhere(storage)
+    if addresses:
+        to = f"--storage {shlex.quote(str(storage))} --again --uri {shlex.quote(database_uri(storage))}"
+        raise InputError(
+            f"what {storage} holds is tracked at {' and '.join(addresses)}; look there, or bring a search here by "
+            f"cascade sync NAME {to}"
+        )
 
 
 def _bring_up_to_date(storage: Storage, say: Callable[[str], None]) -> None:

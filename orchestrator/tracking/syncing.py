@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.addresses import tracking_uri
+from orchestrator.addresses import tracking_uri, without_credentials
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
@@ -202,6 +202,17 @@ def sync_storage(storage: Storage, *, warn: Callable[[str], None]) -> None:
                 raise
             warn(f"what searches have left is not sent: {first_line(error)}")
             return
+
+
+def tracked_elsewhere(storage: Path) -> tuple[str, ...]:
+    """Addresses, as they may be shown, that searches and studies of a folder are tracked at instead of in it."""
+    addresses: set[str] = set()
+    for folder in folders_with(storage, f"{FOLDER}/spool.jsonl"):
+        with suppress(InputError):  # it was killed as it began, or its file is damaged
+            uri = _source(folder).uri
+            if not is_own(uri, storage):
+                addresses.add(without_credentials(uri, uri))
+    return tuple(sorted(addresses))
 
 
 def _sync_if_left(folder: SearchFolder, storage: Path, warn: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.experiment.config import Experiment
 from orchestrator.tracking import Tracker, records
 from orchestrator.ui import open_ui
 from trainables.errors import InputError
@@ -25,6 +26,23 @@ def _free_port() -> int:
 
 def test_folder_without_a_tracked_search_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no search has been tracked in .*; run cascade search first"):
+        open_ui(tmp_path, port=_free_port(), say=lambda _: None)
+
+
+def test_folder_whose_searches_are_tracked_at_a_server_is_bad_input_which_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, uri in (("one", "http://me:s3cret@host:5000"), ("two", "http://host:5000"), ("begun", None)):
+        tracker = Tracker(uri=uri, storage=tmp_path, warn=print)
+        tracker.start_search(name, {}, "", f"id-{name}")
+        tracker.close()
+        if uri is not None:
+            (tmp_path / name / "experiment.yaml").write_text(Experiment(tracking={"uri": uri}).to_yaml())
+    said = (
+        rf"what {tmp_path} holds is tracked at http://host:5000; look there, or .* --uri sqlite:///{tmp_path}/mlflow.db"
+    )
+    with pytest.raises(InputError, match=said):
         open_ui(tmp_path, port=_free_port(), say=lambda _: None)
 
 
