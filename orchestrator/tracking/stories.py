@@ -52,8 +52,9 @@ def network_story(
         "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}.{warning} Export it: `{command}`",
     }
     params = {**parameters, "level": candidate.level}
+    name = f"network {candidate.label} of {search}"  # with the search, as views have the networks of all searches
     return [
-        records.opening(run, name=f"network {candidate.label}", kind="network", parent=trial, params=params, tags=tags),
+        records.opening(run, name=name, kind="network", parent=trial, params=params, tags=tags),
         records.logging(run, network_metrics(candidate)),
         records.closing(run, "finished"),
     ]

@@ -86,7 +86,7 @@ def test_the_search_is_in_mlflow_with_true_statuses(tiny_search):
     assert by_kind["search"] == ["tiny"]
     assert by_kind["teacher"] == ["teacher"]
     candidates = Archive(tiny_search / "runs/tiny/archive.parquet").candidates()
-    assert sorted(by_kind["network"]) == [f"network {candidate.label}" for candidate in candidates]
+    assert sorted(by_kind["network"]) == [f"network {candidate.label} of tiny" for candidate in candidates]
     assert {run.info.status for run in runs} == {"FINISHED"}
     trial = next(run for run in runs if run.info.run_name == "trial 0")
     assert 0.2 * 0.98 <= trial.data.metrics["macs_kept"] <= 0.5 * 1.02

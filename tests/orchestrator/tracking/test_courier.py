@@ -66,7 +66,7 @@ def test_a_server_that_is_killed_twice_has_every_record_once(
         "digits": "FINISHED",
         "trial 0": "FINISHED",
         "trial 0, cascade": "FINISHED",
-        "network 0:1": "FINISHED",
+        "network 0:1 of digits": "FINISHED",
         "trial 1": "KILLED",
     }
     assert found["trial 0"].data.metrics["epoch"] == 3

@@ -116,7 +116,7 @@ def test_a_network_that_cannot_be_a_model_is_said_and_holds_up_no_other(registry
     assert aliases(store) == {}
 
 
-@pytest.mark.parametrize("deleted", [["network 0:1"], ["trial 0"], ["network 0:1", "trial 0"]])
+@pytest.mark.parametrize("deleted", [["network 0:1 of digits"], ["trial 0"], ["network 0:1 of digits", "trial 0"]])
 def test_a_network_whose_run_was_deleted_is_registered_without_it(registry, store, runs, deleted):
     found = runs()
     for name in deleted:

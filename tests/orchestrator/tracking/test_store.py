@@ -59,7 +59,7 @@ def test_a_search_is_recorded_once_however_often_it_is_sent(
             once[name].data.params,
             once[name].data.tags,
         )
-    search, trial, network = found["digits"], found["trial 0"], found["network 0:2"]
+    search, trial, network = found["digits"], found["trial 0"], found["network 0:2 of digits"]
     assert {name: run.info.status for name, run in found.items() if run.info.status != "FINISHED"} == {
         "trial 1": "FAILED"
     }
@@ -72,7 +72,7 @@ def test_a_search_is_recorded_once_however_often_it_is_sent(
     assert artifact(search, "front/front.png") == "picture"
     assert artifact(search, "config.yaml") == "data: digits\n"
     on_front = store.client.search_runs([store.experiment_id], "tags.front = 'true' and tags.cascade.kind = 'network'")
-    assert [run.info.run_name for run in on_front] == ["network 0:2"]
+    assert [run.info.run_name for run in on_front] == ["network 0:2 of digits"]
     assert {run.data.tags["search"] for run in found.values()} == {"digits"}
 
 
@@ -135,16 +135,16 @@ def test_a_trial_that_the_search_has_lost_is_kept_apart_from_the_one_that_has_it
     found = runs()
     assert found["trial 1"].data.params == {"temperature": "2.0", "num_assistants": "0"}
     assert (found["trial 1"].data.tags["front"], found["trial 1"].data.metrics["val_accuracy"]) == ("false", 0.7)
-    assert found["network 1:1"].data.params["temperature"] == "2.0"
-    assert "network 1:2" not in found
+    assert found["network 1:1 of digits"].data.params["temperature"] == "2.0"
+    assert "network 1:2 of digits" not in found
     lost = {name: run for name, run in found.items() if run.data.tags["cascade.kind"] == "lost"}
-    names = {"trial 1", "trial 1, cascade", "network 1:1", "network 1:2"}
+    names = {"trial 1", "trial 1, cascade", "network 1:1 of digits", "network 1:2 of digits"}
     assert {name: run.info.run_id for name, run in lost.items()} == {
         f"{name}, lost": before[name].info.run_id for name in names
     }
     assert lost["trial 1, lost"].data.params == {"temperature": "4.0", "num_assistants": "1"}
     assert {run.data.tags.get("front", "false") for run in lost.values()} == {"false"}
-    for name in ("digits", "trial 0", "network 0:1", "trial 2"):  # the same cascade, or none
+    for name in ("digits", "trial 0", "network 0:1 of digits", "trial 2"):  # the same cascade, or none
         assert found[name].info.run_id == before[name].info.run_id
 
 

@@ -148,14 +148,11 @@ def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, dat
         assert sender.send()
     model = store.client.get_registered_model("here-digits")
     assert {alias: int(number) for alias, number in model.aliases.items()} == dict.fromkeys(WAYS_TO_PICK, 1)
-    assert runs()["network 1:1"].data.tags["front"] == "false"
+    assert runs()["network 1:1 of digits"].data.tags["front"] == "false"
     bring_up_to_date()
     found = runs()
-    assert {name: found[name].data.tags["front"] for name in ("trial 1", "network 1:1", "network 0:1")} == {
-        "trial 1": "true",
-        "network 1:1": "true",
-        "network 0:1": "true",
-    }
+    on_front = ("trial 1", "network 1:1 of digits", "network 0:1 of digits")
+    assert [found[name].data.tags["front"] for name in on_front] == ["true", "true", "true"]
     model = store.client.get_registered_model("here-digits")
     assert (int(model.aliases["smallest"]), int(model.aliases["most-accurate"])) == (2, 1)
     history = store.client.get_metric_history(found["digits"].info.run_id, "front_size")

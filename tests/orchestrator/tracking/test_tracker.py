@@ -30,8 +30,8 @@ def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(tracker, 
         "search": ("digits", None),
         "trial/0": ("trial 0", "search"),
         "trial/0/stage/cascade": ("trial 0, cascade", "trial/0"),
-        "trial/0/network/1": ("network 0:1", "trial/0"),
-        "trial/0/network/2": ("network 0:2", "trial/0"),
+        "trial/0/network/1": ("network 0:1 of digits", "trial/0"),
+        "trial/0/network/2": ("network 0:2 of digits", "trial/0"),
     }
     assert opened["trial/0"]["tags"]["sizes"] == "50 % → 5 %"
     assert opened["trial/0/network/2"]["params"]["temperature"] == "4.0"
