@@ -68,7 +68,7 @@ class Sender:
             search: which one it is of.
             pages: draws and registers.
             warn: takes a line for people; each text once.
-            told: hears of each window how many records were sent.
+            told: hears of each window how many records were sent, and within one that something was, as of 0 records.
             sync: command that sends what waits, as people type it.
         """
         self._store, self._spool, self._search, self._pages = store, spool, search, pages
@@ -191,6 +191,7 @@ class Sender:
                 self._pages.draw(store, self._search)
             elif kind == "register":
                 self._pages.register(store, self._search, record)
+            self._told(0)  # a window takes a slow server long
 
     def _answers(self) -> bool:
         try:

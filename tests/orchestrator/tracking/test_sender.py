@@ -197,6 +197,17 @@ def test_all_is_sent_again_on_demand(sender, fake, tracker):
     assert fake.taken == before + before
 
 
+def test_each_thing_that_a_slow_server_takes_is_news_before_the_window_is_sent(make_sender, fake, tracker):
+    tracker.start_trial(0, {"temperature": 4.0})
+    told = []
+    sender = make_sender(fake)
+    sender._told = lambda num: told.append((num, len(fake.taken)))
+    assert sender.send()
+    *within, (num_sent, num_taken) = told
+    assert within == [(0, number) for number in range(1, num_taken + 1)]
+    assert num_sent > 0
+
+
 def test_many_records_go_in_windows(make_sender, fake, tracker, make_epoch):
     for number in range(1, WINDOW + 1):
         tracker.log_epoch(0, make_epoch(number, num_epochs=10**6))
@@ -204,7 +215,7 @@ def test_many_records_go_in_windows(make_sender, fake, tracker, make_epoch):
     sender = make_sender(fake)
     sender._told = sizes.append
     assert sender.send()
-    assert sizes[:2] == [WINDOW, WINDOW]
+    assert [size for size in sizes if size][:2] == [WINDOW, WINDOW]
     steps = [metric[2] for kind, run, what in fake.taken if run == "trial/0" and kind == "log" for metric in what]
     assert sorted(set(steps)) == list(range(1, WINDOW + 1))
 
