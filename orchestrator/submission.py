@@ -96,7 +96,7 @@ def _check_cluster(bootstrap: Path) -> None:
     from orchestrator.machines.cluster import check_joined, machines_there
     from orchestrator.machines.joining import joining
 
-    with joining("auto"):
+    with joining("auto", mend="`ray up` with the same file starts it anew"):
         ray.init("auto", log_to_driver=False, logging_level="ERROR")
     try:
         joined = len(machines_there())

@@ -17,11 +17,12 @@ _HEAD_SECONDS = 10.0
 
 
 @contextmanager
-def joining(address: str) -> Iterator[None]:
+def joining(address: str, *, mend: str = _START_ONE) -> Iterator[None]:
     """Say what keeps this process out of a cluster, in one line.
 
     Args:
         address: what `resources.address` says.
+        mend: what to do where there is no Ray.
 
     Raises:
         InputError: if no Ray answers there, or its version, its Python or its token is another.
@@ -32,7 +33,7 @@ def joining(address: str) -> Iterator[None]:
             "`ray submit` or `ray job submit` and address auto"
         )
     if ":" in address and not answers(address, seconds=_HEAD_SECONDS):  # Ray itself would try for minutes
-        raise InputError(f"resources.address is {address!r}, but nothing answers there; {_START_ONE}")
+        raise InputError(f"resources.address is {address!r}, but nothing answers there; {mend}")
     try:
         yield
     except (ConnectionError, AuthenticationError) as error:
@@ -41,9 +42,7 @@ def joining(address: str) -> Iterator[None]:
                 f"resources.address is {address!r}, but Ray there does not take this machine's token; set "
                 "RAY_AUTH_MODE=token, and have the same ~/.ray/auth_token on all machines"
             ) from error
-        raise InputError(
-            f"resources.address is {address!r}, but no Ray answers there ({error}); {_START_ONE}"
-        ) from error
+        raise InputError(f"resources.address is {address!r}, but no Ray answers there ({error}); {mend}") from error
     except RuntimeError as error:
         if "Version mismatch" not in str(error):
             raise
