@@ -2,7 +2,12 @@
 
 
 def percent(fraction: float, decimals: int = 1) -> str:
-    """A fraction, with so many decimals from 10 % on, and below that with as many digits but for zeros at their end."""
+    """A fraction, with so many decimals from 10 % on, and below that with as many digits but for zeros at their end.
+
+    What is below a thousandth of a percent is 0.
+    """
+    if abs(fraction) < 1e-5:
+        fraction = 0.0
     is_short = fraction < 0.1 - 5 * 10.0 ** -(decimals + 3)  # what is rounded to 10 % is not
     return f"{100 * fraction:.{decimals + 1}g} %" if is_short else f"{100 * fraction:.{decimals}f} %"
 

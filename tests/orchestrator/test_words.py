@@ -20,6 +20,8 @@ def test_percent(fraction, text):
         (0.09994, 2, "9.99 %"),
         (0.09996, 2, "10.00 %"),
         (0.75, 0, "75 %"),
+        (1e-7, 0, "0 %"),
+        (1e-5, 2, "0.001 %"),
     ],
 )
 def test_percent_with_other_decimals(fraction, decimals, text):
