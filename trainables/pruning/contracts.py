@@ -151,9 +151,11 @@ def _draws(groups: Sequence[ChannelGroup], pruning: Pruning, generator: torch.Ge
 
 
 def _unlike(groups: Sequence[ChannelGroup], step: float) -> Iterator[int]:
-    """Fewer channels than each group has, parts of them that are far apart where groups follow one another."""
+    """Fewer channels than each group has and not half, parts that are far apart where groups follow one another."""
     for turn, group in enumerate(groups, start=1):
-        yield 1 + int(turn * step % 1 * (group.num_channels - 1))
+        number = 1 + int(turn * step % 1 * (group.num_channels - 1))
+        is_half = 2 * number == group.num_channels > 2
+        yield number + 1 if is_half else number
 
 
 class _Probe:
