@@ -65,7 +65,7 @@ def curves_section(overview: Overview) -> str:
     if any(_gap(curve) > _TOLD_GAP for curve in shown):
         anew = (
             " Some results lie away from where their curves end, as statistics of batch normalisation are measured "
-            "anew after the last epoch."
+            "anew after the last epoch, and a recovery that validation finds worse is left aside."
         )
     return (
         "<section><h2>How levels learned</h2>"
