@@ -195,7 +195,7 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
         said = {"address": synced.address, "sent": synced.num_sent, "waiting": left.num_waiting, "cause": left.cause}
         sys.stdout.write(json.dumps(said) + "\n")
     else:
-        waits = f"{left.num_waiting} wait: {left.cause}" if left.num_waiting else "nothing waits"
+        waits = f"{counted(left.num_waiting, 'record')} left: {left.cause}" if left.num_waiting else "nothing waits"
         sys.stdout.write(f"{name}: {counted(synced.num_sent, 'record')} sent to {synced.address}; {waits}\n")
     return 1 if left.num_waiting else 0
 

@@ -141,8 +141,8 @@ class LevelPruner:
         if too_small or size > self.final * (1 + TOLERANCE):
             unit = self._pruning.size_in
             raise SelectionError(
-                f"it has {amount(size, unit)}, but {amount(self.final, unit)} was asked and at most {TOLERANCE:.0%} "
-                "may lie between"
+                f"it has {amount(size, unit)}, but {amount(self.final, unit)} was asked and at most "
+                f"{100 * TOLERANCE:.0f} % may lie between"
             )
 
     def load(self, kept: Kept, buffers: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor], num: int) -> None:
