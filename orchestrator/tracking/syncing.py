@@ -160,11 +160,21 @@ def _tell_front(source: _Source, spool: Spool) -> None:
             volume = front_hypervolume(
                 view.front, view.objectives, teacher_latency_ms=folder.teacher_result().latency_ms
             )
-            num_trials = len([*(folder.path / CURVES).glob("*.parquet")])  # a curve of each that ended
-            told = front_story(folder.name, view, hypervolume=volume, num_trials=num_trials, figures=figures)
+            num_ended = _num_ended(folder, ledger)
+            told = front_story(folder.name, view, hypervolume=volume, num_trials=num_ended, figures=figures)
             if view.front and source.tracking.models == "front":
                 told.append(registration(source.tracking.experiment, folder.name, view))
             spool.append(*flags, *told)
+
+
+def _num_ended(folder: SearchFolder, ledger: Ledger) -> int:
+    """Trials that have ended: those that left a curve, and those told to, as one that failed early has no curve."""
+    names = (path.stem for path in (folder.path / CURVES).glob("*.parquet"))
+    curves = {records.trial_key(int(name)) for name in names if name.isdecimal()}
+    # As stopped those are told too that their driver's end cut off; one that was stopped for good has a curve.
+    ended = ("finished", "failed")
+    told = {run for run, note in ledger.runs.items() if note.kind == "trial" and note.status in ended}
+    return len(curves | told)
 
 
 def _is_front_told(folder: SearchFolder, ledger: Ledger) -> bool:

@@ -123,9 +123,10 @@ def front_untold(database, tracker, make_candidate, make_view):
         tracker.start_trial(trial, {})
         tracker.finish_trial(trial, (candidate,), "finished")
         if trial == 0:
+            tracker.finish_trial(2, (), "failed", "before its first epoch")  # so that it has no curve
             view = make_view((0, 1, accuracy, kept))
             view = dataclasses.replace(view, front=(candidate,), knee=candidate)
-            tracker.log_front(view, hypervolume=0.6, num_trials=1, figures=save_front(view, folder.path))
+            tracker.log_front(view, hypervolume=0.6, num_trials=2, figures=save_front(view, folder.path))
     tracker._outbox.close(0.0)
     return folder
 
@@ -156,7 +157,8 @@ def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, dat
     model = store.client.get_registered_model("here-digits")
     assert (int(model.aliases["smallest"]), int(model.aliases["most-accurate"])) == (2, 1)
     history = store.client.get_metric_history(found["digits"].info.run_id, "front_size")
-    assert [(one.step, one.value) for one in history] == [(1, 1.0), (2, 2.0)]
+    assert [(one.step, one.value) for one in history] == [(2, 1.0), (3, 2.0)]
+    assert found["digits"].data.metrics["front_size"] == 2
     before = spool.path.read_bytes()
     bring_up_to_date()
     assert spool.path.read_bytes() == before, "it is told once"
