@@ -9,10 +9,10 @@ from orchestrator.tracking.records import SEARCH
 
 REASON = "cascade.reason"
 NOTE = "mlflow.note.content"
-_LOST = "lost"
+LOST = "lost"
 LOST_TAGS: Mapping[str, str] = MappingProxyType(
     {
-        "cascade.kind": _LOST,
+        "cascade.kind": LOST,
         "front": "false",
         NOTE: "Of a trial that its search has lost: its driver's machine was gone before the bucket knew of it, "
         "and another trial has its number.",
@@ -85,7 +85,7 @@ def find_runs(client: Any, experiment_id: str, search_id: str) -> FoundRuns:  # 
         page = client.search_runs([experiment_id], which, max_results=_PAGE, page_token=token)
         for run in page:
             info, data = run.info, run.data
-            if data.tags.get("cascade.kind") == _LOST:
+            if data.tags.get("cascade.kind") == LOST:
                 found.lost.add(info.run_id)
                 continue
             found.by_key[data.tags.get("cascade.run", "")] = KnownRun(

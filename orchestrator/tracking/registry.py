@@ -2,16 +2,18 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.tracking.faults import cause_of
+from orchestrator.tracking.known_runs import LOST
 from orchestrator.tracking.records import network_key, trial_key
 from orchestrator.tracking.spool import Record
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 
 _CANDIDATE = "cascade.candidate"
+_KIND = "cascade.kind"
 _NOT_IN_NAMES = "/:'\""  # MLflow refuses the first two, and cannot look for the others
 Package = Callable[[Path, Path], None]
 """Writes the network of one folder as an MLflow model into another."""
@@ -44,9 +46,9 @@ class Registry:
         """
         name = self._model(model_name(record["model"]))
         client = self._store.client
-        lost = self._store.lost_run_ids()
         versions = self._versions(name)
-        known = {version.tags.get(_CANDIDATE): version for version in versions if version.run_id not in lost}
+        lost = self._lost(name, versions)
+        known = {version.tags.get(_CANDIDATE): version for version in versions if version.version not in lost}
         numbers = {label: str(version.version) for label, version in known.items()}
         on_front = {wanted["label"] for wanted in record["versions"]}
         for wanted in record["versions"]:
@@ -87,6 +89,14 @@ class Registry:
         """All versions, the newest last."""
         found = self._store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
         return sorted(found, key=lambda version: int(version.version))
+
+    def _lost(self, name: str, versions: Sequence[Any]) -> set[Any]:
+        """Numbers of versions of trials that the search has lost; they say so too, as people may delete the runs."""
+        runs = self._store.lost_run_ids()
+        for version in versions:
+            if version.run_id in runs and version.tags.get(_KIND) != LOST:
+                self._store.client.set_model_version_tag(name, str(version.version), _KIND, LOST)
+        return {one.version for one in versions if one.run_id in runs or one.tags.get(_KIND) == LOST}
 
     def _make(self, name: str, wanted: Mapping[str, Any]) -> str | None:
         label = wanted["label"]

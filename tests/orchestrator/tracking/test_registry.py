@@ -90,14 +90,19 @@ def test_each_network_is_a_version_once_and_aliases_move_with_the_front(registry
     assert {v.tags["cascade.candidate"]: v.run_id for v in versions}["1:2"] == found["trial 1"].info.run_id
 
 
+@pytest.mark.parametrize("is_deleted", [False, True])
 def test_a_network_of_a_trial_that_was_lost_gives_its_alias_to_the_one_that_has_its_label(
-    registry, tracker, store, make_candidate
+    registry, tracker, store, runs, make_candidate, is_deleted
 ):
     tracker.start_trial(2, {"temperature": 4.0})
     tracker.finish_trial(2, (make_candidate(2, 1),), "finished")
     registry.sender.send()
     registry.take(front("2:1", "0:1", knee="2:1"))
     store.open(opening("trial/2", name="trial 2", kind="trial", params={"temperature": 2.0}))
+    registry.take(front("0:1", knee="0:1"))
+    if is_deleted:
+        store.client.delete_run(runs()["trial 2, lost"].info.run_id)
+        store.forget()
     registry.take(front("2:1", "0:1", knee="2:1"))
     registry.take(front("2:1", "0:1", knee="2:1"))
     versions = sorted(store.client.search_model_versions("name = 'here-digits'"), key=lambda v: int(v.version))
