@@ -25,15 +25,17 @@ from trainables.errors import InputError
 
 OBJECTS = "state"
 FORMAT_VERSION = 1
+_ID = "search-id"
+_JOURNAL = "study.journal"
 _TRACKING = "tracking"
 _SPOOL = f"{_TRACKING}/spool.jsonl"
 # Files of a search's folder that its driver writes; networks and checkpoints go another way.
 _FILES = (
     "experiment.yaml",
-    "search-id",
+    _ID,
     "data-digest",
     "data-place",
-    "study.journal",
+    _JOURNAL,
     "rungs.jsonl",
     "archive.parquet",
     "archive.new.jsonl",
@@ -264,10 +266,17 @@ def _contents(bucket: Bucket, folder: Path | None, state: State) -> dict[str, by
 
 def _put_aside(folder: Path) -> None:
     kept = Path(tempfile.mkdtemp(prefix=f"{folder.name}.kept-", dir=folder.parent))
+    # Runs in MLflow are those of the search that went on: what is put aside is not to change or end them, nor is what
+    # comes of it where somebody goes on with it.
+    own_id = uuid.uuid4().hex.encode()
+    write_atomically(kept / _ID, own_id)
     for path in folder.iterdir():
-        if path.name not in _STAYS:
-            # Runs in MLflow are those of the search that went on: what is put aside is not to change or end them.
+        if path.name not in (*_STAYS, _ID):
             path.rename(kept / (f"{path.name}.kept" if path.name == _TRACKING else path.name))
+    journal = kept / _JOURNAL
+    if journal.exists() and (folder / _ID).exists():  # which says whose study it is
+        write_atomically(journal, journal.read_bytes().replace((folder / _ID).read_bytes().strip(), own_id))
+    (folder / _ID).unlink(missing_ok=True)
     _log.warning(
         "search %r went on elsewhere without results of this machine, which are kept: "
         "`cascade front %s --storage %s` shows them",
@@ -280,7 +289,7 @@ def _put_aside(folder: Path) -> None:
 def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:
     # From here on until the end it is no state at all, should we be killed.
     write_note(folder, replace(read_note(folder), ids=()))
-    if "search-id" in contents and (folder / "search-id").exists():  # another search of this name was here
+    if _ID in contents and (folder / _ID).exists():  # another search of this name was here
         for path in folder.iterdir():
             if path.is_dir() and path.name != EXPORTS:
                 shutil.rmtree(path)

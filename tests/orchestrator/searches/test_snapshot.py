@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from orchestrator.sampling.storages import find_or_make_study, find_study, study_address
 from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches import folder as folders
 from orchestrator.searches.folder import STATE, TEACHER, SearchFolder
@@ -141,6 +142,23 @@ def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_o
     open_search(s3, "mine")  # nothing more to put aside
     assert content(search.path)["study.journal"] == b"1\n2\n3\n"
     assert [*search.path.parent.glob("mine.kept-*")] == [kept]
+
+
+def test_what_was_put_aside_is_a_search_of_its_own_that_can_go_on(search, mirror, elsewhere, s3):
+    experiment = search.experiment()
+    (search.path / "study.journal").unlink()
+    find_or_make_study(study_address(experiment, search))
+    mirror.carry()
+    mirror._lease.release()
+    (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
+    elsewhere(archive_parquet="trial 2, another one")
+    before = search.search_id
+    open_search(s3, "mine")
+    (kept,) = search.path.parent.glob("mine.kept-*")
+    aside = SearchFolder(storage=kept.parent, name=kept.name)
+    assert search.search_id == before != aside.search_id
+    for folder in (search, aside):
+        assert find_study(study_address(experiment, folder)) is not None
 
 
 def test_how_far_a_spool_was_sent_is_forgotten_with_it(search, mirror, elsewhere, s3):
