@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.tracking.records import SEARCH
-
 REASON = "cascade.reason"
 NOTE = "mlflow.note.content"
 LOST = "lost"
@@ -31,28 +29,26 @@ class KnownRun:
         name: for people.
         status: MLflow's.
         params: that it has.
-        tags: names of those that it has.
+        tags: that it has.
     """
 
     run_id: str
     name: str
     status: str
     params: dict[str, str] = field(default_factory=dict)
-    tags: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def differs(self, params: Mapping[str, str]) -> bool:
         """Whether it has one of these parameters with another value."""
         return any(self.params.get(name, value) != value for name, value in params.items())
 
-    def told_of_end(self, key: str) -> set[str]:
-        """Names of the tags that say why it was stopped or failed; none if it says no such thing.
-
-        Args:
-            key: its own; the note of the search's run is its front.
-        """
+    @property
+    def told_of_end(self) -> set[str]:
+        """Names of the tags that say why it was stopped or failed; a description that says something else is none."""
         if REASON not in self.tags:
             return set()
-        return self.tags & ({REASON, "failure"} if key == SEARCH else {REASON, "failure", NOTE})
+        names = {REASON, "failure"} | ({NOTE} if self.tags.get(NOTE) == self.tags[REASON] else set())
+        return names & self.tags.keys()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +89,7 @@ def find_runs(client: Any, experiment_id: str, search_id: str) -> FoundRuns:  # 
                 name=info.run_name,
                 status=info.status,
                 params=dict(data.params),
-                tags=set(data.tags),
+                tags=dict(data.tags),
             )
         token = page.token
         if not token:

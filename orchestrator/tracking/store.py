@@ -147,7 +147,7 @@ class MlflowStore:
         if run is None:
             run = self._make(record)
         elif run.status != "RUNNING":
-            self._forget_end(record["run"], run)
+            self._forget_end(run)
             self.client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
 
@@ -176,7 +176,7 @@ class MlflowStore:
             )
             all_metrics, new, all_tags = all_metrics[_MOST_METRICS:], new[_MOST_OTHERS:], all_tags[_MOST_OTHERS:]
         run.params = {**params, **run.params}
-        run.tags |= set(tags)
+        run.tags |= tags
 
     def close(self, key: str, status: str, time_ms: int, *, tags: Collection[str] = ()) -> None:
         """A run has ended.
@@ -188,7 +188,7 @@ class MlflowStore:
             tags: names of those that say how, and have been logged; what an earlier end said beside them is removed.
         """
         run = self._run(key)
-        self._forget_end(key, run, besides=tags)
+        self._forget_end(run, besides=tags)
         self.client.set_terminated(run.run_id, _STATUSES[status], end_time=time_ms)
         run.status = _STATUSES[status]
 
@@ -247,11 +247,11 @@ class MlflowStore:
                 self.log(key, metrics=(), params={}, tags=tags)
                 self.close(key, "stopped", int(time.time() * 1000), tags=tags)
 
-    def _forget_end(self, key: str, run: KnownRun, *, besides: Collection[str] = ()) -> None:
+    def _forget_end(self, run: KnownRun, *, besides: Collection[str] = ()) -> None:
         """Remove what a run that was stopped or failed says of that, as it has gone on since."""
-        for name in sorted(run.told_of_end(key) - set(besides)):
+        for name in sorted(run.told_of_end - set(besides)):
             self.client.delete_tag(run.run_id, name)
-            run.tags.discard(name)
+            del run.tags[name]
 
     def _lose(self, trial: str) -> None:
         """Know the runs of a trial no more, and keep them out of what is shown of the search."""

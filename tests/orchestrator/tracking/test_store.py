@@ -180,6 +180,22 @@ def test_what_went_on_after_a_stop_no_longer_says_why_it_was_stopped(
         assert ("mlflow.note.content" in runs()[name].data.tags) == (name == "digits")  # whose note is its front
 
 
+def test_a_description_that_people_wrote_is_left_when_a_run_goes_on(tracker, resumed, make_sender, store, runs):
+    tracker.start_trial(0, {"temperature": 4.0})
+    tracker.finish_trial(0, (), "failed", "the disk was full")
+    assert make_sender(store).send()
+    failed = runs()["trial 0"]
+    assert failed.data.tags["mlflow.note.content"] == "the disk was full"
+    store.client.set_tag(failed.info.run_id, "mlflow.note.content", "That was me.")
+    again = resumed()
+    again.start_trial(0, {"temperature": 4.0})
+    again.finish_trial(0, (), "finished")
+    assert make_sender(store).send()
+    tags = runs()["trial 0"].data.tags
+    assert tags.keys().isdisjoint({"cascade.reason", "failure"})
+    assert tags["mlflow.note.content"] == "That was me."
+
+
 def test_a_run_that_was_made_though_the_answer_was_lost_is_found_again(tracker, make_sender, store, runs, monkeypatch):
     real, lost = store.client.create_run, []
 
