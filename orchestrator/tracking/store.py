@@ -5,7 +5,6 @@ one is the only thing that MLflow does not recognise when it is asked again. Run
 lost, as MLflow heard of it before its bucket did, have the tag `cascade.kind = lost`, and are known no more.
 """
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_own,
 from orchestrator.tracking.database import is_full, refusal
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.known_runs import LOST_TAGS, NOTE, REASON, KnownRun, find_runs
-from orchestrator.tracking.records import SEARCH
+from orchestrator.tracking.records import SEARCH, now_ms
 from orchestrator.tracking.spool import Record
 from trainables.errors import InputError
 
 _STATUSES: Mapping[str, str] = MappingProxyType({"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"})
+_LOST_NAME = ", lost"
 _MOST_LINES = 9  # of other searches in the experiment's description
 _MOST_METRICS, _MOST_OTHERS = 900, 90  # MLflow takes 1,000 in all, and 100 each of parameters and tags
 
@@ -245,7 +245,7 @@ class MlflowStore:
             if run is not None and run.status == "RUNNING":
                 tags = {"cascade.status": "interrupted", REASON: "the driver ended"}
                 self.log(key, metrics=(), params={}, tags=tags)
-                self.close(key, "stopped", int(time.time() * 1000), tags=tags)
+                self.close(key, "stopped", now_ms(), tags=tags)
 
     def _forget_end(self, run: KnownRun, *, besides: Collection[str] = ()) -> None:
         """Remove what a run that was stopped or failed says of that, as it has gone on since."""
@@ -258,8 +258,10 @@ class MlflowStore:
         within = [key for key in self._known() if key.startswith(f"{trial}/")]
         for key in (*within, trial):  # the trial's is the last, as the others are found by it after a kill
             run = self._known()[key]
-            status = "KILLED" if run.status == "RUNNING" else run.status
-            self.client.update_run(run.run_id, status=status, name=f"{run.name}, lost")
+            if run.status == "RUNNING":
+                self.client.set_terminated(run.run_id, "KILLED", end_time=now_ms())
+            if not run.name.endswith(_LOST_NAME):  # as it does where MLflow failed after that
+                self.client.update_run(run.run_id, name=run.name + _LOST_NAME)
             self.log(key, metrics=(), params={}, tags=LOST_TAGS)
             self._lost.add(self._known().pop(key).run_id)
 

@@ -148,6 +148,36 @@ def test_a_trial_that_the_search_has_lost_is_kept_apart_from_the_one_that_has_it
         assert found[name].info.run_id == before[name].info.run_id
 
 
+def test_a_running_trial_that_was_lost_ends_and_is_called_so_once_though_mlflow_fails_meanwhile(
+    tracker, resumed, make_sender, store, runs, monkeypatch
+):
+    carried = (tracker._outbox._spool.path).read_bytes()
+    tracker.start_trial(0, {"temperature": 4.0})
+    assert make_sender(store).send()
+    tracker._outbox._spool.path.write_bytes(carried)
+    resumed().start_trial(0, {"temperature": 2.0})
+    real, failed = store.client.log_batch, []
+
+    def log_batch(run_id, **named):
+        if not failed and "lost" in {tag.value for tag in named["tags"]}:
+            failed.append(run_id)
+            raise ConnectionError("the server was started again")
+        return real(run_id, **named)
+
+    monkeypatch.setattr(store.client, "log_batch", log_batch)
+    sender = make_sender(store)
+    sender.rewind()
+    assert sender.send()
+    found = runs()
+    assert {name: run.info.status for name, run in found.items()} == {
+        "digits": "RUNNING",
+        "trial 0": "RUNNING",
+        "trial 0, lost": "KILLED",
+    }
+    assert [found["trial 0, lost"].info.run_id] == failed
+    assert found["trial 0, lost"].info.end_time is not None
+
+
 @pytest.mark.parametrize("told_by", ["the courier", "the driver"])
 def test_what_went_on_after_a_stop_no_longer_says_why_it_was_stopped(
     tracker, resumed, make_sender, store, runs, make_epoch, make_candidate, make_view, told_by
