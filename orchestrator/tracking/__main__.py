@@ -50,9 +50,10 @@ def say(**news: object) -> None:
 
 def main() -> None:
     """Connect, then send until the driver has ended and all is sent."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # as they end the driver, of which MLflow is then to be told
+    for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # It ends the driver, of which MLflow is then to be told; what is started here does not inherit that, and is ended.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     orders = Input(sys.stdin.fileno())
     (order, *more) = orders.orders(None) or [{}]
     if not order:

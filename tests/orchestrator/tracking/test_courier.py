@@ -98,6 +98,8 @@ def test_a_killed_driver_leaves_no_run_running(database, runs, end):
         courier = int(driver.stdout.readline())
         if end != "a kill":
             os.kill(courier, signal.SIGTERM)
+            ignored = next(line for line in Path(f"/proc/{courier}/status").read_text().split("\n") if "SigIgn" in line)
+            assert not int(ignored.split()[1], 16) >> (signal.SIGTERM - 1) & 1, "what it starts would not end by it"
     finally:
         driver.kill()
         driver.wait()
