@@ -26,11 +26,17 @@ class RunNote:
 
 
 class Ledger:
-    """The runs of a search, as its records tell them."""
+    """The runs of a search, as its records tell them.
+
+    Attributes:
+        runs: by key.
+        registered: labels of the networks that were last told to be versions of the registered model.
+    """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         """Read records in their order."""
         self.runs: dict[str, RunNote] = {}
+        self.registered: frozenset[str] = frozenset()
         self._open: set[str] = set()
         for record in records:
             self.note(record)
@@ -43,6 +49,8 @@ class Ledger:
             note.status = None
             self._open.add(run)
             note.params |= set(record["params"])
+        if kind == "register":
+            self.registered = frozenset(version["label"] for version in record["versions"])
         note = self.runs.get(run)  # type: ignore[assignment]
         if note is None:
             return

@@ -12,6 +12,7 @@ from orchestrator.addresses import tracking_uri, without_credentials
 from orchestrator.evidence.folder import is_study
 from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
+from orchestrator.front.front_view import FrontView
 from orchestrator.front.pareto import front_hypervolume
 from orchestrator.front.plots import save_front
 from orchestrator.searches.curves import CURVES
@@ -152,19 +153,30 @@ def _tell_front(source: _Source, spool: Spool) -> None:
     folder, ledger = source.folder, Ledger(one.record for one in spool.read()[0])
     with suppress(InputError):  # there is none
         view = read_front(folder)
-        flags = front_flags(ledger, view)
-        if not flags and folder.bucket is None:
+        is_told = _is_told(source, ledger, view)
+        if is_told and folder.bucket is None:
             return
         figures = save_front(view, folder.path)
-        if flags:
+        if not is_told:
             volume = front_hypervolume(
                 view.front, view.objectives, teacher_latency_ms=folder.teacher_result().latency_ms
             )
             num_ended = _num_ended(folder, ledger)
             told = front_story(folder.name, view, hypervolume=volume, num_trials=num_ended, figures=figures)
-            if view.front and source.tracking.models == "front":
+            if _registers(source, view):
                 told.append(registration(source.tracking.experiment, folder.name, view))
-            spool.append(*flags, *told)
+            spool.append(*front_flags(ledger, view), *told)
+
+
+def _registers(source: _Source, view: FrontView) -> bool:
+    """Whether networks of a front become versions of a registered model."""
+    return bool(view.front) and source.tracking.models == "front"
+
+
+def _is_told(source: _Source, ledger: Ledger, view: FrontView) -> bool:
+    """Whether MLflow knows a front as it is, all that was recorded of it having been sent."""
+    labels = {candidate.label for candidate in view.front}
+    return not front_flags(ledger, view) and (not _registers(source, view) or ledger.registered == labels)
 
 
 def _num_ended(folder: SearchFolder, ledger: Ledger) -> int:
@@ -177,10 +189,10 @@ def _num_ended(folder: SearchFolder, ledger: Ledger) -> int:
     return len(curves | told)
 
 
-def _is_front_told(folder: SearchFolder, ledger: Ledger) -> bool:
+def _is_front_told(source: _Source, ledger: Ledger) -> bool:
     """Whether MLflow knows the front as it is, or there is none."""
     try:
-        return not front_flags(ledger, read_front(folder))
+        return _is_told(source, ledger, read_front(source.folder))
     except InputError:
         return True
 
@@ -241,5 +253,5 @@ def _sync_if_left(folder: SearchFolder, storage: Path, warn: Callable[[str], Non
         return
     store = source.store()
     ledger = Ledger(one.record for one in spool.read()[0])
-    if ledger.open_runs() or spool.num_waiting(store.place) or not _is_front_told(folder, ledger):
+    if ledger.open_runs() or spool.num_waiting(store.place) or not _is_front_told(source, ledger):
         sync(folder, uri=None, from_start=False, warn=warn)

@@ -12,13 +12,16 @@ from orchestrator.front.pick import WAYS_TO_PICK
 from orchestrator.front.plots import save_front
 from orchestrator.searches import lease as leases
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.fronts import read_front
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import open_search, storage_folder
 from orchestrator.tracking import Tracker, records
+from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import SearchIdentity
+from orchestrator.tracking.stories import front_flags
 from orchestrator.tracking.syncing import sync, sync_storage
 from trainables.files.checkpoint import save_network
 from trainables.files.input_spec import InputSpec
@@ -132,8 +135,8 @@ def front_untold(database, tracker, make_candidate, make_view):
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.export's and MLflow's own
-@pytest.mark.parametrize("by", ["sync", "ui"])
-def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, database, store, runs, by):
+@pytest.mark.parametrize(("by", "last_told"), [("sync", "nothing"), ("ui", "nothing"), ("ui", "flags")])
+def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, database, store, runs, by, last_told):
     def bring_up_to_date():
         if by == "ui":
             sync_storage(database, warn=pytest.fail)
@@ -150,6 +153,10 @@ def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, dat
     model = store.client.get_registered_model("here-digits")
     assert {alias: int(number) for alias, number in model.aliases.items()} == dict.fromkeys(WAYS_TO_PICK, 1)
     assert runs()["network 1:1 of digits"].data.tags["front"] == "false"
+    if last_told == "flags":
+        spool.append(*front_flags(Ledger(one.record for one in spool.read()[0]), read_front(front_untold)))
+        with spool.sending():
+            assert sender.send()
     bring_up_to_date()
     found = runs()
     on_front = ("trial 1", "network 1:1 of digits", "network 0:1 of digits")
