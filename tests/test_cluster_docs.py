@@ -39,6 +39,10 @@ def test_ray_understands(words):
     understood(words)
 
 
+def test_the_token_is_for_its_owners_eyes():
+    assert commands("chmod") == [["600", "~/.ray/auth_token"]]
+
+
 def test_many_commands_of_ray_are_looked_at():
     assert {"up", "submit", "exec", "attach", "rsync-down", "down", "job"} <= {words[0] for words in commands("ray")}
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = ("docker", "export", "kubectl", "ray")  # test_cluster_docs
+ELSEWHERE = ("chmod", "docker", "export", "kubectl", "ray")  # test_cluster_docs
 QUICK = ["num_trials=1", "teacher.epochs=1", "cascade.recipe.epochs=3", "cascade.pruning.num_prunings=3"]
 QUICK_STUDY = ["sizes=[0.3]", "seeds=[1]", "images={train: 64, val: 32}", "arms={no-assistant: {}}", "budget.amount=5"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainables.config import CascadeConfig, Schedule
 from trainables.data_config import Augmentation, DataConfig
-from trainables.errors import InputError, StageFailure
+from trainables.errors import InputError, StageFailure, shown
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig, Stem
 from trainables.pruning_config import Pruning, PruningCost, Ramp
@@ -60,7 +60,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (Recipe, {"accumulate": 0}, "accumulate is 0, but must be a whole number of at least 1"),
     (Recipe, {"accumulate": 5, "batch_size": 8}, "accumulate is 5, but each micro-batch must have at least 2 of the 8"),
     *[(Recipe, {"ema": v}, f"ema is {v!r}, but must be a number above 0 and below 1") for v in (0.0, 1, "0.9")],
-    *[(Recipe, {"class_weights": v}, f"class_weights is {v!r}, but must be none,") for v in ("even", (), None, 3)],
+    *[(Recipe, {"class_weights": v}, f"class_weights is {shown(v)}, but must be none,") for v in ("even", (), None, 3)],
     (Recipe, {"class_weights": (1.0, 0)}, "class_weights of class 1 is 0, but must be a number above 0"),
     (Recipe, {"mix": "cut"}, "mix is 'cut', but must be one of none, mixup, cutmix, both"),
     (Recipe, {"mix_alpha": 0}, "mix_alpha is 0, but must be a number above 0"),
@@ -74,7 +74,10 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (Pruning, {"floors": {"layer4": 0}}, "pruning.floors of layer4 is 0"),
     *[(Pruning, {k: 0}, f"pruning.{k} is 0") for k in ("num_prunings", "round_to", "min_channels")],
     *[(Pruning, {k: 1}, f"pruning.{k} is 1, but must be true or false") for k in ("nested", "shared_affine")],
-    *[(CascadeConfig, {"macs_kept": v}, f"macs_kept is {v!r}, but must be a tuple") for v in ((), 0.5, "0.5", None)],
+    *[
+        (CascadeConfig, {"macs_kept": v}, f"macs_kept is {shown(v)}, but must be a tuple")
+        for v in ((), 0.5, "0.5", None)
+    ],
     *[(CascadeConfig, {"macs_kept": (v,)}, f"macs_kept of level 1 is {v!r}, but must be") for v in (0, 1.01, NAN, "1")],
     (CascadeConfig, {"macs_kept": (0.5, 0.0)}, "macs_kept of level 2 is 0.0, but must be a number above 0"),
     (
