@@ -89,7 +89,6 @@ def check_contracts(
     generator = torch.Generator().manual_seed(0)
     images_NCHW = torch.randn(2, *input_shape, generator=generator)
     unit: SizeUnit = "params" if pruning.size_in == "params" else "macs"
-    sizes = size_model(network, channel_map, input_shape, unit=unit)
     with seeded_layers(0, torch.device("cpu")):
         silent = take_step(network, channel_map, images_NCHW, criteria)
         probe = _Probe(network, channel_map, images_NCHW, generator)
@@ -97,7 +96,7 @@ def check_contracts(
     return Findings(
         channel_map=channel_map,
         silent=silent,
-        smallest=floor_fraction(sizes, channel_map, pruning),
+        smallest=floor_fraction(probe.sizes[unit], channel_map, pruning),
         difference=difference,
         probabilities=_gives_probabilities(probe.dense_NK),
     )
@@ -162,6 +161,7 @@ class _Probe:
     """A network with weights of its own, of which channels are removed in two ways.
 
     Attributes:
+        sizes: the closed form of its sizes, in MACs and in parameters.
         dense_NK: its scores while all channels are there.
     """
 
@@ -180,7 +180,7 @@ class _Probe:
         _, channels, height, width = images_NCHW.shape
         self._input_shape = (channels, height, width)
         units: tuple[SizeUnit, ...] = ("macs", "params")
-        self._sizes = {unit: size_model(self._network, channel_map, self._input_shape, unit=unit) for unit in units}
+        self.sizes = {unit: size_model(self._network, channel_map, self._input_shape, unit=unit) for unit in units}
         with torch.no_grad():
             self.dense_NK: torch.Tensor = self._network(images_NCHW)
 
@@ -241,7 +241,7 @@ class _Probe:
     def _check_count(self, narrow: nn.Module, kept: Kept, draw: _Draw) -> None:
         counts_G = np.array([len(kept[group.name]) for group in self._channel_map.groups])
         counted = {"macs": count_macs(narrow, self._input_shape), "params": count_params(narrow)}
-        for unit, sizes in self._sizes.items():
+        for unit, sizes in self.sizes.items():
             wanted = sizes.total(counts_G)
             if round(wanted) != counted[unit]:
                 raise InputError(
