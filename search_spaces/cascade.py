@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SMALLEST_GAP, LARGEST_GAP = 0.5, 2.0
 _MOST_PLACES = 10_000  # of a grid
+_DECIMALS = 6  # of sizes, and of values on a grid
 MOST_STARTING_POINTS = 1000  # which a search lays out before it begins
 
 
@@ -93,8 +94,8 @@ class CascadeSpace(PlainConfig):
         nested: choices; likewise.
         shared_affine: choices; likewise.
         size_grid: sizes that levels may have, so many from the teacher's down to the smallest student's, evenly in
-            logarithms, at least 2; any size where it is left out. On a grid sequential cascades come to have stages
-            in common, which are computed once.
+            logarithms, at least 2; any size where it is left out. Students have those within their range. On a grid
+            sequential cascades come to have stages in common, which are computed once.
         value_grid: values that temperature, λ and learning rate may each take, evenly over their ranges, at least 2;
             any value where it is left out. Stages are equal only where these are equal too.
     """
@@ -130,7 +131,7 @@ class CascadeSpace(PlainConfig):
         for name in ("size_grid", "value_grid"):
             if getattr(self, name) is not None:
                 require_int(f"space.{name}", getattr(self, name), at_least=2, at_most=_MOST_PLACES)
-        if self.size_grid is not None and self._place(self.student_macs_kept[1]) <= self.num_assistants[1]:
+        if self.size_grid is not None and self._largest_student() <= self.num_assistants[1]:
             raise InputError(
                 f"space.size_grid is {self.size_grid}, which leaves no {self.num_assistants[1]} sizes for assistants "
                 f"above a student of {self.student_macs_kept[1]:g}; give a finer grid, fewer assistants or smaller "
@@ -170,7 +171,7 @@ class CascadeSpace(PlainConfig):
         low, high, value = (math.log(number) if log else number for number in (*ends, value))
         step = (high - low) / (self.value_grid - 1)
         value = low + round((value - low) / step) * step
-        decimals = 6
+        decimals = _DECIMALS
         if log:
             value = math.exp(value)
             decimals = max(decimals, 2 - math.floor(math.log10(value)))  # three digits of a small learning rate
@@ -192,24 +193,32 @@ class CascadeSpace(PlainConfig):
         sizes, passed = [], 0.0
         for gap in gaps:
             passed += gap / sum(gaps)
-            sizes.append(round(math.exp(passed * math.log(student)), 6))
+            sizes.append(round(math.exp(passed * math.log(student)), _DECIMALS))
         return tuple(sizes) if self.size_grid is None else self._on_grid(sizes)
 
-    def _place(self, size: float) -> int:
-        """The place on the grid that is nearest to a size; 0 is the teacher's, `size_grid` the smallest student's."""
+    def _way(self, size: float) -> float:
+        """Where on the grid a size lies: at 0 the teacher's, at `size_grid` the smallest student's."""
         assert self.size_grid is not None
-        return round(self.size_grid * math.log(size) / math.log(self.student_macs_kept[0]))
+        return self.size_grid * math.log(size) / math.log(self.student_macs_kept[0])
+
+    def _place(self, size: float) -> int:
+        """The place on the grid that is nearest to a size."""
+        return round(self._way(size))
+
+    def _largest_student(self) -> int:
+        """The first place on the grid whose size, which is rounded, a student may have; the last one is always such."""
+        return math.ceil(self._way(self.student_macs_kept[1] + 0.5 * 10**-_DECIMALS))
 
     def _on_grid(self, sizes: Sequence[float]) -> tuple[float, ...]:
         """Each size at the nearest place that levels above and below it leave."""
         assert self.size_grid is not None
-        student = min(max(self._place(sizes[-1]), self._place(self.student_macs_kept[1])), self.size_grid)
+        student = min(max(self._place(sizes[-1]), self._largest_student()), self.size_grid)
         places: list[int] = []
         for left, size in zip(range(len(sizes) - 1, 0, -1), sizes, strict=False):
             lowest = places[-1] + 1 if places else 1
             places.append(min(max(self._place(size), lowest), student - left))
         smallest = self.student_macs_kept[0]
-        return tuple(round(smallest ** (place / self.size_grid), 6) for place in (*places, student))
+        return tuple(round(smallest ** (place / self.size_grid), _DECIMALS) for place in (*places, student))
 
     def starting_points(self, number: int, defaults: CascadeDefaults | None = None) -> tuple[dict[str, Any], ...]:
         """Hand-laid first trials, in an order in which any first few of them spread over the sizes.

@@ -147,6 +147,27 @@ def test_on_a_grid_every_size_has_its_place_and_sizes_fall(seed):
     assert config.distillation_weight in (0.3, pytest.approx(0.6), 0.9)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    ends=st.tuples(st.floats(1e-4, 0.95), st.floats(1e-4, 0.95)).map(sorted),
+    places=st.integers(2, 12),
+    drawn=st.floats(0.0, 1.0),
+)
+def test_on_a_grid_a_student_keeps_to_its_range(ends, places, drawn):
+    low, high = (round(end, 6) for end in ends)
+    space = CascadeSpace(num_assistants=(0, 0), student_macs_kept=(low, high), size_grid=places)
+    student = min(max(low * (high / low) ** drawn, low), high)
+    values = {"student_macs_kept": student, "num_assistants": 0, "temperature": 2.0, "distillation_weight": 0.5}
+    assert low <= space(FixedTrial(values), DEFAULTS).macs_kept[-1] <= high
+
+
+def test_the_largest_student_may_be_a_place_of_the_grid_as_it_is_rounded():
+    for high in (0.1, round(0.01 ** (3 / 8), 6), round(0.01 ** (1 / 8), 6)):  # the last one is rounded down
+        space = CascadeSpace(num_assistants=(0, 0), student_macs_kept=(0.01, high), size_grid=8)
+        values = {"student_macs_kept": high, "num_assistants": 0, "temperature": 2.0, "distillation_weight": 0.5}
+        assert space(FixedTrial(values), DEFAULTS).macs_kept == (high,)
+
+
 def rates_on_grid(ends, places):
     """Learning rates that the places of a grid give."""
     space = CascadeSpace(learning_rate=ends, value_grid=places)
@@ -181,6 +202,10 @@ def test_crowded_assistants_take_the_places_that_are_left():
 def test_a_grid_without_room_for_the_assistants_is_refused():
     with pytest.raises(InputError, match=r"size_grid is 4, which leaves no 3 sizes .* above a student of 0\.1"):
         CascadeSpace(num_assistants=(0, 3), student_macs_kept=(0.01, 0.1), size_grid=4)
+    # The nearest place to 0.3 is the second one, but a student is no larger than the third: two are left above it.
+    CascadeSpace(num_assistants=(0, 2), student_macs_kept=(0.02, 0.3), size_grid=8)
+    with pytest.raises(InputError, match=r"size_grid is 8, which leaves no 3 sizes .* above a student of 0\.3"):
+        CascadeSpace(num_assistants=(0, 3), student_macs_kept=(0.02, 0.3), size_grid=8)
     with pytest.raises(InputError, match=r"value_grid is 1, but must be a whole number of at least 2"):
         CascadeSpace(value_grid=1)
 
