@@ -64,13 +64,14 @@ class Study:
 
         Args:
             address: where it is, and what it is of.
-            seed: of the sampler.
+            seed: of the sampler, and of draws beside the study.
             sampler: its name, out of `samplers.SAMPLERS`.
 
         Raises:
             InputError: if there is no such sampler, or the study cannot be opened or is another search's.
         """
         self._objectives = tuple(address.objectives)
+        self._seed = seed
         self._study = find_or_make_study(address)
         started = sum(trial.state is not TrialState.WAITING for trial in self._in())
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
@@ -143,7 +144,10 @@ class Study:
 
     def _find(self, space: Space, defaults: CascadeDefaults, look: Look) -> dict[str, Any] | None:
         """Parameters, drawn at random beside the study, of a cascade to run."""
-        beside = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(self._in())))
+        from trainables.seeds import derive_seed  # here, as it takes torch, which simulated searches need none of
+
+        seed = derive_seed(self._seed, "beside", len(self._in())) % 2**32  # as far as NumPy's reach
+        beside = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         for _ in range(_DRAWS - _OWN_DRAWS):
             trial = beside.ask()
             if isinstance(self._look_at(trial, space, defaults, look), CascadeConfig):

@@ -229,6 +229,21 @@ def test_the_small_part_of_a_space_that_a_look_leaves_is_found(tmp_path):
     assert len(study._study.trials) <= 3 * 11
 
 
+def test_what_is_found_beside_the_study_follows_from_the_seed(tmp_path):
+    def look(cascade):
+        return None if 0.1 < cascade.macs_kept[-1] < 0.105 else Refusal(reason="too large or too small")
+
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        study = open_study(tmp_path / name, seed=seed, sampler="random")
+        found.append([study.ask(SPACE, DEFAULTS, look).cascade for _ in range(2)])
+        assert study._study.trials[10].system_attrs["fixed_params"]  # found beside it
+    first, again, other = found
+    assert first == again
+    assert all(one.macs_kept != another.macs_kept for one, another in zip(first, other, strict=True))
+
+
 def test_a_look_that_refuses_everything_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no valid cascade in 500 draws; the last one: too large"):
         open_study(tmp_path).ask(SPACE, DEFAULTS, lambda _: Refusal(reason="too large"))
