@@ -90,7 +90,7 @@ def run_repeats(  # noqa: PLR0913
             run_waves(
                 trainable(experiment, task, data, digest, networks=networks, measure_latency=False, store=queue.store),
                 queue,
-                _Recorder(queue, told, tracker),
+                _Recorder(queue, told, tracker, num_val=None if data.multi_label else len(data.val)),
                 resources=experiment.resources,
                 max_concurrent=experiment.resources.max_concurrent,
                 storage=queue.states,
@@ -179,8 +179,11 @@ class RepeatQueue:
 class _Recorder:
     """Keeps what repeats come to."""
 
-    def __init__(self, queue: RepeatQueue, told: Callable[[Repeat], None], tracker: Tracker) -> None:
+    def __init__(
+        self, queue: RepeatQueue, told: Callable[[Repeat], None], tracker: Tracker, *, num_val: int | None
+    ) -> None:
         self._queue = queue
+        self._num_val = num_val
         self._told = told
         self._tracker = tracker
 
@@ -198,7 +201,8 @@ class _Recorder:
     ) -> None:
         """A repeat gave a network of every level."""
         accuracies = tuple(result.val_accuracy for result in sorted(results, key=lambda result: result.level))
-        self._keep(dataclasses.replace(self._queue.repeat(asked.number), val_accuracies=accuracies))
+        repeat = self._queue.repeat(asked.number)
+        self._keep(dataclasses.replace(repeat, val_accuracies=accuracies, num_val=self._num_val))
 
     def stopped(
         self, asked: Asked, results: Sequence[LevelResult], networks: Mapping[int, str], reused: Reused, reason: str

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.front.intervals import accuracy_interval, interval, standard_error
+from orchestrator.front.intervals import accuracy_interval, interval, rounding, standard_error
 
 Verdict = Literal["better", "worse", "not told apart"]
 LEVEL = 0.05
@@ -61,7 +61,7 @@ class Difference:
 
 def estimate(values: Sequence[float], *, num_test: int) -> Estimate:
     """Mean and interval of at least one accuracy, each on so many test images."""
-    return _estimate(values, accuracy_interval(values, least_spread=_rounding(num_test)))
+    return _estimate(values, accuracy_interval(values, least_spread=rounding(num_test)))
 
 
 def paired(own: Mapping[int, float], other: Mapping[int, float], *, num_test: int) -> Difference | None:
@@ -76,16 +76,11 @@ def paired(own: Mapping[int, float], other: Mapping[int, float], *, num_test: in
     if not seeds:
         return None
     differences = [own[seed] - other[seed] for seed in seeds]
-    least = math.sqrt(2) * _rounding(num_test)
+    least = math.sqrt(2) * rounding(num_test)
     return Difference(
         estimate=_estimate(differences, interval(differences, least_spread=least)),
         p_value=_p_value(differences, least),
     )
-
-
-def _rounding(num_test: int) -> float:
-    """Standard deviation of what the accuracy on so many images hides by being a count."""
-    return 1 / (math.sqrt(12) * num_test)
 
 
 def _estimate(values: Sequence[float], ends: tuple[float, float] | None) -> Estimate:

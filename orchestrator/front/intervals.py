@@ -29,6 +29,11 @@ def accuracy_interval(values: Sequence[float], *, least_spread: float = 0.0) -> 
     return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
 
 
+def rounding(num_images: int) -> float:
+    """Standard deviation of what the accuracy on so many images hides by being a count."""
+    return 1 / (math.sqrt(12) * num_images)
+
+
 def standard_error(values: Sequence[float], *, least_spread: float = 0.0) -> float:
     """Of the mean of at least two values.
 

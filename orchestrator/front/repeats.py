@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.front.archive import Candidate
-from orchestrator.front.intervals import accuracy_interval
+from orchestrator.front.intervals import accuracy_interval, rounding
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 
@@ -30,6 +30,8 @@ class Repeat:
         seed: that it was trained with.
         val_accuracies: of its levels 1 … L, each in [0, 1]; empty if it failed.
         failure: why it failed, or `None`.
+        num_val: validation images that each accuracy is a count over; `None` where it is none, or from before this was
+            kept.
     """
 
     trial: int
@@ -37,6 +39,7 @@ class Repeat:
     seed: int
     val_accuracies: tuple[float, ...] = ()
     failure: str | None = None
+    num_val: int | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -52,11 +55,13 @@ class Confirmed:
         candidate: of the search.
         val_accuracies: of its repeats, by their index; those that failed are left out.
         num_failed: repeats that gave no network.
+        num_val: validation images that each accuracy is a count over, where that is known.
     """
 
     candidate: Candidate
     val_accuracies: tuple[float, ...]
     num_failed: int
+    num_val: int | None = None
 
     @property
     def mean(self) -> float | None:
@@ -65,8 +70,12 @@ class Confirmed:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Student's 95 % interval of the mean, cut to [0, 1]; `None` for fewer than two repeats."""
-        return accuracy_interval(self.val_accuracies)
+        """Student's 95 % interval of the mean, cut to [0, 1]; `None` for fewer than two repeats.
+
+        Counts that come out alike are no more certain than their rounding lets them be.
+        """
+        least_spread = 0.0 if self.num_val is None else rounding(self.num_val)
+        return accuracy_interval(self.val_accuracies, least_spread=least_spread)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -99,7 +108,15 @@ def confirmed(candidates: Iterable[Candidate], repeats: Sequence[Repeat], num_se
             key=lambda repeat: repeat.index,
         )
         accuracies = tuple(repeat.val_accuracies[candidate.level - 1] for repeat in own if repeat.val_accuracies)
-        found.append(Confirmed(candidate=candidate, val_accuracies=accuracies, num_failed=len(own) - len(accuracies)))
+        found.append(
+            Confirmed(
+                candidate=candidate,
+                val_accuracies=accuracies,
+                num_failed=len(own) - len(accuracies),
+                # A search's images stay the same, so that one that says it says it for all.
+                num_val=next((repeat.num_val for repeat in own if repeat.num_val is not None), None),
+            )
+        )
     return tuple(found)
 
 
@@ -111,9 +128,11 @@ _SCHEMA = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("val_accuracies", pa.list_(pa.float64()), nullable=False),
         pa.field("failure", pa.string(), nullable=True),
+        pa.field("num_val", pa.int64(), nullable=True),
     ],
     metadata={_FORMAT_KEY: _FORMAT},
 )
+_KNOWN_NAMES = (_SCHEMA.names, _SCHEMA.names[:-1])  # as they were before `num_val` was kept
 
 
 class RepeatFile:
@@ -135,7 +154,7 @@ class RepeatFile:
             table = pq.read_table(pa.BufferReader(self.path.read_bytes()))
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.path} is damaged; remove it to confirm anew") from error
-        if (table.schema.metadata or {}).get(_FORMAT_KEY) != _FORMAT or table.schema.names != _SCHEMA.names:
+        if (table.schema.metadata or {}).get(_FORMAT_KEY) != _FORMAT or table.schema.names not in _KNOWN_NAMES:
             raise InputError(f"{self.path} is no file of repeats of this version; remove it to confirm anew")
         rows = [Repeat(**row | {"val_accuracies": tuple(row["val_accuracies"])}) for row in table.to_pylist()]
         return tuple(sorted(rows, key=lambda repeat: repeat.key))

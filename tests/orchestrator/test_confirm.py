@@ -72,6 +72,9 @@ def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, casca
     assert (here / "runs/tiny/study.journal").read_bytes() == journal
     assert not (here / "runs/tiny/confirm").exists()
     repeats = RepeatFile(here / "runs/tiny/confirm.parquet").read()
+    (num_val,) = {repeat.num_val for repeat in repeats}
+    hits = [accuracy * num_val for repeat in repeats for accuracy in repeat.val_accuracies]
+    assert hits == pytest.approx([round(number) for number in hits])
     client = MlflowClient(f"sqlite:///{here}/runs/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'cascade'")
     runs = client.search_runs([experiment.experiment_id], "tags.`cascade.kind` = 'confirm'")

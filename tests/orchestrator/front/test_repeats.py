@@ -1,5 +1,8 @@
+import dataclasses
 import json
+import math
 
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -36,6 +39,17 @@ def test_an_interval_stays_within_what_an_accuracy_can_be(make_candidate):
     assert row.interval[1] == 1.0
 
 
+def test_counts_that_come_out_alike_are_as_sure_as_their_rounding(make_candidate):
+    unknown = [repeat(0, 1, 0.9), repeat(0, 2, 0.9)]
+    counted = [dataclasses.replace(one, num_val=100) for one in unknown]
+    for repeats in (counted, [unknown[0], counted[1]]):  # a file of before that was added to
+        (row,) = confirmed([make_candidate()], repeats, num_seeds=2)
+        scale = 1 / (100 * math.sqrt(12 * 2))
+        assert row.interval == pytest.approx(stats.t.interval(0.95, 1, loc=0.9, scale=scale))
+    (row,) = confirmed([make_candidate()], unknown, num_seeds=2)
+    assert row.interval == (0.9, 0.9)
+
+
 def test_no_more_repeats_than_asked_for_count(make_candidate):
     (row,) = confirmed([make_candidate()], [repeat(0, index, 0.1 * index) for index in (3, 1, 2)], num_seeds=2)
     assert row.val_accuracies == pytest.approx((0.1, 0.2))
@@ -49,6 +63,15 @@ def test_repeats_are_read_back_each_once(tmp_path):
     assert RepeatFile(file.path).read() == (repeat(0, 2, failure="diverged"), repeat(2, 1, 0.5, 0.25))
 
 
+def test_a_file_from_before_the_number_of_images_was_kept_is_read_and_added_to(tmp_path):
+    file = RepeatFile(tmp_path / "confirm.parquet")
+    file.add(repeat(0, 1, 0.5))
+    pq.write_table(pq.read_table(file.path).drop_columns(["num_val"]), file.path)
+    newer = dataclasses.replace(repeat(0, 2, 0.5), num_val=100)
+    file.add(newer)
+    assert file.read() == (repeat(0, 1, 0.5), newer)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"thesis"])
 def test_a_damaged_file_is_named(tmp_path, content):
     file = RepeatFile(tmp_path / "confirm.parquet")
@@ -59,7 +82,6 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_another_parquet_file_is_refused(tmp_path):
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"a": [1]}), tmp_path / "confirm.parquet")
     with pytest.raises(InputError, match="no file of repeats"):
