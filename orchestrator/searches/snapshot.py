@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +47,9 @@ _FOLDERS = (CURVES,)
 # Of these, what trials came to.
 _RESULTS = ("archive.parquet", "archive.new.jsonl", "confirm.parquet")
 _NOTE = ".bucket"
+_ASIDE = ".aside"
 # Of a working copy, what stays where it is when the rest is put aside.
-_STAYS = ("lock", EXPORTS, _NOTE)
+_STAYS = ("lock", EXPORTS, _NOTE, _ASIDE, _ID)
 _MOST_LOOKS = 50
 _READS = 3
 _READERS = 16
@@ -239,7 +239,12 @@ def fetch(bucket: Bucket, folder: Path) -> None:
 
 
 def _is_ahead(folder: Path, state: State) -> bool:
-    """Whether a working copy holds results that neither the bucket had of it, nor a state has."""
+    """Whether a working copy holds results that neither the bucket had of it, nor a state has.
+
+    Or held them, and was killed while they were put aside.
+    """
+    if (folder / _ASIDE).exists():
+        return True
     known = read_note(folder).results
     return any(
         (folder / name).is_file() and checksum_of(folder / name) not in (known.get(name), state.files.get(name))
@@ -265,18 +270,23 @@ def _contents(bucket: Bucket, folder: Path | None, state: State) -> dict[str, by
 
 
 def _put_aside(folder: Path) -> None:
-    kept = Path(tempfile.mkdtemp(prefix=f"{folder.name}.kept-", dir=folder.parent))
+    # All that is done before the last step, which makes a search of it, may be done again after a kill.
+    aside = folder / _ASIDE
+    aside.mkdir(exist_ok=True)
     # Runs in MLflow are those of the search that went on: what is put aside is not to change or end them, nor is what
     # comes of it where somebody goes on with it.
-    own_id = uuid.uuid4().hex.encode()
-    write_atomically(kept / _ID, own_id)
+    if not (aside / _ID).exists():
+        write_atomically(aside / _ID, uuid.uuid4().hex.encode())
+    own_id = (aside / _ID).read_bytes()
     for path in folder.iterdir():
-        if path.name not in (*_STAYS, _ID):
-            path.rename(kept / (f"{path.name}.kept" if path.name == _TRACKING else path.name))
-    journal = kept / _JOURNAL
+        if path.name not in _STAYS:
+            path.rename(aside / (f"{path.name}.kept" if path.name == _TRACKING else path.name))
+    journal = aside / _JOURNAL
     if journal.exists() and (folder / _ID).exists():  # which says whose study it is
         write_atomically(journal, journal.read_bytes().replace((folder / _ID).read_bytes().strip(), own_id))
     (folder / _ID).unlink(missing_ok=True)
+    kept = folder.with_name(f"{folder.name}.kept-{own_id.decode()[:8]}")
+    aside.rename(kept)
     _log.warning(
         "search %r went on elsewhere without results of this machine, which are kept: "
         "`cascade front %s --storage %s` shows them",

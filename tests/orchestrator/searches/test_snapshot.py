@@ -1,5 +1,7 @@
 """The state of a search in a bucket, on a real S3 server, and working copies of it: each of one moment."""
 
+import itertools
+import os
 import shutil
 import threading
 
@@ -159,6 +161,69 @@ def test_what_was_put_aside_is_a_search_of_its_own_that_can_go_on(search, mirror
     assert search.search_id == before != aside.search_id
     for folder in (search, aside):
         assert find_study(study_address(experiment, folder)) is not None
+
+
+class Killed(Exception):
+    """Instead of a signal that ends the process."""
+
+
+def kill_at(step, monkeypatch):
+    """Let all from the so many-th change to the names of files on fail, as a kill before it would."""
+    steps = itertools.count()
+
+    def until(change):
+        def do(*args, **named):
+            if next(steps) >= step:
+                raise Killed
+            return change(*args, **named)
+
+        return do
+
+    for name in ("mkdir", "rename", "replace", "rmdir", "unlink"):
+        monkeypatch.setattr(os, name, until(getattr(os, name)))
+
+
+def test_a_kill_while_results_are_put_aside_is_made_up_for_by_the_next_fetch(
+    search, mirror, elsewhere, s3, tmp_path, monkeypatch
+):
+    experiment = search.experiment()
+    search.study_file.unlink()
+    find_or_make_study(study_address(experiment, search))
+    mirror.carry()
+    mirror._lease.release()
+    (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
+    (search.path / "candidates/2-1").mkdir(parents=True)
+    (search.path / "tracking").mkdir()
+    (search.path / "tracking/spool.jsonl").write_text("{}\n")
+    elsewhere(archive_parquet="trial 2, another one")
+    there = content(tmp_path / "elsewhere/mine")
+    killed = True
+    for step in itertools.count():
+        storage = tmp_path / str(step)
+        shutil.copytree(search.path, storage / "mine")
+        with monkeypatch.context() as patched:
+            kill_at(step, patched)
+            try:
+                fetch(search.bucket, storage / "mine")
+                killed = False
+            except Killed:
+                pass
+        for path in storage.glob("mine.kept-*"):  # nobody comes upon half of it
+            aside = SearchFolder(storage=storage, name=path.name)
+            assert find_study(study_address(experiment, aside)) is not None
+        fetch(search.bucket, storage / "mine")
+        assert content(storage / "mine") == there
+        assert {path.name for path in (storage / "mine").iterdir()} <= {*there, "lock", ".bucket"}
+        (kept,) = storage.glob("mine.kept-*")
+        assert (kept / "archive.new.jsonl").read_text() == "trial 2, in an outage"
+        assert (kept / "candidates/2-1").is_dir()
+        assert not (kept / "tracking").exists()
+        aside = SearchFolder(storage=storage, name=kept.name)
+        assert aside.search_id != search.search_id
+        assert find_study(study_address(experiment, aside)) is not None
+        if not killed:
+            break
+    assert step > 10
 
 
 def test_how_far_a_spool_was_sent_is_forgotten_with_it(search, mirror, elsewhere, s3):
