@@ -37,8 +37,8 @@ class Recipe(PlainConfig):
         warmup: fraction of the steps over which the learning rate rises, in [0, 1).
         label_smoothing: of the cross-entropy, in [0, 1).
         max_grad_norm: gradients are scaled down to this norm; `None` leaves them.
-        precision: `fp32`, or `bf16`: the forward and backward passes of training multiply in bfloat16 (but in depthwise
-            convolutions on a CPU); weights, losses, saliency and all measurements stay float32.
+        precision: `fp32`, or `bf16`: the forward and backward passes of training multiply in bfloat16; weights,
+            losses, saliency and all measurements stay float32.
         execution: `graph`: on a card the kernels of a step are recorded and started at once, those of levels side by
             side where they are small; `eager`: always one by one, for a network that draws from Python's random numbers
             or looks at values; `compile`: as `graph`, and torch compiles levels that have their sizes, or a teacher

@@ -6,11 +6,10 @@ stride, over images whose channels lie last and are fewer than its block of them
 process crashes sooner or later, with several the gradient is wrong. Shortcuts of pruned ResNets are such layers.
 Without a stride it is right, and the pixels that a stride leaves out can be left out before.
 
-Slow: the gradient of a depthwise convolution's images, in bfloat16 and with a stride, takes two hundred times as long
-as in float32 (oneDNN has no kernel for it), and four such layers most of a step of MobileNetV2. Depthwise convolutions
-multiply little, so that all of them stay in float32. A convolution of single pixels is a product of matrices, images'
-pixels times channels, which in bfloat16 takes 0.5 to 0.95 of the time of the convolution, forward and backward, where
-images are small. In float32 torch multiplies by another library, which takes twice as long on some processors.
+Slow: some gradients of depthwise convolutions (see `depthwise`). A convolution of single pixels is a product of
+matrices, images' pixels times channels, which in bfloat16 takes 0.5 to 0.95 of the time of the convolution, forward and
+backward, where images are small. In float32 torch multiplies by another library, which takes twice as long on some
+processors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from trainables.hardware import depthwise
 from trainables.recipe import Precision
 
 # Channels of an image: the larger block, that of AVX-512, as a precaution.
@@ -41,24 +41,23 @@ def cpu_convolutions(network: nn.Module, precision: Precision, device: torch.dev
         precision: that layers compute in.
         device: of network and images.
     """
-    if device.type == "cpu" and (precision == "bf16" or any(map(_may_be_wrong, network.modules()))):
+    if device.type == "cpu" and (precision == "bf16" or any(map(_may_be_wrong_or_slow, network.modules()))):
         return _Convolutions(precision)
     return nullcontext()
 
 
-def _may_be_wrong(layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, nn.Conv2d)
-        and max(layer.stride) > 1
-        and layer.weight.shape[2:] == (1, 1)
-        and layer.weight.shape[1] < _BLOCK
-    )
+def _may_be_wrong_or_slow(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Conv2d):
+        return False
+    if layer.weight.shape[2:] == (1, 1):
+        return max(layer.stride) > 1 and layer.weight.shape[1] < _BLOCK
+    return layer.weight.shape[1] == 1 < layer.groups
 
 
 class _Convolutions(TorchFunctionMode):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
-        self._convolve = _in_bfloat16 if precision == "bf16" else _stride_first
+        self._convolve = _in_bfloat16 if precision == "bf16" else _in_float32
 
     def __torch_function__(
         self,
@@ -86,7 +85,18 @@ class _Convolution(NamedTuple):
     @property
     def strides(self) -> tuple[int, int]:
         """Of rows and columns."""
-        return (self.stride, self.stride) if isinstance(self.stride, int) else (self.stride[0], self.stride[-1])
+        return _pair(self.stride)
+
+    @property
+    def depthwise_steps(self) -> depthwise.Steps | None:
+        """How kernels of one channel each go over images whose channels lie last; `None` if it is anything else."""
+        channels, of_each, *kernel = self.weight.shape
+        is_depthwise = of_each == 1 < channels == self.groups == self.input.shape[-3] and max(kernel) > 1
+        if not is_depthwise or isinstance(self.padding, str) or not _lies_channels_last(self.input):
+            return None
+        steps = depthwise.Steps(_pair(self.stride), _pair(self.padding), _pair(self.dilation))
+        beyond = [p > d * (k - 1) for k, p, d in zip(kernel, steps.padding, steps.dilation, strict=True)]
+        return None if any(beyond) else steps
 
     @property
     def is_of_single_pixels(self) -> bool:
@@ -101,6 +111,18 @@ class _Convolution(NamedTuple):
         return self.input[..., ::rows, ::columns].contiguous(memory_format=layout)
 
 
+def _pair(of_each_side: int | Sequence[int]) -> tuple[int, int]:
+    """Of rows and columns; torch takes one number for both."""
+    return (of_each_side, of_each_side) if isinstance(of_each_side, int) else (of_each_side[0], of_each_side[-1])
+
+
+def _in_float32(convolution: _Convolution) -> torch.Tensor:
+    steps = convolution.depthwise_steps
+    if steps is None:
+        return _stride_first(convolution)
+    return depthwise.convolve(convolution.input, convolution.weight, convolution.bias, steps)
+
+
 def _stride_first(convolution: _Convolution) -> torch.Tensor:
     """A convolution; a narrow one of single pixels after its stride, so that its gradient is right."""
     if convolution.is_of_single_pixels and convolution.strides != (1, 1) and convolution.weight.shape[1] < _BLOCK:
@@ -109,8 +131,12 @@ def _stride_first(convolution: _Convolution) -> torch.Tensor:
 
 
 def _in_bfloat16(convolution: _Convolution) -> torch.Tensor:
-    images, weight = convolution.input, convolution.weight
-    if weight.shape[1] == 1 < images.shape[-3]:
+    images, weight, bias = convolution[:3]
+    steps = convolution.depthwise_steps
+    if steps is not None:
+        in_bf16 = None if bias is None else bias.bfloat16()
+        return depthwise.convolve(images.bfloat16(), weight.bfloat16(), in_bf16, steps)
+    if weight.shape[1] == 1 < images.shape[-3]:  # its gradients are slow in bfloat16
         with torch.autocast("cpu", enabled=False):
             return _stride_first(convolution._replace(input=images.to(weight.dtype)))
     return _as_product(convolution) if _is_product(convolution) else _stride_first(convolution)

@@ -94,7 +94,7 @@ def _is_changed(step: Any) -> bool:  # noqa: ANN401 - torch's, of no public clas
     """Whether what a step of the backward pass needs is not what it was in the forward pass."""
     try:
         for key in dir(step):
-            if key.startswith("_saved_"):
+            if key.startswith("_saved_") or key == "saved_tensors":  # of a function in Python
                 getattr(step, key)
     except RuntimeError as error:
         return "inplace" in str(error)  # and not freed, as what the backward pass has done with

@@ -3,6 +3,7 @@
 The largest difference of any, as a part of the gradient's largest value, goes to standard output.
 """
 
+import copy
 import itertools
 
 import torch
@@ -14,28 +15,29 @@ from trainables.recipe import Recipe
 
 def worst_difference() -> float:
     """Over channels, strides, layouts and numbers of threads; not a number where one of them is none."""
-    differences = []
+    found = []
     layouts = (torch.channels_last, torch.contiguous_format)
     for threads, channels, stride, layout in itertools.product((2, 1), range(1, 18), ((2,), (3, 2)), layouts):
         torch.set_num_threads(threads)
         layer = nn.Conv2d(channels, 9, 1, stride=stride, padding=(0,) * len(stride), bias=False)
         images = torch.randn(16, channels, 16, 16).contiguous(memory_format=layout)
-        differences += _differences(layer, images)
-    return float(torch.stack(differences).max())
+        found += differences(layer, images)
+    return float(torch.stack(found).max())
 
 
-def _differences(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
+def differences(layer: nn.Conv2d, images: torch.Tensor) -> list[torch.Tensor]:
+    """Of the answer, and of the gradients of images and parameters, as parts of their largest values."""
     images = images.requires_grad_()
     with autocast(Recipe(), layer, torch.device("cpu")):
         answer = layer(images)
-    exact = nn.functional.conv2d(images.double(), layer.weight.double(), stride=layer.stride)
+    exact_layer = copy.deepcopy(layer).double()
+    exact = exact_layer(images.double())
     assert answer.stride() == exact.stride()
     above = torch.randn_like(exact)
-    inputs = [images, layer.weight]
-    found = torch.autograd.grad(answer, inputs, above.float())
-    true = torch.autograd.grad(exact, inputs, above)
+    found = torch.autograd.grad(answer, [images, *layer.parameters()], above.float())
+    true = torch.autograd.grad(exact, [images, *exact_layer.parameters()], above)
     pairs = zip([answer, *found], [exact, *true], strict=True)
-    return [((own - right).abs().max() / right.abs().max()).detach() for own, right in pairs]
+    return [((own - right).abs().max() / right.abs().max().clamp(min=1e-9)).detach() for own, right in pairs]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,17 @@ from trainables.hardware.convolutions import cpu_convolutions
 @pytest.mark.parametrize("instructions", ["ALL", "AVX2"])
 def test_narrow_shortcuts_have_the_right_gradients(instructions: str) -> None:
     """In a process of its own: by itself oneDNN writes past its memory, on processors with AVX2 at least."""
+    assert worst_difference("shortcuts_job", instructions) < 1e-5
+
+
+@pytest.mark.parametrize("instructions", ["ALL", "AVX2"])
+def test_depthwise_convolutions_have_the_right_gradients(instructions: str) -> None:
+    assert worst_difference("depthwise_job", instructions) < 1e-5
+
+
+def worst_difference(job: str, instructions: str) -> float:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.trainables.hardware.shortcuts_job"],
+        [sys.executable, "-m", f"tests.trainables.hardware.{job}"],
         cwd=Path(__file__).parents[3],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},
         capture_output=True,
@@ -25,7 +34,7 @@ def test_narrow_shortcuts_have_the_right_gradients(instructions: str) -> None:
         check=True,
         timeout=120,
     )
-    assert float(done.stdout) < 1e-5
+    return float(done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,9 @@ def test_narrow_shortcuts_have_the_right_gradients(instructions: str) -> None:
         (nn.Conv2d(16, 4, 1, stride=2), False),
         (nn.Conv2d(15, 4, 1), False),
         (nn.Conv2d(15, 4, 3, stride=2), False),
+        (nn.Conv2d(16, 16, 3, groups=16), True),
+        (nn.Conv2d(16, 16, 3, groups=8), False),
+        (nn.Conv2d(1, 4, 3), False),  # of images in grey
         (nn.Linear(3, 3), False),
     ],
 )

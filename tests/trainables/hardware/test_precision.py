@@ -13,24 +13,28 @@ BF16 = Recipe(precision="bf16")
 CPU = torch.device("cpu")
 
 
-def precision_of(layer: nn.Conv2d, image_channels: int) -> torch.dtype:
+def precision_of(layer: nn.Conv2d, layout: torch.memory_format) -> torch.dtype:
     with autocast(BF16, layer, CPU):
-        answer: torch.Tensor = layer(torch.ones(2, image_channels, 4, 4))
+        answer: torch.Tensor = layer(torch.ones(2, layer.in_channels, 4, 4).contiguous(memory_format=layout))
     return answer.dtype
 
 
 @pytest.mark.parametrize(
-    ("layer", "precision"),
+    ("layer", "layout", "precision"),
     [
-        (nn.Conv2d(4, 4, 3, groups=4, stride=2), torch.float32),
-        (nn.Conv2d(4, 8, 3, groups=4), torch.float32),
-        (nn.Conv2d(4, 4, 3, groups=2), torch.bfloat16),
-        (nn.Conv2d(4, 4, 1), torch.bfloat16),
-        (nn.Conv2d(1, 4, 3), torch.bfloat16),  # of images in grey
+        (nn.Conv2d(4, 4, 3, groups=4, stride=2), torch.contiguous_format, torch.float32),
+        (nn.Conv2d(4, 8, 3, groups=4), torch.channels_last, torch.float32),
+        (nn.Conv2d(4, 4, 3, groups=4, padding="same"), torch.channels_last, torch.float32),
+        (nn.Conv2d(4, 4, 3, groups=4, stride=2), torch.channels_last, torch.bfloat16),
+        (nn.Conv2d(4, 4, 3, groups=2), torch.contiguous_format, torch.bfloat16),
+        (nn.Conv2d(4, 4, 1), torch.contiguous_format, torch.bfloat16),
+        (nn.Conv2d(1, 4, 3), torch.contiguous_format, torch.bfloat16),  # of images in grey
     ],
 )
-def test_on_a_processor_depthwise_convolutions_alone_stay_in_float32(layer: nn.Conv2d, precision: torch.dtype) -> None:
-    assert precision_of(layer, layer.in_channels) == precision
+def test_on_a_processor_some_depthwise_convolutions_alone_stay_in_float32(
+    layer: nn.Conv2d, layout: torch.memory_format, precision: torch.dtype
+) -> None:
+    assert precision_of(layer, layout) == precision
     assert layer.weight.dtype == torch.float32
 
 

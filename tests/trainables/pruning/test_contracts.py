@@ -123,6 +123,16 @@ class AddsInPlace(nn.Sequential):
         return x
 
 
+class AddsInPlaceToImages(nn.Conv2d):
+    """Adds to what it has convolved, which it needs for its weights' gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images = x.sigmoid().contiguous(memory_format=torch.channels_last)
+        convolved = super().forward(images)
+        images += 1.0
+        return convolved
+
+
 class AddsInPlaceAlone(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.sigmoid()
@@ -134,6 +144,7 @@ class AddsInPlaceAlone(nn.Module):
     ("operation", "message"),
     [
         (AddsInPlace(nn.ReLU()), r"what layer operation\.0 computed with is changed in place later; .* x = x \+ y for"),
+        (AddsInPlaceToImages(8, 8, 3, padding=1, groups=8), "what layer operation computed with is changed in place"),
         (AddsInPlaceAlone(), "one of the variables needed .* inplace operation: .*; leave out operations in place"),
     ],
 )

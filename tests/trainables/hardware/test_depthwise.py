@@ -1,0 +1,67 @@
+"""Which of the library's kernels depthwise convolutions are computed by; that they are right, `test_convolutions`."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainables.hardware.depthwise import Steps, convolve
+from trainables.hardware.precision import autocast
+from trainables.recipe import Recipe
+
+BACKWARD = "aten::convolution_backward"
+
+
+def kernels_of_gradients(layer: nn.Conv2d, size: int) -> list[Sequence[int]]:
+    """Rows and columns of the kernels, and of images, that the library is asked for gradients of."""
+    images = torch.randn(2, layer.in_channels, size, size).contiguous(memory_format=torch.channels_last)
+    with autocast(Recipe(), layer, torch.device("cpu")):
+        answer = layer(images.requires_grad_())
+    with torch.profiler.profile(record_shapes=True) as seen:
+        answer.sum().backward()
+    shapes = [event.input_shapes for event in seen.events() if event.name == BACKWARD]
+    return [weight[2:] + images[2:] for _, images, weight, *_ in shapes]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "asked"),
+    [
+        (3, 8, [[3, 3, 8, 8]]),
+        (3, 2, [[3, 3, 4, 4]]),  # with its padding
+        (5, 8, [[5, 3, 12, 10], [5, 2, 12, 9]]),
+        (7, 8, [[7, 3, 14, 10], [7, 3, 14, 10], [7, 1, 14, 8]]),
+        ((3, 1), 8, [[3, 1, 8, 8]]),
+        ((1, 5), 8, [[1, 3, 8, 10], [1, 2, 8, 9]]),
+    ],
+)
+def test_gradients_of_weights_are_computed_in_strips(
+    kernel: int | tuple[int, int], size: int, asked: list[list[int]]
+) -> None:
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    layer = nn.Conv2d(16, 16, sides, padding=(sides[0] // 2, sides[1] // 2), groups=16)
+    assert kernels_of_gradients(layer, size) == asked
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 1)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 2), (7, 7)])
+@pytest.mark.parametrize("size", [1, 2, 9, 16])
+def test_gradients_of_bf16_are_those_of_float64_rounded(
+    size: int, kernel: tuple[int, int], stride: tuple[int, int], dilation: int
+) -> None:
+    torch.manual_seed(0)
+    steps = Steps(stride, (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2)), (dilation, dilation))
+    images = torch.randn(2, 9, size, size + 2).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(9, 1, *kernel).bfloat16(), torch.randn(9).bfloat16()
+    given = [tensor.requires_grad_() for tensor in (images, weight, bias)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in given]
+    answer, right = convolve(images, weight, bias, steps), F.conv2d(*exact, *steps, groups=9)  # type: ignore[arg-type]
+    assert answer.dtype == torch.bfloat16
+    assert answer.is_contiguous(memory_format=torch.channels_last)
+    above = torch.randn_like(answer)
+    found = torch.autograd.grad(answer, given, above)
+    true = torch.autograd.grad(right, exact, above.double())
+    for own, other in zip([answer, *found], [right, *true], strict=True):
+        torch.testing.assert_close(own.double(), other, rtol=0.01, atol=0.01 * float(other.detach().abs().max()))

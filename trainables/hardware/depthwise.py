@@ -1,0 +1,131 @@
+"""Depthwise convolutions on a processor, and gradients of them that its library has fast kernels for.
+
+Where channels lie last, oneDNN 3.13.3, of torch 2.15, has kernels for depthwise convolutions, forward and backward, but
+not for all gradients of them. Without one it takes that of grouped convolutions or one of plain loops:
+
+- of weights: unless there are three columns or fewer, and the image is no smaller than the kernel. With 5x5 and 7x7, as
+  in EfficientNet and ConvNeXt, it takes 8 to 13 times as long as the forward pass in float32, and 25 to 60 times in
+  bfloat16; with 3x3 on images of 2x2 it is 20 and 50 times. Strips of three columns have their kernel, whatever their
+  height, over images to which the padding has been added.
+- of images: in bfloat16 with a stride it takes a hundred times as long as the forward pass. Zeros between the gradients
+  of the outputs make it one without a stride, and that is a forward pass with the kernel turned around.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+_MOST_COLUMNS = 3
+_LEAST_PIXELS = 4  # a side, for a kernel of 3x3, so that padding and stride leave it as many as it has
+
+
+class Steps(NamedTuple):
+    """How a kernel goes over an image, by rows and columns; zeros are `padding` wide on either side."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def convolve(
+    images_NCHW: torch.Tensor, weight_C1HW: torch.Tensor, bias_C: torch.Tensor | None, steps: Steps
+) -> torch.Tensor:
+    """Convolve each channel with a kernel of its own.
+
+    Args:
+        images_NCHW: on a processor, with their channels last.
+        weight_C1HW: of the same type.
+        bias_C: likewise.
+        steps: paddings are smaller than the kernel.
+
+    Returns:
+        Images of as many channels, which lie last; gradients are those of `torch.nn.functional.conv2d`.
+    """
+    output: torch.Tensor = _Depthwise.apply(images_NCHW, weight_C1HW, bias_C, *steps)
+    return output
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0913, PLR0917 - a function of autograd takes what it is given by place
+        ctx: Any,  # noqa: ANN401 - torch's own, which has no type
+        images: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> torch.Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.steps = Steps(stride, padding, dilation)
+        return F.conv2d(images, weight, bias, stride, padding, dilation, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        images, weight = ctx.saved_tensors
+        above_NCHW = above[0].contiguous(memory_format=torch.channels_last)
+        of_images, of_weight, of_bias, *_ = ctx.needs_input_grad
+        return (
+            _of_images(above_NCHW, images, weight, ctx.steps) if of_images else None,
+            _of_weight(above_NCHW, images, weight, ctx.steps) if of_weight else None,
+            above_NCHW.sum((0, 2, 3)) if of_bias else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _of_images(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+    if steps.stride != (1, 1):
+        if above.dtype != torch.bfloat16:
+            return _of_library(above, images, weight, steps, of="images")
+        above = _with_zeros_between(above, images, weight, steps)
+    beside = [d * (k - 1) - p for k, p, d in zip(weight.shape[2:], steps.padding, steps.dilation, strict=True)]
+    return F.conv2d(above, weight.flip(2, 3), None, 1, beside, steps.dilation, groups=len(weight))
+
+
+def _with_zeros_between(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+    """Gradients of the outputs as they would be without a stride, where those that it leaves out count nothing."""
+    rows, columns = (
+        size + 2 * p - d * (k - 1)
+        for size, k, p, d in zip(images.shape[2:], weight.shape[2:], steps.padding, steps.dilation, strict=True)
+    )
+    spread_NHWC = above.new_zeros(len(above), rows, columns, above.shape[1])
+    spread_NHWC[:, :: steps.stride[0], :: steps.stride[1]] = above.permute(0, 2, 3, 1)
+    return spread_NHWC.permute(0, 3, 1, 2)
+
+
+def _of_weight(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+    if max(weight.shape[2:]) <= _MOST_COLUMNS and min(images.shape[2:]) >= _LEAST_PIXELS:
+        return _of_library(above, images, weight, steps, of="weight")
+    rows, columns = steps.padding
+    padded = F.pad(images, (columns, columns, rows, rows))
+    unpadded = steps._replace(padding=(0, 0))
+    (_, stride), (_, dilation) = steps.stride, steps.dilation
+    strips = []
+    for left, kernel in enumerate(torch.split(weight, _MOST_COLUMNS, dim=3)):
+        first = left * _MOST_COLUMNS * dilation
+        seen = (above.shape[3] - 1) * stride + (kernel.shape[3] - 1) * dilation + 1
+        strip = padded[..., first : first + seen].contiguous(memory_format=torch.channels_last)
+        strips.append(_of_library(above, strip, kernel, unpadded, of="weight"))
+    return torch.cat(strips, dim=3)
+
+
+def _of_library(
+    above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps, *, of: str
+) -> torch.Tensor:
+    wanted = [of == "images", of == "weight", False]
+    found = torch.ops.aten.convolution_backward(
+        above,
+        images,
+        weight,
+        None,
+        *steps,
+        transposed=False,
+        output_padding=(0, 0),
+        groups=len(weight),
+        output_mask=wanted,
+    )
+    gradient: torch.Tensor = found[wanted.index(True)]
+    return gradient
