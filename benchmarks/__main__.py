@@ -14,6 +14,7 @@ NAMES = (
     "engine",
     "speed",
     "kernels",
+    "depthwise",
     "memory_kept",
     "compiling",
     "precision",

@@ -1,0 +1,65 @@
+"""What a joint step on a CPU takes with own gradients of depthwise convolutions, against those of torch's library.
+
+The library's arm of bf16 has these convolutions in fp32, as its gradients of them in bf16 take far longer.
+"""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.engine import NUM_THREADS, Step, frozen, medians, pruned_stage, random_batch, random_splits
+from benchmarks.table import Row
+from trainables.hardware import convolutions, processor
+from trainables.model_config import ModelConfig
+from trainables.recipe import Precision
+
+NETWORKS = {
+    "mobilenet_v2": 64,
+    "mobilenet_v3_large": 64,
+    "mnasnet1_0": 64,
+    "efficientnet_b0": 64,
+    "convnext_tiny": 32,
+}
+IMAGE_SIZE = 64
+ROUNDS = 7
+
+
+def _by_library(step: Step) -> Step:
+    """The same step, in which no convolution is seen to be depthwise."""
+    none: Callable[[object], None] = lambda _convolution: None  # noqa: E731
+
+    def with_library(images: torch.Tensor, labels: torch.Tensor) -> object:
+        with patch.object(convolutions._Convolution, "depthwise_steps", property(none)):
+            return step(images, labels)
+
+    return with_library
+
+
+def _rows(name: str, batch: int) -> list[Row]:
+    arms: dict[str, Step] = {}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        for gradients in ("own", "library"):
+            made = pruned_stage(frozen(ModelConfig(name=name)), random_splits(batch, IMAGE_SIZE), precision=precision)
+            step: Step = made[0].train_step
+            arms[f"{precision} {gradients}"] = step if gradients == "own" else _by_library(step)
+    took = medians(arms, *random_batch(batch, IMAGE_SIZE), rounds=ROUNDS)
+    where = f"{IMAGE_SIZE}x{IMAGE_SIZE}, batch {batch}, {NUM_THREADS} thread; "
+    rows = [
+        Row(
+            name=f"{name}: joint step in {precision}, own gradients of depthwise convolutions / the library's",
+            figure=took[f"{precision} own"] / took[f"{precision} library"],
+            rule="at most",
+            target=1.02,
+            note=where + ", ".join(f"{arm} {took[f'{precision} {arm}']:.3f} s" for arm in ("own", "library")),
+        )
+        for precision in precisions
+    ]
+    return [*rows, Row(name=f"{name}: joint step in fp32 / in bf16", figure=took["fp32 own"] / took["bf16 own"])]
+
+
+def run() -> list[Row]:
+    """Measure it."""
+    processor.prepare(NUM_THREADS)
+    return [row for name, batch in NETWORKS.items() for row in _rows(name, batch)]
