@@ -7,8 +7,8 @@ channels apart. Weights are drawn anew for the first of these, so that nothing h
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from trainables.pruning.dependencies import find_groups
 from trainables.pruning.first_step import require_none_kept, take_step
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.possible_sizes import floor_fraction
-from trainables.pruning.selection import least_channels
+from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.seeds import seeded_layers
 
@@ -120,18 +120,15 @@ def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Draw:
-    """Channels of each group that are kept, and what is said of them."""
+    """Channels of each group that are kept, what is said of them, and the most of each that may be left of fewer."""
 
     text: str
     kept: Kept
-    mend: str = ""
+    most: Kept
 
 
 def _draws(groups: Sequence[ChannelGroup], pruning: Pruning, generator: torch.Generator) -> list[_Draw]:
-    """Other numbers of channels in each group, twice, and as few in each as a level can be left with.
-
-    Where a network cuts its channels in two halves or turns their order around, half of them may be right by chance.
-    """
+    """Other numbers of channels in each group, twice, and as few in each as a level can be left with."""
 
     def kept(numbers: Iterable[int]) -> Kept:
         return {
@@ -139,22 +136,38 @@ def _draws(groups: Sequence[ChannelGroup], pruning: Pruning, generator: torch.Ge
             for group, number in zip(groups, numbers, strict=True)
         }
 
+    unlike = [_unlike(group, turn, pruning) for turn, group in enumerate(groups, start=1)]
+    most = kept(_fewer(group, pruning)[-1] for group in groups)
     return [
-        *(_Draw(text="without some of its channels", kept=kept(_unlike(groups, step))) for step in _STEPS),
+        *(
+            _Draw(text="without some of its channels", kept=kept(numbers), most=most)
+            for numbers in zip(*unlike, strict=True)
+        ),
         _Draw(
             text="with as few channels as it may be left with",
-            kept=kept(least_channels(group, pruning) for group in groups),
-            mend=" or give it a floor in cascade.pruning.floors,",
+            kept=kept(possible_counts(group, pruning)[0] for group in groups),
+            most=most,
         ),
     ]
 
 
-def _unlike(groups: Sequence[ChannelGroup], step: float) -> Iterator[int]:
-    """Fewer channels than each group has and not half, parts that are far apart where groups follow one another."""
-    for turn, group in enumerate(groups, start=1):
-        number = 1 + int(turn * step % 1 * (group.num_channels - 1))
-        is_half = 2 * number == group.num_channels > 2
-        yield number + 1 if is_half else number
+def _fewer(group: ChannelGroup, pruning: Pruning) -> list[int]:
+    """How many channels may be left of a group that loses some, ascending; all of them where none can go."""
+    counts = possible_counts(group, pruning)
+    return [number for number in counts if number < group.num_channels] or [*counts]
+
+
+def _unlike(group: ChannelGroup, turn: int, pruning: Pruning) -> tuple[int, int]:
+    """Two numbers of channels, of parts that are far apart where groups follow one another; alike if there is but one.
+
+    Where a network cuts its channels in two halves or turns their order around, half of them may be right by chance,
+    so that is taken only if there are no two others.
+    """
+    fewer = _fewer(group, pruning)
+    not_half = [number for number in fewer if 2 * number != group.num_channels]
+    choices = not_half if len(not_half) > 1 else fewer
+    one, other = (int(turn * step % 1 * len(choices)) for step in _STEPS)
+    return choices[one], choices[other if other != one else one - 1]
 
 
 class _Probe:
@@ -197,7 +210,16 @@ class _Probe:
                 if part and len(groups) > 1:
                     self._check(draw, part)
             # These fail together or not at all, or there is but one.
-            raise InputError(f"group {groups[0].name}: {error}; {_between(groups[0])}") from error
+            mend = self._mend(draw, groups)
+            raise InputError(f"group {groups[0].name}: {error}{mend}; {_between(groups[0])}") from error
+
+    def _mend(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> str:
+        """Offer a floor where the network can do with fewer channels than all, but not with so few."""
+        try:
+            self._compare(replace(draw, kept=draw.most), groups)
+        except InputError:
+            return ""
+        return ", or give it a floor in cascade.pruning.floors"
 
     @torch.no_grad()
     def _compare(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> float:
@@ -225,7 +247,7 @@ class _Probe:
             training = " in training" if narrow.training else ""
             raise InputError(
                 f"{draw.text}, the network fails{training} ({first_line(error)}); name its layer in "
-                f"cascade.pruning.keep,{draw.mend} or let the forward pass take shapes from what it is given"
+                "cascade.pruning.keep, or let the forward pass take shapes from what it is given"
             ) from error
         return scores_NK
 

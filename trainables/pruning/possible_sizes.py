@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.pruning.channels import ChannelMap
 from trainables.pruning.cost import FloatVector, SizeModel
-from trainables.pruning.selection import TOLERANCE, least_channels, round_step
+from trainables.pruning.selection import TOLERANCE, least_channels, possible_counts
 from trainables.pruning_config import Pruning
 
 _MOST_CHOICES = 2**16
@@ -26,11 +26,8 @@ def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning)
     What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave
     (`possible_sizes`).
     """
-    counts = []
-    for group in channel_map.groups:
-        step = round_step(group, pruning)
-        counts.append(min(math.ceil(least_channels(group, pruning) / step) * step, group.num_channels))
-    return sizes.total(np.array(counts)) / (1 + TOLERANCE)
+    least_G = np.array([possible_counts(group, pruning)[0] for group in channel_map.groups])
+    return sizes.total(least_G) / (1 + TOLERANCE)
 
 
 def possible_sizes(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> FloatVector | None:

@@ -71,6 +71,13 @@ def round_step(group: ChannelGroup, pruning: Pruning) -> int:
     return pruning.round_to // math.gcd(pruning.round_to, group.block)
 
 
+def possible_counts(group: ChannelGroup, pruning: Pruning) -> range:
+    """How many channels of a group may be left, ascending: the multiples from its floor on, or else all of them."""
+    step = round_step(group, pruning)
+    first = math.ceil(least_channels(group, pruning) / step) * step
+    return range(first, group.num_channels + 1, step) or range(group.num_channels, group.num_channels + 1)
+
+
 def select(  # noqa: PLR0913
     kept: Kept,
     scores: Mapping[str, torch.Tensor],

@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from trainables.errors import InputError
-from trainables.pruning.contracts import check_contracts, draw_weights
+from trainables.pruning.contracts import _unlike, check_contracts, draw_weights
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import Pruning
 
 SHAPE = (3, 16, 16)
@@ -78,6 +80,21 @@ class Squeezed(nn.Module):
         return pixels.view(len(x), -1, *x.shape[2:]) if pixels.ndim == 4 else pixels
 
 
+class Needs(nn.Module):
+    """32 channels, of which so many must be left."""
+
+    def __init__(self, right: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.wide, self.back = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 8, 1)
+        self.right = right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.wide(x)
+        if not self.right(x.shape[1]):
+            raise ValueError(f"not {x.shape[1]} channels")
+        return self.back(x)
+
+
 def test_networks_keep_the_contracts(architecture, networks) -> None:
     network, channel_map = networks(architecture)
     before = copy.deepcopy(network.state_dict())
@@ -112,6 +129,38 @@ def test_a_network_that_breaks_a_contract_is_refused_by_its_groups_name(operatio
     findings = check_contracts(network, SHAPE, pruning=Pruning(keep=("second.1",)))  # the mend that it names
     names = [group.name for group in findings.channel_map.groups if not group.name.startswith("operation.")]
     assert names == ["third"]
+
+
+@pytest.mark.parametrize("least", [2, 12, 20, 31])
+def test_a_network_that_needs_some_channels_is_taken_with_a_floor(least: int) -> None:
+    network = Between(Needs(lambda width: width >= least))
+    for pruning in (Pruning(), Pruning(floors={"operation.wide": least - 1})):
+        mend = r"keep, .*, or give it a floor in cascade\.pruning\.floors; its channels go"
+        with pytest.raises(InputError, match=rf"^group operation\.wide: wit.*, the network fails \(.*{mend}"):
+            check_contracts(network, SHAPE, pruning=pruning)
+    for pruning in (Pruning(floors={"operation.wide": least}), Pruning(min_channels=least)):
+        assert check_contracts(network, SHAPE, pruning=pruning).difference < 1e-4
+
+
+@pytest.mark.parametrize("pruning", [Pruning(), Pruning(min_channels=5), Pruning(round_to=4)])
+@pytest.mark.parametrize("width", [2, 3, 4, 8, 12, 16, 30])
+def test_widths_that_are_tried_are_two_and_not_half_where_there_is_a_choice(width: int, pruning: Pruning) -> None:
+    (group,) = find_groups(nn.Sequential(nn.Conv2d(3, width, 1), nn.Flatten(), nn.Linear(width, 4)), (3, 1, 1)).groups
+    fewer = {number for number in possible_counts(group, pruning) if number < width}
+    for turn in range(1, 30):
+        tried = {*_unlike(group, turn, pruning)}
+        assert tried <= (fewer or {width})
+        assert len(tried) == min(2, max(1, len(fewer)))
+        assert width / 2 not in tried or len(fewer) < 3
+
+
+def test_a_network_that_needs_multiples_is_taken_with_rounded_widths() -> None:
+    network = Between(Needs(lambda width: width % 8 == 0))
+    for pruning in (Pruning(), Pruning(round_to=4), Pruning(floors={"operation.wide": 8})):
+        with pytest.raises(InputError, match=r"^group operation\.wide: .*is given; its channels go"):
+            check_contracts(network, SHAPE, pruning=pruning)
+    for floors in ({}, {"operation.wide": 12}, {"operation.wide": 30}):
+        assert check_contracts(network, SHAPE, pruning=Pruning(round_to=8, floors=floors)).difference < 1e-4
 
 
 class AddsInPlace(nn.Sequential):

@@ -20,6 +20,7 @@ from trainables.pruning.selection import (
     SelectionError,
     check_scores,
     least_channels,
+    possible_counts,
     round_step,
     select,
 )
@@ -226,6 +227,16 @@ def test_floors_and_multiples_count_the_outputs_of_tied_blocks(networks) -> None
     kept = case.select(0.5, pruning=Pruning(round_to=4))
     assert [len(channels) % step for channels, step in zip(kept.values(), (2, 4, 4), strict=True)] == [0, 0, 0]
     assert case.macs(kept) <= 0.5 * case.full
+
+
+def test_what_may_be_left_of_a_group_are_multiples_from_its_floor_on(case) -> None:
+    group = case.channel_map.groups[2]
+    name, full = group.name, group.num_channels
+    assert [*possible_counts(group, Pruning())] == [*range(1, full + 1)]
+    assert [*possible_counts(group, Pruning(round_to=8, floors={name: 12}))] == [*range(16, full + 1, 8)]
+    assert [*possible_counts(group, Pruning(round_to=full - 1))] == [full - 1]
+    assert [*possible_counts(group, Pruning(round_to=8, floors={name: full - 1}))] == [full]
+    assert [*possible_counts(group, Pruning(round_to=full - 1, floors={name: full}))] == [full]
 
 
 @settings(max_examples=15, deadline=None)
