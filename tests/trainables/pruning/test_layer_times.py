@@ -83,6 +83,17 @@ def test_layers_that_are_kept_whole_are_in_the_fixed_part(networks) -> None:
     assert table.full_ms == pytest.approx(whole.full_ms, rel=1e-6)
 
 
+def test_layers_are_timed_at_widths_that_a_level_can_have() -> None:
+    class Needs(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[1] == 30 or x.shape[1] % 8 == 0  # all of them, or multiples
+            return x.mean((2, 3))
+
+    network = nn.Sequential(nn.Conv2d(3, 30, 3), nn.ReLU(), Needs(), nn.Linear(30, 4))
+    pruning = Pruning(round_to=8, floors={"0": 12})
+    assert measure_layers(network, SHAPE, pruning=pruning, num_threads=1, min_seconds=0.0).full_ms > 0
+
+
 def test_a_real_measurement_leaves_no_trace_and_is_read_back_whole(networks) -> None:
     network, channel_map = networks("vgg-small")
     network.train()
