@@ -11,7 +11,7 @@ import torch_pruning
 from torch import nn
 
 from orchestrator.evidence.narrow import even_network
-from orchestrator.evidence.peer import pruned
+from orchestrator.evidence.peer import pruned, require_floors_held
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Arm, Run
@@ -136,6 +136,8 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
             config = _config(run, arm, plan, _MANY)
             try:
                 Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
+                if arm.method == "torch-pruning":
+                    require_floors_held(config.pruning)
                 find_criterion(config.pruning.saliency)
                 epochs = _planned_epochs(run, arm, plan, len(data.train))
                 require_room_for_logits(_config(run, arm, plan, epochs), data)

@@ -73,6 +73,18 @@ def test_a_network_that_is_all_frozen_is_refused(check) -> None:
         check(frozen, sizes=[0.5])
 
 
+@pytest.mark.parametrize(
+    ("floor", "named"), [({"min_channels": 3}, "min_channels"), ({"floors": {"layers.*": 3}}, r"floors of layers\.\*")]
+)
+def test_floors_that_torch_pruning_does_not_hold_are_refused(check, floor: dict[str, Any], named: str) -> None:
+    peer = {"plain": {}, "peer": {"method": "torch-pruning"}}
+    message = rf"^arms\.peer at size 0\.5: cascade\.pruning\.{named} is 3, but .*round_to, which is 1; name such layers"
+    with pytest.raises(InputError, match=message):
+        check(Few, sizes=[0.5], arms=peer, cascade={"pruning": floor})
+    check(Few, sizes=[0.5], arms=peer, cascade={"pruning": floor | {"round_to": 3}})
+    check(Few, sizes=[0.5], arms={"plain": {"cascade": {"pruning": floor}}, "peer": peer["peer"]})
+
+
 def test_sizes_between_those_of_whole_channels_are_refused_where_channels_are_chosen_to_meet_them(check) -> None:
     check(Few, sizes=[0.5])
     with pytest.raises(InputError, match=r"^arms\.plain at size 0\.4: macs_kept of level 1 would be 0\.4, .* 0\.3333"):

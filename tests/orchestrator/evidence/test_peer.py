@@ -1,6 +1,7 @@
 """Torch-Pruning's own pruner comes to the size that was asked, and leaves the teacher alone."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from orchestrator.evidence import peer
 from orchestrator.evidence.peer import pruned
-from orchestrator.evidence.settings import Arm
+from orchestrator.evidence.settings import Arm, Scope
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
@@ -16,6 +17,7 @@ from trainables.errors import StageFailure
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.pruning.cost import count_macs
+from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 
 CONFIG = CascadeConfig(macs_kept=(0.3,), recipe=Recipe(batch_size=16))
@@ -79,6 +81,44 @@ def test_scores_of_a_convolution_stay_whole(data: DataSplits) -> None:
     network = pruned(teacher, Arm(method="torch-pruning"), CONFIG, data, target=0.5 * dense)
     assert network(torch.zeros(2, *data.input_shape)).shape == (2, 4)
     assert count_macs(network, data.input_shape) / dense == pytest.approx(0.5, rel=0.1)
+
+
+class Four(nn.Module):
+    """Four convolutions of 16 channels, each followed by an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(*(nn.Sequential(nn.Conv2d(n, 16, 3, padding=1), nn.ReLU()) for n in (1, 16, 16, 16)))
+        self.scores = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores_NK: torch.Tensor = self.scores(self.parts(x).mean((2, 3)))
+        return scores_NK
+
+
+def widths(teacher: nn.Module, arm: Arm, pruning: Pruning, data: DataSplits, *, size: float) -> list[int]:
+    target = size * count_macs(teacher, data.input_shape)
+    network = pruned(teacher, arm, replace(CONFIG, pruning=pruning), data, target=target)
+    assert network(torch.zeros(2, *data.input_shape)).shape == (2, 4)
+    assert count_macs(network, data.input_shape) == pytest.approx(target, rel=0.35)
+    return [network.get_submodule(f"parts.{number}.0").out_channels for number in range(4)]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_layers_that_are_kept_stay_whole_and_so_does_what_they_read(scope: Scope, data: DataSplits) -> None:
+    torch.manual_seed(0)
+    arm = Arm(method="torch-pruning", importance="l2", scope=scope)
+    one, two, three, four = widths(Four(), arm, Pruning(keep=("parts.2",)), data, size=0.6)
+    assert two == three == 16
+    assert min(one, four) < 16
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_widths_are_rounded(scope: Scope, data: DataSplits) -> None:
+    torch.manual_seed(0)
+    arm = Arm(method="torch-pruning", importance="l2", scope=scope)
+    found = widths(Four(), arm, Pruning(round_to=8), data, size=0.6)
+    assert set(found) == {8, 16}
 
 
 def test_what_it_cannot_reach_is_a_failure(data: DataSplits) -> None:
