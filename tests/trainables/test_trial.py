@@ -377,8 +377,11 @@ def test_the_teacher_is_left_as_it_was(networks, data: DataSplits) -> None:
 
 def test_a_failure_in_a_later_stage_names_it(make_trial) -> None:
     config = replace(CONFIG, macs_kept=(0.6, 0.001), schedule="sequential")
-    with pytest.raises(StageFailure, match=r"stage level-2, level 2, step \d+: "):
+    message = r"stage level-2, level 2, step \d+: .*as close as .*; level 2 can only keep what level 1 has left.* joint"
+    with pytest.raises(StageFailure, match=message):
         list(make_trial(config).run())
+    with pytest.raises(StageFailure, match=r"stage cascade, level 2, .*as close as .* a smaller round_to$"):
+        list(make_trial(replace(config, schedule="joint")).run())
 
 
 def test_an_unknown_criterion_is_refused_before_work_starts(make_trial) -> None:

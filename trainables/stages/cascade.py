@@ -335,4 +335,10 @@ class CascadeStage:
         try:
             yield
         except SelectionError as error:
-            raise self._failure(error.reason, level=level.number, group=error.group) from error
+            reason = error.reason
+            if error.group is None and self.levels[0].number > 1:  # of a size, in a stage after the first
+                reason += (
+                    f"; level {level.number} can only keep what level {level.number - 1} has left it: give other "
+                    "sizes, or schedule: joint, in which each level chooses among all channels"
+                )
+            raise self._failure(reason, level=level.number, group=error.group) from error
