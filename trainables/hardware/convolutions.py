@@ -14,6 +14,7 @@ processors.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +58,8 @@ def _may_be_wrong_or_slow(layer: nn.Module) -> bool:
 class _Convolutions(TorchFunctionMode):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
-        self._convolve = _in_bfloat16 if precision == "bf16" else _in_float32
+        in_bf16 = _in_bfloat16 if has_kernels_for_bf16() else _but_depthwise_in_bfloat16
+        self._convolve = in_bf16 if precision == "bf16" else _in_float32
 
     def __torch_function__(
         self,
@@ -130,15 +132,26 @@ def _stride_first(convolution: _Convolution) -> torch.Tensor:
     return F.conv2d(*convolution)  # type: ignore[arg-type]
 
 
+@cache
+def has_kernels_for_bf16() -> bool:
+    """Whether this processor has, for depthwise convolutions; without, they take up to eighty times as long."""
+    return bool(torch.cpu.get_capabilities().get("avx512_f"))
+
+
 def _in_bfloat16(convolution: _Convolution) -> torch.Tensor:
-    images, weight, bias = convolution[:3]
     steps = convolution.depthwise_steps
-    if steps is not None:
-        in_bf16 = None if bias is None else bias.bfloat16()
-        return depthwise.convolve(images.bfloat16(), weight.bfloat16(), in_bf16, steps)
-    if weight.shape[1] == 1 < images.shape[-3]:  # its gradients are slow in bfloat16
+    if steps is None:
+        return _but_depthwise_in_bfloat16(convolution)
+    images, weight, bias = convolution[:3]
+    in_bf16 = None if bias is None else bias.bfloat16()
+    return depthwise.convolve(images.bfloat16(), weight.bfloat16(), in_bf16, steps)
+
+
+def _but_depthwise_in_bfloat16(convolution: _Convolution) -> torch.Tensor:
+    images, weight = convolution.input, convolution.weight
+    if weight.shape[1] == 1 < images.shape[-3]:
         with torch.autocast("cpu", enabled=False):
-            return _stride_first(convolution._replace(input=images.to(weight.dtype)))
+            return _in_float32(convolution._replace(input=images.to(weight.dtype)))
     return _as_product(convolution) if _is_product(convolution) else _stride_first(convolution)
 
 

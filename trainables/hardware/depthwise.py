@@ -3,10 +3,11 @@
 Where channels lie last, oneDNN 3.13.3, of torch 2.15, has kernels for depthwise convolutions, forward and backward, but
 not for all gradients of them. Without one it takes that of grouped convolutions or one of plain loops:
 
-- of weights: unless there are three columns or fewer, and the image is no smaller than the kernel. With 5x5 and 7x7, as
-  in EfficientNet and ConvNeXt, it takes 8 to 13 times as long as the forward pass in float32, and 25 to 60 times in
+- of weights: unless there are three columns or fewer, and the image is larger than the kernel. With 5x5 and 7x7, as in
+  EfficientNet and ConvNeXt, it takes 8 to 13 times as long as the forward pass in float32, and 25 to 60 times in
   bfloat16; with 3x3 on images of 2x2 it is 20 and 50 times. Strips of three columns have their kernel, whatever their
-  height, over images to which the padding has been added.
+  height, over images to which the padding has been added. With dilation there is none for strips, either, and for
+  kernels of one row they take longer in float32.
 - of images: in bfloat16 with a stride it takes a hundred times as long as the forward pass. Zeros between the gradients
   of the outputs make it one without a stride, and that is a forward pass with the kernel turned around.
 """
@@ -17,7 +18,6 @@ import torch
 import torch.nn.functional as F
 
 _MOST_COLUMNS = 3
-_LEAST_PIXELS = 4  # a side, for a kernel of 3x3, so that padding and stride leave it as many as it has
 
 
 class Steps(NamedTuple):
@@ -97,19 +97,26 @@ def _with_zeros_between(above: torch.Tensor, images: torch.Tensor, weight: torch
 
 
 def _of_weight(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
-    if max(weight.shape[2:]) <= _MOST_COLUMNS and min(images.shape[2:]) >= _LEAST_PIXELS:
+    if not _is_faster_in_strips(images, weight, steps):
         return _of_library(above, images, weight, steps, of="weight")
     rows, columns = steps.padding
     padded = F.pad(images, (columns, columns, rows, rows))
     unpadded = steps._replace(padding=(0, 0))
-    (_, stride), (_, dilation) = steps.stride, steps.dilation
+    stride = steps.stride[1]
     strips = []
     for left, kernel in enumerate(torch.split(weight, _MOST_COLUMNS, dim=3)):
-        first = left * _MOST_COLUMNS * dilation
-        seen = (above.shape[3] - 1) * stride + (kernel.shape[3] - 1) * dilation + 1
+        first = left * _MOST_COLUMNS
+        seen = (above.shape[3] - 1) * stride + kernel.shape[3]
         strip = padded[..., first : first + seen].contiguous(memory_format=torch.channels_last)
         strips.append(_of_library(above, strip, kernel, unpadded, of="weight"))
     return torch.cat(strips, dim=3)
+
+
+def _is_faster_in_strips(images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> bool:
+    rows, columns = weight.shape[2:]
+    if steps.dilation != (1, 1) or (rows == 1 and weight.dtype != torch.bfloat16):
+        return False
+    return columns > _MOST_COLUMNS or any(size <= k for size, k in zip(images.shape[2:], weight.shape[2:], strict=True))
 
 
 def _of_library(

@@ -336,7 +336,8 @@ class CascadeStage:
             yield
         except SelectionError as error:
             reason = error.reason
-            if error.group is None and self.levels[0].number > 1:  # of a size, in a stage after the first
+            is_later = self.plan.kind == "pruning" and self.levels[0].number > 1
+            if error.group is None and is_later:  # of a size
                 reason += (
                     f"; level {level.number} can only keep what level {level.number - 1} has left it: give other "
                     "sizes, or schedule: joint, in which each level chooses among all channels"

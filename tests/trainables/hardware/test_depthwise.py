@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trainables.hardware import convolutions
 from trainables.hardware.depthwise import Steps, convolve
 from trainables.hardware.precision import autocast
 from trainables.recipe import Recipe
@@ -14,11 +15,11 @@ from trainables.recipe import Recipe
 BACKWARD = "aten::convolution_backward"
 
 
-def kernels_of_gradients(layer: nn.Conv2d, size: int) -> list[Sequence[int]]:
-    """Rows and columns of the kernels, and of images, that the library is asked for gradients of."""
+def kernels_of_gradients(layer: nn.Conv2d, size: int, recipe: Recipe) -> list[Sequence[int]]:
+    """Rows and columns of the kernels, and of images, whose weights' gradient the library is asked for."""
     images = torch.randn(2, layer.in_channels, size, size).contiguous(memory_format=torch.channels_last)
-    with autocast(Recipe(), layer, torch.device("cpu")):
-        answer = layer(images.requires_grad_())
+    with autocast(recipe, layer, torch.device("cpu")):
+        answer = layer(images)
     with torch.profiler.profile(record_shapes=True) as seen:
         answer.sum().backward()
     shapes = [event.input_shapes for event in seen.events() if event.name == BACKWARD]
@@ -28,20 +29,31 @@ def kernels_of_gradients(layer: nn.Conv2d, size: int) -> list[Sequence[int]]:
 @pytest.mark.parametrize(
     ("kernel", "size", "asked"),
     [
-        (3, 8, [[3, 3, 8, 8]]),
-        (3, 2, [[3, 3, 4, 4]]),  # with its padding
-        (5, 8, [[5, 3, 12, 10], [5, 2, 12, 9]]),
-        (7, 8, [[7, 3, 14, 10], [7, 3, 14, 10], [7, 1, 14, 8]]),
-        ((3, 1), 8, [[3, 1, 8, 8]]),
-        ((1, 5), 8, [[1, 3, 8, 10], [1, 2, 8, 9]]),
+        ((3, 3), 8, [[3, 3, 8, 8]]),
+        ((3, 3), 3, [[3, 3, 5, 5]]),  # with its padding
+        ((5, 5), 8, [[5, 3, 12, 10], [5, 2, 12, 9]]),
+        ((7, 7), 8, [[7, 3, 14, 10], [7, 3, 14, 10], [7, 1, 14, 8]]),
+        ((7, 1), 8, [[7, 1, 8, 8]]),
+        ((7, 1), 7, [[7, 1, 13, 7]]),
+        ((1, 5), 8, [[1, 5, 8, 8]]),
     ],
 )
 def test_gradients_of_weights_are_computed_in_strips(
-    kernel: int | tuple[int, int], size: int, asked: list[list[int]]
+    kernel: tuple[int, int], size: int, asked: list[list[int]]
 ) -> None:
-    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-    layer = nn.Conv2d(16, 16, sides, padding=(sides[0] // 2, sides[1] // 2), groups=16)
-    assert kernels_of_gradients(layer, size) == asked
+    layer = nn.Conv2d(16, 16, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=16)
+    assert kernels_of_gradients(layer, size, Recipe()) == asked
+
+
+def test_in_bf16_a_kernel_of_one_row_is_computed_in_strips_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "has_kernels_for_bf16", lambda: True)
+    layer = nn.Conv2d(16, 16, (1, 5), padding=(0, 2), groups=16)
+    assert kernels_of_gradients(layer, 8, Recipe(precision="bf16")) == [[1, 3, 8, 10], [1, 2, 8, 9]]
+
+
+def test_with_dilation_nothing_is_computed_in_strips() -> None:
+    layer = nn.Conv2d(16, 16, 5, padding=4, dilation=2, groups=16)
+    assert kernels_of_gradients(layer, 8, Recipe()) == [[5, 5, 8, 8]]
 
 
 @pytest.mark.parametrize("dilation", [1, 2])

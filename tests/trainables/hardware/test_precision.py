@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.hardware import convolutions
 from trainables.hardware.precision import autocast
 from trainables.recipe import Recipe
 
@@ -32,10 +33,19 @@ def precision_of(layer: nn.Conv2d, layout: torch.memory_format) -> torch.dtype:
     ],
 )
 def test_on_a_processor_some_depthwise_convolutions_alone_stay_in_float32(
-    layer: nn.Conv2d, layout: torch.memory_format, precision: torch.dtype
+    layer: nn.Conv2d, layout: torch.memory_format, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(convolutions, "has_kernels_for_bf16", lambda: True)
     assert precision_of(layer, layout) == precision
     assert layer.weight.dtype == torch.float32
+
+
+def test_on_a_processor_without_kernels_for_them_all_depthwise_convolutions_stay_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convolutions, "has_kernels_for_bf16", lambda: False)
+    assert precision_of(nn.Conv2d(4, 4, 3, groups=4), torch.channels_last) == torch.float32
+    assert precision_of(nn.Conv2d(4, 4, 3, groups=2), torch.channels_last) == torch.bfloat16
 
 
 @pytest.mark.parametrize("bias", [True, False])
