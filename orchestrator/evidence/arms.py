@@ -230,6 +230,7 @@ def _from_scratch(run: Run, arm: Arm, material: Material, tick: Tick) -> _Traine
         input_shape=material.data.input_shape,
         size=run.size,
         seed=run.seed,
+        pruning=_config(run, arm, material.plan, _MANY).pruning,
     )
     return _one_network(network.to(material.device), run, arm, material, tick)
 

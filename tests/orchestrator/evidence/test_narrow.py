@@ -9,6 +9,7 @@ from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.pruning.channels import network_widths
 from trainables.pruning.cost import count_macs
+from trainables.pruning_config import Pruning
 
 
 @pytest.mark.parametrize("name", ["vgg-small", "resnet20"])
@@ -22,6 +23,19 @@ def test_the_size_is_met_with_the_same_part_of_every_layer(name: str, size: floa
     for layer in wide:
         if wide[layer][0] >= 32:  # few channels round coarsely
             assert narrow[layer][0] / wide[layer][0] == pytest.approx(size**0.5, abs=0.08), layer
+    assert network(torch.zeros(2, *shape)).shape == (2, 4)
+
+
+def test_layers_that_are_kept_floors_and_multiples_hold() -> None:
+    model, shape = ModelConfig(name="resnet20", width=2.0), (3, 16, 16)
+    dense = build(model, num_classes=4, in_channels=3)
+    pruning = Pruning(keep=("layer3.2.conv1",), floors={"layer3.0.conv1": 48}, round_to=8)
+    network = even_network(model, num_classes=4, input_shape=shape, size=0.3, seed=1, pruning=pruning)
+    wide, narrow = network_widths(dense), network_widths(network)
+    assert narrow["layer3.2.conv1"][0] == wide["layer3.2.conv1"][0]
+    assert narrow["layer3.0.conv1"][0] >= 48
+    assert all(outputs % 8 == 0 for layer, (outputs, _) in narrow.items() if layer != "fc")
+    assert 0.27 < count_macs(network, shape) / count_macs(dense, shape) <= 0.3
     assert network(torch.zeros(2, *shape)).shape == (2, 4)
 
 
