@@ -11,6 +11,7 @@ import typer
 
 from orchestrator.addresses import without_all_credentials, without_all_secrets
 from orchestrator.storage.answers import is_unanswered
+from orchestrator.words import print_what_can_be
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.plain import at_home
 
@@ -331,6 +332,7 @@ def clusters(
 
 def main() -> None:
     """Run the command line; one line for an error, and the exit code that says its kind."""
+    print_what_can_be()
     try:
         _run()
     except SystemExit as ended:

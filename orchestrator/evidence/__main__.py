@@ -13,7 +13,7 @@ from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
 from orchestrator.storage.locks import locked
-from orchestrator.words import counted
+from orchestrator.words import counted, print_what_can_be
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
 from trainables.plain import at_home
@@ -34,6 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it; 0 if all runs are there, 3 if time was over before, 2 on bad input."""
+    print_what_can_be()
     options = parse(arguments)
     say = functools.partial(print, flush=True)
     try:
