@@ -24,7 +24,7 @@ def cluster_file(name: str) -> str:
     """
     if name not in CLUSTERS:
         raise InputError(f"{name!r} is no cluster file; there are {', '.join(CLUSTERS)}")
-    return (files("orchestrator") / "clusters" / f"{name}.yaml").read_text()
+    return (files("orchestrator") / "clusters" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def print_clusters(name: str | None, *, format: Literal["text", "json"]) -> None:

@@ -87,7 +87,7 @@ def _check_cluster(bootstrap: Path) -> None:
     """See that workers have joined, where this is the head of a cluster that `ray up` made."""
     if not bootstrap.is_file():
         return
-    config = yaml.safe_load(bootstrap.read_text())
+    config = yaml.safe_load(bootstrap.read_text(encoding="utf-8"))
     provider = config.get("provider", {}) if isinstance(config, dict) else {}
     if provider.get("type") != "local" or not provider.get("worker_ips"):
         return

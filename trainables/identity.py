@@ -72,7 +72,7 @@ def engine_digest() -> str:
     """Digest of the code that trains, and of the versions of the libraries that weights depend on."""
     engine = Path(__file__).parent
     files = {file.relative_to(engine).as_posix(): file for file in sorted(engine.rglob("*.py"))}
-    sources = {name: file.read_text() for name, file in files.items() if name not in _BESIDE_THE_ENGINE}
+    sources = {name: file.read_text(encoding="utf-8") for name, file in files.items() if name not in _BESIDE_THE_ENGINE}
     return digest({"sources": sources, "torch": torch.__version__, "libraries": _versions()})
 
 

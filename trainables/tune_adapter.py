@@ -245,7 +245,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         if self._settings.store is not None:
             return self._settings.store.told_to_stop(self._key)
         note = stop_note(self._settings.stops, self._number)
-        return note.read_text() if note.exists() else None
+        return note.read_text(encoding="utf-8") if note.exists() else None
 
     def _stop(self, reason: str) -> dict[str, Any]:
         try:

@@ -30,7 +30,7 @@ def read_set(folder: Path) -> ShardSet:
     """
     path = folder / FILE
     try:
-        found = ShardSet.from_json(path.read_text())
+        found = ShardSet.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{folder} has no {FILE}, so it is no set of shards; make one with `cascade data`") from error
     except (OSError, ValueError) as error:

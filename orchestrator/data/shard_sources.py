@@ -165,7 +165,7 @@ def _cifar(folder: Path, train: Sequence[Path], test: Path, *, names: str, num_l
     for file in (folder / names, *train, test):
         if not file.is_file():
             raise InputError(f"{file} is missing; fetch CIFAR's binary version again")
-    class_names = tuple((folder / names).read_text().split())
+    class_names = tuple((folder / names).read_text(encoding="utf-8").split())
     if len(class_names) < 2:
         raise InputError(f"{folder / names} names {len(class_names)} classes, but must name at least 2")
     read = {"train": [_cifar_rows(file, num_labels, len(class_names)) for file in train]}

@@ -84,7 +84,7 @@ def write_shards(
         _check_skipped(skipped, sum(part.num_images for part in source.parts.values()), options)
         _check_counts(parts, source.class_names)
         written = ShardSet(labels=source.labels, class_names=source.class_names, parts=parts, skipped=tuple(skipped))
-        (package / FILE).write_text(written.to_json())
+        (package / FILE).write_text(written.to_json(), encoding="utf-8")
         check_out(out, options.existing)  # it may have been taken meanwhile
         move(package, out, mark=FILE)
     return written

@@ -213,7 +213,7 @@ def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mappi
 def read_teacher(folder: Path) -> dict[str, Any]:
     """What is known of a study's teacher; empty before it is there."""
     card = folder / "teacher.json"
-    return json.loads(card.read_text()) if card.exists() else {}
+    return json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
 
 
 def find_device(name: str) -> torch.device:

@@ -137,7 +137,7 @@ def study_id(folder: Path) -> str:
     path = folder / "study-id"
     if not path.exists():
         write_atomically(path, _new_id(folder).encode())
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _new_id(folder: Path) -> str:

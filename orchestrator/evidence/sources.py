@@ -71,7 +71,9 @@ def _read(folder: Path) -> dict[str, Sources]:
     if not path.exists():
         return {}
     try:
-        return {str(teacher): dict(sources) for teacher, sources in json.loads(path.read_text()).items()}
+        return {
+            str(teacher): dict(sources) for teacher, sources in json.loads(path.read_text(encoding="utf-8")).items()
+        }
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is damaged, and says which images results are of; remove it if these are the same still"

@@ -60,7 +60,7 @@ def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dic
             something else.
     """
     try:
-        values = read_yaml(path.read_text())
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is not there; {missing}") from error
     except (OSError, UnicodeDecodeError) as error:

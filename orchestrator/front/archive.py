@@ -235,7 +235,7 @@ def _append(path: Path, candidates: Sequence[Candidate]) -> None:
 
 def _read_lines(path: Path) -> Iterator[Candidate]:
     try:
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
     for line in text.splitlines(keepends=True):

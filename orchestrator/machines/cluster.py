@@ -142,7 +142,7 @@ def look(marker: str | Bucket) -> View:
         return View(token="", writable=True, version=here)
     path = Path(marker)
     try:
-        token = path.read_text()
+        token = path.read_text(encoding="utf-8")
     except OSError:
         token = None
     return View(token=token, writable=os.access(path.parent, os.W_OK | os.X_OK), version=here)
@@ -168,7 +168,7 @@ def check_nodes(storage: Path | Bucket, *, address: str, seconds: float = ANSWER
     made = _make(storage)
     marker, token = storage.resolve() / f".shared-{uuid.uuid4().hex}", secrets.token_hex()
     try:
-        marker.write_text(token)
+        marker.write_text(token, encoding="utf-8")
         views, silent = _views(nodes, str(marker), seconds)
     finally:
         marker.unlink(missing_ok=True)

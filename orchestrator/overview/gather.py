@@ -125,7 +125,7 @@ def _storage(folder: SearchFolder) -> str:
 def read_links(path: Path) -> Links:
     """Links as the courier noted them; none where it did not, or the note is damaged."""
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(path.read_text(encoding="utf-8"))
         return Links(address=plain["address"], experiment_id=plain["experiment_id"], runs=plain["runs"])
     except (OSError, ValueError, KeyError, TypeError):
         return Links()
@@ -194,7 +194,7 @@ def _widths(folder: SearchFolder, candidate: Candidate) -> tuple[LayerKept, ...]
 def _plan(path: Path) -> dict[str, tuple[int, int]]:
     """Widths of each layer out of a network's plan; none where it is missing or damaged, which export would say."""
     try:
-        widths = json.loads(path.read_text())["widths"]
+        widths = json.loads(path.read_text(encoding="utf-8"))["widths"]
         return {str(name): (int(pair[0]), int(pair[1])) for name, pair in widths.items()}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return {}

@@ -207,7 +207,7 @@ def _with_gpus(experiment: Experiment, gpus: float) -> Experiment:
 def _read(file: Path) -> Measured | None:
     """What was measured before; what cannot be read is measured anew."""
     try:
-        return Measured.from_dict(json.loads(file.read_text())["measured"])
+        return Measured.from_dict(json.loads(file.read_text(encoding="utf-8"))["measured"])
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return None
 

@@ -104,7 +104,7 @@ class TeacherTask:
         if not path.exists():
             return None
         try:
-            return LatencyTable.from_dict(json.loads(path.read_text()))
+            return LatencyTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (InputError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{path} is damaged ({first_line(error)}), and other times would make other sizes; put it back, or "

@@ -131,7 +131,7 @@ class SearchFolder:
     @property
     def search_id(self) -> str:
         """What tells this search from every other."""
-        return (self.path / "search-id").read_text().strip()
+        return (self.path / "search-id").read_text(encoding="utf-8").strip()
 
     def experiment(self) -> Experiment:
         """What it searches.
@@ -144,7 +144,7 @@ class SearchFolder:
             there = f"there are {', '.join(searches)}" if searches else "there is none"
             raise InputError(f"there is no search {self.name!r} in {self.storage_place}; {there}")
         try:
-            values = yaml.safe_load((self.path / "experiment.yaml").read_text())
+            values = yaml.safe_load((self.path / "experiment.yaml").read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise InputError(f"{self.path / 'experiment.yaml'} is damaged: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
@@ -210,7 +210,7 @@ class SearchFolder:
             InputError: if files were changed, added or removed since.
         """
         path = self.path / "data-digest"
-        began = path.read_text().strip() if path.exists() else digest
+        began = path.read_text(encoding="utf-8").strip() if path.exists() else digest
         if began != digest:
             raise InputError(
                 f"the images under data.path are no longer those that search {self.name!r} began with (their digest is "

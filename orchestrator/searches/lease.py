@@ -149,5 +149,6 @@ def _boot() -> str:
     That is this start of this machine, and the container: another one may have the same host's name.
     """
     with suppress(OSError):
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{start} {Path('/proc/self/ns/pid').readlink()}"
     return ""

@@ -85,7 +85,7 @@ class StageFolder:
             aside.chmod(0o755)
             save_state(aside / STAGE_FILE, tensors, values)
             manifest = {"identity": identity, "sha256": checksum_of(aside / STAGE_FILE)}
-            (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
+            (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
             if not (self._path / key).exists():
                 aside.rename(self._path / key)
             self._push(key)
@@ -106,7 +106,7 @@ class StageFolder:
         if not entry.is_dir():
             return None
         try:
-            manifest = json.loads((entry / MANIFEST_FILE).read_text())
+            manifest = json.loads((entry / MANIFEST_FILE).read_text(encoding="utf-8"))
             if manifest["sha256"] == checksum_of(entry / STAGE_FILE):
                 return load_state(entry / STAGE_FILE)
         except (OSError, ValueError, KeyError, TypeError, InputError):

@@ -200,7 +200,7 @@ class Note:
 def read_note(folder: Path) -> Note:
     """What a working copy remembers; nothing where that is lost."""
     try:
-        plain = json.loads((folder / _NOTE).read_text())
+        plain = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
         return Note(ids=tuple(plain["ids"]), results=dict(plain["results"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Note()

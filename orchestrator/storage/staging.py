@@ -83,7 +83,7 @@ def _mark(folder: Path) -> IO[str]:
     """Say that a folder is in use, for as long as the file is open."""
     with ExitStack() as undone:
         undone.callback(shutil.rmtree, folder, ignore_errors=True)
-        mark = undone.enter_context((folder / f"{_IN_USE}.new").open("w"))
+        mark = undone.enter_context((folder / f"{_IN_USE}.new").open("w", encoding="utf-8"))
         with suppress(OSError):  # on a disk that knows no locks others cannot take it, either
             fcntl.flock(mark, fcntl.LOCK_EX)
         mark.write(platform.node())  # some disks know no locks of other machines
@@ -100,7 +100,7 @@ def _remove_left(destination: Path) -> None:
     with suppress(OSError):  # a folder that may be written to, but not listed
         beside = [path for path in destination.parent.iterdir() if own.fullmatch(path.name)]
     for folder in beside:
-        with suppress(OSError), (folder / _IN_USE).open("r+") as mark:
+        with suppress(OSError), (folder / _IN_USE).open("r+", encoding="utf-8") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if mark.read() == platform.node() and not any(folder.rglob(_REPLACED)):
                 _remove(folder)

@@ -119,7 +119,7 @@ class Spool:
     def progress(self, address: str) -> Progress:
         """How far it has been sent to an address; a damaged note counts as none, since sending again does no harm."""
         try:
-            plain = json.loads(self._note(address).read_text())
+            plain = json.loads(self._note(address).read_text(encoding="utf-8"))
             offset, aside = int(plain["offset"]), tuple(map(int, plain["aside"]))
             size = self.path.stat().st_size
         except (OSError, ValueError, KeyError, TypeError):

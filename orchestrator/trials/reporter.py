@@ -167,4 +167,4 @@ def _cause(trial: Any) -> str:  # noqa: ANN401
 def _said(trial: Any) -> str:  # noqa: ANN401
     """All that an actor raised, over its attempts."""
     file = Path(trial.error_file or "")
-    return file.read_text() if file.is_file() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""

@@ -56,7 +56,7 @@ class StoredRungs:
 
 
 def _read(path: Path, *, num_rungs: int) -> list[Passing]:
-    whole, _, _cut_off = path.read_text().rpartition("\n")
+    whole, _, _cut_off = path.read_text(encoding="utf-8").rpartition("\n")
     passings = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:

@@ -431,3 +431,17 @@ def test_passwords_of_a_tracking_address_are_not_written_down(tmp_path):
     assert experiment.tracking.uri is not None
     assert "hidden" in experiment.tracking.uri
     assert "hidden" not in _resume_command("demo", "x", tmp_path, [address])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin1"])
+def test_output_that_cannot_have_every_letter_has_the_others(cascade_command, tmp_path, encoding):
+    done = cascade_command("export", "--help", cwd=tmp_path, env={"PYTHONIOENCODING": encoding})
+    assert "version of onnx's operators, 18 ? 25" in " ".join(done.out.replace("|", " ").split()).lower()
+
+
+def test_files_are_utf_8_whatever_the_terminal_is(cascade_command, tmp_path):
+    (tmp_path / "mine.yaml").write_text("nam: Zürich\n", encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = cascade_command("search", "mine.yaml", cwd=tmp_path, env=plain, code=2)
+    assert "nam" in done.err
+    assert "codec" not in done.err

@@ -70,7 +70,7 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
         }
         if is_import_path(model.name):
             architecture["scores"] = known_scores(network, input_spec.shape)
-        (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n")
+        (aside / ARCHITECTURE_FILE).write_text(json.dumps(architecture, indent=1) + "\n", encoding="utf-8")
         save_file(on_cpu(network.state_dict()), aside / WEIGHTS_FILE)
         (aside / WEIGHTS_FILE).chmod(0o644)
         for path in (aside / ARCHITECTURE_FILE, aside / WEIGHTS_FILE, aside):
@@ -215,7 +215,7 @@ def _read_architecture(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} is damaged: it is no regular file")
         if path.stat().st_size > _MOST_ARCHITECTURE_BYTES:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes, but describes one network in a few thousand")
-        architecture = json.loads(path.read_text())
+        architecture = json.loads(path.read_text(encoding="utf-8"))
     except InputError:
         raise
     except FileNotFoundError as error:

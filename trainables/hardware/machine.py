@@ -21,7 +21,7 @@ def machine_bytes(limits: Sequence[Path] = _CGROUP_LIMITS) -> int:
     """
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in limits:
-        text = path.read_text().strip() if path.is_file() else ""
+        text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
         if text.isdecimal():  # `max` where there is none
             found.append(int(text))
     return min(found)
@@ -59,7 +59,7 @@ def gpu_name() -> str | None:
 def processor_name() -> str:
     """The processor's name as the system gives it, such as `Intel(R) Xeon(R) CPU @ 2.20GHz`."""
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
