@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.intervals import accuracy_interval, rounding
-from orchestrator.storage.whole_files import write_atomically
+from orchestrator.storage.whole_files import read_whole, write_atomically
 from trainables.errors import InputError
 
 MOST_SEEDS = 999  # numbers of repeats are put together from the trial's and the index
@@ -146,12 +146,13 @@ class RepeatFile:
         """All repeats, sorted by (trial, index).
 
         Raises:
-            InputError: if the file is damaged, or something else.
+            InputError: if the file cannot be read, is damaged, or something else.
         """
         if not self.path.exists():
             return ()
+        content = read_whole(self.path)
         try:
-            table = pq.read_table(pa.BufferReader(self.path.read_bytes()))
+            table = pq.read_table(pa.BufferReader(content))
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.path} is damaged; remove it to confirm anew") from error
         if (table.schema.metadata or {}).get(_FORMAT_KEY) != _FORMAT or table.schema.names not in _KNOWN_NAMES:

@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from trainables.errors import InputError, first_line
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, even if the machine stops, it holds all of the old content or all of the new.
@@ -23,6 +25,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def read_whole(path: Path) -> bytes:
+    """All of a file that is there; what is in it is the reader's business.
+
+    Raises:
+        InputError: naming the file and the system's reason, if it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{path} cannot be read ({reason}); see to its permissions and its disk") from error
 
 
 def checksum_of(path: Path) -> str:

@@ -169,3 +169,9 @@ def test_a_disk_without_room_loses_nothing_that_was_there(tmp_path: Path, little
         archive.add([candidate(1)])
     archive.add([candidate(2)])
     assert {found.trial for found in Archive(archive.path).candidates()} == {0, 2}
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "candidates.parquet").mkdir()  # which nobody can read as a file, the superuser neither
+    with pytest.raises(InputError, match=r"candidates\.parquet cannot be read \(Is a directory\); see to its perm"):
+        Archive(tmp_path / "candidates.parquet").candidates()

@@ -86,3 +86,9 @@ def test_another_parquet_file_is_refused(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "confirm.parquet")
     with pytest.raises(InputError, match="no file of repeats"):
         RepeatFile(tmp_path / "confirm.parquet").read()
+
+
+def test_a_file_that_may_not_be_read_is_not_to_be_removed(tmp_path):
+    (tmp_path / "confirm.parquet").mkdir()  # which nobody can read as a file, the superuser neither
+    with pytest.raises(InputError, match=r"confirm\.parquet cannot be read \(Is a directory\); see to its perm"):
+        RepeatFile(tmp_path / "confirm.parquet").read()
