@@ -10,7 +10,8 @@ from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 
 _BYTES_A_PARAM = {"native": 4, "onnx": 4, "pt2": 4, "int8": 1}
-_MARGIN = 32 * 2**20
+# Beside weights and images: graphs, cards and what the file system keeps for itself; graphs grow with the networks.
+_LEAST_MARGIN, _MARGIN = 4 * 2**20, 0.25
 
 
 def check_destination(destination: Path, existing: Existing) -> None:
@@ -42,12 +43,14 @@ def check_room(
     while not folder.is_dir():
         folder = folder.parent
     a_param = sum(_BYTES_A_PARAM[format] for format in formats)
+    exports = sum(params) * a_param
     scratch = 4 * (teacher_params + max(params)) + images.images_NCHW.numel()
-    needed = sum(params) * a_param + scratch + _MARGIN
+    needed = (exports + scratch) * (1 + _MARGIN) + _LEAST_MARGIN
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"the disk of {folder} has {free / 1e6:,.0f} MB left, but the export takes about {needed / 1e6:,.0f} MB; "
+            f"the disk of {folder} has {free / 1e6:,.1f} MB left, but must have {needed / 1e6:,.1f} MB: about "
+            f"{exports / 1e6:,.1f} MB for weights that stay, the rest for what is written beside them and on the way; "
             "make room, or choose another place with --out"
         )
 

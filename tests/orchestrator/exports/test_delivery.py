@@ -1,10 +1,13 @@
 """What is there stays until what replaces it is whole, and nothing but an export is replaced."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from orchestrator.exports.delivery import check_destination, deliver
+from orchestrator.exports.delivery import check_destination, check_room, deliver
 from orchestrator.storage.staging import staging
 from trainables.errors import InputError
 
@@ -75,3 +78,14 @@ def test_a_dangling_link_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="is there already"):
         check_destination(tmp_path / "link", "keep")
+
+
+@pytest.mark.parametrize(("params", "enough"), [(10_000, 5e6), (25_000_000, 510e6)])
+def test_the_room_that_is_asked_for_follows_what_is_written(tmp_path: Path, monkeypatch, params, enough) -> None:
+    """A tiny export fits on a disk with some MB left; a large one, its scratch and a quarter more must fit, too."""
+    images = SimpleNamespace(images_NCHW=torch.zeros(100, 3, 8, 8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=enough))
+    check_room(tmp_path / "out", ["native", "onnx"], [params], params, images)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=0.95 * enough - 10**6))
+    with pytest.raises(InputError, match="make room, or choose another place with --out"):
+        check_room(tmp_path / "out", ["native", "onnx"], [params], params, images)
