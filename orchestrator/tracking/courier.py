@@ -84,7 +84,8 @@ class Courier:
                 self._process.wait(timeout_seconds)
                 break
         else:
-            self._warn(f"it takes too long; what is left waits in the search's folder, and `{self._sync}` sends it")
+            if self._refusal is None:
+                self._warn(f"it takes too long; what is left waits in the search's folder, and `{self._sync}` sends it")
             self._process.kill()
             self._process.wait()
 

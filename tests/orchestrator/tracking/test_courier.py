@@ -323,3 +323,11 @@ def test_what_cannot_be_synced_is_said(database):
     (database / "new/experiment.yaml").write_text(Experiment().to_yaml())
     with pytest.raises(InputError, match="search 'new' has recorded nothing yet"):
         sync_search("new", storage=database, uri=None, again=False, format="text")
+
+
+def test_where_the_reason_is_known_nothing_is_said_of_time(tmp_path, warnings):
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
+    tracker = Tracker(uri=database_uri(tmp_path), storage=tmp_path, experiment="here", warn=warnings.append)
+    with pytest.raises(InputError, match=r"mlflow\.db is damaged"):
+        tracker.check()
+    assert warnings == []
