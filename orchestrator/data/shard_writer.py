@@ -69,8 +69,8 @@ def write_shards(
         What was written.
 
     Raises:
-        InputError: if `out` is taken, more images than allowed cannot be read, a class is left without any, or the disk
-            is full.
+        InputError: if `out` is taken, more images than allowed cannot be read, or a class is left without any.
+        OSError: if the disk fills up.
     """
     out = out.resolve()
     check_out(out, options.existing)

@@ -109,6 +109,7 @@ def export_each(
     Raises:
         InputError: if a destination is taken or its disk too full, or a package, a network or the data set is
             missing, damaged or does not belong to the candidate.
+        OSError: if the disk fills up.
     """
     jobs = [replace(job, destination=job.destination.resolve()) for job in jobs]
     for job in jobs:

@@ -135,14 +135,14 @@ def disk_full(folder: Path, *, mend: str = "make room, or choose another place")
         mend: what helps.
 
     Raises:
-        InputError: naming the folder around it, and the mend.
+        OSError: naming the folder around it, and the mend; what was asked for was right.
     """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in DISK_FULL
-        if full or (not isinstance(error, InputError) and shutil.disk_usage(folder).free < _FULL):
-            raise InputError(f"the disk of {folder.parent} is full; {mend}") from error
+        if full or shutil.disk_usage(folder).free < _FULL:
+            raise OSError(f"the disk of {folder.parent} is full; {mend}") from error
         raise
 
 

@@ -105,9 +105,9 @@ def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
         return line
 
     full, another = f"cascade: the disk of {small_disk} is full; make room, ", "another --storage"
-    assert said("report", "tiny", code=2, room=0) == f"{full}or work on a copy of the search in {another}"
+    assert said("report", "tiny", code=1, room=0) == f"{full}or work on a copy of the search in {another}"
     for room in (0, 40_000):  # for nothing, and for all but the teacher
-        assert said("study", "study.yaml", code=2, room=room) == f"{full}and the same command goes on"
+        assert said("study", "study.yaml", code=1, room=room) == f"{full}and the same command goes on"
     line = said("confirm", "tiny", "--seeds", "2", "--pick", "knee", code=1, room=60_000)
     assert line.endswith(
         "No space left on device; what was finished is kept; make room and go on with the same command"

@@ -391,7 +391,7 @@ def test_a_disk_that_fills_up_is_told_in_one_way(
         raise error
 
     monkeypatch.setattr(write, "save_network", fill_up)
-    with pytest.raises(InputError, match="is full; make room"), nothing_written(tmp_path):
+    with pytest.raises(OSError, match="is full; make room"), nothing_written(tmp_path):
         pristine.export(tmp_path / "out")
 
 
