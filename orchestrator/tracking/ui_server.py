@@ -1,6 +1,7 @@
 """A server of MLflow's over the searches in a folder: started, known by this machine's names, and ended."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -94,7 +95,7 @@ def serve(
         say: told once the server is being started.
 
     Raises:
-        InputError: if nothing was tracked in the folder, or the port cannot be had.
+        InputError: if nothing was tracked in the folder, or the port or the interface cannot be had.
         RuntimeError: if the server does not come up, with the end of its log.
     """
     database = database_file(storage)
@@ -138,6 +139,13 @@ def _require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
+            if isinstance(error, OSError) and (
+                isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            ):
+                raise InputError(
+                    f"--host is {host!r}, but must be an address or a name of this machine ({error.strerror}); "
+                    "give one, 127.0.0.1 say"
+                ) from error
             raise InputError(
                 f"port {port} on {host} cannot be listened on ({error}); choose another one with --port"
             ) from error

@@ -31,6 +31,14 @@ def test_port_out_of_range_is_bad_input(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("host", ["nonsense.invalid", "192.0.2.1"])
+def test_what_is_no_address_of_this_machine_is_bad_input(tmp_path: Path, host: str) -> None:
+    (tmp_path / "mlflow.db").touch()
+    message = rf"--host is '{host}', but must be an address or a name of this machine \(.*\); give one, 127.0.0.1 say"
+    with pytest.raises(InputError, match=message), serve(tmp_path, port=5000, host=host):
+        pass
+
+
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
 def test_other_machines_may_use_every_name_of_this_one_and_strangers_none() -> None:
