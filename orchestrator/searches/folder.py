@@ -19,7 +19,7 @@ from orchestrator.front.archive import Archive
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.locks import is_locked, locked, require_free
 from orchestrator.storage.whole_files import write_atomically
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError, first_line, shown
 from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -87,11 +87,11 @@ class SearchFolder:
         """
         if not _NAME.fullmatch(self.name) or len(self.name) > _MOST_LETTERS:
             raise InputError(
-                f"the search's name is {self.name!r}, but must be up to {_MOST_LETTERS} letters a to z, digits, dots, "
+                f"the name is {shown(self.name)}, but must be up to {_MOST_LETTERS} letters a to z, digits, dots, "
                 "dashes and underscores, the first of them a letter or a digit; give another by --name"
             )
         if self.name.casefold() in _SHARED:  # the same folder on a file system that ignores case, as macOS has
-            raise InputError(f"the search's name is {self.name!r}, which all searches share; give another")
+            raise InputError(f"the name is {self.name!r}, which all searches share; give another")
 
     @property
     def path(self) -> Path:
@@ -125,8 +125,17 @@ class SearchFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a search was begun here."""
-        return (self.path / "experiment.yaml").exists()
+        """Whether a search was begun here.
+
+        Raises:
+            InputError: if the folder forbids looking.
+        """
+        try:
+            return (self.path / "experiment.yaml").exists()
+        except PermissionError as error:
+            raise InputError(
+                f"{self.path} cannot be looked into ({error.strerror}); change its permissions, or give another place"
+            ) from error
 
     @property
     def search_id(self) -> str:

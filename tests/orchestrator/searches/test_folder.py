@@ -1,5 +1,7 @@
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,22 @@ def folder(tmp_path):
 def test_names_that_could_leave_the_storage_are_refused(tmp_path, name):
     with pytest.raises(InputError, match="must be up to 200 letters a to z, digits"):
         SearchFolder(storage=tmp_path, name=name)
+
+
+def test_a_long_name_is_not_repeated_in_full(tmp_path):
+    with pytest.raises(InputError, match=r"^the name is 'a{99}…, but must be up to 200 letters"):
+        SearchFolder(storage=tmp_path, name="a" * 300)
+
+
+def test_a_folder_that_forbids_looking_is_named_itself(folder, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(
+        InputError, match=rf"^{folder.path} cannot be looked into \(Permission denied\); change its per"
+    ):
+        _ = folder.exists
 
 
 def test_an_experiment_is_read_back_as_it_was(folder):

@@ -252,7 +252,7 @@ def test_a_place_that_holds_something_else_is_left_alone(s3, tmp_path, monkeypat
     Bucket(s3).write("mine/holiday.jpg", b"")
     with pytest.raises(InputError, match=r"/mine.* holds holiday.jpg, but no search"):
         open_search(s3, "mine")
-    with pytest.raises(InputError, match="the search's name is 'a/b'"):
+    with pytest.raises(InputError, match="the name is 'a/b', but must be"):
         open_search(s3, "a/b")
     assert isinstance(open_search(tmp_path, "mine"), SearchFolder)
 
