@@ -97,6 +97,8 @@ def test_files_that_are_no_studies_are_refused(plain, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     with pytest.raises(InputError, match="is not there; give the YAML file of a study"):
         load_plan(path)
+    with pytest.raises(InputError, match=rf"{tmp_path} is a folder, but must be a YAML file; give one in it"):
+        load_plan(tmp_path)
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="holds a list, but must hold keys and values"):
         load_plan(path)

@@ -152,7 +152,7 @@ def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
         ("a: [1\nb", "is not YAML"),
         ("- 1\n- 2\n", "holds a list"),
         ("seed: 1\n1: 2\n", "holds the key 1, but keys must be text"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read: .*; save it as UTF-8"),
         (
             "cascade: {temperature: 2}\nseed: 1\ncascade:\n  feature_weight: 1\n",
             "mine.yaml: key cascade is given twice, in lines 1 and 3, .*; put both into one",
