@@ -1,7 +1,7 @@
 """Which images are trained on. Plain values, checked when they are made."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from trainables.plain import (
     PlainConfig,
@@ -59,6 +59,8 @@ class DataConfig(PlainConfig):
     download: bool = False
     memory_gb: float = 2.0
     workers: int = 2
+
+    called: ClassVar[str] = "data"
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -1,7 +1,7 @@
 """Which network the teacher is. Plain values, checked when they are made."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from trainables.imports import is_import_path
 from trainables.plain import (
@@ -36,6 +36,8 @@ class ModelConfig(PlainConfig):
     width: float = 1.0
     stem: Stem = "small"
     weights: str | None = None
+
+    called: ClassVar[str] = "model"
 
     def __post_init__(self) -> None:
         """Check ranges.

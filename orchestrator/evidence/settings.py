@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from trainables.errors import shown
 from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of, require_text
@@ -39,6 +39,8 @@ class Arm(PlainConfig):
     scope: Scope = "global"
     max_pruning_ratio: float = 0.95
     cascade: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    called: ClassVar[str] = "an arm"
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -100,6 +102,8 @@ class Budget(PlainConfig):
     unit: BudgetUnit = "teacher-passes"
     most_epochs: int | None = None
 
+    called: ClassVar[str] = "budget"
+
     def __post_init__(self) -> None:
         """Check ranges.
 
@@ -124,6 +128,8 @@ class Tuning(PlainConfig):
 
     learning_rates: tuple[float, ...] = ()
     seed: int = 0
+
+    called: ClassVar[str] = "tuning"
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -152,6 +158,8 @@ class Images(PlainConfig):
     train: int | None = None
     val: int | None = None
 
+    called: ClassVar[str] = "images"
+
     def __post_init__(self) -> None:
         """Check ranges.
 
@@ -176,6 +184,8 @@ class RunResources(PlainConfig):
     cpus: float = 1.0
     gpus: float = 0.0
     address: str = "local"
+
+    called: ClassVar[str] = "resources"
 
     def __post_init__(self) -> None:
         """Check ranges.
