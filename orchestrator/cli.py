@@ -42,6 +42,12 @@ Storage = Annotated[
         help="Folder that holds all searches and the MLflow store, or a place in a bucket, such as s3://BUCKET/PREFIX.",
     ),
 ]
+StudyStorage = Annotated[
+    str,
+    typer.Option(
+        callback=_given, envvar="CASCADE_STORAGE", help="Folder that holds all searches, studies and the MLflow store."
+    ),
+]
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
 DEFAULT_STORAGE = "runs"
 FAILED, BAD_INPUT = 1, 2
@@ -184,7 +190,7 @@ def study(
         str, typer.Argument(callback=_place, help="YAML file of a study; `studies/` has some that are ready.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the study; the file's by default.")] = None,
-    storage: Storage = DEFAULT_STORAGE,
+    storage: StudyStorage = DEFAULT_STORAGE,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. --set data.path=FOLDER")] = None,
 ) -> None:
     """Compare ways to small networks, arm against arm at equal budget, and report; goes on where it was stopped."""

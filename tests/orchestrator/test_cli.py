@@ -45,6 +45,11 @@ def test_help_names_every_command(cascade):
         assert command in out
 
 
+def test_a_study_is_offered_no_bucket(cascade):
+    assert "bucket" in cascade("search", "--help")[1]
+    assert "bucket" not in cascade("study", "--help")[1]
+
+
 def test_unknown_words_are_refused(cascade):
     assert cascade("serch")[0] == 2
     assert cascade("front")[0] == 2
