@@ -84,7 +84,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
 
                 num_lost = run_on_ray(plan, images, folder.path, before, done=done, say=say)
                 summary = write_report(
-                    plan, file.read(), read_teacher(folder.path), folder.path, num_test=len(images.test.val)
+                    plan, file.read(), read_teacher(plan, folder.path), folder.path, num_test=len(images.test.val)
                 )
                 tracker.log_report(folder.path / REPORT)
     except KeyboardInterrupt:
@@ -128,7 +128,7 @@ def _parameters(plan: StudyPlan) -> dict[str, str | int | float | bool | None]:
 
 def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], summary: Summary, folder: Path) -> None:
     """Print what is shown, and where the whole report is."""
-    blocks = report_blocks(plan, results, summary, read_teacher(folder), name=folder.name)
+    blocks = report_blocks(plan, results, summary, read_teacher(plan, folder), name=folder.name)
     for block in blocks:
         match block:
             case Heading(text=text) if text != "How it was done":

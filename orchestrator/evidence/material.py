@@ -147,9 +147,9 @@ def prepare_teacher(
 
 def kept_teacher(plan: StudyPlan, data: DataSplits, folder: Path) -> nn.Module | None:
     """The teacher that a folder keeps, on the device of the data; `None` where it is none of this study's."""
-    if read_teacher(folder).get("digest") != digest_of_teacher(plan):
+    if not read_teacher(plan, folder):
         return None
-    return teacher_with(plan, data, load_file(folder / "teacher.safetensors"))
+    return teacher_with(plan, data, load_file(_card(plan, folder).with_suffix(".safetensors")))
 
 
 def teacher_with(plan: StudyPlan, data: DataSplits, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -200,20 +200,31 @@ def teacher_note(about: Mapping[str, Any]) -> str | None:
 
 
 def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
-    """Write a teacher into a folder; what says that its weights are whole comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, card = folder / "teacher.safetensors", folder / "teacher.json"
+    """Write a teacher into a study's folder, beside those of other settings; what says that it is whole comes last."""
+    card = _own_card(folder, about["digest"])
+    card.parent.mkdir(parents=True, exist_ok=True)
     card.unlink(missing_ok=True)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, weights.with_suffix(".new"))
-    weights.with_suffix(".new").replace(weights)
+    save_file(on_cpu, card.with_suffix(".new"))
+    card.with_suffix(".new").replace(card.with_suffix(".safetensors"))
     write_atomically(card, json.dumps(dict(about), indent=1).encode())
 
 
-def read_teacher(folder: Path) -> dict[str, Any]:
+def read_teacher(plan: StudyPlan, folder: Path) -> dict[str, Any]:
     """What is known of a study's teacher; empty before it is there."""
-    card = folder / "teacher.json"
-    return json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    card = _card(plan, folder)
+    about: dict[str, Any] = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    return about if about.get("digest") == digest_of_teacher(plan) else {}
+
+
+def _card(plan: StudyPlan, folder: Path) -> Path:
+    """The file that says what is known of a study's teacher; its weights lie beside it."""
+    own = _own_card(folder, digest_of_teacher(plan))
+    return own if own.exists() else folder / "teacher.json"  # where earlier versions kept the one that was run last
+
+
+def _own_card(folder: Path, digest: str) -> Path:
+    return folder / "teachers" / f"{digest}.json"
 
 
 def find_device(name: str) -> torch.device:

@@ -92,16 +92,43 @@ def test_a_study_goes_on_where_it_was_cut_off(plain, tmp_path: Path) -> None:
         file.read()
 
 
-def test_the_teacher_is_trained_once_and_again_where_it_is_another(plain, tmp_path: Path) -> None:
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_each_teacher_of_a_folder_is_trained_once_and_told_of(plain, tmp_path: Path) -> None:
     plan = StudyPlan.from_dict(plain)
     images, epochs = load_images(plan), []
     one = prepare_teacher(plan, images, tmp_path, told=epochs.append)
     same = prepare_teacher(plan, images, tmp_path, told=epochs.append)
     assert len(epochs) == 1
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
-    prepare_teacher(dataclasses.replace(plan, teacher_seed=1), images, tmp_path, told=epochs.append)
+    assert same_weights(one, same)
+    about = read_teacher(plan, tmp_path)
+    assert 0 <= about["test_accuracy"] <= 1
+    other = dataclasses.replace(plan, teacher_seed=1)
+    assert read_teacher(other, tmp_path) == {}
+    assert not same_weights(one, prepare_teacher(other, images, tmp_path, told=epochs.append))
     assert len(epochs) == 2
-    assert 0 <= read_teacher(tmp_path)["test_accuracy"] <= 1
+    assert read_teacher(other, tmp_path)["digest"] != about["digest"]
+    assert read_teacher(plan, tmp_path) == about
+    assert same_weights(one, prepare_teacher(plan, images, tmp_path, told=epochs.append))
+    assert len(epochs) == 2
+
+
+def test_a_teacher_that_an_earlier_version_kept_is_taken(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain)
+    images, epochs = load_images(plan), []
+    one = prepare_teacher(plan, images, tmp_path)
+    about = read_teacher(plan, tmp_path)
+    for path in (tmp_path / "teachers").iterdir():
+        path.rename(tmp_path / f"teacher{path.suffix}")
+    other = dataclasses.replace(plan, teacher_seed=1)
+    assert read_teacher(other, tmp_path) == {}
+    prepare_teacher(other, images, tmp_path, told=epochs.append)
+    assert len(epochs) == 1
+    assert read_teacher(plan, tmp_path) == about
+    assert same_weights(one, prepare_teacher(plan, images, tmp_path, told=epochs.append))
+    assert len(epochs) == 1
 
 
 def test_the_best_rate_on_validation_images_is_used_for_every_seed(plain, tmp_path: Path) -> None:

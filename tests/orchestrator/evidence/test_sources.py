@@ -70,7 +70,8 @@ def test_images_that_were_moved_go_on_and_others_are_of_other_settings(study: li
 def test_changed_weights_are_refused(study: list[str], tmp_path: Path, capsys) -> None:
     assert main(study) == 0
     weights = tmp_path / "teacher.safetensors"
-    shutil.copy(tmp_path / "out" / "teacher.safetensors", weights)
+    (trained,) = (tmp_path / "out" / "teachers").glob("*.safetensors")
+    shutil.copy(trained, weights)
     given = [*study, "--set", f"model.weights={weights}"]
     assert main(given) == 0
     assert num_results(study) == 2
