@@ -32,13 +32,16 @@ _MARKERS = "osD^v<>PX*"
 
 
 def _with_intervals(axes: Axes, lines: list[Line], shift: float, *, label: str, marker: str) -> None:
-    places, means, halves = [], [], []
+    places, means, below, above = [], [], [], []
     for line in lines:
-        assert line.accuracy is not None
+        found = line.accuracy
+        assert found is not None
         places.append(100 * line.size * shift)
-        means.append(100 * line.accuracy.mean)
-        halves.append(0.0 if line.accuracy.high is None else 100 * (line.accuracy.high - line.accuracy.mean))
-    axes.errorbar(places, means, yerr=halves, marker=marker, markersize=4, linewidth=1, capsize=2, label=label)
+        means.append(100 * found.mean)
+        # These differ where the interval is cut at 0 or 100 %.
+        below.append(0.0 if found.low is None else 100 * (found.mean - found.low))
+        above.append(0.0 if found.high is None else 100 * (found.high - found.mean))
+    axes.errorbar(places, means, yerr=(below, above), marker=marker, markersize=4, linewidth=1, capsize=2, label=label)
 
 
 def difference_figure(summary: Summary, reference: str) -> bytes:

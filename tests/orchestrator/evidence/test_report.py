@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.axes import Axes
 
+from orchestrator.evidence.figures import accuracy_figure
 from orchestrator.evidence.pages import Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.report import not_shown, shown, write_report
@@ -157,6 +160,29 @@ def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunRes
     table = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert len(table) == 5 * (3 * 2 + 2)
     assert {row["arm"] for row in table} == {*ARMS}
+
+
+def test_intervals_are_drawn_as_they_are(plan: StudyPlan, results: dict[str, RunResult], monkeypatch) -> None:
+    for seed, accuracy in zip(plan.seeds, (1.0, 0.95, 1.0, 1.0, 1.0), strict=True):
+        run = plan.run("chain", 0.3, seed, 0.05, "measured")
+        results[run.key] = made(run, accuracy)
+        del results[plan.run("peer", 0.3, seed, 0.05, "measured").key]
+        del results[plan.run("peer", 0.5, seed, 0.05, "measured").key]
+    summary = summarise(plan, results, num_test=NUM_TEST)
+    drawn: dict[str, list[tuple[float, float]]] = {}
+    errorbar = Axes.errorbar
+
+    def noted(axes: Axes, x, y, *, yerr, label: str, **options):
+        below, above = np.broadcast_to(yerr, (2, len(y)))  # one number a place is for both sides
+        drawn[label] = list(zip(y - below, y + above, strict=True))
+        return errorbar(axes, x, y, yerr=yerr, label=label, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    accuracy_figure(summary)
+    assert max(high for _, high in drawn["chain"]) == 100.0
+    for arm, ends in drawn.items():
+        found = [line.accuracy for line in summary.lines if line.arm == arm and line.accuracy is not None]
+        assert ends == [pytest.approx((100 * one.low, 100 * one.high)) for one in found]
 
 
 def test_a_report_of_nothing_yet_can_be_written(plan: StudyPlan, tmp_path: Path) -> None:
