@@ -11,7 +11,7 @@ from orchestrator.evidence.material import teacher_note
 from orchestrator.evidence.pages import Block, Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import RunResult, write_results
-from orchestrator.evidence.schedule import all_runs
+from orchestrator.evidence.schedule import all_runs, num_runs
 from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary, summarise
 from orchestrator.storage.whole_files import write_atomically
@@ -106,7 +106,14 @@ def shown(plan: StudyPlan, summary: Summary) -> Iterable[str]:
 def not_shown(
     plan: StudyPlan, summary: Summary, results: Sequence[RunResult], teacher: Mapping[str, Any]
 ) -> Iterable[str]:
-    """Sentences: what the figures cannot say."""
+    """Sentences: what the figures cannot say.
+
+    Args:
+        plan: the study.
+        summary: of its results.
+        results: of its own runs.
+        teacher: what `material.read_teacher` gives.
+    """
     note = teacher_note(teacher)
     if note is not None:
         yield f"What a teacher that has learnt would have given: {note}."
@@ -125,7 +132,7 @@ def not_shown(
     if 0 < fewest < 5:
         seeds = counted(fewest, "seed")
         yield f"Small differences: some comparisons rest on {seeds} alone, enough for large ones at best."
-    missing = sum(line.num_missing for line in summary.lines if line.method != "one-cascade")
+    missing = num_runs(plan) - len({result.key for result in results})
     if missing:
         runs = counted(missing, "run")
         yield f"Still to be done: {runs}; what is there is compared on the seeds that both arms have."

@@ -28,7 +28,6 @@ class Line:
         work: mean, in teacher-passes for each size.
         learning_rate: that was chosen; `None` while it is not.
         num_failed: runs that gave nothing.
-        num_missing: runs that are still to be done.
     """
 
     arm: str
@@ -42,7 +41,6 @@ class Line:
     work: float | None
     learning_rate: float | None
     num_failed: int
-    num_missing: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +129,6 @@ def _line(plan: StudyPlan, name: str, size: float, results: Mapping[str, RunResu
         work=_mean(result.work / share for result, _ in good.values()),
         learning_rate=rate,
         num_failed=len(done) - len(good),
-        num_missing=len(plan.seeds) - len(done),
     )
 
 

@@ -145,6 +145,19 @@ def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -
     assert "several kinds of machine" in text
 
 
+def test_every_run_that_is_missing_is_told_once(plan: StudyPlan, results: dict[str, RunResult]) -> None:
+    def told() -> str:
+        summary = summarise(plan, results, num_test=NUM_TEST)
+        return "\n".join(not_shown(plan, summary, list(results.values()), {}))
+
+    assert "Still to be done" not in told()
+    del results[plan.run("all", 0.3, 4, 0.05, "measured").key]  # which gives both sizes
+    assert "Still to be done: 1 run;" in told()
+    del results[plan.run("all", 0.3, 5, 0.05, "measured").key]
+    del results[plan.run("chain", 0.5, 5, 0.05, "measured").key]
+    assert "Still to be done: 3 runs;" in told()
+
+
 def test_a_report_is_written_whole(plan: StudyPlan, results: Mapping[str, RunResult], tmp_path: Path) -> None:
     write_report(plan, results, {"test_accuracy": 0.97}, tmp_path, num_test=NUM_TEST)
     text = (tmp_path / "report.md").read_text()
