@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,6 +24,7 @@ from trainables.datasets.splits import select, stratified_split
 from trainables.errors import InputError
 from trainables.identity import data_digest, digest
 from trainables.networks.models import build, load_weights, versioned
+from trainables.plain import require_number
 from trainables.results import EpochProgress, has_learnt
 from trainables.stages.evaluation import evaluate, guess
 from trainables.stages.teacher import TeacherStage
@@ -135,7 +136,7 @@ def prepare_teacher(
         told: hears of each epoch.
 
     Raises:
-        InputError: if its weights do not fit.
+        InputError: if its weights do not fit, or what the folder keeps is damaged.
         StageFailure: if it cannot be trained.
     """
     network = kept_teacher(plan, images.data, folder)
@@ -146,10 +147,19 @@ def prepare_teacher(
 
 
 def kept_teacher(plan: StudyPlan, data: DataSplits, folder: Path) -> nn.Module | None:
-    """The teacher that a folder keeps, on the device of the data; `None` where it is none of this study's."""
-    if not read_teacher(plan, folder):
+    """The teacher that a folder keeps, on the device of the data; `None` where it is none of this study's.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    weights = _card(plan, folder).with_suffix(".safetensors")
+    if not read_teacher(plan, folder) or not weights.exists():
         return None
-    return teacher_with(plan, data, load_file(_card(plan, folder).with_suffix(".safetensors")))
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise _damaged(weights) from error
+    return teacher_with(plan, data, tensors)
 
 
 def teacher_with(plan: StudyPlan, data: DataSplits, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -211,10 +221,25 @@ def keep_teacher(folder: Path, tensors: Mapping[str, torch.Tensor], about: Mappi
 
 
 def read_teacher(plan: StudyPlan, folder: Path) -> dict[str, Any]:
-    """What is known of a study's teacher; empty before it is there."""
+    """What is known of a study's teacher; empty before it is there.
+
+    Raises:
+        InputError: if the file that says it is damaged.
+    """
     card = _card(plan, folder)
-    about: dict[str, Any] = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    if not card.exists():
+        return {}
+    try:
+        about: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
+        for name in about.keys() & {"val_accuracy", "val_guess", "test_accuracy"}:
+            require_number(name, about[name], at_least=0.0, at_most=1.0)
+    except (ValueError, AttributeError) as error:
+        raise _damaged(card) from error
     return about if about.get("digest") == digest_of_teacher(plan) else {}
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged; remove it, and the teacher is trained anew")
 
 
 def _card(plan: StudyPlan, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from orchestrator.evidence.settings import Purpose, Run
 from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
-from trainables.errors import InputError
-from trainables.plain import PlainConfig
+from trainables.errors import InputError, shown
+from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of, require_text
 from trainables.results import LevelResult
 
 
@@ -42,6 +42,17 @@ class Found(PlainConfig):
     params: int
     val_accuracy: float
     test_accuracy: float
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        for name in ("level", "num_levels", "macs", "params"):
+            require_int(name, getattr(self, name), at_least=0)
+        for name in ("macs_kept", "params_kept", "val_accuracy", "test_accuracy"):
+            require_number(name, getattr(self, name), at_least=0.0, at_most=1.0)
 
     @classmethod
     def of(cls, result: LevelResult, test_accuracy: float) -> Self:
@@ -87,9 +98,34 @@ class RunResult(PlainConfig):
     config: Mapping[str, Any]
     failure: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InputError: naming the key, the rule and the value.
+        """
+        for name in ("key", "arm", "device"):
+            require_text(name, getattr(self, name))
+        require_number("size", self.size, above=0.0, below=1.0)
+        require_int("seed", self.seed, at_least=0)
+        require_number("learning_rate", self.learning_rate, above=0.0)
+        require_one_of("purpose", self.purpose, get_args(Purpose))
+        require_int("epochs", self.epochs, at_least=0)
+        for name in ("work", "seconds"):
+            require_number(name, getattr(self, name), at_least=0.0)
+        for name in ("versions", "config"):
+            value = getattr(self, name)
+            require(isinstance(value, Mapping), f"{name} is {shown(value)}, but must map names to values")
+        if self.failure is not None:
+            require_text("failure", self.failure)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make one from what `to_dict` gave."""
+        """Make one from what `to_dict` gave.
+
+        Raises:
+            InputError: on an unknown or missing key or a value out of range.
+        """
         found = tuple(Found.from_dict(level) for level in values["found"])
         return super(RunResult, cls).from_dict({**values, "found": found})
 

@@ -131,6 +131,39 @@ def test_a_teacher_that_an_earlier_version_kept_is_taken(plain, tmp_path: Path) 
     assert len(epochs) == 1
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"digest": "a", "test_accuracy": "abc"}', b"\xff"])
+@pytest.mark.parametrize("place", ["teacher.json", "teachers/*.json"])
+def test_a_teacher_of_whom_nothing_can_be_read_is_told(plain, tmp_path: Path, place: str, content: bytes) -> None:
+    plan = StudyPlan.from_dict(plain)
+    images, epochs = load_images(plan), []
+    if place != "teacher.json":
+        prepare_teacher(plan, images, tmp_path)
+    (card,) = tmp_path.glob(place) if "*" in place else [tmp_path / place]
+    card.write_bytes(content)
+    with pytest.raises(InputError, match=f"{card} is damaged; remove it, and the teacher is trained anew"):
+        prepare_teacher(plan, images, tmp_path, told=epochs.append)
+    with pytest.raises(InputError, match="is damaged"):
+        read_teacher(plan, tmp_path)
+    assert epochs == []
+    card.unlink()
+    prepare_teacher(plan, images, tmp_path, told=epochs.append)
+    assert len(epochs) == 1
+
+
+def test_weights_of_a_teacher_that_were_cut_off_are_told(plain, tmp_path: Path) -> None:
+    plan = StudyPlan.from_dict(plain)
+    images, epochs = load_images(plan), []
+    one = prepare_teacher(plan, images, tmp_path)
+    (weights,) = (tmp_path / "teachers").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(InputError, match=f"{weights} is damaged; remove it, and the teacher is trained anew"):
+        prepare_teacher(plan, images, tmp_path, told=epochs.append)
+    assert epochs == []
+    weights.unlink()
+    assert same_weights(one, prepare_teacher(plan, images, tmp_path, told=epochs.append))
+    assert len(epochs) == 1
+
+
 def test_the_best_rate_on_validation_images_is_used_for_every_seed(plain, tmp_path: Path) -> None:
     plain["tuning"] = {"learning_rates": [1e-6, 0.05, 1e12]}
     plan = StudyPlan.from_dict(plain | {"arms": {"plain": {}}})
