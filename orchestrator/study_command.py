@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from orchestrator.addresses import without_all_credentials
 from orchestrator.data.left_out import data_notes
@@ -144,7 +146,8 @@ def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], s
 
 
 def _rich(block: Table) -> RichTable:
-    table = RichTable(*block.head[:5], *block.head[6:7])
-    for row in block.rows:
-        table.add_row(*row[:5], *row[6:7])
+    head, *rows = ([Text(cell) for cell in (*row[:5], *row[6:7])] for row in (block.head, *block.rows))
+    table = RichTable(*(Column(cell) for cell in head))
+    for row in rows:
+        table.add_row(*row)
     return table

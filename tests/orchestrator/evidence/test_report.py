@@ -224,6 +224,17 @@ def test_blocks_look_as_they_should() -> None:
     assert "<li>one</li><li>two</li>" in page
 
 
+def test_markdown_shows_names_as_they_are() -> None:
+    name = "a|b <b>*x*</b> [y](z) `c` _d_ e_f &lt; \\ ~g~\nh"
+    shown = r"a\|b \<b>\*x\*\</b> \[y\](z) \`c\` \_d\_ e_f \&lt; \\ \~g\~ h"
+    picture = Picture(name="p.png", png=b"png", caption=name)
+    table = Table(head=(name, "y"), rows=((name, "1"),))
+    text = to_markdown([Heading(text=name), Paragraph(text=name), Listing(points=(name,)), table, picture])
+    assert text == (
+        f"# {shown}\n\n{shown}\n\n- {shown}\n\n| {shown} | y |\n| --- | --- |\n| {shown} | 1 |\n\n![{shown}](p.png)\n"
+    )
+
+
 def test_a_teacher_that_has_learnt_nothing_is_told(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
     summary = summarise(plan, results, num_test=NUM_TEST)
 

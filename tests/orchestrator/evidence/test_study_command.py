@@ -1,5 +1,6 @@
 """`cascade study` as a user has it: killed, gone on with, its report, and what is refused."""
 
+import io
 import json
 import os
 import signal
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from orchestrator.evidence.pages import Table
 from orchestrator.evidence.results import ResultFile
+from orchestrator.study_command import _rich
+from orchestrator.tables import print_whole
 from orchestrator.words import counted
 
 
@@ -49,6 +54,14 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
     for key, result in results.items():
         assert told[f"run/{key}"]["test_accuracy"] == result.found[-1].test_accuracy
     assert sorted(run.data.params["arm"] for run in runs if "arm" in run.data.params) == ["plain"] * 2 + ["scratch"] * 2
+
+
+def test_names_of_arms_are_printed_as_they_are() -> None:
+    names = ("[bold]x", "[/]", ":smile:", "a\\")
+    console = Console(file=io.StringIO(), width=200)
+    print_whole(console, _rich(Table(head=(*names, "p"), rows=((*names, "1"),))))
+    head, row = (line for line in console.file.getvalue().splitlines() if "smile" in line)
+    assert all(name in head and name in row for name in names)
 
 
 @pytest.mark.parametrize("command", [["orchestrator", "study"], ["orchestrator.evidence"]])
