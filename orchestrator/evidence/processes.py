@@ -61,7 +61,8 @@ def run_study(
         here,
         folder,
         told=lambda epoch: say(
-            f"teacher, epoch {epoch.epoch}: {percent(epoch.levels[0].val_accuracy, 2)}, {epoch.seconds:.1f} s"
+            f"teacher, epoch {epoch.epoch}: validation accuracy {percent(epoch.levels[0].val_accuracy, 2)}, "
+            f"{epoch.seconds:.1f} s"
         ),
     )
     if workers == 1:
@@ -74,9 +75,13 @@ def run_study(
 
 
 def told(result: RunResult) -> str:
-    """A run in a line."""
+    """A run in a line, with the accuracy that it is for: what rates are chosen by, or what arms are compared by."""
+    tuning = result.purpose == "tuning"
+    kind = "validation" if tuning else "test"
     levels = ", ".join(
-        f"{percent(found.macs_kept, 2)} of the MACs: {percent(found.test_accuracy, 2)}" for found in result.found
+        f"{percent(found.macs_kept, 2)} of the MACs: {kind} accuracy "
+        f"{percent(found.val_accuracy if tuning else found.test_accuracy, 2)}"
+        for found in result.found
     )
     return (
         f"{result.purpose} {result.arm}, size {result.size:g}, seed {result.seed}, rate {result.learning_rate:g}: "

@@ -1,11 +1,13 @@
 """Results of a study in their file: read whole, or told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.evidence.processes import told
 from orchestrator.evidence.results import Found, ResultFile, RunResult
 from trainables.errors import InputError
 
@@ -40,6 +42,13 @@ def test_what_was_added_is_read(tmp_path: Path) -> None:
     file = ResultFile(tmp_path / "results.jsonl")
     file.add(RESULT)
     assert file.read() == {"a": RESULT}
+
+
+def test_a_line_says_which_accuracy_it_tells() -> None:
+    run = "plain, size 0.1, seed 1, rate 0.05: 10.00 % of the MACs:"
+    spent = "5 epochs, 10.0 teacher-passes, 2 s"
+    assert told(RESULT) == f"measured {run} test accuracy 90.00 %; {spent}"
+    assert told(replace(RESULT, purpose="tuning")) == f"tuning {run} validation accuracy 95.00 %; {spent}"
 
 
 @pytest.mark.parametrize(
