@@ -16,7 +16,7 @@ def accuracy_figure(summary: Summary) -> bytes:
     for number, arm in enumerate(arms):
         lines = [line for line in summary.lines if line.arm == arm and line.accuracy is not None]
         shift = 1 + 0.012 * (number - len(arms) / 2)  # so that intervals do not hide one another
-        _with_intervals(axes, lines, shift, label=arm, marker=_MARKERS[number % len(_MARKERS)])
+        _with_intervals(axes, lines, shift, label=_as_text(arm), marker=_MARKERS[number % len(_MARKERS)])
     axes.set_xscale("log")
     sizes = sorted({100 * line.size for line in summary.lines})
     axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
@@ -60,11 +60,16 @@ def difference_figure(summary: Summary, reference: str) -> bytes:
             axes.errorbar(100 * found.mean, arms.index(line.arm), xerr=half, marker="o", color=colour, capsize=3)
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_title(f"{100 * size:g} % of the MACs", fontsize="small")
-        axes.set_yticks(range(len(arms)), arms, fontsize="small")
+        axes.set_yticks(range(len(arms)), map(_as_text, arms), fontsize="small")
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.set_xlabel(f"points above {reference}", fontsize="small")
+        axes.set_xlabel(f"points above {_as_text(reference)}", fontsize="small")
         axes.grid(axis="x", alpha=0.3)
     return _png(figure)
+
+
+def _as_text(name: str) -> str:
+    """A name as it is, where what stands between two dollars is a formula."""
+    return name.replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:

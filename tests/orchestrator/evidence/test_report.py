@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 
-from orchestrator.evidence.figures import accuracy_figure
+from orchestrator.evidence.figures import accuracy_figure, difference_figure
 from orchestrator.evidence.pages import Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.report import not_shown, shown, write_report
@@ -196,6 +196,14 @@ def test_intervals_are_drawn_as_they_are(plan: StudyPlan, results: dict[str, Run
     for arm, ends in drawn.items():
         found = [line.accuracy for line in summary.lines if line.arm == arm and line.accuracy is not None]
         assert ends == [pytest.approx((100 * one.low, 100 * one.high)) for one in found]
+
+
+def test_a_name_with_dollars_is_no_formula(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
+    named = {rf"$\{name}$": arm for name, arm in ARMS.items()}
+    plan = StudyPlan.from_dict(plan.to_dict() | {"arms": named, "reference": r"$\plain$"})
+    summary = summarise(plan, results, num_test=NUM_TEST)
+    assert accuracy_figure(summary).startswith(b"\x89PNG")
+    assert difference_figure(summary, plan.reference).startswith(b"\x89PNG")
 
 
 def test_a_report_of_nothing_yet_can_be_written(plan: StudyPlan, tmp_path: Path) -> None:
