@@ -14,7 +14,7 @@ NAMES = (
     "engine",
     "speed",
     "kernels",
-    "depthwise",
+    "gradients",
     "memory_kept",
     "compiling",
     "precision",

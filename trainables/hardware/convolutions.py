@@ -6,7 +6,8 @@ stride, over images whose channels lie last and are fewer than its block of them
 process crashes sooner or later, with several the gradient is wrong. Shortcuts of pruned ResNets are such layers.
 Without a stride it is right, and the pixels that a stride leaves out can be left out before.
 
-Slow: some gradients of depthwise convolutions (see `depthwise`). A convolution of single pixels is a product of
+Slow: some gradients of depthwise convolutions, and of convolutions to few pixels (see `depthwise`, `small_images`). A
+convolution of single pixels is a product of
 matrices, images' pixels times channels, which in bfloat16 takes 0.5 to 0.95 of the time of the convolution, forward and
 backward, where images are small. In float32 torch multiplies by another library, which takes twice as long on some
 processors.
@@ -14,7 +15,7 @@ processors.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from trainables.hardware import depthwise
+from trainables.hardware import depthwise, small_images
+from trainables.hardware.library import Steps
 from trainables.recipe import Precision
 
 # Channels of an image: the larger block, that of AVX-512, as a precaution.
@@ -58,8 +60,11 @@ def _may_be_wrong_or_slow(layer: nn.Module) -> bool:
 class _Convolutions(TorchFunctionMode):
     def __init__(self, precision: Precision) -> None:
         super().__init__()
-        in_bf16 = _in_bfloat16 if has_kernels_for_bf16() else _but_depthwise_in_bfloat16
-        self._convolve = in_bf16 if precision == "bf16" else _in_float32
+        self._convolve = _in_float32
+        if precision == "bf16":
+            self._convolve = partial(
+                _in_bfloat16, has_kernels=has_kernels_for_bf16(), has_matrix_unit=has_matrix_unit()
+            )
 
     def __torch_function__(
         self,
@@ -90,15 +95,31 @@ class _Convolution(NamedTuple):
         return _pair(self.stride)
 
     @property
-    def depthwise_steps(self) -> depthwise.Steps | None:
-        """How kernels of one channel each go over images whose channels lie last; `None` if it is anything else."""
-        channels, of_each, *kernel = self.weight.shape
-        is_depthwise = of_each == 1 < channels == self.groups == self.input.shape[-3] and max(kernel) > 1
-        if not is_depthwise or isinstance(self.padding, str) or not _lies_channels_last(self.input):
+    def steps(self) -> Steps | None:
+        """How kernels of several pixels go over images whose channels lie last; `None` if it is anything else."""
+        kernel, images = self.weight.shape[2:], self.input
+        if max(kernel) == 1 or isinstance(self.padding, str) or not _lies_channels_last(images):
             return None
-        steps = depthwise.Steps(_pair(self.stride), _pair(self.padding), _pair(self.dilation))
+        return Steps(_pair(self.stride), _pair(self.padding), _pair(self.dilation))
+
+    @property
+    def depthwise_steps(self) -> Steps | None:
+        """Those of kernels of one channel each, which are wider than the padding; `None` if it is anything else."""
+        channels, of_each, *kernel = self.weight.shape
+        steps = self.steps
+        if steps is None or not of_each == 1 < channels == self.groups == self.input.shape[1]:
+            return None
         beyond = [p > d * (k - 1) for k, p, d in zip(kernel, steps.padding, steps.dilation, strict=True)]
         return None if any(beyond) else steps
+
+    @property
+    def steps_to_few_pixels(self) -> Steps | None:
+        """Those of kernels of all channels, from which few pixels come out; `None` if it is anything else."""
+        steps = self.steps
+        if steps is None or self.groups > 1 or self.weight.shape[1] != self.input.shape[1]:
+            return None
+        rows, columns = steps.outputs(self.input.shape[2:], self.weight.shape[2:])
+        return steps if min(rows, columns) > 0 and rows * columns <= small_images.MOST_OUTPUTS else None
 
     @property
     def is_of_single_pixels(self) -> bool:
@@ -138,21 +159,30 @@ def has_kernels_for_bf16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_f"))
 
 
-def _in_bfloat16(convolution: _Convolution) -> torch.Tensor:
-    steps = convolution.depthwise_steps
-    if steps is None:
-        return _but_depthwise_in_bfloat16(convolution)
-    images, weight, bias = convolution[:3]
-    in_bf16 = None if bias is None else bias.bfloat16()
-    return depthwise.convolve(images.bfloat16(), weight.bfloat16(), in_bf16, steps)
+@cache
+def has_matrix_unit() -> bool:
+    """Whether this processor multiplies matrices in bfloat16 by a unit of its own, Intel's AMX."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def _but_depthwise_in_bfloat16(convolution: _Convolution) -> torch.Tensor:
+def _in_bfloat16(convolution: _Convolution, *, has_kernels: bool, has_matrix_unit: bool) -> torch.Tensor:
+    depthwise_steps = convolution.depthwise_steps if has_kernels else None
+    if depthwise_steps is not None:
+        return depthwise.convolve(*_rounded(convolution), depthwise_steps)
     images, weight = convolution.input, convolution.weight
     if weight.shape[1] == 1 < images.shape[-3]:
         with torch.autocast("cpu", enabled=False):
             return _in_float32(convolution._replace(input=images.to(weight.dtype)))
+    steps = convolution.steps_to_few_pixels if has_matrix_unit else None
+    if steps is not None:
+        return small_images.convolve(*_rounded(convolution), steps)
     return _as_product(convolution) if _is_product(convolution) else _stride_first(convolution)
+
+
+def _rounded(convolution: _Convolution) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Images, weight and bias in bfloat16."""
+    images, weight, bias = convolution[:3]
+    return images.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
 
 
 def _is_product(convolution: _Convolution) -> bool:

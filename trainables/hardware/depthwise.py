@@ -12,20 +12,14 @@ not for all gradients of them. Without one it takes that of grouped convolutions
   of the outputs make it one without a stride, and that is a forward pass with the kernel turned around.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from trainables.hardware.library import Steps, gradient
+
 _MOST_COLUMNS = 3
-
-
-class Steps(NamedTuple):
-    """How a kernel goes over an image, by rows and columns; zeros are `padding` wide on either side."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
 
 
 def convolve(
@@ -79,7 +73,7 @@ class _Depthwise(torch.autograd.Function):
 def _of_images(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
     if steps.stride != (1, 1):
         if above.dtype != torch.bfloat16:
-            return _of_library(above, images, weight, steps, of="images")
+            return gradient("images", above, images, weight, steps, groups=len(weight))
         above = _with_zeros_between(above, images, weight, steps)
     beside = [d * (k - 1) - p for k, p, d in zip(weight.shape[2:], steps.padding, steps.dilation, strict=True)]
     return F.conv2d(above, weight.flip(2, 3), None, 1, beside, steps.dilation, groups=len(weight))
@@ -98,7 +92,7 @@ def _with_zeros_between(above: torch.Tensor, images: torch.Tensor, weight: torch
 
 def _of_weight(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
     if not _is_faster_in_strips(images, weight, steps):
-        return _of_library(above, images, weight, steps, of="weight")
+        return gradient("weight", above, images, weight, steps, groups=len(weight))
     rows, columns = steps.padding
     padded = F.pad(images, (columns, columns, rows, rows))
     unpadded = steps._replace(padding=(0, 0))
@@ -108,7 +102,7 @@ def _of_weight(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, 
         first = left * _MOST_COLUMNS
         seen = (above.shape[3] - 1) * stride + kernel.shape[3]
         strip = padded[..., first : first + seen].contiguous(memory_format=torch.channels_last)
-        strips.append(_of_library(above, strip, kernel, unpadded, of="weight"))
+        strips.append(gradient("weight", above, strip, kernel, unpadded, groups=len(weight)))
     return torch.cat(strips, dim=3)
 
 
@@ -117,22 +111,3 @@ def _is_faster_in_strips(images: torch.Tensor, weight: torch.Tensor, steps: Step
     if steps.dilation != (1, 1) or (rows == 1 and weight.dtype != torch.bfloat16):
         return False
     return columns > _MOST_COLUMNS or any(size <= k for size, k in zip(images.shape[2:], weight.shape[2:], strict=True))
-
-
-def _of_library(
-    above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps, *, of: str
-) -> torch.Tensor:
-    wanted = [of == "images", of == "weight", False]
-    found = torch.ops.aten.convolution_backward(
-        above,
-        images,
-        weight,
-        None,
-        *steps,
-        transposed=False,
-        output_padding=(0, 0),
-        groups=len(weight),
-        output_mask=wanted,
-    )
-    gradient: torch.Tensor = found[wanted.index(True)]
-    return gradient

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainables.hardware import convolutions
-from trainables.hardware.depthwise import Steps, convolve
+from trainables.hardware.depthwise import convolve
+from trainables.hardware.library import Steps
 from trainables.hardware.precision import autocast
 from trainables.recipe import Recipe
 
