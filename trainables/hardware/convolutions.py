@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from trainables.hardware import depthwise, small_images
 from trainables.hardware.library import Steps
+from trainables.hardware.own_gradients import convolve
+from trainables.hardware.small_images import MOST_OUTPUTS
 from trainables.recipe import Precision
 
 # Channels of an image: the larger block, that of AVX-512, as a precaution.
@@ -119,7 +120,7 @@ class _Convolution(NamedTuple):
         if steps is None or self.groups > 1 or self.weight.shape[1] != self.input.shape[1]:
             return None
         rows, columns = steps.outputs(self.input.shape[2:], self.weight.shape[2:])
-        return steps if min(rows, columns) > 0 and rows * columns <= small_images.MOST_OUTPUTS else None
+        return steps if min(rows, columns) > 0 and rows * columns <= MOST_OUTPUTS else None
 
     @property
     def is_of_single_pixels(self) -> bool:
@@ -143,7 +144,7 @@ def _in_float32(convolution: _Convolution) -> torch.Tensor:
     steps = convolution.depthwise_steps
     if steps is None:
         return _stride_first(convolution)
-    return depthwise.convolve(convolution.input, convolution.weight, convolution.bias, steps)
+    return convolve(*convolution[:3], steps, groups=convolution.groups)
 
 
 def _stride_first(convolution: _Convolution) -> torch.Tensor:
@@ -166,23 +167,17 @@ def has_matrix_unit() -> bool:
 
 
 def _in_bfloat16(convolution: _Convolution, *, has_kernels: bool, has_matrix_unit: bool) -> torch.Tensor:
-    depthwise_steps = convolution.depthwise_steps if has_kernels else None
-    if depthwise_steps is not None:
-        return depthwise.convolve(*_rounded(convolution), depthwise_steps)
-    images, weight = convolution.input, convolution.weight
+    steps = convolution.depthwise_steps if has_kernels else None
+    if steps is None and has_matrix_unit:
+        steps = convolution.steps_to_few_pixels
+    images, weight, bias = convolution[:3]
+    if steps is not None:
+        in_bf16 = None if bias is None else bias.bfloat16()
+        return convolve(images.bfloat16(), weight.bfloat16(), in_bf16, steps, groups=convolution.groups)
     if weight.shape[1] == 1 < images.shape[-3]:
         with torch.autocast("cpu", enabled=False):
             return _in_float32(convolution._replace(input=images.to(weight.dtype)))
-    steps = convolution.steps_to_few_pixels if has_matrix_unit else None
-    if steps is not None:
-        return small_images.convolve(*_rounded(convolution), steps)
     return _as_product(convolution) if _is_product(convolution) else _stride_first(convolution)
-
-
-def _rounded(convolution: _Convolution) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Images, weight and bias in bfloat16."""
-    images, weight, bias = convolution[:3]
-    return images.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
 
 
 def _is_product(convolution: _Convolution) -> bool:

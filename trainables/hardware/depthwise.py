@@ -12,8 +12,6 @@ not for all gradients of them. Without one it takes that of grouped convolutions
   of the outputs make it one without a stride, and that is a forward pass with the kernel turned around.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
@@ -22,55 +20,8 @@ from trainables.hardware.library import Steps, gradient
 _MOST_COLUMNS = 3
 
 
-def convolve(
-    images_NCHW: torch.Tensor, weight_C1HW: torch.Tensor, bias_C: torch.Tensor | None, steps: Steps
-) -> torch.Tensor:
-    """Convolve each channel with a kernel of its own.
-
-    Args:
-        images_NCHW: on a processor, with their channels last.
-        weight_C1HW: of the same type.
-        bias_C: likewise.
-        steps: paddings are smaller than the kernel.
-
-    Returns:
-        Images of as many channels, which lie last; gradients are those of `torch.nn.functional.conv2d`.
-    """
-    output: torch.Tensor = _Depthwise.apply(images_NCHW, weight_C1HW, bias_C, *steps)
-    return output
-
-
-class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917 - a function of autograd takes what it is given by place
-        ctx: Any,  # noqa: ANN401 - torch's own, which has no type
-        images: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> torch.Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.steps = Steps(stride, padding, dilation)
-        return F.conv2d(images, weight, bias, stride, padding, dilation, groups=len(weight))
-
-    @staticmethod
-    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        images, weight = ctx.saved_tensors
-        above_NCHW = above[0].contiguous(memory_format=torch.channels_last)
-        of_images, of_weight, of_bias, *_ = ctx.needs_input_grad
-        return (
-            _of_images(above_NCHW, images, weight, ctx.steps) if of_images else None,
-            _of_weight(above_NCHW, images, weight, ctx.steps) if of_weight else None,
-            above_NCHW.sum((0, 2, 3)) if of_bias else None,
-            None,
-            None,
-            None,
-        )
-
-
-def _of_images(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+def of_images(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+    """The gradient of images, of that of what came out, which lies channels last."""
     if steps.stride != (1, 1):
         if above.dtype != torch.bfloat16:
             return gradient("images", above, images, weight, steps, groups=len(weight))
@@ -90,7 +41,8 @@ def _with_zeros_between(above: torch.Tensor, images: torch.Tensor, weight: torch
     return spread_NHWC.permute(0, 3, 1, 2)
 
 
-def _of_weight(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+def of_weight(above: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+    """The gradient of the weight, likewise."""
     if not _is_faster_in_strips(images, weight, steps):
         return gradient("weight", above, images, weight, steps, groups=len(weight))
     rows, columns = steps.padding

@@ -121,16 +121,21 @@ def test_a_working_copy_is_replaced_only_where_the_bucket_has_gone_beyond_it(sea
         open_search(s3, "mine")
 
 
-def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_on_elsewhere(
-    search, mirror, elsewhere, s3, caplog
-):
-    (search.path / "archive.parquet").write_text("trial 1")
+def go_on_in_an_outage(search, mirror):
+    """Carry what is there, and come to results that the bucket never takes."""
     mirror.carry()
     mirror._lease.release()
     (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
     (search.path / "candidates/2-1").mkdir(parents=True)
     (search.path / "tracking").mkdir()
     (search.path / "tracking/spool.jsonl").write_text("{}\n")
+
+
+def test_results_that_the_bucket_never_took_are_put_aside_when_the_search_went_on_elsewhere(
+    search, mirror, elsewhere, s3, caplog
+):
+    (search.path / "archive.parquet").write_text("trial 1")
+    go_on_in_an_outage(search, mirror)
     elsewhere(study_journal="1\n2\n")
     open_search(s3, "mine")
     assert content(search.path) == content(search.path.parents[2] / "elsewhere/mine")
@@ -189,12 +194,7 @@ def test_a_kill_while_results_are_put_aside_is_made_up_for_by_the_next_fetch(
     experiment = search.experiment()
     search.study_file.unlink()
     find_or_make_study(study_address(experiment, search))
-    mirror.carry()
-    mirror._lease.release()
-    (search.path / "archive.new.jsonl").write_text("trial 2, in an outage")
-    (search.path / "candidates/2-1").mkdir(parents=True)
-    (search.path / "tracking").mkdir()
-    (search.path / "tracking/spool.jsonl").write_text("{}\n")
+    go_on_in_an_outage(search, mirror)
     elsewhere(archive_parquet="trial 2, another one")
     there = content(tmp_path / "elsewhere/mine")
     killed = True

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from tests.trainables.hardware.rounded import require_those_of_float64
 from trainables.hardware import convolutions
-from trainables.hardware.depthwise import convolve
 from trainables.hardware.library import Steps
 from trainables.hardware.precision import autocast
 from trainables.recipe import Recipe
@@ -68,13 +67,4 @@ def test_gradients_of_bf16_are_those_of_float64_rounded(
     steps = Steps(stride, (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2)), (dilation, dilation))
     images = torch.randn(2, 9, size, size + 2).bfloat16().contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(9, 1, *kernel).bfloat16(), torch.randn(9).bfloat16()
-    given = [tensor.requires_grad_() for tensor in (images, weight, bias)]
-    exact = [tensor.detach().double().requires_grad_() for tensor in given]
-    answer, right = convolve(images, weight, bias, steps), F.conv2d(*exact, *steps, groups=9)  # type: ignore[arg-type]
-    assert answer.dtype == torch.bfloat16
-    assert answer.is_contiguous(memory_format=torch.channels_last)
-    above = torch.randn_like(answer)
-    found = torch.autograd.grad(answer, given, above)
-    true = torch.autograd.grad(right, exact, above.double())
-    for own, other in zip([answer, *found], [right, *true], strict=True):
-        torch.testing.assert_close(own.double(), other, rtol=0.01, atol=0.01 * float(other.detach().abs().max()))
+    require_those_of_float64(images, weight, bias, steps, groups=9)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.trainables.hardware.rounded import require_those_of_float64
 from trainables.hardware import convolutions
 from trainables.hardware.library import Steps
 from trainables.hardware.precision import autocast
-from trainables.hardware.small_images import convolve
 from trainables.recipe import Precision, Recipe
 
 
@@ -24,17 +24,8 @@ def test_gradients_are_those_of_float64_rounded(
     steps = Steps(stride, padding, dilation)
     images = torch.randn(3, 5, size, size + 1).bfloat16().contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(6, 5, *kernel).bfloat16(), torch.randn(6).bfloat16()
-    given = [tensor.requires_grad_() for tensor in (images, weight, bias)]
-    exact = [tensor.detach().double().requires_grad_() for tensor in given]
-    answer, right = convolve(images, weight, bias, steps), F.conv2d(*exact, *steps)  # type: ignore[arg-type]
-    assert steps.outputs(images.shape[2:], weight.shape[2:]) == right.shape[2:]
-    assert answer.dtype == torch.bfloat16
-    assert answer.is_contiguous(memory_format=torch.channels_last)
-    above = torch.randn_like(answer)
-    found = torch.autograd.grad(answer, given, above)
-    true = torch.autograd.grad(right, exact, above.double())
-    for own, other in zip([answer, *found], [right, *true], strict=True):
-        torch.testing.assert_close(own.double(), other, rtol=0.01, atol=0.01 * float(other.detach().abs().max()))
+    assert steps.outputs(images.shape[2:], weight.shape[2:]) == F.conv2d(images, weight, None, *steps).shape[2:]
+    require_those_of_float64(images, weight, bias, steps, groups=1)
 
 
 @pytest.mark.parametrize(
