@@ -31,8 +31,7 @@ class PlainConfig:
             InputError: on an unknown or missing key or a value out of range.
         """
         called = cls.called or cls.__name__
-        if not isinstance(values, Mapping):
-            raise InputError(f"{called} is {shown(values)}, but must be a mapping of its keys to values")
+        _require_mapping(called, values)
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         for key in values:
             if key not in fields:
@@ -40,13 +39,19 @@ class PlainConfig:
         for key, value in fields.items():
             if key not in values and value.default is value.default_factory is dataclasses.MISSING:
                 raise InputError(f"{key} of {called} is missing, and has no default; give it")
-        return cls(**{key: _made(fields[key].type, value) for key, value in values.items()})
+        return cls(**{key: _made(key, fields[key].type, value) for key, value in values.items()})
 
 
-def _made(kind: object, value: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, PlainConfig):
-        return kind.from_dict(value)
-    return _frozen(value)
+def _made(key: str, kind: object, value: Any) -> Any:
+    if not (isinstance(kind, type) and issubclass(kind, PlainConfig)):
+        return _frozen(value)
+    _require_mapping(key, value)
+    return kind.from_dict(value)
+
+
+def _require_mapping(called: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{called} is {shown(values)}, but must be a mapping of its keys to values")
 
 
 def _plain(value: Any) -> Any:

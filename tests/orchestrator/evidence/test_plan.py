@@ -73,6 +73,7 @@ def test_an_arm_changes_only_what_it_names(plain) -> None:
         ({"arms": {"plain": 3}}, "arms.plain: an arm is 3, but must be a mapping of its keys to values"),
         ({"budget": 3}, "budget is 3, but must be a mapping"),
         ({"data": 3}, "data is 3, but must be a mapping"),
+        ({"teacher": 3}, "teacher is 3, but must be a mapping"),
         ({"arms": {"plain": {"cascade": {"temprature": 1}}}}, "arms.plain: unknown key 'temprature'"),
         ({"arms": {"plain": {"method": "from-scratch", "assistants": 1}}}, "arms.plain: assistants are given"),
         ({"arms": {"plain": {"assistants": 2, "assistants_at": [0.5]}}}, "arms.plain: assistants is 2, but"),
