@@ -14,10 +14,9 @@ _MOST_CHOICES = 2**16
 
 
 def floor_fraction(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
-    """Part of the size that is left when all groups are at their floors, in (0, 1)."""
+    """Part of the size that is left when all groups are at their floors, or the multiples above them, in (0, 1]."""
     full_G = np.array([group.num_channels for group in channel_map.groups])
-    floor_G = np.array([least_channels(group, pruning) for group in channel_map.groups])
-    return sizes.total(floor_G) / sizes.total(full_G)
+    return _smallest(sizes, channel_map, pruning) / sizes.total(full_G)
 
 
 def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
@@ -26,8 +25,11 @@ def smallest_target(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning)
     What is asked above it is met as well where widths are not rounded, but for gaps that single channels leave
     (`possible_sizes`).
     """
-    least_G = np.array([possible_counts(group, pruning)[0] for group in channel_map.groups])
-    return sizes.total(least_G) / (1 + TOLERANCE)
+    return _smallest(sizes, channel_map, pruning) / (1 + TOLERANCE)
+
+
+def _smallest(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> float:
+    return sizes.total(np.array([possible_counts(group, pruning)[0] for group in channel_map.groups]))
 
 
 def possible_sizes(sizes: SizeModel, channel_map: ChannelMap, pruning: Pruning) -> FloatVector | None:

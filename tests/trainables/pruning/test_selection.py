@@ -13,7 +13,13 @@ from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept
 from trainables.pruning.cost import SizeModel, macs_model
 from trainables.pruning.dependencies import find_groups
-from trainables.pruning.possible_sizes import nearest_of_missed, nearest_size, possible_sizes, smallest_target
+from trainables.pruning.possible_sizes import (
+    floor_fraction,
+    nearest_of_missed,
+    nearest_size,
+    possible_sizes,
+    smallest_target,
+)
 from trainables.pruning.schedule import size_at
 from trainables.pruning.selection import (
     TOLERANCE,
@@ -297,6 +303,7 @@ def test_the_smallest_target_is_the_smallest_that_is_met(pruning):
     smallest = smallest_target(case.sizes, case.channel_map, pruning)
     kept = case.select(smallest * 1.001 / case.full, pruning=pruning)
     assert case.macs(kept) == pytest.approx(smallest * (1 + TOLERANCE))
+    assert floor_fraction(case.sizes, case.channel_map, pruning) == pytest.approx(case.macs(kept) / case.full)
     with pytest.raises(SelectionError, match="as close as whole channels come"):
         case.select(smallest * 0.97 / case.full, pruning=pruning)
 
