@@ -70,10 +70,14 @@ def data_digest(data: DataSplits) -> str:
 
 def engine_digest() -> str:
     """Digest of the code that trains, and of the versions of the libraries that weights depend on."""
-    engine = Path(__file__).parent
-    files = {file.relative_to(engine).as_posix(): file for file in sorted(engine.rglob("*.py"))}
-    sources = {name: file.read_text(encoding="utf-8") for name, file in files.items() if name not in _BESIDE_THE_ENGINE}
+    sources = {name: text for name, text in sources_of(Path(__file__).parent).items() if name not in _BESIDE_THE_ENGINE}
     return digest({"sources": sources, "torch": torch.__version__, "libraries": _versions()})
+
+
+def sources_of(package: Path) -> dict[str, str]:
+    """The code of a package's modules, by their paths within its folder."""
+    files = sorted(package.rglob("*.py"))
+    return {file.relative_to(package).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
 def _versions() -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import num_batches
 from trainables.errors import InputError, StageFailure, first_line
-from trainables.identity import engine_digest
+from trainables.identity import digest, engine_digest, sources_of
 from trainables.networks.models import build, load_weights
 from trainables.plain import require
 from trainables.plan import StagePlan
@@ -42,6 +42,7 @@ from trainables.trial import CascadeTrial
 Tick = Callable[[], None]
 """Called after every epoch; may raise to give the run up."""
 _MANY = 10_000  # epochs, where their number is not known yet
+_DECIDING = ("arms.py", "narrow.py", "peer.py", "work.py")  # what the arms come to depends on the code of these
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -107,8 +108,14 @@ def run_arm(run: Run, material: Material, tick: Tick = lambda: None) -> RunResul
 
 
 def versions() -> dict[str, str]:
-    """Of what decides results."""
-    return {"torch": torch.__version__, "torch_pruning": torch_pruning.__version__, "engine": engine_digest()}
+    """Of what decides results; beside the engine's code that of arms that do without a cascade."""
+    sources = sources_of(Path(__file__).parent)
+    return {
+        "torch": torch.__version__,
+        "torch_pruning": torch_pruning.__version__,
+        "engine": engine_digest(),
+        "arms": digest({name: sources[name] for name in _DECIDING}),
+    }
 
 
 def device_name(device: torch.device) -> str:

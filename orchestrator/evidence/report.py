@@ -149,7 +149,12 @@ def not_shown(
         if lines:
             names = ", ".join(f"{line.arm} at {_size_text(line.size)}" for line in lines)
             yield f"These spent less than 90 % of the budget, as {why}: {names}."
-    for key, what in (("engine", "the engine"), ("torch", "torch")):
+    for key, what in (
+        ("engine", "the engine"),
+        ("arms", "the arms' code"),
+        ("torch", "torch"),
+        ("torch_pruning", "torch-pruning"),
+    ):
         if len({result.versions.get(key) for result in results}) > 1:
             yield f"The results are of several versions of {what}."
     if len({result.device for result in results}) > 1:

@@ -78,7 +78,7 @@ class RunResult(PlainConfig):
         work: in teacher-passes, as `work` counts it.
         seconds: wall time of training.
         device: what it ran on.
-        versions: of torch and torch-pruning, and the digest of the engine's code.
+        versions: of torch and torch-pruning, and digests of the code of the engine and of the arms.
         config: the cascade, or what one network was trained with.
         failure: why it gave nothing, or `None`.
     """

@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.evidence import peer
 from orchestrator.evidence.__main__ import main
-from orchestrator.evidence.arms import run_arm
+from orchestrator.evidence.arms import run_arm, versions
 from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.processes import OutOfTimeError, run_study
@@ -19,6 +19,7 @@ from orchestrator.evidence.results import ResultFile
 from orchestrator.evidence.schedule import chosen_rate, next_run, num_runs
 from orchestrator.storage.locks import locked
 from trainables.errors import InputError
+from trainables.identity import sources_of
 
 METHODS = {
     "plain": {},
@@ -49,6 +50,13 @@ def test_every_method_gives_networks_of_the_sizes_within_the_budget(plain, tmp_p
         assert result.config["recipe"]["epochs"] == result.epochs > 0
     assert result.device == "cpu"
     assert result.versions["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("name", ["narrow.py", "peer.py"])
+def test_other_code_of_an_arm_is_another_version(name, monkeypatch):
+    before = versions()
+    monkeypatch.setattr("orchestrator.evidence.arms.sources_of", lambda package: sources_of(package) | {name: "other"})
+    assert {key for key, value in versions().items() if value != before[key]} == {"arms"}
 
 
 def test_the_seed_decides(plain, tmp_path: Path) -> None:

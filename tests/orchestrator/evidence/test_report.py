@@ -143,6 +143,10 @@ def test_words_say_what_is_not(plan: StudyPlan, results: dict[str, RunResult]) -
     text = "\n".join(not_shown(plan, summary, [*results.values(), other], {}))
     assert "several versions of torch." in text
     assert "several kinds of machine" in text
+    assert "the arms' code" not in text
+    later = RunResult.from_dict(other.to_dict() | {"versions": {"torch": "2", "engine": "a", "arms": "b"}})
+    text = "\n".join(not_shown(plan, summary, [other, later], {}))
+    assert "several versions of the arms' code." in text
 
 
 def test_every_run_that_is_missing_is_told_once(plan: StudyPlan, results: dict[str, RunResult]) -> None:
