@@ -73,6 +73,21 @@ def clip_gradients(parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
         nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
 
 
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give weights that have a gradient for the first time, later than others, a momentum of zero.
+
+    So torch's SGD begins theirs, too; its fused steps take momenta of all weights or of none. A network that leaves
+    layers out by chance has no gradients of these, and they stay as they are.
+    """
+    for group in optimizer.param_groups:
+        if group.get("momentum"):  # AdamW has none in its groups
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            new = [parameter for parameter in moved if not optimizer.state.get(parameter)]
+            if len(new) < len(moved):
+                for parameter in new:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Tensors:
     """What the optimiser remembers of each parameter, as `parameter.quantity`; nothing before the first step."""
     return {

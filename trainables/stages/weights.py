@@ -9,6 +9,7 @@ from trainables.pruning.views import Cuts
 from trainables.recipe import Recipe
 from trainables.stages.averaging import WeightAverage
 from trainables.stages.optimizers import (
+    begin_momentum,
     clip_gradients,
     cut_state,
     load_optimizer_state,
@@ -37,6 +38,7 @@ class TrainedWeights:
     def step(self) -> None:
         """Move them by their gradients, which are scaled down where the recipe says so."""
         clip_gradients(self.parameters.values(), self._recipe)
+        begin_momentum(self.optimizer)
         self.optimizer.step()
         self.average.update()
 

@@ -217,6 +217,35 @@ def test_a_network_that_draws_from_other_generators_goes_on_from_every_batch_too
     assert equal(wanted, later.network.state_dict())
 
 
+class SometimesLeftOut(nn.Sequential):
+    """A block beside a shortcut, and now and then the shortcut alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and random.random() < 0.5:
+            return x
+        return x + super().forward(x)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, RICH], ids=["plain", "rich"])
+def test_a_network_that_leaves_blocks_out_by_chance_goes_on_from_every_batch_too(
+    data: DataSplits, tmp_path: Path, monkeypatch, recipe: Recipe
+) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    blocks = [SometimesLeftOut(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(4)]
+    start = nn.Sequential(nn.Conv2d(3, 4, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+
+    def fresh() -> TeacherStage:
+        return TeacherStage(copy.deepcopy(start), recipe=replace(recipe, execution="eager"), data=data)
+
+    wanted, later = final_weights(fresh()), fresh()
+    while not later.finished:
+        later.step_for(0.0)
+        save_state(tmp_path / "state", *later.state())
+        later = fresh()
+        later.load_state(*load_state(tmp_path / "state"))
+    assert equal(wanted, later.network.state_dict())
+
+
 class LouderEachTime(nn.Module):
     """Counts its steps of training in a buffer that is not saved with the network."""
 

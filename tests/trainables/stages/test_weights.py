@@ -56,3 +56,29 @@ def test_what_is_remembered_lies_in_memory_as_the_weights_do(tmp_path: Path, opt
     for name, tensor in weights.state().items():
         assert torch.equal(again.state()[name], tensor)
         assert again.state()[name].stride() == tensor.stride()
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_weights_without_a_gradient_stay_and_begin_when_they_have_one_as_in_plain_sgd(
+    tmp_path: Path, momentum: float
+) -> None:
+    """A network that leaves layers out by chance: torch's fused steps take momenta of all weights or of none."""
+    recipe = Recipe(learning_rate=0.1, momentum=momentum, weight_decay=0.0)
+    fused, plain = (
+        {name: nn.Parameter(torch.full((2, 2), 3.0)) for name in ("first", "second", "third")} for _ in range(2)
+    )
+    weights = TrainedWeights(fused, recipe)
+    optimizer = torch.optim.SGD(plain.values(), lr=0.1, momentum=momentum, nesterov=momentum > 0)
+    for number, names in enumerate((["first"], ["second"], ["first", "second"], ["third", "first"], ["second"])):
+        for parameters in (fused, plain):
+            for name, parameter in parameters.items():
+                parameter.grad = torch.full_like(parameter, number - 1.5) if name in names else None
+        before = {name: parameter.detach().clone() for name, parameter in fused.items()}
+        weights.step()
+        optimizer.step()
+        for name, parameter in fused.items():
+            torch.testing.assert_close(parameter, plain[name])
+            assert torch.equal(parameter, before[name]) is (name not in names)
+        save_state(tmp_path / "state", weights.state(), {})
+        weights = TrainedWeights(fused, recipe)
+        weights.load_state(load_state(tmp_path / "state")[0])
