@@ -125,8 +125,19 @@ def _per_output(layer: nn.Module, value: Callable[[torch.Tensor, torch.Tensor], 
     return torch.stack(terms).sum(0)
 
 
+def _has_gradient(layer: nn.Module) -> bool:
+    return any(parameter.grad is not None for parameter in layer.parameters(recurse=False))
+
+
 class SaliencyMeter:
-    """Mean score of each kept channel of each group of one level, over the batches since `reset`."""
+    """Mean score of each kept channel of each group of one level, over the batches since `reset`.
+
+    Attributes:
+        sums: of scores, by group.
+        num_batches: that the sums are over.
+        ran: groups of which a layer has had a gradient, and whether since `reset`; a network may leave layers out by
+            chance. The same on all ranks, which add gradients up.
+    """
 
     def __init__(self, criterion: Criterion, channel_map: ChannelMap) -> None:
         """Start empty.
@@ -140,12 +151,14 @@ class SaliencyMeter:
         self._gates: dict[str, list[GateLayer]] = {}
         self.sums: dict[str, torch.Tensor] = {}
         self.num_batches = 0
+        self.ran: dict[str, bool] = {}
 
     def reset(self, network: nn.Module, kept: Kept) -> None:
         """Forget all scores and look at a level's network as it is now."""
         positions = self._channel_map.kept_positions(kept)
         device = next(network.parameters()).device
         self._gates, self.sums, self.num_batches = {}, {}, 0
+        self.ran = dict.fromkeys(self.ran, False)
         for group in self._channel_map.groups:
             gates = []
             for member in group.members:
@@ -190,6 +203,8 @@ class SaliencyMeter:
                     f"of one score a channel, of shape {shape}"
                 )
             self.sums[group] += scores_C
+            if not self.ran.get(group, False) and any(_has_gradient(gated.layer) for gated in gates):
+                self.ran[group] = True
 
     def update(self) -> None:
         """Add the scores of the batch whose backward pass has just run."""
@@ -199,3 +214,11 @@ class SaliencyMeter:
     def scores(self) -> dict[str, torch.Tensor]:
         """Mean scores on the CPU, in float64, by group."""
         return {group: sums_C.double().cpu() / max(1, self.num_batches) for group, sums_C in self.sums.items()}
+
+    def left_out(self, scores: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+        """Groups that these scores say nothing of as no batch since `reset` has run them."""
+        return tuple(
+            group
+            for group, scores_C in scores.items()
+            if not self.ran.get(group, False) and fault_of(scores_C) == "all zero"
+        )

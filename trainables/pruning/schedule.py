@@ -1,6 +1,6 @@
 """How a level falls to its size: when channels go, and one level on its way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -91,12 +91,12 @@ class LevelPruner:
         What was seen of the level's own channels since the last pruning stays.
         """
         level, meter = self.level, self.meter
-        seen, number = meter.sums, meter.num_batches
+        seen, number, ran = meter.sums, meter.num_batches, meter.ran
         level.widen()
         meter.reset(level.network, level.shared.kept)
         for group, sums in seen.items():
             meter.sums[group][torch.searchsorted(level.shared.kept[group], level.kept[group])] = sums
-        meter.num_batches = number
+        meter.num_batches, meter.ran = number, ran
 
     def add_scores(self) -> None:
         """Add the saliency of the batch whose backward pass has just run."""
@@ -105,21 +105,51 @@ class LevelPruner:
 
     def _remove(self, target: float, fraction: float, protected: Kept | None) -> Cuts:
         scores: Mapping[str, torch.Tensor] = self.meter.scores()
-        check_scores(scores)
+        left_out = self.meter.left_out(scores)
+        check_scores({group: scores_C for group, scores_C in scores.items() if group not in left_out})
+        if left_out:
+            protected = self._with_whole(left_out, fraction, protected)
         pool: Kept = self.level.kept
         if self.level.is_wide:
             pool, scores = self._with_lost(scores, share_at(fraction, self._pruning.regrowth))
-        kept = select(
-            pool,
-            scores,
-            target=target,
-            final=self.final,
-            sizes=self._sizes,
-            channel_map=self.level.shared.channel_map,
-            pruning=self._pruning,
-            protected=protected,
-        )
+        try:
+            kept = select(
+                pool,
+                scores,
+                target=target,
+                final=self.final,
+                sizes=self._sizes,
+                channel_map=self.level.shared.channel_map,
+                pruning=self._pruning,
+                protected=protected,
+            )
+        except SelectionError as error:
+            if not left_out:
+                raise
+            raise SelectionError(
+                f"{error.reason}; nothing could go from {', '.join(left_out)}, which no batch has run since the last "
+                f"pruning: take fewer pruning.num_prunings than {self._pruning.num_prunings}"
+            ) from error
         return self.level.keep(kept)
+
+    def _with_whole(self, left_out: Sequence[str], fraction: float, protected: Kept | None) -> Kept:
+        """What must stay where saliency says nothing of some groups, as no batch has run them since the last pruning.
+
+        They stay whole; there are more prunings to come, or there were.
+
+        Raises:
+            SelectionError: if this is the last one, and no batch at all has run one of them.
+        """
+        never = next((group for group in left_out if group not in self.meter.ran), None)
+        if fraction >= 1.0 and never is not None:
+            raise SelectionError(
+                "no batch up to the last pruning has run it and given it a gradient, so that nothing can be told "
+                "apart; leave it out less often, train more epochs, or name its layers in pruning.keep",
+                group=never,
+            )
+        kept = self.level.kept
+        stays = {group: channels[:0] for group, channels in kept.items()} if protected is None else dict(protected)
+        return stays | {group: kept[group] for group in left_out}
 
     def _with_lost(self, scores: Mapping[str, torch.Tensor], share: float) -> tuple[Kept, Mapping[str, torch.Tensor]]:
         """What the level keeps and what may come back to it, with the saliency of both."""
@@ -145,7 +175,14 @@ class LevelPruner:
                 f"{100 * TOLERANCE:.0f} % may lie between"
             )
 
-    def load(self, kept: Kept, buffers: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor], num: int) -> None:
+    def load(  # noqa: PLR0913
+        self,
+        kept: Kept,
+        buffers: Mapping[str, torch.Tensor],
+        sums: Mapping[str, torch.Tensor],
+        num: int,
+        ran: Mapping[str, bool],
+    ) -> None:
         """Go on from what a level kept, its statistics, and its saliency so far.
 
         Args:
@@ -153,11 +190,12 @@ class LevelPruner:
             buffers: of the level's network, by name.
             sums: of scores, by group.
             num: batches that the sums are over.
+            ran: groups that batches have run, and whether since the last pruning.
         """
         self.level.keep(kept)
         for name, buffer in self.level.network.named_buffers():
             buffer.copy_(buffers[name])
         self.meter.reset(self.level.network, self.level.kept)
-        self.meter.num_batches = num
+        self.meter.num_batches, self.meter.ran = num, dict(ran)
         for group, scores in sums.items():
             self.meter.sums[group].copy_(scores)

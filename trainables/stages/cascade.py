@@ -228,19 +228,24 @@ class CascadeStage:
             tensors |= prefixed(f"saliency.{level.number}", pruner.meter.sums)
         return tensors, values | {
             "saliency_batches": [pruner.meter.num_batches for pruner in self.pruners],
+            "saliency_ran": [pruner.meter.ran for pruner in self.pruners],
             "results": [result.to_dict() for result in self.results],
         }
 
     @torch.no_grad()
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, with the same larger network."""
-        for pruner, num_batches_seen in zip(self.pruners, values["saliency_batches"], strict=True):
+        # Earlier versions took every group for one that had run.
+        all_ran = [dict.fromkeys(pruner.level.kept, True) for pruner in self.pruners]
+        have_ran = values.get("saliency_ran", all_ran)
+        for pruner, num_batches_seen, ran in zip(self.pruners, values["saliency_batches"], have_ran, strict=True):
             number = pruner.level.number
             pruner.load(
                 unprefixed(f"kept.{number}", tensors),
                 unprefixed(f"buffers.{number}", tensors),
                 unprefixed(f"saliency.{number}", tensors),
                 num_batches_seen,
+                ran,
             )
         self._epochs.load_state(tensors, values)
         self._steps_taken = self._epochs.steps_taken

@@ -131,6 +131,28 @@ def test_scores_without_a_batch_are_zero_and_reset_forgets(networks) -> None:
     assert all(not scores.any() for scores in meter.scores().values())
 
 
+def test_groups_that_no_batch_has_run_are_told_from_those_that_are_cut_off_from_the_loss() -> None:
+    network = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)), nn.Flatten(), nn.Linear(48, 4))
+    channel_map = find_groups(network, (3, 4, 4))
+    first, second, third = (group.name for group in channel_map.groups)
+    meter = SaliencyMeter(gate_gradient, channel_map)
+    meter.reset(network, channel_map.everything())
+    gradients = {first: 1.0, second: 0.0}
+    for name in (first, second, None):  # one after the other, and none in the third batch
+        for parameter in network.parameters():
+            parameter.grad = None
+        if name is not None:
+            layer = network.get_submodule(name)
+            layer.weight.grad = torch.full_like(layer.weight, gradients[name])
+        meter.update()
+    assert meter.ran == {first: True, second: True}
+    assert meter.left_out(meter.scores()) == (third,)
+    meter.reset(network, channel_map.everything())
+    assert meter.ran == {first: False, second: False}
+    assert meter.left_out(meter.scores()) == (first, second, third)
+    assert meter.left_out({first: torch.ones(3), second: torch.zeros(1)}) == ()  # scores that ask for no gradient
+
+
 def test_scores_of_a_level_do_not_see_other_levels(architecture, networks, random_plan) -> None:
     """Level 2's loss, size or absence leave level 1's scores bit-identical."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import nn
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure
+from trainables.files.states import load_state, save_state
 from trainables.networks.vggs import vgg
 from trainables.plan import StagePlan
 from trainables.pruning.cost import LatencyTable, count_macs, count_params
@@ -23,6 +25,7 @@ from trainables.pruning.schedule import size_at
 from trainables.pruning.views import find_indices, pick
 from trainables.pruning_config import Pruning
 from trainables.recipe import Optimizer, Recipe
+from trainables.stages import midway
 from trainables.stages.batches import epoch_batches
 from trainables.stages.cascade import CascadeStage
 from trainables.stages.evaluation import evaluate
@@ -435,6 +438,84 @@ def test_a_group_that_is_cut_off_from_the_loss_is_named(make_stage, networks) ->
     config = replace(CONFIG, recipe=replace(RECIPE, epochs=1))
     with pytest.raises(StageFailure, match=r"level 2, group layer1\.0\.conv1, step 1: saliency is zero"):
         run(make_stage(config, teacher=zero_initialised(networks)))
+
+
+class Skipping(nn.Module):
+    """Blocks beside shortcuts, of which some are left out in training by chance."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        inner = [nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(3)]
+        self.inner = nn.ModuleList(inner)
+        self.outer = nn.ModuleList([nn.Conv2d(16, 8, 1) for _ in range(3)])
+        self.scores = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            if not self.training or random.random() >= self.chance:
+                x = x + outer(inner(x))
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+SKIPPING = replace(
+    CONFIG, recipe=replace(RECIPE, epochs=4, execution="eager"), pruning=replace(CONFIG.pruning, num_prunings=8)
+)
+
+
+@pytest.mark.parametrize("changes", [{}, {"nested": True}, {"regrowth": 1.0}], ids=["plain", "nested", "regrown"])
+def test_what_no_batch_has_run_since_the_last_pruning_stays_whole_and_goes_on_from_every_batch(
+    make_stage, monkeypatch, tmp_path, changes
+) -> None:
+    monkeypatch.setattr(midway, "PACED_BATCHES", 1)
+    torch.manual_seed(0)
+    teacher = Skipping(0.5)
+    config = replace(SKIPPING, pruning=replace(SKIPPING.pruning, **changes))
+    whole, later = make_stage(config, teacher=teacher), make_stage(config, teacher=teacher)
+    num_left_out = 0
+    for pruner in whole.pruners:
+        fall = pruner.fall
+
+        def fall_and_look(fraction, *, protected, pruner=pruner, fall=fall):
+            nonlocal num_left_out
+            left_out = pruner.meter.left_out(pruner.meter.scores())
+            before = {group: pruner.level.kept[group] for group in left_out}
+            cuts = fall(fraction, protected=protected)
+            assert all(torch.equal(pruner.level.kept[group], channels) for group, channels in before.items())
+            num_left_out += len(left_out)
+            return cuts
+
+        monkeypatch.setattr(pruner, "fall", fall_and_look)
+    run(whole)
+    assert num_left_out > 0
+    later.step_for(0.0)
+    while not later.finished:
+        save_state(tmp_path / "state", *later.state())
+        later = make_stage(config, teacher=teacher)
+        later.load_state(*load_state(tmp_path / "state"))
+        later.step_for(0.0)
+    assert later.results == whole.results
+    for result, level, other in zip(whole.results, whole.levels, later.levels, strict=True):
+        assert result.macs_kept == pytest.approx(config.macs_kept[result.level - 1], rel=0.02)
+        assert all(torch.equal(level.kept[group], other.kept[group]) for group in level.kept)
+        state = other.network.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in level.network.state_dict().items())
+
+
+def test_what_no_batch_at_all_has_run_is_named_at_the_last_pruning(make_stage) -> None:
+    with pytest.raises(StageFailure, match=r"level 2, group inner\.0\.0, step 8: no batch up to .* in pruning\.keep"):
+        run(make_stage(SKIPPING, teacher=Skipping(1.0)))
+
+
+def test_a_size_that_is_missed_for_what_no_batch_has_run_says_so(make_stage) -> None:
+    stage = make_stage(replace(SKIPPING, macs_kept=(0.6,)), teacher=Skipping(1.0))
+    (pruner,) = stage.pruners
+    pruner.meter.ran = {group.name: False for group in stage._shared.channel_map.groups}  # before
+    with pytest.raises(StageFailure, match=r"nothing could go from outer.*, which no batch .*num_prunings than 8"):
+        stage._prune(1.0)
 
 
 def test_a_user_s_criterion_that_gives_nan_is_blamed_on_its_group(make_stage, monkeypatch, tmp_path) -> None:
