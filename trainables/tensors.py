@@ -1,9 +1,10 @@
-"""Tensors by name: put under a prefix, and told from others by a digest."""
+"""Tensors by name: put under a prefix, told from others by a digest, and buffers that a network does not save."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
+from torch import nn
 
 Tensors = dict[str, torch.Tensor]
 
@@ -16,6 +17,19 @@ def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
 def unprefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """The tensors under `prefix.`, by what follows it."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def unsaved_buffers(network: nn.Module) -> Tensors:
+    """Buffers that a network has and its state dict has not, by name."""
+    saved = network.state_dict()
+    return {name: buffer for name, buffer in network.named_buffers() if name not in saved}
+
+
+def load_unsaved(network: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `unsaved_buffers` gave; those that are not given, as by earlier versions, stay."""
+    for name, buffer in unsaved_buffers(network).items():
+        if name in buffers:
+            buffer.copy_(buffers[name])
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:

@@ -22,7 +22,7 @@ from trainables.pruning.cost import LatencyTable
 from trainables.pruning.network_size import NetworkSize
 from trainables.results import EpochProgress, LevelResult, Reused, Standing
 from trainables.stages.cascade import CascadeStage
-from trainables.tensors import Tensors, prefixed, unprefixed
+from trainables.tensors import Tensors, load_unsaved, prefixed, unprefixed, unsaved_buffers
 
 
 class FinishedStages(Protocol):
@@ -223,6 +223,7 @@ class CascadeTrial:
         tensors: Tensors = {}
         for number in levels:
             tensors |= prefixed(f"level.{number}", self.networks[number].state_dict())
+            tensors |= prefixed(f"buffers.{number}", unsaved_buffers(self.networks[number]))
         return tensors, {
             "widths": {str(number): network_widths(self.networks[number]) for number in levels},
             "results": [result.to_dict() for result in self.results if result.level in levels],
@@ -233,6 +234,7 @@ class CascadeTrial:
             network = copy.deepcopy(self._teacher)
             resize(network, widths)
             network.load_state_dict(versioned(unprefixed(f"level.{number}", tensors), network))
+            load_unsaved(network, unprefixed(f"buffers.{number}", tensors))
             self.networks[int(number)] = network.eval().requires_grad_(requires_grad=False)
         # A stage that was found may have been computed for a cascade with more or fewer levels below it.
         results = (LevelResult.from_dict(result) for result in values["results"])

@@ -300,6 +300,43 @@ def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
     assert len(places) == 4 * len(wanted)
 
 
+class LouderEachTime(nn.Module):
+    """Counts its steps of training in a buffer that is not saved with the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        self.seen += 1
+        return x * (1 + self.seen / 10)
+
+
+def test_a_buffer_that_is_not_saved_with_the_network_goes_on_from_stage_to_stage(
+    data: DataSplits, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), LouderEachTime()]
+    teacher = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    config = replace(KINDS["joint, recovery"], recipe=replace(CONFIG.recipe, epochs=2))
+    whole, later = (CascadeTrial(teacher, config=config, data=data) for _ in range(2))
+    list(whole.run())
+    while not later.finished:
+        later.step()
+        save_state(tmp_path / "state", *later.state())
+        later = CascadeTrial(teacher, config=config, data=data)
+        later.load_state(*load_state(tmp_path / "state"))
+    assert_equal(whole, later)
+    for level, network in whole.networks.items():
+        assert float(network[4].seen) == float(later.networks[level][4].seen) > 0
+    tensors, values = later.state()
+    earlier = CascadeTrial(teacher, config=config, data=data)
+    earlier.load_state({name: t for name, t in tensors.items() if not name.startswith("buffers")}, values)
+    assert earlier.results == whole.results
+
+
 def test_as_many_batches_are_trained_as_fit_into_the_seconds(make_trial, monkeypatch) -> None:
     monkeypatch.setattr(midway, "PACED_BATCHES", 2)
     monkeypatch.setattr(midway.time, "perf_counter", iter(range(0, 1000, 10)).__next__)

@@ -28,7 +28,7 @@ from trainables.stages.evaluation import Evaluation, evaluate
 from trainables.stages.objective import Objective, for_losses
 from trainables.stages.recalibration import CALIBRATION_BATCHES, recalibrate
 from trainables.stages.weights import TrainedWeights
-from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
+from trainables.tensors import Tensors, all_finite, load_unsaved, prefixed, unprefixed, unsaved_buffers
 
 
 def require_trainable(network: nn.Module) -> None:
@@ -217,9 +217,8 @@ class TeacherStage:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that what comes next depends on: tensors, and plain values."""
         tensors, values = self._epochs.state()
-        saved = self.network.state_dict()
-        unsaved = {name: buffer for name, buffer in self.network.named_buffers() if name not in saved}
-        tensors |= prefixed("network", saved) | prefixed("buffers", unsaved) | self._weights.state()
+        tensors |= prefixed("network", self.network.state_dict()) | prefixed("buffers", unsaved_buffers(self.network))
+        tensors |= self._weights.state()
         return tensors, values | {
             "seconds": self._seconds,
             "found": dataclasses.asdict(self._found),
@@ -228,10 +227,7 @@ class TeacherStage:
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.network.load_state_dict(versioned(unprefixed("network", tensors), self.network))
-        buffers = unprefixed("buffers", tensors)
-        for name, buffer in self.network.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
+        load_unsaved(self.network, unprefixed("buffers", tensors))
         self._weights.load_state(tensors)
         self._epochs.load_state(tensors, values)
         self._seconds = values["seconds"]
