@@ -22,6 +22,9 @@ from trainables.pruning.channels import ChannelMap, skeleton
 Maps = Mapping[str, torch.Tensor]
 """Attention maps, N x P, by the name of the layer that reads the features."""
 
+Hook = Callable[[nn.Module, tuple[object, ...], dict[str, object]], None]
+"""Called with a layer, and with what the layer is called with, by place and by name."""
+
 _SHORTEST = 1e-6  # length that a map which is zero nearly everywhere is not stretched from
 
 
@@ -40,9 +43,9 @@ def find_boundaries(network: nn.Module, channel_map: ChannelMap, input_shape: tu
     bare = skeleton(network)
     met: dict[str, torch.Tensor] = {}  # held, so that no two of them can be one
 
-    def look(layer: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
-            features = inputs[0] if inputs else None
+    def look(layer: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
+            features = _first(inputs, named)
             if not isinstance(features, torch.Tensor) or features.ndim != 4:
                 return
             if _channels_first(features, module).shape[2:].numel() < 2:
@@ -53,7 +56,7 @@ def find_boundaries(network: nn.Module, channel_map: ChannelMap, input_shape: tu
         return hook
 
     for layer in reading:
-        bare.get_submodule(layer).register_forward_pre_hook(look(layer))
+        bare.get_submodule(layer).register_forward_pre_hook(look(layer), with_kwargs=True)
     with torch.no_grad():
         bare(torch.zeros(2, *input_shape, device="meta"))
     if not met:
@@ -74,18 +77,27 @@ def attention_maps(network: nn.Module, boundaries: tuple[str, ...]) -> Iterator[
     """
     maps: dict[str, torch.Tensor] = {}
 
-    def read(layer: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            maps[layer] = attention(_channels_first(inputs[0], module))
+    def read(layer: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
+            features = _first(inputs, named)
+            assert isinstance(features, torch.Tensor)
+            maps[layer] = attention(_channels_first(features, module))
 
         return hook
 
-    hooks = [network.get_submodule(layer).register_forward_pre_hook(read(layer)) for layer in boundaries]
+    hooks = [
+        network.get_submodule(layer).register_forward_pre_hook(read(layer), with_kwargs=True) for layer in boundaries
+    ]
     try:
         yield maps
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _first(inputs: tuple[object, ...], named: dict[str, object]) -> object:
+    """What a layer reads, whether it is called by place or by name, as in `conv(input=x)`."""
+    return next(iter((*inputs, *named.values())), None)
 
 
 def _channels_first(features: torch.Tensor, layer: nn.Module) -> torch.Tensor:

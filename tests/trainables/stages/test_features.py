@@ -85,6 +85,27 @@ def test_features_are_read_where_channels_are_at_more_than_one_place_and_once_ea
     assert not any(layer._forward_pre_hooks for layer in network.modules())
 
 
+class ByName(nn.Sequential):
+    """Calls its layers by the name of what they read."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            x = layer(input=x)
+        return x
+
+
+def test_layers_that_are_called_by_name_are_looked_at_too() -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    by_place, by_name = (kind(*layers, nn.Linear(8, 4)) for kind in (nn.Sequential, ByName))
+    assert find_boundaries(by_name, find_groups(by_name, (3, 16, 16)), (3, 16, 16)) == ("2",)
+    images, found = torch.randn(2, 3, 16, 16), []
+    for network in (by_place, by_name):
+        with attention_maps(network, ("2",)) as maps:
+            network(images)
+        found.append(maps["2"])
+    assert torch.equal(*found)
+
+
 def test_a_network_whose_features_have_no_places_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     with pytest.raises(InputError, match=r"feature_weight is above 0, but no layer of the network reads .*leave it at"):
