@@ -39,7 +39,13 @@ def node_of(said: str) -> str | None:
 
 def lost_its_process(said: str) -> bool:
     """Whether an actor failed as its process was gone, and did not raise, by what Ray said last of it."""
-    return _LOST.match(said.rpartition("Failure #")[2].partition("\n")[2]) is not None
+    return _LOST.match(last_attempt(said)) is not None
+
+
+def last_attempt(said: str) -> str:
+    """What Ray said of the last of a trial's attempts, without the line that Tune puts before it."""
+    _, number, last = said.rpartition("Failure #")
+    return last.partition("\n")[2] if number else said
 
 
 def nodes_for(needs: Mapping[str, float]) -> frozenset[str]:

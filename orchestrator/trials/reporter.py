@@ -1,17 +1,21 @@
 """Where Ray Tune says what came of trials."""
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune import Callback
 
-from orchestrator.machines.node_faults import LEFT_OUT_SECONDS, NodeFaults, lost_its_process, node_of
+from orchestrator.machines.node_faults import LEFT_OUT_SECONDS, NodeFaults, last_attempt, lost_its_process, node_of
 from orchestrator.searches.asked import Asked
 from orchestrator.storage.staging import no_room
 from orchestrator.trials.wave import Wave, breaks_the_wave
 from trainables.errors import MachineError
 from trainables.results import EpochProgress, LevelResult, Reused
+
+_TRACEBACK = re.compile(r"ray::.*\(pid=\d+")  # Ray's words for "Traceback (most recent call last)"
 
 
 class Listener(Protocol):
@@ -153,15 +157,26 @@ class Reporter(Callback):  # type: ignore[misc]
 
 def _require_room(trial: Any) -> None:  # noqa: ANN401
     """Raise what kept a trial from writing what it had to, which is no failure of the trial's."""
-    full = no_room(_cause(trial))
+    full = no_room("\n".join(_error(trial)))
     if full is not None:
         raise full
 
 
 def _cause(trial: Any) -> str:  # noqa: ANN401
-    """The last line of what an actor raised, from the file that Tune's driver keeps of it."""
-    lines = [line.strip() for line in _said(trial).splitlines() if line.strip()]
-    return lines[-1] if lines else "the actor died"
+    """The kind and the first line of what an actor raised last."""
+    lines = _error(trial)
+    return lines[0] if lines else "the actor died"
+
+
+def _error(trial: Any) -> list[str]:  # noqa: ANN401
+    """The lines of what an actor raised last, from the file that Tune's driver keeps of it.
+
+    It follows the frames of the last of Ray's tracebacks, which are indented; what Ray says without one ends with it.
+    """
+    lines = [line.rstrip() for line in last_attempt(_said(trial)).splitlines() if line.strip()]
+    begins = max((number for number, line in enumerate(lines) if _TRACEBACK.search(line)), default=len(lines))
+    error = list(dropwhile(lambda line: line[0].isspace(), lines[begins + 1 :]))
+    return [line.strip() for line in error or lines[-1:]]
 
 
 def _said(trial: Any) -> str:  # noqa: ANN401

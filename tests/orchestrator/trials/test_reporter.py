@@ -44,6 +44,58 @@ def test_epochs_that_were_taken_over_do_not_count_as_trained(results, trained):
     assert reported(*results) == trained
 
 
+RAISED = """Failure # {number} (occurred at noon)
+\x1b[36mray::CascadeTrainable.train()\x1b[39m (pid=7, ip=10.0.0.1, actor_id=0, repr=<trainables.CascadeTrainable>)
+           ^^^^^^^^^^^^^^^^^
+  File "trainable.py", line 326, in train
+    result = self.step()
+             ^^^^^^^^^^^
+{error}
+"""
+NESTED = """ray.exceptions.RayTaskError(RuntimeError): \x1b[36mray::Follower.step()\x1b[39m (pid=8, ip=10.0.0.1)
+  File "followers.py", line 3, in step
+RuntimeError: of another rank
+and more"""
+DIED = """Failure # {number} (occurred at noon)
+The actor died unexpectedly before finishing this task.
+\tclass_name: CascadeTrainable
+\tpid: 7
+The actor is dead because its worker process has died.
+"""
+
+
+@pytest.mark.parametrize(
+    ("attempts", "said"),
+    [
+        ([(RAISED, "ValueError: You cannot.\n\n  File 'x.py', as\n\nworkaround examples.")], "ValueError: You cannot."),
+        ([(RAISED, "ValueError: one line")], "ValueError: one line"),
+        ([(RAISED, "ValueError")], "ValueError"),
+        ([(RAISED, "KeyError: 1\n\nThe above exception was:\n"), (RAISED, "OSError: 2\nthree")], "OSError: 2"),
+        ([(RAISED, NESTED)], "RuntimeError: of another rank"),
+        ([(RAISED, "OSError: 2"), (DIED, "")], "The actor is dead because its worker process has died."),
+        ([], "the actor died"),
+    ],
+)
+def test_a_trial_that_raised_is_told_by_the_first_line_of_its_last_error(tmp_path, attempts, said):
+    file, failed = tmp_path / "error.txt", []
+    texts = [form.format(number=number, error=error) for number, (form, error) in enumerate(attempts, start=1)]
+    file.write_text("".join(texts))
+    record = SimpleNamespace(failed=lambda number, reason: failed.append((number, reason)))
+    wave = SimpleNamespace(ended=failed.append, broken=None)
+    faults = SimpleNamespace(is_left_out=lambda node: False)
+    trial = SimpleNamespace(config={"trial": 3}, last_result=None, error_file=str(file))
+    Reporter(wave, record, faults).on_trial_error(0, [], trial)
+    assert failed == [(3, f"before its first epoch: {said}"), 3]
+
+
+def test_a_full_disk_is_known_by_any_line_of_the_last_error(tmp_path):
+    file = tmp_path / "error.txt"
+    file.write_text(RAISED.format(number=1, error="SafetensorError: not written\n\nNo space left on device\nMake some"))
+    trial, wave = SimpleNamespace(config={"trial": 3}, error_file=str(file)), Wave(None, size=1)
+    Reporter(wave, SimpleNamespace(), SimpleNamespace()).on_trial_recover(0, [], trial)
+    assert isinstance(wave.broken, OSError)
+
+
 BROKEN = """
 import json, sqlite3
 from pathlib import Path
