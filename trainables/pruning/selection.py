@@ -24,13 +24,20 @@ _BEAM_DEPTH = 16
 
 
 class SelectionError(Exception):
-    """No choice of channels is possible; the message says why and names the group where one is to blame."""
+    """No choice of channels is possible; the message says why and names the group where one is to blame.
 
-    def __init__(self, reason: str, *, group: str | None = None) -> None:
-        """Keep the reason and the group."""
+    Attributes:
+        reason: the message.
+        group: the group to blame, if there is one.
+        only_protected: whether protected channels alone are in the way, so that the reason leaves the mend open.
+    """
+
+    def __init__(self, reason: str, *, group: str | None = None, only_protected: bool = False) -> None:
+        """Keep the reason and what is to blame."""
         super().__init__(reason)
         self.reason = reason
         self.group = group
+        self.only_protected = only_protected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,9 +179,12 @@ class _Chooser:
         elif not met:
             met = self._lands(final)
         if not met:
+            only_protected = self._protected is not None and self._lands_unprotected(target)
+            mend = "" if only_protected else "; ask for a larger size, a lower min_channels or a smaller round_to"
             raise SelectionError(
                 f"{amount(self._size(), self._unit)} is as close as whole channels come to "
-                f"{amount(target, self._unit)}; ask for a larger size, a lower min_channels or a smaller round_to"
+                f"{amount(target, self._unit)}{mend}",
+                only_protected=only_protected,
             )
 
     def result(self) -> dict[str, torch.Tensor]:
@@ -235,6 +245,11 @@ class _Chooser:
         kept = self.result()
         scores = {name: self._scores[name][torch.isin(self._kept[name], kept[name])] for name in self._names}
         return _Chooser(kept, scores, self._sizes, self._channel_map, self._pruning, protected)._lands(final)
+
+    def _lands_unprotected(self, final: float) -> bool:
+        """Tell whether the final size could be met if no channel had to stay."""
+        free = _Chooser(self._kept, self._scores, self._sizes, self._channel_map, self._pruning, None)
+        return free._lands(final)
 
     def _lands(self, final: float) -> bool:
         """Fall to the final size, exchanging channels of this event where the cheapest alone miss it."""

@@ -341,6 +341,11 @@ class CascadeStage:
             yield
         except SelectionError as error:
             reason = error.reason
+            if error.only_protected:
+                reason += (
+                    f" beside the channels of level {level.number + 1}, which level {level.number} has to keep too; "
+                    "set pruning.nested: false, in which each level chooses for itself, or give other sizes"
+                )
             is_later = self.plan.kind == "pruning" and self.levels[0].number > 1
             if error.group is None and is_later:  # of a size
                 reason += (

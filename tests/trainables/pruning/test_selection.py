@@ -260,6 +260,17 @@ def test_a_level_on_its_way_is_not_held_to_its_final_size_by_what_is_protected(c
     assert case.macs(larger) == pytest.approx(0.8 * case.full, rel=TOLERANCE)
 
 
+def test_a_size_that_only_protected_channels_are_in_the_way_of_is_told_apart(tiny) -> None:
+    smaller = tiny.select(0.5, seed=0)  # keeps all channels but the last group's, where steps are large
+    assert tiny.macs(tiny.select(0.75, seed=1)) == pytest.approx(0.75 * tiny.full, rel=TOLERANCE)
+    with pytest.raises(SelectionError, match=r"as close as whole channels come to 0\.2074 M MACs$") as caught:
+        tiny.select(0.75, seed=1, protected=smaller)
+    assert caught.value.only_protected
+    with pytest.raises(SelectionError, match="ask for a larger size, a lower min_channels") as caught:
+        tiny.select(0.1, protected=smaller, pruning=Pruning(min_channels=8))
+    assert not caught.value.only_protected
+
+
 def test_ties_go_by_group_and_index(case) -> None:
     equal = {name: torch.ones(len(channels)) for name, channels in case.everything.items()}
     first, second = case.select(0.3, scores=equal), case.select(0.3, scores=equal)

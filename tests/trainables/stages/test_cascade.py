@@ -375,6 +375,19 @@ def test_a_nested_level_waits_for_the_smaller_one_where_that_is_in_its_way(make_
     assert [result.macs_kept for result in stage.results] == pytest.approx(config.macs_kept, rel=0.02)
 
 
+def test_where_what_the_smaller_level_keeps_is_in_the_way_the_failure_says_so(make_stage) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = vgg(plan=(3, 5, "pool", 6), num_classes=4, in_channels=3, width=1.0)
+    config = replace(CONFIG, macs_kept=(0.6, 0.3), pruning=Pruning(num_prunings=1))
+    run(make_stage(config, teacher=teacher))
+    nested = replace(config, pruning=replace(config.pruning, nested=True))
+    with pytest.raises(
+        StageFailure, match=r"level 1, step \d+: .* of level 2, .*; set pruning\.nested: false, .* sizes$"
+    ):
+        run(make_stage(nested, teacher=teacher))
+
+
 def test_rounding_and_floor_hold_in_the_end(make_stage) -> None:
     rounded = run(make_stage(replace(CONFIG, pruning=replace(CONFIG.pruning, round_to=2))))
     assert all(len(kept) % 2 == 0 for level in rounded.levels for kept in level.kept.values())
