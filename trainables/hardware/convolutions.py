@@ -42,11 +42,11 @@ def cpu_convolutions(network: nn.Module, precision: Precision, device: torch.dev
 
     Args:
         network: as wide as it is now.
-        precision: that layers compute in.
+        precision: that layers compute in, but where the network has an autocast of its own.
         device: of network and images.
     """
     if device.type == "cpu" and (precision == "bf16" or any(map(_may_be_wrong_or_slow, network.modules()))):
-        return _Convolutions(precision)
+        return _Convolutions()
     return nullcontext()
 
 
@@ -59,13 +59,9 @@ def _may_be_wrong_or_slow(layer: nn.Module) -> bool:
 
 
 class _Convolutions(TorchFunctionMode):
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._convolve = _in_float32
-        if precision == "bf16":
-            self._convolve = partial(
-                _in_bfloat16, has_kernels=has_kernels_for_bf16(), has_matrix_unit=has_matrix_unit()
-            )
+        self._convolve = partial(_convolve, has_kernels=has_kernels_for_bf16(), has_matrix_unit=has_matrix_unit())
 
     def __torch_function__(
         self,
@@ -138,6 +134,16 @@ class _Convolution(NamedTuple):
 def _pair(of_each_side: int | Sequence[int]) -> tuple[int, int]:
     """Of rows and columns; torch takes one number for both."""
     return (of_each_side, of_each_side) if isinstance(of_each_side, int) else (of_each_side[0], of_each_side[-1])
+
+
+def _convolve(convolution: _Convolution, *, has_kernels: bool, has_matrix_unit: bool) -> torch.Tensor:
+    """A convolution in the precision of the autocast that it stands in: the recipe's, or one of the network's own."""
+    if not torch.is_autocast_enabled("cpu"):
+        return _in_float32(convolution)
+    # An autocast leaves numbers of 64 bits as they are.
+    if torch.get_autocast_dtype("cpu") != torch.bfloat16 or convolution.input.dtype == torch.float64:
+        return _stride_first(convolution)
+    return _in_bfloat16(convolution, has_kernels=has_kernels, has_matrix_unit=has_matrix_unit)
 
 
 def _in_float32(convolution: _Convolution) -> torch.Tensor:

@@ -155,3 +155,61 @@ def test_gradients_of_bf16_are_near_those_of_fp32(runs: Callable[[nn.Module], nn
         assert rounded is not None
         assert rounded.dtype == torch.float32
         assert 0 < (exact - rounded).norm() < 0.02 * exact.norm()
+
+
+class Own(nn.Module):
+    """Layers of which those in the middle have an autocast of their own."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.ModuleList([nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1, stride=2)])
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
+            x = x if self.dtype is not None else x.float()
+            for layer in self.middle:
+                x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float16, None])
+@pytest.mark.parametrize("recipe", [Recipe(precision="fp32"), BF16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(
+    "runs", [lambda network: network, lambda network: torch.compile(network, dynamic=False, backend="aot_eager")]
+)
+def test_an_autocast_of_the_networks_own_holds_in_its_part(
+    recipe: Recipe,
+    own: torch.dtype | None,
+    layout: torch.memory_format,
+    runs: Callable[[nn.Module], nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convolutions, "has_kernels_for_bf16", lambda: True)
+    monkeypatch.setattr(convolutions, "has_matrix_unit", lambda: True)
+    torch.manual_seed(0)
+    network = Own(own)
+    images = torch.randn(2, 3, 6, 6).contiguous(memory_format=layout)
+    answers, gradients = [], []
+    in_recipe = torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16")
+    for context, run in ((autocast(recipe, network, CPU), runs(network)), (in_recipe, network)):
+        with context:
+            answers.append(run(images))
+        gradients.append(torch.autograd.grad(answers[-1].float().square().sum(), [*network.parameters()]))
+    assert answers[0].dtype == answers[1].dtype == (own or torch.float32)
+    torch.testing.assert_close(*answers, rtol=0.03, atol=0.03)
+    for found, of_torch in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, of_torch, rtol=0.05, atol=0.03 * float(of_torch.abs().max()))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 3)])
+def test_numbers_of_64_bits_stay_so(layer: nn.Conv2d, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "has_kernels_for_bf16", lambda: True)
+    monkeypatch.setattr(convolutions, "has_matrix_unit", lambda: True)
+    images = torch.ones(2, 8, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    with autocast(BF16, layer.double(), CPU):
+        answer = layer(images)
+    assert torch.equal(answer, layer(images))
