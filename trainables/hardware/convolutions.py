@@ -204,8 +204,8 @@ def _as_product(convolution: _Convolution) -> torch.Tensor:
 
 def _lies_channels_last(images: torch.Tensor) -> bool:
     """Whether a convolution of them would lie so; images of one channel, which lie both ways, stay as they are."""
-    return (
-        images.ndim == 4
-        and images.is_contiguous(memory_format=torch.channels_last)
-        and (images.shape[2:] == (1, 1) or not images.is_contiguous())
-    )
+    try:
+        channels_last = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # within torch.func.vmap, which knows of one layout
+        return False
+    return channels_last and (images.shape[2:] == (1, 1) or not images.is_contiguous())

@@ -213,3 +213,19 @@ def test_numbers_of_64_bits_stay_so(layer: nn.Conv2d, monkeypatch: pytest.Monkey
     with autocast(BF16, layer.double(), CPU):
         answer = layer(images)
     assert torch.equal(answer, layer(images))
+
+
+@pytest.mark.parametrize("recipe", [Recipe(precision="fp32"), BF16])
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1, stride=2), nn.Conv2d(8, 4, 3)])
+def test_layers_may_be_mapped_over_parts_of_images(
+    layer: nn.Conv2d, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolutions, "has_kernels_for_bf16", lambda: True)
+    monkeypatch.setattr(convolutions, "has_matrix_unit", lambda: True)
+    parts = torch.randn(2, 3, 8, 4, 4)
+    with autocast(recipe, layer, CPU):
+        answers = torch.func.vmap(layer)(parts)
+        answers.sum().backward()
+    one_by_one = torch.stack([layer(images) for images in parts])
+    torch.testing.assert_close(answers.float(), one_by_one, rtol=0.02, atol=0.02)
+    assert layer.weight.grad is not None
