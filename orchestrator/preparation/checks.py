@@ -30,7 +30,7 @@ from trainables.networks.models import build, find_builder, load_weights
 from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
 from trainables.pruning.cost import LatencyTable
 from trainables.pruning.saliency import find_criterion
-from trainables.recipe import Recipe
+from trainables.recipe import Precision, Recipe
 from trainables.stages.batches import require_parts
 from trainables.stages.features import find_boundaries
 from trainables.stages.objective import Objective
@@ -82,7 +82,13 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
             f"{data.num_classes} classes; build it with num_classes outputs"
         )
     pruning = experiment.cascade.pruning
-    findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=criteria)
+    recipes = {"cascade.recipe": experiment.cascade.recipe}
+    if experiment.model.weights is None:
+        recipes = {"teacher": experiment.teacher} | recipes
+    precisions: list[Precision] = ["fp32"]
+    if _on_processor(experiment.resources):
+        precisions = [recipe.precision for recipe in recipes.values()]
+    findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=criteria, precisions=precisions)
     if findings.silent and experiment.model.weights is not None:
         raise InputError(
             f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
@@ -102,9 +108,6 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         look = look_with(None)
     of_data = (*_metric_notes(data), *class_notes(data), *leakage_notes(data))
     of_network = (*_network_notes(findings, data), *export_notes(network, experiment.model, data))
-    recipes = {"cascade.recipe": experiment.cascade.recipe}
-    if experiment.model.weights is None:
-        recipes = {"teacher": experiment.teacher} | recipes
     of_training = (*_batch_notes(recipes, data), *_speed_notes(recipes, experiment.resources))
     notes = (*of_data, *of_network, *of_training, *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
@@ -193,8 +196,7 @@ def _batch_notes(recipes: Mapping[str, Recipe], data: DataSplits) -> Iterator[st
 
 def _speed_notes(recipes: Mapping[str, Recipe], resources: Resources) -> Iterator[str]:
     """What slows training by these recipes down where trials run on a processor."""
-    no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
-    if resources.num_gpus > 0 and not no_card:
+    if not _on_processor(resources):
         return
     in_bf16 = [key for key, recipe in recipes.items() if recipe.precision == "bf16"]
     if in_bf16 and not torch.cpu.get_capabilities().get("avx512_bf16"):
@@ -206,6 +208,12 @@ def _speed_notes(recipes: Mapping[str, Recipe], resources: Resources) -> Iterato
             f"{compiled[0]}.execution is compile, but trials run on a processor, where compiling takes minutes and "
             "gained nothing in our benchmarks; leave it out"
         )
+
+
+def _on_processor(resources: Resources) -> bool:
+    """Whether it is known that trials run without a card."""
+    no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
+    return resources.num_gpus == 0 or no_card
 
 
 def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:

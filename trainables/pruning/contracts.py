@@ -1,8 +1,8 @@
 """What must hold of a network before it is pruned, checked on the network itself in seconds.
 
 The dense network with its gates closed and the narrow network agree; the closed form of the MACs is the count of the
-narrow network; what is saved of the narrow network gives its outputs back; a training step has a finite loss and tells
-channels apart. Weights are drawn anew for the first of these, so that nothing hides behind a weight that is zero.
+narrow network; what is saved of the narrow network gives its outputs back; a training step succeeds and tells channels
+apart. Weights are drawn anew for the first of these, so that nothing hides behind a weight that is zero.
 """
 
 import copy
@@ -24,6 +24,7 @@ from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning.possible_sizes import floor_fraction
 from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
+from trainables.recipe import Precision
 from trainables.seeds import seeded_layers
 
 TOLERANCE = 1e-4
@@ -59,6 +60,7 @@ def check_contracts(
     *,
     pruning: Pruning,
     criteria: Sequence[str] = (),
+    precisions: Sequence[Precision] = ("fp32",),
 ) -> Findings:
     """Check a network as it will be used; it is left as it was.
 
@@ -67,6 +69,7 @@ def check_contracts(
         input_shape: channels, height and width of an image.
         pruning: what is kept, and the floors.
         criteria: names of those for saliency, of which the user's own are tried.
+        precisions: that training steps are tried in.
 
     Raises:
         InputError: if a contract does not hold, naming the group of channels and the reason, or a criterion gives no
@@ -90,7 +93,7 @@ def check_contracts(
     images_NCHW = torch.randn(2, *input_shape, generator=generator)
     unit: SizeUnit = "params" if pruning.size_in == "params" else "macs"
     with seeded_layers(0, torch.device("cpu")):
-        silent = take_step(network, channel_map, images_NCHW, criteria)
+        silent = take_step(network, channel_map, images_NCHW, criteria, precisions)
         probe = _Probe(network, channel_map, images_NCHW, generator)
         difference = max(probe.check(draw) for draw in _draws(channel_map.groups, pruning, generator))
     return Findings(

@@ -1,8 +1,9 @@
-"""One training step of a network before it is pruned: whether it has a finite loss and tells channels apart."""
+"""Training steps of a network before it is pruned: whether it can take them, and whether they tell channels apart."""
 
 import copy
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,31 +11,39 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainables.errors import InputError, first_line
-from trainables.hardware.convolutions import cpu_convolutions
+from trainables.hardware.layout import find_layout
+from trainables.hardware.precision import autocast
 from trainables.networks.models import computed_attribute
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap, skeleton
 from trainables.pruning.saliency import CRITERIA, SaliencyMeter, fault_of, find_criterion, gate_gradient
 from trainables.pruning.tracing import run_skeleton
+from trainables.recipe import Precision, Recipe
 
-_OF_THE_NETWORK = re.compile("in-?place|derivative|does not require grad")  # and not of the machine, as its memory
+_OF_THE_BACKWARD_PASS = re.compile("in-?place|derivative|does not require grad")
+_OF_THE_MACHINE = "allocate memory"
 
 
 def take_step(
-    network: nn.Module, channel_map: ChannelMap, images_NCHW: torch.Tensor, criteria: Sequence[str]
+    network: nn.Module,
+    channel_map: ChannelMap,
+    images_NCHW: torch.Tensor,
+    criteria: Sequence[str],
+    precisions: Sequence[Precision],
 ) -> tuple[str, ...]:
-    """Run a network forward and backward, as in training but for dropout, and ask the user's own criteria for scores.
+    """Run a network forward and backward as in training, and without dropout ask the user's own criteria for scores.
 
     Args:
         network: on the CPU; left as it is.
         channel_map: its groups.
         images_NCHW: of noise.
         criteria: names of those for saliency; ours are not tried.
+        precisions: that it takes steps in.
 
     Returns:
         Names of the groups for which the gate's gradient is zero for every channel.
 
     Raises:
-        InputError: if the step fails or cannot be copied, or a criterion gives no scores to choose by.
+        InputError: if a step fails or cannot be copied, or a criterion gives no scores to choose by.
     """
     told = run_skeleton(skeleton(network).train(), images_NCHW.to("meta"))
     if not isinstance(told, torch.Tensor):
@@ -42,19 +51,16 @@ def take_step(
             f"in training the network returns a {type(told).__name__}, but must return one tensor of class scores "
             "as in evaluation; build it without auxiliary heads"
         )
-    network = copy.deepcopy(network).requires_grad_(requires_grad=True).eval()  # nothing is dropped at random
+    images_NCHW = images_NCHW.contiguous(memory_format=find_layout(copy.deepcopy(network), images_NCHW))
+    for precision in dict.fromkeys(precisions):
+        _differentiate(copy.deepcopy(network).train(), images_NCHW, precision)
+    network = copy.deepcopy(network).eval()  # nothing is dropped at random
     for layer in network.modules():
         if isinstance(layer, BATCH_NORMS):
             layer.train()
     meter = SaliencyMeter(gate_gradient, channel_map)
     meter.reset(network, channel_map.everything())
-    steps = _noted_steps(network)
-    with cpu_convolutions(network, "fp32", images_NCHW.device):
-        logits_NK = network(images_NCHW)
-    loss = F.cross_entropy(logits_NK, torch.arange(len(logits_NK)) % logits_NK.shape[1])
-    if not bool(torch.isfinite(loss)):
-        raise InputError("the network's loss on images of noise is not finite; check its weights")
-    _differentiate(loss, steps)
+    _differentiate(network, images_NCHW, "fp32")
     require_none_kept(network)
     meter.update()
     silent = tuple(group for group, scores_C in meter.scores().items() if not bool((scores_C > 0).any()))
@@ -64,30 +70,80 @@ def take_step(
     return silent
 
 
-def _noted_steps(network: nn.Module) -> list[tuple[str, Any]]:
-    """Filled as the network runs: each layer with the step of the backward pass that begins where it ends."""
-    steps: list[tuple[str, Any]] = []
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Watched:
+    """What layers do as a network runs.
 
-    def noting(name: str) -> Callable[..., None]:
-        return lambda _layer, _inputs, output: steps.append((name, getattr(output, "grad_fn", None)))
+    Attributes:
+        running: those that have not ended, the innermost last.
+        steps: each that has ended, with the step of the backward pass that begins there.
+    """
 
-    for name, layer in network.named_modules():
-        layer.register_forward_hook(noting(f"layer {name or type(layer).__name__}"))
-    return steps
+    running: list[str] = field(default_factory=list)
+    steps: list[tuple[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "_Watched":
+        watched = cls()
+        for name, layer in network.named_modules():
+            layer.register_forward_pre_hook(watched._starting(f"layer {name or type(layer).__name__}"))
+            layer.register_forward_hook(watched._ending)
+        return watched
+
+    def _starting(self, name: str) -> Callable[..., None]:
+        def start(*_: object) -> None:
+            self.running.append(name)
+
+        return start
+
+    def _ending(self, _layer: nn.Module, _inputs: object, output: object) -> None:
+        self.steps.append((self.running.pop(), getattr(output, "grad_fn", None)))
 
 
-def _differentiate(loss: torch.Tensor, steps: Sequence[tuple[str, Any]]) -> None:
+def _differentiate(network: nn.Module, images_NCHW: torch.Tensor, precision: Precision) -> None:
+    """Give all parameters of a network gradients, as a step of training does.
+
+    Raises:
+        InputError: if that fails or the loss is not finite.
+    """
+    network.requires_grad_(requires_grad=True)
+    watched = _Watched.of(network)
+    try:
+        with autocast(Recipe(precision=precision), network, images_NCHW.device):
+            logits_NK = network(images_NCHW)
+    except Exception as error:  # the user's own forward pass
+        if _OF_THE_MACHINE in str(error):
+            raise
+        where = f"the forward pass of {watched.running[-1]}"
+        raise _refusal(error, where, images_NCHW, precision) from error
+    loss = F.cross_entropy(logits_NK.float(), torch.arange(len(logits_NK)) % logits_NK.shape[1])
+    if not bool(torch.isfinite(loss)):
+        raise InputError("the network's loss on images of noise is not finite; check its weights")
+    failure: Exception | None = None
     try:
         loss.backward()  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        changed = next((name for name, step in steps if _is_changed(step)), None)
-        if changed is None and not _OF_THE_NETWORK.search(str(error)):
+    except Exception as error:  # of functions of the user's own, too
+        if _OF_THE_MACHINE in str(error):
             raise
-        reason = first_line(error) if changed is None else f"what {changed} computed with is changed in place later"
+        failure = error
+    if failure is not None:
+        changed = next((name for name, step in watched.steps if _is_changed(step)), None)
+        if changed is None and not _OF_THE_BACKWARD_PASS.search(str(failure)):
+            raise _refusal(failure, "the backward pass", images_NCHW, precision) from failure
+        reason = first_line(failure) if changed is None else f"what {changed} computed with is changed in place later"
         raise InputError(
             f"the network's backward pass fails: {reason}; leave out operations in place, as by x = x + y for x += y, "
             "and those without a derivative"
-        ) from error
+        ) from failure
+
+
+def _refusal(error: Exception, where: str, images_NCHW: torch.Tensor, precision: Precision) -> InputError:
+    lie = "first" if images_NCHW.is_contiguous() else "last"
+    other = "" if precision == "fp32" else ", or take fp32 for the recipe's precision"
+    return InputError(
+        f"the network fails in training ({first_line(error)}), in {where}, in {precision} on images whose channels lie "
+        f"{lie}; change what fails{other}"
+    )
 
 
 def _is_changed(step: Any) -> bool:  # noqa: ANN401 - torch's, of no public class

@@ -9,25 +9,16 @@ from torch import nn
 from trainables.data_config import Augmentation
 from trainables.datasets.data import DataSplits, training_batches
 from trainables.errors import InputError
+from trainables.hardware.layout import find_layout
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.recipe import Recipe
 from trainables.seeds import derive_seed
 
 
-@torch.no_grad()
 def batch_layout(network: nn.Module, data: DataSplits) -> torch.memory_format:
-    """How training images lie in memory: channels last, as narrow convolutions are up to a third faster so.
-
-    A network that views a feature map as flat, which only works where channels come first, gets them first. The
-    network is left in evaluation mode.
-    """
+    """How training images lie in memory, as `find_layout` says; the network is left in evaluation mode."""
     some = torch.arange(min(2, len(data.val)))
-    images = data.val.pixels(some).to(data.val.labels_N.device, torch.float32, memory_format=torch.channels_last)
-    try:
-        network.eval()(images)
-    except RuntimeError:
-        return torch.contiguous_format
-    return torch.channels_last
+    return find_layout(network, data.val.pixels(some).to(data.val.labels_N.device, torch.float32))
 
 
 def epoch_batches(

@@ -220,9 +220,10 @@ def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data,
         return check_network(experiment({"name": "vgg-small", "width": 0.25}, **others), data).notes
 
     bf16 = {"cascade": {"recipe": {"precision": "bf16"}}}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    others = torch.cpu.get_capabilities()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: others | {"avx512_bf16": True})
     assert notes(**bf16) == ()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: others | {"avx512_bf16": False})
     (said,) = notes(**bf16)
     assert said.startswith("cascade.recipe.precision is bf16, but this processor has no avx512_bf16")
     assert notes() == ()
@@ -235,6 +236,29 @@ def test_bf16_on_a_processor_that_only_imitates_it_is_said_and_not_refused(data,
     assert notes(teacher={"precision": "bf16"}, resources=auto | {"address": "auto"}) == ()  # not known yet
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert notes(teacher={"precision": "bf16"}, resources=auto) == ()
+
+
+class InFloat32(nn.Module):
+    """Adds its features to others in float32, which takes no bfloat16."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 64, 3), nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        features = self.stem(x)
+        nothing = torch.zeros(features.shape, device=x.device)
+        return self.head(nothing.index_add(0, torch.arange(len(x), device=x.device), features).mean((2, 3)))
+
+
+def test_a_network_that_fails_in_the_precision_of_training_is_refused_where_that_is_known(data, monkeypatch):
+    network = own(InFloat32, monkeypatch)
+    bf16 = {"precision": "bf16"}
+    for sections in ({"teacher": bf16}, {"cascade": {"recipe": bf16}}):
+        with pytest.raises(InputError, match=r"^the network fails in training \(.*, in bf16 on images"):
+            check_network(experiment(network, **sections), data)
+    check_network(experiment(network), data)
+    check_network(experiment(network, teacher=bf16, resources={"gpus_per_trial": 1}), data)
 
 
 def test_nothing_is_said_of_the_recipe_of_a_teacher_that_is_read(data, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 from collections import namedtuple
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -200,6 +201,85 @@ class AddsInPlaceAlone(nn.Module):
 def test_operations_in_place_that_gradients_cannot_be_told_of_are_refused(operation: nn.Module, message: str) -> None:
     with pytest.raises(InputError, match=f"^the network's backward pass fails: {message}"):
         check_contracts(Between(operation), SHAPE, pruning=Pruning())
+
+
+class Fails(torch.autograd.Function):
+    """Raises an error in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, error: Exception) -> torch.Tensor:
+        ctx.error = error
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, _above: torch.Tensor) -> tuple[torch.Tensor, None]:
+        raise ctx.error
+
+
+class FailsWith(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta:  # while layers are traced
+            return x * 1.0
+        failed: torch.Tensor = Fails.apply(x, self.error)
+        return failed
+
+
+class FlatInTraining(nn.Module):
+    """Views images as flat, in training alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), -1).view(x.shape) if self.training else x
+
+
+class Flat(nn.Module):
+    """Views images as flat."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), -1).view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (
+            FlatInTraining(),
+            r"view size is not compatible .*\), in the forward pass of layer operation, in fp32 on images whose "
+            "channels lie last; change what fails$",
+        ),
+        (FailsWith(RuntimeError("expected Float")), r"expected Float\), in the backward pass, in fp32 on images"),
+        (FailsWith(TypeError("no number")), r"no number\), in the backward pass"),
+    ],
+)
+def test_what_fails_in_a_step_as_training_takes_it_is_refused(operation: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^the network fails in training \({message}"):
+        check_contracts(Between(operation), SHAPE, pruning=Pruning())
+
+
+def test_a_network_that_needs_its_channels_first_keeps_the_contracts() -> None:
+    assert check_contracts(Between(Flat()), SHAPE, pruning=Pruning()).difference < 1e-4
+
+
+def test_a_machine_without_memory_is_not_the_networks_fault() -> None:
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+    with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator"):
+        check_contracts(Between(FailsWith(error)), SHAPE, pruning=Pruning())
+
+
+def test_steps_are_taken_in_the_precision_of_training() -> None:
+    class Added(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            nothing = torch.zeros(x.shape, device=x.device)  # in float32
+            return nothing.index_add(0, torch.arange(len(x), device=x.device), x)
+
+    network = Between(Added())
+    assert check_contracts(network, SHAPE, pruning=Pruning()).difference < 1e-4
+    message = r"in the forward pass of layer operation, in bf16 .* or take fp32 for the recipe's precision$"
+    with pytest.raises(InputError, match=rf"^the network fails in training \(.*same scalar type\), {message}"):
+        check_contracts(network, SHAPE, pruning=Pruning(), precisions=("fp32", "bf16"))
 
 
 def test_auxiliary_heads_are_refused() -> None:
