@@ -75,10 +75,12 @@ class _Watched:
     """What layers do as a network runs.
 
     Attributes:
+        started: each that has begun, in order.
         running: those that have not ended, the innermost last.
         steps: each that has ended, with the step of the backward pass that begins there.
     """
 
+    started: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
     steps: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -92,6 +94,7 @@ class _Watched:
 
     def _starting(self, name: str) -> Callable[..., None]:
         def start(*_: object) -> None:
+            self.started.append(name)
             self.running.append(name)
 
         return start
@@ -104,7 +107,7 @@ def _differentiate(network: nn.Module, images_NCHW: torch.Tensor, precision: Pre
     """Give all parameters of a network gradients, as a step of training does.
 
     Raises:
-        InputError: if that fails or the loss is not finite.
+        InputError: if that fails, the loss is not finite, or layers run again in the backward pass.
     """
     network.requires_grad_(requires_grad=True)
     watched = _Watched.of(network)
@@ -119,6 +122,7 @@ def _differentiate(network: nn.Module, images_NCHW: torch.Tensor, precision: Pre
     loss = F.cross_entropy(logits_NK.float(), torch.arange(len(logits_NK)) % logits_NK.shape[1])
     if not bool(torch.isfinite(loss)):
         raise InputError("the network's loss on images of noise is not finite; check its weights")
+    num_started = len(watched.started)
     failure: Exception | None = None
     try:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -126,6 +130,12 @@ def _differentiate(network: nn.Module, images_NCHW: torch.Tensor, precision: Pre
         if _OF_THE_MACHINE in str(error):
             raise
         failure = error
+    if len(watched.started) > num_started:
+        raise InputError(
+            f"{watched.started[num_started]} runs again in the backward pass, but layers must run in the forward pass "
+            "alone, as what pruning, ranks and bf16 do with them is undone by then; leave torch.utils.checkpoint out: "
+            "accumulate in the recipe saves memory, too"
+        ) from failure
     if failure is not None:
         changed = next((name for name, step in watched.steps if _is_changed(step)), None)
         if changed is None and not _OF_THE_BACKWARD_PASS.search(str(failure)):

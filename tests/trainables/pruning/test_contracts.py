@@ -10,12 +10,14 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from trainables.errors import InputError
 from trainables.pruning.contracts import _unlike, check_contracts, draw_weights
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import Pruning
+from trainables.recipe import Precision
 
 SHAPE = (3, 16, 16)
 Two = namedtuple("Two", ["scores", "auxiliary"])
@@ -280,6 +282,39 @@ def test_steps_are_taken_in_the_precision_of_training() -> None:
     message = r"in the forward pass of layer operation, in bf16 .* or take fp32 for the recipe's precision$"
     with pytest.raises(InputError, match=rf"^the network fails in training \(.*same scalar type\), {message}"):
         check_contracts(network, SHAPE, pruning=Pruning(), precisions=("fp32", "bf16"))
+
+
+class Recomputed(nn.Module):
+    """Layers whose outputs are computed again in the backward pass of training."""
+
+    def __init__(self, *layers: nn.Module, use_reentrant: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            told: torch.Tensor = self.layers(x)
+        else:
+            told = checkpoint(self.layers, x, use_reentrant=self.use_reentrant)
+        return told
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")  # while layers are traced
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "layers", [[nn.Conv2d(8, 8, 1)], [nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.ReLU()]]
+)
+def test_layers_that_run_again_in_the_backward_pass_are_refused(
+    layers: list[nn.Module],
+    precision: Precision,
+    use_reentrant: bool,  # noqa: FBT001
+) -> None:
+    operation = Recomputed(*layers, use_reentrant=use_reentrant)
+    message = r"^layer operation\.layers runs again in the backward pass, .*; leave torch\.utils\.checkpoint out"
+    with pytest.raises(InputError, match=message):
+        check_contracts(Between(operation), SHAPE, pruning=Pruning(), precisions=(precision,))
 
 
 def test_auxiliary_heads_are_refused() -> None:
