@@ -78,6 +78,11 @@ def _explained(error: Exception, part: nn.Module) -> str:
             "torch.ones(..., device=x.device), or register them as buffers; layers belong into an nn.ModuleList, as a "
             "plain list hides them"
         )
+    if "device_type" in said and "'meta'" in said:
+        return (
+            f"layers are traced where an autocast has no device ({said}); give it one, as by "
+            'torch.autocast("cpu" if x.is_meta else x.device.type)'
+        )
     if "meta tensor" in said.lower():
         if isinstance(part, BATCH_NORMS) and part.momentum is None:
             return "its momentum=None, an average over all batches, is not supported; give it a number, such as 0.1"

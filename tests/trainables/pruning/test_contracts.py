@@ -343,6 +343,25 @@ def test_a_branch_on_values_in_training_alone_is_refused() -> None:
         check_contracts(Between(Dropped()), SHAPE, pruning=Pruning())
 
 
+def test_an_autocast_on_the_images_device_is_refused_with_its_mend() -> None:
+    class Own(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(self.device_of(x), torch.bfloat16):
+                return super().forward(x).float()
+
+        def device_of(self, x: torch.Tensor) -> str:
+            return x.device.type
+
+    class Mended(Own):
+        def device_of(self, x: torch.Tensor) -> str:
+            return "cpu" if x.is_meta else x.device.type
+
+    mend = r'give it one, as by torch\.autocast\("cpu" if x\.is_meta else x\.device\.type\)$'
+    with pytest.raises(InputError, match=rf"forward pass of part operation, an? Own: .*device_type 'meta'.*; {mend}"):
+        check_contracts(Between(Own(8, 8, 3)), SHAPE, pruning=Pruning())
+    assert check_contracts(Between(Mended(8, 8, 3, padding=1)), SHAPE, pruning=Pruning()).silent == ()
+
+
 def test_a_batch_norm_that_averages_over_all_batches_is_refused() -> None:
     norm = nn.BatchNorm2d(8, momentum=None)
     with pytest.raises(InputError, match=r"part operation, a BatchNorm2d: its momentum=None, .* give it a number"):
