@@ -20,8 +20,8 @@ from trainables.datasets.splits import split
 def load_splits(config: DataConfig, say: Callable[[str], None] = say_nothing) -> DataSplits:
     """Training and validation images: a part of its own where the set has one, else held out of the training images.
 
-    Test images are not looked at. CIFAR is read from Parquet files where the folder holds any, else from torchvision's
-    files.
+    Test images are not given; those that are drawn from the same folder as training images are seen to be readable.
+    CIFAR is read from Parquet files where the folder holds any, else from torchvision's files.
 
     Args:
         config: where they come from.

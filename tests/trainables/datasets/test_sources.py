@@ -300,6 +300,35 @@ def test_unreadable_images_are_named_at_once(tmp_path: Path, number: int, more: 
     )
 
 
+def test_unreadable_test_images_are_named_before_training_where_they_are_drawn(tmp_path: Path) -> None:
+    for number in range(10):
+        for name in ("cat", "dog"):
+            _save(tmp_path / "train" / name / f"{number}.png", number)
+    config = _folder_config(tmp_path)
+    train, test = read_train(config).images, read_test(config).images
+    drawn = [
+        tmp_path / f"train/{name}/{int(pixels.unique())}.png"
+        for name, pixels in zip(("cat", "cat", "dog", "dog"), test.images_NCHW, strict=True)
+    ]
+    kept = next(file for file in sorted((tmp_path / "train").rglob("*.png")) if file not in drawn)
+    whole = kept.read_bytes()
+    for file in (kept, *drawn[::2]):
+        file.write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        read_train(config)
+    assert one_line(error).endswith(f"mend or remove it; 2 more cannot be taken: {drawn[0]}, {drawn[2]}")
+
+    # A search that has begun must not draw others; what it is told for training and at its export holds.
+    kept.write_bytes(whole)
+    for read in (read_train, read_test):
+        with pytest.raises(InputError, match=rf"^{drawn[0]} .*; once a search has begun, do not remove it, but put"):
+            read(config)
+    for file in drawn[::2]:
+        file.write_bytes(whole)
+    assert torch.equal(read_train(config).images.images_NCHW, train.images_NCHW)
+    assert len(read_test(config).images) == 4
+
+
 def test_images_of_every_suffix_are_found_directly_in_a_class_folder(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         for number, file in enumerate(("b.TIF", "c.gif", "d.jpe", "a/e.png", "notes.txt")):
