@@ -166,6 +166,9 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
             f"{roots['train']} has {len(class_names)} class folders, but must have at least 2; "
             "put images in one folder a class"
         )
+    for name in class_names:
+        if name.encode(errors="ignore").decode() != name:  # in no file of an export could it be written
+            raise InputError(f"{roots['train']} has the class folder {name!r}, whose name is not UTF-8; rename it")
     # All are listed, so that a wrong test folder is known before training and not after it.
     found = {name: image_files(folder, class_names) for name, folder in roots.items()}
     if part in found and (part != "train" or "test" in found):
@@ -282,10 +285,8 @@ def _require_none(refused: Mapping[str, str]) -> None:
     if not refused:
         return
     first, *others = refused
-    more = ""
-    if others:
-        shown = others[:_MOST_NAMED] + ["…"] * (len(others) > _MOST_NAMED)
-        more = f"; {len(others)} more cannot be taken: {', '.join(shown)}"
+    shown = others[:_MOST_NAMED] + ["…"] * (len(others) > _MOST_NAMED)
+    more = f"; {len(others)} more cannot be taken: {', '.join(shown)}" if others else ""
     raise InputError(refused[first] + more)
 
 

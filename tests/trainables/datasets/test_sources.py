@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -373,6 +374,16 @@ def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
         InputError, match=r"class cat has 1 image to split, .* \(3 in all where both test and validation"
     ):
         split(read_train(config), config)
+
+
+def test_a_class_whose_name_is_no_text_is_named_before_training(tmp_path: Path) -> None:
+    for name in ("café", os.fsdecode(b"caf\xe9")):  # the second as of an archive in Latin-1
+        for number in range(5):
+            _save(tmp_path / name / f"{number}.png", number)
+    with pytest.raises(InputError, match=r"has the class folder 'caf\\udce9', whose name is not UTF-8; rename it"):
+        read_train(_folder_config(tmp_path))
+    (tmp_path / os.fsdecode(b"caf\xe9")).rename(tmp_path / "cat")
+    assert read_train(_folder_config(tmp_path)).class_names == ("café", "cat")
 
 
 def test_a_wrong_test_folder_is_known_before_training(tmp_path: Path) -> None:
