@@ -75,6 +75,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         )
     if first["type"] in _NOT_A_NUMBER and first["input"] is None and ":" in place:
         return f"{place} has no value; a space must follow the colon in YAML"
+    if first["type"] == "string_type" and isinstance(first["input"], int | float | date | Mapping):
+        example = "" if isinstance(first["loc"][-1], int) else f", as in --set '{place}=\"…\"'"
+        return f"{place} is {_shown(first['input'])} as YAML reads it, but must be text; put quotes around it{example}"
     kind = _wrong_kind(places, place, first["type"], first["input"])
     if kind is not None:
         return kind

@@ -16,7 +16,7 @@ def set_value(values: dict[str, Any], override: str) -> None:
         override: `key=value`, the key dotted where it lies in a section, the value in YAML.
 
     Raises:
-        InputError: if it is nothing of the kind, or a section is none.
+        InputError: if it is nothing of the kind, a section is none, or YAML would read less than was written.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -28,8 +28,23 @@ def set_value(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise InputError(f"--set {override!r}: {parent} is not a section here; give the whole of it as YAML")
     try:
+        _require_all_of_it(text, key)
         section[last] = read_yaml(text)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is not YAML") from error
+        raise InputError(f"--set {override!r}: the value is not YAML; {_in_quotes(key)}") from error
     except InputError as error:
         raise InputError(f"--set {cut(override)!r}: {error}") from error
+
+
+def _require_all_of_it(text: str, key: str) -> None:
+    """Refuse a comment, which nobody writes here, and a home that YAML takes for nothing."""
+    if text.strip() == "~":
+        raise InputError("~ alone is nothing in YAML; write ~/ for your home, or null for nothing")
+    tokens = [token for token in yaml.scan(text) if token.end_mark.index > token.start_mark.index]
+    comment = text[tokens[-1].end_mark.index if tokens else 0 :].strip()
+    if comment:
+        raise InputError(f"YAML takes {cut(comment)!r} for a comment; {_in_quotes(key)}")
+
+
+def _in_quotes(key: str) -> str:
+    return f"put quotes around it within the value, as in --set '{key}=\"…\"'"

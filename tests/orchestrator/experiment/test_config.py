@@ -9,6 +9,7 @@ from orchestrator.policies.rungs import EarlyStopping
 from search_spaces.cascade import CascadeSpace
 from search_spaces.presets import PRESETS, SPACES
 from trainables.errors import InputError
+from trainables.plain import at_home
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -134,7 +135,21 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("objectives=val_accuracy", r"^objectives is 'val_accuracy', but must be a list, such as \[val_accuracy\]$"),
         ("num_trials", "must be key=value"),
         ("num_trials.x=1", "num_trials is not a section"),
-        ("num_trials=[", "not YAML"),
+        ("num_trials=[", "not YAML; put quotes around it within the value"),
+        (
+            "data.path=a/set #2",
+            "^--set 'data.path=a/set #2': YAML takes '#2' for a comment; put quotes around it within",
+        ),
+        ("data.path=#x", "^--set .*: YAML takes '#x' for a comment; .*, as in --set 'data.path=\"…\"'$"),
+        ("space={temperature: [2, 3]} # hot", "^--set .*: YAML takes '# hot' for a comment"),
+        (
+            "data.path=~",
+            "^--set 'data.path=~': ~ alone is nothing in YAML; write ~/ for your home, or null for nothing$",
+        ),
+        ("data.path=2024", "^data.path is 2024 as YAML reads it, but must be text; .*, as in --set 'data.path=\"…\"'$"),
+        ("data.path=2024-05-01", "^data.path is 2024-05-01 as YAML reads it, but must be text; put quotes around it"),
+        ("data.path=a: b", "^data.path is {'a': 'b'} as YAML reads it, but must be text; put quotes around it"),
+        ("study.warm_start=[3]", "^study.warm_start.0 is 3 as YAML reads it, but must be text; put quotes around it$"),
         ("data={seed: 1, seed: 2}", "--set .*: key seed is given twice, in line 1"),
     ],
 )
@@ -167,6 +182,14 @@ def test_bad_files_are_said_in_one_line(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         load_experiment(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["a#b", "'a #b'", '"a #b"', "a\n", '"2024"', "~/a"])
+def test_paths_are_taken_as_yaml_has_them(path):
+    experiment = load_experiment(
+        "demo", [f"data.path={path}", "space={num_assistants: [1, 1], # one\n schedule: [sequential]}"]
+    )
+    assert experiment.data.path == at_home(yaml.safe_load(path))
 
 
 def test_anchors_and_merge_keys_are_no_repetitions(tmp_path):
