@@ -37,18 +37,18 @@ class _Places(NamedTuple):
     branches: Mapping[str, frozenset[str]]
     kinds: Mapping[str, Any]
 
-    def keys_at(self, place: str) -> tuple[str, ...] | None:
-        """Keys of a section; `None` where there is none."""
-        section = place.rpartition(".")[0]
-        return self.keys.get(place, self.keys.get(f"{section}.{_ANY}"))
+    def found(self, location: tuple[int | str, ...]) -> tuple[str, str]:
+        """The place that one of pydantic's locations is about, as the user has it and as the model has it.
 
-    def named(self, location: tuple[int | str, ...]) -> str:
-        """The place that one of pydantic's locations is about; branches are no keys of the user's."""
-        place = ""
+        Branches are no keys of the user's.
+        """
+        named = known = ""
         for part in map(str, location):
-            if "[" not in part and part not in self.branches.get(place, ()):
-                place = f"{place}.{part}" if place else part
-        return place
+            if "[" not in part and part not in self.branches.get(known, ()):
+                named = f"{named}.{part}".strip(".")
+                of_the_model = (f"{known}.{key}".strip(".") for key in (part, _ANY))
+                known = next((place for place in of_the_model if place in self.kinds), f"{known}.{part}".strip("."))
+        return named, known
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -59,13 +59,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if "[" in str(first["loc"][-1]):  # a choice of words or a list; what is wrong within a list says more
         first = next((other for other in others if other["loc"][:-2] == first["loc"][:-1]), first)
         or_list = " or a list" if "[" in str(first["loc"][-1]) else ""
-    place = places.named(first["loc"])
+    place, known = places.found(first["loc"])
     own = first.get("ctx", {}).get("error")
     if isinstance(own, InputError):
         return _named(own, place)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        section, key = place.rpartition(".")[::2]
-        return f"unknown key {place!r}; {did_you_mean(key, places.keys_at(section) or ())}"
+        return _unknown(places, first["loc"], first["input"])
     number = _number_in(first["input"]) if first["type"] in _NOT_A_NUMBER else None
     if number is not None and (number.is_integer() or first["type"].startswith("float")):
         written = f"{number:.0f}" if number.is_integer() else f"{Decimal(first['input']):f}"
@@ -78,11 +77,26 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "string_type" and isinstance(first["input"], int | float | date | Mapping):
         example = "" if isinstance(first["loc"][-1], int) else f", as in --set '{place}=\"…\"'"
         return f"{place} is {_shown(first['input'])} as YAML reads it, but must be text; put quotes around it{example}"
-    kind = _wrong_kind(places, place, first["type"], first["input"])
+    kind = _wrong_kind(place, first["type"], first["input"], places.keys.get(known), places.ranges)
     if kind is not None:
         return kind
     rule = re.sub(r"^\w+ should", "but must", first["msg"])
     return f"{place} is {_shown(first['input'])}, {rule[0].lower()}{rule[1:]}{or_list}"
+
+
+def _unknown(places: _Places, location: tuple[int | str, ...], value: object) -> str:
+    """What is said of a key that its section does not have; it may have dots itself."""
+    (section, known), key = places.found(location[:-1]), str(location[-1])
+    unknown = f"unknown key {f'{section}.{key}'.strip('.')!r}"
+    parent, *inner = key.split(".")
+    below = f"{known}.{parent}.".removeprefix(".")
+    if not inner or not any(place.startswith(below) for place in places.kinds):
+        return f"{unknown}; {did_you_mean(key, places.keys.get(known, ()))}"
+    written = "…" if value is None else _shown(value)
+    for part in reversed(inner):
+        written = f"{{{part}: {written}}}"
+    where = f" below {section}" if section else ""
+    return f"{unknown}; in a file this is {parent}: {written}{where}; dots are for --set"
 
 
 def _shown(given: object) -> str:
@@ -137,19 +151,20 @@ def _named(own: InputError, place: str) -> str:
     return f"{place}.{own}" if head in ("teacher", "recipe") else f"{place}: {own}"
 
 
-def _wrong_kind(places: _Places, place: str, kind: str, given: object) -> str | None:
+def _wrong_kind(
+    place: str, kind: str, given: object, keys: tuple[str, ...] | None, ranges: frozenset[str]
+) -> str | None:
     """What is said where a section, a range or a list is none; `None` where that is not what is wrong."""
     head, _, key = place.rpartition(".")
-    if head in places.ranges and kind == "missing":  # one of its ends
+    if head in ranges and kind == "missing":  # one of its ends
         place, key, kind = head, head.rpartition(".")[2], "tuple_type"
     if kind in ("dataclass_type", "model_type", "dict_type"):
-        keys = places.keys_at(place)
         if keys is not None and given is None:
             return f"{place} is empty; give keys below it, such as {keys[0]}, or leave it out"
         named = given if keys is not None and keys[0] == "name" and isinstance(given, str) else "…"
         example = "" if keys is None else f", such as {key}: {{{keys[0]}: {named}}}"
         return f"{place} is {_shown(given)}, but must be keys and values{example}"
-    if place in places.ranges and kind in ("tuple_type", "too_long"):
+    if place in ranges and kind in ("tuple_type", "too_long"):
         return f"{place} is {_shown(given)}, but must be a list of two, [lowest, highest]"
     if kind == "tuple_type":
         return f"{place} is {_shown(given)}, but must be a list" + (

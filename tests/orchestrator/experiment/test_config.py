@@ -172,6 +172,13 @@ def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
             "cascade: {temperature: 2}\nseed: 1\ncascade:\n  feature_weight: 1\n",
             "mine.yaml: key cascade is given twice, in lines 1 and 3, .*; put both into one",
         ),
+        (
+            "teacher.epochs: 3",
+            "unknown key 'teacher.epochs'; in a file this is teacher: {epochs: 3}; dots are for --set",
+        ),
+        ("recipe.epochs: 3", "unknown key 'recipe.epochs'; there are model, data, teacher"),
+        ("cascade: {recipe.epochs: 3}", "unknown key 'cascade.recipe.epochs'; .* recipe: {epochs: 3} below cascade;"),
+        ("space.temperature: [2, 3]", r"in a file this is space: {temperature: \[2, 3\]}; dots"),
         ("data:\n  seed: 1\n  'seed': 2\n", "key seed is given twice, in lines 2 and 3"),
     ],
 )

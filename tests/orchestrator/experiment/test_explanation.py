@@ -20,6 +20,10 @@ class Bread:
     flour: Annotated[int, Field(ge=1)] = 1
 
 
+class Shop(BaseModel, extra="forbid"):
+    oven: Oven | None = None
+
+
 class Bakery(BaseModel, extra="forbid"):
     oven: Oven | None = None
     breads: dict[str, Bread] = Field(default_factory=dict)
@@ -29,6 +33,7 @@ class Bakery(BaseModel, extra="forbid"):
     more: Any = None
     guests: Annotated[int, Field(ge=1)] | None = None
     prices: dict[str, int] = Field(default_factory=dict)
+    shops: dict[str, Shop] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,31 @@ class Bakery(BaseModel, extra="forbid"):
         ({"best": {"flour": 0}}, "best.flour is 0, but must be greater than or equal to 1"),
         # Keys that are called as kinds of values are.
         ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
-        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests, prices"),
+        ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests, prices, shops"),
+        # Keys with dots, as --set has them.
+        (
+            {"oven.degrees": [0, 1]},
+            "unknown key 'oven.degrees'; in a file this is oven: {degrees: [0, 1]}; dots are for --set",
+        ),
+        (
+            {"breads": {"rye": {}}, "best.flour": None},
+            "unknown key 'best.flour'; in a file this is best: {flour: …}; dots are for --set",
+        ),
+        (
+            {"breads.rye.flour": 1},
+            "unknown key 'breads.rye.flour'; in a file this is breads: {rye: {flour: 1}}; dots are for --set",
+        ),
+        (
+            {"shops": {"main": {"oven.names": ["a"]}}},
+            "unknown key 'shops.main.oven.names'; in a file this is oven: {names: ['a']} below shops.main; dots are "
+            "for --set",
+        ),
+        (
+            {"cellar.degrees": 3},
+            "unknown key 'cellar.degrees'; there are oven, breads, best, is_open, days, more, guests, prices, shops",
+        ),
+        ({"oven": {"name.s": 3}}, "unknown key 'oven.name.s'; did you mean 'names'?"),
+        ({"breads": {"rye.light": {"flower": 1}}}, "unknown key 'breads.rye.light.flower'; did you mean 'flour'?"),
         (
             {"guests": "1e3"},
             "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
