@@ -97,6 +97,11 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
+def forbidden(path: Path) -> InputError:
+    """What is said of a file that may not be read, where others would take it for a damaged one."""
+    return InputError(f"{path} cannot be read (Permission denied); change its permissions")
+
+
 def first_line(error: BaseException) -> str:
     """What an error says in its first line, or its kind where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainables.datasets.sources import Part
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError, first_line, forbidden
 
 ROWS_A_BATCH = 4096
 _MOST_CLASSES = 100_000  # more would rather be other numbers than labels
@@ -72,6 +72,8 @@ def one_line_errors(file: Path) -> Iterator[None]:
     """Say in one line what Arrow could not read."""
     try:
         yield
+    except PermissionError as error:
+        raise forbidden(file) from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} cannot be read as Parquet ({first_line(error)}); fetch it again") from error
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from orchestrator.data.shards import FILE, PartName, Shard, ShardSet
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError, first_line, forbidden
 
 _OPEN_SHARDS = 64  # maps that a process keeps; a window of a pass has fewer
 _MEND = "make the set again with `cascade data`"
@@ -33,6 +33,8 @@ def read_set(folder: Path) -> ShardSet:
         found = ShardSet.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{folder} has no {FILE}, so it is no set of shards; make one with `cascade data`") from error
+    except PermissionError as error:
+        raise forbidden(path) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({first_line(error)}); {_MEND}") from error
     for shard, schema in found.files():
@@ -80,6 +82,8 @@ def _mapped(path: Path) -> Any:
         raise InputError(
             f"{path} is not there on {platform.node()}; every machine must see data.path under the same name"
         ) from error
+    except PermissionError as error:
+        raise forbidden(path) from error
     except (pa.ArrowException, OSError, ValueError) as error:  # the last of a file without batches
         raise InputError(f"{path} cannot be read as Arrow ({first_line(error)}); copy it again, or {_MEND}") from error
 

@@ -70,7 +70,7 @@ def write_shards(
 
     Raises:
         InputError: if `out` is taken, more images than allowed cannot be read, or a class is left without any.
-        OSError: if the disk fills up.
+        OSError: if the disk fills up, or an image's file may not be read.
     """
     out = out.resolve()
     check_out(out, options.existing)
@@ -139,6 +139,8 @@ def _looked_at(entry: Entry, shorter_side: int | None) -> _Row | Skipped:
         image = decode_rgb(encoded, name=entry.name)
         if shorter_side is not None and min(image.size) > shorter_side:
             encoded = _shrunk(image, shorter_side)
+    except PermissionError:  # which is no damage that --skip-corrupt may leave out
+        raise
     except (InputError, OSError) as error:
         return Skipped(name=entry.name, reason=str(error).removesuffix("; mend or remove it"))
     return _Row(name=entry.name, label=entry.label, encoded=encoded)

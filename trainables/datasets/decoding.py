@@ -41,6 +41,7 @@ def decode_image(data: bytes | Path, *, name: str) -> torch.Tensor:
 
     Raises:
         InputError: if it cannot be decoded or is grey of more than 8 bits.
+        PermissionError: if the file may not be read.
     """
     return _pixels(decode_rgb(data, name=name))
 
@@ -64,6 +65,8 @@ def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
     try:
         with Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
             mode, rgb = image.mode, image.convert("RGB")
+    except PermissionError:  # of the file, which may be whole
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise InputError(f"{name} cannot be read as an image ({reason}); mend or remove it") from error

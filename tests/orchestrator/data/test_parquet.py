@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_a_damaged_file_gives_one_line(tmp_path: Path) -> None:
     for damaged in (whole[: len(whole) // 2], b"", bad_page):
         file.write_bytes(damaged)
         assert _message(tmp_path).startswith(f"{file} cannot be read as Parquet (")
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train.parquet"
+    _write(file, [pictures.encoded(image) for image in _pixels(6)], [0] * 6)
+
+    def forbidden(file: Path) -> None:
+        raise PermissionError(errno.EACCES, f"Failed to open local file '{file}'")  # as Arrow has it
+
+    monkeypatch.setattr(pq, "ParquetFile", forbidden)
+    assert _message(tmp_path) == f"{file} cannot be read (Permission denied); change its permissions"
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`cascade data` and what a search makes of its shards: sources, bad images, files that miss or differ."""
 
+import errno
 import io
 import json
 import os
@@ -360,6 +361,35 @@ def test_shards_that_differ_are_named(shards):
     (shards / "shards.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"test-00000\.arrow has labels that are not in 0 … 1"):
         load_test(config(shards))
+
+
+def test_what_may_not_be_read_is_not_taken_for_damaged(photos, shards, tmp_path, monkeypatch):
+    closed, read = photos / "train/cat/05.png", Path.read_bytes
+
+    def forbidding(path):
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "read_bytes", forbidding)
+        with pytest.raises(PermissionError) as raised:
+            write_shards(open_source(photos, seed=0), tmp_path / "others", WriteOptions(skip_corrupt=9))
+        assert raised.value.filename == str(closed)
+    assert not (tmp_path / "others").exists()
+
+    def forbidden(file, *_, **__):
+        raise PermissionError(errno.EACCES, f"Failed to open local file '{file}'")  # as Arrow has it
+
+    with monkeypatch.context() as patches:
+        patches.setattr(pa, "memory_map", forbidden)
+        with pytest.raises(
+            InputError, match=rf"^{shards}/[a-z0-9-]+\.arrow cannot be read \(Permission denied\); change"
+        ):
+            load_splits(config(shards))
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(InputError, match=rf"^{shards}/shards\.json cannot be read \(Permission denied\); change"):
+        load_splits(config(shards))
 
 
 def test_a_shard_whose_offsets_lead_elsewhere_is_refused(shards):

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import pickle
@@ -282,6 +283,25 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
         read_train(_folder_config(tmp_path))
     assert one_line(error).startswith(f"{bad} cannot be read as an image")
     assert "more cannot be taken" not in one_line(error)
+
+
+def test_an_image_that_may_not_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cat", "dog"):
+        _save(tmp_path / "train" / name / "a.png", 1)
+    _save(tmp_path / "test/cat/x.png", 0)
+    opened, closed = Image.open, tmp_path / "train/dog/a.png"
+
+    def forbidding(file: Any, **options: Any) -> Image.Image:
+        if file == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(file, **options)
+
+    monkeypatch.setattr(Image, "open", forbidding)  # as nothing is forbidden to root
+    with pytest.raises(PermissionError) as error:
+        read_train(_folder_config(tmp_path))
+    assert error.value.filename == str(closed)
 
 
 @pytest.mark.parametrize(("number", "more"), [(3, ""), (80, ", …")])  # 80 are more than a thread takes at once
