@@ -44,7 +44,20 @@ def import_function(path: str, *, key: str) -> Callable[..., Any]:
     try:
         function = getattr(import_module(module_name), function_name)
     except Exception as error:  # the module is the user's, and may fail at anything
-        raise InputError(f"{key} is {path!r}, but it cannot be imported: {first_line(error)}") from error
+        raise InputError(
+            f"{key} is {path!r}, but it cannot be imported: {first_line(error)}{_mend(error, module_name)}"
+        ) from error
     if not callable(function):
         raise InputError(f"{key} is {path!r}, but that is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+def _mend(error: Exception, module_name: str) -> str:
+    """What to do about a module that is not there, the user's own or one that it imports."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    package, _, inner = module_name.partition(".")
+    if error.name != package:
+        return "; install it, or give the command in the folder where it lies"
+    where = f"the folder {package} lies" if inner else f"{package}.py lies"
+    return f"; give the command in the folder where {where}, or install it"

@@ -41,3 +41,17 @@ def test_what_cannot_be_imported_is_named_with_its_key(here, code, says):
     (here / "nets_of_mine.py").write_text(code)
     with pytest.raises(InputError, match=f"model.name is {says}"):
         import_function("nets_of_mine:small", key="model.name")
+
+
+@pytest.mark.parametrize(
+    ("path", "mend"),
+    [
+        ("no_net:f", "No module named 'no_net'; give the command in the folder where no_net.py lies, or install it"),
+        ("no_nets.small:f", "'no_nets'; give the command in the folder where the folder no_nets lies, or install it"),
+        ("nets_of_mine:f", "No module named 'no_net'; install it, or give the command in the folder where it lies"),
+    ],
+)
+def test_a_module_that_is_not_there_is_told_with_its_mend(here, path, mend):
+    (here / "nets_of_mine.py").write_text("import no_net")
+    with pytest.raises(InputError, match=f"^model.name is '{path}', but it cannot be imported: .*{mend}$"):
+        import_function(path, key="model.name")
