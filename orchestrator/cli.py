@@ -187,7 +187,8 @@ def export(  # noqa: PLR0913
 @app.command()
 def study(
     study: Annotated[
-        str, typer.Argument(callback=_place, help="YAML file of a study; `studies/` has some that are ready.")
+        str,
+        typer.Argument(callback=_place, help="YAML file of a study; `studies/` in a checkout of the project has some."),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the study; the file's by default.")] = None,
     storage: StudyStorage = DEFAULT_STORAGE,

@@ -180,7 +180,9 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> StudyPlan:
     Raises:
         InputError: if the file is missing or not YAML, or something in it is wrong.
     """
-    values = read_yaml_file(path, missing="give the YAML file of a study, such as those in studies/")
+    values = read_yaml_file(
+        path, missing="give the YAML file of a study, such as those in studies/ in a checkout of the project"
+    )
     for override in overrides:
         set_value(values, override)
     return StudyPlan.from_dict(values)

@@ -50,6 +50,11 @@ def test_a_study_is_offered_no_bucket(cascade):
     assert "bucket" not in cascade("study", "--help")[1]
 
 
+def test_studies_that_are_ready_are_offered_where_they_lie(cascade):
+    said = " ".join(cascade("study", "--help")[1].replace("│", " ").split())
+    assert "`studies/` in a checkout of the project has some" in said
+
+
 def test_unknown_words_are_refused(cascade):
     assert cascade("serch")[0] == 2
     assert cascade("front")[0] == 2

@@ -99,7 +99,7 @@ def test_what_is_wrong_is_said_in_one_line(plain, change: dict[str, Any], messag
 
 def test_files_that_are_no_studies_are_refused(plain, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    with pytest.raises(InputError, match="is not there; give the YAML file of a study"):
+    with pytest.raises(InputError, match=r"is not there; give the YAML file of a study, .* checkout of the project$"):
         load_plan(path)
     with pytest.raises(InputError, match=rf"{tmp_path} is a folder, but must be a YAML file; give one in it"):
         load_plan(tmp_path)
