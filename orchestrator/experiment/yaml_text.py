@@ -1,6 +1,8 @@
 """YAML that people write: read as plain values, and refused where a key is given twice."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType, NoneType
 from typing import Any
 
 import yaml
@@ -8,6 +10,7 @@ import yaml
 from trainables.errors import InputError, shown
 
 _MERGE = "tag:yaml.org,2002:merge"  # `<<` brings in what an anchor names; a key of one's own beside it is no repetition
+_KINDS: Mapping[type, str] = MappingProxyType({list: "a list", str: "plain text", NoneType: "nothing"})
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,14 +73,28 @@ def read_yaml_file(path: Path, *, missing: str, empty: str | None = None) -> dic
     except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read: {error}; save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} {_wrong(error)}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if values is None and empty is not None:
         raise InputError(f"{path} is empty; {empty}")
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}, but must hold keys and values")
+        held = _KINDS.get(type(values), "a single value")
+        raise InputError(
+            f"{path} holds {held}, but must hold keys and values, as in key: value, a space after the colon"
+        )
     for key in values:
         if not isinstance(key, str):
             raise InputError(f"{path} holds the key {shown(key)}, but keys must be text; there is none of that name")
     return values
+
+
+def _wrong(error: yaml.YAMLError) -> str:
+    """What is wrong with a file, in PyYAML's words but for what it says in those of its own insides."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        line = error.problem_mark.line + 1
+        if r"character '\t'" in error.problem:
+            return f"has a tab in line {line}, but YAML takes tabs within quotes alone; put spaces in its place"
+        if "another document" in error.problem:
+            return f"has a second document from line {line} on, but must be one; remove it, or the --- in this line"
+    return f"is not YAML: {' '.join(str(error).split())}"

@@ -106,6 +106,9 @@ def test_files_that_are_no_studies_are_refused(plain, tmp_path: Path) -> None:
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="holds a list, but must hold keys and values"):
         load_plan(path)
+    path.write_text("# later")
+    with pytest.raises(InputError, match="holds nothing, but must hold keys and values"):
+        load_plan(path)
     path.write_text("a: [")
     with pytest.raises(InputError, match="is not YAML"):
         load_plan(path)

@@ -166,6 +166,13 @@ def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
         ("", "is empty"),
         ("a: [1\nb", "is not YAML"),
         ("- 1\n- 2\n", "holds a list"),
+        ("seed:1\nnum_trials:2\n", "holds plain text, but must hold keys and values, as in key: value, a space after"),
+        ("3", "holds a single value, but must hold keys and values"),
+        (
+            "data:\n\tseed: 1\n",
+            "has a tab in line 2, but YAML takes tabs within quotes alone; put spaces in its place$",
+        ),
+        ("seed: 1\n---\nseed: 2\n", "has a second document from line 2 on, but must be one; remove it, or the --- in"),
         ("seed: 1\n1: 2\n", "holds the key 1, but keys must be text"),
         (b"\xff\xfe\x00", "cannot be read: .*; save it as UTF-8"),
         (
