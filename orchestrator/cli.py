@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.addresses import without_all_credentials, without_all_secrets
 from orchestrator.storage.answers import is_unanswered
-from orchestrator.words import print_what_can_be
+from orchestrator.streams import print_what_can_be
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.plain import at_home
 

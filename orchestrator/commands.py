@@ -24,7 +24,7 @@ from orchestrator.searches.fronts import confirmed_rich_table, front_json_list, 
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.staging import disk_full
-from orchestrator.tables import print_line, print_whole
+from orchestrator.tables import print_last, print_line, print_whole
 from orchestrator.words import counted, duration, percent
 from search_spaces.presets import PRESETS
 from trainables.errors import InputError, first_line
@@ -61,7 +61,7 @@ def run_search_command(  # noqa: PLR0913
 
     def stopped() -> None:
         console.show_cursor()
-        print_line(console, f"stopped; nothing that was finished is lost. {go_on}")
+        print_last(console, f"stopped; nothing that was finished is lost. {go_on}")
 
     try:
         with last_words(stopped), watching(console, num_trials=experiment.num_trials) as watcher:
@@ -84,10 +84,10 @@ def run_search_command(  # noqa: PLR0913
         stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
         print_line(console, f"{counted(stages, 'stage')} reused, which saved {duration(seconds)} of training")
     if outcome.status == "interrupted":
-        print_line(console, f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}")
+        print_last(console, f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}")
         return INTERRUPTED
     if outcome.num_ended < experiment.num_trials:
-        print_line(
+        print_last(
             console,
             f"ended after {outcome.num_ended} of {experiment.num_trials} trials by {outcome.reason}; "
             "--resume with a larger limit goes on",
@@ -243,7 +243,7 @@ def confirm_candidates(  # noqa: PLR0913
         say(f"trial {repeat.trial}, seed {repeat.index} of {num_seeds}: {levels or f'failed: {repeat.failure}'}")
 
     def stopped() -> None:
-        say("stopped; what was trained is kept, and the same command goes on")
+        print_last(console, "stopped; what was trained is kept, and the same command goes on")
 
     tracker = _tracker(experiment, folder, warnings)
     try:

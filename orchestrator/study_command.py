@@ -30,7 +30,7 @@ from orchestrator.searches.folder import SearchFolder
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.locks import locked, require_free
 from orchestrator.storage.staging import disk_full
-from orchestrator.tables import print_line, print_whole
+from orchestrator.tables import print_last, print_line, print_whole
 from orchestrator.tracking import Tracker
 from orchestrator.words import counted
 from trainables.errors import InputError, first_line
@@ -58,7 +58,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     file = ResultFile(folder.path / RESULTS)
 
     def stopped() -> None:
-        say("stopped; what is done is kept, and the same command goes on")
+        print_last(console, "stopped; what is done is kept, and the same command goes on")
 
     tracker = Tracker(uri=None, storage=storage, sync=folder.sync_command, warn=say)
     resources = Resources(

@@ -4,12 +4,21 @@ from rich.console import Console
 from rich.segment import Segments
 from rich.table import Table
 
+from orchestrator.streams import is_gone
+
 _WIDER_THAN_ANY = 1000
 
 
 def print_line(console: Console, text: str) -> None:
     """Print a text as it is: nothing in it is markup, numbers are not coloured, and the terminal alone wraps it."""
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_last(console: Console, text: str) -> None:
+    """Print a line that must be read, how to go on say: on standard error where nobody reads the console any more."""
+    print_line(console, text)
+    if is_gone(console.file):
+        print_line(Console(stderr=True), text)
 
 
 def print_whole(console: Console, table: Table) -> None:

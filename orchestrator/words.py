@@ -1,15 +1,5 @@
 """Numbers and names as people read them."""
 
-import io
-import sys
-
-
-def print_what_can_be() -> None:
-    """Let output that cannot have a letter, as in ASCII, have a question mark for it: no work is to die of a `→`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
 
 def percent(fraction: float, decimals: int = 1) -> str:
     """A fraction, with so many decimals from 10 % on, and below that with as many digits but for zeros at their end.

@@ -13,7 +13,8 @@ from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
 from orchestrator.storage.locks import locked
-from orchestrator.words import counted, print_what_can_be
+from orchestrator.streams import print_what_can_be
+from orchestrator.words import counted
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
 from trainables.plain import at_home

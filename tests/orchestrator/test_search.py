@@ -22,13 +22,13 @@ def front_of(cascade_commands, folder, name="tiny"):
     return shown.json()
 
 
-def start(folder, *words):
+def start(folder, *words, stderr=subprocess.STDOUT):
     """A search in the background, and its output line by line."""
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "search", "tiny.yaml", *words],
         cwd=folder,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         process_group=0,
@@ -233,6 +233,26 @@ def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, ti
         assert "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12" in said
     cascade_commands(["search", "tiny.yaml", "--resume", *words], cwd=folder)
     assert {row["trial"] for row in front_of(cascade_commands, folder)} == {0, 1}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_ctrl_c_that_ends_the_reader_of_the_output_first_is_told_as_any(tmp_path, tiny_yaml):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    process = start(tmp_path, "--set", "cascade.recipe.epochs=12", stderr=subprocess.PIPE)
+    read_until(process, "trial 0 runs")
+    process.stdout.close()  # as `| tee log` does
+    os.kill(process.pid, signal.SIGINT)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(120), said.splitlines()[-1].split("; ")[0]) == (130, "stopped after 0 of 2 trials")
+    assert "cascade search tiny.yaml --name tiny --storage runs --resume" in said
+    assert "Traceback" not in said
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind`='search'")
+    assert [(run.info.status, run.data.tags["cascade.reason"]) for run in runs] == [("KILLED", "interrupted")]
 
 
 ONE_CASCADE = (
