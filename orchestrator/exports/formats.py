@@ -1,6 +1,7 @@
 """What an export can be asked for: formats, what they take, in which runtimes they are measured. Light: no torch."""
 
 import importlib.util
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -113,11 +114,13 @@ def _require_some(name: str, given: Iterable[str], known: tuple[str, ...], *, ot
 
 
 def require_onnx() -> None:
-    """Check that what ONNX needs is installed.
+    """Check that what ONNX needs is installed, and have its runtime tell nobody of its use; before that is imported.
 
     Raises:
         InputError: naming what is missing and how to install it.
     """
+    # ONNX Runtime, as it is imported, would number the machine in the user's home, and queue events for its maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(

@@ -1,6 +1,8 @@
 """ONNX files take any batch, compute what the network computes, and tell nothing of the machine that wrote them."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,6 +106,15 @@ def test_the_file_tells_no_paths_of_this_machine(written: Path) -> None:
     for path in (Path(torch.__file__).parent, Path(__file__).parent):
         assert str(path).encode() not in content
     assert b"stack_trace" not in content
+
+
+def test_the_runtime_leaves_nothing_in_the_users_home(written: Path, tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from orchestrator.exports.onnx_file import open_session;"
+    script += "open_session(Path(sys.argv[1]), num_threads=1)"
+    named = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    subprocess.run([sys.executable, "-c", script, written], env=kept | named, check=True, timeout=120)
+    assert [path for path in tmp_path.rglob("*") if re.search("onnx|microsoft", path.name, re.IGNORECASE)] == []
 
 
 @pytest.mark.parametrize(
