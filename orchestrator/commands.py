@@ -104,6 +104,7 @@ def _tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> 
         experiment=experiment.tracking.experiment,
         models=experiment.tracking.models,
         sync=folder.sync_command,
+        export=folder.export_command,
         warn=partial(print_line, console),
     )
 

@@ -64,7 +64,7 @@ class Overview:
 
     Attributes:
         name: of the search.
-        storage: folder of the searches, as commands name it.
+        folder: of the search, which commands name.
         experiment: what was searched.
         view: the front.
         teacher: what it compares to.
@@ -77,7 +77,7 @@ class Overview:
     """
 
     name: str
-    storage: str
+    folder: SearchFolder
     experiment: Experiment
     view: FrontView
     teacher: TeacherResult
@@ -103,7 +103,7 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
     curves = _curves(folder)
     return Overview(
         name=folder.name,
-        storage=_storage(folder),
+        folder=folder,
         experiment=experiment,
         view=view,
         teacher=teacher,
@@ -114,12 +114,6 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
         widths={candidate.label: _widths(folder, candidate) for candidate in view.front},
         links=links or read_links(folder.path / "tracking" / LINKS_FILE),
     )
-
-
-def _storage(folder: SearchFolder) -> str:
-    if folder.bucket is not None:
-        return folder.bucket.parent.address
-    return "runs" if folder.storage.resolve() == Path("runs").resolve() else str(folder.storage)
 
 
 def read_links(path: Path) -> Links:

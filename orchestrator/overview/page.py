@@ -11,7 +11,7 @@ from orchestrator.overview.charts import Line as ChartLine
 from orchestrator.overview.gather import Links, Overview, gather
 from orchestrator.overview.sections import cost_section, curves_section, importance_section, widths_section
 from orchestrator.overview.style import STYLE
-from orchestrator.overview.words import command, fewer, points_text, signed_points
+from orchestrator.overview.words import fewer, points_text, signed_points
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import counted, percent
@@ -89,7 +89,7 @@ def _cards(overview: Overview) -> str:
             f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher)}; {fewer(candidate.macs_kept)} fewer MACs, "
             f"{fewer(candidate.params_kept)} fewer parameters.</p>"
-            f"<code>{escape(command(overview, how))}</code></div>"
+            f"<code>{escape(overview.folder.export_command(how))}</code></div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -193,7 +193,7 @@ def _table_section(overview: Overview) -> str:
         remarks = view.remarks(candidate)
         cells[0] += f" ({', '.join(remarks)})" if remarks else ""
         row = "".join(f"<td>{cell}</td>" for cell in cells)
-        export = f'<td class="words"><code>{escape(command(overview, candidate.label))}</code></td>'
+        export = f'<td class="words"><code>{escape(overview.folder.export_command(candidate.label))}</code></td>'
         css = ' class="knee"' if "knee" in remarks else ""
         rows.append(f'<tr{css} id="{_anchor(candidate)}">{row}{export}</tr>')
     heads = "".join(f"<th>{name}</th>" for name in head) + '<th class="words">how to export it</th>'
@@ -205,7 +205,7 @@ def _table_section(overview: Overview) -> str:
         "<section><h2>Networks of the front</h2>"
         f'<p class="soft">{linked if overview.links.runs else ""}Accuracy is that on validation images, which chose '
         "these networks and so flatter them; an export measures test accuracy, "
-        f"<code>cascade confirm {escape(overview.name)}</code> trains again with other seeds.</p>"
+        f"<code>{escape(overview.folder.command('confirm', overview.name))}</code> trains again with other seeds.</p>"
         f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         "</section>"
     )
@@ -244,11 +244,12 @@ def _growth_section(overview: Overview) -> str:
 
 
 def _foot(overview: Overview) -> str:
-    name = escape(overview.name)
+    folder, name = overview.folder, overview.name
     return (
-        f"<footer><h2>Go on</h2><p><code>cascade report {name}</code> writes this page anew, "
-        f"<code>cascade ui</code> opens MLflow, <code>cascade export {name} --pick TRIAL:LEVEL</code> exports any "
-        "network, on the front or not.</p></footer>"
+        f"<footer><h2>Go on</h2><p><code>{escape(folder.command('report', name))}</code> writes this page anew, "
+        f"<code>{escape(folder.command('ui'))}</code> opens MLflow, "
+        f"<code>{escape(folder.export_command('TRIAL:LEVEL'))}</code> exports any network, on the front or not.</p>"
+        "</footer>"
     )
 
 

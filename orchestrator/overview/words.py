@@ -1,13 +1,8 @@
 """Numbers as the overview writes them."""
 
-import shlex
-
 from orchestrator import words
 from orchestrator.front.archive import Candidate
-from orchestrator.overview.gather import Overview
 from trainables.results import TeacherResult
-
-_DEFAULT_STORAGE = "runs"
 
 
 def fewer(kept: float) -> str:
@@ -32,11 +27,3 @@ def signed_points(candidate: Candidate, teacher: TeacherResult) -> str:
 def duration(seconds: float) -> str:
     """Seconds as people read them, those of less than a minute with as many digits as tell trials apart."""
     return words.duration(seconds) if round(seconds) >= 60 else f"{seconds:.3g} s"
-
-
-def command(overview: Overview, how: str) -> str:
-    """The command that exports a network."""
-    told = ["cascade", "export", overview.name, "--pick", how]
-    if overview.storage != _DEFAULT_STORAGE:
-        told += ["--storage", overview.storage]
-    return shlex.join(told)

@@ -36,6 +36,7 @@ _MAY_DIFFER = (
     "data.path",  # images are told apart by their digest
     "data.workers",
 )
+_DEFAULT_STORAGE = "runs"
 _SHOWN = 12  # characters of a digest, which tell any two apart
 
 EXPORTS = "exports"
@@ -263,6 +264,22 @@ class SearchFolder:
     def place(self) -> str:
         """Where the search is, for people."""
         return str(self.path) if self.bucket is None else self.bucket.address
+
+    def command(self, *words: str) -> str:
+        """What people type to do something with what lies here, from any folder but one with other `runs`.
+
+        Args:
+            words: such as `front` and the search's name; `--storage` follows where it must.
+        """
+        if self.bucket is not None:
+            words += ("--storage", self.bucket.parent.address)
+        elif self.storage.resolve() != Path(_DEFAULT_STORAGE).resolve():
+            words += ("--storage", str(self.storage.resolve()))
+        return shlex.join(["cascade", *words])
+
+    def export_command(self, how: str) -> str:
+        """What exports a network, by its label or a way to pick it."""
+        return self.command("export", self.name, "--pick", how)
 
     @property
     def sync_command(self) -> str:

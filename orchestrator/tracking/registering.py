@@ -1,5 +1,7 @@
 """Which networks of a front are registered, under which aliases."""
 
+from collections.abc import Callable
+
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.pick import pick_each
 from orchestrator.tracking.records import registering
@@ -7,13 +9,14 @@ from orchestrator.tracking.spool import Record
 from orchestrator.words import percent
 
 
-def registration(experiment: str, search: str, view: FrontView) -> Record:
+def registration(experiment: str, search: str, view: FrontView, export: Callable[[str], str]) -> Record:
     """The record by which all members of a front become versions of one registered model.
 
     Args:
         experiment: name of the MLflow experiment.
         search: name of the search.
         view: the front, not empty.
+        export: gives the command that exports a network, by its label.
     """
     versions = [
         {
@@ -27,7 +30,7 @@ def registration(experiment: str, search: str, view: FrontView) -> Record:
             },
             "description": f"Network {candidate.label} of search {search}: {percent(candidate.val_accuracy, 2)} with "
             f"{percent(candidate.macs_kept, 2)} of the teacher's MACs. Export it: "
-            f"`cascade export {search} --pick {candidate.label}`",
+            f"`{export(candidate.label)}`",
         }
         for candidate in view.front
     ]

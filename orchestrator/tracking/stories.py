@@ -1,6 +1,6 @@
 """What is told of a teacher, a network, a repeat, a run of a study or a front: the records of each, in their order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.evidence.results import RunResult
@@ -29,7 +29,12 @@ def teacher_story(result: TeacherResult, epochs: Sequence[EpochProgress]) -> lis
 
 
 def network_story(
-    search: str, candidate: Candidate, parameters: Mapping[str, Scalar], *, collapsed: bool
+    search: str,
+    candidate: Candidate,
+    parameters: Mapping[str, Scalar],
+    *,
+    collapsed: bool,
+    export: Callable[[str], str],
 ) -> list[Record]:
     """A candidate: a run of its own within its trial's, so that charts show every level and not only students.
 
@@ -38,9 +43,10 @@ def network_story(
         candidate: the network.
         parameters: of its trial.
         collapsed: whether it is nearer to guessing than to the teacher.
+        export: gives the command that exports a network, by its label.
     """
     run, trial = records.network_key(*candidate.key), records.trial_key(candidate.trial)
-    command = f"cascade export {search} --pick {candidate.label}"
+    command = export(candidate.label)
     warning = " It has collapsed: it is nearer to guessing than to the teacher." if collapsed else ""
     tags = {
         "cascade.trial": str(candidate.trial),
@@ -90,16 +96,21 @@ def run_story(result: RunResult) -> list[Record]:
 
 
 def front_story(
-    search: str, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path]
+    view: FrontView,
+    *,
+    hypervolume: float,
+    num_trials: int,
+    figures: Sequence[Path],
+    export: Callable[[str], str],
 ) -> list[Record]:
     """The front in the search's run: figures by step and the overview; where it has changed, all that shows it.
 
     Args:
-        search: its name.
         view: the front.
         hypervolume: of the front.
         num_trials: trials that are finished; the step.
         figures: files in the search's folder that show it, where it has changed.
+        export: gives the command that exports a network, by its label.
     """
     best = max((candidate.val_accuracy for candidate in view.front), default=None)
     metrics: list[Metric] = [
@@ -112,7 +123,7 @@ def front_story(
     told = [records.logging(SEARCH, metrics)]
     if figures:  # what shows a large front takes room, and has been told where the front is the same
         if view.knee is not None:
-            tags = {"knee": view.knee.label, "mlflow.note.content": front_note(search, view)}
+            tags = {"knee": view.knee.label, "mlflow.note.content": front_note(view, export)}
             told.append(records.logging(SEARCH, tags=tags))
         text = front_json(view, hypervolume)
         told += [

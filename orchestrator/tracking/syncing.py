@@ -162,9 +162,10 @@ def _tell_front(source: _Source, spool: Spool) -> None:
                 view.front, view.objectives, teacher_latency_ms=folder.teacher_result().latency_ms
             )
             num_ended = _num_ended(folder, ledger)
-            told = front_story(folder.name, view, hypervolume=volume, num_trials=num_ended, figures=figures)
+            export = folder.export_command
+            told = front_story(view, hypervolume=volume, num_trials=num_ended, figures=figures, export=export)
             if _registers(source, view):
-                told.append(registration(source.tracking.experiment, folder.name, view))
+                told.append(registration(source.tracking.experiment, folder.name, view, export))
             spool.append(*front_flags(ledger, view), *told)
 
 

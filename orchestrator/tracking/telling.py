@@ -5,7 +5,7 @@ front (`level_2_val_accuracy`), so that a chart over all runs takes the results 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
@@ -65,12 +65,12 @@ def sizes_text(parameters: Mapping[str, Scalar]) -> str:
     return " → ".join(sizes)
 
 
-def front_note(search: str, view: FrontView) -> str:
+def front_note(view: FrontView, export: Callable[[str], str]) -> str:
     """The front as the description of the search's run: the first thing that a newcomer reads there.
 
     Args:
-        search: its name.
         view: the front, not empty.
+        export: gives the command that exports a network, by its label.
     """
     knee = view.knee
     assert knee is not None
@@ -79,7 +79,7 @@ def front_note(search: str, view: FrontView) -> str:
     return (
         f"**Take network {knee.label} when in doubt**: {percent(knee.val_accuracy, 2)} with "
         f"{percent(knee.macs_kept, 2)} of the teacher's MACs, {loses} the teacher. "
-        f"`cascade export {search} --pick {knee.label}`\n\n"
+        f"`{export(knee.label)}`\n\n"
         f"{front_table(view)}\n"
         "The page `overview.html` and the folder `front` under Artifacts show more; runs with the tag "
         "`front = true` are the networks of the front."

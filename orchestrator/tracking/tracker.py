@@ -12,6 +12,7 @@ from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import readable
 from orchestrator.front.repeats import Repeat
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import records
 from orchestrator.tracking.environment import environment_texts, source_tags
 from orchestrator.tracking.outbox import Outbox
@@ -56,6 +57,7 @@ class Tracker:
         experiment: str = "cascade",
         models: Literal["front", "none"] = "front",
         sync: str = "cascade sync",
+        export: Callable[[str], str] | None = None,
         warn: Callable[[str], None],
     ) -> None:
         """Say where to; nothing is connected yet.
@@ -67,12 +69,15 @@ class Tracker:
             experiment: name of the MLflow experiment, made if it is not there.
             models: which candidates become versions of a registered model.
             sync: command that sends what waits, as people type it.
+            export: gives the command that exports a network, by its label; of a search in `storage` if left out.
             warn: takes a line for people when tracking does not work; called from a thread of its own.
         """
         self._outbox = Outbox(uri=uri, storage=storage, experiment=experiment, sync=sync, warn=warn)
         self._experiment = experiment
         self._models = models
+        self._storage = storage
         self._name = ""
+        self._given_export = export
         self._parameters: dict[int, Mapping[str, Scalar]] = {}
         self._collapsed_below = 0.0  # until the teacher is known
 
@@ -133,6 +138,10 @@ class Tracker:
     def _follow(self, name: str, search_id: str) -> None:
         self._name = name
         self._outbox.follow(name, search_id)
+
+    def _export(self, label: str) -> str:
+        export = self._given_export or SearchFolder(storage=self._storage, name=self._name).export_command
+        return export(label)
 
     def log_parameters(self, parameters: Mapping[str, Scalar]) -> None:
         """Record what has been decided since the search's run was opened; what is known of it stays."""
@@ -246,7 +255,13 @@ class Tracker:
         told: list[Record] = []
         for candidate in candidates:
             collapsed = candidate.val_accuracy < self._collapsed_below
-            told += network_story(self._name, candidate, self._parameters.get(trial, {}), collapsed=collapsed)
+            told += network_story(
+                self._name,
+                candidate,
+                self._parameters.get(trial, {}),
+                collapsed=collapsed,
+                export=self._export,
+            )
         told += [records.closing(stage, status, reason=reason) for stage in self._outbox.ledger.within(run)]
         told += [records.logging(records.stage_key(trial, name), tags={"cascade.reused": "true"}) for name in stages]
         told.append(records.logging(run, trial_metrics(candidates if status == "finished" else (), reused)))
@@ -265,9 +280,9 @@ class Tracker:
             num_trials: trials that are finished; the step.
             figures: files in the search's folder as `plots.save_front` writes them, where the front has changed.
         """
-        told = front_story(self._name, view, hypervolume=hypervolume, num_trials=num_trials, figures=figures)
+        told = front_story(view, hypervolume=hypervolume, num_trials=num_trials, figures=figures, export=self._export)
         if figures and view.front and self._models == "front":
-            told.append(registration(self._experiment, self._name, view))
+            told.append(registration(self._experiment, self._name, view, self._export))
         with self._outbox.together:
             self._outbox.put(*front_flags(self._outbox.ledger, view), *told)
 

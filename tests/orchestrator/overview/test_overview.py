@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -135,6 +136,28 @@ def test_the_page_says_what_was_found_and_needs_nothing_beside_itself(folder):
     assert text.count('aria-label="Validation accuracy by epoch of the levels of trial') == 9
     assert 'lang="en"' in text
     assert 'name="viewport"' in text
+
+
+def test_every_command_says_where_the_search_is_unless_that_is_where_commands_look(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my runs").mkdir()
+    folder.path.rename(tmp_path / "my runs/mine")
+    commands = [
+        "confirm mine",
+        "report mine",
+        "ui",
+        "export mine --pick knee",
+        "export mine --pick 0:2",
+        "export mine --pick TRIAL:LEVEL",
+    ]
+    for storage in (tmp_path / "my runs", Path("my runs")):
+        said = Page(write_overview(SearchFolder(storage=storage, name="mine")).read_text()).said
+        for words in commands:
+            assert f"cascade {words} --storage '{tmp_path}/my runs'" in said, words
+        assert said.count("--storage") == said.count("cascade ") - said.count("cascade ui is open")
+    (tmp_path / "my runs").rename("runs")
+    said = Page(write_overview(SearchFolder(storage=tmp_path / "runs", name="mine")).read_text()).said
+    assert "--storage" not in said
 
 
 def test_what_has_collapsed_is_marked_on_cards_and_in_the_table(folder):

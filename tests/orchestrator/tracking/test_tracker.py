@@ -19,7 +19,9 @@ def metrics_of(records, run):
     return [metric for record in records if record["run"] == run for metric in record.get("metrics", ())]
 
 
-def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(tracker, told, make_epoch, make_candidate):
+def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(
+    tracker, told, make_epoch, make_candidate, tmp_path
+):
     tracker.start_trial(0, {"temperature": 4.0, "level_1_macs_kept_asked": 0.5, "level_2_macs_kept_asked": 0.05})
     for number in (1, 2, 3):
         tracker.log_epoch(0, make_epoch(number))
@@ -35,7 +37,7 @@ def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(tracker, 
     }
     assert opened["trial/0"]["tags"]["sizes"] == "50 % → 5 %"
     assert opened["trial/0/network/2"]["params"]["temperature"] == "4.0"
-    assert opened["trial/0/network/2"]["tags"]["export"] == "cascade export digits --pick 0:2"
+    assert opened["trial/0/network/2"]["tags"]["export"] == f"cascade export digits --pick 0:2 --storage {tmp_path}"
     closed = {record["run"]: record for record in told("close")}
     assert {record["status"] for record in closed.values()} == {"finished"}
     assert closed["trial/0"]["tags"]["cascade.reused_stages"] == "cascade"
@@ -173,7 +175,9 @@ def test_a_front_is_told_with_its_history_pictures_and_models(tracker, told, mak
     assert ["hypervolume", 0.7, 4] in metrics_of(told("log"), "search")
     note = next(record["tags"] for record in told("log") if "knee" in record["tags"])
     assert note["knee"] == "0:1"
-    assert "cascade export digits --pick 0:1" in note["mlflow.note.content"]
+    command = f"`cascade export digits --pick 0:1 --storage {tmp_path}`"
+    assert command in note["mlflow.note.content"]
+    assert command in registered["versions"][0]["description"]
 
 
 def test_a_front_that_has_not_changed_is_not_told_again(tracker, told, make_view, tmp_path):
