@@ -198,8 +198,9 @@ def _table_section(overview: Overview) -> str:
         rows.append(f'<tr{css} id="{_anchor(candidate)}">{row}{export}</tr>')
     heads = "".join(f"<th>{name}</th>" for name in head) + '<th class="words">how to export it</th>'
     linked = (
-        "Names lead to the run in MLflow (with a local store, while <code>cascade ui</code> is open; where MLflow "
-        "itself shows this page it blocks links, so download it there or open it in the search’s folder). "
+        "Names lead to the run in MLflow (with a local store, while <code>cascade ui</code> is open on its usual port, "
+        "5000; where MLflow itself shows this page it blocks links, so download it there or open it in the search’s "
+        "folder). "
     )
     return (
         "<section><h2>Networks of the front</h2>"

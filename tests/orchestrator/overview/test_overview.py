@@ -181,7 +181,9 @@ def test_names_lead_to_runs_where_they_are_known(folder):
     note = folder.path / "tracking/links.json"
     note.parent.mkdir()
     note.write_text(json.dumps({"address": "", "experiment_id": "7", "runs": {"trial/0/network/1": "abc"}}))
-    assert 'href="http://127.0.0.1:5000/#/experiments/7/runs/abc"' in html(gather(folder))
+    local = html(gather(folder))
+    assert 'href="http://127.0.0.1:5000/#/experiments/7/runs/abc"' in local
+    assert "while <code>cascade ui</code> is open on its usual port, 5000;" in local
     note.write_text("{")
     assert "/experiments/" not in html(gather(folder))
 
