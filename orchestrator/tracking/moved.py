@@ -4,6 +4,7 @@ Locations there are absolute: as they are, artifacts of old runs would be looked
 those of new ones would bring it back.
 """
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ _BUSY_SECONDS = 20.0
 def follow_move(storage: Path) -> bool:
     """Put locations right that were in this storage folder when it had another place; whether there were any.
 
-    Only where a run's artifacts are here and no longer there; a copy goes on with those of the original. Nothing is
+    Only where a run's artifacts are here, and no longer there or where this user may not write, as a colleague's are
+    of whom the folder was copied; another copy goes on with those of the original. Nothing is
     touched while a search or study runs here, to which the folder may be under another path that works: in a
     container, say, or where machines mount it in different places.
 
@@ -74,8 +76,21 @@ def _came_along(database: sqlite3.Connection, old: str, here: Path) -> bool:
     runs: Iterator[tuple[str]] = database.execute(
         f"SELECT artifact_uri FROM runs WHERE {_within('artifact_uri')}", {"old": old}
     )
+    is_closed = _is_closed(there, here)
     of_runs = (_path(location[len(old) + 1 :]) for (location,) in runs)
-    return any((here / of_run).exists() and _is_gone(there / of_run) for of_run in of_runs)
+    return any((here / of_run).exists() and (is_closed or _is_gone(there / of_run)) for of_run in of_runs)
+
+
+def _is_closed(there: Path, here: Path) -> bool:
+    """Whether this user cannot write to a folder that is there; this one under another path does not count."""
+    if os.access(there, os.W_OK | os.X_OK):
+        return False
+    try:
+        return not there.samefile(here)
+    except PermissionError:  # of one above it
+        return True
+    except OSError:  # it is gone, or it may be there
+        return False
 
 
 def _is_gone(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """A storage folder that was moved: artifacts of old runs are found, and those of new ones land in it."""
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -150,6 +151,24 @@ def test_a_copy_is_left_as_it_is_while_the_original_is_there(begun, tmp_path):
     before = everything(tmp_path / "copy")
     assert not follow_move(tmp_path / "copy")
     assert everything(tmp_path / "copy") == before
+
+
+def test_a_copy_is_followed_by_who_cannot_write_to_the_original(begun, tmp_path, monkeypatch):
+    old, _, quiet, _ = begun
+    copy, mounted = tmp_path / "copy", tmp_path / "mounted"
+    shutil.copytree(old, copy)
+    mounted.mkdir()
+    mounted.joinpath("mlflow.db").write_bytes(database_file(old).read_bytes())
+    mounted.joinpath("mlartifacts").symlink_to(old / "mlartifacts")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(old) and may(path, mode))
+    before = everything(mounted)
+    assert not follow_move(mounted)  # the same folder, which is open to others under its own path
+    assert everything(mounted) == before
+    store = connected(copy)
+    store.client.log_text(quiet, "mine", "mine.txt")
+    assert (copy / f"mlartifacts/{quiet}/artifacts/mine.txt").read_text() == "mine"
+    assert old.as_uri() not in everything(copy)
 
 
 def test_artifacts_that_did_not_come_along_are_not_looked_for_here(begun, tmp_path):
