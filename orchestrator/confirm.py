@@ -70,6 +70,7 @@ def run_repeats(  # noqa: PLR0913
     data = load_splits(experiment.data, say)
     digest = data_digest(data)
     folder.require_same_data(digest)
+    tracker.follow_move()
     with folder.locked(), driving(folder, say) as mirror:
         queue = RepeatQueue(folder, cascades, num_seeds=num_seeds)
         if not (queue.num_waiting or queue.num_new):

@@ -64,6 +64,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
     resources = Resources(
         cpus_per_trial=plan.resources.cpus, gpus_per_trial=plan.resources.gpus, address=plan.resources.address
     )
+    tracker.follow_move()
     try:
         with (
             last_words(stopped),

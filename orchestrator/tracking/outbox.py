@@ -1,12 +1,16 @@
 """Where a search's records go from its driver: into a spool, from which a courier takes them to MLflow."""
 
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.addresses import tracking_uri, without_credentials
+from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.courier import Courier
 from orchestrator.tracking.ledger import Ledger
+from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.spool import FOLDER, Record, Spool
 from trainables.errors import InputError
 
@@ -46,6 +50,12 @@ class Outbox:
     def address(self) -> str:
         """The tracking address as it may be shown: without user, password and query."""
         return without_credentials(self._uri, self._uri)
+
+    def follow_move(self) -> None:
+        """Put places of artifacts right where the storage folder was moved, before this process works in it."""
+        if is_own(self._uri, self._storage):
+            with suppress(sqlite3.Error):  # which is told when it is connected to
+                follow_move(self._storage)
 
     def prepare(self) -> None:
         """Start the courier, which takes some seconds to connect, while there is other work to do."""

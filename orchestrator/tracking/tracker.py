@@ -86,6 +86,10 @@ class Tracker:
         """The tracking address as it may be shown: without user, password and query."""
         return self._outbox.address
 
+    def follow_move(self) -> None:
+        """Put places of artifacts right where the storage folder was moved; while nobody works in it, nor we do."""
+        self._outbox.follow_move()
+
     def prepare(self) -> None:
         """Start the courier, which takes some seconds to connect, while there is other work to do."""
         self._outbox.prepare()

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.addresses import database_file, database_uri
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.tracking import Tracker
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.store import MlflowStore
 from orchestrator.ui import open_ui
@@ -109,6 +110,15 @@ def test_pages_leave_places_as_they_are_while_a_search_runs_to_which_the_folder_
     with pytest.raises(InputError, match="port 70000"):
         open_ui(here, port=70000, say=said.append)
     assert locations(here) != before
+
+
+def test_who_works_in_the_folder_before_it_asks_for_mlflow_follows_first(begun, tmp_path):
+    old, *_ = begun
+    here = old.rename(tmp_path / "here")
+    Tracker(uri="http://127.0.0.1:9", storage=here, warn=print).follow_move()
+    assert locations(here)["here"] == (old / "mlartifacts").as_uri()
+    Tracker(uri=None, storage=here, warn=print).follow_move()
+    assert locations(here)["here"] == (here / "mlartifacts").as_uri()
 
 
 def test_a_folder_is_followed_though_a_new_one_stands_at_its_old_place(begun, tmp_path):
