@@ -234,12 +234,16 @@ def _texts(frame: Frame, points: Sequence[Point], teacher: tuple[float, str] | N
 
 
 def lines(frame: Frame, drawn: Sequence[Line]) -> str:
-    """Lines over the axes, each with its name for who rests on it."""
-    return "".join(
-        f'<polyline class="line {line.kind}" points="{_path([(frame.x(x), frame.y(y)) for x, y in line.points])}">'
-        f"<title>{escape(line.name)}</title></polyline>"
-        for line in drawn
-    )
+    """Lines over the axes, each with its name for who rests on it; of a single value a point."""
+    parts = []
+    for line in drawn:
+        places, name = [(frame.x(x), frame.y(y)) for x, y in line.points], f"<title>{escape(line.name)}</title>"
+        if len(places) == 1:
+            ((x, y),) = places
+            parts.append(f'<circle class="alone {line.kind}" cx="{x}" cy="{y}" r="3">{name}</circle>')
+        else:
+            parts.append(f'<polyline class="line {line.kind}" points="{_path(places)}">{name}</polyline>')
+    return "".join(parts)
 
 
 def percent_ticks(low: float, high: float, most: int = _MOST_TICKS) -> dict[float, str]:

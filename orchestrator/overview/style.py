@@ -46,6 +46,7 @@ svg circle.rest { fill: var(--rest); fill-opacity: .7; }
 svg circle.front, svg circle.knee { fill: var(--front); }
 svg .ring { fill: none; stroke: var(--knee); stroke-width: 3; }
 svg polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
+svg circle.alone { fill: none; stroke-width: 3; }
 svg polyline.front { stroke: var(--front); }
 .c1 { stroke: var(--c1); } .c2 { stroke: var(--c2); } .c3 { stroke: var(--c3); } .c4 { stroke: var(--c4); }
 .c5 { stroke: var(--c5); }

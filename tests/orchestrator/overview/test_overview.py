@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.front.candidates import candidates_of
-from orchestrator.overview.charts import Frame, Point, count_ticks, percent_ticks, scatter
+from orchestrator.overview.charts import Frame, Line, Point, count_ticks, lines, percent_ticks, scatter
 from orchestrator.overview.gather import Links, gather
 from orchestrator.overview.importance import importance
 from orchestrator.overview.page import html, write_overview
@@ -286,6 +286,14 @@ def test_ticks_are_round_and_within():
     frame = Frame(width=400, height=300, x_range=(1, 1), y_range=(0, 0), x_ticks={}, y_ticks={})
     assert frame.x(1) >= frame.left
     assert frame.y(0) <= 300
+
+
+def test_a_line_of_a_single_value_is_a_point():
+    frame = Frame(width=400, height=300, x_range=(1, 3), y_range=(0, 1), x_ticks={}, y_ticks={})
+    series = [Line(points=[(2, 0.5)], name="level 1", kind="c1"), Line(points=[(1, 0), (3, 1)], name="2", kind="c2")]
+    point, line = re.findall(r"<(circle|polyline) class=\"([^\"]+)\"", lines(frame, series))
+    assert (point, line) == (("circle", "alone c1"), ("polyline", "line c2"))
+    assert f'cx="{frame.x(2)}" cy="{frame.y(0.5)}" r="3"><title>level 1</title>' in lines(frame, series)
 
 
 TEXT = re.compile(r'<text class="(\w+)" text-anchor="end" x="([\d.]+)" y="([\d.]+)">([^<]+)</text>')
