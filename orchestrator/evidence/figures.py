@@ -1,16 +1,19 @@
 """Pictures of a study: accuracy over size, and differences from the reference, with intervals."""
 
 from io import BytesIO
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from orchestrator.evidence.summary import Line, Summary
+from orchestrator.front.plots import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def accuracy_figure(summary: Summary) -> bytes:
     """Accuracy of every arm over the size, with 95 % intervals, as PNG."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = new_figure(figsize=(9, 5))
     axes = figure.subplots()
     arms = list(dict.fromkeys(line.arm for line in summary.lines))
     for number, arm in enumerate(arms):
@@ -31,7 +34,7 @@ def accuracy_figure(summary: Summary) -> bytes:
 _MARKERS = "osD^v<>PX*"
 
 
-def _with_intervals(axes: Axes, lines: list[Line], shift: float, *, label: str, marker: str) -> None:
+def _with_intervals(axes: "Axes", lines: list[Line], shift: float, *, label: str, marker: str) -> None:
     places, means, below, above = [], [], [], []
     for line in lines:
         found = line.accuracy
@@ -48,7 +51,7 @@ def difference_figure(summary: Summary, reference: str) -> bytes:
     """Difference of every arm from the reference at each size, in points, with 95 % intervals, as PNG."""
     sizes = list(dict.fromkeys(line.size for line in summary.lines))
     arms = [arm for arm in dict.fromkeys(line.arm for line in summary.lines) if arm != reference]
-    figure = Figure(figsize=(3.2 * len(sizes) + 1.5, 0.32 * len(arms) + 1.4), layout="constrained")
+    figure = new_figure(figsize=(3.2 * len(sizes) + 1.5, 0.32 * len(arms) + 1.4))
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for axes, size in zip(panels, sizes, strict=True):
         for line in summary.lines:
@@ -72,7 +75,7 @@ def _as_text(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     sink = BytesIO()
     figure.savefig(sink, format="png", dpi=130)
     return sink.getvalue()

@@ -3,16 +3,20 @@
 import dataclasses
 import io
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE, PICTURE = "front.html", "front.png"
 _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
@@ -217,12 +221,23 @@ def _labels(cost: str, steps: Sequence[float]) -> dict[float, str]:
     return {tick: f"{100 * tick:g} %" for tick in ticks if tick <= 1}
 
 
-def _png(view: FrontView) -> bytes:
-    # Figure and canvas objects alone: pyplot keeps figures in module state and picks a backend for the process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def new_figure(*, figsize: tuple[float, float], dpi: float = 100) -> "Figure":
+    """An empty still picture; Matplotlib says nothing of the user's home, as it does where that cannot be written to.
 
-    figure = Figure(figsize=(9.6, 6.0), dpi=150, layout="constrained")
+    Args:
+        figsize: width and height in inches.
+        dpi: pixels an inch.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure  # alone: pyplot keeps figures in module state, and picks a backend
+
+    return Figure(figsize=figsize, dpi=dpi, layout="constrained")
+
+
+def _png(view: FrontView) -> bytes:
+    figure = new_figure(figsize=(9.6, 6.0), dpi=150)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw_points(axes, view)

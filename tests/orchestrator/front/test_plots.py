@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,19 @@ def test_figure_separates_front_knee_and_dominated() -> None:
     assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 0.985
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.xaxis.ticktext == ("0.5 %", "1 %", "2 %", "5 %", "10 %", "20 %", "50 %", "100 %")
+
+
+def test_the_still_image_is_drawn_in_silence_where_there_is_no_home() -> None:
+    script = "from orchestrator.front.plots import new_figure; new_figure(figsize=(1, 1))"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL"))}
+    named = {
+        "HOME": os.devnull,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }  # below which nobody, not even root, may write
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=kept | named, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout + done.stderr == ""
 
 
 def test_a_front_that_constraints_leave_empty_is_drawn(tmp_path: Path) -> None:
