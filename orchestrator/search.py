@@ -130,21 +130,22 @@ def run_search(
                 data=data_sets(shown.data, data, digest),
             )
             try:
-                return _run(
-                    _Begun(
-                        experiment=experiment,
-                        folder=folder,
-                        mirror=mirror,
-                        task=task,
-                        data=data,
-                        digest=digest,
-                        look=look,
-                        budget=budget,
-                        watcher=watcher,
-                        tracker=tracker,
-                        available_cpus=available_cpus,
+                with _told_if_taken_away(folder):
+                    return _run(
+                        _Begun(
+                            experiment=experiment,
+                            folder=folder,
+                            mirror=mirror,
+                            task=task,
+                            data=data,
+                            digest=digest,
+                            look=look,
+                            budget=budget,
+                            watcher=watcher,
+                            tracker=tracker,
+                            available_cpus=available_cpus,
+                        )
                     )
-                )
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
@@ -162,6 +163,20 @@ def _removed_if_unused(folder: SearchFolder) -> Iterator[None]:
             with suppress(OSError):  # what else is there is the user's
                 folder.path.rmdir()
         raise
+
+
+@contextmanager
+def _told_if_taken_away(folder: SearchFolder) -> Iterator[None]:
+    """Say so where the folder was moved or removed in the block, of which the system says but the file it missed."""
+    try:
+        yield
+    except OSError as error:
+        if folder.exists:
+            raise
+        raise OSError(
+            f"{folder.path} was moved or removed while the search ran; bring it back and go on with --resume, or "
+            "remove what is left there and begin anew"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

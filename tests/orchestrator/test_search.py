@@ -255,6 +255,18 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_first_is_told_as_any(tmp_path
     assert [(run.info.status, run.data.tags["cascade.reason"]) for run in runs] == [("KILLED", "interrupted")]
 
 
+@pytest.mark.timeout(600)
+def test_a_search_whose_folder_is_taken_away_says_so(tmp_path, tiny_yaml):
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    process = start(tmp_path)
+    read_until(process, "trial 0 runs")
+    (tmp_path / "runs/tiny").rename(tmp_path / "away")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"cascade: {tmp_path}/runs/tiny was moved or removed while the search ran; bring it back" in said
+    assert "Traceback" not in said
+
+
 ONE_CASCADE = (
     "space={num_assistants: [0, 0], student_macs_kept: [0.3, 0.3], temperature: [4, 4], distillation_weight: [1, 1]}"
 )
