@@ -80,6 +80,8 @@ class LevelPruner:
         Raises:
             SelectionError: if saliency says nothing, or the size cannot be met.
         """
+        if fraction >= 1.0 and self.final < self._start:
+            self._require_all_ran()
         target = size_at(fraction, start=self._start, end=self.final, ramp=self._pruning.ramp)
         cuts = self._remove(target, fraction, protected) if self.size > target else self.level.keep(self.level.kept)
         self.meter.reset(self.level.network, self.level.kept)
@@ -108,7 +110,7 @@ class LevelPruner:
         left_out = self.meter.left_out(scores)
         check_scores({group: scores_C for group, scores_C in scores.items() if group not in left_out})
         if left_out:
-            protected = self._with_whole(left_out, fraction, protected)
+            protected = self._with_whole(left_out, protected)
         pool: Kept = self.level.kept
         if self.level.is_wide:
             pool, scores = self._with_lost(scores, share_at(fraction, self._pruning.regrowth))
@@ -132,21 +134,23 @@ class LevelPruner:
             ) from error
         return self.level.keep(kept)
 
-    def _with_whole(self, left_out: Sequence[str], fraction: float, protected: Kept | None) -> Kept:
-        """What must stay where saliency says nothing of some groups, as no batch has run them since the last pruning.
-
-        They stay whole; there are more prunings to come, or there were.
+    def _require_all_ran(self) -> None:
+        """See that each group that can be pruned had its turn, where what goes is told by gradients.
 
         Raises:
-            SelectionError: if this is the last one, and no batch at all has run one of them.
+            SelectionError: if no batch of the whole ramp has run one of them.
         """
+        left_out = self.meter.left_out(self.meter.scores())
         never = next((group for group in left_out if group not in self.meter.ran), None)
-        if fraction >= 1.0 and never is not None:
+        if never is not None:
             raise SelectionError(
                 "no batch up to the last pruning has run it and given it a gradient, so that nothing can be told "
                 "apart; leave it out less often, train more epochs, or name its layers in pruning.keep",
                 group=never,
             )
+
+    def _with_whole(self, left_out: Sequence[str], protected: Kept | None) -> Kept:
+        """What must stay where no batch has run some groups since the last pruning: these, whole."""
         kept = self.level.kept
         stays = {group: channels[:0] for group, channels in kept.items()} if protected is None else dict(protected)
         return stays | {group: kept[group] for group in left_out}

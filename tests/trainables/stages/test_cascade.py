@@ -523,6 +523,16 @@ def test_what_no_batch_at_all_has_run_is_named_at_the_last_pruning(make_stage) -
         run(make_stage(SKIPPING, teacher=Skipping(1.0)))
 
 
+def test_what_no_batch_at_all_has_run_is_named_where_its_size_is_met_before(make_stage) -> None:
+    (pruner,) = make_stage(replace(SKIPPING, macs_kept=(0.6,)), teacher=Skipping(1.0)).pruners
+    one_less_G = pruner.counts_G
+    (runs,) = (place for place, group in enumerate(pruner.level.kept) if group.startswith("outer"))
+    one_less_G[runs] -= 1
+    size = pruner._sizes.total(one_less_G) / pruner.size  # which the first pruning comes to
+    with pytest.raises(StageFailure, match=r"level 1, group inner\.0\.0, step 8: no batch up to"):
+        run(make_stage(replace(SKIPPING, macs_kept=(size,)), teacher=Skipping(1.0)))
+
+
 def test_a_size_that_is_missed_for_what_no_batch_has_run_says_so(make_stage) -> None:
     stage = make_stage(replace(SKIPPING, macs_kept=(0.6,)), teacher=Skipping(1.0))
     (pruner,) = stage.pruners
