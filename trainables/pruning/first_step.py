@@ -1,6 +1,7 @@
 """Training steps of a network before it is pruned: whether it can take them, and whether they tell channels apart."""
 
 import copy
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class _Watched:
     """What layers do as a network runs.
 
     Attributes:
-        started: each that has begun, in order.
+        started: each with parameters or buffers that has begun, in order.
         running: those that have not ended, the innermost last.
         steps: each that has ended, with the step of the backward pass that begins there.
     """
@@ -88,19 +89,27 @@ class _Watched:
     def of(cls, network: nn.Module) -> "_Watched":
         watched = cls()
         for name, layer in network.named_modules():
-            layer.register_forward_pre_hook(watched._starting(f"layer {name or type(layer).__name__}"))
-            layer.register_forward_hook(watched._ending)
+            called = f"layer {name or type(layer).__name__}"
+            has_tensors = next(itertools.chain(layer.parameters(), layer.buffers()), None) is not None
+            layer.register_forward_pre_hook(watched._starting(called, has_tensors=has_tensors), prepend=True)
+            layer.register_forward_hook(watched._ending(called))
         return watched
 
-    def _starting(self, name: str) -> Callable[..., None]:
+    def _starting(self, name: str, *, has_tensors: bool) -> Callable[..., None]:
         def start(*_: object) -> None:
-            self.started.append(name)
             self.running.append(name)
+            if has_tensors:
+                self.started.append(name)
 
         return start
 
-    def _ending(self, _layer: nn.Module, _inputs: object, output: object) -> None:
-        self.steps.append((self.running.pop(), getattr(output, "grad_fn", None)))
+    def _ending(self, name: str) -> Callable[..., None]:
+        def end(_layer: nn.Module, _inputs: object, output: object) -> None:
+            while self.running and self.running.pop() != name:
+                pass  # one within, whose error the network has caught
+            self.steps.append((name, getattr(output, "grad_fn", None)))
+
+        return end
 
 
 def _differentiate(network: nn.Module, images_NCHW: torch.Tensor, precision: Precision) -> None:
@@ -130,9 +139,11 @@ def _differentiate(network: nn.Module, images_NCHW: torch.Tensor, precision: Pre
         if _OF_THE_MACHINE in str(error):
             raise
         failure = error
-    if len(watched.started) > num_started:
+    ran = set(watched.started[:num_started])
+    again = next((name for name in watched.started[num_started:] if name in ran), None)
+    if again is not None:
         raise InputError(
-            f"{watched.started[num_started]} runs again in the backward pass, but layers must run in the forward pass "
+            f"{again} runs again in the backward pass, but layers must run in the forward pass "
             "alone, as what pruning, ranks and bf16 do with them is undone by then; leave torch.utils.checkpoint out: "
             "accumulate in the recipe saves memory, too"
         ) from failure

@@ -317,6 +317,35 @@ def test_layers_that_run_again_in_the_backward_pass_are_refused(
         check_contracts(Between(operation), SHAPE, pruning=Pruning(), precisions=(precision,))
 
 
+def test_what_only_computes_in_the_backward_pass_is_no_layer_that_runs_again() -> None:
+    class Hooked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.act(x) * 2.0
+            if y.requires_grad:
+                y.register_hook(lambda gradient: self.act(gradient) - self.act(-gradient))
+            return y
+
+    assert check_contracts(Between(Hooked()), SHAPE, pruning=Pruning()).difference < 1e-4
+
+
+def test_a_hook_of_the_users_own_that_fails_in_training_is_told() -> None:
+    network = Between(nn.Identity())
+
+    def refuse(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if layer.training and not inputs[0].is_meta:
+            raise RuntimeError("mine")
+
+    network.register_forward_pre_hook(refuse)
+    with pytest.raises(
+        InputError, match=r"^the network fails in training \(mine\), in the forward pass of layer Between"
+    ):
+        check_contracts(network, SHAPE, pruning=Pruning())
+
+
 def test_auxiliary_heads_are_refused() -> None:
     class Auxiliary(Between):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
