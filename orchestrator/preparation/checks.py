@@ -23,6 +23,7 @@ from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.files.checkpoint import rebuild
 from trainables.files.input_spec import InputSpec
+from trainables.hardware.convolutions import has_kernels_for_bf16
 from trainables.hardware.execution import require_compiler
 from trainables.imports import is_import_path
 from trainables.memory import require_room_for_network
@@ -86,7 +87,8 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
     if experiment.model.weights is None:
         recipes = {"teacher": experiment.teacher} | recipes
     precisions: list[Precision] = ["fp32"]
-    if _on_processor(experiment.resources):
+    # Without kernels a step in bfloat16 takes up to a minute.
+    if _on_processor(experiment.resources) and has_kernels_for_bf16():
         precisions = [recipe.precision for recipe in recipes.values()]
     findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=criteria, precisions=precisions)
     if findings.silent and experiment.model.weights is not None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.idle import idle_notes
+from orchestrator.preparation import checks
 from orchestrator.preparation.checks import check_network
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
@@ -254,11 +255,14 @@ class InFloat32(nn.Module):
 def test_a_network_that_fails_in_the_precision_of_training_is_refused_where_that_is_known(data, monkeypatch):
     network = own(InFloat32, monkeypatch)
     bf16 = {"precision": "bf16"}
+    monkeypatch.setattr(checks, "has_kernels_for_bf16", lambda: True)
     for sections in ({"teacher": bf16}, {"cascade": {"recipe": bf16}}):
         with pytest.raises(InputError, match=r"^the network fails in training \(.*, in bf16 on images"):
             check_network(experiment(network, **sections), data)
     check_network(experiment(network), data)
     check_network(experiment(network, teacher=bf16, resources={"gpus_per_trial": 1}), data)
+    monkeypatch.setattr(checks, "has_kernels_for_bf16", lambda: False)  # a step would take too long
+    check_network(experiment(network, teacher=bf16), data)
 
 
 def test_nothing_is_said_of_the_recipe_of_a_teacher_that_is_read(data, tmp_path):
