@@ -228,9 +228,13 @@ def new_figure(*, figsize: tuple[float, float], dpi: float = 100) -> "Figure":
         figsize: width and height in inches.
         dpi: pixels an inch.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure  # alone: pyplot keeps figures in module state, and picks a backend
-
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from matplotlib.figure import Figure  # alone: pyplot keeps figures in module state, and picks a backend
+    finally:
+        logger.setLevel(level)
     return Figure(figsize=figsize, dpi=dpi, layout="constrained")
 
 
