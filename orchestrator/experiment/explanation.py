@@ -45,9 +45,9 @@ class _Places(NamedTuple):
         named = known = ""
         for part in map(str, location):
             if "[" not in part and part not in self.branches.get(known, ()):
-                named = f"{named}.{part}".strip(".")
-                of_the_model = (f"{known}.{key}".strip(".") for key in (part, _ANY))
-                known = next((place for place in of_the_model if place in self.kinds), f"{known}.{part}".strip("."))
+                named = _below(named, part)
+                of_the_model = (_below(known, key) for key in (part, _ANY))
+                known = next((place for place in of_the_model if place in self.kinds), _below(known, part))
         return named, known
 
 
@@ -87,16 +87,21 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _unknown(places: _Places, location: tuple[int | str, ...], value: object) -> str:
     """What is said of a key that its section does not have; it may have dots itself."""
     (section, known), key = places.found(location[:-1]), str(location[-1])
-    unknown = f"unknown key {f'{section}.{key}'.strip('.')!r}"
+    unknown = f"unknown key {_below(section, key)!r}"
     parent, *inner = key.split(".")
-    below = f"{known}.{parent}.".removeprefix(".")
-    if not inner or not any(place.startswith(below) for place in places.kinds):
+    below = f"{_below(known, parent)}."
+    if not inner or not all(inner) or not any(place.startswith(below) for place in places.kinds):
         return f"{unknown}; {did_you_mean(key, places.keys.get(known, ()))}"
     written = "…" if value is None else _shown(value)
     for part in reversed(inner):
         written = f"{{{part}: {written}}}"
     where = f" below {section}" if section else ""
     return f"{unknown}; in a file this is {parent}: {written}{where}; dots are for --set"
+
+
+def _below(place: str, key: str) -> str:
+    """The place of a key, which may begin or end with a dot itself, in the section at a place."""
+    return f"{place}.{key}" if place else key
 
 
 def _shown(given: object) -> str:
@@ -131,8 +136,8 @@ def _leaves(
     if isinstance(value, Mapping):
         for key, inner in value.items():
             for name in (str(key), _ANY):
-                if f"{known}.{name}".strip(".") in kinds:
-                    yield from _leaves(inner, kinds, f"{place}.{key}".strip("."), f"{known}.{name}".strip("."))
+                if _below(known, name) in kinds:
+                    yield from _leaves(inner, kinds, _below(place, str(key)), _below(known, name))
                     break
         return
     members = _members(kinds[known])
@@ -200,7 +205,7 @@ def _walk(place: str, kind: Any) -> Iterator[tuple[str, Any]]:
         if get_origin(member) is dict:
             inner[_ANY] = get_args(member)[1]
         for name, annotation in inner.items():
-            yield from _walk(f"{place}.{name}" if place else name, annotation)
+            yield from _walk(_below(place, name), annotation)
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

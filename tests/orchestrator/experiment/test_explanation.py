@@ -73,6 +73,11 @@ class Bakery(BaseModel, extra="forbid"):
         ),
         ({"oven": {"name.s": 3}}, "unknown key 'oven.name.s'; did you mean 'names'?"),
         ({"breads": {"rye.light": {"flower": 1}}}, "unknown key 'breads.rye.light.flower'; did you mean 'flour'?"),
+        # Dots at the ends of a key are its own.
+        ({".oven": 1}, "unknown key '.oven'; did you mean 'oven'?"),
+        ({"oven.": 1}, "unknown key 'oven.'; did you mean 'oven'?"),
+        ({"oven": {".names.": 1}}, "unknown key 'oven..names.'; did you mean 'names'?"),
+        ({"breads": {"rye.": {"flour": 0}}}, "breads.rye..flour is 0, but must be greater than or equal to 1"),
         (
             {"guests": "1e3"},
             "guests is '1e3', which is text in YAML, by its quotes or by an exponent with no point "
@@ -113,6 +118,7 @@ def test_lists_within_lists_that_anchors_make_endless_are_cut():
         ({"oven": {"degrees": [0, True]}}, "oven.degrees is true"),
         ({"breads": {"rye": {"flour": False}}}, "breads.rye.flour is false"),
         ({"best": {"flour": True}}, "best.flour is true"),
+        ({"breads": {"rye.": {"flour": True}}}, "breads.rye..flour is true"),
         ({"guests": True}, "guests is true"),
         ({"is_open": False, "days": [True], "more": {"a": True}, "oven": {"names": ["a"]}}, None),
         ({"oven": {"degrees": True}, "breads": True}, None),  # told as what must be a list, or keys and values
