@@ -7,12 +7,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import InputError, cut, did_you_mean, shown
@@ -105,9 +107,13 @@ def _below(place: str, key: str) -> str:
 
 
 def _shown(given: object) -> str:
-    """A value as its YAML has it: text in quotes, and words for flags and for nothing."""
+    """A value as its YAML has it, in one line: text in quotes, and words for flags and for nothing."""
     if given is None or isinstance(given, bool):
         return "empty" if given is None else str(given).lower()
+    if isinstance(given, Mapping | list | tuple):
+        with suppress(yaml.YAMLError, RecursionError):  # of what no file has, and of lists within lists without end
+            dumped = yaml.safe_dump(given, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+            return cut(re.sub(r"\s*\n\s*", " ", dumped.strip()))
     return str(given) if isinstance(given, date) else shown(given)
 
 

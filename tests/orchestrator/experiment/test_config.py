@@ -148,7 +148,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ),
         ("data.path=2024", "^data.path is 2024 as YAML reads it, but must be text; .*, as in --set 'data.path=\"…\"'$"),
         ("data.path=2024-05-01", "^data.path is 2024-05-01 as YAML reads it, but must be text; put quotes around it"),
-        ("data.path=a: b", "^data.path is {'a': 'b'} as YAML reads it, but must be text; put quotes around it"),
+        ("data.path=a: b", "^data.path is {a: b} as YAML reads it, but must be text; put quotes around it"),
         ("study.warm_start=[3]", "^study.warm_start.0 is 3 as YAML reads it, but must be text; put quotes around it$"),
         ("data={seed: 1, seed: 2}", "--set .*: key seed is given twice, in line 1"),
     ],

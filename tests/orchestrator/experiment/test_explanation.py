@@ -64,7 +64,7 @@ class Bakery(BaseModel, extra="forbid"):
         ),
         (
             {"shops": {"main": {"oven.names": ["a"]}}},
-            "unknown key 'shops.main.oven.names'; in a file this is oven: {names: ['a']} below shops.main; dots are "
+            "unknown key 'shops.main.oven.names'; in a file this is oven: {names: [a]} below shops.main; dots are "
             "for --set",
         ),
         (
@@ -73,6 +73,13 @@ class Bakery(BaseModel, extra="forbid"):
         ),
         ({"oven": {"name.s": 3}}, "unknown key 'oven.name.s'; did you mean 'names'?"),
         ({"breads": {"rye.light": {"flower": 1}}}, "unknown key 'breads.rye.light.flower'; did you mean 'flour'?"),
+        # Mappings and lists as YAML has them, in one line.
+        (
+            {"oven": {"degrees": {"é": [1, "1", None]}}},
+            "oven.degrees is {é: [1, '1', null]}, but must be a list of two, [lowest, highest]",
+        ),
+        ({"oven": [True, "a\nb"]}, "oven is [true, 'a b'], but must be keys and values, such as oven: {degrees: …}"),
+        ({"oven": [Oven]}, f"oven is [{Oven!r}], but must be keys and values, such as oven: {{degrees: …}}"),
         # Dots at the ends of a key are its own.
         ({".oven": 1}, "unknown key '.oven'; did you mean 'oven'?"),
         ({"oven.": 1}, "unknown key 'oven.'; did you mean 'oven'?"),
