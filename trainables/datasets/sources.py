@@ -21,7 +21,7 @@ from trainables.data_config import DataConfig, DataName
 from trainables.datasets.decoding import decode_square
 from trainables.datasets.images import ImageSet, Source
 from trainables.datasets.splits import select, stratified_split
-from trainables.errors import InputError, first_line
+from trainables.errors import InputError, first_line, forbidden
 from trainables.hardware.machine import require_room_for_images
 
 Part = Literal["train", "val", "test"]
@@ -266,6 +266,8 @@ def _decode_files(
         for row, file in enumerate(looked_at[start : start + _ROWS_A_TASK], start):
             try:
                 pixels_CHW = decode_square(file, name=str(file), size=size)
+            except PermissionError:
+                refused[str(file)] = str(forbidden(file))
             except InputError as error:
                 refused[str(file)] = f"{error}{_IN_ITS_PLACE if file in tests else ''}"
             else:

@@ -285,23 +285,29 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     assert "more cannot be taken" not in one_line(error)
 
 
-def test_an_image_that_may_not_be_read_is_not_taken_for_a_damaged_one(
+def test_images_that_may_not_be_read_are_named_at_once_and_not_taken_for_damaged_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("cat", "dog"):
-        _save(tmp_path / "train" / name / "a.png", 1)
+        for file in ("a.png", "b.png"):
+            _save(tmp_path / "train" / name / file, 1)
     _save(tmp_path / "test/cat/x.png", 0)
-    opened, closed = Image.open, tmp_path / "train/dog/a.png"
+    opened, closed = Image.open, [tmp_path / "train/cat/b.png", tmp_path / "train/dog/a.png"]
+    damaged = tmp_path / "train/dog/b.png"
+    damaged.write_bytes(b"")
 
     def forbidding(file: Any, **options: Any) -> Image.Image:
-        if file == closed:
+        if file in closed:
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
         return opened(file, **options)
 
     monkeypatch.setattr(Image, "open", forbidding)  # as nothing is forbidden to root
-    with pytest.raises(PermissionError) as error:
+    with pytest.raises(InputError) as error:
         read_train(_folder_config(tmp_path))
-    assert error.value.filename == str(closed)
+    assert one_line(error) == (
+        f"{closed[0]} cannot be read (Permission denied); change its permissions; 2 more cannot be taken: {closed[1]}, "
+        f"{damaged}"
+    )
 
 
 @pytest.mark.parametrize(("number", "more"), [(3, ""), (80, ", …")])  # 80 are more than a thread takes at once
