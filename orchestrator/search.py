@@ -10,7 +10,7 @@ from typing import Literal
 
 import ray
 
-from orchestrator.data.datasets import data_sets, load_splits
+from orchestrator.data.datasets import data_sets, load_splits, require_drawn_test_images
 from orchestrator.data.left_out import data_notes
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.resources import LOCAL
@@ -94,6 +94,7 @@ def run_search(
     images = find_images_again(folder, experiment.data)
     for note in data_notes(images):
         watcher.note(note)
+    require_drawn_test_images(images)
     data = load_splits(images, watcher.note)
     digest = data_digest(data)
     folder.require_same_data(digest)

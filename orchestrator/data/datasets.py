@@ -20,8 +20,8 @@ from trainables.datasets.splits import split
 def load_splits(config: DataConfig, say: Callable[[str], None] = say_nothing) -> DataSplits:
     """Training and validation images: a part of its own where the set has one, else held out of the training images.
 
-    Test images are not given; those that are drawn from the same folder as training images are seen to be readable.
-    CIFAR is read from Parquet files where the folder holds any, else from torchvision's files.
+    Test images are not decoded. CIFAR is read from Parquet files where the folder holds any, else from torchvision's
+    files.
 
     Args:
         config: where they come from.
@@ -102,6 +102,18 @@ def load_test(config: DataConfig, say: Callable[[str], None] = say_nothing) -> S
     if config.name == "shards":
         return shard_splits.load_test(config, say)
     return parquet.read_test(config) if _is_parquet(config) else sources.read_test(config)
+
+
+def require_drawn_test_images(config: DataConfig) -> None:
+    """See, before a search, that test images can be decoded which are drawn from the same folder as training images.
+
+    Later none could be left out, as others would be drawn then. Those of shards were decoded when the set was made.
+
+    Raises:
+        InputError: if any cannot be decoded, or the data set is missing or incomplete.
+    """
+    if config.name == "imagefolder" and draws_its_test_images(config):
+        sources.read_test(config)
 
 
 def draws_its_test_images(config: DataConfig) -> bool:

@@ -13,10 +13,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from orchestrator.data.datasets import load_test
 from orchestrator.experiment.config import Experiment
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.storage.locks import locked
 from search_spaces.presets import PRESETS
+from trainables.data_config import DataConfig
 from trainables.results import TeacherResult
 
 
@@ -208,6 +210,19 @@ def test_a_search_of_folders_says_first_what_it_does_not_read(cascade, tmp_path)
     assert (code, out.count("\n")) == (2, 1)
     assert out.startswith("note: photos holds what is not read: 1 file, such as cat/b.heic; ")
     assert "class cat has 1 image to split" in err
+
+
+def test_test_images_that_are_drawn_are_seen_to_be_readable_before_a_search(cascade, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    config = DataConfig(name="imagefolder", path=str(tmp_path / "photos"), image_size=8)
+    drawn = int(load_test(config).images.images_NCHW[0, 0].unique())
+    (tmp_path / f"photos/cat/{drawn}.png").write_bytes(b"")
+    data = "data={name: imagefolder, path: photos, image_size: 8}"
+    refused(cascade("search", "demo", "--set", data), f"photos/cat/{drawn}.png", "but put another of its class in its")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_place_that_cannot_be_written_to_is_named(cascade, tmp_path):

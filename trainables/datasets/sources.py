@@ -174,9 +174,10 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
     if part in found and (part != "train" or "test" in found):
         return Source(images=_decode_files(*found[part], config), class_names=class_names)
     files, labels_N = found["train"]
-    indices, tests = (_part_of(labels_N, each, config, class_names) for each in (part, "test"))
-    chosen, drawn = ([files[index] for index in each.tolist()] for each in (indices, tests))
-    return Source(images=_decode_files(chosen, labels_N[indices], config, drawn=drawn), class_names=class_names)
+    indices = _part_of(labels_N, part, config, class_names)
+    chosen = [files[index] for index in indices.tolist()]
+    mend = _IN_ITS_PLACE if part == "test" else ""  # without one of them others would be drawn
+    return Source(images=_decode_files(chosen, labels_N[indices], config, mend=mend), class_names=class_names)
 
 
 def part_folders(root: Path) -> dict[Part, Path]:
@@ -251,33 +252,27 @@ def image_files(root: Path, class_names: Sequence[str]) -> tuple[list[Path], tor
     return files, torch.tensor(labels, dtype=torch.int64)
 
 
-def _decode_files(
-    files: Sequence[Path], labels_N: torch.Tensor, config: DataConfig, drawn: Sequence[Path] = ()
-) -> ImageSet:
-    """`drawn` are test images from the same folder, which must be readable too: later none could be left out."""
+def _decode_files(files: Sequence[Path], labels_N: torch.Tensor, config: DataConfig, *, mend: str = "") -> ImageSet:
+    """`mend` is said beside that of an image which cannot be decoded."""
     size = config.image_size
     assert size is not None, "DataConfig asks for the size of an imagefolder"
     require_room_for_images(len(files), channels=3, size=size)
     images_NCHW = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    looked_at, tests = list(dict.fromkeys((*files, *drawn))), frozenset(drawn)
 
     def fill(start: int) -> dict[str, str]:
         refused = {}  # not the errors, which hold on to the pixels
-        for row, file in enumerate(looked_at[start : start + _ROWS_A_TASK], start):
+        for row, file in enumerate(files[start : start + _ROWS_A_TASK], start):
             try:
-                pixels_CHW = decode_square(file, name=str(file), size=size)
+                images_NCHW[row] = decode_square(file, name=str(file), size=size)
             except PermissionError:
                 refused[str(file)] = str(forbidden(file))
             except InputError as error:
-                refused[str(file)] = f"{error}{_IN_ITS_PLACE if file in tests else ''}"
-            else:
-                if row < len(files):
-                    images_NCHW[row] = pixels_CHW
+                refused[str(file)] = f"{error}{mend}"
         return refused
 
     # PIL's decoders release the interpreter: threads pay off from about 128 pixels a side on.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        tasks = pool.map(fill, range(0, len(looked_at), _ROWS_A_TASK))
+        tasks = pool.map(fill, range(0, len(files), _ROWS_A_TASK))
         _require_none({file: reason for refused in tasks for file, reason in refused.items()})
     return ImageSet(images_NCHW=images_NCHW, labels_N=labels_N)
 

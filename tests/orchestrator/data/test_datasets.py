@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.data.datasets import draws_its_test_images, load_splits, load_test
+from orchestrator.data.datasets import draws_its_test_images, load_splits, load_test, require_drawn_test_images
 from trainables.data_config import DataConfig
+from trainables.datasets import sources
 from trainables.errors import InputError
 
 
@@ -59,6 +60,34 @@ def test_only_a_folder_without_a_test_part_draws_its_test_images_from_the_same_f
         (tmp_path / part).mkdir()
     assert not draws_its_test_images(photos)
     assert not draws_its_test_images(DataConfig())
+
+
+@pytest.mark.parametrize(("root", "others"), [(".", 0), ("train", 1)])  # with a test part of its own nothing is drawn
+def test_only_who_asks_for_it_decodes_test_images_that_are_drawn_from_training_images(
+    tmp_path, monkeypatch, root, others
+):
+    for name in ("cat", "dog"):
+        (tmp_path / root / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / root / name / f"{number}.png")
+        for number in range(others):
+            (tmp_path / "test" / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "test" / name / f"{number}.png")
+    decoded, decode_square = [], sources.decode_square
+
+    def counting(file, **options):
+        decoded.append(file)
+        return decode_square(file, **options)
+
+    monkeypatch.setattr(sources, "decode_square", counting)
+    config = DataConfig(name="imagefolder", path=str(tmp_path), image_size=8, test_fraction=0.2)
+    require_drawn_test_images(config)
+    tests = set(decoded)
+    assert len(tests) == (0 if others else 4)
+    decoded.clear()
+    load_splits(config)
+    assert len(decoded) == len(set(decoded)) == (20 if others else 16)
+    assert tests.isdisjoint(decoded)
 
 
 def test_validation_images_of_their_own_choose_networks(tmp_path):
