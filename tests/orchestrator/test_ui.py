@@ -14,19 +14,13 @@ import pytest
 from orchestrator.experiment.config import Experiment
 from orchestrator.tracking import Tracker, records
 from orchestrator.ui import open_ui
+from tests.ports import free_port
 from trainables.errors import InputError
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_folder_without_a_tracked_search_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no search has been tracked in .*; run cascade search first"):
-        open_ui(tmp_path, port=_free_port(), say=lambda _: None)
+        open_ui(tmp_path, port=free_port(), say=lambda _: None)
 
 
 def test_folder_whose_searches_are_tracked_at_a_server_is_bad_input_which_names_it(
@@ -43,21 +37,21 @@ def test_folder_whose_searches_are_tracked_at_a_server_is_bad_input_which_names_
         rf"what {tmp_path} holds is tracked at http://host:5000; look there, or .* --uri sqlite:///{tmp_path}/mlflow.db"
     )
     with pytest.raises(InputError, match=said):
-        open_ui(tmp_path, port=_free_port(), say=lambda _: None)
+        open_ui(tmp_path, port=free_port(), say=lambda _: None)
 
 
 def test_bucket_of_which_nothing_was_tracked_here_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
     said = rf"is s3://b/p, a bucket, and no .* in {tmp_path}/\w+, this machine's copy .* by cascade sync NAME --again$"
     with pytest.raises(InputError, match=said):
-        open_ui("s3://b/p", port=_free_port(), say=lambda _: None)
+        open_ui("s3://b/p", port=free_port(), say=lambda _: None)
 
 
 def test_folder_that_cannot_be_written_to_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr("orchestrator.ui.os.access", lambda path, _: path == tmp_path)
     with pytest.raises(InputError, match=r"mlflow\.db cannot be written to, .*; give --storage a copy"):
-        open_ui(tmp_path, port=_free_port(), say=lambda _: None)
+        open_ui(tmp_path, port=free_port(), say=lambda _: None)
 
 
 @pytest.mark.integration
@@ -72,7 +66,7 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
     tracker.close()
 
     (tmp_path / "flask.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')\n")  # nothing of the folder is run
-    port = _free_port()
+    port = free_port()
     program = (
         f"from pathlib import Path; from orchestrator.ui import open_ui; open_ui(Path({str(storage)!r}), port={port})"
     )

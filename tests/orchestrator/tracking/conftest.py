@@ -1,5 +1,4 @@
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
+from tests.ports import free_port
 from trainables.results import EpochProgress, LevelProgress
 
 SEARCH_ID = "search-7"
@@ -200,9 +200,6 @@ def artifact():
     return read
 
 
-@pytest.fixture
-def free_port():
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture(name="free_port")
+def give_free_port():
+    return free_port()
