@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.trainables.louder import LouderEachTime
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure
@@ -298,20 +299,6 @@ def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
     assert_equal(whole, later)
     assert places == sorted(set(places))
     assert len(places) == 4 * len(wanted)
-
-
-class LouderEachTime(nn.Module):
-    """Counts its steps of training in a buffer that is not saved with the network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        self.seen += 1
-        return x * (1 + self.seen / 10)
 
 
 def test_a_buffer_that_is_not_saved_with_the_network_goes_on_from_stage_to_stage(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.trainables.louder import LouderEachTime
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, StageFailure
 from trainables.files.states import load_state, save_state
@@ -244,20 +245,6 @@ def test_a_network_that_leaves_blocks_out_by_chance_goes_on_from_every_batch_too
         later = fresh()
         later.load_state(*load_state(tmp_path / "state"))
     assert equal(wanted, later.network.state_dict())
-
-
-class LouderEachTime(nn.Module):
-    """Counts its steps of training in a buffer that is not saved with the network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        self.seen += 1
-        return x * (1 + self.seen / 10)
 
 
 def test_a_buffer_that_is_not_saved_with_the_network_goes_on_too(data: DataSplits, tmp_path: Path) -> None:
