@@ -1,4 +1,4 @@
-"""Addresses of tracking servers and databases: which one is used, and how one is shown."""
+"""Where searches are kept, and addresses of tracking servers and databases: which one is used, and how it is shown."""
 
 import os
 import re
@@ -6,6 +6,9 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from trainables.plain import at_home
+
+DEFAULT_STORAGE = "runs"
+"""Folder of searches and studies where no other is given, in the current one."""
 
 _ADDRESS = re.compile(r"""(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://(?:[^\s",}\]]*@)?[^\s"',}\]]*""", re.IGNORECASE)
 _SCHEME = re.compile("[a-z][a-z0-9+.-]*://", re.IGNORECASE)

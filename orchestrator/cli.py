@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from orchestrator.addresses import without_all_credentials, without_all_secrets
+from orchestrator.addresses import DEFAULT_STORAGE, without_all_credentials, without_all_secrets
 from orchestrator.storage.answers import is_unanswered
 from orchestrator.streams import print_what_can_be
 from trainables.errors import InputError, StageFailure, first_line
@@ -49,7 +49,6 @@ StudyStorage = Annotated[
     ),
 ]
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
-DEFAULT_STORAGE = "runs"
 FAILED, BAD_INPUT = 1, 2
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 

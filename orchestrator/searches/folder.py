@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from orchestrator.addresses import DEFAULT_STORAGE
 from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
@@ -36,7 +37,6 @@ _MAY_DIFFER = (
     "data.path",  # images are told apart by their digest
     "data.workers",
 )
-_DEFAULT_STORAGE = "runs"
 _SHOWN = 12  # characters of a digest, which tell any two apart
 
 EXPORTS = "exports"
@@ -273,7 +273,7 @@ class SearchFolder:
         """
         if self.bucket is not None:
             words += ("--storage", self.bucket.parent.address)
-        elif self.storage.resolve() != Path(_DEFAULT_STORAGE).resolve():
+        elif self.storage.resolve() != Path(DEFAULT_STORAGE).resolve():
             words += ("--storage", str(self.storage.resolve()))
         return shlex.join(["cascade", *words])
 
