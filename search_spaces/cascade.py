@@ -166,11 +166,11 @@ class CascadeSpace(PlainConfig):
 
     def _suggest_value(self, trial: "optuna.Trial", name: str, ends: tuple[float, float], *, log: bool) -> float:
         value = trial.suggest_float(name, *ends, log=log)
-        if self.value_grid is None or ends[0] == ends[1]:
+        low, high, place = (math.log(number) if log else number for number in (*ends, value))
+        if self.value_grid is None or low == high:  # also where ends differ by their last bit
             return value
-        low, high, value = (math.log(number) if log else number for number in (*ends, value))
         step = (high - low) / (self.value_grid - 1)
-        value = low + round((value - low) / step) * step
+        value = low + round((place - low) / step) * step
         decimals = _DECIMALS
         if log:
             value = math.exp(value)

@@ -2,7 +2,7 @@ import math
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FixedTrial
@@ -180,6 +180,7 @@ def rates_on_grid(ends, places):
 
 
 @settings(max_examples=50, deadline=None)
+@example(low=0.0078125, factor=1.0000000000000002, places=2)
 @given(low=st.floats(1e-6, 1e-2), factor=st.floats(1.0, 1000.0), places=st.integers(2, 9))
 def test_learning_rates_on_a_grid_are_within_their_range_however_small(low, factor, places):
     steps, rates = rates_on_grid((low, low * factor), places)
