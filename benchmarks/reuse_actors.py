@@ -128,7 +128,7 @@ def run_plain(
 
     ends = Ends()
     size = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(log_to_driver=False, logging_level="ERROR", **size)
+    ray.init("local" if size else "auto", log_to_driver=False, logging_level="ERROR", **size)
     experiment = parse_experiment(EXPERIMENT)
     optuna = None
     if arm.endswith("OptunaSearch"):

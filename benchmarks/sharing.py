@@ -75,7 +75,9 @@ def run() -> list[Row]:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=folder)
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=folder
+        )
         try:
             small, large = (own_memory(megabytes) for megabytes in MEGABYTES)
         finally:

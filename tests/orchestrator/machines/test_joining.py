@@ -25,7 +25,7 @@ _A_RAY_WITH_A_TOKEN = """
 import os, subprocess, sys
 import ray
 
-address = ray.init(num_cpus=1, include_dashboard=False).address_info["gcs_address"]
+address = ray.init("local", num_cpus=1, include_dashboard=False).address_info["gcs_address"]
 without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
 sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1], address], env=without, timeout=120).returncode)
 """

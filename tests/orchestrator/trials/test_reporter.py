@@ -190,7 +190,7 @@ def full_disk(study, folder):
 
 
 here = Path.cwd()
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 told = {
     "journal": broken(here / "journal", here / "journal/study.journal", other_tool),
     "database": broken(here / "database", f"sqlite:///{here}/database/studies.db?timeout=0.1", open_transaction),

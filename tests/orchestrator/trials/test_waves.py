@@ -328,7 +328,7 @@ from trainables.results import Reused
 
 HERE, REUSED, PLACES = Path("starts").resolve(), Reused().to_dict(), 4
 HERE.mkdir()
-ray.init(num_cpus=PLACES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=PLACES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 
 class Trial(tune.Trainable):
