@@ -40,11 +40,11 @@ def test_sigterm_interrupts(ctrl_c):
 
 
 def test_a_hangup_interrupts_where_it_is_asked_for_and_nobody_had_it_ignored():
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that `nohup` runs have it ignored
     try:
         with pytest.raises(KeyboardInterrupt), terminated_as_interrupted(signal.SIGHUP):
             signal.raise_signal(signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) == before
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
         with terminated_as_interrupted(signal.SIGHUP):
             signal.raise_signal(signal.SIGHUP)

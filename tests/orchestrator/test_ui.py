@@ -67,9 +67,14 @@ def test_runs_and_artifacts_are_served_until_the_terminal_is_closed(tmp_path: Pa
 
     (tmp_path / "flask.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')\n")  # nothing of the folder is run
     port = free_port()
-    program = (
-        f"from pathlib import Path; from orchestrator.ui import open_ui; open_ui(Path({str(storage)!r}), port={port})"
-    )
+    program = f"""
+import signal
+from pathlib import Path
+from orchestrator.ui import open_ui
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that `nohup` runs have it ignored
+open_ui(Path({str(storage)!r}), port={port})
+"""
     user = subprocess.Popen(
         [sys.executable, "-P", "-u", "-c", program],
         stdout=subprocess.PIPE,
