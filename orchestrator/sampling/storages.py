@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
 
 from orchestrator.addresses import without_credentials
 from orchestrator.experiment.config import Experiment
@@ -82,8 +83,10 @@ def open_storage(place: Place) -> BaseStorage:
             ) from error
     if "://" not in place:
         raise InputError(f"study.url is {place!r}, but must be a URL, such as sqlite:///studies.db")
+    # Of a file connections cost nothing, and are closed after each call; those to a server are kept.
+    options = {} if database_file(place) is None else {"poolclass": NullPool}
     try:
-        return get_storage(place)
+        return get_storage(RDBStorage(place, engine_kwargs=options))
     except Exception as error:  # SQLAlchemy's, the database driver's, or one for a missing driver
         reason = without_credentials(first_line(error), place)
         raise InputError(

@@ -1,10 +1,13 @@
+import os
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.sampling.opening import open_study, starting_points
-from orchestrator.sampling.storages import StudyAddress, find_or_make_study, find_study, study_address
+from orchestrator.sampling.storages import StudyAddress, find_or_make_study, find_study, open_storage, study_address
 from orchestrator.sampling.study import Study
 from orchestrator.searches.folder import SearchFolder
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -28,7 +31,7 @@ def test_optunas_own_tools_read_the_study(place):
     asked = study.ask(SPACE, CascadeDefaults())
     study.tell(asked.number, [0.9, 0.1])
     study.ask(SPACE, CascadeDefaults())
-    storage = place if isinstance(place, str) else JournalStorage(JournalFileBackend(str(place)))
+    storage = open_storage(place) if isinstance(place, str) else JournalStorage(JournalFileBackend(str(place)))
     read = optuna.load_study(study_name="search", storage=storage)
     assert [trial.state.name for trial in read.trials] == ["COMPLETE", "RUNNING"]
     assert read.best_trials[0].values == [0.9, 0.1]
@@ -65,11 +68,12 @@ def test_a_study_of_something_else_is_refused_with_what_differs(place, objective
 
 def test_a_study_that_no_search_made_is_refused(tmp_path):
     url = f"sqlite:///{tmp_path}/studies.db"
-    optuna.create_study(study_name="search", storage=url)
+    storage = open_storage(url)
+    optuna.create_study(study_name="search", storage=storage)
     with pytest.raises(InputError, match="its objectives are to minimize, and here to maximize, minimize"):
         find_study(address(url))
-    optuna.delete_study(study_name="search", storage=url)
-    foreign = optuna.create_study(study_name="search", storage=url, directions=["maximize", "minimize"])
+    optuna.delete_study(study_name="search", storage=storage)
+    foreign = optuna.create_study(study_name="search", storage=storage, directions=["maximize", "minimize"])
     foreign.tell(foreign.ask(), [1, 2])
     with pytest.raises(InputError, match="it was not made by a search"):
         find_study(address(url))
@@ -115,6 +119,13 @@ def test_a_database_keeps_studies_of_several_searches_apart(folder, tmp_path):
     same_name = SearchFolder(storage=tmp_path / "elsewhere", name="mine")
     with pytest.raises(InputError, match=r"study 'mine' in sqlite:.* is of another search: it was made"):
         find_study(study_address(experiment, same_name))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files")
+def test_a_database_is_open_no_longer_than_a_call(tmp_path):
+    study = Study(address(f"sqlite:///{tmp_path}/studies.db"), seed=0)
+    study.ask(SPACE, CascadeDefaults())
+    assert not any(os.path.realpath(file).startswith(str(tmp_path)) for file in Path("/proc/self/fd").iterdir())
 
 
 def test_a_study_that_is_gone_is_said(folder, make_candidate):

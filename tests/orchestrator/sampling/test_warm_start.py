@@ -6,6 +6,7 @@ import pytest
 from orchestrator.experiment.config import Experiment
 from orchestrator.front.constraints import Bound
 from orchestrator.sampling.opening import open_study, starting_points, warm_start
+from orchestrator.sampling.storages import open_storage
 from orchestrator.sampling.study import Study
 from orchestrator.searches.folder import SearchFolder
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
@@ -163,7 +164,8 @@ def test_sources_are_found_by_name_folder_file_and_address(tmp_path):
     first, _ = searched(tmp_path, "first", number=1)
     searched(tmp_path, "shared", number=2, study={"url": database})
     searched(tmp_path, "other", number=3, study={"url": database})
-    foreign = optuna.create_study(storage=f"sqlite:///{tmp_path}/foreign.db", directions=["maximize", "minimize"])
+    storage = open_storage(f"sqlite:///{tmp_path}/foreign.db")
+    foreign = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
     foreign.enqueue_trial({"student_macs_kept": 0.1})
     trial = foreign.ask()
     SPACE(trial, DEFAULTS)
