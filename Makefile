@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up in .venv by themselves; they need Python 3.11+ and make alone.
+# `make demo` and `make test` set everything up in .venv by themselves; they need Python (3.11 to 3.14) and make alone.
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-cluster lint bench clean
 PYTHON ?= python3
@@ -11,8 +11,11 @@ BESIDE := --numprocesses 3 --maxschedchunk 1
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | sort
 
+ifeq ($(origin PYTHON),command line)
+.PHONY: $(READY) # whether the environment is of that one
+endif
 $(READY): pyproject.toml constraints.txt install.sh
-	@sh install.sh "$(PYTHON)" "$(VENV)"
+	@sh install.sh "$(PYTHON)" "$(VENV)" "$(origin PYTHON)"
 
 demo: $(READY) ## Search the demo, print its front, export the smallest good network
 	@$(BIN)/cascade search demo --resume
