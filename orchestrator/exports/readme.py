@@ -8,6 +8,7 @@ import yaml
 
 from orchestrator.exports.card import Card
 from orchestrator.exports.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
+from orchestrator.exports.making import made
 from orchestrator.words import percent
 from trainables.data_config import DataName, Pixels
 from trainables.files.checkpoint import WEIGHTS_FILE
@@ -286,6 +287,6 @@ def _origin(card: Card) -> str:
     cascade = json.dumps(card.cascade.to_dict(), indent=1)
     return (
         f"Level {card.level} of {card.cascade.num_levels} of the cascade of trial {card.trial} of the search "
-        f"`{card.search_name}`: each level was pruned on its own loss and learned from the next larger one, the first "
-        f"from the teacher.\n\n```json\n{cascade}\n```\n\nFiles:\n\n{files}\n\nVersions: {versions}."
+        f"`{card.search_name}`: {made(card.cascade)}.\n\n```json\n{cascade}\n```\n\nFiles:\n\n{files}\n\n"
+        f"Versions: {versions}."
     )
