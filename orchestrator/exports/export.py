@@ -7,6 +7,7 @@ Shape legend: N images, C channels, H height, W width, K classes.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -101,7 +102,7 @@ def export_each(
         jobs: the candidates.
         origin: the search.
         options: what is asked for.
-        say: told what is fetched from a bucket, and why the teacher cannot be measured in ONNX Runtime.
+        say: told what is fetched from a bucket, and, each reason once, why latency is not measured somewhere.
 
     Yields:
         What came of each, in order, as soon as it is there.
@@ -123,6 +124,7 @@ def export_each(
     check_room(
         jobs[0].destination, options.formats, [job.candidate.params for job in jobs], teacher.params, test.images
     )
+    say = cache(say)  # of a whole front, each line once
     with staging(jobs[0].destination) as folder:
         with disk_full(folder):
             bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test, say=say)
@@ -149,6 +151,7 @@ class _Bench:
         teacher_onnx: its ONNX file, where one is measured and can be written.
         test: the test images.
         calibration_NCHW: training images as the int8 file takes them; empty without that format.
+        say: told why latency is not measured somewhere.
     """
 
     folder: Path
@@ -159,6 +162,7 @@ class _Bench:
     teacher_onnx: Path | None
     test: Source
     calibration_NCHW: torch.Tensor
+    say: Callable[[str], None]
 
 
 def _bench(  # noqa: PLR0913
@@ -191,6 +195,7 @@ def _bench(  # noqa: PLR0913
         teacher_onnx=teacher_onnx,
         test=test,
         calibration_NCHW=calibration_NCHW,
+        say=say,
     )
 
 
@@ -251,7 +256,7 @@ def _export(job: Job, bench: _Bench) -> Exported:
             network_digest=digest,
             teacher=bench.teacher_facts,
             verification=checked,
-            latency=measure(_arms(bench, original, package, delivered), options),
+            latency=measure(_arms(bench, original, package, delivered), options, bench.say),
             files={path.name: _facts(path) for path in sorted(package.iterdir())},
             processor=processor_name(),
             versions=versions(delivered),

@@ -10,8 +10,10 @@ from typing import TypedDict
 
 from torch import nn
 
+from orchestrator.data.shard_bucket import say_nothing
 from orchestrator.exports.card import ONNX_RUNTIME, LatencyRow
 from orchestrator.exports.formats import ExportOptions, Format
+from trainables.errors import InputError
 from trainables.hardware import latency
 from trainables.hardware.latency import Comparison
 from trainables.hardware.machine import gpu_name
@@ -44,11 +46,13 @@ class Arms:
     pruned_onnx: Mapping[str, Path]
 
 
-def measure(arms: Arms, options: ExportOptions) -> tuple[LatencyRow, ...]:
+def measure(arms: Arms, options: ExportOptions, say: Callable[[str], None] = say_nothing) -> tuple[LatencyRow, ...]:
     """Measure both networks at batch 1 and 64: on the CPU, and in PyTorch also on a GPU if torch sees one.
 
-    Raises:
-        InputError: if a network cannot be compiled.
+    Args:
+        arms: what is compared.
+        options: where, and how long.
+        say: told what has no rows, and why: a network that cannot be compiled.
     """
     rows: list[LatencyRow] = []
     networks, gpu = (arms.dense, arms.pruned), gpu_name()
@@ -60,10 +64,13 @@ def measure(arms: Arms, options: ExportOptions) -> tuple[LatencyRow, ...]:
         for place, pair in places:
             if runtime in _TORCH:
                 name, compare = _TORCH[runtime]
-                rows += [
-                    LatencyRow(runtime=name + place, comparison=compare(*pair, arms.shape, **_how(options, batch)))
-                    for batch in BATCHES
-                ]
+                try:
+                    rows += [
+                        LatencyRow(runtime=name + place, comparison=compare(*pair, arms.shape, **_how(options, batch)))
+                        for batch in BATCHES
+                    ]
+                except InputError as error:
+                    say(f"latency in {name}{place} is not measured: {error}")
         if runtime == "onnxruntime" and arms.dense_onnx is not None:
             from orchestrator.exports.onnx_file import compare_files
 

@@ -287,6 +287,25 @@ def test_a_front_is_exported_by_one_call_and_a_failure_keeps_nobody_back(search:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0:2", "search"]
 
 
+def test_a_front_without_a_compiler_is_exported_and_that_is_told_once(
+    pristine: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(_network: nn.Module) -> nn.Module:
+        raise RuntimeError("no g++ here")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    jobs = [Job(candidate=candidate, destination=tmp_path / candidate.label) for candidate in pristine.candidates]
+    said: list[str] = []
+    options = quick(runtimes=("eager", "compiled"))
+    done = list(export_each(jobs, origin=pristine.origin(), options=options, say=said.append))
+    for result in done:
+        assert isinstance(result, Exported)
+        assert {row.runtime.split(", ")[1] for row in result.card.latency} == {"eager"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0:1", "0:2"]
+    assert "PyTorch, compiled is not measured: the network cannot be compiled (RuntimeError: no g++ here)" in said[0]
+    assert len(set(said)) == len(said) == (2 if torch.cuda.is_available() else 1)
+
+
 def test_nothing_of_a_front_is_written_if_anything_is_wrong_with_it(search: Search, tmp_path: Path) -> None:
     cut_weights(search.folder / "candidates" / "0-2")
     jobs = [Job(candidate=candidate, destination=tmp_path / candidate.label) for candidate in search.candidates]

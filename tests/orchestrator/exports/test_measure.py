@@ -9,6 +9,7 @@ from orchestrator.exports import measure as measure_module
 from orchestrator.exports import onnx_file
 from orchestrator.exports.formats import ExportOptions
 from orchestrator.exports.measure import Arms, measure
+from trainables.errors import InputError
 from trainables.hardware.latency import Comparison, Latency
 
 
@@ -76,6 +77,24 @@ def test_pytorch_is_measured_on_a_gpu_too(asked, monkeypatch: pytest.MonkeyPatch
         "PyTorch, compiled, Some GPU at batch 64",
     ]
     assert [call[1] for call in asked] == ["cpu", "cpu", "cuda", "cuda"]
+
+
+def test_a_network_that_cannot_be_compiled_is_told_and_keeps_no_other_row_back(
+    asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: object, **__: object) -> Comparison:
+        raise InputError("the network cannot be compiled (no g++ here)")
+
+    torch_runtimes = measure_module._TORCH
+    broken = {"compiled": (torch_runtimes["compiled"][0], no_compiler)}
+    monkeypatch.setattr(measure_module, "_TORCH", {**torch_runtimes, **broken})
+    monkeypatch.setattr(measure_module, "gpu_name", lambda: None)
+    said: list[str] = []
+    rows = measure(arms(), ExportOptions(runtimes=("compiled", "eager")), said.append)
+    assert [row.label for row in rows] == ["PyTorch, eager at batch 1", "PyTorch, eager at batch 64"]
+    assert said == [
+        "latency in PyTorch, compiled is not measured: the network cannot be compiled (no g++ here)",
+    ]
 
 
 def test_nothing_is_measured_unless_it_is_asked_for(asked) -> None:
