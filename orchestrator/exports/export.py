@@ -250,7 +250,7 @@ def _export(job: Job, bench: _Bench) -> Exported:
             input=spec,
             pixels=options.pixels,
             opset=options.opset if {"onnx", "int8"} & set(delivered) else None,
-            num_calibration_images=len(bench.calibration_NCHW),
+            num_calibration_images=len(bench.calibration_NCHW) if "int8" in delivered else 0,
             test_guess=guess(images.labels_N),
             network=original.facts(logits_NK, images),
             network_digest=digest,

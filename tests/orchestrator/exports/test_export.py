@@ -363,7 +363,7 @@ def test_a_format_that_cannot_be_written_keeps_no_other_one_back(
     assert all(told.startswith(why) for told in done.card.verification.refused.values())
     assert f"onnx was asked for and is not delivered: {why}" in (done.folder / "README.md").read_text()
     assert not list(done.folder.glob("*.onnx"))
-    assert (done.card.opset, done.card.latency) == (None, ())
+    assert (done.card.opset, done.card.num_calibration_images, done.card.latency) == (None, 0, ())
     assert said == [line for line in said if why in line and "the teacher has no ONNX file" in line] != []
     with pytest.raises(StageFailure, match=f"it cannot be written: {re.escape(why)}"), nothing_written(tmp_path):
         own.export(tmp_path / "other", formats=("onnx", "int8"))
