@@ -45,6 +45,7 @@ from trainables.tensors import tensors_digest
 __all__ = ["Exported", "Failed", "Job", "Origin", "export_each"]
 
 _TEACHER_ONNX = "teacher.onnx"
+_STAGING = "export"  # of whichever candidates: what a killed export has left goes with the next one beside it
 _CALIBRATION_SEED = 0
 
 
@@ -125,7 +126,7 @@ def export_each(
         jobs[0].destination, options.formats, [job.candidate.params for job in jobs], teacher.params, test.images
     )
     say = cache(say)  # of a whole front, each line once
-    with staging(jobs[0].destination) as folder:
+    with staging(jobs[0].destination, name=_STAGING) as folder:
         with disk_full(folder):
             bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test, say=say)
         for job in jobs:

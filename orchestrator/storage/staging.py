@@ -60,15 +60,20 @@ def require_place(destination: Path, existing: Existing, *, mark: str, what: str
 
 
 @contextmanager
-def staging(destination: Path) -> Iterator[Path]:
+def staging(destination: Path, *, name: str | None = None) -> Iterator[Path]:
     """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step.
 
-    What processes of this machine that were killed have left of theirs for the same destination goes too.
+    What processes of this machine that were killed have left of theirs, beside it and of the same name, goes too.
+
+    Args:
+        destination: its place.
+        name: what the hidden folder's begins with, for destinations that share theirs; `None` for the destination's.
     """
+    name = destination.name if name is None else name
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(destination)
-        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+        _remove_left(destination.parent, name)
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
         mark = _mark(folder)
     except OSError as error:
         raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
@@ -93,12 +98,12 @@ def _mark(folder: Path) -> IO[str]:
     return mark
 
 
-def _remove_left(destination: Path) -> None:
+def _remove_left(parent: Path, name: str) -> None:
     """Remove folders of `staging` that nobody holds, unless they have what was about to be replaced."""
-    own = re.compile(rf"\.{re.escape(destination.name)}-[a-z0-9_]+")
+    own = re.compile(rf"\.{re.escape(name)}-[a-z0-9_]+")
     beside: list[Path] = []
     with suppress(OSError):  # a folder that may be written to, but not listed
-        beside = [path for path in destination.parent.iterdir() if own.fullmatch(path.name)]
+        beside = [path for path in parent.iterdir() if own.fullmatch(path.name)]
     for folder in beside:
         with suppress(OSError), (folder / _IN_USE).open("r+", encoding="utf-8") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,7 +27,7 @@ from orchestrator.exports.export import Exported, Failed, Job, export_each
 from orchestrator.exports.formats import FORMATS, ExportOptions
 from orchestrator.exports.originals import Origin
 from orchestrator.front.archive import Candidate
-from orchestrator.storage.staging import Existing
+from orchestrator.storage.staging import Existing, staging
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.datasets.data import normalise
@@ -478,6 +478,15 @@ def test_an_empty_folder_and_missing_parents_are_taken(pristine: Search, tmp_pat
     for destination in (tmp_path / "empty", tmp_path / "new" / "deep"):
         pristine.export(destination)
         assert (destination / "README.md").is_file()
+
+
+def test_what_a_killed_export_of_other_candidates_left_goes(pristine: Search, tmp_path: Path) -> None:
+    with staging(tmp_path / "0-1", name="export") as folder:
+        shutil.copytree(folder, tmp_path / "aside")
+    (tmp_path / "aside" / "images.safetensors").touch()
+    (tmp_path / "aside").rename(folder)  # as if the process had been killed
+    pristine.export(tmp_path / "0-2")
+    assert [path.name for path in tmp_path.iterdir()] == ["0-2"]
 
 
 def test_a_destination_taken_meanwhile_is_left_alone(

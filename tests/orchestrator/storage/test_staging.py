@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from orchestrator.storage.staging import staging
 
-with staging(Path(sys.argv[1])) as folder:
+with staging(Path(sys.argv[1]), name=sys.argv[3] if sys.argv[3:] else None) as folder:
     (folder / sys.argv[2]).mkdir()
     print(folder, flush=True)
     sys.stdin.read()
@@ -30,9 +30,9 @@ def waiting(tmp_path: Path):
     """Start processes that hold a folder for `out`; each with its folder, until it is killed or the test ends."""
     started = []
 
-    def start(inside="set"):
+    def start(inside="set", *name):
         process = subprocess.Popen(
-            [sys.executable, "-c", WAITS, str(tmp_path / "out"), inside],
+            [sys.executable, "-c", WAITS, str(tmp_path / "out"), inside, *name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -61,6 +61,21 @@ def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(tmp_path: Path
         assert in_use.is_dir()
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_what_was_left_under_a_name_that_destinations_share_goes_with_any_of_them(tmp_path: Path, waiting) -> None:
+    process, left = waiting("set", "shared")
+    killed(process)
+    _, in_use = waiting("set", "shared")
+    process, again = waiting("set", "shared")
+    killed(process)
+    assert (left.exists(), again.is_dir()) == (False, True)
+    with staging(tmp_path / "out"), staging(tmp_path / "another"):
+        assert again.is_dir()
+    with staging(tmp_path / "another", name="shared") as folder:
+        assert folder.name.startswith(".shared-")
+        assert in_use.is_dir()
+        assert not again.exists()
 
 
 def test_what_was_about_to_be_replaced_stays(tmp_path: Path, waiting) -> None:
