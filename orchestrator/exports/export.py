@@ -178,8 +178,10 @@ def _bench(  # noqa: PLR0913
     saved, images = teacher.saved, test.images
     save_images(folder, images)
     teacher_onnx = None
-    if options.needs_onnx and "onnxruntime" in options.runtimes:
+    if "onnxruntime" in options.runtimes and options.needs_onnx:
         teacher_onnx = _teacher_onnx(folder, teacher, options, say)
+    elif "onnxruntime" in options.runtimes:
+        say("latency in ONNX Runtime is not measured, as no format that was asked for is an ONNX file")
     calibration_NCHW = torch.empty(0)
     if "int8" in options.formats:
         from orchestrator.exports.int8_file import CALIBRATION_IMAGES

@@ -85,6 +85,11 @@ class ExportOptions:
                 f"opset is {self.opset!r}, but must be within {OPSETS[0]} … {OPSETS[-1]}; "
                 f"{DEFAULT_OPSET} runs in most runtimes"
             )
+        if self.runtimes == ("onnxruntime",) and not self.needs_onnx:
+            raise InputError(
+                f"latency is onnxruntime alone, but formats are {', '.join(self.formats)}, and none of them is an ONNX "
+                "file; add onnx to --formats, or measure in eager or none"
+            )
         if self.needs_onnx:
             require_onnx()
 

@@ -306,6 +306,17 @@ def test_a_front_without_a_compiler_is_exported_and_that_is_told_once(
     assert len(set(said)) == len(said) == (2 if torch.cuda.is_available() else 1)
 
 
+def test_latency_in_onnx_runtime_is_told_to_be_left_out_where_no_file_is_for_it(
+    pristine: Search, tmp_path: Path
+) -> None:
+    job, said = Job(candidate=pristine.candidates[1], destination=tmp_path / "out"), []
+    options = quick(runtimes=("eager", "onnxruntime"))
+    (done,) = export_each([job], origin=pristine.origin(), options=options, say=said.append)
+    assert isinstance(done, Exported)
+    assert all(row.runtime.startswith("PyTorch, eager") for row in done.card.latency)
+    assert said == ["latency in ONNX Runtime is not measured, as no format that was asked for is an ONNX file"]
+
+
 def test_nothing_of_a_front_is_written_if_anything_is_wrong_with_it(search: Search, tmp_path: Path) -> None:
     cut_weights(search.folder / "candidates" / "0-2")
     jobs = [Job(candidate=candidate, destination=tmp_path / candidate.label) for candidate in search.candidates]

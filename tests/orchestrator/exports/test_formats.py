@@ -18,6 +18,10 @@ from trainables.errors import InputError
         ({"opset": 17}, r"opset is 17, but must be within 18 … 25"),
         ({"opset": 99}, r"opset is 99, but must be within"),
         ({"pixels": "bgr"}, "input is 'bgr', but must be one of normalised, raw"),
+        (
+            {"formats": ("native", "pt2"), "runtimes": ("onnxruntime",)},
+            "latency is onnxruntime alone, but formats are native, pt2, and none of them is an ONNX file; add onnx",
+        ),
         ({"num_threads": 0}, "threads is 0, but must be a whole number of at least 1"),
         ({"min_seconds": 0.0}, "min_seconds is 0.0, but must be a number above 0"),
     ],
