@@ -1,7 +1,7 @@
 """The card of an exported network for people: `README.md`, in the form that hubs of models show."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -9,6 +9,7 @@ import yaml
 from orchestrator.exports.card import Card
 from orchestrator.exports.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
 from orchestrator.exports.making import made
+from orchestrator.exports.marks import as_code, table
 from orchestrator.words import percent
 from trainables.data_config import DataName, Pixels
 from trainables.files.checkpoint import WEIGHTS_FILE
@@ -85,12 +86,6 @@ def _summary(card: Card) -> str:
     )
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    # The first column is text, the others are numbers.
-    rule = ("---", *("---:" for _ in header[1:]))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
 def _results(card: Card) -> str:
     network, teacher = card.network, card.teacher
     rows = [
@@ -101,7 +96,7 @@ def _results(card: Card) -> str:
         ("parameters", f"{network.params:,}", f"{teacher.params:,}", percent(network.params / teacher.params, 2)),
     ]
     return (
-        _table(("", "this network", "teacher", "kept"), rows)
+        table(("", "this network", "teacher", "kept"), rows)
         + f"\n\nThe network was chosen on validation {card.metric}. The test images were read for this card alone."
     )
 
@@ -124,13 +119,13 @@ def _classes(card: Card) -> str:
     ]
     known.sort(key=lambda row: (row[1] - row[2], row[1]))
     rows = [
-        (f"`{name}`", percent(network, 2), percent(teacher, 2), f"{(network - teacher) * 100:+.2f}")
+        (as_code(name), percent(network, 2), percent(teacher, 2), f"{(network - teacher) * 100:+.2f}")
         for name, network, teacher in known[:_MAX_NAMES_SHOWN]
     ]
-    table = _table(("class", "this network", "teacher", "points"), rows)
+    losses = table(("class", "this network", "teacher", "points"), rows)
     more = len(known) - len(rows)
     what = "average precision" if card.input.multi_label else "accuracy"
-    return f"Test {what} of each class, the greatest losses first.\n\n{table}" + (
+    return f"Test {what} of each class, the greatest losses first.\n\n{losses}" + (
         f"\n\n{more} more are in `{CARD_FILE}`." if more else ""
     )
 
@@ -147,13 +142,13 @@ def _latency(card: Card) -> str:
         f"Milliseconds for one batch, median ± distance between the quartiles, on {threads} CPU thread(s) of "
         f"{card.processor}; both networks measured in turn in one process, after warming up. On a GPU the times are "
         "those between events on its own clock.\n\n"
-        + _table(("runtime", "batch", "this network", "teacher", "speed-up", "images/s"), rows)
+        + table(("runtime", "batch", "this network", "teacher", "speed-up", "images/s"), rows)
     )
 
 
 def _input(card: Card) -> str:
     spec = card.input
-    names = ", ".join(f"`{name}`" for name in spec.class_names[:_MAX_NAMES_SHOWN])
+    names = ", ".join(as_code(name) for name in spec.class_names[:_MAX_NAMES_SHOWN])
     several = ", each a yes or no of its own by its sigmoid" if spec.multi_label else ""
     more = f" … ({spec.num_classes} in all, in `{CARD_FILE}`)" if spec.num_classes > _MAX_NAMES_SHOWN else ""
     return (
@@ -275,7 +270,7 @@ def _verification(card: Card) -> str:
         "Each file was read back by a process of its own and compared with the network that the search found, on "
         f"{checked.num_images:,} test images in batches of 1, 3, 64 and what is left. The largest logit is "
         f"{checked.max_logit:.3g}. MACs and parameters were counted in the file; batch norm is folded into the "
-        f"convolutions before it in all but `{WEIGHTS_FILE}`.{calibrated}\n\n" + _table(header, rows)
+        f"convolutions before it in all but `{WEIGHTS_FILE}`.{calibrated}\n\n" + table(header, rows)
     )
 
 

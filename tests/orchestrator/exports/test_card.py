@@ -110,6 +110,22 @@ def test_classes_are_told_the_greatest_loss_first() -> None:
     assert "five most likely" not in markdown(CARD)
 
 
+def test_names_of_classes_are_shown_whatever_marks_they_have() -> None:
+    names = ("a|b", "x`y", "``z`", "two\nlines", "plain_*name*")
+    facts = {"test_class_accuracies": (0.5,) * len(names)}
+    network, teacher = (dataclasses.replace(side, **facts) for side in (CARD.network, CARD.teacher))
+    card = changed(input=dataclasses.replace(CARD.input, class_names=names), network=network, teacher=teacher)
+    rows = [line for line in markdown(card).splitlines() if line.endswith("| +0.00 |")]
+    assert [row.removesuffix(" | 50.00 % | 50.00 % | +0.00 |") for row in rows] == [
+        r"| `a\|b`",
+        "| ``x`y``",
+        "| ``` ``z` ```",
+        "| `two lines`",
+        "| `plain_*name*`",
+    ]
+    assert "- classes: `a|b`, ``x`y``, ``` ``z` ```, `two lines`, `plain_*name*`\n" in markdown(card)
+
+
 def test_of_several_labels_the_mean_average_precision_is_told() -> None:
     several = changed(
         input=dataclasses.replace(CARD.input, multi_label=True),
