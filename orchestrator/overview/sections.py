@@ -86,8 +86,8 @@ def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Over
     by_level = {
         level: [(float(p.trial_epoch), p.val_accuracy) for p in curve.points if p.level == level] for level in levels
     }
-    values = [value for series in by_level.values() for _, value in series]
-    low, high = max(0.0, min(values) - 0.02), min(1.0, max([*values, overview.teacher.val_accuracy]) + 0.02)
+    values = [overview.teacher.val_accuracy, *(value for series in by_level.values() for _, value in series)]
+    low, high = max(0.0, min(values) - 0.02), min(1.0, max(values) + 0.02)
     last = max(point.trial_epoch for point in curve.points)
     frame = Frame(
         width=360,

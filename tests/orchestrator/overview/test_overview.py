@@ -211,6 +211,16 @@ def test_a_teacher_far_below_its_networks_is_told_and_not_drawn_outside(folder):
     assert "teacher, 95.00 %" in html(overview)
 
 
+@pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.95])
+def test_the_teachers_line_lies_within_the_charts_of_curves(folder, accuracy):
+    overview = gather(folder)  # of curves from 0.2 to 0.8
+    page = html(dataclasses.replace(overview, teacher=dataclasses.replace(TEACHER, val_accuracy=accuracy)))
+    curves = re.findall(r'viewBox="0 0 360 200".*?</svg>', page)
+    heights = [float(re.search(r'<line class="teacher"[^>]* y1="([\d.]+)"', curve)[1]) for curve in curves]
+    assert heights
+    assert all(26 <= height <= 160 for height in heights), "beneath the upper edge and above the axis"
+
+
 def test_hypervolume_grows_and_ends_at_the_fronts(folder):
     from orchestrator.front.pareto import front_hypervolume
 
