@@ -32,6 +32,7 @@ _WORDS = re.compile(
     rf"(?P<rungs>\+rungs(:(?P<first>{_NUMBER})(:(?P<factor>{_NUMBER}))?)?)?"
 )
 DEFAULT_STARTING_POINTS = 6
+_ROUNDING = 1e-9  # of sums of work, which is in fractions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +165,7 @@ class Replay:
         work: spent when each trial ended, all workers together.
         given: what each of them gave.
         num_stopped: trials that were stopped early.
-        budget: work after which the search ended.
+        budget: work that it might spend.
     """
 
     work: tuple[float, ...]
@@ -207,8 +208,8 @@ def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: 
         searcher: a new one.
         recorded: the table.
         num_workers: trials at the same time; an epoch lasts as long as it costs work.
-        budget: work to spend, in the table's unit, unless the space is exhausted before; what is still running then is
-            dropped.
+        budget: work to spend, in the table's unit, unless the space is exhausted before; an epoch that would end beyond
+            it, and what else is still running then, is dropped.
         seed: of the table's answers.
 
     Raises:
@@ -228,6 +229,8 @@ def replay(searcher: Searcher, recorded: Recorded, *, num_workers: int, budget: 
                 break
         running = clock.wait()
         epoch = running.trial.epochs[running.num_done]
+        if spent + epoch.work > budget * (1.0 + _ROUNDING):
+            break
         running.num_done += 1
         spent += epoch.work
         if running.num_done == len(running.trial.epochs):

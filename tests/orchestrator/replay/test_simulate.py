@@ -113,6 +113,13 @@ def test_workers_train_side_by_side_and_the_budget_is_theirs_together(recorded, 
     assert (len(found.work), searcher.num_asked) == (0, 3)
 
 
+def test_an_epoch_that_would_end_beyond_the_budget_is_dropped(make_curve):
+    recorded = Recorded([make_curve(0)], objectives=OBJECTIVES, work="macs")  # a trial costs 4.9
+    for budget, num_ended in ((4.8, 0), (recorded.work_per_trial, 1), (9 * recorded.work_per_trial, 9)):
+        found = replay(Scripted([make_curve().cascade]), recorded, num_workers=1, budget=budget, seed=0)
+        assert len(found.work) == len(found.given) == num_ended
+
+
 def test_a_stopped_trial_frees_its_worker_and_counts_only_at_its_size(make_curve):
     recorded = Recorded([make_curve(0)], objectives=OBJECTIVES)
     searcher = Scripted([make_curve().cascade], stop_after={0: 1, 1: 3})
