@@ -1,8 +1,7 @@
-"""The one accounting of all arms: passes over the training images, weighted by the MACs of what is passed through.
+"""The one accounting of all arms, as `trainables.work` counts.
 
-A forward pass counts a network's MACs once, a backward pass twice. What is trained goes forward and backward; what is
-learnt from goes forward; logits that are there anyhow cost nothing. The unit is the teacher's forward pass over all
-training images. Validation and the last measurement of batch-norm statistics, which all arms have, are left out.
+The unit is the teacher's forward pass over all training images. Validation and the last measurement of batch-norm
+statistics, which all arms have, are left out.
 """
 
 from collections.abc import Callable
@@ -16,21 +15,12 @@ from trainables.plan import StagePlan, stage_plans
 from trainables.pruning.schedule import pruning_steps, size_at
 from trainables.pruning_config import Pruning
 from trainables.stages.sandwich import num_whole_steps
-
-FORWARD, BACKWARD = 1.0, 2.0
-TRAINED = FORWARD + BACKWARD
+from trainables.work import BACKWARD, TRAINED, asked_level, asking_work
 
 
 def training_work(size: float, epochs: int, config: CascadeConfig) -> float:
     """Work of training one network of a size for some epochs, with the teacher as a cascade would."""
-    return TRAINED * size * epochs + _asking_work(1.0, epochs, config)
-
-
-def _asking_work(larger: float, epochs: int, config: CascadeConfig) -> float:
-    """Of the network that a stage learns from, of this size, in so many epochs."""
-    if not config.asks_larger:
-        return 0.0
-    return FORWARD * larger * min(epochs, config.teacher_views or epochs) / config.teacher_every
+    return TRAINED * size * epochs + asking_work(1.0, epochs, config)
 
 
 def cascade_work(config: CascadeConfig, steps_per_epoch: int) -> float:
@@ -39,10 +29,9 @@ def cascade_work(config: CascadeConfig, steps_per_epoch: int) -> float:
 
 
 def _stage_work(config: CascadeConfig, plan: StagePlan, steps_per_epoch: int) -> float:
-    first = plan.levels[0]
-    above = 1.0 if first == 1 else config.macs_kept[first - 2]
-    larger = 1.0 if config.learns_from == "teacher" else above
-    work = _asking_work(larger, plan.epochs, config)
+    sizes, first = (1.0, *config.macs_kept), plan.levels[0]
+    above = sizes[first - 1]
+    work = asking_work(sizes[asked_level(config, first)], plan.epochs, config)
     num_levels, num_between = config.levels_a_step or len(plan.levels), max(1, len(plan.levels) - 2)
     for level in plan.levels:
         size = config.macs_kept[level - 1]

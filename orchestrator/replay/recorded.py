@@ -11,9 +11,10 @@ import numpy as np
 
 from orchestrator.front.pareto import OBJECTIVES, hypervolume, undominated
 from orchestrator.policies.looks import Refusal
-from orchestrator.searches.curves import TrialCurve
+from orchestrator.searches.curves import CurvePoint, TrialCurve
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.work import FORWARD, TRAINED, asked_level, asking_work
 
 Work = Literal["epochs", "macs"]
 Corner = Literal["teacher", "front"]
@@ -26,7 +27,6 @@ _SIZE_WEIGHT = 3.0
 _NUM_NEIGHBOURS = 3
 _AT_SIZE = 0.02  # as near as the engine meets a size
 _BEYOND = 0.1
-_TRAINING_PASSES = 3  # forward and, at twice its cost, backward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +79,9 @@ class Recorded:
         Args:
             curves: of one search.
             objectives: names out of `RECORDED_OBJECTIVES`.
-            work: how an epoch counts: each as one, or by the multiply-accumulates of its levels and the teacher, as
-                a fraction of those of an epoch in which one level of the teacher's size is trained.
+            work: how an epoch counts: each as one, or by the multiply-accumulates of its levels, in the sizes that
+                they have in its end, and of the network that they learn from, as a fraction of those of an epoch in
+                which one level of the teacher's size learns from the teacher.
 
         Raises:
             InputError: if an objective is not recorded, or no trial finished.
@@ -233,6 +234,7 @@ def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
         result.level: {name: float(getattr(result, name)) for name in RECORDED_OBJECTIVES} for result in curve.results
     }
     last_epochs = {point.level: point.trial_epoch for point in curve.points}
+    sizes = {0: 1.0} | {point.level: point.macs_kept for point in curve.points}
     epochs: list[RecordedEpoch] = []
     reported: dict[int, Point] = {}
     counted: dict[int, Point] = {}
@@ -251,10 +253,9 @@ def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
                 reported[point.level] = {**reported[point.level], "val_accuracy": result["val_accuracy"]}
             elif abs(point.macs_kept / result["macs_kept"] - 1.0) <= _AT_SIZE:
                 counted[point.level] = result | {"val_accuracy": point.val_accuracy}
-        macs = (1.0 + _TRAINING_PASSES * sum(point.macs_kept for point in points)) / (1.0 + _TRAINING_PASSES)
         epochs.append(
             RecordedEpoch(
-                work=1.0 if work == "epochs" else macs,
+                work=1.0 if work == "epochs" else _macs(points, curve.cascade, sizes),
                 reported=tuple(reported[level] for level in sorted(reported)),
                 counted=tuple(counted[level] for level in sorted(counted)),
             )
@@ -265,3 +266,17 @@ def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
         epochs=tuple(epochs),
         results=tuple(results[level] for level in sorted(results)),
     )
+
+
+def _macs(points: Sequence[CurvePoint], cascade: CascadeConfig, sizes: Mapping[int, float]) -> float:
+    """Work of one epoch.
+
+    Args:
+        points: its levels, the largest first.
+        cascade: what was trained.
+        sizes: of the levels in the end; of the teacher at 0.
+    """
+    first = points[0]
+    larger = sizes[asked_level(cascade, first.level)]
+    asking = asking_work(larger, first.epoch, cascade) - asking_work(larger, first.epoch - 1, cascade)
+    return (asking + TRAINED * sum(point.macs_kept for point in points)) / (FORWARD + TRAINED)

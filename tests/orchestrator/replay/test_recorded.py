@@ -86,6 +86,36 @@ def test_work_is_counted_in_epochs_or_by_size(make_curve):
     assert [epoch.work for epoch in recorded.trials[0].epochs] == pytest.approx([full, full, small, small])
 
 
+@pytest.mark.parametrize(
+    ("cascade", "asking"),
+    [
+        ({"distillation_weight": 0.0}, (0.0, 0.0, 0.0, 0.0)),
+        ({"distillation_weight": 0.0, "feature_weight": 1.0}, (1.0, 1.0, 1.0, 1.0)),
+        ({"teacher_views": 3}, (1.0, 1.0, 1.0, 0.0)),
+        ({"teacher_every": 4}, (0.25, 0.25, 0.25, 0.25)),
+    ],
+)
+def test_a_teacher_costs_work_where_it_is_asked(make_curve, cascade, asking):
+    (trial,) = table(make_curve(**cascade), work="macs").trials
+    trained = (3 * 2, 3 * 2, 3 * 0.6, 3 * 0.6)
+    assert [4 * epoch.work for epoch in trial.epochs] == pytest.approx(
+        [sum(each) for each in zip(asking, trained, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(("learns_from", "asked"), [("level-above", 0.48), ("teacher", 1.0)])
+def test_a_level_that_is_trained_alone_asks_the_one_above(make_curve, learns_from, asked):
+    curve = make_curve(schedule="sequential", learns_from=learns_from)
+    points = tuple(
+        dataclasses.replace(point, stage=f"level-{level}", epoch=point.trial_epoch - first, macs_kept=size)
+        for level, first, size in ((1, 0, 0.48), (2, 2, 0.1))
+        for point in curve.points
+        if point.level == level and first < point.trial_epoch <= first + 2
+    )
+    (trial,) = table(dataclasses.replace(curve, points=points), work="macs").trials
+    assert [4 * epoch.work for epoch in trial.epochs] == pytest.approx([1 + 3 * 0.48] * 2 + [asked + 3 * 0.1] * 2)
+
+
 def test_the_best_front_of_the_table_is_all(make_curve):
     one, other = make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))
     recorded = table(one, other)
