@@ -22,8 +22,9 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.table import Row, machine, table
 from orchestrator.front.pareto import OBJECTIVES
 from orchestrator.replay.comparison import Comparison, compare
-from orchestrator.replay.recorded import Point, Recorded, Yardstick
+from orchestrator.replay.recorded import Point, Recorded
 from orchestrator.replay.simulate import Replay, Searcher, Simulation, replay
+from orchestrator.replay.yardstick import Yardstick
 from orchestrator.searches.asked import Asked
 from orchestrator.simulations import read_recorded
 from trainables.config import CascadeConfig

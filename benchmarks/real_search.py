@@ -12,7 +12,8 @@ import yaml
 from benchmarks.demo import cascade
 from benchmarks.record_curves import plain_values
 from benchmarks.table import Row
-from orchestrator.replay.recorded import Recorded, Yardstick
+from orchestrator.replay.recorded import Recorded
+from orchestrator.replay.yardstick import Yardstick
 from orchestrator.searches.curves import CURVES, TrialCurve, read_curves
 from orchestrator.searches.folder import SearchFolder
 

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.replay.comparison import Comparison, compare
-from orchestrator.replay.recorded import Corner, Recorded, Work, Yardstick
+from orchestrator.replay.recorded import Recorded, Work
 from orchestrator.replay.simulate import Simulation
+from orchestrator.replay.yardstick import Corner, Yardstick
 from orchestrator.searches.curves import CURVES, TrialCurve, read_curves, read_experiment
 from orchestrator.searches.places import Storage, open_search
 from orchestrator.tables import print_line, print_whole

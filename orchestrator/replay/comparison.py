@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.replay.recorded import Yardstick
 from orchestrator.replay.simulate import Replay
+from orchestrator.replay.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,15 +1,14 @@
-"""Recorded trials as a table to replay searches from: what a cascade would have come to, and how good a front is."""
+"""Recorded trials as a table to replay searches from: what a cascade would have come to."""
 
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from orchestrator.front.pareto import OBJECTIVES, hypervolume, undominated
 from orchestrator.policies.looks import Refusal
 from orchestrator.searches.curves import CurvePoint, TrialCurve
 from trainables.config import CascadeConfig
@@ -17,7 +16,6 @@ from trainables.errors import InputError
 from trainables.work import FORWARD, TRAINED, asked_level, asking_work
 
 Work = Literal["epochs", "macs"]
-Corner = Literal["teacher", "front"]
 Point = Mapping[str, float]
 """Values of objectives by name."""
 
@@ -26,7 +24,6 @@ RECORDED_OBJECTIVES = ("val_accuracy", "macs_kept", "params_kept")
 _SIZE_WEIGHT = 3.0
 _NUM_NEIGHBOURS = 3
 _AT_SIZE = 0.02  # as near as the engine meets a size
-_BEYOND = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,62 +134,6 @@ class Recorded:
         numbers = _numbers(cascade)
         sizes = [_SIZE_WEIGHT * math.log(size) / self._ranges["size"] for size in cascade.macs_kept]
         return np.array([*sizes, *(value / self._ranges[name] for name, value in numbers.items())])
-
-
-class Yardstick:
-    """How good a front is: its hypervolume as a fraction of that of all recorded results, costs in logarithms.
-
-    Measured from the corner `teacher`, its cost and no accuracy at all, a front is good when it reaches far down in
-    cost; that is the corner of `pareto.front_hypervolume`. From the corner `front`, a tenth beyond the worst values of
-    the best known front, small differences in accuracy decide (Ishibuchi et al. 2018, "How to specify a reference
-    point in hypervolume calculation for fair performance comparison").
-    """
-
-    def __init__(self, recorded: Recorded, corner: Corner = "teacher") -> None:
-        """Measure the best known front.
-
-        Args:
-            recorded: the table.
-            corner: where hypervolume is measured from.
-
-        Raises:
-            InputError: if the best known front dominates nothing from there.
-        """
-        assert corner in get_args(Corner)
-        self._objectives = recorded.objectives
-        known = self._non_dominated(point for trial in recorded.trials for point in trial.results)
-        if corner == "teacher":
-            self._reference = tuple(0.0 for _ in self._objectives)  # accuracy 0, and the logarithm of all of the cost
-        else:
-            columns = list(zip(*known, strict=True))
-            self._reference = tuple(max(column) + _BEYOND * (max(column) - min(column)) for column in columns)
-        self._best = hypervolume(known, self._reference)
-        if self._best <= 0.0:
-            raise InputError(
-                f"--corner is {corner!r}, but from there the front of what was recorded spans nothing"
-                + ("; give --corner teacher" if corner == "front" else ": no trial has learnt anything")
-            )
-
-    def shares(self, groups: Iterable[Sequence[Point]]) -> Iterator[float]:
-        """The fraction, in [0, 1], after each group of points that is found."""
-        found: list[tuple[float, ...]] = []
-        share = 0.0
-        for group in groups:
-            if group:
-                found = self._non_dominated(group, found)
-                share = hypervolume(found, self._reference) / self._best
-            yield share
-
-    def _non_dominated(
-        self, points: Iterable[Point], known: Iterable[tuple[float, ...]] = ()
-    ) -> list[tuple[float, ...]]:
-        return undominated([*known, *map(self._place, points)], lambda place: place)
-
-    def _place(self, point: Point) -> tuple[float, ...]:
-        """Objectives to be minimised, costs in logarithms."""
-        return tuple(
-            -point[name] if OBJECTIVES[name] == "maximize" else math.log(point[name]) for name in self._objectives
-        )
 
 
 def _numbers(cascade: CascadeConfig) -> dict[str, float]:

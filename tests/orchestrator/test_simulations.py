@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.replay.comparison import compare
-from orchestrator.replay.simulate import Policy
+from orchestrator.replay.policy import Policy
 from orchestrator.searches.asked import Asked
 from orchestrator.searches.curves import Curves, read_table, write_table
 from orchestrator.simulations import print_simulation

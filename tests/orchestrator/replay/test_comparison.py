@@ -3,8 +3,9 @@
 import pytest
 
 from orchestrator.replay.comparison import Estimate, compare, ratio_of_means
-from orchestrator.replay.recorded import Recorded, Yardstick
+from orchestrator.replay.recorded import Recorded
 from orchestrator.replay.simulate import Replay
+from orchestrator.replay.yardstick import Yardstick
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 
