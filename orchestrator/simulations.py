@@ -72,7 +72,7 @@ def print_simulation(  # noqa: PLR0913
         raise InputError(f"--until is {until:g}, but must be a fraction of the best known hypervolume, in (0, 1]")
     num_workers = min(num_workers, num_trials)
     experiment, curves = read_recorded(source, storage=storage)
-    recorded = Recorded(curves, objectives=experiment.objectives, work=work)
+    recorded = Recorded(curves, objectives=experiment.objectives, work=work, bounds=experiment.constraints)
     yardstick = Yardstick(recorded, corner)
     simulation = Simulation(
         space=experiment.find_space(),

@@ -5,21 +5,25 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
 
-from orchestrator.policies.looks import Refusal
+from orchestrator.front.constraints import Bounds, measured_violations
+from orchestrator.policies.looks import BoundLook, Refusal
 from orchestrator.searches.curves import CurvePoint, TrialCurve
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.pruning_config import SizeUnit
 from trainables.work import FORWARD, TRAINED, asked_level, asking_work
 
 Work = Literal["epochs", "macs"]
 Point = Mapping[str, float]
-"""Values of objectives by name."""
+"""Values of metrics by name."""
 
 RECORDED_OBJECTIVES = ("val_accuracy", "macs_kept", "params_kept")
+_RECORDED_METRICS = (*RECORDED_OBJECTIVES, "macs", "params")
 # Sizes are objectives themselves: a neighbour of another size answers another question.
 _SIZE_WEIGHT = 3.0
 _NUM_NEIGHBOURS = 3
@@ -68,7 +72,14 @@ class Recorded:
     (in logarithms), which weigh three times as much.
     """
 
-    def __init__(self, curves: Sequence[TrialCurve], *, objectives: Sequence[str], work: Work = "epochs") -> None:
+    def __init__(
+        self,
+        curves: Sequence[TrialCurve],
+        *,
+        objectives: Sequence[str],
+        work: Work = "epochs",
+        bounds: Bounds = MappingProxyType({}),
+    ) -> None:
         """Build the table; trials that were stopped early are left out, as nobody knows how they would have gone on.
 
         So are those of which epochs are missing, as after a start whose files were lost.
@@ -79,23 +90,31 @@ class Recorded:
             work: how an epoch counts: each as one, or by the multiply-accumulates of its levels, in the sizes that
                 they have in its end, and of the network that they learn from, as a fraction of those of an epoch in
                 which one level of the teacher's size learns from the teacher.
+            bounds: by metric; a network that breaks any is on no front.
 
         Raises:
-            InputError: if an objective is not recorded, or no trial finished.
+            InputError: if an objective or a metric with a bound is not recorded, or no trial finished.
         """
         for name in objectives:
             if name not in RECORDED_OBJECTIVES:
                 raise InputError(
                     f"objective {name!r} is not in learning curves; there are {', '.join(RECORDED_OBJECTIVES)}"
                 )
+        for name in bounds:
+            if name not in _RECORDED_METRICS:
+                raise InputError(
+                    f"constraints: {name} must be {bounds[name]}, but is not in learning curves; there are "
+                    f"{', '.join(_RECORDED_METRICS)}"
+                )
         assert work in get_args(Work)
-        self.objectives = tuple(objectives)
+        self.objectives, self.bounds = tuple(objectives), dict(bounds)
         whole = [curve for curve in curves if _is_whole(curve)]
         self.trials = tuple(_recorded(curve, work) for curve in whole)
         finished = [trial for trial in self.trials if trial.results]
         if not finished:
             raise InputError("no trial of these learning curves finished; let the search run on")
         self.work_per_trial = sum(epoch.work for trial in finished for epoch in trial.epochs) / len(finished)
+        self._bound_look = BoundLook(bounds=self.bounds, teacher=_teacher(finished[0].results[0]))
         self._ranges = _ranges([curve.cascade for curve in whole])
         self._cells: dict[str, tuple[list[RecordedTrial], list[np.ndarray]]] = {}
         for curve, trial in zip(whole, self.trials, strict=True):
@@ -104,7 +123,10 @@ class Recorded:
             places.append(self._place(curve.cascade))
 
     def look(self, cascade: CascadeConfig) -> Refusal | None:
-        """Refuse a cascade of whose kind nothing is recorded, as a search refuses what cannot be."""
+        """Refuse a cascade of whose kind nothing is recorded, or that breaks the bounds, as a search refuses those."""
+        return self._look_at_kind(cascade) or self._bound_look(cascade)
+
+    def _look_at_kind(self, cascade: CascadeConfig) -> Refusal | None:
         if _kind(cascade) in self._cells:
             return None
         return Refusal(
@@ -122,7 +144,7 @@ class Recorded:
         Raises:
             InputError: if none is of its kind.
         """
-        refusal = self.look(cascade)
+        refusal = self._look_at_kind(cascade)
         if refusal is not None:
             raise InputError(refusal.reason)
         trials, places = self._cells[_kind(cascade)]
@@ -134,6 +156,19 @@ class Recorded:
         numbers = _numbers(cascade)
         sizes = [_SIZE_WEIGHT * math.log(size) / self._ranges["size"] for size in cascade.macs_kept]
         return np.array([*sizes, *(value / self._ranges[name] for name, value in numbers.items())])
+
+
+def violations(bounds: Bounds, point: Point) -> dict[str, float]:
+    """How far a recorded network breaks each bound; 0 or below where it is met."""
+    found = measured_violations(bounds, point)
+    assert found is not None, "a table with bounds on what is not recorded is refused"
+    return found
+
+
+def _teacher(point: Point) -> dict[SizeUnit, float]:
+    """The teacher's size in each unit; in that of latency, which has no bound, one."""
+    sizes: dict[SizeUnit, float] = {unit: point[unit] / point[f"{unit}_kept"] for unit in ("macs", "params")}
+    return sizes | {"latency": 1.0}
 
 
 def _numbers(cascade: CascadeConfig) -> dict[str, float]:
@@ -172,7 +207,7 @@ def _is_whole(curve: TrialCurve) -> bool:
 
 def _recorded(curve: TrialCurve, work: Work) -> RecordedTrial:
     results = {
-        result.level: {name: float(getattr(result, name)) for name in RECORDED_OBJECTIVES} for result in curve.results
+        result.level: {name: float(getattr(result, name)) for name in _RECORDED_METRICS} for result in curve.results
     }
     last_epochs = {point.level: point.trial_epoch for point in curve.points}
     sizes = {0: 1.0} | {point.level: point.macs_kept for point in curve.points}

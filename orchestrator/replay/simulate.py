@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from types import MappingProxyType
 from typing import Protocol
 
 from optuna.storages import InMemoryStorage
 
+from orchestrator.front.constraints import Bounds
 from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.rungs import STOPPING_OBJECTIVES, Rungs
 from orchestrator.replay.policy import Policy
-from orchestrator.replay.recorded import Point, Recorded, RecordedTrial
+from orchestrator.replay.recorded import Point, Recorded, RecordedTrial, violations
 from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import SpaceExhausted, Study
 from orchestrator.searches.asked import Asked
@@ -63,6 +65,7 @@ class OwnSearcher:
         objectives: Sequence[str],
         seed: int,
         look: Look = admit,
+        bounds: Bounds = MappingProxyType({}),
     ) -> None:
         """Begin a search.
 
@@ -73,12 +76,13 @@ class OwnSearcher:
             objectives: names out of `pareto.OBJECTIVES`.
             seed: of sampler and rungs.
             look: refuses what cannot be run.
+            bounds: on the student, by metric.
 
         Raises:
             InputError: if a hand-laid start is asked for in a space that is a function of the user's own.
         """
         self._space, self._defaults, self._look = space, defaults, look
-        self._objectives = tuple(objectives)
+        self._objectives, self._bounds = tuple(objectives), bounds
         self._study = Study(
             StudyAddress(place=InMemoryStorage(), objectives=objectives), seed=seed, sampler=policy.sampler
         )
@@ -100,7 +104,8 @@ class OwnSearcher:
 
     def finished(self, number: int, result: Point) -> None:
         """A trial came to its end."""
-        self._study.tell(number, [result[name] for name in self._objectives])
+        values = [result[name] for name in self._objectives]
+        self._study.tell(number, values, constraints=violations(self._bounds, result))
 
     def stopped(self, number: int) -> None:
         """A trial was stopped."""
@@ -228,9 +233,15 @@ class Simulation:
 
     def run(self, policy: Policy, seed: int) -> Replay:
         """Replay one search."""
-        objectives = self.recorded.objectives
-        look = self.recorded.look
-        searcher = OwnSearcher(policy, self.space, self.defaults, objectives=objectives, seed=seed, look=look)
+        searcher = OwnSearcher(
+            policy,
+            self.space,
+            self.defaults,
+            objectives=self.recorded.objectives,
+            seed=seed,
+            look=self.recorded.look,
+            bounds=self.recorded.bounds,
+        )
         return replay(searcher, self.recorded, num_workers=self.num_workers, budget=self.budget, seed=seed)
 
     def run_all(self, policies: Sequence[str], *, num_seeds: int, num_processes: int) -> dict[str, list[Replay]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 from orchestrator.front.pareto import OBJECTIVES, hypervolume, undominated
-from orchestrator.replay.recorded import Point, Recorded
+from orchestrator.replay.recorded import Point, Recorded, violations
 from trainables.errors import InputError
 
 Corner = Literal["teacher", "front"]
@@ -29,11 +29,17 @@ class Yardstick:
             corner: where hypervolume is measured from.
 
         Raises:
-            InputError: if the best known front dominates nothing from there.
+            InputError: if no recorded network meets the bounds, or the best known front dominates nothing from there.
         """
         assert corner in get_args(Corner)
-        self._objectives = recorded.objectives
+        self._objectives, self._bounds = recorded.objectives, recorded.bounds
         known = self._non_dominated(point for trial in recorded.trials for point in trial.results)
+        if not known:
+            rules = ", ".join(f"{name} {bound}" for name, bound in self._bounds.items())
+            raise InputError(
+                f"constraints: no recorded network meets {rules}, so policies have no front to be held against; record "
+                "more trials, or a search with wider constraints"
+            )
         if corner == "teacher":
             self._reference = tuple(0.0 for _ in self._objectives)  # accuracy 0, and the logarithm of all of the cost
         else:
@@ -59,7 +65,8 @@ class Yardstick:
     def _non_dominated(
         self, points: Iterable[Point], known: Iterable[tuple[float, ...]] = ()
     ) -> list[tuple[float, ...]]:
-        return undominated([*known, *map(self._place, points)], lambda place: place)
+        kept = (point for point in points if max(violations(self._bounds, point).values(), default=0.0) <= 0.0)
+        return undominated([*known, *map(self._place, kept)], lambda place: place)
 
     def _place(self, point: Point) -> tuple[float, ...]:
         """Objectives to be minimised, costs in logarithms."""

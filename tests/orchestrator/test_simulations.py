@@ -105,6 +105,17 @@ def test_what_cannot_be_is_said(curves_file, options, says):
         simulate(curves_file, **options)
 
 
+def test_constraints_of_the_experiment_hold(curves_file):
+    constraints = {"macs_kept": {"at_most": 0.05}}
+    write_table(
+        curves_file,
+        read_table(curves_file.with_name("curves")),
+        experiment={**EXPERIMENT, "constraints": constraints},
+    )
+    with pytest.raises(InputError, match=r"constraints: no recorded network meets macs_kept at most 0\.05"):
+        simulate(curves_file)
+
+
 def test_a_file_that_says_no_experiment_is_refused(curves_file):
     other = curves_file.with_name("other.parquet")
     write_table(other, read_table(curves_file.with_name("curves")))

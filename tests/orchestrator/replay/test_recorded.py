@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from orchestrator.front.constraints import Bound
 from orchestrator.replay.recorded import Recorded
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -53,6 +54,8 @@ def test_what_was_not_recorded_is_named(make_curve):
         table(make_curve()).answer(CascadeConfig(macs_kept=(0.5, 0.2, 0.1)), random.Random(0))
     with pytest.raises(InputError, match="objective 'latency_ms' is not in learning curves"):
         Recorded([make_curve()], objectives=("val_accuracy", "latency_ms"))
+    with pytest.raises(InputError, match="constraints: latency_ms must be at most 5, but is not in learning curves"):
+        table(make_curve(), bounds={"latency_ms": Bound(at_most=5)})
     with pytest.raises(InputError, match="no trial of these learning curves finished"):
         table(make_curve(end="failed"), make_curve(end="stopped"))
 
@@ -60,10 +63,27 @@ def test_what_was_not_recorded_is_named(make_curve):
 def test_levels_count_once_they_are_at_their_sizes(make_curve):
     (trial,) = table(make_curve()).trials
     assert [len(epoch.counted) for epoch in trial.epochs] == [0, 0, 2, 2]
-    assert trial.epochs[2].counted[1] == {"val_accuracy": pytest.approx(0.7), "macs_kept": 0.1, "params_kept": 0.1}
+    assert trial.epochs[2].counted[1] == trial.results[1] | {"val_accuracy": pytest.approx(0.7)}
+    assert trial.results[1] == {"val_accuracy": 0.8, "macs_kept": 0.1, "params_kept": 0.1, "macs": 1, "params": 1}
     assert trial.epochs[3].counted == trial.results
     # Before that the size is what was asked for.
     assert trial.epochs[0].reported[1] == {"val_accuracy": pytest.approx(0.7), "macs_kept": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "breaks"),
+    [
+        ({"macs_kept": Bound(at_most=0.05)}, "macs_kept must be at most 0.05"),
+        ({"macs": Bound(at_most=0.1)}, "macs must be at most 0.1"),  # of a teacher's 2
+        ({"macs": Bound(at_most=0.3)}, None),
+        ({"macs_kept": Bound(at_least=0.4)}, None),  # which the larger level meets
+        ({"val_accuracy": Bound(at_least=0.99)}, None),
+    ],
+)
+def test_cascades_without_a_level_within_the_bounds_are_refused(make_curve, bounds, breaks):
+    curve = make_curve()
+    refusal = table(curve, bounds=bounds).look(curve.cascade)
+    assert (refusal is None) if breaks is None else (breaks in refusal.reason)
 
 
 def test_trials_with_epochs_missing_are_left_out(make_curve):

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from orchestrator.front.constraints import Bound
 from orchestrator.replay.policy import Policy
 from orchestrator.replay.recorded import Recorded
 from orchestrator.replay.simulate import OwnSearcher, Simulation, replay
@@ -103,6 +104,20 @@ def test_the_seed_alone_decides(recorded, words):
     one, again, other = (simulation.run(Policy.parse(words), seed) for seed in (0, 0, 1))
     assert one == again
     assert one.given != other.given
+
+
+def test_constraints_are_those_of_the_search(grid):
+    bounds = {"macs_kept": Bound(at_most=0.02), "val_accuracy": Bound(at_least=0.8)}
+    recorded = Recorded(grid, objectives=OBJECTIVES, bounds=bounds)
+    simulation = Simulation(space=SPACE, defaults=DEFAULTS, recorded=recorded, num_workers=1, budget=40)
+    found = simulation.run(Policy.parse("random"), 0)
+    # A tenth or a fifth of the teacher is no size within the bounds, and not asked for.
+    assert {result["macs_kept"] for _, result in found.given} <= {0.01, 0.03}
+    searcher = OwnSearcher(Policy(sampler="tpe"), SPACE, DEFAULTS, objectives=OBJECTIVES, seed=0, bounds=bounds)
+    number = searcher.ask().number
+    searcher.finished(number, {"val_accuracy": 0.6, "macs_kept": 0.03})
+    told = searcher._study._study.trials[number].constraints
+    assert told == {"macs_kept": pytest.approx(0.5), "val_accuracy": pytest.approx(0.25)}
 
 
 def test_kinds_that_were_not_recorded_are_not_asked_for(recorded):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from orchestrator.front.constraints import Bound
 from orchestrator.replay.recorded import Recorded
 from orchestrator.replay.yardstick import Yardstick
 from trainables.errors import InputError
@@ -38,3 +39,19 @@ def test_a_front_of_one_is_no_yardstick_from_its_own_corner(make_curve):
     assert list(Yardstick(recorded, "teacher").shares([recorded.trials[0].results])) == [1.0]
     with pytest.raises(InputError, match=r"--corner is 'front', but from there .* spans nothing; give --corner"):
         Yardstick(recorded, "front")
+
+
+def test_what_breaks_a_bound_is_no_part_of_the_best_front_and_counts_nothing(make_curve):
+    one, other = make_curve(0, accuracies=(0.9, 0.8)), make_curve(1, sizes=(0.5, 0.01), accuracies=(0.85, 0.6))
+    bounds = {"val_accuracy": Bound(at_least=0.82)}  # which both students break
+    recorded = Recorded([one, other], objectives=OBJECTIVES, bounds=bounds)
+    first, second = (trial.results for trial in recorded.trials)
+    share = pytest.approx(0.85 / 0.9)
+    assert list(Yardstick(recorded).shares([first[1:], second, first])) == [0.0, share, 1.0]
+
+
+@pytest.mark.parametrize("corner", ["teacher", "front"])
+def test_bounds_that_nothing_meets_leave_no_front(make_curve, corner):
+    recorded = Recorded([make_curve()], objectives=OBJECTIVES, bounds={"val_accuracy": Bound(at_least=0.99)})
+    with pytest.raises(InputError, match=r"constraints: no recorded network meets val_accuracy at least 0\.99, so"):
+        Yardstick(recorded, corner)
