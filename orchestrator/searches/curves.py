@@ -5,7 +5,7 @@ goes on in a later start ends with one whole curve. The folder reads as one tabl
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -141,6 +141,18 @@ class Curves:
             if rows:  # a trial that failed before its first epoch has no curve
                 write_table(part, pa.Table.from_pylist(rows, schema=SCHEMA))
         spool.unlink(missing_ok=True)
+
+    def settle(self, ends: Mapping[int, End], results: Callable[[int], Sequence[LevelResult]]) -> None:
+        """Keep curves of trials that have ended, but whose driver died before it kept them; on resume.
+
+        Args:
+            ends: how trials ended, by number.
+            results: gives what `ended` takes, of one of them.
+        """
+        for spool in sorted((self._folder / _RUNNING).glob("[0-9]*.jsonl")):
+            number = int(spool.stem)
+            if number in ends:
+                self.ended(number, ends[number], results(number))
 
     def _part(self, number: int) -> Path:
         return self._folder / f"{number:05d}.parquet"

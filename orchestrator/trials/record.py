@@ -89,15 +89,17 @@ class SearchRecord:
         self._note_lost()
         unfinished = []
         for asked in self._study.running():
-            found = [candidate for candidate in self._archive.candidates() if candidate.trial == asked.number]
+            found = self._candidates(asked.number)
             if found and _is_whole(found):
                 self._conclude(asked, found, Reused())
             elif found:
                 self._conclude_stopped(asked.number, found, "early stopping, as the driver ended", Reused())
             else:
                 unfinished.append(asked)
-        # What a driver told the study, but could not tell MLflow any more.
-        self._tracker.settle(self._study.concluded(), self._closed)
+        # What a driver told the study, but could not keep elsewhere, nor tell MLflow, any more.
+        concluded = self._study.concluded()
+        self._curves.settle(concluded, lambda number: results_of(self._candidates(number)))
+        self._tracker.settle(concluded, self._closed)
         return tuple(unfinished)
 
     def _note_lost(self) -> None:
@@ -112,11 +114,13 @@ class SearchRecord:
                 f"which is trial {min(lost)}; restore it from a copy, as the front is without them"
             )
 
+    def _candidates(self, number: int) -> list[Candidate]:
+        return [candidate for candidate in self._archive.candidates() if candidate.trial == number]
+
     def _closed(self, number: int) -> ClosedTrial:
-        candidates = [candidate for candidate in self._archive.candidates() if candidate.trial == number]
         return ClosedTrial(
             parameters=self._parameters(self._study.asked(number)),
-            candidates=candidates,
+            candidates=self._candidates(number),
             reason=(self._study.failures() | self._study.stopped()).get(number),
         )
 
@@ -164,10 +168,10 @@ class SearchRecord:
 
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
-        self._curves.ended(number, "failed")
         with self._budget.ending(number, hypervolume=self._hypervolume(self.view())) as ended, self._study.together():
             self._study.note_end(number, ended)
             self._study.fail(number, reason)
+        self._curves.ended(number, "failed")
         self._tracker.finish_trial(number, (), "failed", reason)
         self._watcher.trial_failed(number, reason)
 
@@ -222,7 +226,6 @@ class SearchRecord:
 
     def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
         number, view = asked.number, self.view()
-        self._curves.ended(number, "finished", results_of(candidates))
         student = max(candidates, key=lambda candidate: candidate.level)
         # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
         epochs = asked.cascade.num_epochs - reused.epochs
@@ -237,6 +240,7 @@ class SearchRecord:
                 constraints=violations(self._bounds, student),
                 measured=measured(student),
             )
+        self._curves.ended(number, "finished", results_of(candidates))
         self._tracker.finish_trial(number, candidates, "finished", reused=reused)
         self._show_front(view, volume)
         self._watcher.trial_finished(number, candidates, view, reused)
@@ -250,13 +254,13 @@ class SearchRecord:
 
     def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
         view = self.view()
-        self._curves.ended(number, "stopped", results_of(candidates))
         volume = self._hypervolume(view)
         with self._budget.ending(number, hypervolume=volume) as ended, self._study.together():
             self._study.note_end(number, ended)
             self._study.note_reuse(number, reused)
             self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
             self._study.stop(number, reason)
+        self._curves.ended(number, "stopped", results_of(candidates))
         self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
         if candidates:
             self._show_front(view, volume)

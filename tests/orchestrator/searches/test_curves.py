@@ -77,6 +77,19 @@ def test_any_reader_of_parquet_reads_the_folder_while_trials_run(tmp_path):
     assert pq.read_table(tmp_path)["trial"].to_pylist() == [0, 0]
 
 
+def test_a_trial_whose_driver_died_before_it_kept_the_curve_has_one(tmp_path):
+    curves = Curves(tmp_path)
+    for number in range(3):
+        run(curves, number, [1, 2])
+    Curves(tmp_path).settle({0: "stopped", 2: "failed", 7: "finished"}, lambda number: [result(1)] * (number == 0))
+    stopped, failed = read_curves(tmp_path)
+    assert [(curve.trial, curve.end, len(curve.results)) for curve in (stopped, failed)] == [
+        (0, "stopped", 1),
+        (2, "failed", 0),
+    ]
+    assert [spool.name for spool in (tmp_path / "_running").iterdir()] == ["00001.jsonl"]
+
+
 def test_a_trial_that_goes_on_in_another_start_has_one_whole_curve(tmp_path):
     run(Curves(tmp_path), 0, [1, 2])
     spool = next(tmp_path.glob("_running/*"))

@@ -1,6 +1,7 @@
 import re
 import threading
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,7 +13,7 @@ from orchestrator.front.front_view import FrontView
 from orchestrator.policies.budget import Budget, Stop
 from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
-from orchestrator.searches.curves import read_curves
+from orchestrator.searches.curves import Curves, read_curves
 from orchestrator.searches.fronts import front_rows
 from orchestrator.tracking import Tracker
 from orchestrator.trials.queue import TrialQueue
@@ -349,6 +350,35 @@ def test_what_trials_took_is_kept_from_start_to_start(parts):
     assert (first.order, first.epochs) == (2, CascadeDefaults().recipe.epochs)
     assert (second.order, second.epochs, second.hypervolume) == (1, 7, 0.0)
     assert first.hypervolume == pytest.approx(0.88 * 0.95 + 0.01 * 0.9)
+
+
+def hear(record, asked, epochs, num_taken_over=0):
+    """A trial reports so many epochs, the first of which it took over."""
+    record.started(asked)
+    for epoch in range(1, epochs + 1):
+        record.trained(asked.number, max(0, epoch - num_taken_over))
+        record.epoch(asked.number, progress(epoch))
+
+
+def test_a_trial_whose_driver_died_as_it_failed_has_a_whole_curve_however_it_ends(parts, monkeypatch, tmp_path):
+    study, _, _, record = parts()
+    asked, told = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
+    hear(record, asked, 2)
+    hear(record, told, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "fail", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            record.failed(asked.number, "the node went")
+        patch.undo()
+        patch.setattr(Curves, "ended", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            record.failed(told.number, "diverged")
+    _, _, _, record = parts()
+    assert record.adopt() == (asked,)
+    hear(record, asked, 4)
+    record.finished(asked, results(), {1: "0-1", 2: "0-2"}, Reused())
+    finished, failed = read_curves(tmp_path / "curves")
+    assert [(curve.end, len(curve.points) // 2) for curve in (finished, failed)] == [("finished", 4), ("failed", 2)]
 
 
 def test_a_trial_that_a_driver_had_begun_to_draw_is_ended(parts):
