@@ -77,21 +77,23 @@ class Budget:
         return sum(trial.epochs for trial in self._ended) + sum(self._running.values())
 
     def trained(self, number: int, epochs: int) -> None:
-        """A running trial has trained so many epochs; those that are trained again after a crash count once."""
-        self._running[number] = max(epochs, self._running.get(number, 0))
+        """A running trial has trained so many epochs, over all starts; those trained again after a crash count once."""
+        self._running[number] = max(epochs, self.trained_by(number))
+
+    def trained_by(self, number: int) -> int:
+        """Epochs that a running trial has trained, as far as that was heard."""
+        return self._running.get(number, 0)
 
     @contextmanager
-    def ending(self, number: int, *, hypervolume: float, epochs: int | None = None) -> Iterator[Ended]:
+    def ending(self, number: int, *, hypervolume: float) -> Iterator[Ended]:
         """A trial ends: gives what to keep of it, and counts it as ended once that is kept, unless it cannot be.
 
         Args:
             number: of the trial.
             hypervolume: of the front now.
-            epochs: that it trained, where that is known better than from what was heard of it.
         """
-        heard = self._running.get(number, 0)
         order = self._ended[-1].order + 1 if self._ended else 1
-        ended = Ended(order=order, epochs=heard if epochs is None else epochs, hypervolume=hypervolume)
+        ended = Ended(order=order, epochs=self.trained_by(number), hypervolume=hypervolume)
         yield ended
         self._running.pop(number, None)
         self._ended.append(ended)

@@ -27,6 +27,8 @@ _VERSION_KEY = b"cascade_curves_format"
 _EXPERIMENT_KEY = b"cascade_experiment"
 # Readers of a folder of Parquet pass over what begins with an underscore.
 _RUNNING = "_running"
+# Beside what an epoch came to, in a trial's own file.
+_TRAINED = "trained"
 End = Literal["finished", "stopped", "failed"]
 
 
@@ -120,11 +122,23 @@ class Curves:
             header = {"parameters": dict(parameters), "cascade": asked.cascade.to_dict()}
             write_atomically(spool, f"{json.dumps(header)}\n".encode())
 
-    def epoch(self, number: int, progress: EpochProgress) -> None:
-        """A trial trained an epoch."""
+    def epoch(self, number: int, progress: EpochProgress, *, trained: int) -> None:
+        """A trial trained an epoch, or took it over.
+
+        Args:
+            number: of the trial.
+            progress: the epoch.
+            trained: epochs that the trial has trained itself by now, over all starts.
+        """
         spool = self._spool(number)
         if spool.exists():
-            append_lines(spool, f"{json.dumps(progress.to_dict())}\n".encode())
+            append_lines(spool, f"{json.dumps(progress.to_dict() | {_TRAINED: trained})}\n".encode())
+
+    def trained(self, number: int) -> int | None:
+        """Epochs that a trial which has not ended has trained itself, over all starts; `None` where none is kept."""
+        spool = self._spool(number)
+        found = _read_spool(spool) if spool.exists() else None
+        return None if found is None else found[2]
 
     def ended(self, number: int, end: End, results: Sequence[LevelResult] = ()) -> None:
         """Keep a trial's curve; of one that is kept already nothing changes.
@@ -137,7 +151,7 @@ class Curves:
         spool, part = self._spool(number), self._part(number)
         if spool.exists() and not part.exists():
             found = _read_spool(spool)
-            rows = [] if found is None else _rows(number, *found, end, results)
+            rows = [] if found is None else _rows(number, found[0], found[1], end, results)
             if rows:  # a trial that failed before its first epoch has no curve
                 write_table(part, pa.Table.from_pylist(rows, schema=SCHEMA))
         spool.unlink(missing_ok=True)
@@ -239,21 +253,28 @@ def _read_file(path: Path) -> pa.Table:
     return table
 
 
-def _read_spool(spool: Path) -> tuple[dict[str, Any], Iterable[EpochProgress]] | None:
-    """What began, and its epochs in order, of one that was trained twice the later; `None` of a damaged file."""
+def _read_spool(spool: Path) -> tuple[dict[str, Any], list[EpochProgress], int | None] | None:
+    """What began, its epochs in order, of one that was trained twice the later, and how many it trained itself.
+
+    That is `None` where no epoch was heard, and all of it of a damaged file.
+    """
     header, *lines = spool.read_bytes().splitlines() or [b""]
     try:
         begun: dict[str, Any] = json.loads(header)
     except ValueError:
         return None
     epochs: dict[int, EpochProgress] = {}
+    trained: list[int] = []
     for line in lines:
         try:
-            progress = EpochProgress.from_dict(json.loads(line))
+            values = json.loads(line)
         except ValueError:
             continue  # a kill cut it
+        if _TRAINED in values:  # earlier versions did not say
+            trained.append(values.pop(_TRAINED))
+        progress = EpochProgress.from_dict(values)
         epochs[progress.trial_epoch] = progress
-    return begun, [epochs[epoch] for epoch in sorted(epochs)]
+    return begun, [epochs[epoch] for epoch in sorted(epochs)], max(trained, default=None)
 
 
 def _rows(

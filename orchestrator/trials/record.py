@@ -90,7 +90,12 @@ class SearchRecord:
         unfinished = []
         for asked in self._study.running():
             found = self._candidates(asked.number)
-            if found and _is_whole(found):
+            is_whole = bool(found) and _is_whole(found)
+            trained = self._curves.trained(asked.number)
+            if trained is None:  # nothing was heard, but a trial that gave all its networks has had all its epochs
+                trained = asked.cascade.num_epochs if is_whole else 0
+            self._budget.trained(asked.number, trained)
+            if is_whole:
                 self._conclude(asked, found, Reused())
             elif found:
                 self._conclude_stopped(asked.number, found, "early stopping, as the driver ended", Reused())
@@ -146,7 +151,7 @@ class SearchRecord:
 
     def epoch(self, number: int, progress: EpochProgress) -> None:
         """A trial trained an epoch, or took it over."""
-        self._curves.epoch(number, progress)
+        self._curves.epoch(number, progress, trained=self._budget.trained_by(number))
         self._tracker.log_epoch(number, progress)
         self._watcher.trial_epoch(number, progress)
 
@@ -156,6 +161,7 @@ class SearchRecord:
         """A trial gave a network of every level."""
         candidates = self._archived(asked, results, networks)
         if candidates is not None:
+            self._budget.trained(asked.number, asked.cascade.num_epochs - reused.epochs)
             self._conclude(asked, candidates, reused)
 
     def stopped(
@@ -227,10 +233,8 @@ class SearchRecord:
     def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
         number, view = asked.number, self.view()
         student = max(candidates, key=lambda candidate: candidate.level)
-        # What an earlier driver heard of it is gone, but a trial that gave its networks has all its epochs.
-        epochs = asked.cascade.num_epochs - reused.epochs
         volume = self._hypervolume(view)
-        with self._budget.ending(number, hypervolume=volume, epochs=epochs) as ended, self._study.together():
+        with self._budget.ending(number, hypervolume=volume) as ended, self._study.together():
             self._study.note_end(number, ended)
             self._study.note_reuse(number, reused)
             self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])

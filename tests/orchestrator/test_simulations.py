@@ -42,7 +42,7 @@ def curves_file(tmp_path, make_curve):
                 for point in levels
             ),
         )
-        curves.epoch(0, progress)
+        curves.epoch(0, progress, trained=progress.trial_epoch)
     curves.ended(0, "finished", curve.results)
     write_table(tmp_path / "curves.parquet", read_table(tmp_path / "curves"), experiment=EXPERIMENT)
     return tmp_path / "curves.parquet"

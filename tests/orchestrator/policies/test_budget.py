@@ -69,11 +69,12 @@ def test_epochs_that_are_trained_again_after_a_crash_count_once():
     assert budget.epochs == 4
 
 
-def test_what_is_known_better_than_heard_counts():
+def test_what_a_running_trial_trained_is_known_until_it_ends():
     budget = Budget(Stop())
-    budget.trained(0, 1)
-    assert end(budget, 0, hypervolume=0.5, epochs=20) == Ended(order=1, epochs=20, hypervolume=0.5)
-    assert budget.epochs == 20
+    budget.trained(0, 3)
+    assert (budget.trained_by(0), budget.trained_by(1)) == (3, 0)
+    assert end(budget, 0, hypervolume=0.5) == Ended(order=1, epochs=3, hypervolume=0.5)
+    assert (budget.trained_by(0), budget.epochs) == (0, 3)
 
 
 def test_a_trial_whose_end_cannot_be_kept_has_not_ended():

@@ -46,7 +46,7 @@ def result(level):
 def run(curves, number, epochs):
     curves.started(asked(number), PARAMETERS)
     for epoch in epochs:
-        curves.epoch(number, progress(epoch))
+        curves.epoch(number, progress(epoch), trained=epoch)
 
 
 def test_a_trial_comes_back_as_it_was_heard(tmp_path):
@@ -77,6 +77,29 @@ def test_any_reader_of_parquet_reads_the_folder_while_trials_run(tmp_path):
     assert pq.read_table(tmp_path)["trial"].to_pylist() == [0, 0]
 
 
+def test_how_much_a_trial_trained_itself_is_known_in_another_start(tmp_path):
+    curves = Curves(tmp_path)
+    curves.started(asked(), PARAMETERS)
+    for epoch in (1, 2, 3, 4, 3):  # the first two it took over, and then its process died
+        curves.epoch(0, progress(epoch), trained=max(0, epoch - 2))
+    curves.started(asked(1), PARAMETERS)
+    spool = tmp_path / "_running/00000.jsonl"
+    spool.write_bytes(spool.read_bytes() + b'{"trained": 100, "stage": "casc')  # killed as it wrote
+    again = Curves(tmp_path)
+    assert [again.trained(number) for number in (0, 1, 2)] == [2, None, None]
+    again.ended(0, "finished")
+    assert again.trained(0) is None
+
+
+def test_epochs_of_a_version_that_did_not_say_who_trained_them_are_kept(tmp_path):
+    run(Curves(tmp_path), 0, [])
+    spool = tmp_path / "_running/00000.jsonl"
+    spool.write_text(f"{spool.read_text()}{json.dumps(progress(1).to_dict())}\n")
+    assert Curves(tmp_path).trained(0) is None
+    Curves(tmp_path).ended(0, "finished")
+    assert len(read_curves(tmp_path)) == 1
+
+
 def test_a_trial_whose_driver_died_before_it_kept_the_curve_has_one(tmp_path):
     curves = Curves(tmp_path)
     for number in range(3):
@@ -96,8 +119,8 @@ def test_a_trial_that_goes_on_in_another_start_has_one_whole_curve(tmp_path):
     spool.write_bytes(spool.read_bytes() + b'\n{"stage": "casc')  # killed as it wrote
     again = Curves(tmp_path)
     again.started(asked(), PARAMETERS)
-    again.epoch(0, progress(2, accuracy=0.75))  # epoch 2 had no checkpoint yet
-    again.epoch(0, progress(3))
+    again.epoch(0, progress(2, accuracy=0.75), trained=2)  # epoch 2 had no checkpoint yet
+    again.epoch(0, progress(3), trained=3)
     again.ended(0, "finished")
     (curve,) = read_curves(tmp_path)
     assert [point.val_accuracy for point in curve.points if point.level == 1] == [0.5, 0.75, 0.5]
@@ -135,7 +158,7 @@ def test_a_trial_without_an_epoch_leaves_nothing(tmp_path):
 
 def test_a_trial_of_which_nothing_was_kept_is_passed_over(tmp_path):
     curves = Curves(tmp_path)
-    curves.epoch(7, progress(2))
+    curves.epoch(7, progress(2), trained=2)
     curves.ended(7, "finished", [result(1)])
     assert list(tmp_path.iterdir()) == []
 

@@ -82,9 +82,9 @@ def parts(tmp_path):
     """Study, archive, watcher and a record of them; MLflow is not reached, as no courier was started."""
     made = []
 
-    def make(objectives=OBJECTIVES, place=None, **options):
+    def make(objectives=OBJECTIVES, place=None, budget=None, **options):
         study = Study(StudyAddress(place=place or tmp_path / "study.journal", objectives=objectives), seed=0)
-        budget = Budget(Stop())
+        budget = budget or Budget(Stop())
         budget.recall(study.ended())
         archive = Archive(tmp_path / "archive.parquet")
         heard = Heard()
@@ -358,6 +358,54 @@ def hear(record, asked, epochs, num_taken_over=0):
     for epoch in range(1, epochs + 1):
         record.trained(asked.number, max(0, epoch - num_taken_over))
         record.epoch(asked.number, progress(epoch))
+
+
+def archived(archive, asked, fidelity):
+    """As if the driver had died before it told the study."""
+    gave = [replace(result, fidelity=fidelity) for result in results()]
+    archive.add(candidates_of(asked.number, gave, {1: "candidates/a", 2: "candidates/b"}, asked.cascade))
+
+
+def test_epochs_of_trials_that_still_run_count_before_they_report_again(parts, tmp_path):
+    study, _, _, record = parts()
+    first, second = study.ask(SPACE, CascadeDefaults()), study.ask(SPACE, CascadeDefaults())
+    hear(record, first, 6)
+    hear(record, second, 7, num_taken_over=3)
+    budget = Budget(Stop(max_epochs=10))
+    study, _, _, record = parts(budget=budget)  # as after a kill
+    queue = queue_of(study, record, tmp_path, budget=budget)
+    assert budget.epochs == 10
+    assert [queue.next()["trial"] for _ in range(queue.remaining)] == [0, 1]
+    record.started(second)
+    record.failed(second.number, "diverged")  # before it reported anything
+    record.trained(first.number, 6)  # trained again, as it had no checkpoint
+    record.trained(first.number, 8)
+    record.finished(first, results(), {1: "0-1", 2: "0-2"}, Reused(epochs=12))
+    study, *_ = parts()
+    assert [ended.epochs for ended in study.ended()] == [8, 4]
+
+
+@pytest.mark.parametrize("fidelity", [1.0, 0.5])
+def test_a_trial_that_was_archived_but_not_told_counts_with_what_it_trained(parts, monkeypatch, fidelity):
+    study, archive, _, record = parts()
+    asked = study.ask(SPACE, CascadeDefaults())
+    hear(record, asked, 10, num_taken_over=4)
+    archived(archive, asked, fidelity)
+    with monkeypatch.context() as patch:  # the next driver dies there, too
+        patch.setattr(Study, "note_end", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            parts()[-1].adopt()
+    study, *_, record = parts()
+    assert record.adopt() == ()
+    assert [ended.epochs for ended in study.ended()] == [6]
+
+
+@pytest.mark.parametrize(("fidelity", "epochs"), [(1.0, CascadeDefaults().recipe.epochs), (0.5, 0)])
+def test_a_trial_of_which_nothing_was_heard_counts_where_it_gave_all(parts, fidelity, epochs):
+    study, archive, _, record = parts()
+    archived(archive, study.ask(SPACE, CascadeDefaults()), fidelity)
+    record.adopt()
+    assert [ended.epochs for ended in study.ended()] == [epochs]
 
 
 def test_a_trial_whose_driver_died_as_it_failed_has_a_whole_curve_however_it_ends(parts, monkeypatch, tmp_path):
