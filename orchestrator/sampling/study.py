@@ -104,7 +104,8 @@ class Study:
 
     def learn(self, sources: Sequence[Source], probe: SpaceProbe, bounds: Bounds) -> tuple[Learned, ...]:
         """Let the sampler know what earlier studies found, as `warm_start.learn` says; it counts as no trial here."""
-        return learn(self._study, sources, probe, objectives=self._objectives, bounds=bounds)
+        with self.together():
+            return learn(self._study, sources, probe, objectives=self._objectives, bounds=bounds)
 
     def ask(self, space: Space, defaults: CascadeDefaults, look: Look = admit) -> Asked:
         """A new trial to run: a cascade that can be, that `look` admits, and that no trial of the study has had.

@@ -61,6 +61,15 @@ def test_completed_trials_of_earlier_searches_are_known_and_count_for_nothing(tm
     assert study.num_started == 1
 
 
+def test_what_is_learned_is_forced_to_the_disk_once(tmp_path, monkeypatch):
+    searched(tmp_path, "first", number=3)
+    folder, experiment = begun(tmp_path, "second", study={"warm_start": ["first"]})
+    study, forced = open_study(experiment, folder), []
+    monkeypatch.setattr("os.fsync", lambda _: forced.append(folder.study_file.read_bytes()))
+    warm_start(study, experiment, folder)
+    assert forced == [folder.study_file.read_bytes()]  # all of it
+
+
 def test_one_trial_is_told_as_one(tmp_path):
     searched(tmp_path, "first", number=1)
     folder, experiment = begun(tmp_path, "second", study={"warm_start": ["first"]})
