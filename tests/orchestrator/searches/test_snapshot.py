@@ -10,12 +10,16 @@ import pytest
 from orchestrator.sampling.storages import find_or_make_study, find_study, study_address
 from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches import folder as folders
+from orchestrator.searches.asked import Asked
+from orchestrator.searches.curves import CURVES, Curves
 from orchestrator.searches.folder import STATE, TEACHER, SearchFolder
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import open_search
 from orchestrator.searches.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note
 from orchestrator.storage.bucket import Bucket
+from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.results import EpochProgress
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +61,19 @@ def test_a_state_comes_back_as_it_was_and_what_it_does_not_name_goes(search, mir
     fetch(search.bucket, other)
     assert content(other) == content(search.path)
     assert "archive.new.jsonl" not in content(other)
+
+
+def test_a_working_copy_knows_what_trials_that_run_have_trained(search, mirror, tmp_path):
+    curves = Curves(search.path / CURVES)
+    curves.started(Asked(number=0, cascade=CascadeConfig(macs_kept=(0.5,))), {})
+    for epoch in (1, 2):
+        progress = EpochProgress(
+            stage="cascade", epoch=epoch, num_epochs=3, trial_epoch=epoch, learning_rate=0.1, seconds=2.0, levels=()
+        )
+        curves.epoch(0, progress, trained=epoch)
+    mirror.carry()
+    fetch(search.bucket, tmp_path / "other")
+    assert Curves(tmp_path / "other" / CURVES).trained(0) == 2
 
 
 def test_objects_without_a_state_are_not_read_and_old_ones_go(search, mirror, monkeypatch, tmp_path):
