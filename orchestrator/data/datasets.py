@@ -76,14 +76,14 @@ def training_images(
     Args:
         config: where they come from.
         number: of images.
-        seed: draws them; of shards the first are taken, which were mixed when the set was made.
+        seed: draws them; of shards that are mixed the first are taken.
         say: told what is fetched.
 
     Raises:
         InputError: as `load_splits` does.
     """
     if config.name == "shards":
-        return shard_splits.first_training_images(config, number, say)
+        return shard_splits.training_images(config, number, seed=seed, say=say)
     train = load_splits(config).train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     return train.pixels(order[:number])

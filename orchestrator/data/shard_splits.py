@@ -1,5 +1,6 @@
 """Training, validation and test images from shards: held in memory where they are few, streamed where they are many."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from trainables.datasets.streaming import Stream, StreamedSet
 
 _ROWS_A_TASK = 64
 _STATISTICS_IMAGES = 2048  # of which mean and deviation of a streamed set's channels are measured
+_BY_CHANCE = 3.0  # over the root of so many images: what shares of classes may differ by; chance stays below half
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,8 +44,14 @@ class _Rows:
     chosen_N: torch.Tensor
     labels_N: torch.Tensor
 
-    def beginning(self, number: int) -> "_Rows":
-        """The first so many, or all, and no shard beyond; what is first is chance, as sets are mixed when made."""
+    def sample(self, number: int, *, seed: int) -> "_Rows":
+        """So many, or all, which stand for all: the first, and no shard beyond, where these are mixed.
+
+        Else drawn from all by `seed`: sets of Parquet files that were sorted by class may be sorted, too.
+        """
+        if not _begins_mixed(self.labels_N, number, seed=seed):
+            drawn_N = _drawn(len(self.labels_N), number, seed=seed).sort().values
+            return replace(self, chosen_N=self.chosen_N[drawn_N], labels_N=self.labels_N[drawn_N])
         chosen_N = self.chosen_N[:number]
         ends_S = np.cumsum([shard.num_images for shard in self.shards])
         num_shards = int(np.searchsorted(ends_S, int(chosen_N[-1]), side="right")) + 1
@@ -82,7 +90,7 @@ class _Rows:
 def load_splits(config: DataConfig, say: Callable[[str], None]) -> DataSplits:
     """Training and validation images: a part of its own where the set has one, else held out of the training images.
 
-    Of images that are streamed from a bucket, labels and the beginning are fetched.
+    Of images that are streamed from a bucket, labels and the beginning are fetched, or all if they are not mixed.
 
     Raises:
         InputError: if a file is missing or not what it must be, or a class is too small to split.
@@ -98,19 +106,19 @@ def load_splits(config: DataConfig, say: Callable[[str], None]) -> DataSplits:
         sets, sample = [held, val.in_memory(config)], held.images_NCHW
     else:
         sets = [train.streamed(config), val.streamed(config)]
-        sample = train.beginning(_STATISTICS_IMAGES).decoded(config)
+        sample = train.sample(_STATISTICS_IMAGES, seed=config.seed).decoded(config)
     mean, std = channel_statistics(sample)
     return DataSplits(train=sets[0], val=sets[1], mean=mean, std=std, class_names=train.found.class_names)
 
 
-def first_training_images(config: DataConfig, number: int, say: Callable[[str], None]) -> torch.Tensor:
-    """So many training images, or all: uint8 of shape (N, 3, H, W).
+def training_images(config: DataConfig, number: int, *, seed: int, say: Callable[[str], None]) -> torch.Tensor:
+    """So many training images that stand for all, or all: uint8 of shape (N, 3, H, W).
 
     Raises:
         InputError: as `load_splits` does.
     """
     train, _ = _train_and_val(config, _place(config, say))
-    return train.beginning(number).decoded(config)
+    return train.sample(number, seed=seed).decoded(config)
 
 
 def load_test(config: DataConfig, say: Callable[[str], None]) -> Source:
@@ -163,6 +171,28 @@ def _whole(place: ShardPlace, found: ShardSet, part: PartName) -> _Rows:
         chosen_N=torch.arange(len(labels_N)),
         labels_N=labels_N,
     )
+
+
+def _begins_mixed(labels_N: torch.Tensor, number: int, *, seed: int) -> bool:
+    """Whether the classes of the first so many images are shared out as chance would have it."""
+    if number >= len(labels_N):
+        return True
+    drawn_N = _drawn(len(labels_N), number, seed=seed)
+    first, drawn = (_apart(labels_N[some], labels_N) for some in (slice(number), drawn_N))
+    return first <= drawn + _BY_CHANCE / math.sqrt(number)
+
+
+def _apart(some_N: torch.Tensor, labels_N: torch.Tensor) -> float:
+    """How far the classes' shares of some labels are from those of all, in [0, 1]: their total variation distance."""
+    shares: list[torch.Tensor] = []
+    for each in (some_N, labels_N):
+        images_K = each.sum(0) if each.ndim == 2 else torch.bincount(each, minlength=int(labels_N.max()) + 1)
+        shares.append(images_K / images_K.sum().clamp(min=1))
+    return float((shares[0] - shares[1]).abs().sum() / 2)
+
+
+def _drawn(number_of_all: int, number: int, *, seed: int) -> torch.Tensor:
+    return torch.randperm(number_of_all, generator=torch.Generator().manual_seed(seed))[:number]
 
 
 def _held_out(rows: _Rows, *, fraction: float, seed: int) -> tuple[_Rows, _Rows]:

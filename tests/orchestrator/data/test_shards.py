@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.data.datasets import draws_its_test_images, load_splits, load_test
+from orchestrator.data import shard_splits
+from orchestrator.data.datasets import draws_its_test_images, load_splits, load_test, training_images
 from orchestrator.data.shard_files import FolderPlace, ShardRows, read_labels, read_set
 from orchestrator.data.shard_sources import open_source
 from orchestrator.data.shard_writer import WriteOptions, write_shards
@@ -134,6 +136,59 @@ def test_both_ways_give_equal_pixels_and_labels(shards):
     assert torch.equal(held.train.pixels(torch.arange(24)), streamed.train.pixels(torch.arange(24)))
     assert torch.equal(held.train.labels_N, streamed.train.labels_N)
     assert (held.mean, held.std) == (streamed.mean, streamed.std)
+
+
+class _AsStored:
+    """Entries in the order of their source, as sets were written that are not mixed."""
+
+    def __init__(self, entries, name):
+        self._entries, self._name = entries, name
+
+    def __call__(self):
+        return iter(sorted(self._entries(), key=self._name))
+
+
+def shards_of(folder, images, out):
+    """A set of class folders of images, which are numbers, mixed or as they are sorted by name."""
+    for name, numbers_of_class in images.items():
+        (folder / name).mkdir(parents=True)
+        for place, number in enumerate(numbers_of_class):
+            (folder / name / f"{place:03d}.png").write_bytes(encoded(number, size=(16, 16)))
+    source = open_source(folder, seed=0)
+    write_shards(source, out / "mixed", WriteOptions(shard_bytes=4000))
+    part = source.parts["train"]
+    stored = replace(part, entries=_AsStored(part.entries, lambda entry: entry.name))
+    write_shards(replace(source, parts={"train": stored}), out / "sorted", WriteOptions(shard_bytes=4000))
+    return out / "mixed", out / "sorted"
+
+
+def test_what_stands_for_all_images_is_the_beginning_of_a_mixed_set_and_drawn_of_a_sorted_one(tmp_path, monkeypatch):
+    images = {"cat": [0] * 150, "dog": [100] * 150, "emu": [200] * 150}
+    mixed, sorted_by_class = shards_of(tmp_path / "photos", images, tmp_path)
+    monkeypatch.setattr(shard_splits, "_STATISTICS_IMAGES", 90)
+    for folder in (mixed, sorted_by_class):
+        settings = config(folder, memory_gb=0.0, val_fraction=0.2, test_fraction=0.2)
+        data = load_splits(settings)
+        whole = load_splits(replace(settings, memory_gb=1.0))
+        assert data.mean == pytest.approx(whole.mean, abs=0.06)
+        assert data.std == pytest.approx(whole.std, rel=0.15)
+        calibration = training_images(settings, 90, seed=7)
+        seen = torch.bincount(calibration[:, 0, 8, 8].long() // 100, minlength=3)
+        assert seen.min() >= 20
+        first = data.train.pixels(torch.arange(90))
+        assert torch.equal(calibration, first) == (folder == mixed)
+        assert torch.equal(calibration, training_images(settings, 90, seed=7))
+        assert torch.equal(calibration, training_images(settings, 90, seed=8)) == (folder == mixed)
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_shares_of_classes_tell_whether_a_set_is_mixed(kind):
+    sorted_N = torch.arange(1000) // 100
+    labels = torch.eye(11, dtype=torch.bool)[:, :10][1 + sorted_N] if kind == "several" else sorted_N  # some have none
+    order_N = torch.randperm(1000, generator=torch.Generator().manual_seed(3))
+    assert shard_splits._begins_mixed(labels[order_N], 200, seed=0)
+    assert not shard_splits._begins_mixed(labels, 200, seed=0)
+    assert shard_splits._begins_mixed(labels, 1000, seed=0)
 
 
 def test_the_digest_of_streamed_images_is_that_of_the_shards(shards, photos, tmp_path):
