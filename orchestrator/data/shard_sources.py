@@ -1,6 +1,7 @@
 """What `cascade data` reads: folders of images, CIFAR's binary files, and Parquet files of encoded images.
 
-Images come in an order that a seed shuffles, as sources have them class by class.
+Sources have images class by class. Those that are read by name or number come in an order that a seed shuffles; rows of
+Parquet files come as they are stored, and are mixed as they are written.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,12 +25,14 @@ from orchestrator.data.parquet_columns import (
     one_line_errors,
     own_class_names,
 )
+from orchestrator.data.shard_mixing import Mixing
 from orchestrator.data.shards import FILE, PARTS, Labels, PartName
 from orchestrator.words import printable
 from trainables.datasets.sources import class_folders, image_files, part_folders
 from trainables.errors import InputError
 
-_GROUPS = 4  # row groups of Parquet files that are shuffled with one another
+_ROWS_A_BATCH = 64  # of Parquet files: photographs, which may be large
+_BUFFER_BYTES = 2**20  # of a Parquet file that are read at a time, or a whole row group is, which may be the file
 _PIXELS = 3 * 32 * 32
 _PICKLES = ("cifar-10-batches-py", "cifar-100-python")
 
@@ -55,11 +58,13 @@ class SourcePart:
 
     Attributes:
         num_images: that `entries` gives.
-        entries: reads them, in a shuffled order that is always the same.
+        entries: reads them, in an order that is always the same.
+        mixing: that they need, as they come in the order of their source; `None` where they come shuffled.
     """
 
     num_images: int
     entries: Callable[[], Iterator[Entry]]
+    mixing: Mixing | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,14 +238,18 @@ def _parquet(folder: Path, seed: int) -> ShardSource:
     kinds: set[Labels] = set()
     parts: dict[PartName, SourcePart] = {}
     for part, of_part in files.items():
-        num_images = 0
+        num_images, num_bytes = 0, 0
         for file in of_part:
             with one_line_errors(file), pq.ParquetFile(file) as parquet:
                 _, label_column = columns(parquet.schema_arrow, expected, file)
                 kinds.add("several" if is_list(parquet.schema_arrow.field(label_column).type) else "one")
-                num_images += parquet.metadata.num_rows
+                about = parquet.metadata
+                num_images += about.num_rows
+                num_bytes += sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
         if num_images:
-            parts[part] = SourcePart(num_images=num_images, entries=_ParquetEntries(of_part, len(class_names), seed))
+            entries = _ParquetEntries(of_part, len(class_names))
+            mixing = Mixing(seed=seed, num_bytes=num_bytes)
+            parts[part] = SourcePart(num_images=num_images, entries=entries, mixing=mixing)
     if "train" not in parts:
         raise InputError(f"{folder} has no rows in its train files; fetch them again")
     if len(kinds) > 1:
@@ -249,38 +258,32 @@ def _parquet(folder: Path, seed: int) -> ShardSource:
 
 
 class _ParquetEntries:
-    """Rows of some groups at a time, groups and rows shuffled: files are larger than memory."""
+    """Rows as files have them, some at a time: files are larger than memory, and often one row group each."""
 
-    def __init__(self, files: Sequence[Path], num_classes: int, seed: int) -> None:
+    def __init__(self, files: Sequence[Path], num_classes: int) -> None:
         self._files = files
         self._num_classes = num_classes
-        self._seed = seed
 
     def __call__(self) -> Iterator[Entry]:
-        draws = np.random.default_rng(self._seed)
-        groups: list[tuple[Path, int, int]] = []
         for file in self._files:
-            with one_line_errors(file), pq.ParquetFile(file) as parquet:
-                first_row = 0
-                for group in range(parquet.num_row_groups):
-                    groups.append((file, group, first_row))
-                    first_row += parquet.metadata.row_group(group).num_rows
-        order = draws.permutation(len(groups)).tolist()
-        for start in range(0, len(order), _GROUPS):
-            entries = [entry for index in order[start : start + _GROUPS] for entry in self._read(*groups[index])]
-            yield from (entries[index] for index in draws.permutation(len(entries)).tolist())
+            with (
+                one_line_errors(file),
+                pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet,
+            ):
+                image_column, label_column = columns(parquet.schema_arrow, FORMATS["parquet"], file)
+                taken, first_row = [f"{image_column}.bytes", label_column], 0
+                for batch in parquet.iter_batches(batch_size=_ROWS_A_BATCH, columns=taken):
+                    yield from self._of_batch(batch, image_column, label_column, file, first_row)
+                    first_row += batch.num_rows
 
-    def _read(self, file: Path, group: int, first_row: int) -> list[Entry]:
-        with one_line_errors(file), pq.ParquetFile(file) as parquet:
-            image_column, label_column = columns(parquet.schema_arrow, FORMATS["parquet"], file)
-            table = parquet.read_row_group(group, columns=[f"{image_column}.bytes", label_column]).combine_chunks()
-        labels = checked_labels(table.column(label_column), self._num_classes, file, first_row)
-        encoded = table.column(image_column).to_pylist()
-        return [
-            Entry(
+    def _of_batch(
+        self, batch: Any, image_column: str, label_column: str, file: Path, first_row: int
+    ) -> Iterator[Entry]:
+        labels = checked_labels(batch.column(label_column), self._num_classes, file, first_row)
+        encoded = batch.column(image_column).to_pylist()
+        for row, (image, label) in enumerate(zip(encoded, labels, strict=True), start=first_row):
+            yield Entry(
                 name=f"row {row} of {file.name}",
                 label=tuple(sorted(set(label))) if isinstance(label, list) else label,
                 data=image and image["bytes"],
             )
-            for row, (image, label) in enumerate(zip(encoded, labels, strict=True), start=first_row)
-        ]

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from orchestrator.data.shard_mixing import MixedRows, Row, batch_of, columns_of
 from orchestrator.data.shard_sources import Entry, ShardSource, SourcePart
 from orchestrator.data.shards import FILE, Part, PartName, Shard, ShardSet, Skipped, label_schema_of, schema_of
 from orchestrator.storage.staging import Existing, disk_full, move, require_place, staging
@@ -121,16 +122,7 @@ def _check_counts(parts: Mapping[PartName, Part], class_names: Sequence[str]) ->
             raise InputError(f"class {name} has no training image that can be read; add some or leave the class out")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """An image that goes into a shard."""
-
-    name: str
-    label: int | tuple[int, ...]
-    encoded: bytes
-
-
-def _looked_at(entry: Entry, shorter_side: int | None) -> _Row | Skipped:
+def _looked_at(entry: Entry, shorter_side: int | None) -> Row | Skipped:
     """The image, shrunk if it is to be; or why it cannot be used."""
     if entry.data is None:
         return Skipped(name=entry.name, reason=f"{entry.name} has no bytes")
@@ -143,7 +135,7 @@ def _looked_at(entry: Entry, shorter_side: int | None) -> _Row | Skipped:
         raise
     except (InputError, OSError) as error:
         return Skipped(name=entry.name, reason=str(error).removesuffix("; mend or remove it"))
-    return _Row(name=entry.name, label=entry.label, encoded=encoded)
+    return Row(name=entry.name, label=entry.label, encoded=encoded)
 
 
 def _shrunk(image: Image.Image, shorter_side: int) -> bytes:
@@ -171,26 +163,29 @@ class _PartWriter:
 
         Once there are more of them than may be, no shard is written any more, but all images are still looked at.
         """
-        rows: list[_Row] = []
-        num_bytes = 0
-        for seen in self._seen(part, told):
-            if isinstance(seen, Skipped):
-                skipped.append(seen)
-                continue
+        rows: Iterable[Row] = self._readable(part, skipped, told)
+        if part.mixing is not None:
+            folder = self._folder.with_name("mixing")
+            folder.mkdir(exist_ok=True)
+            rows = MixedRows(rows, part.mixing, folder, schema_of(self._source.labels))
             if len(skipped) > self._options.skip_corrupt:
-                continue
-            rows.append(seen)
-            num_bytes += len(seen.encoded)
-            if num_bytes >= self._options.shard_bytes:
-                self._write_shard(rows)
-                rows, num_bytes = [], 0
-        if rows:
-            self._write_shard(rows)
+                rows = ()
+        self._write_shards(rows)
         schema = label_schema_of(self._source.labels)
         labels = self._write_file("labels", schema, [self._labels]) if self._labels else None
         return Part(counts=tuple(self._counts), shards=tuple(self._shards), labels=labels)
 
-    def _seen(self, part: SourcePart, told: Callable[[PartName, int], None]) -> Iterator[_Row | Skipped]:
+    def _readable(
+        self, part: SourcePart, skipped: list[Skipped], told: Callable[[PartName, int], None]
+    ) -> Iterator[Row]:
+        """Images that go into shards, in order."""
+        for seen in self._seen(part, told):
+            if isinstance(seen, Skipped):
+                skipped.append(seen)
+            elif len(skipped) <= self._options.skip_corrupt:
+                yield seen
+
+    def _seen(self, part: SourcePart, told: Callable[[PartName, int], None]) -> Iterator[Row | Skipped]:
         """All images in order, decoded by several threads."""
         entries = part.entries()
         num_seen = 0
@@ -200,9 +195,20 @@ class _PartWriter:
                 num_seen += len(chunk)
                 told(self._name, num_seen)
 
-    def _write_shard(self, rows: Sequence[_Row]) -> None:
-        columns = ([row.encoded for row in rows], [row.name for row in rows], [row.label for row in rows])
-        shard = self._write_file(f"{len(self._shards):05d}", schema_of(self._source.labels), columns)
+    def _write_shards(self, rows: Iterable[Row]) -> None:
+        of_shard: list[Row] = []
+        num_bytes = 0
+        for row in rows:
+            of_shard.append(row)
+            num_bytes += len(row.encoded)
+            if num_bytes >= self._options.shard_bytes:
+                self._write_shard(of_shard)
+                of_shard, num_bytes = [], 0
+        if of_shard:
+            self._write_shard(of_shard)
+
+    def _write_shard(self, rows: Sequence[Row]) -> None:
+        shard = self._write_file(f"{len(self._shards):05d}", schema_of(self._source.labels), columns_of(rows))
         self._shards.append(shard)
         self._labels += [row.label for row in rows]
         for row in rows:
@@ -210,9 +216,9 @@ class _PartWriter:
                 self._counts[label] += 1
 
     def _write_file(self, name: str, schema: Any, columns: Sequence[Sequence[Any]]) -> Shard:
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+        batch = batch_of(columns, schema)
         path = self._folder / f"{self._name}-{name}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            writer.write_batch(batch)
         size = path.stat().st_size
-        return Shard(file=path.name, num_images=len(arrays[0]), num_bytes=size, sha256=checksum_of(path))
+        return Shard(file=path.name, num_images=batch.num_rows, num_bytes=size, sha256=checksum_of(path))

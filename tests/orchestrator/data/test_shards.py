@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.data import shard_splits
+from orchestrator.data import shard_mixing, shard_splits
 from orchestrator.data.datasets import draws_its_test_images, load_splits, load_test, training_images
 from orchestrator.data.shard_files import FolderPlace, ShardRows, read_labels, read_set
 from orchestrator.data.shard_sources import open_source
@@ -277,6 +277,31 @@ def test_parquet_is_read_with_its_parts(tmp_path):
     assert sorted(numbers(data.train)) == list(range(12)) != numbers(data.train)
     assert sorted(numbers(data.val)) == list(range(20, 32))
     assert [number % 3 for number in numbers(data.train)] == data.train.labels_N.tolist()
+
+
+@pytest.mark.parametrize("rows_a_group", [15, 240])
+def test_parquet_that_is_sorted_gives_mixed_shards(tmp_path, monkeypatch, rows_a_group):
+    monkeypatch.setattr(shard_mixing, "_FILE_BYTES", 2000)
+    (tmp_path / "hub").mkdir()
+    rows = table("label", [row // 60 for row in range(240)])
+    pq.write_table(rows, tmp_path / "hub/train.parquet", row_group_size=rows_a_group)
+    write_shards(open_source(tmp_path / "hub", seed=0), tmp_path / "shards", SMALL)
+    data = load_splits(config(tmp_path / "shards", val_fraction=0.1, test_fraction=0.1))
+    assert [number // 60 for number in numbers(data.train)] == data.train.labels_N.tolist()
+    assert torch.bincount(data.train.labels_N[:60], minlength=4).min() >= 8
+    assert {item.name for item in tmp_path.iterdir()} == {"hub", "shards"}
+
+
+def test_of_a_row_group_a_part_is_in_memory(tmp_path):
+    content = os.urandom(2**23)
+    images = [{"bytes": content[start : start + 2**14], "path": None} for start in range(0, 2**23, 2**13)]
+    rows = pa.table({"image": images, "label": [0, 1] * (len(images) // 2)})
+    pq.write_table(rows, tmp_path / "train.parquet", use_dictionary=False, write_batch_size=32)
+    num_bytes = rows.nbytes
+    del images, rows
+    before = pa.total_allocated_bytes()
+    entries = open_source(tmp_path, seed=0).parts["train"].entries()
+    assert max(pa.total_allocated_bytes() - before for _ in entries) < num_bytes / 3
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
