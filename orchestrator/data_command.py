@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from orchestrator.data import shard_upload
+from orchestrator.data.classes import unseen_notes
 from orchestrator.data.shard_sources import open_source
 from orchestrator.data.shard_writer import WriteOptions, check_out, write_shards
 from orchestrator.data.shards import FILE, PartName, ShardSet
@@ -61,8 +63,7 @@ def _write_to_bucket(folder: Path, bucket: Bucket, options: WriteOptions, *, see
 def _write(folder: Path, out: Path, options: WriteOptions, *, seed: int) -> tuple[ShardSet, str]:
     """What was written, and what kind of source it came from."""
     found = open_source(folder, seed=seed)
-    for note in found.notes:
-        sys.stderr.write(f"note: {note}\n")
+    _note(found.notes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -71,7 +72,14 @@ def _write(folder: Path, out: Path, options: WriteOptions, *, seed: int) -> tupl
         def told(part: PartName, num_seen: int) -> None:
             progress.update(tasks[part], completed=num_seen)
 
-        return write_shards(found, out, options, told=told), found.kind
+        written = write_shards(found, out, options, told=told)
+    _note(unseen_notes(written.parts["train"].counts, written.class_names))
+    return written, found.kind
+
+
+def _note(notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 def _lines(written: ShardSet, kind: str, out: str) -> list[str]:

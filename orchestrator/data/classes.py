@@ -38,10 +38,8 @@ def class_notes(data: DataSplits) -> Iterator[str]:
     mend = "add some to the validation images, or raise data.val_fraction where they are held out"
     names, num_images = data.class_names, len(data.val)
     trained_K = _images_K(data.train.labels_N, len(names))
-    for number, what in ((0, "no training image shows"), (len(data.train), "all training images show")):
-        which = _with(number, trained_K, names)
-        if which:
-            yield f"{what} {named(which, len(names))}, which cannot be learnt so"
+    yield from unseen_notes(trained_K, names)
+    yield from _unlearnt_notes("all training images show", len(data.train), trained_K, names)
     missing = _with(0, _images_K(data.val.labels_N, len(names)), names)
     if missing:
         yield (
@@ -53,6 +51,22 @@ def class_notes(data: DataSplits) -> Iterator[str]:
             f"validation has {counted(num_images, 'image')} for {len(names)} classes, so that "
             f"accuracies differ by steps of {100 / num_images:.2g} points and say little; {mend}"
         )
+
+
+def unseen_notes(images_K: Sequence[int], names: Sequence[str]) -> Iterator[str]:
+    """What people should know of classes that no training image shows.
+
+    Args:
+        images_K: training images of each class.
+        names: of the classes.
+    """
+    yield from _unlearnt_notes("no training image shows", 0, images_K, names)
+
+
+def _unlearnt_notes(what: str, number: int, images_K: Sequence[int], names: Sequence[str]) -> Iterator[str]:
+    which = _with(number, images_K, names)
+    if which:
+        yield f"{what} {named(which, len(names))}, which cannot be learnt so"
 
 
 def named(classes: Sequence[str], num_classes: int) -> str:

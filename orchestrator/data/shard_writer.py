@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -70,7 +70,7 @@ def write_shards(
         What was written.
 
     Raises:
-        InputError: if `out` is taken, more images than allowed cannot be read, or a class is left without any.
+        InputError: if `out` is taken, more images than allowed cannot be read, or a class is left without any by that.
         OSError: if the disk fills up, or an image's file may not be read.
     """
     out = out.resolve()
@@ -79,11 +79,10 @@ def write_shards(
         package = scratch / "set"
         package.mkdir()
         skipped: list[Skipped] = []
-        parts: dict[PartName, Part] = {}
-        for name, part in source.parts.items():
-            parts[name] = _PartWriter(package, name, source, options).write(part, skipped, told)
+        writers = {name: _PartWriter(package, name, source, options) for name in source.parts}
+        parts = {name: writers[name].write(part, skipped, told) for name, part in source.parts.items()}
         _check_skipped(skipped, sum(part.num_images for part in source.parts.values()), options)
-        _check_counts(parts, source.class_names)
+        _check_counts(parts, source.class_names, writers["train"].unreadable)
         written = ShardSet(labels=source.labels, class_names=source.class_names, parts=parts, skipped=tuple(skipped))
         (package / FILE).write_text(written.to_json(), encoding="utf-8")
         check_out(out, options.existing)  # it may have been taken meanwhile
@@ -113,13 +112,18 @@ def _check_skipped(skipped: Sequence[Skipped], num_images: int, options: WriteOp
     )
 
 
-def _check_counts(parts: Mapping[PartName, Part], class_names: Sequence[str]) -> None:
+def _check_counts(parts: Mapping[PartName, Part], class_names: Sequence[str], unreadable: Container[int]) -> None:
+    """Check that what cannot be read leaves each part, and each class that training images show, with some."""
     for part_name, part in parts.items():
         if part.num_images == 0:
             raise InputError(f"no {part_name} image can be read; mend some, or leave out all {part_name} images")
-    for name, count in zip(class_names, parts["train"].counts, strict=True):
-        if count == 0:
+    for label, (name, count) in enumerate(zip(class_names, parts["train"].counts, strict=True)):
+        if count == 0 and label in unreadable:
             raise InputError(f"class {name} has no training image that can be read; add some or leave the class out")
+
+
+def _classes(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (label,) if isinstance(label, int) else label
 
 
 def _looked_at(entry: Entry, shorter_side: int | None) -> Row | Skipped:
@@ -147,9 +151,14 @@ def _shrunk(image: Image.Image, shorter_side: int) -> bytes:
 
 
 class _PartWriter:
-    """Writes one part of a set, shard by shard."""
+    """Writes one part of a set, shard by shard.
+
+    Attributes:
+        unreadable: classes of images that cannot be used.
+    """
 
     def __init__(self, folder: Path, name: PartName, source: ShardSource, options: WriteOptions) -> None:
+        self.unreadable: set[int] = set()
         self._folder = folder
         self._name: PartName = name
         self._source = source
@@ -179,19 +188,21 @@ class _PartWriter:
         self, part: SourcePart, skipped: list[Skipped], told: Callable[[PartName, int], None]
     ) -> Iterator[Row]:
         """Images that go into shards, in order."""
-        for seen in self._seen(part, told):
+        for entry, seen in self._seen(part, told):
             if isinstance(seen, Skipped):
                 skipped.append(seen)
+                self.unreadable.update(_classes(entry.label))
             elif len(skipped) <= self._options.skip_corrupt:
                 yield seen
 
-    def _seen(self, part: SourcePart, told: Callable[[PartName, int], None]) -> Iterator[Row | Skipped]:
+    def _seen(self, part: SourcePart, told: Callable[[PartName, int], None]) -> Iterator[tuple[Entry, Row | Skipped]]:
         """All images in order, decoded by several threads."""
         entries = part.entries()
         num_seen = 0
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             while chunk := list(itertools.islice(entries, _CHUNK)):
-                yield from pool.map(lambda entry: _looked_at(entry, self._options.shorter_side), chunk)
+                seen = pool.map(lambda entry: _looked_at(entry, self._options.shorter_side), chunk)
+                yield from zip(chunk, seen, strict=True)
                 num_seen += len(chunk)
                 told(self._name, num_seen)
 
@@ -212,7 +223,7 @@ class _PartWriter:
         self._shards.append(shard)
         self._labels += [row.label for row in rows]
         for row in rows:
-            for label in (row.label,) if isinstance(row.label, int) else row.label:
+            for label in _classes(row.label):
                 self._counts[label] += 1
 
     def _write_file(self, name: str, schema: Any, columns: Sequence[Sequence[Any]]) -> Shard:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from orchestrator.data import shard_mixing, shard_splits
+from orchestrator.data.classes import class_notes
 from orchestrator.data.datasets import draws_its_test_images, load_splits, load_test, training_images
 from orchestrator.data.shard_files import FolderPlace, ShardRows, read_labels, read_set
 from orchestrator.data.shard_sources import open_source
@@ -352,6 +353,27 @@ def test_a_class_without_a_readable_image_is_refused(photos, tmp_path):
         file.write_bytes(b"no image")
     with pytest.raises(InputError, match="class dog has no training image that can be read"):
         write_shards(open_source(photos, seed=0), tmp_path / "shards", WriteOptions(skip_corrupt=99))
+
+
+@pytest.mark.parametrize("label_column", ["label", "labels"])
+def test_a_class_that_no_training_image_shows_is_told(cascade, tmp_path, label_column):
+    labels = [0, 2] * 6
+    parquet(tmp_path / "hub", label_column, labels if label_column == "label" else [[label] for label in labels])
+    code, _, err = cascade("data", "hub", "shards")
+    note = "no training image shows 1 of 3 classes (class-1), which cannot be learnt so"
+    assert (code, err) == (0, f"note: {note}\n")
+    data = load_splits(config(tmp_path / "shards"))
+    assert data.class_names == ("class-0", "class-1", "class-2")
+    assert note in class_notes(data)
+
+
+def test_a_class_of_parquet_without_a_readable_image_is_refused(tmp_path):
+    (tmp_path / "hub").mkdir()
+    rows = table("labels", [[0], [0, 1], [2], [2]]).to_pylist()
+    rows[1]["image"]["bytes"] = b"no image"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hub/train.parquet")
+    with pytest.raises(InputError, match="class class-1 has no training image that can be read"):
+        write_shards(open_source(tmp_path / "hub", seed=0), tmp_path / "shards", WriteOptions(skip_corrupt=1))
 
 
 def test_a_part_without_a_readable_image_is_refused(photos, tmp_path):
