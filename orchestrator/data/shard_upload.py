@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator.data.shards import FILE
+from orchestrator.data.shards import FILE, is_file_name
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.staging import Existing
 from trainables.errors import InputError, first_line
@@ -21,8 +21,16 @@ def check_out(bucket: Bucket, existing: Existing) -> None:
         raise InputError(f"{bucket.shown} cannot be read: {first_line(error)}; look at its permissions") from error
     if FILE in there and existing == "keep":
         raise InputError(f"{bucket.shown} holds a set already; choose another place, or replace it with --overwrite")
-    if there and FILE not in there:
-        raise InputError(f"{bucket.shown} holds {min(there)}, but no set of shards; choose another place")
+    others = [name for name in there if not is_file_name(name)]
+    if FILE not in there and others:
+        raise InputError(
+            f"{bucket.shown} holds {min(others)}, but no set of shards; choose another place, or remove what is there"
+        )
+    if FILE not in there and there and existing == "keep":
+        raise InputError(
+            f"{bucket.shown} holds {min(there)}, but no {FILE}: part of a set that did not arrive; choose another "
+            "place, or replace it with --overwrite"
+        )
 
 
 def put(folder: Path, bucket: Bucket) -> None:
@@ -42,4 +50,6 @@ def put(folder: Path, bucket: Bucket) -> None:
         for path in sorted(folder.iterdir(), key=lambda path: (path.name == FILE, path.name)):
             bucket.write(path.name, path.read_bytes())
     except OSError as error:
-        raise InputError(f"{bucket.shown} cannot be written to: {first_line(error)}; begin again") from error
+        raise InputError(
+            f"{bucket.shown} cannot be written to: {first_line(error)}; begin again, with --overwrite"
+        ) from error

@@ -157,6 +157,11 @@ class ShardSet:
             ) from error
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a shard or a file of labels has such a name."""
+    return bool(_FILE_NAME.fullmatch(name))
+
+
 def schema_of(labels: Labels) -> Any:  # noqa: ANN401 - Arrow's
     """Columns of shards: the encoded image, what an error calls it, and its label or labels."""
     label = pa.field("label", pa.int64()) if labels == "one" else pa.field("labels", pa.list_(pa.int64()))

@@ -314,10 +314,37 @@ def test_a_set_that_is_made_replaces_the_one_in_the_bucket(shards, s3, cascade, 
     assert f'search it with data: {{"name": "shards", "path": "{s3}", "image_size": …}}' in out
     assert bucket.names() == [FILE, "train-00000.arrow", "train-labels.arrow"]
     assert list((cache.parent / "made").iterdir() if (cache.parent / "made").exists() else ()) == []
-    bucket.remove(FILE)
+
+
+def test_a_place_in_which_an_upload_was_broken_off_takes_a_set(shards, s3, cascade, monkeypatch):
+    photos, bucket, write = shards.parent / "photos", Bucket(s3), Bucket.write
+
+    def broken(self, name, content):
+        if name == "train-labels.arrow":
+            raise OSError("the line is cut")
+        write(self, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "write", broken)
+        code, _, err = cascade("data", photos, s3, "--overwrite")
+    assert code == 2
+    assert f"{bucket.shown} cannot be written to: the line is cut; begin again, with --overwrite" in err
+    assert bucket.names() == ["train-00000.arrow"]
     code, _, err = cascade("data", photos, s3)
     assert code == 2
-    assert f"{bucket.shown} holds train-00000.arrow, but no set of shards" in err
+    assert f"{bucket.shown} holds train-00000.arrow, but no {FILE}: part of a set that did not arrive" in err
+    assert cascade("data", photos, s3, "--overwrite")[0] == 0
+    assert bucket.names() == [FILE, "train-00000.arrow", "train-labels.arrow"]
+
+
+def test_a_place_with_other_objects_takes_no_set(shards, s3, cascade):
+    bucket = Bucket(s3)
+    bucket.remove(FILE)
+    bucket.write("weights", b"1")
+    code, _, err = cascade("data", shards.parent / "photos", s3, "--overwrite")
+    assert code == 2
+    assert f"{bucket.shown} holds weights, but no set of shards; choose another place, or remove what is there" in err
+    assert "train-00000.arrow" in bucket.names()
 
 
 STREAMED = """
