@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from trainables.plain import at_home
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
-_PIECE_BYTES = 8 * 2**20
+_PIECE_BYTES = 10 * 2**20  # Arrow sends more in parts of so much, and less in one request
 # Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
 _SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
 
@@ -162,8 +163,19 @@ class Bucket:
     def _write(self, name: str, content: bytes) -> None:
         # In one piece, and in a thread, which no Ctrl-C gets into: a stream that is broken off would be closed, and
         # leave half an object.
-        with self.filesystem.open_output_stream(self._path(name)) as file:
+        with self._store_for(len(content)).open_output_stream(self._path(name)) as file:
             file.write(content)
+
+    def _store_for(self, num_bytes: int) -> Any:  # noqa: ANN401 - Arrow's
+        """The store as an object of so many bytes is to be written to it.
+
+        One in parts is begun when it is opened: where a delayed beginning fails, closing the stream would still put
+        what it holds in the object's place.
+        """
+        address = _with_option(self.address, "allow_delayed_open", "false")
+        if num_bytes < _PIECE_BYTES or address == self.address:
+            return self.filesystem
+        return pafs.FileSystem.from_uri(address)[0]
 
     def remove(self, name: str) -> None:
         """Remove an object, or a folder with all that is in it; one that is not there is nothing to remove."""

@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +115,57 @@ def test_a_stop_while_an_object_is_replaced_leaves_the_old_one_or_the_new_one(s3
     stopped.set()
     assert written.wait(30)
     assert Bucket(s3).read("a") == b"new"
+
+
+class Refusing:
+    """Connections to a server, of whose requests one whose first line has a text in it is refused."""
+
+    def __init__(self, port):
+        self._port, self.refuses = port, b""
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with suppress(OSError):  # until it is closed
+            while True:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                threading.Thread(target=self._ask, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+
+    def _ask(self, client, server):
+        with client, server, suppress(OSError):
+            while asked := client.recv(65536):
+                if self.refuses and self.refuses in asked.partition(b"\r\n")[0]:
+                    client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    return
+                server.sendall(asked)
+
+    def _answer(self, server, client):
+        with suppress(OSError):
+            while answer := server.recv(65536):
+                client.sendall(answer)
+
+    def close(self):
+        self._server.close()
+
+
+@pytest.fixture
+def refusing(s3_server):
+    server = Refusing(s3_server)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("request_of_it", [b"?uploads", b"partNumber=2", b"?uploadId="])
+def test_a_large_object_that_is_refused_leaves_the_old_one(s3, s3_server, refusing, request_of_it):
+    bucket = Bucket(s3.replace(f":{s3_server}", f":{refusing.port}"))
+    bucket.write("a", b"old")
+    refusing.refuses = request_of_it
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        bucket.write("a", bytes(2 * buckets._PIECE_BYTES))
+    assert Bucket(s3).read("a") == b"old"
 
 
 def test_where_a_bucket_is_is_asked_once(monkeypatch):
