@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from orchestrator.searches.folder import TEACHER, SearchFolder
 from orchestrator.searches.lease import LEASE
 from orchestrator.searches.snapshot import OBJECTS, fetch, read_note, read_state
-from orchestrator.storage.bucket import SCHEMES, Bucket, cache_folder, is_bucket
+from orchestrator.storage.addresses import SCHEMES
+from orchestrator.storage.bucket import Bucket, cache_folder, is_bucket
 from orchestrator.storage.staging import DISK_FULL
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError, first_line

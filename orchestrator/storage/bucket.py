@@ -12,20 +12,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from orchestrator.storage.addresses import require_address, shown, with_option
 from orchestrator.storage.answers import answered, seconds_for
 from trainables.errors import InputError, first_line
 from trainables.plain import at_home
 
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 MANIFEST = "objects.json"
 _PIECE_BYTES = 10 * 2**20  # Arrow sends more in parts of so much, and less in one request
-# Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
-_SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
 
 
 def cache_folder() -> Path:
@@ -63,37 +61,21 @@ class Bucket:
         Raises:
             InputError: if it is no address of a store that is known, or holds a password.
         """
-        parts = urlsplit(address)
-        if parts.scheme not in SCHEMES or not parts.netloc:
-            raise InputError(
-                f"{parts.scheme}://… is no storage that is known; an address begins with "
-                f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}"
-            )
-        has_key = parts.password is not None or (parts.username is not None and not parts.scheme.startswith("abfs"))
-        if has_key or not _SECRETS.isdisjoint(parse_qs(parts.query, keep_blank_values=True)):
-            raise InputError(
-                f"the storage's address {parts.scheme}://… holds a key, which would be written down with the search; "
-                "leave it out, and give it by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-        if parts.fragment or "//" in unquote(parts.path):
-            raise InputError(
-                f"the storage's address {_shown(address)!r} has a # or an empty name in it; write %23 for a #, and one "
-                "slash between names"
-            )
-        opened = _with_option(address, "allow_delayed_open", "true")  # a small object takes one request, not three
+        require_address(address)
+        opened = with_option(address, "allow_delayed_open", "true")  # a small object takes one request, not three
         try:
             self.filesystem, self.root = pafs.FileSystem.from_uri(opened)
         except (pa.ArrowException, ValueError) as error:
-            reason = first_line(error).replace(opened, _shown(address))  # options may be keys, misspelt
-            raise InputError(f"the storage's address {_shown(address)!r} cannot be understood: {reason}") from error
+            reason = first_line(error).replace(opened, shown(address))  # options may be keys, misspelt
+            raise InputError(f"the storage's address {shown(address)!r} cannot be understood: {reason}") from error
         except OSError as error:
             raise InputError(
-                f"{_shown(address)} cannot be reached: {first_line(error)}; look at the bucket's name and the network, "
+                f"{shown(address)} cannot be reached: {first_line(error)}; look at the bucket's name and the network, "
                 "or say where it is with ?region=REGION"
             ) from error
         self.address = address
-        if parts.scheme == "s3":  # said from now on, so that nobody who is handed the place asks again
-            self.address = _with_option(address, "region", self.filesystem.region)
+        if urlsplit(address).scheme == "s3":  # said from now on, so that nobody who is handed the place asks again
+            self.address = with_option(address, "region", self.filesystem.region)
 
     def __reduce__(self) -> tuple[type["Bucket"], tuple[str]]:
         return Bucket, (self.address,)
@@ -101,7 +83,7 @@ class Bucket:
     @property
     def shown(self) -> str:
         """Its address without options, for people."""
-        return _shown(self.address)
+        return shown(self.address)
 
     def within(self, name: str) -> "Bucket":
         """The place of all objects whose names begin with `NAME/`."""
@@ -172,7 +154,7 @@ class Bucket:
         One in parts is begun when it is opened: where a delayed beginning fails, closing the stream would still put
         what it holds in the object's place.
         """
-        address = _with_option(self.address, "allow_delayed_open", "false")
+        address = with_option(self.address, "allow_delayed_open", "false")
         if num_bytes < _PIECE_BYTES or address == self.address:
             return self.filesystem
         return pafs.FileSystem.from_uri(address)[0]
@@ -270,19 +252,7 @@ def check_address(address: str) -> None:
     Raises:
         InputError: as `Bucket`, but for one that cannot be reached.
     """
-    Bucket(_with_option(address, "region", "any"))
-
-
-def _with_option(address: str, name: str, value: str) -> str:
-    """An address of S3 that says an option, where it has not said it."""
-    parts = urlsplit(address)
-    if parts.scheme != "s3" or name in parse_qs(parts.query):
-        return address
-    return parts._replace(query="&".join(filter(None, [parts.query, f"{name}={value}"]))).geturl()
-
-
-def _shown(address: str) -> str:
-    return urlsplit(address)._replace(query="").geturl()
+    Bucket(with_option(address, "region", "any"))
 
 
 def _named(manifest: bytes) -> Iterator[tuple[str, str]]:
