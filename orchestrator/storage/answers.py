@@ -10,8 +10,9 @@ from typing import NoReturn, TypeVar
 
 from trainables.errors import first_line
 
-# A server that takes a request and says nothing is waited for by S3's own client for ever.
-_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e6
+# A server that takes a request and says nothing is waited for by S3's own client for minutes. A line may be slow, and
+# the uploads of several trials share it.
+_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e5
 _RETRY_SECONDS = 5.0
 _REQUEST = "request to a store"
 _LAST_SECONDS = 1.0
@@ -47,11 +48,24 @@ def answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SEC
     Raises:
         TimeoutError: if it does not; the call may still succeed later.
     """
-    answer: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
+    return getting_on(lambda _told: work(), seconds=seconds)
+
+
+def getting_on(work: Callable[[Callable[[], None]], _Answer], *, seconds: float | None) -> _Answer:
+    """The same for a call that gets on piece by piece, each of which is waited for so long.
+
+    Args:
+        work: given what it calls after each piece.
+        seconds: for a piece; `None` for as long as it takes.
+
+    Raises:
+        TimeoutError: if a piece takes longer; the call goes on, and may still succeed later.
+    """
+    answer: SimpleQueue[Callable[[], _Answer] | None] = SimpleQueue()
 
     def ask() -> None:
         try:
-            given = work()
+            given = work(lambda: answer.put(None))
         except BaseException as error:
             answer.put(partial(_raise, error))
         else:
@@ -59,7 +73,8 @@ def answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SEC
 
     threading.Thread(target=ask, name=_REQUEST, daemon=True).start()
     try:
-        found = answer.get(timeout=seconds)
+        while (found := answer.get(timeout=seconds)) is None:
+            pass
     except Empty:
         raise TimeoutError(f"no answer in {seconds:.0f} s") from None
     return found()

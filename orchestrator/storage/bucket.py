@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orchestrator.storage.addresses import require_address, shown, with_option
-from orchestrator.storage.answers import answered, seconds_for
+from orchestrator.storage.answers import answered, getting_on, seconds_for
 from trainables.errors import InputError, first_line
 from trainables.plain import at_home
 
@@ -135,18 +136,27 @@ class Bucket:
                 return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Make an object, or replace it, in one step."""
-        answered(lambda: self._write(name, content), seconds=seconds_for(len(content)))
+        """Make an object, or replace it, in one step; given up once it does not get on."""
+        seconds = seconds_for(min(len(content), self._piece_bytes))
+        getting_on(lambda told: self._write(name, content, told), seconds=seconds)
 
     def write_for_certain(self, name: str, content: bytes) -> None:
         """The same, but waits for as long as it takes: what was given up may still arrive, behind what came later."""
         answered(lambda: self._write(name, content), seconds=None)
 
-    def _write(self, name: str, content: bytes) -> None:
-        # In one piece, and in a thread, which no Ctrl-C gets into: a stream that is broken off would be closed, and
-        # leave half an object.
+    def _write(self, name: str, content: bytes, told: Callable[[], None] = lambda: None) -> None:
+        # In a thread, which no Ctrl-C gets into: a stream that is broken off would be closed, and leave half an object.
         with self._store_for(len(content)).open_output_stream(self._path(name)) as file:
-            file.write(content)
+            for start in range(0, len(content), self._piece_bytes):
+                file.write(memoryview(content)[start : start + self._piece_bytes])
+                if len(content) > self._piece_bytes:
+                    file.flush()  # until then it is only about to be sent
+                told()
+
+    @property
+    def _piece_bytes(self) -> int:
+        """How much is sent at a time: with Azure all of it, where to flush is to make an object of what is there."""
+        return _PIECE_BYTES if urlsplit(self.address).scheme == "s3" else sys.maxsize
 
     def _store_for(self, num_bytes: int) -> Any:  # noqa: ANN401 - Arrow's
         """The store as an object of so many bytes is to be written to it.

@@ -9,10 +9,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.storage import answers
 from orchestrator.storage import bucket as buckets
 from orchestrator.storage.bucket import MANIFEST, Bucket
 from trainables.errors import InputError
@@ -118,10 +120,10 @@ def test_a_stop_while_an_object_is_replaced_leaves_the_old_one_or_the_new_one(s3
 
 
 class Refusing:
-    """Connections to a server, of whose requests one whose first line has a text in it is refused."""
+    """Connections to a server, of whose requests those whose first line has a text in it are refused."""
 
     def __init__(self, port):
-        self._port, self.refuses = port, b""
+        self._port, self.refuses, self.asked = port, b"", []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -137,7 +139,8 @@ class Refusing:
     def _ask(self, client, server):
         with client, server, suppress(OSError):
             while asked := client.recv(65536):
-                if self.refuses and self.refuses in asked.partition(b"\r\n")[0]:
+                self.asked.append(asked.partition(b"\r\n")[0])
+                if self.refuses and self.refuses in self.asked[-1]:
                     client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                     return
                 server.sendall(asked)
@@ -166,6 +169,26 @@ def test_a_large_object_that_is_refused_leaves_the_old_one(s3, s3_server, refusi
     with pytest.raises(OSError, match="ACCESS_DENIED"):
         bucket.write("a", bytes(2 * buckets._PIECE_BYTES))
     assert Bucket(s3).read("a") == b"old"
+
+
+def test_each_piece_of_a_large_object_is_waited_for(s3, s3_server, refusing, monkeypatch):
+    waited = []
+
+    class Queue(SimpleQueue):
+        def get(self, timeout):
+            waited.append(timeout)
+            return super().get()
+
+    monkeypatch.setattr(answers, "SimpleQueue", Queue)
+    bucket = Bucket(s3.replace(f":{s3_server}", f":{refusing.port}"))
+    content = os.urandom(2 * buckets._PIECE_BYTES + 1)
+    bucket.write("a", content)
+    assert waited == [answers.seconds_for(buckets._PIECE_BYTES)] * 4  # three pieces and the end
+    refusing.asked.clear()
+    sent = []
+    bucket._write("a", content, lambda: sent.append(sum(b"partNumber=" in line for line in refusing.asked)))
+    assert sent == [1, 2, 2]
+    assert Bucket(s3).read("a") == content
 
 
 def test_where_a_bucket_is_is_asked_once(monkeypatch):
