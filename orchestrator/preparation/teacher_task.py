@@ -149,7 +149,7 @@ class TeacherTask:
         (self.state_file).unlink(missing_ok=True)
 
     def _push(self, bucket: Bucket, result: bytes) -> None:
-        bucket.push(self.network_folder, "network")
+        bucket.push_for_certain(self.network_folder, "network")
         bucket.write("result.json", result)
         bucket.remove(STATE)
 

@@ -97,7 +97,7 @@ class TrialBucket:
         shutil.rmtree(named, ignore_errors=True)  # of an earlier attempt that gave just this
         folder.rename(named)
         name = named.relative_to(self._folder).as_posix()
-        insist(lambda: self._bucket.push(named, name), what=f"keeping {name}")
+        insist(lambda: self._bucket.push_for_certain(named, name), what=f"keeping {name}")
         return named
 
     def told_to_stop(self, key: str) -> str | None:

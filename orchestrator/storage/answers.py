@@ -25,7 +25,7 @@ def insist(work: Callable[[], _Answer], *, what: str) -> _Answer:
     """Do what must not be given up again and again, until the store answers.
 
     Args:
-        work: what to do; it may be done twice.
+        work: what to do; it may be done twice. It gives up no upload, as that would go on beside the next one.
         what: is done, for the log.
     """
     pause = threading.Event()

@@ -209,13 +209,20 @@ class Bucket:
             folder: on this machine.
             name: of the folder in the bucket.
         """
+        self._push(folder, name, self.write)
+
+    def push_for_certain(self, folder: Path, name: str) -> None:
+        """The same, but waits for as long as it takes: who begins again does so beside no upload that still runs."""
+        self._push(folder, name, self.write_for_certain)
+
+    def _push(self, folder: Path, name: str, write: Callable[[str, bytes], None]) -> None:
         found: dict[str, str] = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             content = path.read_bytes()
             relative = path.relative_to(folder).as_posix()
             found[relative] = hashlib.sha256(content).hexdigest()
-            self.write(f"{name}/{relative}", content)
-        self.write(f"{name}/{MANIFEST}", (json.dumps(found, indent=1) + "\n").encode())
+            write(f"{name}/{relative}", content)
+        write(f"{name}/{MANIFEST}", (json.dumps(found, indent=1) + "\n").encode())
 
     def pull(self, name: str, folder: Path) -> bool:
         """Copy a folder to this machine, where it appears whole or not at all.

@@ -10,6 +10,7 @@ from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.places import fetch_networks
 from orchestrator.searches.trial_bucket import TRIALS, TrialBucket
 from orchestrator.storage import answers
+from orchestrator.storage import bucket as buckets
 from orchestrator.storage.bucket import Bucket
 from trainables.errors import InputError
 from trainables.tune_adapter import trial_key
@@ -120,18 +121,26 @@ def network(tmp_path):
 
 def test_a_network_is_kept_however_often_the_bucket_fails(store, network, s3, tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "_RETRY_SECONDS", 0.0)
-    write, failures = Bucket.write, [OSError("no route to host"), TimeoutError("no answer")]
+    write, failures = Bucket._write, [OSError("no route to host"), TimeoutError("no answer")]
 
     def flaky(self, name, content):
         if failures:
             raise failures.pop()
         write(self, name, content)
 
-    monkeypatch.setattr(Bucket, "write", flaky)
+    monkeypatch.setattr(Bucket, "_write", flaky)
     kept = store.keep_network(network("one", b"1"))
     assert kept.parent == tmp_path / "one/candidates"
     assert Bucket(s3).pull(f"candidates/{kept.name}", tmp_path / "other")
     assert (tmp_path / "other/weights").read_bytes() == b"1"
+
+
+def test_a_network_that_takes_long_is_not_begun_again_beside_itself(store, network, s3, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(buckets, "seconds_for", lambda _num_bytes: 0.0)
+        patched.setattr(answers._log, "warning", lambda text, *words: pytest.fail(text % words))
+        kept = store.keep_network(network("one", b"1"))
+    assert Bucket(s3).pull(f"candidates/{kept.name}", tmp_path / "other")
 
 
 def test_networks_of_drivers_that_do_not_know_of_each_other_are_never_taken_for_one_another(
