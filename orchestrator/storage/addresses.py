@@ -1,12 +1,13 @@
 """Addresses of object stores: what may be in one, and how it is shown to people."""
 
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from trainables.errors import InputError
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 # Parameters of addresses that are keys, or give rights to whoever has them; pyarrow would take some of them.
 _SECRETS = frozenset({"access_key", "secret_key", "session_token", "account_key", "sas_token", "sig", "access_token"})
+_TAKEN = ":/?#[]@!$&'()*+,;=%"  # by URIs, besides letters, digits and -._~
 
 
 def require_address(address: str) -> None:
@@ -45,3 +46,9 @@ def with_option(address: str, name: str, value: str) -> str:
 def shown(address: str) -> str:
     """An address without options, for people."""
     return urlsplit(address)._replace(query="").geturl()
+
+
+def mend(address: str) -> str:
+    """How to write an address that holds what no URI may, such as a space or an umlaut, to end a message with."""
+    right = quote(shown(address), safe=_TAKEN)
+    return "" if right == shown(address) else f"; write {right}"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from orchestrator.storage.addresses import require_address, shown, with_option
+from orchestrator.storage.addresses import mend, require_address, shown, with_option
 from orchestrator.storage.answers import answered, getting_on, seconds_for
 from trainables.errors import InputError, first_line
 from trainables.plain import at_home
@@ -68,7 +68,9 @@ class Bucket:
             self.filesystem, self.root = pafs.FileSystem.from_uri(opened)
         except (pa.ArrowException, ValueError) as error:
             reason = first_line(error).replace(opened, shown(address))  # options may be keys, misspelt
-            raise InputError(f"the storage's address {shown(address)!r} cannot be understood: {reason}") from error
+            raise InputError(
+                f"the storage's address {shown(address)!r} cannot be understood: {reason}{mend(address)}"
+            ) from error
         except OSError as error:
             raise InputError(
                 f"{shown(address)} cannot be reached: {first_line(error)}; look at the bucket's name and the network, "
