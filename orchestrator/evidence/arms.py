@@ -213,6 +213,7 @@ def _planned_epochs(run: Run, arm: Arm, plan: StudyPlan, num_images: int) -> int
         lambda epochs: cascade_work(_config(run, arm, plan, epochs), steps),
         least=config.num_levels if config.schedule == "sequential" else 1,
         share=len(plan.sizes) if arm.method == "one-cascade" else 1.0,
+        recovery=config.num_epochs - config.recipe.epochs,
     )
 
 

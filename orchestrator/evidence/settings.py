@@ -94,8 +94,8 @@ class Budget(PlainConfig):
     Attributes:
         amount: in `unit`.
         unit: `teacher-passes`: the work of the teacher's forward passes over all training images, one for each, as
-            `work` counts it; or `epochs`: passes of the student, whatever they cost.
-        most_epochs: an arm is not trained for longer, even if it has not spent its budget.
+            `work` counts it; or `epochs`: passes over the training images, whatever they cost, those of recovery too.
+        most_epochs: an arm is not trained for longer, recovery included, even if it has not spent its budget.
     """
 
     amount: float = 20.0

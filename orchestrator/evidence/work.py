@@ -68,30 +68,48 @@ def _falling(  # noqa: PLR0913
     return sum(found[:-1]), found[-1]
 
 
-def epochs_within(budget: Budget, work: Callable[[int], float], *, least: int = 1, share: float = 1.0) -> int:
-    """Epochs whose work comes closest to a budget.
+def epochs_within(  # noqa: PLR0913
+    budget: Budget, work: Callable[[int], float], *, least: int = 1, share: float = 1.0, recovery: int = 0
+) -> int:
+    """Epochs of a recipe whose work comes closest to a budget.
 
     Args:
         budget: what may be spent.
-        work: of so many epochs; rises with them.
+        work: of so many epochs, recovery included; rises with them.
         least: fewest epochs that are possible.
         share: how many budgets may be spent, where one run serves several sizes.
+        recovery: epochs beyond the recipe's.
 
     Raises:
-        InputError: if the fewest epochs cost more than a tenth above it.
+        InputError: if the fewest epochs are more than it allows, or cost more than a tenth above it.
     """
-    most = budget.most_epochs or 100_000
+    most = _most_epochs(budget, least, share=share, recovery=recovery)
     if budget.unit == "epochs":
-        return max(least, min(most, round(budget.amount * share)))
+        return most
     amount = budget.amount * share
     if work(least) > 1.1 * amount:
         raise InputError(
-            f"budget.amount is {budget.amount:g}, but {counted(least, 'epoch')} would cost {work(least) / share:.3g} "
-            "teacher-passes already; give more"
+            f"budget.amount is {budget.amount:g}, but {counted(least + recovery, 'epoch')} would cost "
+            f"{work(least) / share:.3g} teacher-passes already; give more"
         )
-    low, high = least, max(least, most)
+    low, high = least, most
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if work(middle) <= amount else (low, middle - 1)
     closer = low < most and abs(work(low + 1) - amount) < abs(work(low) - amount)
     return low + 1 if closer else low
+
+
+def _most_epochs(budget: Budget, least: int, *, share: float, recovery: int) -> int:
+    """Of a recipe, so that with recovery there are no more than a budget allows."""
+    limits = {} if budget.most_epochs is None else {"most_epochs": budget.most_epochs}
+    if budget.unit == "epochs":
+        limits["amount"] = round(budget.amount * share)
+    for key, limit in limits.items():
+        if limit < least + recovery:
+            beyond, lower = (f", {recovery} of them recovery", ", or lower recovery_epochs") if recovery else ("", "")
+            raise InputError(
+                f"budget.{key} is {getattr(budget, key):g}, which allows {counted(limit, 'epoch')}, but must allow at "
+                f"least {least + recovery}{beyond}; give more{lower}"
+            )
+    return min([100_000, *limits.values()]) - recovery

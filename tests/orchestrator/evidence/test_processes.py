@@ -52,6 +52,18 @@ def test_every_method_gives_networks_of_the_sizes_within_the_budget(plain, tmp_p
     assert result.versions["torch"] == torch.__version__
 
 
+def test_recovery_is_within_the_epochs_that_each_method_has(plain, tmp_path: Path) -> None:
+    plain["cascade"] |= {"recovery_epochs": 1}
+    arms = METHODS | {"assistant": {"assistants": 1}}
+    plan = StudyPlan.from_dict(plain | {"sizes": [0.5, 0.3], "arms": arms, "budget": {"amount": 4, "unit": "epochs"}})
+    shared = material(plan, tmp_path)
+    for name in arms:
+        ticks: list[None] = []
+        result = run_arm(plan.run(name, 0.3, 1, 0.05, "measured"), shared, lambda ticks=ticks: ticks.append(None))
+        assert result.failure is None
+        assert len(ticks) == result.epochs == (8 if name == "all" else 4)
+
+
 @pytest.mark.parametrize("name", ["narrow.py", "peer.py"])
 def test_other_code_of_an_arm_is_another_version(name, monkeypatch):
     before = versions()

@@ -120,3 +120,47 @@ def test_epochs_come_closest_to_the_budget() -> None:
     assert epochs_within(Budget(amount=6, unit="epochs"), work) == 6
     with pytest.raises(InputError, match=r"budget.amount is 2, but 3 epochs would cost 3.9 teacher-passes"):
         epochs_within(Budget(amount=2), work, least=3)
+
+
+def test_epochs_of_recovery_are_of_the_budget() -> None:
+    def work(epochs: int) -> float:
+        return 1.3 * (epochs + 4)
+
+    assert epochs_within(Budget(amount=10, unit="epochs"), work, recovery=4) == 6
+    assert epochs_within(Budget(amount=5, unit="epochs"), work, share=2, recovery=4) == 6
+    assert epochs_within(Budget(amount=5, unit="epochs", most_epochs=7), work, share=2, recovery=4) == 3
+    assert epochs_within(Budget(amount=20), work, recovery=4) == 11
+    assert epochs_within(Budget(amount=20, most_epochs=10), work, recovery=4) == 6
+    assert epochs_within(Budget(amount=200, most_epochs=5), work, recovery=4) == 1
+    with pytest.raises(InputError, match=r"budget.amount is 2, but 5 epochs would cost 6.5 teacher-passes"):
+        epochs_within(Budget(amount=2), work, recovery=4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "least", "recovery", "message"),
+    [
+        (
+            Budget(amount=3, unit="epochs"),
+            1,
+            6,
+            "budget.amount is 3, which allows 3 epochs, but must allow at least 7, 6 of them recovery; give more, or "
+            "lower recovery_epochs",
+        ),
+        (
+            Budget(amount=200, most_epochs=1),
+            3,
+            0,
+            "budget.most_epochs is 1, which allows 1 epoch, but must allow at least 3; give more",
+        ),
+        (
+            Budget(amount=2, unit="epochs"),
+            3,
+            0,
+            "budget.amount is 2, which allows 2 epochs, but must allow at least 3; give more",
+        ),
+    ],
+)
+def test_a_budget_of_too_few_epochs_is_refused(budget: Budget, least: int, recovery: int, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        epochs_within(budget, float, least=least, recovery=recovery)
+    assert str(caught.value) == message
