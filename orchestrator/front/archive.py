@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.storage.lines import append_lines_durably
-from orchestrator.storage.whole_files import read_whole, write_atomically
+from orchestrator.storage.parquet_tables import read_table
+from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 
 FORMAT_VERSION = 3  # since 2 there is `fidelity`, since 3 `val_top5`
@@ -255,10 +256,8 @@ def _version(path: Path) -> _Version:
 
 
 def _read(path: Path) -> list[Candidate]:
-    # From memory: a memory-mapped or lazily read file would change under the reader when it is replaced.
-    content = read_whole(path)
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no archive of candidates or is damaged; {_MEND}") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.intervals import accuracy_interval, rounding
-from orchestrator.storage.whole_files import read_whole, write_atomically
+from orchestrator.storage.parquet_tables import read_table
+from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError
 
 MOST_SEEDS = 999  # numbers of repeats are put together from the trial's and the index
@@ -150,9 +151,8 @@ class RepeatFile:
         """
         if not self.path.exists():
             return ()
-        content = read_whole(self.path)
         try:
-            table = pq.read_table(pa.BufferReader(content))
+            table = read_table(self.path)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.path} is damaged; remove it to confirm anew") from error
         if (table.schema.metadata or {}).get(_FORMAT_KEY) != _FORMAT or table.schema.names not in _KNOWN_NAMES:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from orchestrator.searches.asked import Asked
 from orchestrator.storage.lines import append_lines
-from orchestrator.storage.whole_files import read_whole, write_atomically
+from orchestrator.storage.parquet_tables import read_table as read_parquet
+from orchestrator.storage.whole_files import write_atomically
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult
@@ -237,9 +238,8 @@ def read_curves(path: Path) -> tuple[TrialCurve, ...]:
 
 
 def _read_file(path: Path) -> pa.Table:
-    content = read_whole(path)
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = read_parquet(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet; restore it or remove it") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
