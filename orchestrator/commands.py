@@ -16,7 +16,7 @@ from orchestrator.experiment.config import Experiment, load_experiment, parse_ex
 from orchestrator.experiment.overrides import set_value
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
-from orchestrator.front.pick import pick
+from orchestrator.front.pick import WHOLE_FRONT, pick, pick_front
 from orchestrator.front.plots import PAGE, save_front
 from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.searches.folder import SearchFolder
@@ -225,8 +225,8 @@ def confirm_candidates(  # noqa: PLR0913
     folder.require_writable()
     folder.require_free()
     chosen: dict[tuple[int, int], Candidate] = {}
-    for how in picks or ["front"]:
-        found = view.front if how == "front" else [pick(view, how)]
+    for how in picks or [WHOLE_FRONT]:
+        found = pick_front(view) if how == WHOLE_FRONT else [pick(view, how)]
         chosen |= {candidate.key: candidate for candidate in found}
     cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
     values = folder.experiment().to_dict()

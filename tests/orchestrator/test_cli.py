@@ -262,6 +262,15 @@ def test_what_writes_into_a_folder_that_forbids_it_says_so(cascade, finished, mo
     refused(cascade(command, "mine"), f"{finished.path} cannot be written to", "work on a copy of it", "--storage")
 
 
+@pytest.mark.parametrize("words", [["confirm"], ["confirm", "--pick", "front"], ["export", "--pick", "front"]])
+def test_an_empty_front_is_said_to_be(cascade, finished, words):
+    finished.begin(Experiment.model_validate({"constraints": {"macs": {"at_most": 1}}}))
+    refused(
+        cascade(*words, "mine"),
+        "the front is empty, as no candidate meets the constraints; name one as TRIAL:LEVEL",
+    )
+
+
 def test_a_file_that_forbids_reading_is_named(cascade, finished, monkeypatch):
     def forbidden(_):
         raise PermissionError(errno.EACCES, "Permission denied", "archive.parquet")
