@@ -17,7 +17,7 @@ from orchestrator.streams import print_what_can_be
 from orchestrator.words import counted
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
-from trainables.plain import at_home
+from trainables.plain import at_home, require_int, require_number
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -33,12 +33,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """See that numbers are in range.
+
+    Raises:
+        InputError: naming the option, the rule and the value.
+    """
+    require_int("--workers", options.workers, at_least=1)
+    if options.threads is not None:
+        require_int("--threads", options.threads, at_least=1)
+    if options.minutes is not None:
+        require_number("--minutes", options.minutes, above=0.0)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run it; 0 if all runs are there, 3 if time was over before, 2 on bad input."""
     print_what_can_be()
     options = parse(arguments)
     say = functools.partial(print, flush=True)
     try:
+        check_options(options)
         source = Path(at_home(options.study))
         plan = load_plan(source, options.set)
         device = find_device(options.device)

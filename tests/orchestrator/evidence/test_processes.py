@@ -243,6 +243,23 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(plain, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("workers", "0", "--workers is 0, but must be a whole number of at least 1"),
+        ("threads", "0", "--threads is 0, but must be a whole number of at least 1"),
+        ("minutes", "-1", "--minutes is -1.0, but must be a number above 0"),
+        ("minutes", "nan", "--minutes is nan, but must be a finite number above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(plain, tmp_path: Path, capsys, option: str, value: str, message: str) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    assert main([str(path), "--out", str(tmp_path / "out"), f"--{option}={value}"]) == 2
+    assert capsys.readouterr().err == f"evidence: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tilde_that_no_shell_made_a_home_is_the_users_home(plain, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
