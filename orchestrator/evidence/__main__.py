@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from orchestrator.data.left_out import data_notes
@@ -12,12 +13,15 @@ from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
+from orchestrator.signals import INTERRUPTED
 from orchestrator.storage.locks import locked
 from orchestrator.streams import print_what_can_be
 from orchestrator.words import counted
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.hardware import processor
 from trainables.plain import at_home, require_int, require_number
+
+_KEPT = "what is done is kept, and the same command goes on"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -47,7 +51,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it; 0 if all runs are there, 3 if time was over before, 2 on bad input."""
+    """Run it; 0 if all runs are there, 3 if time was over before, 2 on bad input, 1 if it failed, 130 if stopped."""
     print_what_can_be()
     options = parse(arguments)
     say = functools.partial(print, flush=True)
@@ -81,7 +85,20 @@ def main(arguments: list[str] | None = None) -> int:
     except StageFailure as error:
         print(f"evidence: {first_line(error)}", file=sys.stderr)
         return 1
-    return 0 if done else 3
+    except BrokenProcessPool:
+        print(
+            "evidence: a process that trains was killed, or memory ran out, of which fewer --workers take less; "
+            f"{_KEPT}",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"evidence: stopped; {_KEPT}", file=sys.stderr)
+        return INTERRUPTED
+    if not done:
+        say(f"time is over; {_KEPT}")
+        return 3
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Run a study without a cluster: in this process, or in several on one machine that share its card."""
 
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -138,6 +139,8 @@ _HELD: dict[str, Any] = {}
 
 
 def _begin(plan: dict[str, Any], images: str, folder: str, device: str, share_of_card: float) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends all processes; the first one says so
     processor.prepare(1, share_of_card=share_of_card)
     made = StudyPlan.from_dict(plan)
     _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))

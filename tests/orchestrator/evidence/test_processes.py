@@ -3,13 +3,16 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import time
+from concurrent.futures import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from orchestrator.evidence import peer
+from orchestrator.evidence import peer, processes
 from orchestrator.evidence.__main__ import main
 from orchestrator.evidence.arms import run_arm, versions
 from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
@@ -274,6 +277,41 @@ def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
     with locked(tmp_path / "out", "study"):
         assert main([str(path), "--out", str(tmp_path / "out")]) == 2
     assert "study 'out' is running in another process" in capsys.readouterr().err
+
+
+def test_a_stop_is_told(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "run_arm", stopped)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "evidence: stopped; what is done is kept, and the same command goes on\n"
+
+
+def test_time_that_is_over_is_told(plain, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--minutes", "1e-9"]) == 3
+    assert capsys.readouterr().out.endswith("time is over; what is done is kept, and the same command goes on\n")
+
+
+@pytest.mark.integration
+def test_a_process_that_is_killed_is_told(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        for child in multiprocessing.active_children():
+            child.kill()
+        return wait(*args, **kwargs)
+
+    monkeypatch.setattr(processes, "wait", killed)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "2"]) == 1
+    assert capsys.readouterr().err == (
+        "evidence: a process that trains was killed, or memory ran out, of which fewer --workers take less; what is "
+        "done is kept, and the same command goes on\n"
+    )
 
 
 @pytest.mark.integration
