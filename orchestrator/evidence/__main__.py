@@ -32,7 +32,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as data.path=FOLDER")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time")
-    parser.add_argument("--threads", type=int, help="of each process that trains; torch's own number by default")
+    parser.add_argument(
+        "--threads", type=int, help="of each process that trains; torch's own number by default, of several workers 1"
+    )
     parser.add_argument("--minutes", type=float, help="give up after so long; the same command goes on")
     return parser.parse_args(arguments)
 
@@ -76,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
                 folder,
                 device=device,
                 workers=options.workers,
+                threads=options.threads or 1,
                 seconds=None if options.minutes is None else 60 * options.minutes,
                 say=say,
             )

@@ -35,6 +35,7 @@ def run_study(
     *,
     device: torch.device,
     workers: int = 1,
+    threads: int = 1,
     seconds: float | None = None,
     say: Say = print,
 ) -> bool:
@@ -46,6 +47,7 @@ def run_study(
         folder: keeps the teacher and the results.
         device: to train on.
         workers: processes that train at the same time; with 1 it is this one.
+        threads: of each of several processes.
         seconds: after which runs are given up; the teacher counts.
         say: takes a line for each thing that is done.
 
@@ -69,8 +71,9 @@ def run_study(
     if workers == 1:
         return _alone(plan, Material(plan=plan, teacher=teacher, data=here.data, test=here.test), file, deadline, say)
     with TemporaryDirectory() as place:  # a process that was sent them would hold up the start of the next
-        images.save(Path(place) / "images.safetensors")
-        begin = (plan.to_dict(), str(Path(place) / "images.safetensors"), str(folder), str(device), 1 / workers)
+        kept = Path(place) / "images.safetensors"
+        images.save(kept)
+        begin = (plan.to_dict(), str(kept), str(folder), str(device), threads, 1 / workers)
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=begin) as pool:
             return _together(pool, plan, workers, file, deadline, say)
 
@@ -138,10 +141,12 @@ def _together(  # noqa: PLR0913
 _HELD: dict[str, Any] = {}
 
 
-def _begin(plan: dict[str, Any], images: str, folder: str, device: str, share_of_card: float) -> None:
+def _begin(  # noqa: PLR0913
+    plan: dict[str, Any], images: str, folder: str, device: str, threads: int, share_of_card: float
+) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends all processes; the first one says so
-    processor.prepare(1, share_of_card=share_of_card)
+    processor.prepare(threads, share_of_card=share_of_card)
     made = StudyPlan.from_dict(plan)
     _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))
 

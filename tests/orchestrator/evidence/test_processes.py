@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
+import signal
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.evidence.results import ResultFile
 from orchestrator.evidence.schedule import chosen_rate, next_run, num_runs
 from orchestrator.storage.locks import locked
 from trainables.errors import InputError
+from trainables.hardware import processor
 from trainables.identity import sources_of
 
 METHODS = {
@@ -295,6 +297,31 @@ def test_time_that_is_over_is_told(plain, tmp_path: Path, capsys) -> None:
     path.write_text(json.dumps(plain))
     assert main([str(path), "--out", str(tmp_path / "out"), "--minutes", "1e-9"]) == 3
     assert capsys.readouterr().out.endswith("time is over; what is done is kept, and the same command goes on\n")
+
+
+class InThisProcess(ThreadPoolExecutor):
+    """A pool of one that begins and works here."""
+
+    def __init__(self, _workers: int, _context: object, **begin: Any) -> None:
+        super().__init__(1, **begin)
+
+
+@pytest.mark.parametrize(("options", "of_workers"), [((), 1), (("--threads", "3"), 3)])
+def test_each_process_has_the_threads_that_are_asked_for(
+    plain, tmp_path: Path, monkeypatch, options: tuple[str, ...], of_workers: int
+) -> None:
+    told: list[tuple[int | None, float]] = []
+
+    def prepare(num_threads: int | None, *, share_of_card: float = 1.0) -> None:
+        told.append((num_threads, share_of_card))
+
+    monkeypatch.setattr(processor, "prepare", prepare)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # which is of the whole process
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain | {"arms": {"plain": {}}, "seeds": [1]}))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "2", *options]) == 0
+    assert told == [(of_workers if options else None, 1.0), (of_workers, 0.5)]
 
 
 @pytest.mark.integration
