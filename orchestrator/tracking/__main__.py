@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.tracking.backoff import Backoff
 from orchestrator.tracking.pages import SearchPages
-from orchestrator.tracking.sender import WINDOW, Backoff, Sender
+from orchestrator.tracking.sender import WINDOW, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 from orchestrator.words import counted

@@ -6,8 +6,6 @@ is set aside and tried again later. While the server is down, or its database ca
 
 import contextlib
 import math
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +18,6 @@ from orchestrator.tracking.spool import Progress, Spool, Spooled
 from orchestrator.tracking.store import MlflowStore, RunGone, SearchIdentity
 
 WINDOW = 200  # records that are sent together
-_FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 
 
 class Pages(Protocol):
@@ -94,7 +91,7 @@ class Sender:
             window, end = self._spool.read(self._progress.offset, most=WINDOW)
             if not window:
                 break
-            self._make_durable()
+            self._spool.make_durable()
             if not (self._send_together(window, end) or all(self._send_one(one) for one in window)):
                 return False
             self._told(len(window))
@@ -227,15 +224,6 @@ class Sender:
         except OSError as error:  # then it is sent again some time, which changes nothing
             self._warn_once(f"{self._spool.folder} cannot be written ({error.strerror})")
 
-    def _make_durable(self) -> None:
-        # What MLflow has must not be missing here after a crash of the machine, or it would be told twice.
-        with contextlib.suppress(OSError):
-            file = os.open(self._spool.path, os.O_RDWR)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-
     def _said(self, error: BaseException) -> str:
         return without_credentials(cause_of(error), self._store._uri)
 
@@ -243,25 +231,3 @@ class Sender:
         if (about or text) not in self._warned:
             self._warned.add(about or text)
             self._warn(text)
-
-
-class Backoff:
-    """How long to wait before the next try; twice as long each time, up to half a minute."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with none."""
-        self._clock, self._delay, self._due = clock, _FIRST_DELAY, 0.0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is time for another try."""
-        return self._clock() >= self._due
-
-    def failed(self) -> None:
-        """A try failed."""
-        self._due = self._clock() + self._delay
-        self._delay = min(2 * self._delay, _LONGEST_DELAY)
-
-    def worked(self) -> None:
-        """A try worked."""
-        self._delay, self._due = _FIRST_DELAY, 0.0

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -115,6 +116,15 @@ class Spool:
                     if isinstance(record, dict):
                         found.append(Spooled(start=start, end=offset, record=record))
         return found, offset
+
+    def make_durable(self) -> None:
+        """See to it that a crash of the machine leaves all that can be read now, or it would be told twice."""
+        with contextlib.suppress(OSError):
+            file = os.open(self.path, os.O_RDWR)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
 
     def progress(self, address: str) -> Progress:
         """How far it has been sent to an address; a damaged note counts as none, since sending again does no harm."""

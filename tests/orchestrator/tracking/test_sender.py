@@ -2,7 +2,8 @@
 
 import pytest
 
-from orchestrator.tracking.sender import WINDOW, Backoff
+from orchestrator.tracking.backoff import Backoff
+from orchestrator.tracking.sender import WINDOW
 from orchestrator.tracking.store import RunGone
 from trainables.errors import InputError
 
