@@ -1,6 +1,6 @@
 """Many records in few calls: figures of a run together, of several artifacts in one place the last."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,31 @@ def identity(record: Record) -> tuple[str, ...]:
         "file": ("artifact", f"{record.get('folder', '')}/{record.get('source', '')}"),
     }
     return (record["run"], *places.get(record["kind"], (record["kind"], record.get("model", ""))))
+
+
+def held(spooled: Sequence[Spooled], aside: Iterable[Spooled]) -> list[Spooled]:
+    """Those that have to wait for records that are set aside.
+
+    What is told of a run is sent in its order, as the last tags and the last end hold; what is kept with a run or
+    nested in it comes after its beginning.
+
+    Args:
+        spooled: records in their order.
+        aside: records that were set aside before these, in their order.
+    """
+    first: dict[str | None, str] = {}
+    for one in aside:
+        if not is_artifact(one.record):
+            first.setdefault(one.record["run"], one.record["kind"])
+    found: list[Spooled] = []
+    for one in spooled:
+        run, is_told = one.record["run"], not is_artifact(one.record)
+        not_begun = "open" in (first.get(run), first.get(one.record.get("parent")))
+        if not_begun or (is_told and run in first):
+            found.append(one)
+            if is_told:
+                first.setdefault(run, one.record["kind"])
+    return found
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-Fault = Literal["denied", "gone", "unwritable", "other"]
+Fault = Literal["denied", "gone", "unwritable", "passing", "other"]
 FULL = "disk is full|No space left|quota exceeded"
 """How databases and file systems say that there is no room."""
 
@@ -11,12 +11,29 @@ _DENIED = re.compile(
     r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED|password authentication failed", re.IGNORECASE
 )
 _UNWRITABLE = re.compile(f"{FULL}|I/O error|is locked", re.IGNORECASE)
+# By what MLflow's client says of answers that are not MLflow's own, as a proxy's are, it has this code too, or any.
+_PASSING = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "CANCELLED",
+    "ABORTED",
+)
+_NOT_ITS_OWN = re.compile(r"API request to endpoint \S+ failed with error code \d+ ")
 _NEEDS = re.compile(r"No module named '(boto3|botocore|psycopg2?|pymysql|azure|google)")
 _EXTRAS = {"boto3": "aws", "botocore": "aws", "psycopg": "postgresql"}
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Whether we may not, what it is about is not there, nothing can be written now, or it is something else."""
+    """What an error says of a record.
+
+    Returns:
+        `denied` if we may not send it, `gone` if what it is about is not there, `unwritable` if nothing can be written
+        now, `passing` if another try may work, as no answer came or none that says what is wrong with the record; else
+        `other`, such as a refusal.
+    """
     code = str(getattr(error, "error_code", ""))
     if code == "RESOURCE_DOES_NOT_EXIST":
         return "gone"
@@ -25,6 +42,8 @@ def fault_of(error: BaseException) -> Fault:
     # What is refused may hold any text, that of a failure say, so it takes the code of a database's driver too.
     if code == "TEMPORARILY_UNAVAILABLE" and _UNWRITABLE.search(cause_of(error)):
         return "unwritable"
+    if code in _PASSING or _NOT_ITS_OWN.match(str(error)) or isinstance(error, ConnectionError | TimeoutError):
+        return "passing"
     return "other"
 
 

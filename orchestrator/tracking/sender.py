@@ -1,23 +1,27 @@
 """The courier itself: takes records from a search's spool to MLflow in their order, each until it has arrived.
 
-A record that is refused while others are taken is told and left out. One that only the store of artifacts does not take
-is set aside and tried again later. While the server is down, or its database cannot be written, everything waits.
+A record that MLflow refuses is told and left out. One that did not arrive while the server answers, as a proxy or the
+store of artifacts does not take it, is set aside and tried again later, and so is what has to wait for it. While the
+server is down, takes none of some records that follow one another, or its database cannot be written, everything waits.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import sleep
 from typing import Any, Protocol
 
 from orchestrator.addresses import without_credentials
-from orchestrator.tracking.batches import identity, is_artifact, is_page, steps
+from orchestrator.tracking.batches import held, identity, is_artifact, is_page, steps
 from orchestrator.tracking.faults import cause_of, fault_of
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.spool import Progress, Spool, Spooled
 from orchestrator.tracking.store import MlflowStore, RunGone, SearchIdentity
 
 WINDOW = 200  # records that are sent together
+_PAUSES = (0.0, 1.0, 2.0, 4.0)  # seconds before a record is tried again; after the first one where that may help
+_MOST_FAILURES = 3  # in a row, until the server is taken for one that takes nothing now
 
 
 class Pages(Protocol):
@@ -65,7 +69,7 @@ class Sender:
             search: which one it is of.
             pages: draws and registers.
             warn: takes a line for people; each text once.
-            told: hears of each window how many records were sent, and within one that something was, as of 0 records.
+            told: hears how many records were sent, and while they are that something was, as of 0 records.
             sync: command that sends what waits, as people type it.
         """
         self._store, self._spool, self._search, self._pages = store, spool, search, pages
@@ -73,6 +77,10 @@ class Sender:
         self._warned: set[str] = set()
         self._progress = spool.progress(store.place)
         self._cause: str | None = None
+        self._num_failed = 0  # records in a row, but for artifacts, that were set aside as they did not arrive
+        self.num_left_out = 0
+        """Records that were not sent and do not wait, as MLflow refused them or has no run for them."""
+        self._records: dict[int, list[Spooled]] = {}  # what was set aside, as far as it was looked at
         store.follow(search)
 
     @property
@@ -94,23 +102,36 @@ class Sender:
             self._spool.make_durable()
             if not (self._send_together(window, end) or all(self._send_one(one) for one in window)):
                 return False
-            self._told(len(window))
             num_sent += 1
         return True
 
     def send_aside(self) -> bool:
-        """Try again what was set aside or put off; whether nothing of it is left."""
+        """Try again what was set aside or put off; whether nothing of it is left.
+
+        What fails is the last to be tried the next time, so that it holds up nothing else.
+        """
+        num_failed = 0
+        waits: set[int] = set()
         for start in self._progress.aside:
-            window, _ = self._spool.read(start, most=1)
-            try:
-                self._apply(window)
-            except Exception as error:
-                self._note_artifact_fault(error)
+            if start in waits:
+                continue
+            window = self._aside(start)
+            cause = self._attempt(window)
+            if cause is not None and not self._answers():
                 return False
-            left = tuple(other for other in self._progress.aside if other != start)
-            self._note(Progress(offset=self._progress.offset, aside=left))
-            self._told(1)
-        return True
+            if cause is not None and self._keeps(window[0], cause):
+                last = (start, *(other.start for other in held(self._asides(after=start), window)))
+                waits.update(last)  # after all that it waits for, here as ever
+                self._note_aside((*(other for other in self._progress.aside if other not in last), *last))
+                num_failed += 1
+                if num_failed == _MOST_FAILURES:
+                    return False
+                continue
+            self._note_aside(tuple(other for other in self._progress.aside if other != start))
+            if cause is None:
+                num_failed = 0
+                self._told(1)
+        return not self._progress.aside
 
     def left(self) -> Left:
         """What is still to be sent, and why."""
@@ -126,46 +147,78 @@ class Sender:
     def _send_together(self, window: Sequence[Spooled], end: int) -> bool:
         # While much is left, pages would only be drawn to be replaced.
         put_off = [one for one in window if len(window) == WINDOW and is_page(one.record)]
-        try:
-            self._apply([one for one in window if one not in put_off])
-        except Exception:  # it is told of the record that it is about
-            self._store.forget()
+        later = {one.start: one for one in (*held(window, self._asides()), *put_off)}
+        now = [one for one in window if one.start not in later]
+        if self._attempt(now) is not None:  # it is told of the record that it is about
             return False
-        last = {identity(one.record): one.start for one in put_off}
+        if now:
+            self._num_failed = 0
+        last = {identity(one.record) if is_artifact(one.record) else start: start for start, one in later.items()}
         self._advance(
             end, {identity(one.record) for one in window if is_artifact(one.record)}, tuple(sorted(last.values()))
         )
+        self._told(len(now))
         return True
 
     def _send_one(self, one: Spooled) -> bool:
         """Send a record, set it aside or leave it out; false where the server takes nothing now."""
-        for _attempt in (1, 2):
-            try:
-                self._apply([one])
-            except Exception as error:
-                cause = error
-                self._store.forget()
-            else:
-                self._advance(one.end, {identity(one.record)} if is_artifact(one.record) else set())
-                return True
+        done = {identity(one.record)} if is_artifact(one.record) else set()
+        if held([one], self._asides()):
+            self._advance(one.end, done, (one.start,))
+            return True
+        cause = self._attempt([one])
+        for pause in _PAUSES:
+            if cause is None or (pause and (done or fault_of(cause) != "passing")):
+                break
             if not self._answers():
                 return False
-        aside: tuple[int, ...] = ()
+            sleep(pause)
+            cause = self._attempt([one])
+        if cause is None:
+            self._num_failed = self._num_failed if done else 0
+            self._advance(one.end, done)
+            self._told(1)
+            return True
+        if not self._answers():
+            return False
+        if not done and fault_of(cause) == "unwritable":  # where there is no room for a record there may be for a probe
+            self._note_fault(cause)
+            return False
+        if not self._keeps(one, cause):
+            self._advance(one.end, set())
+            return True
+        self._advance(one.end, done, (one.start,))
+        if done:
+            return True
+        self._num_failed += 1
+        return self._num_failed < _MOST_FAILURES
+
+    def _attempt(self, window: Sequence[Spooled]) -> Exception | None:
+        """Send records; what came between."""
+        try:
+            self._apply(window)
+        except Exception as error:
+            self._store.forget()
+            return error
+        return None
+
+    def _keeps(self, one: Spooled, cause: Exception) -> bool:
+        """Whether a record that was not taken is to be tried again; if not it is left out. Either is told."""
         if isinstance(cause, RunGone):
             self._warn_once(
-                f"the run of {one.record['run']} was deleted there; what comes of it is left out, and "
+                f"the run of {one.record['run']} was deleted there or never begun; what comes of it is left out, and "
                 f"`{self._sync} --again` records it anew"
             )
         elif is_artifact(one.record):
             self._note_artifact_fault(cause)
-            aside = (one.start,)
-        elif fault_of(cause) == "unwritable":  # where there is no room for a record there may be some for a probe
+            return True
+        elif fault_of(cause) in ("passing", "unwritable", "denied"):
             self._note_fault(cause)
-            return False
+            return True
         else:
             self._warn_once(f"a record was refused: {self._said(cause)}")
-        self._advance(one.end, {identity(one.record)} if aside else set(), aside)
-        return True
+        self.num_left_out += 1
+        return False
 
     def _apply(self, window: Sequence[Spooled]) -> None:
         store = self._store
@@ -210,12 +263,26 @@ class Sender:
 
     def _advance(self, offset: int, done: set[tuple[str, ...]], aside: tuple[int, ...] = ()) -> None:
         """Note how far records are sent; what was set aside and has been replaced since is not sent any more."""
-        kept = tuple(start for start in self._progress.aside if not done or self._identity(start) not in done)
+        aside_before = self._progress.aside
+        kept = tuple(start for start in aside_before if not done or self._identity(start) not in done)
         self._note(Progress(offset=offset, aside=kept + aside))
 
     def _identity(self, start: int) -> tuple[str, ...]:
-        window, _ = self._spool.read(start, most=1)
+        window = self._aside(start)
         return identity(window[0].record) if window else ()
+
+    def _aside(self, start: int) -> list[Spooled]:
+        """What was set aside there; none where the spool does not have it any more."""
+        if start not in self._records:
+            self._records[start], _ = self._spool.read(start, most=1)
+        return self._records[start]
+
+    def _asides(self, *, after: int = -1) -> list[Spooled]:
+        """All that was set aside after a place in the spool, in its order."""
+        return [one for start in sorted(self._progress.aside) if start > after for one in self._aside(start)]
+
+    def _note_aside(self, aside: tuple[int, ...]) -> None:
+        self._note(Progress(offset=self._progress.offset, aside=aside))
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.tracking import records
-from orchestrator.tracking.batches import identity, steps
+from orchestrator.tracking.batches import held, identity, steps
 from orchestrator.tracking.spool import Spooled
 
 RUNS = ("search", "trial/0", "trial/0/stage/cascade", "trial/1")
@@ -35,6 +35,29 @@ def test_figures_of_a_run_go_together_and_a_close_takes_them_along():
     assert closed.params == {"a": "1"}
     assert closed.tags["cascade.status"] == "finished"
     assert closed.tags["front"] == "true"
+
+
+def test_what_is_told_of_a_run_waits_for_what_was_set_aside_of_it():
+    opened, logged, written, other, page = spooled(
+        records.opening("trial/0", name="trial 0", kind="trial", parent="search"),
+        records.logging("trial/0", [("epoch", 1, 1)]),
+        records.writing("trial/0", "candidates.json", "[]"),
+        records.logging("trial/1", [("epoch", 1, 1)]),
+        records.overview(),
+    )
+    window = spooled(
+        records.opening("trial/0/network/1", name="network", kind="network", parent="trial/0"),
+        records.logging("trial/0/network/1", [("val_accuracy", 0.9, 0)]),
+        records.writing("trial/0", "candidates.json", "[1]"),
+        records.closing("trial/0", "finished"),
+        records.logging("trial/1", [("epoch", 2, 2)]),
+        records.overview(),
+    )
+    assert held(window, []) == []
+    assert held(window, [opened, logged]) == window[:4], "without its run nothing of it can be sent"
+    assert held(window, [logged]) == [window[3]], "a run that is there takes artifacts, and others are nested in it"
+    assert held(window, [written, page]) == []
+    assert held(window, [logged, other]) == window[3:5]
 
 
 def test_of_artifacts_in_one_place_the_last_is_sent_after_all_runs():

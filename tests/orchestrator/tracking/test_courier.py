@@ -1,7 +1,9 @@
 """The courier as a process: against real servers that come and go, and when its driver does."""
 
 import contextlib
+import http.client
 import http.server
+import itertools
 import json
 import os
 import select
@@ -19,6 +21,7 @@ from orchestrator.addresses import database_uri
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import Tracker, records
 from orchestrator.tracking.sender import WINDOW
+from orchestrator.tracking.store import MlflowStore
 from orchestrator.tracking.ui_server import serve
 from trainables.errors import InputError
 
@@ -153,6 +156,89 @@ def test_who_does_not_wait_for_many_records_has_them_sent_all_the_same(start, ru
     left, waiting = sorted(warnings, key=lambda text: "on their way" in text)
     assert left.endswith("what is left is sent in the background")
     assert waiting.endswith("records are on their way; Ctrl-C ends the wait, and they are sent all the same")
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to a server, but for those that the test wants to fail."""
+
+    protocol_version = "HTTP/1.1"
+    server: "http.server.ThreadingHTTPServer"
+
+    def pass_on(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status = self.server.fails(self.path, body)
+        answer = b'{"message": "upstream connect error"}'
+        if status is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.server.behind)
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
+            }
+            connection.request(self.command, self.path, body, headers)
+            with contextlib.closing(connection), connection.getresponse() as response:
+                status, answer = response.status, response.read()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def proxy(free_port):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        server.behind, server.fails = free_port, lambda path, body: None
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_what_a_proxy_does_not_let_through_arrives_when_it_does(
+    database, runs, proxy, tracker, make_sender, warnings, make_epoch, make_candidate, monkeypatch
+):
+    monkeypatch.setattr("orchestrator.tracking.sender.sleep", lambda seconds: None)
+    for trial in range(2):
+        tracker.start_trial(trial, {"temperature": 4.0})
+        tracker.log_epoch(trial, make_epoch(1))
+        tracker.finish_trial(trial, (make_candidate(trial, 1),), "finished")
+    tracker.finish("finished")
+    statuses = itertools.cycle((None, 503, None, 413, None))
+
+    def fails(path, body):
+        if path.endswith("runs/create") and b'"trial 1"' in body:
+            return 503
+        return next(statuses) if path.endswith(("runs/create", "log-batch", "runs/update")) else None
+
+    with serve(database, port=proxy.behind):
+        store = MlflowStore(uri=f"http://127.0.0.1:{proxy.server_port}", storage=database, experiment="here")
+        store.require()
+        proxy.fails = fails
+        sender = make_sender(store)
+        while not sender.send():
+            pass
+        assert not sender.send_aside()
+        there = {name: run.info.status for name, run in runs().items()}
+        names = ("digits", "trial 0", "trial 0, cascade", "network 0:1 of digits")
+        assert there == dict.fromkeys(names, "FINISHED")
+        assert sender.left().num_waiting > 5
+        assert "503" in sender.left().cause
+        proxy.fails = lambda path, body: None
+        sender = make_sender(store)
+        assert sender.send()
+        assert sender.send_aside()
+    assert (sender.left().num_waiting, sender.num_left_out) == (0, 0)
+    found = runs()
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert len(found) == 7
+    assert [found[f"trial {trial}"].data.metrics["epoch"] for trial in range(2)] == [1, 1]
+    assert found["trial 1"].data.params == {"temperature": "4.0"}
+    nested = found["network 1:1 of digits"].data.tags["mlflow.parentRunId"]
+    assert nested == found["trial 1"].info.run_id
+    assert not [said for said in warnings if "left out" in said or "was refused" in said]
 
 
 @pytest.fixture

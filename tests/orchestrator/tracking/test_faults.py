@@ -19,12 +19,27 @@ class Told(Exception):
         (Told("API request to endpoint /api failed with error code 401 != 200. Response body: ''"), "denied"),
         (Told("API request to endpoint /api failed with error code 403 != 200. Response body: ''"), "denied"),
         (RuntimeError('FATAL:  password authentication failed for user "me"'), "denied"),
-        (Told("API request failed with exception HTTPConnectionPool: Read timed out after 4010 ms"), "other"),
+        (
+            Told(
+                "API request failed with exception HTTPConnectionPool: Read timed out after 4010 ms", "INTERNAL_ERROR"
+            ),
+            "passing",
+        ),
+        (
+            Told("API request to http://it/api failed with exception too many 503 error responses", "INTERNAL_ERROR"),
+            "passing",
+        ),
+        (Told("API request to endpoint /api failed with error code 413 != 200. Response body: ''"), "passing"),
+        (Told("API request to endpoint /api failed with error code 404 != 200.", "ENDPOINT_NOT_FOUND"), "passing"),
+        (Told("INVALID_PARAMETER_VALUE: Tag value exceeded length limit", "INVALID_PARAMETER_VALUE"), "other"),
+        (Told("(psycopg.OperationalError) server closed the connection", "TEMPORARILY_UNAVAILABLE"), "passing"),
+        (ConnectionResetError("[Errno 104] Connection reset by peer"), "passing"),
+        (TimeoutError("timed out"), "passing"),
         (Told("(sqlite3.OperationalError) database or disk is full", "TEMPORARILY_UNAVAILABLE"), "unwritable"),
         (Told("(sqlite3.OperationalError) disk I/O error\n[SQL: …]", "TEMPORARILY_UNAVAILABLE"), "unwritable"),
         (Told("(sqlite3.OperationalError) database is locked", "TEMPORARILY_UNAVAILABLE"), "unwritable"),
         (Told("Invalid value 'No space left on device'", "INVALID_PARAMETER_VALUE"), "other"),
-        (Told("too many SQL variables\n[parameters: 'disk is full']", "TEMPORARILY_UNAVAILABLE"), "other"),
+        (Told("too many SQL variables\n[parameters: 'disk is full']", "TEMPORARILY_UNAVAILABLE"), "passing"),
         (ValueError("anything"), "other"),
     ],
 )

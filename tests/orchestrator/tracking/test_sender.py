@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.tracking import records
 from orchestrator.tracking.backoff import Backoff
 from orchestrator.tracking.sender import WINDOW
 from orchestrator.tracking.store import RunGone
@@ -24,12 +25,15 @@ class FakeStore:
         self.down = None
         self.refuses = lambda kind, run: False
         self.gone = set()
+        self.too_large = set()
 
     def _take(self, kind, run, what=""):
         if self.down:
             raise ConnectionError(self.down)
         if run in self.gone:
             raise RunGone(run)
+        if what in self.too_large:
+            raise Refused("413 Request Entity Too Large")
         if self.refuses(kind, run):
             raise Refused(f"{kind} of {run} is not to my liking, s3cret")
         self.taken.append((kind, run, what))
@@ -48,7 +52,7 @@ class FakeStore:
         self._take("open", record["run"])
 
     def log(self, run, *, metrics, params, tags):
-        self._take("log", run, [metric[:3] for metric in metrics])
+        self._take("log", run, tuple(tuple(metric[:3]) for metric in metrics))
 
     def close(self, run, status, time_ms, *, tags):
         self._take("close", run, status)
@@ -61,6 +65,48 @@ class FakeStore:
 
     def read(self, run, sets):
         self._take("data", run)
+
+
+class Passing(Exception):
+    """What MLflow's client says where a proxy answers for the server, or nobody does."""
+
+    error_code = "INTERNAL_ERROR"
+
+
+class OwnPages:
+    """Draws and registers, unless the test says otherwise."""
+
+    def __init__(self):
+        self.drawn, self.refuses = 0, False
+
+    def draw(self, store, search):
+        if self.refuses:
+            raise Refused("413 Request Entity Too Large")
+        self.drawn += 1
+
+    def register(self, store, search, record):
+        pass
+
+
+def fails(*which, times=10**6):
+    """What a store does that does not take these (kind, run), so many times."""
+    left = [times]
+
+    def refuses(kind, run):
+        if (kind, run) in which and left[0]:
+            left[0] -= 1
+            raise Passing("API request to http://somewhere failed with exception too many 503 error responses")
+        return False
+
+    return refuses
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """How long was waited before each try of a record; without waiting."""
+    waited = []
+    monkeypatch.setattr("orchestrator.tracking.sender.sleep", waited.append)
+    return waited
 
 
 @pytest.fixture
@@ -127,6 +173,130 @@ def test_a_record_that_is_refused_is_said_once_and_holds_up_nothing(sender, fake
     assert "s3cret" not in warnings[0]
 
 
+def test_a_record_that_did_not_arrive_is_tried_again_after_a_while(sender, fake, tracker, warnings, pauses):
+    tracker.start_trial(0, {"temperature": 4.0})
+    fake.refuses = fails(("log", "trial/0"), times=4)  # one of them of the whole window
+    assert sender.send()
+    assert kinds(fake, "trial/0") == ["open", "log"]
+    assert (sender.left().num_waiting, sender.num_left_out, warnings) == (0, 0, [])
+    assert [pause for pause in pauses if pause] == [1.0, 2.0]
+
+
+def test_what_did_not_arrive_waits_with_what_comes_of_its_run_and_holds_up_nothing_else(
+    make_sender, fake, tracker, warnings, make_epoch, make_candidate
+):
+    tracker.start_trial(0, {"temperature": 4.0})
+    tracker.log_epoch(0, make_epoch(1))
+    tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
+    tracker.start_trial(1, {"temperature": 2.0})
+    tracker.finish_trial(1, (make_candidate(1, 1),), "finished")
+    fake.refuses = fails(("open", "trial/0"))
+    sender = make_sender(fake)
+    assert sender.send()
+    assert not sender.send_aside()
+    assert kinds(fake, "trial/1") == ["open", "log", "text", "close"]
+    assert not [run for _, run, _ in fake.taken if run == "trial/0" or run.startswith("trial/0/")], "its own runs wait"
+    left = sender.left()
+    assert left.num_waiting > 5
+    assert "503" in left.cause
+    assert sender.num_left_out == 0
+    assert len(warnings) == 1
+    assert "takes no records now" in warnings[0]
+    before = len(fake.taken)
+    fake.refuses = lambda kind, run: False
+    again = make_sender(fake)  # as what waits is noted, another start sends it too
+    tracker.finish("finished")
+    assert again.send()
+    assert again.send_aside()
+    assert again.left().num_waiting == 0
+    late = [(kind, run) for kind, run, _ in fake.taken[before:]]
+    assert late.index(("open", "trial/0")) < late.index(("open", "trial/0/network/1"))
+    assert [kind for kind, run in late if run == "trial/0"][-1] == "close"
+    assert kinds(fake, "trial/0/network/1") == ["open", "log", "close"]
+
+
+def test_a_record_that_never_arrives_holds_up_its_own_run_alone(sender, fake, tracker, make_epoch):
+    fake.refuses = fails(("log", "trial/0"))
+    tracker.start_trial(0, {"temperature": 4.0})
+    for number in range(1, 4):
+        tracker.start_trial(number, {"temperature": 4.0})
+        tracker.log_epoch(number, make_epoch(1))
+        assert sender.send()
+        assert not sender.send_aside()
+        assert "log" in kinds(fake, f"trial/{number}")
+    assert kinds(fake, "trial/0") == ["open"]
+    assert sender.left().num_waiting >= 1
+
+
+def test_a_server_that_takes_none_of_some_records_is_one_that_takes_nothing_now(sender, fake, tracker, make_epoch):
+    for trial in range(9):
+        tracker.start_trial(trial, {})
+    assert sender.send()
+    for trial in range(9):
+        tracker.log_epoch(trial, make_epoch(1, stage=f"stage-{trial}"))
+    fake.refuses = lambda kind, run: fails((kind, run))(kind, run)
+    waiting = [sender.num_waiting]
+    for _ in range(3):
+        assert not sender.send()
+        waiting.append(sender.num_waiting)
+    assert set(waiting) == {waiting[0]}, "nothing is lost"
+    fake.refuses = lambda kind, run: False
+    assert sender.send()
+    while not sender.send_aside():
+        pass
+    assert sender.left().num_waiting == 0
+    assert all("log" in kinds(fake, f"trial/{trial}") for trial in range(9))
+
+
+def test_a_file_that_is_never_taken_holds_up_no_other(make_sender, fake, tracker, warnings):
+    sender = make_sender(fake)
+    assert sender.send()
+    fake.refuses = lambda kind, run: kind == "text"
+    for trial in range(5):
+        tracker._outbox.put(records.writing("search", f"{trial}.json", "[]"))
+    assert sender.send()
+    assert sender.left().num_waiting == 5
+    before = len(fake.taken)
+    fake.refuses = lambda kind, run: False
+    fake.too_large = {"0.json", "1.json", "2.json", "3.json"}
+    for _ in range(2):
+        sender = make_sender(fake)  # who starts anew goes on with the others
+        assert not sender.send_aside()
+    assert [what for _, _, what in fake.taken[before:]] == ["4.json"]
+    assert sender.left().num_waiting == 4
+    fake.too_large = set()
+    assert make_sender(fake).send_aside()
+
+
+def test_a_file_of_a_run_that_was_deleted_since_does_not_wait_for_ever(sender, fake, tracker, warnings):
+    tracker.start_trial(0, {})
+    assert sender.send()
+    fake.refuses = lambda kind, run: kind == "text"
+    tracker._outbox.put(records.writing("trial/0", "candidates.json", "[]"))
+    assert sender.send()
+    assert sender.left().num_waiting == 1
+    fake.gone = {"trial/0"}
+    assert sender.send_aside()
+    assert (sender.left().num_waiting, sender.num_left_out) == (0, 1)
+    assert "trial/0 was deleted there or never begun" in warnings[-1]
+
+
+def test_a_page_that_cannot_be_drawn_holds_up_no_other_that_was_put_off(make_sender, fake, tracker, make_view):
+    for number in range(WINDOW):
+        tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+    pages = OwnPages()
+    pages.refuses = True
+    fake.too_large = {"front/front.md"}
+    sender = make_sender(fake, pages)
+    assert sender.send()
+    fake.too_large = set()
+    assert not sender.send_aside()
+    assert sender.left().num_waiting == 1, "all but the page"
+    pages.refuses = False
+    assert sender.send_aside()
+    assert pages.drawn == 1
+
+
 def test_files_that_are_not_taken_are_set_aside_and_the_last_of_each_is_sent_later(
     sender, fake, tracker, warnings, make_view, tmp_path
 ):
@@ -186,7 +356,8 @@ def test_what_comes_of_a_deleted_run_is_left_out(sender, fake, tracker, warnings
     assert sender.send()
     assert kinds(fake, "trial/1") == ["open", "log"]
     assert warnings == [
-        "the run of trial/0 was deleted there; what comes of it is left out, and `cascade sync --again` records it anew"
+        "the run of trial/0 was deleted there or never begun; what comes of it is left out, and "
+        "`cascade sync --again` records it anew"
     ]
 
 
