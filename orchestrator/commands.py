@@ -193,10 +193,18 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
     synced = sync(folder, uri=uri, from_start=again, warn=partial(print_line, Console(stderr=True)))
     left = synced.left
     if format == "json":
-        said = {"address": synced.address, "sent": synced.num_sent, "waiting": left.num_waiting, "cause": left.cause}
+        said = {
+            "address": synced.address,
+            "sent": synced.num_sent,
+            "left_out": synced.num_left_out,
+            "waiting": left.num_waiting,
+            "cause": left.cause,
+        }
         sys.stdout.write(json.dumps(said) + "\n")
     else:
         waits = f"{counted(left.num_waiting, 'record')} left: {left.cause}" if left.num_waiting else "nothing waits"
+        if synced.num_left_out:
+            waits = f"{counted(synced.num_left_out, 'record')} left out; {waits}"
         sys.stdout.write(f"{name}: {counted(synced.num_sent, 'record')} sent to {synced.address}; {waits}\n")
     return 1 if left.num_waiting else 0
 

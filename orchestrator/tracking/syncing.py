@@ -43,11 +43,13 @@ class Synced:
     Attributes:
         address: where to, as it may be shown.
         num_sent: records.
+        num_left_out: records that are not sent, as MLflow refused them or has no run for them.
         left: what still waits, and why.
     """
 
     address: str
     num_sent: int
+    num_left_out: int
     left: Left
 
 
@@ -142,7 +144,9 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
                 sender.rewind()
             if sender.send():
                 sender.send_aside()
-            return Synced(address=store.address, num_sent=sum(sent), left=sender.left())
+            return Synced(
+                address=store.address, num_sent=sum(sent), num_left_out=sender.num_left_out, left=sender.left()
+            )
 
 
 def _tell_front(source: _Source, spool: Spool) -> None:

@@ -290,6 +290,7 @@ def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, 
     tracker = Tracker(uri=dead, storage=database, experiment="here", warn=warnings.append)
     tracker.start_search("digits", {}, "data: digits", "search-7")
     tracker.start_trial(0, {"temperature": 4.0})
+    tracker._outbox.put(records.logging("trial/0", tags={"no name?": "refused"}))
     tracker.close()  # the driver was killed before anything was sent
     experiment = Experiment(tracking={"experiment": "here", "models": "none"})
     (database / "digits/experiment.yaml").write_text(experiment.to_yaml())
@@ -298,15 +299,18 @@ def test_what_was_not_sent_is_synced_later(database, runs, free_port, warnings, 
         sync_search("digits", storage=database, uri=dead, again=False, format="text")
     assert sync_search("digits", storage=database, uri=None, again=False, format="json") == 0
     first = json.loads(capsys.readouterr().out)
-    assert first["waiting"] == 0
+    assert (first["left_out"], first["waiting"]) == (1, 0)
     assert first["sent"] > 3
     assert {run.info.status for run in runs().values()} == {"KILLED"}
     assert sync_search("digits", storage=database, uri=None, again=False, format="text") == 0
     said = capsys.readouterr().out
     assert said.startswith("digits: 0 records sent to sqlite:///")
-    assert "nothing waits" in said
+    assert said.endswith("; nothing waits\n")
+    assert "left out" not in said
     assert sync_search("digits", storage=database, uri=None, again=True, format="text") == 0
-    assert "digits: 0 records" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "digits: 0 records" not in said
+    assert said.endswith("; 1 record left out; nothing waits\n")
     assert len(runs()) == 2
 
 
