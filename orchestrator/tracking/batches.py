@@ -1,6 +1,6 @@
 """Many records in few calls: figures of a run together, of several artifacts in one place the last."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ def identity(record: Record) -> tuple[str, ...]:
     return (record["run"], *places.get(record["kind"], (record["kind"], record.get("model", ""))))
 
 
-def held(spooled: Sequence[Spooled], aside: Iterable[Spooled]) -> list[Spooled]:
+def held(spooled: Sequence[Spooled], aside: Iterable[Spooled], begun: Collection[str] = ()) -> list[Spooled]:
     """Those that have to wait for records that are set aside.
 
     What is told of a run is sent in its order, as the last tags and the last end hold; what is kept with a run or
@@ -37,6 +37,7 @@ def held(spooled: Sequence[Spooled], aside: Iterable[Spooled]) -> list[Spooled]:
     Args:
         spooled: records in their order.
         aside: records that were set aside before these, in their order.
+        begun: runs that are known to be there, though not all that was told as they began may be.
     """
     first: dict[str | None, str] = {}
     for one in aside:
@@ -45,7 +46,8 @@ def held(spooled: Sequence[Spooled], aside: Iterable[Spooled]) -> list[Spooled]:
     found: list[Spooled] = []
     for one in spooled:
         run, is_told = one.record["run"], not is_artifact(one.record)
-        not_begun = "open" in (first.get(run), first.get(one.record.get("parent")))
+        needed = (run, one.record.get("parent"))
+        not_begun = any(first.get(other) == "open" and other not in begun for other in needed)
         if not_begun or (is_told and run in first):
             found.append(one)
             if is_told:

@@ -77,6 +77,7 @@ class Sender:
         self._warned: set[str] = set()
         self._progress = spool.progress(store.place)
         self._cause: str | None = None
+        self._begun: set[str] = set()  # runs, as far as they were begun here
         self._num_failed = 0  # records in a row, but for artifacts, that were set aside as they did not arrive
         self.num_left_out = 0
         """Records that were not sent and do not wait, as MLflow refused them or has no run for them."""
@@ -120,7 +121,7 @@ class Sender:
             if cause is not None and not self._answers():
                 return False
             if cause is not None and self._keeps(window[0], cause):
-                last = (start, *(other.start for other in held(self._asides(after=start), window)))
+                last = (start, *(other.start for other in held(self._asides(after=start), window, self._begun)))
                 waits.update(last)  # after all that it waits for, here as ever
                 self._note_aside((*(other for other in self._progress.aside if other not in last), *last))
                 num_failed += 1
@@ -147,7 +148,7 @@ class Sender:
     def _send_together(self, window: Sequence[Spooled], end: int) -> bool:
         # While much is left, pages would only be drawn to be replaced.
         put_off = [one for one in window if len(window) == WINDOW and is_page(one.record)]
-        later = {one.start: one for one in (*held(window, self._asides()), *put_off)}
+        later = {one.start: one for one in (*held(window, self._asides(), self._begun), *put_off)}
         now = [one for one in window if one.start not in later]
         if self._attempt(now) is not None:  # it is told of the record that it is about
             return False
@@ -163,7 +164,7 @@ class Sender:
     def _send_one(self, one: Spooled) -> bool:
         """Send a record, set it aside or leave it out; false where the server takes nothing now."""
         done = {identity(one.record)} if is_artifact(one.record) else set()
-        if held([one], self._asides()):
+        if held([one], self._asides(), self._begun):
             self._advance(one.end, done, (one.start,))
             return True
         cause = self._attempt([one])
@@ -188,10 +189,8 @@ class Sender:
             self._advance(one.end, set())
             return True
         self._advance(one.end, done, (one.start,))
-        if done:
-            return True
-        self._num_failed += 1
-        return self._num_failed < _MOST_FAILURES
+        self._num_failed += not done
+        return bool(done) or self._num_failed < _MOST_FAILURES
 
     def _attempt(self, window: Sequence[Spooled]) -> Exception | None:
         """Send records; what came between."""
@@ -229,6 +228,7 @@ class Sender:
                 store.log(run, metrics=batch.metrics, params=batch.params, tags=batch.tags)
             if kind == "open":
                 store.open(record)
+                self._begun.add(run)
             elif kind == "close":
                 store.close(run, record["status"], record["time"], tags=record["tags"])
             elif kind == "text":

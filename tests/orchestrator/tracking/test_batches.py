@@ -55,6 +55,7 @@ def test_what_is_told_of_a_run_waits_for_what_was_set_aside_of_it():
     )
     assert held(window, []) == []
     assert held(window, [opened, logged]) == window[:4], "without its run nothing of it can be sent"
+    assert held(window, [opened, logged], {"trial/0"}) == [window[3]], "it was begun, though its parameters wait"
     assert held(window, [logged]) == [window[3]], "a run that is there takes artifacts, and others are nested in it"
     assert held(window, [written, page]) == []
     assert held(window, [logged, other]) == window[3:5]

@@ -228,6 +228,19 @@ def test_a_record_that_never_arrives_holds_up_its_own_run_alone(sender, fake, tr
     assert sender.left().num_waiting >= 1
 
 
+def test_a_run_that_was_begun_does_not_hold_up_what_is_nested_in_it(make_sender, fake, tracker):
+    fake.refuses = fails(("log", "search"))  # also what was told as it began
+    for _ in range(2):
+        tracker.start_trial(0, {"temperature": 4.0})
+        tracker._outbox.put(records.writing("search", "config.yaml", "data: digits"))
+        sender = make_sender(fake)
+        assert sender.send()
+        assert not sender.send_aside()
+        assert kinds(fake, "trial/0") == ["open", "log"]
+        assert kinds(fake, "search") == ["open", "text"]
+        fake.taken.clear()
+
+
 def test_a_server_that_takes_none_of_some_records_is_one_that_takes_nothing_now(sender, fake, tracker, make_epoch):
     for trial in range(9):
         tracker.start_trial(trial, {})
