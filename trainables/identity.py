@@ -40,6 +40,7 @@ _BESIDE_THE_ENGINE = (
     "pruning/layer_times.py",
     "results.py",
     "tune_adapter.py",
+    "work.py",
 )
 # Keys of a cascade that change a stage by its plan alone, which names the stage, its levels and its epochs.
 _IN_PLANS = ("macs_kept", "schedule", "epoch_growth", "recovery_epochs")
