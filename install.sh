@@ -27,6 +27,7 @@ check "$venv/bin/python" "say make clean, then this again"
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 [ "$asked" != "command line" ] || [ "$(version "$venv/bin/python")" = "$(version "$python")" ] ||
     stop "$venv is of Python $(version "$venv/bin/python"), but $(version "$python") is asked for; say make clean, then this again"
+[ -z "$(find pyproject.toml constraints.txt install.sh -newer "$venv/.ready" 2>&1)" ] && exit 0 # nothing has changed since
 echo "installing into $venv; the first time this takes some minutes and 7 GB"
 # Not compiled: Python compiles what it imports, and keeps it, and of 7 GB that is a small part.
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,export]' 2>"$venv/install.log" || {
