@@ -148,10 +148,15 @@ def _begin(  # noqa: PLR0913
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends all processes; the first one says so
     processor.prepare(threads, share_of_card=share_of_card)
     made = StudyPlan.from_dict(plan)
-    _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))
+    try:
+        _HELD["material"] = material_of(made, Path(images), Path(folder), torch.device(device))
+    except Exception as error:  # of which a pool would say no more than that it is broken
+        _HELD["failure"] = error
 
 
 def _work(run: Run, deadline: float | None) -> RunResult | None:
+    if "failure" in _HELD:
+        raise _HELD["failure"]
     try:
         return run_arm(run, _HELD["material"], lambda: _check(deadline))
     except OutOfTimeError:

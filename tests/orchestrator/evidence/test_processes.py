@@ -324,10 +324,27 @@ def test_each_process_has_the_threads_that_are_asked_for(
     assert told == [(of_workers if options else None, 1.0), (of_workers, 0.5)]
 
 
+def test_what_keeps_a_process_from_beginning_is_told(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+    def damaged(*_: Any) -> Any:
+        raise InputError("the teacher's file is damaged")
+
+    monkeypatch.setattr(processor, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(processes, "material_of", damaged)
+    monkeypatch.setattr(processes, "_HELD", {})
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "2"]) == 2
+    assert capsys.readouterr().err == "evidence: the teacher's file is damaged\n"
+
+
 @pytest.mark.integration
 def test_a_process_that_is_killed_is_told(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+    others = multiprocessing.active_children()
+
     def killed(*args: Any, **kwargs: Any) -> Any:
-        for child in multiprocessing.active_children():
+        for child in set(multiprocessing.active_children()) - set(others):
             child.kill()
         return wait(*args, **kwargs)
 
