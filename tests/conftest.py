@@ -2,7 +2,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from hypothesis import settings
 
 from orchestrator.front.archive import Candidate
 from tests.commands import OneProcess, run_alone
+from tests.ports import free_port
 from trainables.config import CascadeConfig
 
 # Where tests run in the background of a shell, Ctrl-C is ignored, by them and by all that they start.
@@ -87,9 +87,7 @@ def tiny_search(tmp_path_factory, cascade_command, worker_id):
 @pytest.fixture(scope="session")
 def s3_server():
     """The port of an S3 server with a bucket `models`; any key opens it."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
