@@ -150,7 +150,7 @@ class TeacherTask:
 
     def _push(self, bucket: Bucket, result: bytes) -> None:
         bucket.push_for_certain(self.network_folder, "network")
-        bucket.write("result.json", result)
+        bucket.write_for_certain("result.json", result)
         bucket.remove(STATE)
 
     def fetch(self) -> None:

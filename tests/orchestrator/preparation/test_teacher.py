@@ -12,13 +12,17 @@ from orchestrator.machines.rank_actors import RankActors
 from orchestrator.preparation.teacher import _failure, _latency_ms, _run, _time_layers, time_layers
 from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.storage import answers
+from orchestrator.storage import bucket as buckets
 from orchestrator.storage.bucket import Bucket
 from orchestrator.trials.parts import make_teacher_task
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError, StageFailure
+from trainables.files.input_spec import InputSpec
 from trainables.files.states import load_state, save_state
 from trainables.model_config import ModelConfig
+from trainables.networks.models import build
 from trainables.pruning.cost import LatencyTable, LayerTime
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
@@ -89,6 +93,18 @@ def test_of_two_machines_the_one_that_came_farther_is_gone_on_with(task, s3, tmp
     assert load_state(one.state_file)[0]["w"].item() == 8.0  # for other ranks
     save_state(one.state_file, {"w": torch.zeros(1)}, {"epochs": [{}] * 9})  # as the bucket did not take it
     assert len(one.state()[1]["epochs"]) == 9
+
+
+@pytest.mark.integration
+def test_no_part_of_a_finished_teacher_is_begun_again_beside_itself(task, s3, tmp_path, monkeypatch):
+    data = two_classes()
+    network = build(task.model, num_classes=2, in_channels=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(buckets, "seconds_for", lambda _num_bytes: 0.0)
+        patched.setattr(answers._log, "warning", lambda text, *words: pytest.fail(text % words))
+        replace(task, bucket=Bucket(s3)).keep(network, {"macs": 1}, InputSpec.of(data))
+    assert Bucket(s3).pull("network", tmp_path / "other")
+    assert json.loads(Bucket(s3).read("result.json")) == {"macs": 1}
 
 
 def test_a_full_disk_is_told_as_the_system_tells_it_whoever_writes(task, monkeypatch):
