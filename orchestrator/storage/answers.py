@@ -11,8 +11,8 @@ from typing import NoReturn, TypeVar
 from trainables.errors import first_line
 
 # A server that takes a request and says nothing is waited for by S3's own client for minutes. A line may be slow, and
-# the uploads of several trials share it.
-_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND = 30.0, 1e5
+# several trials share it; but a large object of which no progress is seen would hold a trial for an hour at that rate.
+_ANSWER_SECONDS, _SLOWEST_BYTES_A_SECOND, _SLOWEST_UNSEEN_BYTES_A_SECOND = 30.0, 1e5, 1e6
 _RETRY_SECONDS = 5.0
 _REQUEST = "request to a store"
 _LAST_SECONDS = 1.0
@@ -38,8 +38,13 @@ def insist(work: Callable[[], _Answer], *, what: str) -> _Answer:
 
 
 def seconds_for(num_bytes: int) -> float:
-    """How long so much may take."""
+    """How long so much may take on a slow line."""
     return _ANSWER_SECONDS + num_bytes / _SLOWEST_BYTES_A_SECOND
+
+
+def seconds_for_unseen(num_bytes: int) -> float:
+    """The same in one call that shows no progress, however much it is."""
+    return _ANSWER_SECONDS + num_bytes / _SLOWEST_UNSEEN_BYTES_A_SECOND
 
 
 def answered(work: Callable[[], _Answer], *, seconds: float | None = _ANSWER_SECONDS) -> _Answer:

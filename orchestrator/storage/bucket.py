@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orchestrator.storage.addresses import mend, require_address, shown, with_option
-from orchestrator.storage.answers import answered, getting_on, seconds_for
+from orchestrator.storage.answers import answered, getting_on, seconds_for, seconds_for_unseen
 from trainables.errors import InputError, first_line
 from trainables.plain import at_home
 
@@ -130,16 +130,17 @@ class Bucket:
         while True:
             try:
                 file = answered(lambda: self.filesystem.open_input_file(path))
-                content: bytes = answered(file.readall, seconds=seconds_for(file.size()))
+                content = b"".join(_pieces(file))
+                # A piece is of what was there when it was asked for, up to the length of what was opened.
+                if _version(answered(lambda: self.filesystem.open_input_file(path))) == _version(file):
+                    return content
             except FileNotFoundError:
                 return None
-            # As much is read as there was when it was opened: too little, if it was replaced by a larger one since.
-            if answered(lambda: self.filesystem.get_file_info(path)).size in (None, len(content)):
-                return content
 
     def write(self, name: str, content: bytes) -> None:
         """Make an object, or replace it, in one step; given up once it does not get on."""
-        seconds = seconds_for(min(len(content), self._piece_bytes))
+        limit = seconds_for if self._piece_bytes == _PIECE_BYTES else seconds_for_unseen
+        seconds = limit(min(len(content), self._piece_bytes))
         getting_on(lambda told: self._write(name, content, told), seconds=seconds)
 
     def write_for_certain(self, name: str, content: bytes) -> None:
@@ -200,9 +201,7 @@ class Bucket:
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """An object's content, piece by piece, for one that is large."""
-        file = answered(lambda: self.filesystem.open_input_stream(self._path(name)))
-        while piece := answered(lambda: file.read(_PIECE_BYTES), seconds=seconds_for(_PIECE_BYTES)):
-            yield piece
+        yield from _pieces(answered(lambda: self.filesystem.open_input_file(self._path(name))))
 
     def push(self, folder: Path, name: str) -> None:
         """Copy the files of a folder; readers see them together, once all are there.
@@ -272,6 +271,18 @@ def check_address(address: str) -> None:
         InputError: as `Bucket`, but for one that cannot be reached.
     """
     Bucket(with_option(address, "region", "any"))
+
+
+def _pieces(file: pa.NativeFile) -> Iterator[bytes]:
+    """An object's content, piece by piece, each waited for by itself."""
+    seconds = seconds_for(min(file.size(), _PIECE_BYTES))
+    while piece := answered(lambda: file.read(_PIECE_BYTES), seconds=seconds):
+        yield piece
+
+
+def _version(file: pa.NativeFile) -> tuple[int, bytes | None]:
+    """What differs once an object is replaced; Google's, which lacks this tag, is read as it was when it was opened."""
+    return file.size(), file.metadata().get("ETag")
 
 
 def _named(manifest: bytes) -> Iterator[tuple[str, str]]:

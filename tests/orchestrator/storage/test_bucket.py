@@ -1,5 +1,6 @@
 """A bucket on a real S3 server: what is read is whole and undamaged, or not there."""
 
+import io
 import json
 import os
 import pickle
@@ -65,11 +66,32 @@ def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(s3):
                 other.write("a", b"newer and larger")
             return found
 
-        def get_file_info(self, path):
-            return other.filesystem.get_file_info(path)
-
     bucket.filesystem = Replaced()
     assert bucket.read("a") == b"newer and larger"
+
+
+def test_of_a_large_object_that_is_replaced_between_two_pieces_none_is_mixed_with_the_others(s3):
+    bucket, other = Bucket(s3), Bucket(s3)
+    old, new = (bytes([value]) * (buckets._PIECE_BYTES + 1) for value in (1, 2))
+    bucket.write("a", old)
+    replacing = [new]
+
+    class Replaced:
+        """A store in which somebody replaces the object after a reader's first piece, once."""
+
+        def open_input_file(self, path):
+            found = other.filesystem.open_input_file(path)
+
+            def read(num_bytes):
+                piece = found.read(num_bytes)
+                if replacing:
+                    other.write("a", replacing.pop())
+                return piece
+
+            return SimpleNamespace(read=read, size=found.size, metadata=found.metadata)
+
+    bucket.filesystem = Replaced()
+    assert bucket.read("a") == new
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "/inner/", "/a%20b", "/a+b", "/a=b&c", "/a%2Fb"])
@@ -171,15 +193,21 @@ def test_a_large_object_that_is_refused_leaves_the_old_one(s3, s3_server, refusi
     assert Bucket(s3).read("a") == b"old"
 
 
-def test_each_piece_of_a_large_object_is_waited_for(s3, s3_server, refusing, monkeypatch):
-    waited = []
+@pytest.fixture
+def waited(monkeypatch):
+    """For how long each answer is waited for."""
+    found = []
 
     class Queue(SimpleQueue):
         def get(self, timeout):
-            waited.append(timeout)
+            found.append(timeout)
             return super().get()
 
     monkeypatch.setattr(answers, "SimpleQueue", Queue)
+    return found
+
+
+def test_each_piece_of_a_large_object_is_waited_for(s3, s3_server, refusing, waited):
     bucket = Bucket(s3.replace(f":{s3_server}", f":{refusing.port}"))
     content = os.urandom(2 * buckets._PIECE_BYTES + 1)
     bucket.write("a", content)
@@ -188,7 +216,20 @@ def test_each_piece_of_a_large_object_is_waited_for(s3, s3_server, refusing, mon
     sent = []
     bucket._write("a", content, lambda: sent.append(sum(b"partNumber=" in line for line in refusing.asked)))
     assert sent == [1, 2, 2]
+    waited.clear()
     assert Bucket(s3).read("a") == content
+    assert waited == [30, *[answers.seconds_for(buckets._PIECE_BYTES)] * 4, 30]  # and between opening and looking again
+    bucket.write("a", b"small")
+    waited.clear()
+    assert bucket.read("a") == b"small"
+    assert max(waited) < 31
+
+
+def test_a_store_that_shows_no_progress_holds_nobody_long(waited, monkeypatch):
+    store = SimpleNamespace(open_output_stream=lambda _path: io.BytesIO())
+    monkeypatch.setattr(buckets.pafs, "FileSystem", SimpleNamespace(from_uri=lambda _address: (store, "photos")))
+    Bucket("gs://photos").write("a", bytes(20_000_000))
+    assert waited == [50, 50]  # at 1 MB/s, and the end
 
 
 def test_where_a_bucket_is_is_asked_once(monkeypatch):
