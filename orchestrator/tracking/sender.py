@@ -69,7 +69,7 @@ class Sender:
             search: which one it is of.
             pages: draws and registers.
             warn: takes a line for people; each text once.
-            told: hears how many records were sent, and while they are that something was, as of 0 records.
+            told: hears how many records were sent; of 0 while they are, as something was or the server answers.
             sync: command that sends what waits, as people type it.
         """
         self._store, self._spool, self._search, self._pages = store, spool, search, pages
@@ -155,9 +155,8 @@ class Sender:
         if now:
             self._num_failed = 0
         last = {identity(one.record) if is_artifact(one.record) else start: start for start, one in later.items()}
-        self._advance(
-            end, {identity(one.record) for one in window if is_artifact(one.record)}, tuple(sorted(last.values()))
-        )
+        done = {identity(one.record) for one in window if is_artifact(one.record)}
+        self._advance(end, done, tuple(sorted(last.values())))
         self._told(len(now))
         return True
 
@@ -249,6 +248,7 @@ class Sender:
         except Exception as error:
             self._note_fault(error)
             return False
+        self._told(0)  # all tries of a record take longer than one waits without news
         return True
 
     def _note_fault(self, error: BaseException) -> None:

@@ -1,5 +1,7 @@
 """When records are sent, kept, set aside or left out; against a store that misbehaves as it is told."""
 
+import itertools
+
 import pytest
 
 from orchestrator.tracking import records
@@ -391,6 +393,26 @@ def test_each_thing_that_a_slow_server_takes_is_news_before_the_window_is_sent(m
     *within, (num_sent, num_taken) = told
     assert within == [(0, number) for number in range(1, num_taken + 1)]
     assert num_sent > 0
+
+
+def test_each_try_of_a_record_is_news_while_the_server_answers(make_sender, fake, tracker):
+    happened = []
+
+    def refuses(kind, run):
+        if (kind, run) == ("log", "trial/0"):
+            happened.append("a try")
+            raise Passing("API request to http://somewhere failed with exception Read timed out")
+
+    tracker.start_trial(0, {})
+    sender = make_sender(fake)
+    assert sender.send()
+    tracker._outbox.put(records.logging("trial/0", [("epoch", 1, 1)]))
+    fake.refuses = refuses
+    sender._told = lambda num: happened.append("news")
+    assert sender.send()
+    assert happened.count("a try") == 6
+    pairs = list(itertools.pairwise(happened))
+    assert pairs.count(("a try", "a try")) == 1, "of the whole window, and of the record"
 
 
 def test_many_records_go_in_windows(make_sender, fake, tracker, make_epoch):
