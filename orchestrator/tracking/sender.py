@@ -210,7 +210,7 @@ class Sender:
         elif is_artifact(one.record):
             self._note_artifact_fault(cause)
             return True
-        elif fault_of(cause) in ("passing", "unwritable", "denied"):
+        elif fault_of(cause) in ("passing", "unwritable"):
             self._note_fault(cause)
             return True
         else:

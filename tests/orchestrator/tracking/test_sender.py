@@ -75,6 +75,12 @@ class Passing(Exception):
     error_code = "INTERNAL_ERROR"
 
 
+class Denied(Exception):
+    """What MLflow's client says where we may not do something."""
+
+    error_code = "PERMISSION_DENIED"
+
+
 class OwnPages:
     """Draws and registers, unless the test says otherwise."""
 
@@ -173,6 +179,20 @@ def test_a_record_that_is_refused_is_said_once_and_holds_up_nothing(sender, fake
     assert sender.left().num_waiting == 0
     assert [warning.startswith("a record was refused: log of trial/0") for warning in warnings] == [True]
     assert "s3cret" not in warnings[0]
+
+
+def test_a_record_that_we_may_not_send_is_left_out_where_we_may_send_others(sender, fake, tracker, warnings):
+    def denies(kind, run):
+        if (kind, run) == ("log", "trial/0"):
+            raise Denied("Permission denied")
+
+    fake.refuses = denies
+    for trial in (0, 1):
+        tracker.start_trial(trial, {"temperature": 4.0})
+    assert sender.send()
+    assert kinds(fake, "trial/1") == ["open", "log"]
+    assert (sender.left().num_waiting, sender.num_left_out) == (0, 1)
+    assert warnings == ["a record was refused: Permission denied"]
 
 
 def test_a_record_that_did_not_arrive_is_tried_again_after_a_while(sender, fake, tracker, warnings, pauses):
