@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+from orchestrator.tracking.records import label_keys
 from orchestrator.tracking.spool import Record, Spooled
 
 _ARTIFACTS = ("text", "file", "data", "overview", "register")
@@ -32,7 +34,7 @@ def held(spooled: Sequence[Spooled], aside: Iterable[Spooled], begun: Collection
     """Those that have to wait for records that are set aside.
 
     What is told of a run is sent in its order, as the last tags and the last end hold; what is kept with a run or
-    nested in it comes after its beginning.
+    nested in it comes after its beginning; and networks are registered after those of their runs.
 
     Args:
         spooled: records in their order.
@@ -46,7 +48,8 @@ def held(spooled: Sequence[Spooled], aside: Iterable[Spooled], begun: Collection
     found: list[Spooled] = []
     for one in spooled:
         run, is_told = one.record["run"], not is_artifact(one.record)
-        needed = (run, one.record.get("parent"))
+        versions = (label_keys(version["label"]) for version in one.record.get("versions", ()))
+        needed = (run, one.record.get("parent"), *chain.from_iterable(versions))
         not_begun = any(first.get(other) == "open" and other not in begun for other in needed)
         if not_begun or (is_told and run in first):
             found.append(one)

@@ -37,6 +37,12 @@ def network_key(trial: int, level: int) -> str:
     return f"trial/{trial}/network/{level}"
 
 
+def label_keys(label: str) -> tuple[str, str]:
+    """The runs of a network by its label, such as `3:1`: its trial's, and its own."""
+    trial, level = (int(part) for part in label.split(":"))
+    return trial_key(trial), network_key(trial, level)
+
+
 def repeat_key(trial: int, index: int) -> str:
     """The run of a cascade that was trained again."""
     return f"confirm/{trial}/{index}"

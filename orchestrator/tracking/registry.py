@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.tracking.faults import cause_of
 from orchestrator.tracking.known_runs import LOST
-from orchestrator.tracking.records import network_key, trial_key
+from orchestrator.tracking.records import label_keys
 from orchestrator.tracking.spool import Record
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 
@@ -112,17 +112,17 @@ class Registry:
 
     def _upload(self, name: str, wanted: Mapping[str, Any], packed: Path) -> str:
         client, runs = self._store.client, self._store.run_ids()
-        trial, level = (int(part) for part in wanted["label"].split(":"))
+        trial, network = label_keys(wanted["label"])
         tags = {**wanted["tags"], _CANDIDATE: wanted["label"], "cascade.search_id": self._search.search_id}
         model = client.create_logged_model(
             self._store.experiment_id,
-            name=f"network-{trial}-{level}",
-            source_run_id=runs.get(network_key(trial, level)),
+            name=f"network-{wanted['label'].replace(':', '-')}",
+            source_run_id=runs.get(network),
             tags=tags,
         )
         client.log_model_artifacts(model.model_id, str(packed))
         client.finalize_logged_model(model.model_id, "READY")
-        run_id = runs.get(trial_key(trial))  # None if it was deleted
+        run_id = runs.get(trial)  # None if it was deleted
         version = client.create_model_version(
             name,
             source=model.artifact_location,  # models:/ would be looked up at the process's own address

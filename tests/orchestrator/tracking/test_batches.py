@@ -61,6 +61,20 @@ def test_what_is_told_of_a_run_waits_for_what_was_set_aside_of_it():
     assert held(window, [logged, other]) == window[3:5]
 
 
+def test_networks_are_registered_after_the_beginning_of_their_runs():
+    trial, network, logged = spooled(
+        records.opening("trial/0", name="trial 0", kind="trial", parent="search"),
+        records.opening("trial/0/network/1", name="network", kind="network", parent="trial/0"),
+        records.logging("trial/0/network/1", [("val_accuracy", 0.9, 0)]),
+    )
+    registered = spooled(records.registering("here", [{"label": "2:1"}, {"label": "0:1"}], {"knee": "2:1"}))
+    assert held(registered, [trial, network]) == registered
+    assert held(registered, [network]) == registered, "its trial's run is there, but not its own"
+    assert held(registered, [logged]) == []
+    assert held(registered, [trial, network], {"trial/0", "trial/0/network/1"}) == []
+    assert held(spooled(records.registering("here", [{"label": "0:2"}], {})), [network]) == [], "another network"
+
+
 def test_of_artifacts_in_one_place_the_last_is_sent_after_all_runs():
     window = spooled(
         records.writing("search", "front/front.md", "one"),
