@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -116,7 +117,7 @@ def follow(sender: Sender, orders: Input, *, sync: str) -> None:
             aside.failed()
     if (num_waiting := sender.num_waiting) > WINDOW:
         say(waiting=num_waiting)
-    if sender.send():
+    if sender.send(most_failures=math.inf):  # for what is behind records that do not arrive nobody comes round again
         sender.send_aside()
         sender.interrupt()
     left = sender.left()

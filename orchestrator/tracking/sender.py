@@ -93,17 +93,16 @@ class Sender:
         """Send everything again; what is there is recognised."""
         self._progress = Progress()
 
-    def send(self, *, windows: float = math.inf) -> bool:
-        """Send what there is now, or so many windows of it; whether the server took it, or at least answered."""
-        num_sent = 0
-        while num_sent < windows:
+    def send(self, *, windows: float = math.inf, most_failures: float = _MOST_FAILURES) -> bool:
+        """Send what there is now, or some windows; false where the server is down or so many records in a row fail."""
+        while windows > 0:
             window, end = self._spool.read(self._progress.offset, most=WINDOW)
             if not window:
                 break
             self._spool.make_durable()
-            if not (self._send_together(window, end) or all(self._send_one(one) for one in window)):
+            if not (self._send_together(window, end) or all(self._send_one(one, most_failures) for one in window)):
                 return False
-            num_sent += 1
+            windows -= 1
         return True
 
     def send_aside(self) -> bool:
@@ -160,15 +159,16 @@ class Sender:
         self._told(len(now))
         return True
 
-    def _send_one(self, one: Spooled) -> bool:
+    def _send_one(self, one: Spooled, most_failures: float) -> bool:
         """Send a record, set it aside or leave it out; false where the server takes nothing now."""
         done = {identity(one.record)} if is_artifact(one.record) else set()
         if held([one], self._asides(), self._begun):
             self._advance(one.end, done, (one.start,))
             return True
         cause = self._attempt([one])
-        for pause in _PAUSES:
-            if cause is None or (pause and (done or fault_of(cause) != "passing")):
+        pauses = _PAUSES if not done and self._num_failed < _MOST_FAILURES else _PAUSES[:1]
+        for pause in pauses:
+            if cause is None or (pause and fault_of(cause) != "passing"):
                 break
             if not self._answers():
                 return False
@@ -189,7 +189,7 @@ class Sender:
             return True
         self._advance(one.end, done, (one.start,))
         self._num_failed += not done
-        return bool(done) or self._num_failed < _MOST_FAILURES
+        return bool(done) or self._num_failed < most_failures
 
     def _attempt(self, window: Sequence[Spooled]) -> Exception | None:
         """Send records; what came between."""
@@ -263,8 +263,7 @@ class Sender:
 
     def _advance(self, offset: int, done: set[tuple[str, ...]], aside: tuple[int, ...] = ()) -> None:
         """Note how far records are sent; what was set aside and has been replaced since is not sent any more."""
-        aside_before = self._progress.aside
-        kept = tuple(start for start in aside_before if not done or self._identity(start) not in done)
+        kept = tuple(start for start in self._progress.aside if not done or self._identity(start) not in done)
         self._note(Progress(offset=offset, aside=kept + aside))
 
     def _identity(self, start: int) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Send what a search or a study has left in its spool, without running it."""
 
+import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -142,7 +143,7 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
             )
             if from_start:
                 sender.rewind()
-            if sender.send():
+            if sender.send(most_failures=math.inf):  # what is behind records that do not arrive goes on too
                 sender.send_aside()
             return Synced(
                 address=store.address, num_sent=sum(sent), num_left_out=sender.num_left_out, left=sender.left()

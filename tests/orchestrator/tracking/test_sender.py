@@ -1,13 +1,18 @@
 """When records are sent, kept, set aside or left out; against a store that misbehaves as it is told."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.experiment.config import Experiment
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import records
+from orchestrator.tracking.__main__ import follow
 from orchestrator.tracking.backoff import Backoff
 from orchestrator.tracking.sender import WINDOW
 from orchestrator.tracking.store import RunGone
+from orchestrator.tracking.syncing import sync
 from trainables.errors import InputError
 
 
@@ -39,6 +44,9 @@ class FakeStore:
         if self.refuses(kind, run):
             raise Refused(f"{kind} of {run} is not to my liking, s3cret")
         self.taken.append((kind, run, what))
+
+    def require(self):
+        pass
 
     def follow(self, search):
         pass
@@ -281,6 +289,37 @@ def test_a_server_that_takes_none_of_some_records_is_one_that_takes_nothing_now(
         pass
     assert sender.left().num_waiting == 0
     assert all("log" in kinds(fake, f"trial/{trial}") for trial in range(9))
+
+
+def follow_to_the_end(sender):
+    follow(sender, SimpleNamespace(has_ended=True), sync="cascade sync")
+
+
+@pytest.fixture
+def sync_here(fake, tmp_path, warnings, monkeypatch):
+    """Has `cascade sync` send the spool to the store of the test, instead of a sender."""
+
+    def synced(sender):
+        monkeypatch.setattr("orchestrator.tracking.syncing.MlflowStore", lambda **_: fake)
+        (tmp_path / "digits/experiment.yaml").write_text(Experiment().to_yaml())
+        (tmp_path / "digits/search-id").write_text("search-7")
+        sync(SearchFolder(storage=tmp_path, name="digits"), uri=None, from_start=False, warn=warnings.append)
+
+    return synced
+
+
+@pytest.mark.parametrize("how", ["at the end of a search", "by cascade sync"])
+def test_who_sends_but_once_sends_what_is_behind_records_that_do_not_arrive(
+    sender, fake, tracker, sync_here, how, pauses
+):
+    for trial in range(12):
+        tracker.start_trial(trial, {"temperature": 4.0})
+    tracker.finish("finished")
+    fake.refuses = fails(*(("open", f"trial/{trial}") for trial in range(9)))
+    (follow_to_the_end if how == "at the end of a search" else sync_here)(sender)
+    taken = {run for kind, run, _ in fake.taken if kind == "close"}
+    assert taken == {"trial/9", "trial/10", "trial/11", "search"}
+    assert len([pause for pause in pauses if pause]) == 9, "of three, until nothing more is expected of the next one"
 
 
 def test_a_file_that_is_never_taken_holds_up_no_other(make_sender, fake, tracker, warnings):
