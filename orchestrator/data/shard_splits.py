@@ -49,8 +49,9 @@ class _Rows:
 
         Else drawn from all by `seed`: sets of Parquet files that were sorted by class may be sorted, too.
         """
-        if not _begins_mixed(self.labels_N, number, seed=seed):
-            drawn_N = _drawn(len(self.labels_N), number, seed=seed).sort().values
+        drawn_N = torch.randperm(len(self.labels_N), generator=torch.Generator().manual_seed(seed))[:number]
+        if not _begins_mixed(self.labels_N, drawn_N):
+            drawn_N = drawn_N.sort().values
             return replace(self, chosen_N=self.chosen_N[drawn_N], labels_N=self.labels_N[drawn_N])
         chosen_N = self.chosen_N[:number]
         ends_S = np.cumsum([shard.num_images for shard in self.shards])
@@ -173,11 +174,9 @@ def _whole(place: ShardPlace, found: ShardSet, part: PartName) -> _Rows:
     )
 
 
-def _begins_mixed(labels_N: torch.Tensor, number: int, *, seed: int) -> bool:
-    """Whether the classes of the first so many images are shared out as chance would have it."""
-    if number >= len(labels_N):
-        return True
-    drawn_N = _drawn(len(labels_N), number, seed=seed)
+def _begins_mixed(labels_N: torch.Tensor, drawn_N: torch.Tensor) -> bool:
+    """Whether the classes of the first images are shared out as among as many that were drawn."""
+    number = len(drawn_N)
     first, drawn = (_apart(labels_N[some], labels_N) for some in (slice(number), drawn_N))
     return first <= drawn + _BY_CHANCE / math.sqrt(number)
 
@@ -189,10 +188,6 @@ def _apart(some_N: torch.Tensor, labels_N: torch.Tensor) -> float:
         images_K = each.sum(0) if each.ndim == 2 else torch.bincount(each, minlength=int(labels_N.max()) + 1)
         shares.append(images_K / images_K.sum().clamp(min=1))
     return float((shares[0] - shares[1]).abs().sum() / 2)
-
-
-def _drawn(number_of_all: int, number: int, *, seed: int) -> torch.Tensor:
-    return torch.randperm(number_of_all, generator=torch.Generator().manual_seed(seed))[:number]
 
 
 def _held_out(rows: _Rows, *, fraction: float, seed: int) -> tuple[_Rows, _Rows]:

@@ -186,10 +186,10 @@ def test_what_stands_for_all_images_is_the_beginning_of_a_mixed_set_and_drawn_of
 def test_shares_of_classes_tell_whether_a_set_is_mixed(kind):
     sorted_N = torch.arange(1000) // 100
     labels = torch.eye(11, dtype=torch.bool)[:, :10][1 + sorted_N] if kind == "several" else sorted_N  # some have none
-    order_N = torch.randperm(1000, generator=torch.Generator().manual_seed(3))
-    assert shard_splits._begins_mixed(labels[order_N], 200, seed=0)
-    assert not shard_splits._begins_mixed(labels, 200, seed=0)
-    assert shard_splits._begins_mixed(labels, 1000, seed=0)
+    order_N, drawn_N = (torch.randperm(1000, generator=torch.Generator().manual_seed(seed)) for seed in (3, 0))
+    assert shard_splits._begins_mixed(labels[order_N], drawn_N[:200])
+    assert not shard_splits._begins_mixed(labels, drawn_N[:200])
+    assert shard_splits._begins_mixed(labels, drawn_N)
 
 
 def test_the_digest_of_streamed_images_is_that_of_the_shards(shards, photos, tmp_path):
