@@ -1,10 +1,9 @@
 """The search on the terminal: a live table where there is one, a line an event where there is not."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -42,16 +41,25 @@ def _sizes(cascade: CascadeConfig) -> str:
     return f"{sizes} of the {UNITS[cascade.pruning.size_in]}"
 
 
-class LineWatcher(Watcher):
-    """One line an event, for logs and pipes; one an epoch would be too much."""
+_QUIET_SECONDS = 60.0  # that a log says nothing, at most, while epochs end
 
-    def __init__(self, console: Console, *, num_trials: int) -> None:
+
+class LineWatcher(Watcher):
+    """One line an event, for logs and pipes, and one an epoch where nothing else was said for a minute."""
+
+    def __init__(self, console: Console, *, num_trials: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Start counting."""
-        self._say = partial(print_line, console)
+        self._console = console
+        self._clock = clock
+        self._said_at = clock()
         self._num_trials = num_trials
         self._num_ended = 0
         self._teacher: TeacherResult | None = None
         self._collapse_is_explained = False
+
+    def teacher_epoch(self, progress: EpochProgress) -> None:
+        """The teacher trained an epoch."""
+        self._say_if_quiet(f"teacher: {_epoch(progress)}")
 
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
@@ -71,6 +79,10 @@ class LineWatcher(Watcher):
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
         self._say(f"trial {number} runs: {cascade.schedule}, {_sizes(cascade)}")
+
+    def trial_epoch(self, number: int, progress: EpochProgress) -> None:
+        """A trial trained an epoch."""
+        self._say_if_quiet(f"trial {number}: {progress.stage}, {_epoch(progress)}")
 
     def trial_finished(self, number: int, candidates: Sequence[Candidate], view: FrontView, reused: Reused) -> None:
         """A trial gave its candidates, some stages of which may have been done before."""
@@ -98,6 +110,14 @@ class LineWatcher(Watcher):
     def note(self, text: str) -> None:
         """Something about the search as a whole."""
         self._say(f"note: {text}")
+
+    def _say(self, line: str) -> None:
+        self._said_at = self._clock()
+        print_line(self._console, line)
+
+    def _say_if_quiet(self, line: str) -> None:
+        if self._clock() - self._said_at >= _QUIET_SECONDS:
+            self._say(line)
 
     def _explain_collapse(self, candidates: Sequence[Candidate], view: FrontView) -> None:
         """Once, at the first level that has collapsed although all of its epochs were trained."""
@@ -198,7 +218,7 @@ class LiveWatcher(Watcher):
         elapsed = time.monotonic() - self._started
         if self._teacher is None:
             progress = self._teacher_progress
-            doing = f"epoch {progress.epoch} of {progress.num_epochs}" if progress else "starting"
+            doing = _epoch(progress) if progress else "starting"
             return Text(f"teacher: {doing}, {duration(elapsed)} so far", style="bold")
         text = f"{self._num_ended} of {self._num_trials} trials, {duration(elapsed)} so far"
         left = self._left_seconds()
@@ -235,6 +255,10 @@ class LiveWatcher(Watcher):
                 ", ".join(f"{percent(level.val_accuracy)}" for level in progress.levels) if progress else "",
             )
         return table
+
+
+def _epoch(progress: EpochProgress) -> str:
+    return f"epoch {progress.epoch} of {progress.num_epochs}"
 
 
 def _levels(candidates: Sequence[Candidate], view: FrontView) -> str:

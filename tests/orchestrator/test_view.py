@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.front.front_view import front_view
 from orchestrator.searches.fronts import front_json_list, front_rich_table, front_rows
-from orchestrator.view import LiveWatcher, watching
+from orchestrator.view import LineWatcher, LiveWatcher, watching
 from trainables.config import CascadeConfig
 from trainables.recipe import Recipe
 from trainables.results import EpochProgress, LevelProgress, Reused, TeacherResult
@@ -64,6 +64,24 @@ def test_a_pipe_gets_a_line_an_event_and_no_control_characters(candidates, view)
         "trial 0 done (1 of 3): 94.0 % at 30.0 %, 90.0 % at 5 %; front of 2 among 3",
         "trial 1 runs: joint, 30.0 % → 5 % of the MACs",
         "trial 1 failed (2 of 3): stage cascade, level 2: the loss is no longer finite",
+    ]
+
+
+def test_a_log_says_how_far_it_is_where_nothing_else_is_said_for_a_minute():
+    out, now = console(terminal=False), 0.0
+    watcher = LineWatcher(out, num_trials=3, clock=lambda: now)
+    for epoch in range(1, 7):
+        now += 25.0
+        watcher.teacher_epoch(progress(epoch))
+    watcher.trial_started(0, CASCADE)
+    for epoch in range(1, 4):
+        now += 25.0
+        watcher.trial_epoch(0, progress(epoch))
+    assert out.file.getvalue().splitlines() == [
+        "teacher: epoch 3 of 10",
+        "teacher: epoch 6 of 10",
+        "trial 0 runs: joint, 30.0 % → 5 % of the MACs",
+        "trial 0: cascade, epoch 3 of 10",
     ]
 
 
