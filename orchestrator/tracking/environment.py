@@ -16,9 +16,8 @@ def environment_texts() -> dict[str, str]:
     """Artifacts that say with what a search ran, by their path. No environment variable is among them."""
     from trainables.hardware.machine import processor_name  # with torch, which the courier does without
 
-    installed = sorted(
-        {f"{found.name}=={found.version}" for found in importlib.metadata.distributions()}, key=str.lower
-    )
+    described = (found.metadata for found in importlib.metadata.distributions())  # each read once
+    installed = sorted({f"{about['Name']}=={about['Version']}" for about in described}, key=str.lower)
     machine = {
         "python": platform.python_version(),
         "platform": platform.platform(),
