@@ -88,6 +88,16 @@ def test_every_key_of_an_experiment_is_in_the_guide():
         assert f"`{key}`" in guide or f"`{key}." in guide, f"the guide does not say what {key} is"
 
 
+def test_the_defaults_of_the_guide_are_all_there_and_true():
+    import yaml
+
+    from orchestrator.experiment.config import parse_experiment
+
+    guide = (ROOT / "docs/guide.md").read_text()
+    block = re.search(r"### All keys and defaults\n\n```yaml\n(.*?)```", guide, re.DOTALL)[1]
+    assert yaml.safe_load(block) == parse_experiment({}).model_dump(mode="json")
+
+
 def test_every_key_of_a_study_is_in_the_guide():
     from orchestrator.evidence.plan import StudyPlan
     from orchestrator.evidence.settings import Arm, Budget, Images, RunResources, Tuning
