@@ -93,12 +93,30 @@ def _unknown(places: _Places, location: tuple[int | str, ...], value: object) ->
     parent, *inner = key.split(".")
     below = f"{_below(known, parent)}."
     if not inner or not all(inner) or not any(place.startswith(below) for place in places.kinds):
-        return f"{unknown}; {did_you_mean(key, places.keys.get(known, ()))}"
+        mend, elsewhere = did_you_mean(key, places.keys.get(known, ())), _elsewhere(places, key, value)
+        if elsewhere is not None:  # a list of all that there are would only hide it
+            mend = f"{mend} {elsewhere}" if mend.endswith("?") else elsewhere
+        return f"{unknown}; {mend}"
     written = "…" if value is None else _shown(value)
     for part in reversed(inner):
         written = f"{{{part}: {written}}}"
     where = f" below {section}" if section else ""
     return f"{unknown}; in a file this is {parent}: {written}{where}; dots are for --set"
+
+
+def _elsewhere(places: _Places, key: str, value: object) -> str | None:
+    """Where a key is known that its section does not have; `None` where nowhere by a name that is not the user's."""
+    found = [place for place in places.kinds if place.rpartition(".")[2] == key and _ANY not in place.split(".")]
+    if not found:
+        return None
+    *others, last = (f"{place}{_as_range(value) if place in places.ranges else ''}" for place in found)
+    return f"there is {last}" if not others else f"there are {', '.join(others)} and {last}"
+
+
+def _as_range(value: object) -> str:
+    """How a single value is written where a range is asked for."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f": [{value}, {value}] (a range)" if is_number else ": [lowest, highest]"
 
 
 def _below(place: str, key: str) -> str:

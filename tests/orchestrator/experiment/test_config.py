@@ -99,7 +99,15 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("sampler=bayes", "sampler: 'bayes' is no sampler; there are tpe, tpe-multivariate, gp"),
         ("num_starting_points=5000", "num_starting_points is 5000, .*less than or equal to 1000"),
         ("starting_points=[3]", "starting_points.0 is 3, but must be keys and values$"),
-        ("study.uri=x", "unknown key 'study.uri'; did you mean 'url'"),
+        # What is searched.
+        (
+            "cascade.distillation_weight=0",
+            r"unknown key 'cascade.distillation_weight'; there is space.distillation_weight: \[0, 0\] \(a range\)$",
+        ),
+        ("cascade.temperature=4.0", r"there is space.temperature: \[4.0, 4.0\] \(a range\)$"),
+        ("num_assistants=1", r"there is space.num_assistants: \[1, 1\] \(a range\)$"),
+        ("epochs=3", "unknown key 'epochs'; there are teacher.epochs and cascade.recipe.epochs$"),
+        ("study.uri=x", r"unknown key 'study.uri'; did you mean 'url'\? there is tracking.uri$"),
         ("constraints.parms.at_most=1", "constraints: 'parms' cannot be constrained; did you mean 'params'"),
         ("constraints.params.atmost=1", "unknown key 'constraints.params.atmost'; did you mean 'at_most'"),
         ("constraints.params={}", "constraints.params: neither at_most nor at_least is given"),
