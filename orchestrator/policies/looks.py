@@ -67,14 +67,21 @@ class SizeLook:
         smallest, asked = self.smallest_kept(cascade.pruning), cascade.macs_kept[-1]
         if asked >= smallest:
             return None
-        pruning = cascade.pruning
         return Refusal(
             reason=f"macs_kept of level {cascade.num_levels} is {asked:.4g}, but must be at least {smallest:.4g}, as "
-            f"every channel group keeps {max(pruning.min_channels, pruning.round_to)} or more; ask for a larger size, "
-            "a lower cascade.pruning.min_channels or a smaller cascade.pruning.round_to",
+            f"every channel group is at its floor there; ask for a larger size{or_relax(cascade.pruning)}",
             constraint="smallest_macs_kept",
             violation=smallest / asked - 1,
         )
+
+
+def or_relax(pruning: Pruning) -> str:
+    """The other mend of a size that is too small: the settings that hold channels beyond one a group, if any do."""
+    numbers = {"min_channels": pruning.min_channels, "round_to": pruning.round_to}
+    holding = [f"cascade.pruning.{key} ({number})" for key, number in numbers.items() if number > 1]
+    lists = {"floors": pruning.floors, "keep": pruning.keep}
+    holding += [f"cascade.pruning.{key}" for key, layers in lists.items() if layers]
+    return f", or relax {' or '.join(holding)}" if holding else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

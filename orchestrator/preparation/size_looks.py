@@ -7,7 +7,17 @@ import numpy as np
 from torch import nn
 
 from orchestrator.experiment.config import Experiment
-from orchestrator.policies.looks import BoundLook, GapLook, LearningLook, Look, Looks, ReachLook, SizeLook, UnitLook
+from orchestrator.policies.looks import (
+    BoundLook,
+    GapLook,
+    LearningLook,
+    Look,
+    Looks,
+    ReachLook,
+    SizeLook,
+    UnitLook,
+    or_relax,
+)
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.words import counted
 from search_spaces.cascade import CascadeSpace
@@ -48,8 +58,7 @@ def make_look(
         raise InputError(
             f"space.student_macs_kept starts at {space.student_macs_kept[0]:g}, but with each group at its floor "
             f"{smallest:.3g} of the {UNITS[pruning.size_in]} {'is' if pruning.size_in == 'latency' else 'are'} left"
-            f"{_held(findings)}; start above that, or lower cascade.pruning.min_channels or "
-            "cascade.pruning.round_to"
+            f"{_held(findings)}; start above that{or_relax(pruning)}"
         )
     teacher = {unit: model.total(full_G) for unit, model in sizes.items()}
     look = Looks(

@@ -146,7 +146,11 @@ def test_a_folder_that_is_no_export_is_refused(cascade, tmp_path):
         (["demo", "--set", "data={name: imagefolder, path: nowhere, image_size: 32}"], ["nowhere"]),
         (
             ["demo", "--set", "cascade.pruning.min_channels=30"],
-            ["starts at 0.005", "of the MACs are left", "pruning.round_to"],
+            ["starts at 0.005", "of the MACs are left", "or relax cascade.pruning.min_channels (30)"],
+        ),
+        (
+            ["demo", "--set", "cascade.pruning.floors={'*': 30}"],
+            ["starts at 0.005", "of the MACs are left", "or relax cascade.pruning.floors\n"],
         ),
         (["demo", "--set", "starting_points=[{temprature: 2}]"], ["starting_points.0", "did you mean 'temperature'"]),
         (

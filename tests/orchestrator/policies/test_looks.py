@@ -21,6 +21,23 @@ def test_a_student_below_the_smallest_size_is_refused():
     assert round(refusal.violation, 6) == 0.2
 
 
+@pytest.mark.parametrize(
+    ("pruning", "mend"),
+    [
+        (Pruning(), ""),
+        (Pruning(min_channels=2), ", or relax cascade.pruning.min_channels (2)"),
+        (Pruning(floors={"layer4": 64}), ", or relax cascade.pruning.floors"),
+        (
+            Pruning(min_channels=2, round_to=8, keep=("layer4",)),
+            ", or relax cascade.pruning.min_channels (2) or cascade.pruning.round_to (8) or cascade.pruning.keep",
+        ),
+    ],
+)
+def test_the_refusal_of_a_small_student_names_what_holds_its_channels(pruning, mend):
+    refusal = SizeLook(smallest_kept=lambda _: 0.2)(CascadeConfig(macs_kept=(0.1,), pruning=pruning))
+    assert refusal.reason.endswith(f"; ask for a larger size{mend}")
+
+
 def test_a_size_between_those_of_whole_channels_is_refused():
     assert GapLook(nearest_kept=lambda _pruning, _asked: None)(CASCADE) is None
     refusal = GapLook(nearest_kept=lambda _pruning, asked: 0.11 if asked < 0.2 else None)(CASCADE)
