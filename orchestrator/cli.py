@@ -319,7 +319,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="A preset to print as YAML.")] = None,
     format: Format = "text",
 ) -> None:
-    """List the presets, or print one as YAML to start your own experiment from."""
+    """List the presets and what each needs, or print one as YAML to start your own experiment from."""
     from orchestrator.commands import print_presets
 
     print_presets(name, format=format)

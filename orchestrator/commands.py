@@ -26,7 +26,7 @@ from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_last, print_line, print_whole
 from orchestrator.words import counted, duration, percent
-from search_spaces.presets import PRESETS
+from search_spaces.presets import PRESETS, PURPOSES
 from trainables.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -289,7 +289,8 @@ def print_presets(name: str | None, *, format: Format) -> None:
     if format == "json":
         sys.stdout.write(json.dumps(PRESETS[name] if name else list(PRESETS), default=dict) + "\n")
     elif name is None:
-        sys.stdout.write("\n".join(PRESETS) + "\n")
+        width = max(map(len, PURPOSES))
+        sys.stdout.write("".join(f"{preset:{width}} {purpose}\n" for preset, purpose in PURPOSES.items()))
     else:
         plain = json.loads(json.dumps(PRESETS[name], default=dict))
         sys.stdout.write(yaml.safe_dump(plain, sort_keys=False))

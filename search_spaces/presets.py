@@ -36,7 +36,6 @@ SPACES: Mapping[str, CascadeSpace] = MappingProxyType(
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # A few minutes on two cores: real handwritten digits and a small network.
         "demo": {
             "model": {"name": "vgg-small"},
             "data": {"name": "digits", "image_size": 16, "val_fraction": 0.3},
@@ -64,7 +63,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "num_trials": 40,
             "resources": {"gpus_per_trial": 0.5},
         },
-        # One's own photographs: a folder a class.
         "imagefolder-resnet18": {
             "model": {"name": "resnet18", "stem": "imagenet"},
             "data": {"name": "imagefolder", "image_size": 96, "augmentation": "crop-flip"},
@@ -73,5 +71,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "space": "mild",
             "num_trials": 20,
         },
+    }
+)
+
+# What each is and needs, in a line.
+PURPOSES: Mapping[str, str] = MappingProxyType(
+    {
+        "demo": "a small VGG on handwritten digits that come along; a few minutes on two CPU cores",
+        "cifar10-vgg16": "VGG16 on CIFAR-10, which data.path must hold (data.download=true fetches it); a quarter of a "
+        "GPU a trial",
+        "cifar100-resnet18": "ResNet-18 on CIFAR-100, which data.path must hold (data.download=true fetches it); half "
+        "a GPU a trial",
+        "imagefolder-resnet18": "ResNet-18 on your own photographs, a folder a class in data.path; on the CPU unless "
+        "resources.gpus_per_trial says otherwise",
     }
 )

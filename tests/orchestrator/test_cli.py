@@ -34,7 +34,11 @@ def refused(result, *parts):
 
 
 def test_presets_are_listed_and_printed_as_yaml(cascade):
-    assert cascade("presets")[1].split() == list(PRESETS)
+    lines = cascade("presets")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert lines[0] == (
+        "demo                 a small VGG on handwritten digits that come along; a few minutes on two CPU cores"
+    )
     assert json.loads(cascade("presets", "--format", "json")[1]) == list(PRESETS)
     assert yaml.safe_load(cascade("presets", "demo")[1])["num_trials"] == PRESETS["demo"]["num_trials"]
     refused(cascade("presets", "nothing"), "'nothing' is no preset; there are demo")
