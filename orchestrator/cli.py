@@ -137,7 +137,10 @@ def export(  # noqa: PLR0913
     ] = "knee",
     formats: Annotated[str, typer.Option(help="Some of native, onnx, pt2, int8, with commas.")] = "native,onnx",
     max_drop: Annotated[
-        float | None, typer.Option(help="Only networks that lose at most this much validation accuracy, 0.01 say.")
+        float | None,
+        typer.Option(
+            help="Only networks that lose at most this much validation accuracy: a fraction, 0.01 is a point."
+        ),
     ] = None,
     out: Annotated[
         str | None,
