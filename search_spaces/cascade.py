@@ -23,6 +23,8 @@ SMALLEST_GAP, LARGEST_GAP = 0.5, 2.0
 _MOST_PLACES = 10_000  # of a grid
 _DECIMALS = 6  # of sizes, and of values on a grid
 MOST_STARTING_POINTS = 1000  # which a search lays out before it begins
+_PLAIN = CascadeConfig(macs_kept=(1.0,))
+"""All settings but sizes as a cascade has them that nobody tuned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +49,16 @@ class CascadeDefaults(PlainConfig):
 
     recipe: Recipe = field(default_factory=Recipe)
     pruning: Pruning = field(default_factory=Pruning)
-    non_target_weight: float | None = None
-    feature_weight: float = 0.0
-    learns_from: LearnsFrom = "level-above"
-    teacher_every: int = 1
-    teacher_views: int | None = None
-    levels_a_step: int | None = None
-    level_weight_growth: float = 1.0
-    epoch_growth: float = 1.0
-    recovery_epochs: int = 0
-    seed: int = 0
+    non_target_weight: float | None = _PLAIN.non_target_weight
+    feature_weight: float = _PLAIN.feature_weight
+    learns_from: LearnsFrom = _PLAIN.learns_from
+    teacher_every: int = _PLAIN.teacher_every
+    teacher_views: int | None = _PLAIN.teacher_views
+    levels_a_step: int | None = _PLAIN.levels_a_step
+    level_weight_growth: float = _PLAIN.level_weight_growth
+    epoch_growth: float = _PLAIN.epoch_growth
+    recovery_epochs: int = _PLAIN.recovery_epochs
+    seed: int = _PLAIN.seed
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -246,7 +248,8 @@ class CascadeSpace(PlainConfig):
         points = []
         for index in range(number):
             num_assistants = most - index % (most - fewest + 1)
-            size = math.exp(low + (high - low) * _spread(index) ** 2)
+            denser_at_small = _spread(index) ** 2
+            size = math.exp(low + (high - low) * denser_at_small)
             points.append(
                 {
                     "student_macs_kept": _within(size, self.student_macs_kept),
@@ -256,9 +259,6 @@ class CascadeSpace(PlainConfig):
                 | {f"assistant_{assistant}_gap": 1.0 for assistant in range(1, num_assistants + 1)}
             )
         return tuple(points)
-
-
-_PLAIN = CascadeConfig(macs_kept=(1.0,))
 
 
 def _within(value: float, ends: tuple[float, float]) -> float:
