@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.naming import named
 from trainables.config import CascadeConfig, LearnsFrom, Schedule
 from trainables.errors import InputError
 from trainables.plain import PlainConfig, require_int
@@ -66,10 +67,8 @@ class CascadeDefaults(PlainConfig):
         Raises:
             InputError: naming the key, the rule and the value.
         """
-        try:
+        with named("cascade."):
             self.cascade(macs_kept=(1.0,))
-        except InputError as error:
-            raise InputError(f"cascade.{error}") from error
 
     def cascade(self, **settings: Any) -> CascadeConfig:  # noqa: ANN401 - of each setting
         """A cascade with settings of its own, its sizes among them, and the others as they are here."""

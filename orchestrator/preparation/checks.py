@@ -18,7 +18,8 @@ from orchestrator.policies.probe import SpaceProbe
 from orchestrator.preparation.exportable import export_notes
 from orchestrator.preparation.size_looks import held_reasons, make_look
 from orchestrator.words import counted
-from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from search_spaces.cascade import CascadeSpace
+from search_spaces.naming import named
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError, first_line
 from trainables.files.checkpoint import rebuild
@@ -61,58 +62,106 @@ def check_network(experiment: Experiment, data: DataSplits) -> Checked:
         InputError: naming what is wrong.
     """
     require_differences(data)
-    for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", experiment.cascade.recipe)):
-        _check_recipe(key, recipe, data)
-    _check_distillation(experiment.cascade, data)
-    space = experiment.find_space()
-    if isinstance(space, CascadeSpace) and space.learning_rate is not None:
-        _check_rates(space.learning_rate, experiment.cascade.recipe)
-    criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (experiment.cascade.pruning.saliency,)
-    for criterion in criteria:
-        find_criterion(criterion)
-    require_room_for_network(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
-    network = build(experiment.model, num_classes=data.num_classes, in_channels=data.in_channels)
-    if experiment.model.weights is None:
-        require_trainable(network)
-    else:
-        load_weights(network, Path(experiment.model.weights))
-    num_outputs = _num_outputs(network, experiment, data)
-    if num_outputs != data.num_classes:
-        raise InputError(
-            f"model.name is {experiment.model.name!r}, which gives {num_outputs} scores an image, but the data has "
-            f"{data.num_classes} classes; build it with num_classes outputs"
-        )
-    pruning = experiment.cascade.pruning
-    recipes = {"cascade.recipe": experiment.cascade.recipe}
-    if experiment.model.weights is None:
-        recipes = {"teacher": experiment.teacher} | recipes
-    precisions: list[Precision] = ["fp32"]
-    # Without kernels a step in bfloat16 takes up to a minute.
-    if _on_processor(experiment.resources) and has_kernels_for_bf16():
-        precisions = [recipe.precision for recipe in recipes.values()]
-    findings = check_contracts(network, data.input_shape, pruning=pruning, criteria=criteria, precisions=precisions)
-    if findings.silent and experiment.model.weights is not None:
-        raise InputError(
-            f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
-            "nothing tells its channels apart; is a layer behind it all zeros?"
-        )
+    criteria = _check_settings(experiment, data)
+    network = _build_teacher(experiment, data)
+    trained = _trained(experiment)
+    findings = _check_contracts(network, experiment, data, criteria, trained)
     _check_rebuilding(network, experiment, data)
     boundaries = cache(partial(find_boundaries, network, findings.channel_map, data.input_shape))
     if experiment.cascade.feature_weight > 0:
-        _check_features(boundaries)
+        with named("cascade."):
+            boundaries()
     look_with = partial(make_look, experiment, network, findings, data, boundaries)
     look: Look = admit
     timed: Callable[[LatencyTable], Look] | None = None
     if experiment.cascade.pruning.size_in == "latency":
+        space = experiment.find_space()
         SpaceProbe(space, experiment.cascade).check_points(experiment.starting_points)  # as far as no times are needed
         timed = look_with
     else:
         look = look_with(None)
     of_data = (*_metric_notes(data), *class_notes(data), *leakage_notes(data))
     of_network = (*_network_notes(findings, data), *export_notes(network, experiment.model, data))
-    of_training = (*_batch_notes(recipes, data), *_speed_notes(recipes, experiment.resources))
+    of_training = (*_batch_notes(trained, data), *_speed_notes(trained, experiment.resources))
     notes = (*of_data, *of_network, *of_training, *idle_notes(experiment))
     return Checked(look=look, notes=notes, timed=timed)
+
+
+def _check_settings(experiment: Experiment, data: DataSplits) -> tuple[str, ...]:
+    """Check what training is told against the data, before there is a network; the criteria of saliency.
+
+    Raises:
+        InputError: naming the key.
+    """
+    cascade, space = experiment.cascade, experiment.find_space()
+    for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", cascade.recipe)):
+        with named(f"{key}."):
+            require_compiler(recipe.execution)
+            Objective.of(recipe, data)
+    with named("cascade."):
+        Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
+    if isinstance(space, CascadeSpace) and space.learning_rate is not None:
+        with named("space.learning_rate ends where cascade.recipe."):
+            replace(cascade.recipe, learning_rate=space.learning_rate[1])
+    criteria = (space.saliency if isinstance(space, CascadeSpace) else None) or (cascade.pruning.saliency,)
+    for criterion in criteria:
+        find_criterion(criterion)
+    return criteria
+
+
+def _build_teacher(experiment: Experiment, data: DataSplits) -> nn.Module:
+    """The teacher's network, with its weights where there are some.
+
+    Raises:
+        InputError: if it cannot be built or trained, its weights are none of its, or it gives no score for each class.
+    """
+    model = experiment.model
+    require_room_for_network(model, num_classes=data.num_classes, in_channels=data.in_channels)
+    network = build(model, num_classes=data.num_classes, in_channels=data.in_channels)
+    if model.weights is None:
+        require_trainable(network)
+    else:
+        load_weights(network, Path(model.weights))
+    num_outputs = _num_outputs(network, experiment, data)
+    if num_outputs != data.num_classes:
+        raise InputError(
+            f"model.name is {model.name!r}, which gives {num_outputs} scores an image, but the data has "
+            f"{data.num_classes} classes; build it with num_classes outputs"
+        )
+    return network
+
+
+def _trained(experiment: Experiment) -> dict[str, Recipe]:
+    """The recipes that something is trained by, by their keys."""
+    of_cascades = {"cascade.recipe": experiment.cascade.recipe}
+    return of_cascades if experiment.model.weights is not None else {"teacher": experiment.teacher} | of_cascades
+
+
+def _check_contracts(
+    network: nn.Module,
+    experiment: Experiment,
+    data: DataSplits,
+    criteria: tuple[str, ...],
+    trained: Mapping[str, Recipe],
+) -> Findings:
+    """Check that the network can be pruned, as it is trained, and that weights which are given tell channels apart.
+
+    Raises:
+        InputError: naming the contract that does not hold.
+    """
+    precisions: list[Precision] = ["fp32"]
+    # Without kernels a step in bfloat16 takes up to a minute.
+    if _on_processor(experiment.resources) and has_kernels_for_bf16():
+        precisions = [recipe.precision for recipe in trained.values()]
+    findings = check_contracts(
+        network, data.input_shape, pruning=experiment.cascade.pruning, criteria=criteria, precisions=precisions
+    )
+    if findings.silent and experiment.model.weights is not None:
+        raise InputError(
+            f"model.weights is {experiment.model.weights}, but with it group {findings.silent[0]} has no saliency: "
+            "nothing tells its channels apart; is a layer behind it all zeros?"
+        )
+    return findings
 
 
 def _num_outputs(network: nn.Module, experiment: Experiment, data: DataSplits) -> int:
@@ -216,35 +265,6 @@ def _on_processor(resources: Resources) -> bool:
     """Whether it is known that trials run without a card."""
     no_card = resources.gpus_per_trial == AUTO and resources.address == LOCAL and not torch.cuda.is_available()
     return resources.num_gpus == 0 or no_card
-
-
-def _check_recipe(key: str, recipe: Recipe, data: DataSplits) -> None:
-    try:
-        require_compiler(recipe.execution)
-        Objective.of(recipe, data)
-    except InputError as error:
-        raise InputError(f"{key}.{error}") from error
-
-
-def _check_distillation(cascade: CascadeDefaults, data: DataSplits) -> None:
-    try:
-        Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
-    except InputError as error:
-        raise InputError(f"cascade.{error}") from error
-
-
-def _check_features(boundaries: Callable[[], tuple[str, ...]]) -> None:
-    try:
-        boundaries()
-    except InputError as error:
-        raise InputError(f"cascade.{error}") from error
-
-
-def _check_rates(rates: tuple[float, float], recipe: Recipe) -> None:
-    try:
-        replace(recipe, learning_rate=rates[1])
-    except InputError as error:
-        raise InputError(f"space.learning_rate ends where cascade.recipe.{error}") from error
 
 
 def check_ranks(experiment: Experiment, data: DataSplits) -> None:
