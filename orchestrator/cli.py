@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -149,41 +149,48 @@ def export(  # noqa: PLR0913
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace exports that are there.")] = False,  # noqa: FBT002
-    input_: Annotated[
+    pixels: Annotated[
         Literal["normalised", "raw"],
         typer.Option("--input", help="What files but native ones take: normalised float32 images, or uint8 pixels."),
     ] = "normalised",
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 18 … 25.")] = 18,
-    latency: Annotated[
-        str, typer.Option(help="Where it is measured: some of eager, compiled, onnxruntime, with commas; or none.")
+    runtimes: Annotated[
+        str,
+        typer.Option(
+            "--latency",
+            help="Where it is measured: some of eager, compiled, onnxruntime, with commas; or none.",
+        ),
     ] = "eager,onnxruntime",
-    threads: Annotated[int, typer.Option(help="CPU threads that latency is measured on.")] = 1,
-    license_: Annotated[
+    num_threads: Annotated[int, typer.Option("--threads", help="CPU threads that latency is measured on.")] = 1,
+    license_name: Annotated[
         str | None, typer.Option("--license", help="Licence of the network, for its card: apache-2.0, say.")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     format: Format = "text",
 ) -> None:
     """Write networks of search NAME as files that deploy, verified, with test accuracy, latency and a model card."""
-    from orchestrator.export_command import export_candidates
+    from orchestrator.export_command import ExportRequest, export_candidates
+    from orchestrator.exports.formats import ExportOptions, listed
 
-    raise typer.Exit(
-        export_candidates(
-            name,
-            pick=pick,
-            formats=formats,
-            max_drop=max_drop,
-            out=None if out is None else Path(out),
-            existing="replace" if overwrite else "keep",
-            pixels=input_,
-            opset=opset,
-            runtimes=latency,
-            num_threads=threads,
-            license_name=license_,
-            storage=storage,
-            format=format,
-        )
+    options = ExportOptions(
+        formats=cast(Any, listed(formats)),
+        pixels=pixels,
+        opset=opset,
+        runtimes=cast(Any, listed(runtimes)),
+        num_threads=num_threads,
+        license_name=license_name,
     )
+    request = ExportRequest(
+        name=name,
+        pick=pick,
+        max_drop=max_drop,
+        out=None if out is None else Path(out),
+        existing="replace" if overwrite else "keep",
+        options=options,
+        storage=storage,
+        format=format,
+    )
+    raise typer.Exit(export_candidates(request))
 
 
 @app.command()

@@ -2,77 +2,68 @@
 
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.commands import search_to_read
-from orchestrator.exports.formats import ExportOptions, listed
-from orchestrator.front.pick import WHOLE_FRONT, pick_front
-from orchestrator.front.pick import pick as pick_one
+from orchestrator.exports.formats import ExportOptions
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.pick import WHOLE_FRONT, pick, pick_front
 from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
 from orchestrator.searches.places import Storage, fetch_networks
 from orchestrator.tables import print_line, print_whole
 from orchestrator.words import percent
-from trainables.data_config import Pixels
-from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from orchestrator.exports.export import Exported, Failed
     from orchestrator.storage.staging import Existing
 
-_LICENSE = re.compile(r"[A-Za-z0-9][\w.+-]{0,60}")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRequest:
+    """What is asked of `cascade export`.
+
+    Attributes:
+        name: of the search.
+        pick: `front` for all its members, or how one candidate is picked.
+        max_drop: how far validation accuracy may lie below the teacher's, in [0, 1]; `None` for any distance.
+        out: folder to write, of a front to write one in for each member; `None` for the search's own.
+        existing: what becomes of exports that are there.
+        options: formats, and what is measured.
+        storage: where searches are.
+        format: of what is printed.
+    """
+
+    name: str
+    pick: str
+    max_drop: float | None
+    out: Path | None
+    existing: "Existing"
+    options: ExportOptions
+    storage: Storage
+    format: Literal["text", "json"]
 
 
-def export_candidates(  # noqa: PLR0913
-    name: str,
-    *,
-    pick: str,
-    formats: str,
-    max_drop: float | None,
-    out: Path | None,
-    existing: "Existing",
-    pixels: Pixels,
-    opset: int,
-    runtimes: str,
-    num_threads: int,
-    license_name: str | None,
-    storage: Storage,
-    format: Literal["text", "json"],
-) -> int:
+def export_candidates(request: ExportRequest) -> int:
     """Export one network or a whole front and print what was measured; the exit code.
 
     Raises:
-        InputError: if an option is wrong, there is no such search or candidate, or a destination holds something.
+        InputError: if there is no such search or candidate, or a destination holds something.
     """
-    if license_name is not None and _LICENSE.fullmatch(license_name) is None:
-        raise InputError(f"license is {license_name!r}, but must be an identifier such as apache-2.0 or other")
-    options = ExportOptions(
-        formats=cast(Any, listed(formats)),
-        pixels=pixels,
-        opset=opset,
-        runtimes=cast(Any, listed(runtimes)),
-        num_threads=num_threads,
-        license_name=license_name,
-    )
-    folder = search_to_read(storage, name)
+    folder = search_to_read(request.storage, request.name)
     view = read_front(folder)
     experiment = folder.experiment()
-    exports = folder.path / EXPORTS
-    if pick == WHOLE_FRONT:
-        members = pick_front(view, max_drop=max_drop)
-        chosen = {(out or exports) / f"{member.trial}-{member.level}": member for member in members}
-    else:
-        candidate = pick_one(view, pick, max_drop=max_drop)
-        chosen = {out or exports / f"{candidate.trial}-{candidate.level}": candidate}
+    chosen = _chosen(request, view, folder.path / EXPORTS)
     from orchestrator.data.datasets import (  # torch, once the cheap checks have passed
         draws_its_test_images,
         load_splits,
@@ -86,10 +77,23 @@ def export_candidates(  # noqa: PLR0913
     if not as_read or draws_its_test_images(data):
         folder.require_same_data(data_digest(load_splits(data, say)))
     fetch_networks(folder, [candidate.network for candidate in chosen.values()])
-    jobs = [Job(candidate=candidate, destination=place, existing=existing) for place, candidate in chosen.items()]
-    origin = Origin(folder=folder.path, name=name, data=data, model=experiment.model, search_id=folder.search_id)
-    results = export_each(jobs, origin=origin, options=options, say=say)
-    return _print(results, as_list=pick == WHOLE_FRONT, format=format)
+    jobs = [
+        Job(candidate=candidate, destination=place, existing=request.existing) for place, candidate in chosen.items()
+    ]
+    origin = Origin(
+        folder=folder.path, name=request.name, data=data, model=experiment.model, search_id=folder.search_id
+    )
+    results = export_each(jobs, origin=origin, options=request.options, say=say)
+    return _print(results, as_list=request.pick == WHOLE_FRONT, format=request.format)
+
+
+def _chosen(request: ExportRequest, view: FrontView, exports: Path) -> dict[Path, Candidate]:
+    """What is exported, by the folder that it goes to."""
+    if request.pick == WHOLE_FRONT:
+        members = pick_front(view, max_drop=request.max_drop)
+        return {(request.out or exports) / f"{member.trial}-{member.level}": member for member in members}
+    candidate = pick(view, request.pick, max_drop=request.max_drop)
+    return {request.out or exports / f"{candidate.trial}-{candidate.level}": candidate}
 
 
 def _print(results: "Iterable[Exported | Failed]", *, as_list: bool, format: Literal["text", "json"]) -> int:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -42,6 +43,7 @@ README_KEY = "readme_sha256"  # of the card for programs, about the one for peop
 CARD_FORMAT = "cascade-card"
 CARD_VERSION = 2
 
+_LICENSE = re.compile(r"[A-Za-z0-9][\w.+-]{0,60}")
 _ONNX_FORMATS = ("onnx", "int8")
 _ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -74,6 +76,8 @@ class ExportOptions:
         Raises:
             InputError: naming the option, the rule and the value, or the missing package and how to install it.
         """
+        if self.license_name is not None and _LICENSE.fullmatch(self.license_name) is None:
+            raise InputError(f"license is {self.license_name!r}, but must be an identifier such as apache-2.0 or other")
         _require_some("formats", self.formats, FORMATS)
         if self.runtimes:
             _require_some("latency", self.runtimes, RUNTIMES, otherwise="; or none alone")
