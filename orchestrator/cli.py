@@ -120,7 +120,7 @@ def confirm(  # noqa: PLR0913
     format: Format = "text",
 ) -> None:
     """Train members of the front of search NAME again with new seeds; mean and interval of each."""
-    from orchestrator.commands import confirm_candidates
+    from orchestrator.confirm_command import confirm_candidates
 
     raise typer.Exit(
         confirm_candidates(

@@ -12,20 +12,15 @@ from rich.console import Console
 
 from orchestrator.addresses import setting_without_credentials
 from orchestrator.evidence.folder import REPORT, is_study
-from orchestrator.experiment.config import Experiment, load_experiment, parse_experiment
-from orchestrator.experiment.overrides import set_value
-from orchestrator.front.archive import Candidate
-from orchestrator.front.candidates import cascade_of
-from orchestrator.front.pick import WHOLE_FRONT, pick, pick_front
+from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.front.plots import PAGE, save_front
-from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.fronts import confirmed_rich_table, front_json_list, front_rich_table, read_front
+from orchestrator.searches.fronts import front_json_list, front_rich_table, read_front
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_last, print_line, print_whole
-from orchestrator.words import counted, duration, percent
+from orchestrator.words import counted, duration
 from search_spaces.presets import PRESETS, PURPOSES
 from trainables.errors import InputError, first_line
 
@@ -54,7 +49,7 @@ def run_search_command(  # noqa: PLR0913
     # Scripts read standard output; people read how it goes.
     console = Console(stderr=format == "json")
     warnings = Console(stderr=True)
-    tracker = _tracker(experiment, folder, warnings)
+    tracker = make_tracker(experiment, folder, warnings)
     go_on = f"go on with: {_resume_command(source, name, storage, overrides)}"
     if resume and not folder.exists:
         print_line(console, f"note: there is no search {name!r} in {storage} to go on with; it begins now")
@@ -95,7 +90,8 @@ def run_search_command(  # noqa: PLR0913
     return 0
 
 
-def _tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> "Tracker":
+def make_tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> "Tracker":
+    """MLflow for a search, which says on this console what it cannot take."""
     from orchestrator.tracking import Tracker
 
     return Tracker(
@@ -207,75 +203,6 @@ def sync_search(name: str, *, storage: Storage, uri: str | None, again: bool, fo
             waits = f"{counted(synced.num_left_out, 'record')} left out; {waits}"
         sys.stdout.write(f"{name}: {counted(synced.num_sent, 'record')} sent to {synced.address}; {waits}\n")
     return 1 if left.num_waiting else 0
-
-
-def confirm_candidates(  # noqa: PLR0913
-    name: str, *, picks: Sequence[str], num_seeds: int, storage: Storage, overrides: Sequence[str], format: Format
-) -> int:
-    """Train chosen candidates' cascades again with new seeds and print what came of them; the exit code.
-
-    Raises:
-        InputError: if there is no such search or candidate, it cannot be written to, its images have changed, or
-            something else than where it runs is to be set.
-    """
-    for override in overrides:
-        if not override.startswith("resources."):
-            raise InputError(
-                f"--set {setting_without_credentials(override)!r} must be of resources, such as "
-                "resources.address=local; all else is as it was in the search"
-            )
-    if not 2 <= num_seeds <= MOST_SEEDS:
-        raise InputError(
-            f"--seeds is {num_seeds}, but must be within 2 … {MOST_SEEDS}; an interval takes two draws, a good one five"
-        )
-    folder = search_to_read(storage, name)
-    view = read_front(folder)
-    folder.require_writable()
-    folder.require_free()
-    chosen: dict[tuple[int, int], Candidate] = {}
-    for how in picks or [WHOLE_FRONT]:
-        found = pick_front(view) if how == WHOLE_FRONT else [pick(view, how)]
-        chosen |= {candidate.key: candidate for candidate in found}
-    cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen.values()}
-    values = folder.experiment().to_dict()
-    for override in overrides:
-        set_value(values, override)
-    experiment = parse_experiment(values)
-    from orchestrator.confirm import run_repeats  # Ray and torch, once the cheap checks have passed
-
-    console, warnings = Console(stderr=format == "json"), Console(stderr=True)
-    say = partial(print_line, console)
-    file = RepeatFile(folder.path / "confirm.parquet")
-
-    def told(repeat: Repeat) -> None:
-        levels = ", ".join(percent(value) for value in repeat.val_accuracies)
-        say(f"trial {repeat.trial}, seed {repeat.index} of {num_seeds}: {levels or f'failed: {repeat.failure}'}")
-
-    def stopped() -> None:
-        print_last(console, "stopped; what was trained is kept, and the same command goes on")
-
-    tracker = _tracker(experiment, folder, warnings)
-    try:
-        with last_words(stopped):
-            done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker, say=say)
-        rows = confirmed(chosen.values(), file.read(), num_seeds)
-        text = json.dumps([row.to_dict() for row in rows], indent=1)
-        if done:
-            tracker.prepare()
-            tracker.join_search(folder.name, folder.search_id)
-            tracker.log_confirmed(text)
-    except KeyboardInterrupt:
-        done = False
-    finally:
-        tracker.close()
-    if not done:
-        stopped()
-        return INTERRUPTED
-    if format == "json":
-        sys.stdout.write(text + "\n")
-    else:
-        print_whole(console, confirmed_rich_table(rows))
-    return 1 if all(row.mean is None for row in rows) else 0
 
 
 def print_presets(name: str | None, *, format: Format) -> None:
