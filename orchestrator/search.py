@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,38 +10,32 @@ from typing import Literal
 
 import ray
 
-from orchestrator.data.datasets import data_sets, load_splits, require_drawn_test_images
-from orchestrator.data.left_out import data_notes
+from orchestrator.beginning import alone_if_timed, begin, check_search, removed_if_unused, tell_start
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.resources import LOCAL
 from orchestrator.machines.cluster import check_nodes
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.policies.budget import Budget
 from orchestrator.policies.looks import Look, Looks
-from orchestrator.preparation.checks import check_network, check_ranks
 from orchestrator.preparation.packing import PACKING, nothing_chosen, pack, without_cards
 from orchestrator.preparation.room import check_memory
 from orchestrator.preparation.session import ray_session
 from orchestrator.preparation.teacher import prepare_teacher, time_layers
 from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.sampling.opening import open_study, starting_points, warm_start
-from orchestrator.sampling.storages import find_study, study_address
 from orchestrator.sampling.study import Study
-from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.images import find_images_again, note_place
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import fetch_networks
 from orchestrator.tracking import Tracker
-from orchestrator.trials.parts import TRIALS, make_teacher_task, scheduler, stage_bucket, trainable, trial_store
+from orchestrator.trials.parts import TRIALS, make_teacher_task, scheduler, trainable, trial_store
 from orchestrator.trials.queue import TrialQueue
-from orchestrator.trials.record import CANDIDATES, SearchRecord, search_parameters
+from orchestrator.trials.record import CANDIDATES, SearchRecord
 from orchestrator.trials.watcher import Watcher
 from orchestrator.trials.waves import run_waves, sweep
 from orchestrator.words import counted
 from trainables.datasets.data import DataSplits
-from trainables.errors import InputError, first_line
-from trainables.identity import data_digest
+from trainables.errors import first_line
 from trainables.pruning.cost import LatencyTable
 from trainables.results import EpochProgress, Reused, TeacherResult
 
@@ -85,85 +79,40 @@ def run_search(
         StageFailure: if the teacher cannot be trained.
     """
     budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
-    folder.require_fresh_or_same(experiment, resume=resume)
-    folder.require_writable()
-    for bucket in filter(None, (folder.bucket, stage_bucket(experiment, folder))):
-        bucket.require_usable()
-    find_study(study_address(experiment, folder))
-    find_sources(experiment.study.warm_start, folder=folder, objectives=experiment.objectives)
-    images = find_images_again(folder, experiment.data)
-    for note in data_notes(images):
-        watcher.note(note)
-    require_drawn_test_images(images)
-    data = load_splits(images, watcher.note)
-    digest = data_digest(data)
-    folder.require_same_data(digest)
-    check_ranks(experiment, data)
-    checked = check_network(experiment, data)
-    for note in checked.notes:
-        watcher.note(note)
+    checks = check_search(experiment, folder, resume=resume, watcher=watcher)
     tracker.prepare()  # now, as it makes the storage folder, and connects while Ray starts
-    with ray_session(experiment.resources) as available_cpus, _removed_if_unused(folder):
+    with ray_session(experiment.resources) as available_cpus, removed_if_unused(folder):
         check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
-        asked, experiment = experiment, without_cards(experiment, watcher.note)
-        memory = check_memory(experiment, data)
+        as_run = without_cards(experiment, watcher.note)
+        memory = check_memory(as_run, checks.data)
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
             # Somebody may have begun it, since we looked.
             folder.require_fresh_or_same(experiment, resume=resume)
-            folder.require_same_data(digest)
-            task = make_teacher_task(experiment, folder, digest)
-            table = None if checked.timed is None else _times(task, experiment, data, watcher)
-            sizes = checked.look if checked.timed is None or table is None else checked.timed(table)
-            look = Looks(looks=(sizes, memory))
-            folder.begin(asked, data=digest)
-            note_place(folder, images)
-            if table is not None:
-                task.keep_latency(table)
-            if mirror is not None:
-                mirror.begin()
-            shown = asked.without_secrets()
-            tracker.start_search(
-                folder.name,
-                search_parameters(shown.to_dict()) | ({} if experiment is asked else nothing_chosen()),
-                shown.to_yaml(),
-                folder.search_id,
-                data=data_sets(shown.data, data, digest),
+            folder.require_same_data(checks.digest)
+            task = make_teacher_task(as_run, folder, checks.digest)
+            table = None if checks.network.timed is None else _times(task, as_run, checks.data, watcher)
+            sizes = (
+                checks.network.look if checks.network.timed is None or table is None else checks.network.timed(table)
             )
-            try:
-                with _told_if_taken_away(folder):
-                    return _run(
-                        _Begun(
-                            experiment=experiment,
-                            folder=folder,
-                            mirror=mirror,
-                            task=task,
-                            data=data,
-                            digest=digest,
-                            look=look,
-                            budget=budget,
-                            watcher=watcher,
-                            tracker=tracker,
-                            available_cpus=available_cpus,
-                        )
-                    )
-            except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt)
-                tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
-                raise
-
-
-@contextmanager
-def _removed_if_unused(folder: SearchFolder) -> Iterator[None]:
-    """Leave no empty folder behind when a check fails after it was made."""
-    try:
-        yield
-    except InputError:
-        if folder.path.is_dir() and not folder.exists:
-            (folder.path / "lock").unlink(missing_ok=True)
-            with suppress(OSError):  # what else is there is the user's
-                folder.path.rmdir()
-        raise
+            begin(experiment, folder, checks, task=task, table=table, mirror=mirror)
+            chosen = {} if as_run is experiment else nothing_chosen()
+            tell_start(tracker, experiment, folder, checks, chosen=chosen)
+            begun = _Begun(
+                experiment=alone_if_timed(as_run),
+                folder=folder,
+                mirror=mirror,
+                task=task,
+                data=checks.data,
+                digest=checks.digest,
+                look=Looks(looks=(sizes, memory)),
+                budget=budget,
+                watcher=watcher,
+                tracker=tracker,
+                available_cpus=available_cpus,
+            )
+            with _told_how_it_broke_off(tracker), _told_if_taken_away(folder):
+                return _run(begun)
 
 
 @contextmanager
@@ -178,6 +127,17 @@ def _told_if_taken_away(folder: SearchFolder) -> Iterator[None]:
             f"{folder.path} was moved or removed while the search ran; bring it back and go on with --resume, or "
             "remove what is left there and begin anew"
         ) from error
+
+
+@contextmanager
+def _told_how_it_broke_off(tracker: Tracker) -> Iterator[None]:
+    """Tell MLflow of a search that the block does not bring to its end."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        tracker.finish("stopped" if stopped else "failed", _INTERRUPTED if stopped else first_line(error))
+        raise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -195,11 +155,6 @@ class _Begun:
     watcher: Watcher
     tracker: Tracker
     available_cpus: float
-
-    @property
-    def max_concurrent(self) -> int | None:
-        """Trials at the same time; latency means nothing while others run."""
-        return 1 if self.experiment.measures_latency else self.experiment.resources.max_concurrent
 
     @property
     def trials(self) -> Path:
@@ -261,7 +216,7 @@ def _packed(begun: _Begun) -> _Begun:
         begun.task,
         begun.data,
         file=begun.folder.path / PACKING,
-        at_once=1 if experiment.measures_latency else experiment.resources.at_once(experiment.num_trials),
+        at_once=experiment.resources.at_once(experiment.num_trials),
         say=begun.watcher.note,
         look=begun.look,
     )
@@ -287,7 +242,7 @@ def _train(begun: _Begun, queue: TrialQueue, record: SearchRecord) -> None:
             queue,
             record,
             resources=experiment.resources,
-            max_concurrent=begun.max_concurrent,
+            max_concurrent=experiment.resources.max_concurrent,
             storage=begun.trials,
             make_scheduler=partial(scheduler, experiment, folder),
         )
