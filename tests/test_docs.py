@@ -110,6 +110,28 @@ def test_every_key_of_a_study_is_in_the_guide():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_keys_on_the_pages_are_those_of_an_experiment_or_a_study(page):
+    """What begins like a key is one, unless the code itself writes it, as it does tags and names of files.
+
+    A study's `cascade` takes keys that a search has in `space`; pages name the search's.
+    """
+    from orchestrator.evidence.plan import StudyPlan
+    from orchestrator.experiment.config import Experiment
+    from orchestrator.experiment.explanation import _places
+    from orchestrator.preparation.packing import nothing_chosen
+
+    sources = "".join(path.read_text() for path in (ROOT / "orchestrator").rglob("*.py"))
+    search_and_study = [_places(model) for model in (Experiment, StudyPlan)]
+    sections = {place for places in search_and_study for place in places.kinds if place and "." not in place}
+    for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        for key in re.findall(r"(?<![\w./-])[a-z_]+(?:\.\w+)+", code):
+            parts = tuple(key.split("."))
+            if parts[0] in sections and f'"{key}"' not in sources and key not in nothing_chosen():
+                is_key = any(places.found(parts)[1] in places.kinds for places in search_and_study)
+                assert is_key, f"{page.name} has `{code}`, but there is no key {key}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_experiments_of_the_docs_are_valid(page):
     import yaml
 
