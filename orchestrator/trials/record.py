@@ -1,11 +1,9 @@
 """What a search knows, kept in one order: networks on disk, then the archive, then the study, then those who watch."""
 
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,20 +13,18 @@ from orchestrator.front.candidates import candidates_of, results_of
 from orchestrator.front.constraints import Bounds, measured, unmet, violations
 from orchestrator.front.front_view import FrontView, front_view, grown
 from orchestrator.front.pareto import front_hypervolume, losses
-from orchestrator.front.plots import save_front
 from orchestrator.policies.budget import Budget
 from orchestrator.sampling.study import Study
 from orchestrator.searches.asked import Asked
-from orchestrator.searches.curves import CURVES, Curves
+from orchestrator.searches.curves import CURVES, Curves, End
 from orchestrator.tracking import ClosedTrial, Status, Tracker
+from orchestrator.trials.front_artist import FrontArtist
 from orchestrator.trials.watcher import Watcher
 from orchestrator.words import counted
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
 CANDIDATES = "candidates"
-# Rest after a picture of the front, against the time that it took.
-_REST, _LONGEST_REST_SECONDS = 19.0, 20.0
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
 _TRIALS_TO_MEET = 10
 
@@ -64,7 +60,6 @@ class SearchRecord:
             bounds: what candidates of the front keep to.
             fetch: brings networks of the front, by their folders in the search's, to this machine.
         """
-        self._folder = folder
         self._objectives = tuple(objectives)
         self._teacher = teacher
         self._archive = archive
@@ -73,13 +68,9 @@ class SearchRecord:
         self._tracker = tracker
         self._watcher = watcher
         self._bounds = bounds
-        self._fetch = fetch
         self._curves = Curves(folder / CURVES)
         self._view: FrontView | None = None
-        self._drawn: tuple[Candidate, ...] | None = None
-        self._newest_view: FrontView | None = None
-        self._artist = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
-        self._closing = threading.Event()
+        self._artist = FrontArtist(folder, tracker, fetch)
 
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""
@@ -174,11 +165,7 @@ class SearchRecord:
 
     def failed(self, number: int, reason: str) -> None:
         """A trial gave nothing; none of its levels reaches the front."""
-        with self._budget.ending(number, hypervolume=self._hypervolume(self.view())) as ended, self._study.together():
-            self._study.note_end(number, ended)
-            self._study.fail(number, reason)
-        self._curves.ended(number, "failed")
-        self._tracker.finish_trial(number, (), "failed", reason)
+        self._end(number, "failed", tell=partial(self._study.fail, number, reason), reason=reason)
         self._watcher.trial_failed(number, reason)
 
     def note(self, text: str) -> None:
@@ -188,15 +175,15 @@ class SearchRecord:
     def close(self, status: Status, reason: str) -> None:
         """The search ends, for now or for good; why."""
         if self._archive.candidates():
-            self._show_front(self.view(), self._hypervolume(self.view()))
+            self._artist.show(self.view(), self._hypervolume(self.view()), num_trials=self._budget.num_ended)
             self._note_unmet()
         self.leave()
-        self._artist.shutdown(wait=True)
+        self._artist.finish()
         self._tracker.finish(status, reason)
 
     def leave(self) -> None:
         """The search ends in whatever way: nobody waits for pictures of fronts, and all is where people look for it."""
-        self._closing.set()
+        self._artist.hurry()
         with suppress(OSError):  # on a full disk it stays where it is, which is safe too
             self._archive.settle()
 
@@ -231,66 +218,64 @@ class SearchRecord:
         return candidates
 
     def _conclude(self, asked: Asked, candidates: Sequence[Candidate], reused: Reused) -> None:
-        number, view = asked.number, self.view()
+        number = asked.number
         student = max(candidates, key=lambda candidate: candidate.level)
-        volume = self._hypervolume(view)
-        with self._budget.ending(number, hypervolume=volume) as ended, self._study.together():
-            self._study.note_end(number, ended)
-            self._study.note_reuse(number, reused)
-            self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
+
+        def tell() -> None:
             self._study.tell(
                 number,
                 [getattr(student, name) for name in self._objectives],
                 constraints=violations(self._bounds, student),
                 measured=measured(student),
             )
-        self._curves.ended(number, "finished", results_of(candidates))
-        self._tracker.finish_trial(number, candidates, "finished", reused=reused)
-        self._show_front(view, volume)
-        self._watcher.trial_finished(number, candidates, view, reused)
+
+        self._end(number, "finished", candidates, tell=tell, reused=reused)
+        self._watcher.trial_finished(number, candidates, self.view(), reused)
         if self._budget.num_ended % _TRIALS_TO_MEET == 0:
             self._note_unmet()
+
+    def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
+        tell = partial(self._study.stop, number, reason)
+        self._end(number, "stopped", candidates, tell=tell, reason=reason, reused=reused)
+        self._watcher.trial_stopped(number, reason, candidates, self.view())
+
+    def _end(  # noqa: PLR0913
+        self,
+        number: int,
+        end: End,
+        candidates: Sequence[Candidate] = (),
+        *,
+        tell: Callable[[], None],
+        reason: str | None = None,
+        reused: Reused | None = None,
+    ) -> None:
+        """End a trial: in the study, then its curve, then MLflow, then the picture of the front.
+
+        Its candidates are in the archive before. What a kill loses, `adopt` makes up for: before the archive the trial
+        goes on from its checkpoint; before the study it is concluded from its candidates, but what it had reused is
+        not known any more, and one that failed is tried again; after the study its curve and its run in MLflow are
+        ended as the study says. A picture that is missing is drawn with the next one, or when the search ends.
+        """
+        view = self.view()
+        volume = self._hypervolume(view)
+        with self._budget.ending(number, hypervolume=volume) as ended, self._study.together():
+            self._study.note_end(number, ended)
+            if reused is not None:
+                self._study.note_reuse(number, reused)
+                self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
+            tell()
+        self._curves.ended(number, end, results_of(candidates))
+        self._tracker.finish_trial(number, candidates, end, reason, reused)
+        if candidates:
+            self._artist.show(view, volume, num_trials=self._budget.num_ended)
 
     def _note_unmet(self) -> None:
         text = unmet(self._bounds, self._archive.candidates())
         if text is not None:
             self._watcher.note(text)
 
-    def _conclude_stopped(self, number: int, candidates: Sequence[Candidate], reason: str, reused: Reused) -> None:
-        view = self.view()
-        volume = self._hypervolume(view)
-        with self._budget.ending(number, hypervolume=volume) as ended, self._study.together():
-            self._study.note_end(number, ended)
-            self._study.note_reuse(number, reused)
-            self._study.note_candidates(number, [asdict(candidate) for candidate in candidates])
-            self._study.stop(number, reason)
-        self._curves.ended(number, "stopped", results_of(candidates))
-        self._tracker.finish_trial(number, candidates, "stopped", reason, reused)
-        if candidates:
-            self._show_front(view, volume)
-        self._watcher.trial_stopped(number, reason, candidates, view)
-
     def _hypervolume(self, view: FrontView) -> float:
         return front_hypervolume(view.front, self._objectives, teacher_latency_ms=self._teacher.latency_ms)
-
-    def _show_front(self, view: FrontView, volume: float) -> None:
-        # Drawing takes most of a second, for which the next trial should not wait.
-        self._newest_view = view
-        self._artist.submit(self._draw, view, volume, self._budget.num_ended)
-
-    def _draw(self, view: FrontView, volume: float, num_ended: int) -> None:
-        if view is not self._newest_view:
-            return  # trials end faster than fronts are drawn, and a newer one waits
-        started = time.monotonic()
-        figures: Sequence[Path] = ()
-        if tuple(view.front) != self._drawn:
-            figures = save_front(view, self._folder)
-            with suppress(InputError):  # who misses one says so
-                self._fetch([candidate.network for candidate in view.front])
-        self._tracker.log_front(view, hypervolume=volume, num_trials=num_ended, figures=figures)
-        self._drawn = tuple(view.front)
-        # Pictures take the processor from the loop that runs the trials, where these end in quick succession.
-        self._closing.wait(min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
 
 
 def _is_whole(candidates: Sequence[Candidate]) -> bool:

@@ -173,9 +173,9 @@ def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts,
         begun.set()
         return ()
 
-    monkeypatch.setattr("orchestrator.trials.record.save_front", draw)
-    monkeypatch.setattr("orchestrator.trials.record._REST", 1e9)
-    monkeypatch.setattr("orchestrator.trials.record._LONGEST_REST_SECONDS", 3600.0)  # nobody waits for it
+    monkeypatch.setattr("orchestrator.trials.front_artist.save_front", draw)
+    monkeypatch.setattr("orchestrator.trials.front_artist._REST", 1e9)
+    monkeypatch.setattr("orchestrator.trials.front_artist._LONGEST_REST_SECONDS", 3600.0)  # nobody waits for it
     study, _, _, record = parts()
     for number in range(4):
         asked = study.ask(SPACE, CascadeDefaults())

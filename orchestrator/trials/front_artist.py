@@ -1,0 +1,70 @@
+"""Pictures of a search's front as it grows, drawn beside the loop that runs the trials."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.front.archive import Candidate
+from orchestrator.front.front_view import FrontView
+from orchestrator.front.plots import save_front
+from orchestrator.tracking import Tracker
+from trainables.errors import InputError
+
+# Rest after a picture of the front, against the time that it took.
+_REST, _LONGEST_REST_SECONDS = 19.0, 20.0
+
+
+class FrontArtist:
+    """Draws fronts into the search's folder and MLflow; of those that come in quick succession the newest."""
+
+    def __init__(self, folder: Path, tracker: Tracker, fetch: Callable[[Sequence[str]], None]) -> None:
+        """Take the parts.
+
+        Args:
+            folder: the search's.
+            tracker: MLflow.
+            fetch: brings networks of the front, by their folders in the search's, to this machine.
+        """
+        self._folder = folder
+        self._tracker = tracker
+        self._fetch = fetch
+        self._drawn: tuple[Candidate, ...] | None = None
+        self._newest: FrontView | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
+        self._closing = threading.Event()
+
+    def show(self, view: FrontView, volume: float, *, num_trials: int) -> None:
+        """Have a front drawn soon, which takes most of a second; the next trial should not wait for it.
+
+        Args:
+            view: the front.
+            volume: its hypervolume.
+            num_trials: trials that have ended.
+        """
+        self._newest = view
+        self._thread.submit(self._draw, view, volume, num_trials)
+
+    def hurry(self) -> None:
+        """Rest no more between pictures."""
+        self._closing.set()
+
+    def finish(self) -> None:
+        """Wait until the newest front is drawn."""
+        self._thread.shutdown(wait=True)
+
+    def _draw(self, view: FrontView, volume: float, num_trials: int) -> None:
+        if view is not self._newest:
+            return  # trials end faster than fronts are drawn, and a newer one waits
+        started = time.monotonic()
+        figures: Sequence[Path] = ()
+        if tuple(view.front) != self._drawn:
+            figures = save_front(view, self._folder)
+            with suppress(InputError):  # who misses one says so
+                self._fetch([candidate.network for candidate in view.front])
+        self._tracker.log_front(view, hypervolume=volume, num_trials=num_trials, figures=figures)
+        self._drawn = tuple(view.front)
+        # Pictures take the processor from the loop that runs the trials, where these end in quick succession.
+        self._closing.wait(min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
