@@ -84,7 +84,7 @@ def run_search(
     with ray_session(experiment.resources) as available_cpus, removed_if_unused(folder):
         check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
         as_run = without_cards(experiment, watcher.note)
-        memory = check_memory(as_run, checks.data)
+        memory = check_memory(alone_if_timed(as_run), checks.data)
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
             # Somebody may have begun it, since we looked.
