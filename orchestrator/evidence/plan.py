@@ -86,9 +86,10 @@ class StudyPlan(PlainConfig):
             f"reference is {shown(self.reference)}, but must be one of the arms: {', '.join(self.arms)}",
         )
         for name, arm in self.arms.items():
-            for size in self.sizes:
+            for rate in self.tuning.learning_rates or (None,):
                 try:
-                    self.cascade_of(arm, size, seed=0, learning_rate=None, epochs=10_000)
+                    for size in self.sizes:
+                        self.cascade_of(arm, size, seed=0, learning_rate=rate, epochs=10_000)
                 except InputError as error:
                     raise InputError(f"arms.{name}: {error}") from error
 
@@ -142,8 +143,9 @@ class StudyPlan(PlainConfig):
 
     def learning_rates(self, arm: Arm) -> tuple[float, ...]:
         """Learning rates that an arm may take; the one of its recipe where none are tried."""
-        recipe = Recipe.from_dict(_recipe(_merged(self.cascade, arm.cascade)))
-        return self.tuning.learning_rates or (recipe.learning_rate,)
+        if self.tuning.learning_rates:
+            return self.tuning.learning_rates
+        return (Recipe.from_dict(_recipe(_merged(self.cascade, arm.cascade))).learning_rate,)
 
     def sizes_of(self, arm: Arm) -> tuple[float, ...]:
         """Student's size of each run of an arm: the smallest alone, where one run gives all."""

@@ -60,6 +60,14 @@ def test_an_arm_changes_only_what_it_names(plain) -> None:
     assert (config.seed, config.macs_kept) == (4, (0.3,))
 
 
+def test_an_arm_whose_rates_are_tuned_needs_none_of_its_own(plain) -> None:
+    adam = {"cascade": {"recipe": {"optimizer": "adamw", "learning_rate": 0.1}}}
+    plain |= {"arms": {"plain": {}, "adam": adam}, "tuning": {"learning_rates": [0.001, 0.01]}, "seeds": [1]}
+    plan = StudyPlan.from_dict(plain)
+    assert plan.learning_rates(plan.arms["adam"]) == (0.001, 0.01)
+    assert [run.learning_rate for run in plan.tuning_runs("adam", 0.3)] == [0.001, 0.01]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
