@@ -91,7 +91,8 @@ class StudyPlan(PlainConfig):
                     for size in self.sizes:
                         self.cascade_of(arm, size, seed=0, learning_rate=rate, epochs=10_000)
                 except InputError as error:
-                    raise InputError(f"arms.{name}: {error}") from error
+                    said = str(error).replace(f"learning_rate is {rate!r},", f"tuning.learning_rates has {rate!r},")
+                    raise InputError(f"arms.{name}: {said}") from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

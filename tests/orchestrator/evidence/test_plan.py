@@ -68,6 +68,13 @@ def test_an_arm_whose_rates_are_tuned_needs_none_of_its_own(plain) -> None:
     assert [run.learning_rate for run in plan.tuning_runs("adam", 0.3)] == [0.001, 0.01]
 
 
+def test_a_tuned_rate_that_an_arm_cannot_take_is_told_with_its_keys(plain) -> None:
+    adam = {"cascade": {"recipe": {"optimizer": "adamw"}}}
+    plain |= {"arms": {"plain": {}, "adam": adam}, "tuning": {"learning_rates": [0.01, 0.2]}, "seeds": [1]}
+    with pytest.raises(InputError, match=r"^arms.adam: tuning.learning_rates has 0.2, but must be below 0.1 for adamw"):
+        StudyPlan.from_dict(plain)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
