@@ -138,7 +138,7 @@ class StudyPlan(PlainConfig):
         )
         require(
             config.pruning.size_in == "macs",
-            "cascade.pruning.size_in is params, but a study's sizes are in MACs; leave it out",
+            f"cascade.pruning.size_in is {config.pruning.size_in}, but a study's sizes are in MACs; leave it out",
         )
         return config
 

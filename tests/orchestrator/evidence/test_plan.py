@@ -96,6 +96,7 @@ def test_a_tuned_rate_that_an_arm_cannot_take_is_told_with_its_keys(plain) -> No
         ({"arms": {"plain": {"cascade": {"seed": 1}}}}, "arms.plain: cascade.seed is given"),
         ({"arms": {"plain": {"cascade": {"recipe": {"epochs": 1}}}}}, "cascade.recipe.epochs is given, but follows"),
         ({"arms": {"plain": {"cascade": {"pruning": {"size_in": "params"}}}}}, "a study's sizes are in MACs"),
+        ({"arms": {"plain": {"cascade": {"pruning": {"size_in": "latency"}}}}}, "size_in is latency, but a study's"),
         ({"tuning": {"learning_rates": [0.1, 0.2], "seed": 2}}, "tuning.seed is 2, but must not be one of seeds"),
         ({"budget": {"amount": 0}}, "budget.amount is 0, but must be a number above 0"),
         ({"budget": {"unit": "hours"}}, "budget.unit is 'hours', but must be one of teacher-passes, epochs"),
