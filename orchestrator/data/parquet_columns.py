@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainables.datasets.sources import Part
+from trainables.datasets.sources import Part, is_hidden
 from trainables.errors import InputError, first_line, forbidden
 
 ROWS_A_BATCH = 4096
@@ -46,19 +46,23 @@ FORMATS = {
 
 
 def has_parquet(path: Path) -> bool:
-    """Tell whether the folder `path` holds Parquet files; a path that is no folder holds none."""
-    return path.is_dir() and any(path.glob("*.parquet"))
+    """Tell whether the folder `path` holds Parquet files, hidden ones aside; a path that is no folder holds none."""
+    return path.is_dir() and any(_shown(path, "*.parquet"))
+
+
+def _shown(folder: Path, pattern: str) -> Iterator[Path]:
+    return (file for file in folder.glob(pattern) if not is_hidden(file.name))
 
 
 def files_of_parts(folder: Path, parts: Sequence[Part]) -> dict[Part, list[Path]]:
-    """Parquet files of each part, whose word is in their names, sorted; a part may have none.
+    """Parquet files of each part, whose word is in their names, sorted, hidden ones aside; a part may have none.
 
     Raises:
         InputError: if a file is of two parts.
     """
     found: dict[Part, list[Path]] = {}
     for part in parts:
-        found[part] = sorted({file.resolve() for file in folder.glob(f"*{part}*.parquet")})
+        found[part] = sorted({file.resolve() for file in _shown(folder, f"*{part}*.parquet")})
         for earlier in parts[: parts.index(part)]:
             for file in sorted(set(found[earlier]) & set(found[part])):
                 raise InputError(
