@@ -14,7 +14,7 @@ from orchestrator.addresses import setting_without_credentials
 from orchestrator.evidence.folder import REPORT, is_study
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.front.plots import PAGE, save_front
-from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder, require_name
 from orchestrator.searches.fronts import front_json_list, front_rich_table, read_front
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
@@ -39,6 +39,7 @@ def run_search_command(  # noqa: PLR0913
         InputError: if anything that was asked for cannot be.
     """
     experiment = load_experiment(source, overrides)
+    require_name(name, mend="give another by --name")
     folder = open_search(storage, name)
     folder.require_fresh_or_same(experiment, resume=resume)
     folder.require_free()

@@ -26,7 +26,7 @@ from orchestrator.evidence.sources import keep_sources, require_same_sources, so
 from orchestrator.evidence.summary import Summary
 from orchestrator.experiment.resources import Resources
 from orchestrator.preparation.session import ray_session
-from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.folder import SearchFolder, require_name
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.locks import locked, require_free
 from orchestrator.storage.staging import disk_full
@@ -43,6 +43,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         InputError: if anything that was asked for cannot be.
     """
     plan = load_plan(source, overrides)
+    require_name(name, mend="give another by --name")
     folder = SearchFolder(storage=storage, name=name)
     if folder.exists:
         raise InputError(f"{folder.path} holds a search; give the study another name with --name")

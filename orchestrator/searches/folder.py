@@ -65,6 +65,23 @@ def read_teacher_result(path: Path) -> TeacherResult:
         ) from error
 
 
+def require_name(name: str, *, mend: str) -> None:
+    """Check that a name could be a folder's.
+
+    Raises:
+        InputError: if it could not, with what is to be done.
+    """
+    if not _may_be(name):
+        raise InputError(
+            f"the name is {shown(name)}, but must be up to {_MOST_LETTERS} letters a to z, digits, dots, dashes and "
+            f"underscores, the first of them a letter or a digit; {mend}"
+        )
+
+
+def _may_be(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and len(name) <= _MOST_LETTERS
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchFolder:
     """`storage/name` and what lies in it.
@@ -86,11 +103,9 @@ class SearchFolder:
         Raises:
             InputError: if it could not be a folder's name.
         """
-        if not _NAME.fullmatch(self.name) or len(self.name) > _MOST_LETTERS:
-            raise InputError(
-                f"the name is {shown(self.name)}, but must be up to {_MOST_LETTERS} letters a to z, digits, dots, "
-                "dashes and underscores, the first of them a letter or a digit; give another by --name"
-            )
+        alone = Path(self.name).name
+        such_as = f" ({alone})" if _may_be(alone) else ""
+        require_name(self.name, mend=f"give the search's name alone{such_as}, and its folder's place by --storage")
         if self.name.casefold() in _SHARED:  # the same folder on a file system that ignores case, as macOS has
             raise InputError(f"the name is {self.name!r}, which all searches share; give another")
 

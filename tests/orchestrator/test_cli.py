@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_export_is_refused(cascade, tmp_path):
             ["demo", "--set", "constraints.macs_kept.at_most=0.001"],
             ["no valid cascade", "macs_kept must be at most 0.001"],
         ),
-        (["demo", "--name", "a/b"], ["name is 'a/b'", "must be up to 200 letters"]),
+        (["demo", "--name", "a/b"], ["name is 'a/b'", "must be up to 200 letters", "give another by --name"]),
         (["demo", "--storage", ""], ["--storage is ''", "a folder or a place in a bucket"]),
         (["demo", "--set", f"data.seed={10**30}"], ["data.seed is 1000", "at most"]),
         (["demo", "--set", f"space.size_grid={10**400}"], ["space.size_grid is 1000", "at most 10000"]),

@@ -21,6 +21,19 @@ def test_names_that_could_leave_the_storage_are_refused(tmp_path, name):
         SearchFolder(storage=tmp_path, name=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("runs/frz", r"give the search's name alone \(frz\), and its folder's place by --storage$"),
+        ("runs/frz/", r"give the search's name alone \(frz\), and"),
+        ("runs/my own", "give the search's name alone, and"),
+    ],
+)
+def test_a_path_in_place_of_a_name_is_told_how_to_be_given(tmp_path, name, mend):
+    with pytest.raises(InputError, match=mend):
+        SearchFolder(storage=tmp_path, name=name)
+
+
 def test_a_long_name_is_not_repeated_in_full(tmp_path):
     with pytest.raises(InputError, match=r"^the name is 'a{99}…, but must be up to 200 letters"):
         SearchFolder(storage=tmp_path, name="a" * 300)
