@@ -119,17 +119,18 @@ class SpaceProbe:
         raise InputError(f"{place}: the space suggests no parameter {name!r}; {mend}")
 
     def _check_together(self, place: str, point: Mapping[str, Any]) -> None:
-        unused, last = set(point), None
+        unused, last, gave_cascades = set(point), None, False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # out of range; looked at below
-            for trial, _, reason in self._draws(point):
+            for trial, cascade, reason in self._draws(point):
+                gave_cascades |= cascade is not None
                 for name in point.keys() & trial.distributions.keys():
                     _check_value(f"{place}.{name}", point[name], (trial.distributions[name],))
                 unused -= trial.distributions.keys()
                 if reason is None and not unused:
                     return
                 last = reason
-        if unused:
+        if unused and gave_cascades:  # a space that fails may not have come to suggest them
             others = ", ".join(f"{name} is {value!r}" for name, value in point.items() if name not in unused)
             beside = f" where {others}" if others else ""
             raise InputError(f"{place}: the space does not suggest {min(unused)!r}{beside}; leave it out")

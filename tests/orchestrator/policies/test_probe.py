@@ -5,6 +5,7 @@ from orchestrator.policies.probe import SpaceProbe
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
+from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 
 SPACE = CascadeSpace(num_assistants=(0, 2), schedule=("joint", "sequential"), nested=(False, True))
@@ -75,6 +76,12 @@ def test_a_point_that_gives_no_valid_cascade_is_refused():
     probe = SpaceProbe(SPACE, CascadeDefaults(recipe=Recipe(epochs=1)))
     with pytest.raises(InputError, match=r"starting_points.0: recipe.epochs is 1, but the sequential"):
         probe.check_points([{"schedule": "sequential", "num_assistants": 2}])
+
+
+def test_a_point_whose_settings_exclude_one_another_is_refused_for_that():
+    probe = SpaceProbe(SPACE, CascadeDefaults(pruning=Pruning(regrowth=0.2)))
+    with pytest.raises(InputError, match=r"starting_points.0: pruning.regrowth is 0.2, but pruning.nested is true"):
+        probe.check_points([{"nested": True, "num_assistants": 1, "student_macs_kept": 0.25}])
 
 
 class Dependent:
