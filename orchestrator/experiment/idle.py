@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.experiment.config import Experiment
+from orchestrator.experiment.dead_choices import dead_notes
 from orchestrator.policies.budget import Stop
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.policies.samplers import UNTAUGHT
@@ -14,12 +15,13 @@ from trainables.stages.sandwich import leaves_out
 
 
 def idle_notes(experiment: Experiment) -> Iterator[str]:
-    """Name what is set and does nothing: in any cascade that the space gives, or in the search itself.
+    """Name what is set and does nothing, or can never be: in any cascade that the space gives, or in the search itself.
 
     Raises:
         InputError: if the space fails.
     """
     yield from _of_search(experiment)
+    yield from dead_notes(experiment)
     given, plain = experiment.cascade, CascadeDefaults()
     keys = [key for key in _USES if getattr(given, key) != getattr(plain, key)]
     if not keys:
