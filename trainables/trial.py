@@ -15,7 +15,7 @@ from trainables.datasets.data import DataSplits
 from trainables.hardware.processor import return_memory
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.identity import Identity, stage_identities
-from trainables.networks.models import versioned
+from trainables.networks.models import frozen_parameters, versioned
 from trainables.plan import stage_plans
 from trainables.pruning.channels import network_widths, resize
 from trainables.pruning.cost import LatencyTable
@@ -62,7 +62,8 @@ class CascadeTrial:
         """Prepare it; nothing is trained yet.
 
         Args:
-            teacher: trained, on the device to train on; it is left as it is.
+            teacher: trained, on the device to train on; it is left as it is. Parameters that take no gradient stay as
+                they are in all levels, but for channels that go; if none takes any, it is merely not to be trained.
             config: the cascade.
             data: on the same device.
             augmentation: what training batches go through.
@@ -78,6 +79,7 @@ class CascadeTrial:
         self.networks: dict[int, nn.Module] = {}
         self.results: tuple[LevelResult, ...] = ()
         self.reused = Reused()
+        self._frozen = frozen_parameters(teacher)
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
         self._config = config
         self._data = data
@@ -273,6 +275,7 @@ class CascadeTrial:
         return CascadeStage(
             self._teacher if self._config.learns_from == "teacher" else above,
             start=self.networks[level] if plan.kind == "recovery" else above,
+            frozen=self._frozen,
             plan=plan,
             config=self._config,
             teacher_size=self._teacher_size,

@@ -66,8 +66,11 @@ def make_trial(networks, data: DataSplits, table_of) -> Callable[..., CascadeTri
         stages: FinishedStages | None = None,
         latency: LatencyTable | None = None,
         layout: torch.memory_format = torch.contiguous_format,
+        frozen: tuple[str, ...] = (),
     ) -> CascadeTrial:
         teacher, _ = networks("own")
+        for name in frozen:
+            teacher.get_parameter(name).requires_grad_(requires_grad=False)
         teacher.to(memory_format=layout)
         if config.pruning.size_in == "latency" and latency is None:
             latency = table_of("own")
@@ -647,6 +650,47 @@ def test_a_network_with_one_channel_a_group_is_recovered_too(data: DataSplits, k
     assert trial.networks[1].body.weight.shape[:2] == (1, 1)
     (result,) = trial.results
     assert result.macs == count_macs(trial.networks[1], data.input_shape)
+
+
+FROZEN = ("stem.0.weight", "stem.1.weight", "stem.1.bias", "scores.bias")
+
+
+def filters(network: nn.Module) -> list[tuple[float, ...]]:
+    """What is frozen of each channel of the stem."""
+    state = network.state_dict()
+    weight, scale, shift = (state[name].flatten(1) if state[name].ndim > 1 else state[name] for name in FROZEN[:3])
+    return [tuple(row) for row in torch.column_stack([weight, scale, shift]).tolist()]
+
+
+@pytest.mark.parametrize(
+    "kind", ["joint, recovery", "sequential, recovery", "shared affine", "adamw", "averaged", "regrown"]
+)
+def test_what_the_user_froze_stays_in_every_level_and_may_be_cut(make_trial, networks, tmp_path: Path, kind) -> None:
+    teacher, _ = networks("own")
+    recipe = replace(KINDS[kind].recipe, weight_decay=0.1)
+    config = replace(KINDS[kind], recipe=recipe)
+    trial, whole = make_trial(config, frozen=FROZEN), make_trial(config, frozen=FROZEN)
+    while not trial.finished:
+        trial.step()
+        for level in trial._stage.levels:  # of a recovery too, which may be thrown away
+            assert set(filters(level.network)) <= set(filters(teacher))
+        save_state(tmp_path / "state", *trial.state())
+        trial = make_trial(config, frozen=FROZEN)
+        trial.load_state(*load_state(tmp_path / "state"))
+    list(whole.run())
+    assert_equal(whole, trial)
+    for network in trial.networks.values():
+        assert len(filters(network)) < len(filters(teacher))
+        assert set(filters(network)) <= set(filters(teacher))
+        assert torch.equal(network.scores.bias, teacher.scores.bias)
+        assert not torch.equal(network.plain.bias, teacher.plain.bias[: len(network.plain.bias)])
+
+
+def test_levels_of_a_network_that_is_all_frozen_are_trained(make_trial, networks) -> None:
+    teacher, _ = networks("own")
+    trial = make_trial(frozen=tuple(name for name, _ in teacher.named_parameters()))
+    trial.step()
+    assert not torch.equal(trial._stage.levels[0].network.scores.bias, teacher.scores.bias)
 
 
 def test_a_recovered_network_is_taken_unless_validation_finds_it_worse(make_trial) -> None:

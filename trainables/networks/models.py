@@ -281,6 +281,12 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
+def frozen_parameters(network: nn.Module) -> frozenset[str]:
+    """Names of parameters that take no gradient; none where none takes any, as of a teacher that is only asked."""
+    frozen = frozenset(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
+    return frozen if any(parameter.requires_grad for parameter in network.parameters()) else frozenset()
+
+
 def shared_parameters(network: nn.Module) -> Iterator[tuple[str, str]]:
     """Names of parameters that stand at another place, too, each with the first name of what stands there."""
     first: dict[nn.Parameter, str] = {}

@@ -12,7 +12,7 @@ channels may come back to a level, θ holds more, and a level can be as wide as 
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -26,19 +26,22 @@ class SharedWeights:
     """The weights θ of a cascade, initialised from the teacher.
 
     Attributes:
-        network: the network that holds θ; it is never run.
+        network: the network that holds θ; it is never run. What is to be trained takes gradients, what is frozen none.
         channel_map: its channel groups.
         kept: channels that it still has, by group: those that some level keeps, or may keep again.
     """
 
-    def __init__(self, network: nn.Module, channel_map: ChannelMap) -> None:
+    def __init__(self, network: nn.Module, channel_map: ChannelMap, *, frozen: Collection[str] = ()) -> None:
         """Copy a network's weights.
 
         Args:
             network: the teacher, or in a sequential cascade the level before.
             channel_map: the groups of that network.
+            frozen: names of parameters that stay as they are, but for channels that go.
         """
-        self.network = copy.deepcopy(network).requires_grad_(requires_grad=True)
+        self.network = copy.deepcopy(network)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name not in frozen)
         self.channel_map = channel_map
         self.kept: dict[str, torch.Tensor] = channel_map.everything()
         self._make_gradients()
@@ -67,7 +70,7 @@ class SharedWeights:
 
     def _make_gradients(self) -> None:
         for parameter in self.network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
 
 
 class Level:
@@ -76,9 +79,10 @@ class Level:
     Attributes:
         number: 1 … L.
         kept: channels that stay, by group.
-        network: the narrow network, an ordinary module, ready to run after `refresh`.
+        network: the narrow network, an ordinary module, ready to run after `refresh`. All of it takes gradients, what
+            is frozen in θ too, as saliency is made of them.
         private: scale and shift of its own, by parameter name, as wide as its network's, or as θ where channels may
-            come back; empty if they are shared.
+            come back; empty if they are shared, and without those that are frozen.
     """
 
     def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool, may_widen: bool = False) -> None:
@@ -96,13 +100,13 @@ class Level:
         self._may_widen = may_widen
         self._spans: Kept = self.kept  # what its network has
         self._closed = ClosedGates()
-        self.network = copy.deepcopy(shared.network)
+        self.network = copy.deepcopy(shared.network).requires_grad_(requires_grad=True)
         self.private: dict[str, nn.Parameter] = {}
         if not shared_affine:
             parameters = dict(shared.network.named_parameters())
             affine = [f"{norm}.{tensor}" for norm in shared.norms for tensor in ("weight", "bias")]
             for name in affine:
-                if name in parameters:
+                if name in parameters and parameters[name].requires_grad:
                     self.private[name] = nn.Parameter(parameters[name].detach().clone())
                     self.private[name].grad = torch.zeros_like(self.private[name])
         self.look_up()
@@ -132,10 +136,11 @@ class Level:
 
     @torch.no_grad()
     def accumulate_gradients(self, weight: float = 1.0) -> None:
-        """Add the network's gradients, so many times, to those of the parameters that it views."""
+        """Add the network's gradients, so many times, to those of the parameters that it views and that are trained."""
         self._closed.forget_gradients(self.network)
         for view in self._views:
-            view.add_gradient(weight)
+            if view.wide.requires_grad:
+                view.add_gradient(weight)
 
     @torch.no_grad()
     def keep(self, kept: Kept) -> Cuts:
@@ -174,7 +179,7 @@ class Level:
         narrow again. Statistics of what comes back are those that θ began with.
         """
         shared, narrow = self.shared, self.network
-        self.network = copy.deepcopy(shared.network).train(narrow.training)
+        self.network = copy.deepcopy(shared.network).requires_grad_(requires_grad=True).train(narrow.training)
         indices = find_indices(self.network, shared.channel_map, wide=shared.kept, narrow=self.kept)
         buffers = dict(narrow.named_buffers())
         for name, buffer in self.network.named_buffers():

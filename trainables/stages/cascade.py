@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,7 @@ class CascadeStage:
         data: DataSplits,
         augmentation: Augmentation = "none",
         start: nn.Module | None = None,
+        frozen: Collection[str] = (),
         ranks: Ranks = ALONE,
     ) -> None:
         """Prepare it; nothing is trained yet.
@@ -67,6 +68,7 @@ class CascadeStage:
             data: on the network's device.
             augmentation: what training batches go through.
             start: the network that the levels start from; `None` for the larger one.
+            frozen: names of its parameters that stay as they are, but for channels that go; not all of them.
             ranks: who train them together.
 
         Raises:
@@ -77,7 +79,7 @@ class CascadeStage:
         self.plan = plan
         self._config = config
         self._teacher_size = teacher_size
-        self._larger = larger.eval().requires_grad_(requires_grad=False)
+        self._larger = larger.eval()
         self._ranks = ranks
         self._epochs = Epochs(
             plan.epochs,
@@ -91,7 +93,7 @@ class CascadeStage:
         start = larger if start is None else start
         groups_of = find_groups if plan.kind == "pruning" else trace_groups  # a recovery removes nothing
         channel_map = groups_of(start, data.input_shape, keep=config.pruning.keep)
-        self._shared = SharedWeights(start, channel_map)
+        self._shared = SharedWeights(start, channel_map, frozen=frozen)
         shared_affine = config.pruning.shared_affine
         self._regrows = config.pruning.regrowth > 0.0
         self.levels = tuple(

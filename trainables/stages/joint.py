@@ -58,7 +58,7 @@ class JointStep:
     """Takes optimiser steps on the weighted sum of the levels' losses.
 
     Attributes:
-        weights: θ, and what levels have for themselves.
+        weights: θ, but for what is frozen, and what levels have for themselves.
         taking_part: levels that the next step trains; of the others it leaves out losses, gradients and saliency.
     """
 
@@ -86,7 +86,7 @@ class JointStep:
             InputError: if the recipe does not fit the classes or the ranks, or there are no features to learn.
         """
         require_parts(config.recipe, num_train=len(data.train), ranks=ranks.size, section="recipe")
-        parameters = dict(shared.network.named_parameters(prefix="shared"))
+        parameters = {name: p for name, p in shared.network.named_parameters(prefix="shared") if p.requires_grad}
         for pruner in pruners:
             level = pruner.level
             parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
