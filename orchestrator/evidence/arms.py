@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from trainables.datasets.data import DataSplits
 from trainables.datasets.images import num_batches
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.identity import digest, engine_digest, sources_of
-from trainables.networks.models import build, load_weights
+from trainables.networks.models import build, frozen_parameters, load_weights
 from trainables.plain import require
 from trainables.plan import StagePlan
 from trainables.pruning.channels import ChannelMap
@@ -251,10 +251,12 @@ def _torch_pruning(run: Run, arm: Arm, material: Material, tick: Tick) -> _Train
         material.data,
         target=run.size * material.teacher_size.macs,
     )
-    return _one_network(cut, run, arm, material, tick)
+    return _one_network(cut, run, arm, material, tick, frozen=frozen_parameters(material.teacher))
 
 
-def _one_network(network: nn.Module, run: Run, arm: Arm, material: Material, tick: Tick) -> _Trained:
+def _one_network(  # noqa: PLR0913
+    network: nn.Module, run: Run, arm: Arm, material: Material, tick: Tick, *, frozen: Collection[str] = ()
+) -> _Trained:
     """Train a network that has its size, by the engine that trains levels, with all of the budget."""
     plan, data = material.plan, material.data
     size = count_macs(network, data.input_shape) / material.teacher_size.macs
@@ -264,6 +266,7 @@ def _one_network(network: nn.Module, run: Run, arm: Arm, material: Material, tic
     stage = CascadeStage(
         material.teacher,
         start=network,
+        frozen=frozen,
         plan=StagePlan(name="recovery-1", levels=(1,), epochs=epochs, first_epoch=0, kind="recovery"),
         config=config,
         teacher_size=material.teacher_size,

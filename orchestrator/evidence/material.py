@@ -166,7 +166,7 @@ def teacher_with(plan: StudyPlan, data: DataSplits, tensors: Mapping[str, torch.
     """A study's teacher with these weights, on the device of the data."""
     network = build(plan.model, num_classes=data.num_classes, in_channels=data.in_channels, seed=plan.teacher_seed)
     network.load_state_dict(versioned(tensors, network))
-    return network.to(data.train.labels_N.device).eval().requires_grad_(requires_grad=False)
+    return network.to(data.train.labels_N.device).eval()
 
 
 def make_teacher(
@@ -187,8 +187,7 @@ def make_teacher(
         )
         while not stage.finished:
             told(stage.step())
-    network = network.eval().requires_grad_(requires_grad=False)
-    return network, {
+    return network.eval(), {
         "digest": digest_of_teacher(plan),
         "val_accuracy": evaluate(network, data).accuracy,
         "val_guess": guess(data.val.labels_N),
