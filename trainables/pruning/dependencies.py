@@ -179,7 +179,13 @@ def _groups(
             _check_places(node.module, axis, places, names[node.module])
             layers[names[node.module], axis] = places
     gates = _gates(reached, names)
-    channel_of = _tied(layers.values(), layer_widths(root.module)[0])
+    num_channels = layer_widths(root.module)[0]
+    channel_of = _tied(layers.values(), num_channels)
+    if len(set(channel_of.values())) == 1 < num_channels:
+        raise HeldError(
+            f"its {num_channels} channels could only go together, as what stands between layers puts each in the "
+            "place of others"
+        )
     stands = {
         axis: dict(sorted((position, channel_of[channel]) for position, channel in places))
         for axis, places in layers.items()

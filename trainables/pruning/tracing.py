@@ -159,7 +159,7 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
     while waiting:
         node, axis, places = waiting.pop()
         new = set(places) - reached.get((node, axis), set())
-        if not new or (axis == "out" and has_one_channel(node.module) and any(place.idx > 0 for place in new)):
+        if not new or (axis == "out" and has_one_channel(node.module)):
             continue
         reached[node, axis] |= new
         num_places += len(new)

@@ -387,6 +387,45 @@ def test_a_map_of_one_channel_is_tied_to_none_that_it_multiplies(
     assert check_contracts(network, (3, 8, 8), pruning=Pruning()).difference < 1e-5
 
 
+class AttentionPooling(nn.Module):
+    """The mean of all places, weighed by a softmax over them of what one channel says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.weight, self.scores = nn.Conv2d(6, 1, 1), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.last(self.first(x).relu()).relu()
+        weight = self.weight(x).flatten(2).softmax(-1)
+        scores: torch.Tensor = self.scores((x.flatten(2) * weight).sum(-1))
+        return scores
+
+
+def test_a_map_of_one_channel_ties_none_where_both_are_flattened() -> None:
+    network = AttentionPooling().eval()
+    groups = find_groups(network, (3, 8, 8)).groups
+    assert [(group.name, group.num_channels) for group in groups] == [("first", 8), ("last", 6)]
+    assert check_contracts(network, (3, 8, 8), pruning=Pruning()).difference < 1e-5
+
+
+class Halves(nn.Module):
+    """Multiplies one half of the channels with the other."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = x.chunk(2, 1)
+        return one * other
+
+
+def test_channels_that_are_all_tied_are_held_with_the_reason() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 2, 3), Halves(), nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    )
+    found = find_groups(network, (3, 8, 8))
+    assert [group.name for group in found.groups] == ["2"]
+    assert found.held["0"].startswith("its 2 channels could only go together")
+
+
 @pytest.mark.parametrize(
     "meets",
     [
