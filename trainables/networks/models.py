@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
 from trainables.model_config import ModelConfig
+from trainables.networks.given_weights import COUNTER, check_kinds, check_shapes, check_values
 from trainables.networks.vggs import VGGS
 
 Builder = Callable[..., nn.Module]
@@ -29,7 +30,6 @@ _INCEPTION = {"aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
 BUILT_IN = (*VGGS, *_RESNETS)
-_COUNTER = "num_batches_tracked"
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 # Hooks that compute a layer's weight anew in each pass, from parameters of other names; and what takes them away.
@@ -192,7 +192,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
     network that DistributedDataParallel or `torch.compile` wraps. What the file is called does not matter.
 
     Raises:
-        InputError: if the file is missing or damaged, or a tensor is missing, unknown or of another shape.
+        InputError: if the file is missing or damaged, or a tensor is missing, unknown, of another shape or kind, or not
+            finite.
     """
     if not path.is_file():
         raise InputError(f"model.weights is {path}, but there is no such file")
@@ -210,7 +211,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
             given = given[key]
             break
     given = _counted(_unwrapped(given, network), network)
-    check_shapes(given, network, where=f"model.weights {path}")
+    where = f"model.weights {path}"
+    check_shapes(given, network, where=where)
+    check_kinds(given, network, where=where)
+    check_values(given, network, where=where)
     network.load_state_dict(versioned(given, network))
 
 
@@ -241,7 +245,7 @@ def _counted(given: Any, network: nn.Module) -> Any:  # noqa: ANN401
     own = network.state_dict()
     if isinstance(given, dict):
         given = copy.copy(given)  # with what it says of versions
-        given.update({name: own[name] for name in own if name.endswith(_COUNTER) and name not in given})
+        given.update({name: own[name] for name in own if name.endswith(COUNTER) and name not in given})
     return given
 
 
@@ -253,32 +257,6 @@ def versioned(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Mappin
     state = OrderedDict(tensors)
     state._metadata = getattr(tensors, "_metadata", None) or network.state_dict()._metadata  # type: ignore[attr-defined]
     return state
-
-
-def check_shapes(given: object, network: nn.Module, *, where: str) -> None:
-    """Compare tensors with what a network needs, name by name.
-
-    Raises:
-        InputError: naming the first parameter that differs, and both shapes.
-    """
-    if not isinstance(given, dict) or not all(isinstance(value, torch.Tensor) for value in given.values()):
-        raise InputError(f"{where} is not a state dict: names with tensors")
-    wanted = network.state_dict()
-    for name, tensor in wanted.items():
-        if name not in given:
-            raise InputError(f"{where} lacks {name}, of shape {_shape(tensor)}; is it of another network?")
-        if given[name].shape != tensor.shape:
-            raise InputError(
-                f"{where} has {name} of shape {_shape(given[name])}, but the network needs {_shape(tensor)}; "
-                "check model.name, model.width and the number of classes"
-            )
-    for name in given:
-        if name not in wanted:
-            raise InputError(f"{where} has {name}, which the network does not have; is it of another network?")
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def frozen_parameters(network: nn.Module) -> frozenset[str]:

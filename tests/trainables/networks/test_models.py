@@ -1,5 +1,6 @@
 """Networks by name, functions of the user's own, and weights that fit or do not."""
 
+import math
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -287,6 +288,58 @@ def test_weights_of_another_network_are_refused_by_name_and_shapes(tmp_path: Pat
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(InputError, match=message):
         load_weights(small(), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: (100 * weight).to(torch.int8), r"torch\.int8"),
+        (lambda weight: weight.to(torch.complex64), r"torch\.complex64"),
+        (lambda weight: weight.to_sparse(), r"torch\.sparse_coo of torch\.float32"),
+    ],
+    ids=["int8", "complex", "sparse"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # of torch, on reading
+def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path, change, said: str) -> None:
+    state = small().state_dict()
+    torch.save(state | {"classifier.weight": change(state["classifier.weight"])}, tmp_path / "weights.pt")
+    with pytest.raises(
+        InputError, match=rf"^model\.weights .* has classifier\.weight as {said}, but .* torch\.float32;"
+    ):
+        load_weights(small(), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_floating_weights_are_cast(tmp_path: Path, dtype: torch.dtype) -> None:
+    wanted = {name: t.to(dtype) if t.is_floating_point() else t.float() for name, t in small().state_dict().items()}
+    torch.save(wanted, tmp_path / "weights.pt")
+    network = build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99)
+    load_weights(network, tmp_path / "weights.pt")
+    assert all(torch.equal(tensor, wanted[name].to(tensor.dtype)) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("classifier.bias", math.nan, "nan, but all must be finite"),
+        ("features.1.running_mean", math.inf, "inf, but all must be finite"),
+        ("features.1.running_var", math.nan, "nan, but all must be finite"),
+        ("features.1.running_var", -0.5, r"-0\.5, but variances must not be below 0"),
+    ],
+)
+def test_weights_of_impossible_values_are_refused_by_name(tmp_path: Path, name: str, value: float, said: str) -> None:
+    state = small().state_dict()
+    state[name][1] = value
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=rf"^model\.weights .* has {name} with the value {said};"):
+        load_weights(small(), tmp_path / "weights.pt")
+
+
+def test_a_mask_may_be_infinite(tmp_path: Path) -> None:
+    network = small()
+    network.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    load_weights(network, tmp_path / "weights.pt")
 
 
 class Malicious:
