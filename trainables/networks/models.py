@@ -158,6 +158,12 @@ def _check_tensors(network: nn.Module) -> None:
                 "network once on images of zeros before your function returns it"
             )
         for key, tensor in tensors:
+            if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+                mend = "torch.view_as_complex makes real ones complex in the forward pass"
+                raise InputError(
+                    f"{where} has the parameter {key} of {tensor.dtype}, but parameters must be of torch.float32; "
+                    + (mend if tensor.is_complex() else "register it as a buffer")
+                )
             if tensor.is_floating_point() and tensor.dtype not in _types(layer, tensor):
                 raise InputError(
                     f"{where} has {key} of {tensor.dtype}, but it must be of torch.float32; call .float() on the "

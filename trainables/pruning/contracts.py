@@ -109,6 +109,8 @@ def check_contracts(
 def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
     """Give all parameters and statistics values of a usual size, none of them zero or one."""
     for parameter in network.parameters():
+        if parameter.numel() == 0:
+            continue
         if parameter.ndim > 1:
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
         else:

@@ -465,6 +465,13 @@ def test_networks_that_cannot_be_followed_are_refused_after_a_set_amount_of_work
         check_contracts(network, (3, size, size), pruning=Pruning())
 
 
+@pytest.mark.parametrize("shape", [(4, 0), (0, 4), (0,)])
+def test_a_parameter_without_numbers_is_left_as_it_is(networks, shape: tuple[int, ...]) -> None:
+    network, _ = networks("vgg-small")
+    network.register_parameter("none", nn.Parameter(torch.zeros(shape)))
+    assert check_contracts(network, SHAPE, pruning=Pruning()).difference < 1e-5
+
+
 def test_floors_decide_the_smallest_size(networks) -> None:
     network, _ = networks("vgg-small")  # 4, 4, 8, 8, 16, 16 channels
     smallest = [
