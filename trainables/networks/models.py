@@ -159,10 +159,10 @@ def _check_tensors(network: nn.Module) -> None:
             )
         for key, tensor in tensors:
             if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
-                mend = "torch.view_as_complex makes real ones complex in the forward pass"
+                real = "torch.view_as_complex makes real ones complex in the forward pass"
                 raise InputError(
                     f"{where} has the parameter {key} of {tensor.dtype}, but parameters must be of torch.float32; "
-                    + (mend if tensor.is_complex() else "register it as a buffer")
+                    + (real if tensor.is_complex() else "register it as a buffer")
                 )
             if tensor.is_floating_point() and tensor.dtype not in _types(layer, tensor):
                 raise InputError(
