@@ -85,7 +85,7 @@ def pruned(teacher: nn.Module, arm: Arm, config: CascadeConfig, data: DataSplits
             iterative_steps=STEPS,
             iterative_pruning_ratio_scheduler=_falling,
             ignored_layers=[
-                classifier(execution_order(network, images_NCHW)),
+                classifier(execution_order(network, images_NCHW)[0]),
                 *_left_alone(network, shape, config.pruning.keep),
             ],
             round_to=round_to if round_to > 1 else None,

@@ -72,7 +72,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     names = {module: name for name, module in network.named_modules()}
     # Two images: some networks squeeze a batch of one away.
     example = torch.zeros(2, *input_shape, device="meta")
-    order = execution_order(network, example)
+    order, num_scores = execution_order(network, example)
     left_alone = _sharing(network) | dict.fromkeys(_asked(network, keep), _AS_ASKED)
     graph = dependency_graph(network, example)
     scores = classifier(order)
@@ -91,7 +91,8 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
             met |= {node for node, axis in reached if axis == "out"}
             if partly is not None:
                 raise HeldError(f"its channels stand with some of those of layer {names[partly]}, but not with all")
-            if any(node.module is scores for node, axis in reached if axis == "out"):
+            gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
+            if gives_scores and any(node.module is scores for node, axis in reached if axis == "out"):
                 raise HeldError(CLASS_SCORES)
             groups.extend(_groups(root, reached, names, left_alone))
         except HeldError as reason:

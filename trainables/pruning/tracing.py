@@ -93,8 +93,8 @@ def _explained(error: Exception, part: nn.Module) -> str:
     return said
 
 
-def execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Module]:
-    """Layers that could be narrowed, as one forward pass runs them.
+def execution_order(network: nn.Module, example: torch.Tensor) -> tuple[list[nn.Module], int]:
+    """Layers that could be narrowed, as one forward pass runs them, and how many class scores it gives.
 
     Raises:
         InputError: if the forward pass fails, or gives something else than class scores.
@@ -112,11 +112,11 @@ def execution_order(network: nn.Module, example: torch.Tensor) -> list[nn.Module
             hook.remove()
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise InputError("the network must return one tensor of class scores, images x classes")
-    return order
+    return order, output.shape[1]
 
 
 def classifier(order: Sequence[nn.Module]) -> nn.Module:
-    """The layer that gives the class scores: the last that mixes its inputs.
+    """The layer that gives the class scores, where one that can be narrowed does: the last that mixes its inputs.
 
     Raises:
         InputError: if there is none.

@@ -450,6 +450,39 @@ def test_channels_whose_mean_is_a_map_are_held_with_the_reason() -> None:
     assert found.held["first"].startswith("layer attention has 1 inputs, but as traced 8 channels come to it")
 
 
+class Head(nn.Module):
+    """Class scores of a layer that cannot be narrowed, or of a bare parameter."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.one = nn.Conv1d(6, 4, 1) if kind == "one-dimensional" else None
+        self.two = nn.Bilinear(6, 6, 4) if kind == "bilinear" else None
+        self.bare = nn.Parameter(torch.ones(4, 6)) if kind == "bare" else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.mean((2, 3))
+        if self.one is not None:
+            return self.one(x[:, :, None])[:, :, 0]  # type: ignore[no-any-return]
+        if self.two is not None:
+            return self.two(x, x)  # type: ignore[no-any-return]
+        assert self.bare is not None
+        return nn.functional.linear(x, self.bare)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("one-dimensional", "layer 3.one is a Conv1d, which cannot be narrowed"),
+        ("bilinear", "it reaches a bare parameter"),
+        ("bare", "its channels are among what the network returns"),
+    ],
+)
+def test_the_last_layer_of_the_trunk_does_not_give_the_scores_of_another_head(kind: str, reason: str) -> None:
+    found = find_groups(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), Head(kind)), (3, 8, 8))
+    assert [group.name for group in found.groups] == ["0"]
+    assert found.held["2"].startswith(reason)
+
+
 class Scaled(nn.Conv2d):
     """A convolution with a factor of its own."""
 
