@@ -61,7 +61,7 @@ def check_scores(scores: Mapping[str, torch.Tensor]) -> None:
         if fault == "all zero":
             raise SelectionError(
                 "saliency is zero for every channel, so that nothing can be told apart; is the group cut off from "
-                "the loss (a zero-initialised layer, say)?",
+                "the loss (a zero-initialised layer, say), or has training killed it? Then lower the learning rate",
                 group=group,
             )
 

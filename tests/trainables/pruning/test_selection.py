@@ -293,7 +293,7 @@ def test_a_size_below_the_floor_is_refused(case) -> None:
         ([1.0, float("nan")], "not finite"),
         ([1.0, float("inf")], "not finite"),
         ([float("nan")], "not finite"),
-        ([0.0, 0.0], "zero for every channel"),
+        ([0.0, 0.0], r"zero for every channel, .* or has training killed it\? Then lower the learning rate"),
     ],
 )
 def test_saliency_that_says_nothing_is_refused_with_its_group(bad: list[float], message: str) -> None:
