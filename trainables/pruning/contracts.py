@@ -273,7 +273,9 @@ class _Probe:
             if round(wanted) != counted[unit]:
                 raise InputError(
                     f"the network {draw.text} has {counted[unit]} {UNITS[unit]}, but {wanted:.0f} were predicted; it "
-                    "must compute the same for each image and size; name its layer in cascade.pruning.keep"
+                    "must compute the same for each image and size, and no convolution or product outside of a layer "
+                    "may shrink with channels, as by a filter that is expanded to those of its input: make it an "
+                    "nn.Conv2d; or name its layer in cascade.pruning.keep"
                 )
 
     def _check_reading_back(self, narrow: nn.Module, narrow_NK: torch.Tensor) -> None:

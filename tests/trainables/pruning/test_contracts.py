@@ -465,6 +465,21 @@ def test_networks_that_cannot_be_followed_are_refused_after_a_set_amount_of_work
         check_contracts(network, (3, size, size), pruning=Pruning())
 
 
+class Blurred(nn.Module):
+    """Blurs each channel by a filter that takes its shape from the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = torch.full((1, 1, 3, 3), 1 / 9, device=x.device).expand(x.shape[1], 1, 3, 3)
+        return nn.functional.conv2d(x, kernel, padding=1, groups=x.shape[1])
+
+
+def test_a_convolution_outside_of_a_layer_is_refused_with_its_mend() -> None:
+    with pytest.raises(
+        InputError, match=r"MACs, but \d+ were predicted; .* outside of a layer .*: make it an nn\.Conv2d"
+    ):
+        check_contracts(Between(Blurred()), SHAPE, pruning=Pruning())
+
+
 @pytest.mark.parametrize("shape", [(4, 0), (0, 4), (0,)])
 def test_a_parameter_without_numbers_is_left_as_it_is(networks, shape: tuple[int, ...]) -> None:
     network, _ = networks("vgg-small")
