@@ -21,6 +21,7 @@ from trainables.errors import InputError, cut, did_you_mean, shown
 
 _NOT_A_NUMBER = ("int_parsing", "int_type", "float_parsing", "float_type")  # what pydantic calls it
 _ANY = "*"
+_FEW = 4  # keys of a section that are all named
 """In place of a key that is the user's own to choose."""
 
 
@@ -94,8 +95,9 @@ def _unknown(places: _Places, location: tuple[int | str, ...], value: object) ->
     below = f"{_below(known, parent)}."
     if not inner or not all(inner) or not any(place.startswith(below) for place in places.kinds):
         mend, elsewhere = did_you_mean(key, places.keys.get(known, ())), _elsewhere(places, key, value)
-        if elsewhere is not None:  # a list of all that there are would only hide it
-            mend = f"{mend} {elsewhere}" if mend.endswith("?") else elsewhere
+        if elsewhere is not None:
+            few = len(places.keys.get(known, ())) <= _FEW  # a list of many would only hide it
+            mend = f"{mend} {elsewhere}" if mend.endswith("?") else f"{mend}; {elsewhere}" if few else elsewhere
         return f"{unknown}; {mend}"
     written = "…" if value is None else _shown(value)
     for part in reversed(inner):
@@ -110,7 +112,7 @@ def _elsewhere(places: _Places, key: str, value: object) -> str | None:
     if not found:
         return None
     *others, last = (f"{place}{_as_range(value) if place in places.ranges else ''}" for place in found)
-    return f"there is {last}" if not others else f"there are {', '.join(others)} and {last}"
+    return f"elsewhere there is {last}" if not others else f"elsewhere there are {', '.join(others)} and {last}"
 
 
 def _as_range(value: object) -> str:

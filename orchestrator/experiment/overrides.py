@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from orchestrator.experiment.yaml_text import read_yaml
-from trainables.errors import InputError, cut
+from trainables.errors import InputError, cut, shown
 
 
 def set_value(values: dict[str, Any], override: str) -> None:
@@ -26,7 +26,12 @@ def set_value(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise InputError(f"--set {override!r}: {parent} is not a section here; give the whole of it as YAML")
+            inner = key.partition(f"{parent}.")[2]
+            example = "" if "." in inner else f", as in --set '{key.removesuffix(f'.{inner}')}={{{inner}: {text}}}'"
+            raise InputError(
+                f"--set {override!r}: {parent} is {shown(section)} here, which is not a section; give the whole of it "
+                f"as YAML{example}"
+            )
     try:
         _require_all_of_it(text, key)
         section[last] = read_yaml(text)

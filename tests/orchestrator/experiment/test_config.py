@@ -102,12 +102,12 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         # What is searched.
         (
             "cascade.distillation_weight=0",
-            r"unknown key 'cascade.distillation_weight'; there is space.distillation_weight: \[0, 0\] \(a range\)$",
+            r"key 'cascade.distillation_weight'; elsewhere there is space.distillation_weight: \[0, 0\] \(a range\)$",
         ),
-        ("cascade.temperature=4.0", r"there is space.temperature: \[4.0, 4.0\] \(a range\)$"),
-        ("num_assistants=1", r"there is space.num_assistants: \[1, 1\] \(a range\)$"),
-        ("epochs=3", "unknown key 'epochs'; there are teacher.epochs and cascade.recipe.epochs$"),
-        ("study.uri=x", r"unknown key 'study.uri'; did you mean 'url'\? there is tracking.uri$"),
+        ("cascade.temperature=4.0", r"; elsewhere there is space.temperature: \[4.0, 4.0\] \(a range\)$"),
+        ("num_assistants=1", r"elsewhere there is space.num_assistants: \[1, 1\] \(a range\)$"),
+        ("epochs=3", "unknown key 'epochs'; elsewhere there are teacher.epochs and cascade.recipe.epochs$"),
+        ("study.uri=x", r"unknown key 'study.uri'; did you mean 'url'\? elsewhere there is tracking.uri$"),
         ("constraints.parms.at_most=1", "constraints: 'parms' cannot be constrained; did you mean 'params'"),
         ("constraints.params.atmost=1", "unknown key 'constraints.params.atmost'; did you mean 'at_most'"),
         ("constraints.params={}", "constraints.params: neither at_most nor at_least is given"),
@@ -128,6 +128,10 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
             "early_stopping.first_rung=1",
             r"^early_stopping.first_rung is 1(\.0)?, but must be a number above 0 and below 1",
         ),
+        (
+            "early_stopping.seed=3",
+            r"; there are reduction_factor, first_rung; elsewhere there are data.seed, .* and seed$",
+        ),
         ("early_stopping.rungs=3", "unknown key 'early_stopping.rungs'; there are reduction_factor, first_rung"),
         ("resources.cpus_per_trial=0", "resources.cpus_per_trial is 0"),
         ("seed=-1", "seed is -1"),
@@ -142,7 +146,7 @@ def test_early_stopping_is_off_a_name_or_settings(word, wanted):
         ("space.temperature=[1]", r"^space.temperature is \[1\], but must be a list of two"),
         ("objectives=val_accuracy", r"^objectives is 'val_accuracy', but must be a list, such as \[val_accuracy\]$"),
         ("num_trials", "must be key=value"),
-        ("num_trials.x=1", "num_trials is not a section"),
+        ("num_trials.x=1", "num_trials is 10 here, which is not a section; .* as in --set 'num_trials={x: 1}'$"),
         ("num_trials=[", "not YAML; put quotes around it within the value"),
         (
             "data.path=a/set #2",

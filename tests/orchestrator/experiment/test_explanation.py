@@ -50,11 +50,14 @@ class Bakery(BaseModel, extra="forbid"):
         ({"oven": {"str": 1}}, "unknown key 'oven.str'; there are degrees, names"),
         ({"int": 1}, "unknown key 'int'; there are oven, breads, best, is_open, days, more, guests, prices, shops"),
         # Keys that are known in another section.
-        ({"oven": {"guests": 1}}, "unknown key 'oven.guests'; there is guests"),
-        ({"degrees": 3}, "unknown key 'degrees'; there is oven.degrees: [3, 3] (a range)"),
-        ({"degrees": [1, 3]}, "unknown key 'degrees'; there is oven.degrees: [lowest, highest]"),
-        ({"flour": 3}, "unknown key 'flour'; there is best.flour"),  # the others are of breads of the user's own
-        ({"best": {"names": 3}}, "unknown key 'best.names'; there is oven.names"),
+        ({"oven": {"guests": 1}}, "unknown key 'oven.guests'; there are degrees, names; elsewhere there is guests"),
+        ({"degrees": 3}, "unknown key 'degrees'; elsewhere there is oven.degrees: [3, 3] (a range)"),
+        ({"degrees": [1, 3]}, "unknown key 'degrees'; elsewhere there is oven.degrees: [lowest, highest]"),
+        (
+            {"flour": 3},
+            "unknown key 'flour'; elsewhere there is best.flour",
+        ),  # the others are of breads of the user's own
+        ({"best": {"names": 3}}, "unknown key 'best.names'; there are flour; elsewhere there is oven.names"),
         # Keys with dots, as --set has them.
         (
             {"oven.degrees": [0, 1]},
