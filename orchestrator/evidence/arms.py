@@ -16,6 +16,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Arm, Run
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
+from orchestrator.policies.looks import or_relax
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import num_batches
@@ -158,7 +159,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
                 require(
                     least <= size * macs,
                     f"a size is {size:g}, but no network below {least / macs:.2g} of the teacher's MACs can be had; "
-                    "ask for more, or lower cascade.pruning.min_channels or cascade.pruning.round_to",
+                    f"ask for more{or_relax(config.pruning)}",
                 )
                 if arm.method in ("cascade", "one-cascade"):
                     _check_gaps(config, prunable.possible, macs)

@@ -77,11 +77,14 @@ class SizeLook:
 
 def or_relax(pruning: Pruning) -> str:
     """The other mend of a size that is too small: the settings that hold channels beyond one a group, if any do."""
-    numbers = {"min_channels": pruning.min_channels, "round_to": pruning.round_to}
-    holding = [f"cascade.pruning.{key} ({number})" for key, number in numbers.items() if number > 1]
-    lists = {"floors": pruning.floors, "keep": pruning.keep}
-    holding += [f"cascade.pruning.{key}" for key, layers in lists.items() if layers]
-    return f", or relax {' or '.join(holding)}" if holding else ""
+    holding = {
+        f"min_channels ({pruning.min_channels})": pruning.min_channels > pruning.round_to,  # else its step is as much
+        f"round_to ({pruning.round_to})": pruning.round_to > 1,
+        "floors": any(floor > 1 for floor in pruning.floors.values()),
+        "keep": bool(pruning.keep),
+    }
+    holders = [f"cascade.pruning.{setting}" for setting, holds in holding.items() if holds]
+    return f", or relax {' or '.join(holders)}" if holders else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

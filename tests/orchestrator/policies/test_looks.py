@@ -28,9 +28,10 @@ def test_a_student_below_the_smallest_size_is_refused():
         (Pruning(min_channels=2), ", or relax cascade.pruning.min_channels (2)"),
         (Pruning(floors={"layer4": 64}), ", or relax cascade.pruning.floors"),
         (
-            Pruning(min_channels=2, round_to=8, keep=("layer4",)),
-            ", or relax cascade.pruning.min_channels (2) or cascade.pruning.round_to (8) or cascade.pruning.keep",
+            Pruning(min_channels=16, round_to=8, keep=("layer4",)),
+            ", or relax cascade.pruning.min_channels (16) or cascade.pruning.round_to (8) or cascade.pruning.keep",
         ),
+        (Pruning(min_channels=8, round_to=8, floors={"layer4": 1}), ", or relax cascade.pruning.round_to (8)"),
     ],
 )
 def test_the_refusal_of_a_small_student_names_what_holds_its_channels(pruning, mend):
