@@ -93,13 +93,14 @@ def _check_settings(experiment: Experiment, data: DataSplits) -> tuple[str, ...]
     Raises:
         InputError: naming the key.
     """
-    cascade, space = experiment.cascade, experiment.find_space()
+    cascade = experiment.cascade
     for key, recipe in (("teacher", experiment.teacher), ("cascade.recipe", cascade.recipe)):
         with named(f"{key}."):
             require_compiler(recipe.execution)
             Objective.of(recipe, data)
     with named("cascade."):
         Objective.of(cascade.recipe, data, non_target_weight=cascade.non_target_weight)
+    space = experiment.find_space()
     if isinstance(space, CascadeSpace) and space.learning_rate is not None:
         with named("space.learning_rate ends where cascade.recipe."):
             replace(cascade.recipe, learning_rate=space.learning_rate[1])
