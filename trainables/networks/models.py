@@ -158,12 +158,6 @@ def _check_tensors(network: nn.Module) -> None:
                 "network once on images of zeros before your function returns it"
             )
         for key, tensor in tensors:
-            if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
-                real = "torch.view_as_complex makes real ones complex in the forward pass"
-                raise InputError(
-                    f"{where} has the parameter {key} of {tensor.dtype}, but parameters must be of torch.float32; "
-                    + (real if tensor.is_complex() else "register it as a buffer")
-                )
             if tensor.is_floating_point() and tensor.dtype not in _types(layer, tensor):
                 raise InputError(
                     f"{where} has {key} of {tensor.dtype}, but it must be of torch.float32; call .float() on the "
@@ -263,6 +257,23 @@ def versioned(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Mappin
     state = OrderedDict(tensors)
     state._metadata = getattr(tensors, "_metadata", None) or network.state_dict()._metadata  # type: ignore[attr-defined]
     return state
+
+
+def require_real_parameters(network: nn.Module) -> None:
+    """Check that parameters are real numbers, of which alone gradients and saliency are made.
+
+    Raises:
+        InputError: naming the first one that is not, and what to make of it.
+    """
+    for name, parameter in network.named_parameters():
+        if not parameter.is_floating_point():
+            layer, _, key = name.rpartition(".")
+            real = "torch.view_as_complex makes real ones complex in the forward pass"
+            raise InputError(
+                f"model.name: layer {layer or type(network).__name__} of your function's network has the parameter "
+                f"{key} of {parameter.dtype}, but parameters must be of torch.float32; "
+                + (real if parameter.is_complex() else "register it as a buffer")
+            )
 
 
 def frozen_parameters(network: nn.Module) -> frozenset[str]:

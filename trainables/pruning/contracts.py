@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from trainables.errors import InputError, first_line
+from trainables.networks.models import require_real_parameters
 from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize
 from trainables.pruning.closed_gates import ClosedGates
 from trainables.pruning.cost import count_macs, count_params, size_model
@@ -75,6 +76,7 @@ def check_contracts(
         InputError: if a contract does not hold, naming the group of channels and the reason, or a criterion gives no
             scores.
     """
+    require_real_parameters(network)
     channel_map = find_groups(network, input_shape, keep=pruning.keep)
     require_none_kept(network)  # hooks that are functions write to the network itself when its copy is traced
     for pattern, floor in pruning.floors.items():

@@ -216,7 +216,7 @@ def test_what_cannot_reach_its_size_is_not_run_and_the_sampler_knows(tmp_path):
     refused = [trial for trial in study._study.trials if trial.state is TrialState.PRUNED]
     assert refused
     assert all(trial.constraints["smallest_macs_kept"] > 0 for trial in refused)
-    assert "must be at least 0.05, as every channel group keeps 1 or more" in refused[0].user_attrs["refusal"]
+    assert "must be at least 0.05, as every channel group is at its floor there" in refused[0].user_attrs["refusal"]
 
 
 def test_the_small_part_of_a_space_that_a_look_leaves_is_found(tmp_path):

@@ -179,11 +179,6 @@ def test_modules_that_only_run_or_take_more_than_images_are_refused_with_what_to
     assert "\n" not in str(caught.value)
 
 
-def with_parameter(layer: nn.Module, values: torch.Tensor) -> nn.Module:
-    layer.register_parameter("own", nn.Parameter(values, requires_grad=False))
-    return layer
-
-
 def holding(layer: nn.Module) -> nn.Module:
     layer.held = layer.weight * 2
     return layer
@@ -203,14 +198,6 @@ def holding(layer: nn.Module) -> nn.Module:
         (nn.Module.bfloat16, r"has weight of torch\.bfloat16, but it must be of torch\.float32; .*precision: bf16"),
         (nn.Module.double, r"has weight of torch\.float64, but it must be of torch\.float32"),
         (lambda _: nn.BatchNorm1d(12, affine=False).half(), r"has running_mean of torch\.float16, but"),
-        (
-            lambda layer: with_parameter(layer, torch.arange(4)),
-            r"has the parameter own of torch\.int64, but parameters must be of torch\.float32; register it as a buffer",
-        ),
-        (
-            lambda layer: with_parameter(layer, torch.zeros(4, dtype=torch.complex64)),
-            r"has the parameter own of torch\.complex64, but .*; torch\.view_as_complex makes real ones complex",
-        ),
         (lambda layer: nn.LazyLinear(layer.out_features), "is a LazyLinear, but must have its size from the start"),
         (lambda _: nn.LazyBatchNorm1d(affine=False), "is a LazyBatchNorm1d, but must have its size"),
     ],

@@ -480,6 +480,20 @@ def test_a_convolution_outside_of_a_layer_is_refused_with_its_mend() -> None:
         check_contracts(Between(Blurred()), SHAPE, pruning=Pruning())
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.arange(4), r"parameter own of torch\.int64, but parameters must be of .*; register it as a buffer"),
+        (torch.zeros(4, dtype=torch.complex64), r"own of torch\.complex64, but .*; torch\.view_as_complex makes"),
+    ],
+)
+def test_parameters_that_are_no_real_numbers_are_refused(networks, values: torch.Tensor, message: str) -> None:
+    network, _ = networks("vgg-small")
+    network.register_parameter("own", nn.Parameter(values, requires_grad=False))
+    with pytest.raises(InputError, match=message):
+        check_contracts(network, SHAPE, pruning=Pruning())
+
+
 @pytest.mark.parametrize("shape", [(4, 0), (0, 4), (0,)])
 def test_a_parameter_without_numbers_is_left_as_it_is(networks, shape: tuple[int, ...]) -> None:
     network, _ = networks("vgg-small")
