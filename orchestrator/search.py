@@ -84,7 +84,8 @@ def run_search(
     with ray_session(experiment.resources) as available_cpus, removed_if_unused(folder):
         check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
         as_run = without_cards(experiment, watcher.note)
-        memory = check_memory(alone_if_timed(as_run), checks.data)
+        as_trained = alone_if_timed(as_run)
+        memory = check_memory(as_trained, checks.data)
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
             # Somebody may have begun it, since we looked.
@@ -99,7 +100,7 @@ def run_search(
             chosen = {} if as_run is experiment else nothing_chosen()
             tell_start(tracker, experiment, folder, checks, chosen=chosen)
             begun = _Begun(
-                experiment=alone_if_timed(as_run),
+                experiment=as_trained,
                 folder=folder,
                 mirror=mirror,
                 task=task,

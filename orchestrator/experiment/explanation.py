@@ -21,8 +21,8 @@ from trainables.errors import InputError, cut, did_you_mean, shown
 
 _NOT_A_NUMBER = ("int_parsing", "int_type", "float_parsing", "float_type")  # what pydantic calls it
 _ANY = "*"
-_FEW = 4  # keys of a section that are all named
 """In place of a key that is the user's own to choose."""
+_FEW = 4  # keys of a section that are all named
 
 
 class _Places(NamedTuple):

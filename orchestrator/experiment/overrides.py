@@ -23,11 +23,11 @@ def set_value(values: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r} must be key=value, such as num_trials=4 or data.path=/data")
     *parents, last = key.split(".")
     section = values
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            inner = key.partition(f"{parent}.")[2]
-            example = "" if "." in inner else f", as in --set '{key.removesuffix(f'.{inner}')}={{{inner}: {text}}}'"
+            is_innermost = depth == len(parents)
+            example = f", as in --set '{'.'.join(parents)}={{{last}: {text}}}'" if is_innermost else ""
             raise InputError(
                 f"--set {override!r}: {parent} is {shown(section)} here, which is not a section; give the whole of it "
                 f"as YAML{example}"

@@ -76,6 +76,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     left_alone = _sharing(network) | dict.fromkeys(_asked(network, keep), _AS_ASKED)
     graph = dependency_graph(network, example)
     scores = classifier(order)
+    gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
     groups: list[ChannelGroup] = []
     held: dict[str, str] = {}
     met: set[Node] = set()
@@ -91,7 +92,6 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
             met |= {node for node, axis in reached if axis == "out"}
             if partly is not None:
                 raise HeldError(f"its channels stand with some of those of layer {names[partly]}, but not with all")
-            gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
             if gives_scores and any(node.module is scores for node, axis in reached if axis == "out"):
                 raise HeldError(CLASS_SCORES)
             groups.extend(_groups(root, reached, names, left_alone))
