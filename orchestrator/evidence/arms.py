@@ -17,6 +17,7 @@ from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Arm, Run
 from orchestrator.evidence.work import cascade_work, epochs_within, training_work
 from orchestrator.policies.looks import or_relax
+from search_spaces.naming import named
 from trainables.config import CascadeConfig
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import num_batches
@@ -142,7 +143,7 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
         for size in plan.sizes_of(arm):
             run = plan.run(name, size, 0, 0.05, "measured")
             config = _config(run, arm, plan, _MANY)
-            try:
+            with named(f"arms.{name} at size {size:g}: "):
                 Objective.of(config.recipe, data, non_target_weight=config.non_target_weight)
                 if arm.method == "torch-pruning":
                     require_floors_held(config.pruning)
@@ -163,8 +164,6 @@ def check_study(plan: StudyPlan, data: DataSplits) -> None:
                 )
                 if arm.method in ("cascade", "one-cascade"):
                     _check_gaps(config, prunable.possible, macs)
-            except InputError as error:
-                raise InputError(f"arms.{name} at size {size:g}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

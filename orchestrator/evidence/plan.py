@@ -11,6 +11,7 @@ import yaml
 from orchestrator.evidence.settings import Arm, Budget, Images, Purpose, Run, RunResources, Tuning
 from orchestrator.experiment.overrides import set_value
 from orchestrator.experiment.yaml_text import read_yaml_file
+from search_spaces.naming import named
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
 from trainables.errors import InputError, shown
@@ -105,10 +106,8 @@ class StudyPlan(PlainConfig):
         require(isinstance(arms, Mapping), f"arms is {shown(arms)}, but must map names to arms")
         made = {}
         for name, arm in arms.items():
-            try:
+            with named(f"arms.{name}: "):
                 made[str(name)] = Arm.from_dict({} if arm is None else arm)
-            except InputError as error:
-                raise InputError(f"arms.{name}: {error}") from error
         return super(StudyPlan, cls).from_dict({**values, "arms": made})
 
     def to_yaml(self) -> str:
