@@ -22,7 +22,7 @@ from trainables.pruning.channels import ChannelMap, is_blockwise, layer_widths
 from trainables.pruning.cost import FloatVector, IntVector, LatencyTable, LayerTime
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.levels import Level, SharedWeights
-from trainables.pruning.selection import possible_counts, round_step
+from trainables.pruning.selection import channel_multiple, possible_counts
 from trainables.pruning_config import Pruning
 
 LATENCY_BATCH = 1
@@ -75,13 +75,13 @@ def measure_layers(
 def _counts(channel_map: ChannelMap, pruning: Pruning) -> Iterator[IntVector]:
     """How many channels each group keeps in the networks that are measured; first all of them."""
     full_G = np.array([group.num_channels for group in channel_map.groups])
-    step_G = np.array([round_step(group, pruning) for group in channel_map.groups])
+    multiple_G = np.array([channel_multiple(group, pruning) for group in channel_map.groups])
     possible = [possible_counts(group, pruning) for group in channel_map.groups]
     least_G, most_G = (np.array([counts[end] for counts in possible]) for end in (0, -1))
     generator = np.random.default_rng(0)
     uneven = [generator.uniform(_LEAST, 1.0, len(full_G)) for _ in range(_NUM_UNEVEN)]
     for kept in [np.full(len(full_G), part) for part in _EVEN] + uneven:
-        counts_G = np.round(full_G * kept / step_G).astype(np.int64) * step_G
+        counts_G = np.round(full_G * kept / multiple_G).astype(np.int64) * multiple_G
         yield np.where(kept == 1.0, full_G, np.clip(counts_G, least_G, most_G))
 
 

@@ -24,10 +24,10 @@ from trainables.pruning.schedule import size_at
 from trainables.pruning.selection import (
     TOLERANCE,
     SelectionError,
+    channel_multiple,
     check_scores,
     least_channels,
     possible_counts,
-    round_step,
     select,
 )
 from trainables.pruning_config import Pruning
@@ -228,10 +228,10 @@ def test_floors_and_multiples_count_the_outputs_of_tied_blocks(networks) -> None
     channel_map = networks("modern")[1]  # blocks of two, then single channels
     assert [group.block for group in channel_map.groups] == [2, 1, 1]
     assert [least_channels(group, Pruning(min_channels=5)) for group in channel_map.groups] == [3, 5, 5]
-    assert [round_step(group, Pruning(round_to=4)) for group in channel_map.groups] == [2, 4, 4]
+    assert [channel_multiple(group, Pruning(round_to=4)) for group in channel_map.groups] == [2, 4, 4]
     case = Case(networks("modern")[0])
     kept = case.select(0.5, pruning=Pruning(round_to=4))
-    assert [len(channels) % step for channels, step in zip(kept.values(), (2, 4, 4), strict=True)] == [0, 0, 0]
+    assert [len(channels) % multiple for channels, multiple in zip(kept.values(), (2, 4, 4), strict=True)] == [0, 0, 0]
     assert case.macs(kept) <= 0.5 * case.full
 
 
