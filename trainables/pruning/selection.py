@@ -195,7 +195,10 @@ class _Chooser:
         """Why the target is not met, and what to change."""
         free = _Chooser(self._kept, self._scores, self._sizes, self._channel_map, self._pruning, None)
         only_protected = self._protected is not None and free._land(free._none_G, target) is not None
-        mend = "; ask for a larger size, a lower min_channels or a smaller round_to"
+        mend = (
+            "; ask for a larger macs_kept, or relax pruning.min_channels, pruning.floors, pruning.round_to or "
+            "pruning.keep"
+        )
         unit = self._pruning.size_in
         return SelectionError(
             f"{amount(self._size(gone_G), unit)} is as close as whole channels come to {amount(target, unit)}"
