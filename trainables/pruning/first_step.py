@@ -16,7 +16,7 @@ from trainables.hardware.layout import find_layout
 from trainables.hardware.precision import autocast
 from trainables.networks.models import computed_attribute
 from trainables.pruning.channels import BATCH_NORMS, ChannelMap, skeleton
-from trainables.pruning.saliency import CRITERIA, SaliencyMeter, fault_of, find_criterion, gate_gradient
+from trainables.pruning.saliency import CRITERIA, SaliencyMeter, fault_of, find_criterion
 from trainables.pruning.tracing import run_skeleton
 from trainables.recipe import Precision, Recipe
 
@@ -59,7 +59,7 @@ def take_step(
     for layer in network.modules():
         if isinstance(layer, BATCH_NORMS):
             layer.train()
-    meter = SaliencyMeter(gate_gradient, channel_map)
+    meter = SaliencyMeter(CRITERIA["gate-gradient"], channel_map)
     meter.reset(network, channel_map.everything())
     _differentiate(network, images_NCHW, "fp32")
     require_none_kept(network)

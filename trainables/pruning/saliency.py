@@ -1,8 +1,8 @@
 """Saliency: how much a level's loss would change if a group channel went.
 
-A criterion is a plain function from the layers behind a group's gate to one score a channel, the higher the more it
-should stay, and above zero for at least one. It is called after the backward passes of every batch, of all its parts,
-and scores are averaged over these. Shape legend: C channels of the group, N of a layer.
+A criterion looks at some layers of a group, and a plain function gives of these one score a channel, the higher the
+more it should stay, and above zero for at least one. It is called after the backward passes of every batch, of all its
+parts, and scores are averaged over these. Shape legend: C channels of the group, N of a layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from trainables.pruning.channels import ChannelGroup, ChannelMap, Kept, Member, 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GateLayer:
-    """One layer that a group's gate stands behind.
+    """One layer that a criterion looks at: one that the group's gate stands behind, or a filter of the group.
 
     Attributes:
         layer: of the level's narrow network, with gradients of the loss that `saliency_loss` names.
@@ -39,7 +39,22 @@ class GateLayer:
         return sums_C.index_add_(0, self.channels_N, per_output[self.positions_N])
 
 
-Criterion = Callable[[Sequence[GateLayer]], torch.Tensor]
+Score = Callable[[Sequence[GateLayer]], torch.Tensor]
+"""Scores one group after one batch, shape C; a user's own is such a function."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Criterion:
+    """How channels are scored.
+
+    Attributes:
+        score: of what is looked at.
+        looks_at: `gates`: the layers that a group's gate stands behind; `filters`: the convolutions and linear layers
+            that give its channels.
+    """
+
+    score: Score
+    looks_at: Literal["gates", "filters"] = "gates"
 
 
 def gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
@@ -52,24 +67,19 @@ def gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
     return _summed(layers, lambda parameter, gradient: parameter * gradient).square()
 
 
-def weight_magnitude(layers: Sequence[GateLayer]) -> torch.Tensor:
-    """Sum of squares of the gated layers' parameters (Li et al. 2017, with L2), shape C; knows nothing of the loss."""
-    return _summed(layers, lambda parameter, _gradient: parameter.square())
-
-
 def absolute_gate_gradient(layers: Sequence[GateLayer]) -> torch.Tensor:
     """Size of the gate's gradient instead of its square, shape C; batches with large gradients count less."""
     return _summed(layers, lambda parameter, gradient: parameter * gradient).abs()
 
 
-def filter_l1(layers: Sequence[GateLayer]) -> torch.Tensor:
-    """Sum of the sizes of a filter's weights and bias (Li et al. 2017), shape C; knows nothing of the loss."""
+def l1_norm(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of the sizes of weights and biases (Li et al. 2017), shape C; knows nothing of the loss."""
     return _summed(layers, lambda parameter, _gradient: parameter.abs())
 
 
-def filter_l2(layers: Sequence[GateLayer]) -> torch.Tensor:
-    """Sum of the squares of a filter's weights and bias, shape C; knows nothing of the loss."""
-    return weight_magnitude(layers)
+def squared_l2_norm(layers: Sequence[GateLayer]) -> torch.Tensor:
+    """Sum of the squares of weights and biases (Li et al. 2017, with L2), shape C; knows nothing of the loss."""
+    return _summed(layers, lambda parameter, _gradient: parameter.square())
 
 
 def random_channels(layers: Sequence[GateLayer]) -> torch.Tensor:
@@ -78,15 +88,13 @@ def random_channels(layers: Sequence[GateLayer]) -> torch.Tensor:
 
 
 CRITERIA: Mapping[str, Criterion] = {
-    "gate-gradient": gate_gradient,
-    "absolute-gate-gradient": absolute_gate_gradient,
-    "weight-magnitude": weight_magnitude,
-    "filter-l1": filter_l1,
-    "filter-l2": filter_l2,
-    "random": random_channels,
+    "gate-gradient": Criterion(score=gate_gradient),
+    "absolute-gate-gradient": Criterion(score=absolute_gate_gradient),
+    "weight-magnitude": Criterion(score=squared_l2_norm),
+    "filter-l1": Criterion(score=l1_norm, looks_at="filters"),
+    "filter-l2": Criterion(score=squared_l2_norm, looks_at="filters"),
+    "random": Criterion(score=random_channels),
 }
-ON_FILTERS: frozenset[Criterion] = frozenset({filter_l1, filter_l2})
-"""Criteria that look at the convolutions and linear layers which give a group's channels, and not at its gates."""
 
 
 def find_criterion(name: str) -> Criterion:
@@ -101,7 +109,7 @@ def find_criterion(name: str) -> Criterion:
         raise InputError(
             f"cascade.pruning.saliency is {name!r}, but must be one of {', '.join(CRITERIA)} or package.module:function"
         )
-    return import_function(name, key="cascade.pruning.saliency")
+    return Criterion(score=import_function(name, key="cascade.pruning.saliency"))
 
 
 def fault_of(scores_C: torch.Tensor) -> Literal["not finite", "all zero"] | None:
@@ -148,7 +156,7 @@ class SaliencyMeter:
         """
         self._criterion = criterion
         self._channel_map = channel_map
-        self._gates: dict[str, list[GateLayer]] = {}
+        self._layers: dict[str, list[GateLayer]] = {}
         self.sums: dict[str, torch.Tensor] = {}
         self.num_batches = 0
         self.ran: dict[str, bool] = {}
@@ -157,15 +165,15 @@ class SaliencyMeter:
         """Forget all scores and look at a level's network as it is now."""
         positions = self._channel_map.kept_positions(kept)
         device = next(network.parameters()).device
-        self._gates, self.sums, self.num_batches = {}, {}, 0
+        self._layers, self.sums, self.num_batches = {}, {}, 0
         self.ran = dict.fromkeys(self.ran, False)
         for group in self._channel_map.groups:
-            gates = []
+            layers = []
             for member in group.members:
                 if member.axis != "out" or not self._looks_at(member, group, network):
                     continue
                 stays_N = torch.isin(member.channels_N, kept[group.name])
-                gates.append(
+                layers.append(
                     GateLayer(
                         layer=network.get_submodule(member.layer),
                         positions_N=torch.searchsorted(positions[member.layer, "out"], member.positions_N[stays_N]).to(
@@ -175,11 +183,11 @@ class SaliencyMeter:
                         num_channels=len(kept[group.name]),
                     )
                 )
-            self._gates[group.name] = gates
+            self._layers[group.name] = layers
             self.sums[group.name] = torch.zeros(len(kept[group.name]), device=device)
 
     def _looks_at(self, member: Member, group: ChannelGroup, network: nn.Module) -> bool:
-        if self._criterion not in ON_FILTERS:
+        if self._criterion.looks_at == "gates":
             return member.layer in group.gates
         layer = network.get_submodule(member.layer)
         return isinstance(layer, nn.Conv2d | nn.Linear) and not is_grouped(layer)
@@ -191,8 +199,8 @@ class SaliencyMeter:
         Raises:
             InputError: if a criterion of the user's own gives something else than scores.
         """
-        for group, gates in self._gates.items():
-            scores_C = self._criterion(gates)
+        for group, layers in self._layers.items():
+            scores_C = self._criterion.score(layers)
             if not isinstance(scores_C, torch.Tensor) or scores_C.shape != self.sums[group].shape:
                 shape = tuple(self.sums[group].shape)
                 given = type(scores_C).__name__
@@ -203,7 +211,7 @@ class SaliencyMeter:
                     f"of one score a channel, of shape {shape}"
                 )
             self.sums[group] += scores_C
-            if not self.ran.get(group, False) and any(_has_gradient(gated.layer) for gated in gates):
+            if not self.ran.get(group, False) and any(_has_gradient(gated.layer) for gated in layers):
                 self.ran[group] = True
 
     def update(self) -> None:

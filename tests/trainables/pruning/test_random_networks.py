@@ -18,7 +18,7 @@ from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
 from trainables.pruning.cost import count_macs, macs_model
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.levels import Level, SharedWeights
-from trainables.pruning.saliency import SaliencyMeter, gate_gradient
+from trainables.pruning.saliency import CRITERIA, SaliencyMeter
 
 SHAPE = (3, 8, 8)
 KINDS = (
@@ -153,7 +153,7 @@ def test_scores_gradients_and_saliencies_are_the_naive_engines(random_plan, draw
         either.train(training)
     generator = torch.Generator().manual_seed(seed)
     images, labels = torch.randn(6, *SHAPE, generator=generator).double(), torch.arange(6) % 4
-    meter = SaliencyMeter(gate_gradient, channel_map)
+    meter = SaliencyMeter(CRITERIA["gate-gradient"], channel_map)
     meter.reset(level.network, level.kept)
 
     wanted_NK = naive(images)

@@ -21,7 +21,7 @@ from trainables.pruning.saliency import (
     SaliencyMeter,
     find_criterion,
     gate_gradient,
-    weight_magnitude,
+    squared_l2_norm,
 )
 
 
@@ -67,7 +67,7 @@ def test_scores_are_the_squared_gradient_of_an_explicit_gate(architecture, netwo
     training_without_dropout(level.network)
     reference = copy.deepcopy(level.network)
     gates = explicit_gates(reference, channel_map, level.kept)
-    meter = SaliencyMeter(gate_gradient, channel_map)
+    meter = SaliencyMeter(CRITERIA["gate-gradient"], channel_map)
     meter.reset(level.network, level.kept)
     wanted = {name: torch.zeros(len(kept)) for name, kept in level.kept.items()}
     for number in range(2):  # squares of each micro-batch, then their mean
@@ -107,7 +107,7 @@ def test_a_layer_without_norm_counts_weight_and_bias() -> None:
     gated = GateLayer(layer=layer, positions_N=torch.tensor([1, 0]), channels_N=torch.tensor([0, 1]), num_channels=2)
     expected = torch.tensor([(4 - 6) ** 2, (0.1 + 0.4 + 5) ** 2])
     torch.testing.assert_close(gate_gradient([gated]), expected)
-    torch.testing.assert_close(weight_magnitude([gated]), torch.tensor([9.0 + 16 + 36, 1 + 4 + 25]))
+    torch.testing.assert_close(squared_l2_norm([gated]), torch.tensor([9.0 + 16 + 36, 1 + 4 + 25]))
 
 
 def test_a_channel_at_several_positions_sums_over_them() -> None:
@@ -121,7 +121,7 @@ def test_a_channel_at_several_positions_sums_over_them() -> None:
 def test_scores_without_a_batch_are_zero_and_reset_forgets(networks) -> None:
     network, channel_map = networks("own")
     level = Level(1, SharedWeights(network, channel_map), shared_affine=False)
-    meter = SaliencyMeter(weight_magnitude, channel_map)
+    meter = SaliencyMeter(CRITERIA["weight-magnitude"], channel_map)
     meter.reset(level.network, level.kept)
     assert all(not scores.any() for scores in meter.scores().values())
     meter.update()
@@ -135,7 +135,7 @@ def test_groups_that_no_batch_has_run_are_told_from_those_that_are_cut_off_from_
     network = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)), nn.Flatten(), nn.Linear(48, 4))
     channel_map = find_groups(network, (3, 4, 4))
     first, second, third = (group.name for group in channel_map.groups)
-    meter = SaliencyMeter(gate_gradient, channel_map)
+    meter = SaliencyMeter(CRITERIA["gate-gradient"], channel_map)
     meter.reset(network, channel_map.everything())
     gradients = {first: 1.0, second: 0.0}
     for name in (first, second, None):  # one after the other, and none in the third batch
@@ -162,7 +162,7 @@ def test_scores_of_a_level_do_not_see_other_levels(architecture, networks, rando
         levels = [Level(number, shared, shared_affine=True) for number in range(1, len(others) + 2)]
         for level, seed in zip(levels[1:], others, strict=True):
             level.keep(random_plan(channel_map, seed))
-        meter = SaliencyMeter(gate_gradient, channel_map)
+        meter = SaliencyMeter(CRITERIA["gate-gradient"], channel_map)
         meter.reset(levels[0].network, levels[0].kept)
         images, labels = batch(0)
         for level in levels:
@@ -184,7 +184,7 @@ def test_scores_of_a_level_do_not_see_other_levels(architecture, networks, rando
 def test_criteria_are_found_by_name_and_by_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "criteria_of_a_user.py").write_text("def constant(layers):\n    return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert find_criterion("criteria_of_a_user:constant")([]) == 1
+    assert find_criterion("criteria_of_a_user:constant").score([]) == 1
     assert {name: find_criterion(name) for name in CRITERIA} == dict(CRITERIA)
 
 
@@ -213,7 +213,7 @@ def test_random_channels_come_from_the_seed() -> None:
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        draws.append(find_criterion("random")([gated]))
+        draws.append(find_criterion("random").score([gated]))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert ((draws[0] > 0) & (draws[0] <= 1)).all()
@@ -223,4 +223,4 @@ def test_the_absolute_gradient_is_the_root_of_its_square() -> None:
     layer = nn.BatchNorm2d(2)
     layer.weight.grad, layer.bias.grad = torch.tensor([2.0, -3.0]), torch.ones(2)
     gated = GateLayer(layer=layer, positions_N=torch.arange(2), channels_N=torch.arange(2), num_channels=2)
-    assert find_criterion("absolute-gate-gradient")([gated]).tolist() == [2.0, 3.0]
+    assert find_criterion("absolute-gate-gradient").score([gated]).tolist() == [2.0, 3.0]
