@@ -143,8 +143,9 @@ class SaliencyMeter:
     Attributes:
         sums: of scores, by group.
         num_batches: that the sums are over.
-        ran: groups of which a layer has had a gradient, and whether since `reset`; a network may leave layers out by
-            chance. The same on all ranks, which add gradients up.
+        ran: groups of which a layer has had a gradient since `reset`, as a network may leave layers out by chance; the
+            same on all ranks, which add gradients up.
+        ever_ran: those of which one has had a gradient at all.
     """
 
     def __init__(self, criterion: Criterion, channel_map: ChannelMap) -> None:
@@ -159,14 +160,15 @@ class SaliencyMeter:
         self._layers: dict[str, list[GateLayer]] = {}
         self.sums: dict[str, torch.Tensor] = {}
         self.num_batches = 0
-        self.ran: dict[str, bool] = {}
+        self.ran: set[str] = set()
+        self.ever_ran: set[str] = set()
 
     def reset(self, network: nn.Module, kept: Kept) -> None:
         """Forget all scores and look at a level's network as it is now."""
         positions = self._channel_map.kept_positions(kept)
         device = next(network.parameters()).device
         self._layers, self.sums, self.num_batches = {}, {}, 0
-        self.ran = dict.fromkeys(self.ran, False)
+        self.ran = set()
         for group in self._channel_map.groups:
             layers = []
             for member in group.members:
@@ -211,8 +213,9 @@ class SaliencyMeter:
                     f"of one score a channel, of shape {shape}"
                 )
             self.sums[group] += scores_C
-            if not self.ran.get(group, False) and any(_has_gradient(gated.layer) for gated in layers):
-                self.ran[group] = True
+            if group not in self.ran and any(_has_gradient(gated.layer) for gated in layers):
+                self.ran.add(group)
+                self.ever_ran.add(group)
 
     def update(self) -> None:
         """Add the scores of the batch whose backward pass has just run."""
@@ -226,7 +229,5 @@ class SaliencyMeter:
     def left_out(self, scores: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
         """Groups that these scores say nothing of as no batch since `reset` has run them."""
         return tuple(
-            group
-            for group, scores_C in scores.items()
-            if not self.ran.get(group, False) and fault_of(scores_C) == "all zero"
+            group for group, scores_C in scores.items() if group not in self.ran and fault_of(scores_C) == "all zero"
         )

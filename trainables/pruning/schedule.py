@@ -141,7 +141,7 @@ class LevelPruner:
             SelectionError: if no batch of the whole ramp has run one of them.
         """
         left_out = self.meter.left_out(self.meter.scores())
-        never = next((group for group in left_out if group not in self.meter.ran), None)
+        never = next((group for group in left_out if group not in self.meter.ever_ran), None)
         if never is not None:
             raise SelectionError(
                 "no batch up to the last pruning has run it and given it a gradient, so that nothing can be told "
@@ -184,7 +184,7 @@ class LevelPruner:
         kept: Kept,
         buffers: Mapping[str, torch.Tensor],
         sums: Mapping[str, torch.Tensor],
-        num: int,
+        num_batches: int,
         ran: Mapping[str, bool],
     ) -> None:
         """Go on from what a level kept, its statistics, and its saliency so far.
@@ -193,13 +193,14 @@ class LevelPruner:
             kept: channels by group.
             buffers: of the level's network, by name.
             sums: of scores, by group.
-            num: batches that the sums are over.
-            ran: groups that batches have run, and whether since the last pruning.
+            num_batches: that the sums are over.
+            ran: groups that any batch has run, and whether one has since the last pruning.
         """
         self.level.keep(kept)
         for name, buffer in self.level.network.named_buffers():
             buffer.copy_(buffers[name])
         self.meter.reset(self.level.network, self.level.kept)
-        self.meter.num_batches, self.meter.ran = num, dict(ran)
+        self.meter.num_batches = num_batches
+        self.meter.ran, self.meter.ever_ran = {group for group, lately in ran.items() if lately}, set(ran)
         for group, scores in sums.items():
             self.meter.sums[group].copy_(scores)

@@ -230,7 +230,9 @@ class CascadeStage:
             tensors |= prefixed(f"saliency.{level.number}", pruner.meter.sums)
         return tensors, values | {
             "saliency_batches": [pruner.meter.num_batches for pruner in self.pruners],
-            "saliency_ran": [pruner.meter.ran for pruner in self.pruners],
+            "saliency_ran": [
+                {group: group in pruner.meter.ran for group in sorted(pruner.meter.ever_ran)} for pruner in self.pruners
+            ],
             "results": [result.to_dict() for result in self.results],
         }
 

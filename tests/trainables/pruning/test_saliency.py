@@ -145,10 +145,11 @@ def test_groups_that_no_batch_has_run_are_told_from_those_that_are_cut_off_from_
             layer = network.get_submodule(name)
             layer.weight.grad = torch.full_like(layer.weight, gradients[name])
         meter.update()
-    assert meter.ran == {first: True, second: True}
+    assert meter.ran == meter.ever_ran == {first, second}
     assert meter.left_out(meter.scores()) == (third,)
     meter.reset(network, channel_map.everything())
-    assert meter.ran == {first: False, second: False}
+    assert meter.ran == set()
+    assert meter.ever_ran == {first, second}
     assert meter.left_out(meter.scores()) == (first, second, third)
     assert meter.left_out({first: torch.ones(3), second: torch.zeros(1)}) == ()  # scores that ask for no gradient
 

@@ -539,7 +539,7 @@ def test_what_no_batch_at_all_has_run_is_named_where_its_size_is_met_before(make
 def test_a_size_that_is_missed_for_what_no_batch_has_run_says_so(make_stage) -> None:
     stage = make_stage(replace(SKIPPING, macs_kept=(0.6,)), teacher=Skipping(1.0))
     (pruner,) = stage.pruners
-    pruner.meter.ran = {group.name: False for group in stage._shared.channel_map.groups}  # before
+    pruner.meter.ever_ran = {group.name for group in stage._shared.channel_map.groups}  # before
     with pytest.raises(StageFailure, match=r"nothing could go from outer.*, which no batch .*num_prunings than 8"):
         stage._prune(1.0)
 
