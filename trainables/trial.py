@@ -79,7 +79,7 @@ class CascadeTrial:
         self.networks: dict[int, nn.Module] = {}
         self.results: tuple[LevelResult, ...] = ()
         self.reused = Reused()
-        self._frozen = frozen_parameters(teacher)
+        self._frozen_parameters = frozen_parameters(teacher)
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
         self._config = config
         self._data = data
@@ -275,7 +275,7 @@ class CascadeTrial:
         return CascadeStage(
             self._teacher if self._config.learns_from == "teacher" else above,
             start=self.networks[level] if plan.kind == "recovery" else above,
-            frozen=self._frozen,
+            frozen_parameters=self._frozen_parameters,
             plan=plan,
             config=self._config,
             teacher_size=self._teacher_size,

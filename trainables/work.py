@@ -20,14 +20,14 @@ def asked_level(config: CascadeConfig, first: int) -> int:
     return 0 if config.learns_from == "teacher" else first - 1
 
 
-def asking_work(larger: float, epochs: int, config: CascadeConfig) -> float:
+def asking_work(size: float, epochs: int, config: CascadeConfig) -> float:
     """Of the network that a stage learns from, in the stage's first epochs.
 
     Args:
-        larger: its size.
+        size: its MACs, as a fraction of the teacher's.
         epochs: so many of them.
         config: of the whole cascade.
     """
     if not config.asks_larger:
         return 0.0
-    return FORWARD * larger * min(epochs, config.teacher_views or epochs) / config.teacher_every
+    return FORWARD * size * min(epochs, config.teacher_views or epochs) / config.teacher_every

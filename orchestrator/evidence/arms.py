@@ -266,7 +266,7 @@ def _one_network(  # noqa: PLR0913
     stage = CascadeStage(
         material.teacher,
         start=network,
-        frozen=frozen,
+        frozen_parameters=frozen,
         plan=StagePlan(name="recovery-1", levels=(1,), epochs=epochs, first_epoch=0, kind="recovery"),
         config=config,
         teacher_size=material.teacher_size,

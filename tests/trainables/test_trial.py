@@ -713,7 +713,7 @@ def test_a_smaller_level_learns_from_the_recovered_one(make_trial) -> None:
         trial = make_trial(KINDS[kind])
         while trial._stage.plan.name not in ("recovery-2", "level-2"):
             trial.step()
-        assert trial._stage._larger is trial.networks[1]
+        assert trial._stage._frozen_network is trial.networks[1]
 
 
 def test_a_cascade_is_found_done_by_one_that_adds_a_recovery(make_trial) -> None:
@@ -736,6 +736,6 @@ def test_without_a_chain_a_sequential_level_learns_from_the_teacher_and_starts_f
     while 1 not in trial.networks:
         trial.step()
     stage = trial._stage
-    assert stage._larger is trial._teacher
+    assert stage._frozen_network is trial._teacher
     for name, tensor in stage._shared.network.state_dict().items():
         assert torch.equal(tensor, trial.networks[1].state_dict()[name]), name

@@ -47,7 +47,7 @@ class CascadeStage:
 
     def __init__(  # noqa: PLR0913
         self,
-        larger: nn.Module,
+        frozen_network: nn.Module,
         *,
         plan: StagePlan,
         config: CascadeConfig,
@@ -55,20 +55,20 @@ class CascadeStage:
         data: DataSplits,
         augmentation: Augmentation = "none",
         start: nn.Module | None = None,
-        frozen: Collection[str] = (),
+        frozen_parameters: Collection[str] = (),
         ranks: Ranks = ALONE,
     ) -> None:
         """Prepare it; nothing is trained yet.
 
         Args:
-            larger: the network that the first level learns from: the teacher, or the level before.
+            frozen_network: what the first level, or each, learns from: the teacher, or the level before.
             plan: levels and epochs.
             config: of the whole cascade.
             teacher_size: what `macs_kept` is a fraction of.
             data: on the network's device.
             augmentation: what training batches go through.
-            start: the network that the levels start from; `None` for the larger one.
-            frozen: names of its parameters that stay as they are, but for channels that go; not all of them.
+            start: the network that the levels start from; `None` for the frozen one.
+            frozen_parameters: names of its parameters that stay as they are, but for channels that go; not all of them.
             ranks: who train them together.
 
         Raises:
@@ -79,21 +79,21 @@ class CascadeStage:
         self.plan = plan
         self._config = config
         self._teacher_size = teacher_size
-        self._larger = larger.eval()
+        self._frozen_network = frozen_network.eval()
         self._ranks = ranks
         self._epochs = Epochs(
             plan.epochs,
-            network=self._larger,
+            network=self._frozen_network,
             recipe=config.recipe,
             data=data,
             augmentation=augmentation,
             num_levels=len(plan.levels),
             ranks=ranks,
         )
-        start = larger if start is None else start
+        start = frozen_network if start is None else start
         groups_of = find_groups if plan.kind == "pruning" else trace_groups  # a recovery removes nothing
         channel_map = groups_of(start, data.input_shape, keep=config.pruning.keep)
-        self._shared = SharedWeights(start, channel_map, frozen=frozen)
+        self._shared = SharedWeights(start, channel_map, frozen=frozen_parameters)
         shared_affine = config.pruning.shared_affine
         self._regrows = config.pruning.regrowth > 0.0
         self.levels = tuple(
@@ -107,7 +107,7 @@ class CascadeStage:
             LevelPruner(level, sizes=sizes, final=config.macs_kept[level.number - 1] * whole, pruning=config.pruning)
             for level in self.levels
         )
-        self._joint = JointStep(self._larger, self._shared, self.pruners, config=config, data=data, ranks=ranks)
+        self._joint = JointStep(self._frozen_network, self._shared, self.pruners, config=config, data=data, ranks=ranks)
         views = num_views(config, plan.epochs)
         self._remembered = (
             None if views is None else RememberedLogits(num_views=views, num_batches=self._epochs.steps_per_epoch)
@@ -220,7 +220,7 @@ class CascadeStage:
             self.results = self._finish(self._validate())
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """All that what comes next depends on, but for the larger network: tensors, and plain values."""
+        """All that what comes next depends on, but for the frozen network: tensors, and plain values."""
         tensors, values = self._epochs.state()
         tensors |= self._joint.state()
         for pruner in self.pruners:
@@ -238,7 +238,7 @@ class CascadeStage:
 
     @torch.no_grad()
     def load_state(self, tensors: Tensors, values: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave, with the same larger network."""
+        """Go on from what `state` gave, with the same frozen network."""
         # Earlier versions took every group for one that had run.
         all_ran = [dict.fromkeys(pruner.level.kept, True) for pruner in self.pruners]
         have_ran = values.get("saliency_ran", all_ran)

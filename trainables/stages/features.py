@@ -111,16 +111,16 @@ def attention(features_NCHW: torch.Tensor) -> torch.Tensor:
     return F.normalize(features_NCHW.square().sum(1, dtype=wide).flatten(1), dim=1, eps=_SHORTEST)
 
 
-def attention_distance(maps: Maps, larger: Maps) -> torch.Tensor:
+def attention_distance(maps: Maps, larger_maps: Maps) -> torch.Tensor:
     """½·‖a_larger − a‖², which is 1 − cos of the two maps, the mean over images and boundaries; a scalar in [0, 1].
 
     Args:
         maps: of a level.
-        larger: of a larger network; no gradient flows into them.
+        larger_maps: of a larger network; no gradient flows into them.
     """
     apart = [
-        0.5 * (map_NP - larger[layer].detach()).square().sum(1).mean()
+        0.5 * (map_NP - larger_maps[layer].detach()).square().sum(1).mean()
         for layer, map_NP in maps.items()
-        if layer in larger  # a network may leave layers out by chance
+        if layer in larger_maps  # a network may leave layers out by chance
     ]
     return torch.stack(apart).mean()

@@ -50,8 +50,8 @@ class Answer:
         return replace(self, logits_NK=self.logits_NK.detach(), maps=maps)
 
 
-Larger = Sequence[Answer | None]
-"""What a larger network says of each part of a batch; `None` where nothing is learnt from it."""
+Answers = Sequence[Answer | None]
+"""What a network says of each part of a batch; `None` where nothing is learnt from it."""
 
 
 class JointStep:
@@ -64,7 +64,7 @@ class JointStep:
 
     def __init__(
         self,
-        larger: nn.Module,
+        frozen_network: nn.Module,
         shared: SharedWeights,
         pruners: Sequence[LevelPruner],
         *,
@@ -75,7 +75,7 @@ class JointStep:
         """Prepare it.
 
         Args:
-            larger: the network that the first level learns from, frozen.
+            frozen_network: what the first level, or each, learns from.
             shared: θ.
             pruners: of the levels, the largest first.
             config: of the whole cascade.
@@ -92,7 +92,7 @@ class JointStep:
             parameters |= {f"level-{level.number}.{name}": p for name, p in level.private.items()}
         self.weights = TrainedWeights(parameters, config.recipe)
         self.taking_part: Sequence[int] = tuple(pruner.level.number for pruner in pruners)
-        self._larger = larger
+        self._frozen_network = frozen_network
         self._pruners = tuple(pruners)
         self._config = config
         self._level_weights = level_weights(len(pruners), growth=config.level_weight_growth)
@@ -134,8 +134,8 @@ class JointStep:
 
     def logits(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What the frozen network says of this rank's images of a batch, images x classes."""
-        found = self._larger_answers(self._parts(images, labels))
-        return torch.cat([answer.logits_NK for answer in found if answer is not None])
+        answers = self._ask_frozen_network(self._parts(images, labels))
+        return torch.cat([answer.logits_NK for answer in answers if answer is not None])
 
     def _forget_records(self) -> None:
         for record in self._records.values():
@@ -174,37 +174,37 @@ class JointStep:
     def _compute(self, way: Way, images: torch.Tensor, labels: torch.Tensor, *logits: torch.Tensor) -> torch.Tensor:
         """All of a step that happens on the device, so that it can be recorded there."""
         parts = self._parts(images, labels)
-        teacher: Larger
+        frozen_answers: Answers
         match way:
             case "asked":
                 with self._branches.part(0):
-                    teacher = self._larger_answers(parts)
+                    frozen_answers = self._ask_frozen_network(parts)
             case "given":
                 (logits_NK,) = logits
                 of_parts = torch.split(logits_NK, [len(part.images) for part in parts])
-                teacher = [Answer(logits_NK=of_part) for of_part in of_parts]
+                frozen_answers = [Answer(logits_NK=of_part) for of_part in of_parts]
             case "alone":
-                teacher = [None] * len(parts)
-        return self._step(parts, teacher)
+                frozen_answers = [None] * len(parts)
+        return self._step(parts, frozen_answers)
 
     def _parts(self, images: torch.Tensor, labels: torch.Tensor) -> Sequence[Part]:
         return micro_batches(images, labels, self._config.recipe.accumulate, self._ranks)
 
-    def _step(self, parts: Sequence[Part], teacher: Larger) -> torch.Tensor:
-        """Losses of all levels, the first of which learns from what the teacher says, and the step."""
+    def _step(self, parts: Sequence[Part], frozen_answers: Answers) -> torch.Tensor:
+        """Losses of all levels, the first of which learns from what the frozen network says, and the step."""
         for parameter in self.weights.parameters.values():
             assert parameter.grad is not None
             parameter.grad.zero_()
-        larger = teacher
+        larger_answers = frozen_answers
         losses = []
         for pruner in self._pruners:
             if pruner.level.number not in self.taking_part:
                 losses.append(torch.zeros((), device=parts[0].images.device))
                 continue
             with self._branches.part(pruner.level.number):
-                loss, answers = self._train(pruner, parts, larger)
+                loss, answers = self._train(pruner, parts, larger_answers)
             losses.append(loss)
-            larger = teacher if self._config.learns_from == "teacher" else answers
+            larger_answers = frozen_answers if self._config.learns_from == "teacher" else answers
         self._branches.join()
         for pruner, weight in zip(self._pruners, self._level_weights, strict=True):
             if pruner.level.number in self.taking_part:
@@ -213,46 +213,53 @@ class JointStep:
         return torch.stack(losses)
 
     @torch.no_grad()
-    def _larger_answers(self, parts: Sequence[Part]) -> Larger:
-        """What the larger network says, which is not run where nothing is learnt from it."""
+    def _ask_frozen_network(self, parts: Sequence[Part]) -> Answers:
+        """What the frozen network says, which is not run where nothing is learnt from it."""
         if not self._config.asks_larger:
             return [None] * len(parts)
-        with autocast(self._config.recipe, self._larger, parts[0].images.device):
-            return [self._answer(self._larger, self._larger, part) for part in parts]
+        network = self._frozen_network
+        with autocast(self._config.recipe, network, parts[0].images.device):
+            return [self._answer(network, network, part) for part in parts]
 
-    def _train(self, pruner: LevelPruner, parts: Sequence[Part], larger: Larger) -> tuple[torch.Tensor, Larger]:
+    def _train(
+        self, pruner: LevelPruner, parts: Sequence[Part], larger_answers: Answers
+    ) -> tuple[torch.Tensor, Answers]:
         """Leave a level's gradients in its network and its saliency in its meter; the loss, and what the level says.
 
-        Where saliency is of the labels' loss, of one forward pass and two backward passes.
+        Saliency is made of the gradients that the network holds. Where it is of the labels' loss alone, the network
+        holds the gradients of that until they are scored, and those of the level's loss are collected beside: one
+        forward pass, and two backward passes.
         """
         pruner.level.refresh()
         parameters = list(pruner.level.network.parameters())
-        of_both = self._measures and self._config.pruning.saliency_loss == "labels"
-        own = [torch.zeros_like(parameter) for parameter in parameters] if of_both else []
+        scores_labels = self._measures and self._config.pruning.saliency_loss == "labels"
+        level_gradients = [torch.zeros_like(parameter) for parameter in parameters] if scores_labels else []
         total = torch.zeros((), device=parts[0].images.device)
-        found: list[Answer | None] = []
-        for part, learnt_from in zip(parts, larger, strict=True):
+        answers: list[Answer | None] = []
+        for part, larger in zip(parts, larger_answers, strict=True):
             answer = self._level_answer(pruner.level, part)
-            if of_both:
-                of_labels = self._objective.of_labels(answer.logits_NK, part.labels) * part.share
-                of_labels.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            loss = self._loss(answer, learnt_from, part.labels) * part.share
-            if of_both:
-                for gradient, more in zip(own, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            if scores_labels:
+                labels_loss = self._objective.of_labels(answer.logits_NK, part.labels) * part.share
+                labels_loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            loss = self._loss(answer, larger, part.labels) * part.share
+            if scores_labels:
+                of_part = torch.autograd.grad(loss, parameters, allow_unused=True)
+                for gradient, more in zip(level_gradients, of_part, strict=True):
                     if more is not None:
                         gradient += more
+                del of_part  # as much memory as the level's gradients take
             else:
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-            found.append(answer.detached())
-        self._ranks.add_up([total, *own, *(p.grad for p in parameters if p.grad is not None)])
+            answers.append(answer.detached())
+        self._ranks.add_up([total, *level_gradients, *(p.grad for p in parameters if p.grad is not None)])
         # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
         if self._measures:
             pruner.add_scores()
-        if of_both:
-            for parameter, gradient in zip(parameters, own, strict=True):
+        if scores_labels:
+            for parameter, gradient in zip(parameters, level_gradients, strict=True):
                 parameter.grad = gradient
-        return total, found
+        return total, answers
 
     def _level_answer(self, level: Level, part: Part) -> Answer:
         network = level.network

@@ -62,7 +62,7 @@ class RememberedLogits:
 
 
 def num_views(config: CascadeConfig, epochs: int) -> int | None:
-    """Of how many epochs a stage remembers what the larger network says; `None` where it asks for nothing twice.
+    """Of how many epochs a stage remembers what the frozen network says; `None` where it asks for nothing twice.
 
     Args:
         config: of the whole cascade.

@@ -79,7 +79,7 @@ def test_work_is_what_passes_through_networks(config: CascadeConfig, monkeypatch
     def counted(stage: CascadeStage, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         nonlocal passed
         ran: list[nn.Module] = []
-        hook = stage._larger.register_forward_hook(lambda network, *_: ran.append(network))
+        hook = stage._frozen_network.register_forward_hook(lambda network, *_: ran.append(network))
         losses = step(stage, images, labels)
         macs = {level.number: count_macs(level.network, data.input_shape) for level in stage.levels}
         sizes = [macs[level] for level in stage._joint.taking_part]

@@ -202,7 +202,7 @@ def test_channels_come_back_until_the_ramp_is_over_and_then_what_no_level_keeps_
         state = stage._joint.weights.optimizer.state[parameter]
         assert parameter.grad.shape == state["momentum_buffer"].shape == parameter.shape, name
     assert sum(p.numel() for p in stage._shared.network.parameters()) < sum(
-        p.numel() for p in stage._larger.parameters()
+        p.numel() for p in stage._frozen_network.parameters()
     )
 
 

@@ -565,7 +565,7 @@ def test_levels_learn_from_the_teacher_where_there_is_no_chain(make_stage, data:
     config = replace(CONFIG, distillation_weight=1.0, learns_from="teacher")
     chain, star = make_stage(replace(config, learns_from="level-above")), make_stage(config)
     images, labels = first_batch(data)
-    teacher = copy.deepcopy(star._larger)
+    teacher = copy.deepcopy(star._frozen_network)
     for stage in (chain, star):  # levels that have drifted from the teacher, each elsewhere
         for level in stage.levels:
             for name, parameter in level.private.items():
@@ -604,11 +604,11 @@ def test_saliency_of_the_labels_alone_leaves_the_step_as_it_is(make_stage, data:
 def test_the_teacher_does_not_run_where_nothing_is_learnt_from_it(make_stage, data: DataSplits) -> None:
     stage = make_stage(replace(CONFIG, distillation_weight=0.0))
     calls: list[int] = []
-    stage._larger.register_forward_hook(lambda *_: calls.append(1))
+    stage._frozen_network.register_forward_hook(lambda *_: calls.append(1))
     stage.train_step(*first_batch(data))
     assert not calls
     stage = make_stage()
-    stage._larger.register_forward_hook(lambda *_: calls.append(1))
+    stage._frozen_network.register_forward_hook(lambda *_: calls.append(1))
     stage.train_step(*first_batch(data))
     assert calls == [1]
 
@@ -618,7 +618,7 @@ def test_one_step_of_some_asks_the_teacher_and_the_others_learn_from_labels_and_
 ) -> None:
     stage = make_stage(replace(CONFIG, teacher_every=3, recipe=replace(RECIPE, learning_rate=1e-9)))
     calls: list[int] = []
-    stage._larger.register_forward_hook(lambda *_: calls.append(len(asked)))
+    stage._frozen_network.register_forward_hook(lambda *_: calls.append(len(asked)))
     images, labels = first_batch(data)
     asked: list[torch.Tensor] = []
     for _ in range(6):

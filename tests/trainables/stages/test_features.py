@@ -125,7 +125,9 @@ def test_a_level_learns_the_maps_of_the_larger_network_beside_its_scores(
     images, labels = batch
     for level in stage.levels:
         level.refresh()
-    networks = [copy.deepcopy(network) for network in (stage._larger, *(level.network for level in stage.levels))]
+    networks = [
+        copy.deepcopy(network) for network in (stage._frozen_network, *(level.network for level in stage.levels))
+    ]
     wanted = []
     for above, network in pairwise(networks):
         larger = networks[0] if learns_from == "teacher" else above
@@ -182,7 +184,7 @@ def test_maps_come_closer_the_more_they_count(joint_stage, data) -> None:
         stage = joint_stage(replace(CONFIG, macs_kept=(0.2,), feature_weight=weight))
         while not stage.finished:
             stage.step()
-        distances.append(distance_of(stage.levels[0].network, stage._larger, images[:4]))
+        distances.append(distance_of(stage.levels[0].network, stage._frozen_network, images[:4]))
     assert distances[0] > distances[1] > distances[2]
 
 

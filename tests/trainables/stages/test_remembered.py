@@ -60,7 +60,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def asked(stage: CascadeStage) -> list[torch.Tensor]:
     """The images that the frozen network is given from now on."""
     seen: list[torch.Tensor] = []
-    stage._larger.register_forward_hook(lambda _network, images, _logits: seen.append(images[0].clone()))
+    stage._frozen_network.register_forward_hook(lambda _network, images, _logits: seen.append(images[0].clone()))
     return seen
 
 

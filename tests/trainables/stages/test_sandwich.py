@@ -131,7 +131,7 @@ def test_a_level_between_learns_from_the_teacher_s_scores_where_there_is_no_chai
     for level in stage.levels:
         level.refresh()
     with torch.no_grad():
-        own, teacher = stage.levels[3].network(images), stage._larger(images)
+        own, teacher = stage.levels[3].network(images), stage._frozen_network(images)
     wanted = Objective().of_level(
         own, teacher, labels, temperature=CONFIG.temperature, weight=CONFIG.distillation_weight
     )
