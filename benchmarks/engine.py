@@ -89,7 +89,7 @@ def pruned_stage(
 ) -> tuple[CascadeStage, CascadeConfig]:
     """The same with its levels at their sizes."""
     stage, config = full_stage(teacher, data, sizes, precision=precision, execution=execution, pruning=pruning)
-    stage.step()
+    stage.train_epoch()
     for level in stage.levels:
         level.network.train()
     return stage, config

@@ -73,7 +73,7 @@ def trained_pair(data: DataSplits, folder: Path) -> Pair:
     recipe = Recipe(epochs=EPOCHS, batch_size=BATCH, learning_rate=0.05)
     teacher = TeacherStage(dense, recipe=recipe, data=data)
     while not teacher.finished:
-        epoch = teacher.step()
+        epoch = teacher.train_epoch()
         print(f"exports: teacher, epoch {epoch.epoch}, {epoch.levels[0].val_accuracy:.2%}", file=sys.stderr, flush=True)
     dense.eval().requires_grad_(requires_grad=False)
     stage = CascadeStage(
@@ -88,7 +88,7 @@ def trained_pair(data: DataSplits, folder: Path) -> Pair:
         data=data,
     )
     while not stage.finished:
-        epoch = stage.step()
+        epoch = stage.train_epoch()
         print(f"exports: level, epoch {epoch.epoch}, {epoch.levels[0].val_accuracy:.2%}", file=sys.stderr, flush=True)
     pair = Pair(
         dense=folder / "dense.onnx", pruned=folder / "pruned.onnx", macs_kept=stage.results[0].macs_kept, spec=spec

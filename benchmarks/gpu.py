@@ -97,7 +97,7 @@ def teacher(options: argparse.Namespace, data: DataSplits) -> list[Row]:
     stage = TeacherStage(network.to(options.device), recipe=recipe, data=data, augmentation=options.augmentation)
     took, reached = 0.0, float("nan")
     while not stage.finished:
-        epoch = stage.step()
+        epoch = stage.train_epoch()
         took += epoch.seconds
         found = epoch.levels[0].val_accuracy
         if found >= GOAL and reached != reached:

@@ -161,7 +161,7 @@ def cascade(dense: nn.Module, data: DataSplits, macs_kept: float, size: NetworkS
         data=data,
     )
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return stage
 
 

@@ -36,7 +36,7 @@ def run() -> list[Row]:
         data=data,
     )
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     found: dict[str, list[list[float]]] = {}
     for precision in ("fp32", "bf16"):
         for seed in SEEDS:

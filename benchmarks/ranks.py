@@ -89,7 +89,7 @@ def train(ranks: Ranks, teacher: nn.Module, data: DataSplits, config: CascadeCon
     stage.losses = []
     started = time.perf_counter()
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     seconds = time.perf_counter() - started
     kept = [{group: channels.tolist() for group, channels in level.kept.items()} for level in stage.levels]
     return torch.stack(stage.losses), kept, seconds
@@ -99,7 +99,7 @@ def _trained_teacher(model: ModelConfig, data: DataSplits, seed: int) -> nn.Modu
     network = build(model, num_classes=data.num_classes, in_channels=data.in_channels, seed=seed)
     stage = TeacherStage(network, recipe=RECIPE, data=data, augmentation=DATA.augmentation, seed=seed)
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return network.eval()
 
 

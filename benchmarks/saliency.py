@@ -103,7 +103,7 @@ def make_case(seed: int, *, epochs: int, distillation_weight: float) -> Case:
     recipe = Recipe(epochs=6, batch_size=BATCH, learning_rate=0.05)
     training = TeacherStage(teacher, recipe=recipe, data=data, seed=seed)
     while not training.finished:
-        training.step()
+        training.train_epoch()
     config = CascadeConfig(
         macs_kept=(0.2,),
         distillation_weight=distillation_weight,
@@ -119,7 +119,7 @@ def make_case(seed: int, *, epochs: int, distillation_weight: float) -> Case:
         data=data,
     )
     for _ in range(epochs):
-        stage.step()
+        stage.train_epoch()
     level = stage.levels[0]
     level.refresh()
     tensors, _ = stage.state()

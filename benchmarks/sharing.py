@@ -46,7 +46,7 @@ class Trial:
 
     def epoch(self) -> float:
         """Train one; own memory afterwards."""
-        self._trial.step()
+        self._trial.train_epoch()
         return self.own_megabytes()
 
 

@@ -47,7 +47,7 @@ class TrialFollower:
 
     def step(self, seconds: float) -> None:
         """Train one epoch, or about so many seconds of it."""
-        self._trial.step_for(seconds)
+        self._trial.train_for(seconds)
 
     def stop(self) -> None:
         """End before all epochs are done."""

@@ -154,7 +154,7 @@ def rehearse(
     config = replace(_beginning(cascade, steps, num_steps), teacher_views=1 if remembers else None)
     trial = CascadeTrial(teacher, config=config, data=few, augmentation=augmentation, latency=latency)
     for _ in range(math.ceil(num_steps / steps)):
-        trial.step()
+        trial.train_epoch()
     return trial
 
 

@@ -39,7 +39,7 @@ class FinishedStages(Protocol):
 
 
 class CascadeTrial:
-    """Runs the stages of one cascade, one epoch a step or a part of one; stops and goes on there, with equal results.
+    """Runs the stages of one cascade, an epoch or a part of one at a time; stops and goes on there, with equal results.
 
     Attributes:
         networks: narrow networks of the levels whose stage is done or was stopped, by level, in evaluation mode.
@@ -141,13 +141,13 @@ class CascadeTrial:
             self._next_stage()
         return taken
 
-    def step(self) -> EpochProgress:
-        """Train one epoch of the current stage, or what is left of it; as `step_for` otherwise."""
-        progress = self.step_for(math.inf)
+    def train_epoch(self) -> EpochProgress:
+        """Train one epoch of the current stage, or what is left of it; as `train_for` otherwise."""
+        progress = self.train_for(math.inf)
         assert progress is not None
         return progress
 
-    def step_for(self, seconds: float) -> EpochProgress | None:
+    def train_for(self, seconds: float) -> EpochProgress | None:
         """Train one epoch of the current stage, or a part of it.
 
         Args:
@@ -162,7 +162,7 @@ class CascadeTrial:
         """
         if self.finished:
             raise RuntimeError("this trial is finished; its levels are in networks and results")
-        progress = self._stage.step_for(seconds)
+        progress = self._stage.train_for(seconds)
         if progress is None:
             return None
         self._epochs += (progress,)
@@ -193,7 +193,7 @@ class CascadeTrial:
         while not self.finished:
             yield from self.take_over()
             if not self.finished:
-                yield self.step()
+                yield self.train_epoch()
 
     def release(self) -> None:
         """Leave the stage that is being computed to others; for a trial that goes no further."""

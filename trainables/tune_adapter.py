@@ -222,7 +222,7 @@ class CascadeTrainable(tune.Trainable):  # type: ignore[misc]
         if not self._trial.finished:  # a checkpoint of the last epoch may be all that a killed driver left
             try:
                 with self._crew.doing("step", self._settings.checkpoint_seconds):
-                    trained = self._trial.step_for(self._settings.checkpoint_seconds)
+                    trained = self._trial.train_for(self._settings.checkpoint_seconds)
             except MachineError as error:
                 return self._elsewhere(error)
             except (StageFailure, InputError, RanksDiffer) as failure:

@@ -274,7 +274,7 @@ def _one_network(  # noqa: PLR0913
         augmentation=plan.data.augmentation,
     )
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
         tick()
     (result,) = stage.results
     found = Found.of(result, evaluate(stage.levels[0].network, material.test).accuracy)

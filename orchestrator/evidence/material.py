@@ -186,7 +186,7 @@ def make_teacher(
             network, recipe=plan.teacher, data=data, augmentation=plan.data.augmentation, seed=plan.teacher_seed
         )
         while not stage.finished:
-            told(stage.step())
+            told(stage.train_epoch())
     return network.eval(), {
         "digest": digest_of_teacher(plan),
         "val_accuracy": evaluate(network, data).accuracy,

@@ -140,7 +140,7 @@ class TeacherFollower:
 
     def step(self, seconds: float) -> None:
         """Train one epoch, or about so many seconds of it."""
-        self._stage.step_for(seconds)
+        self._stage.train_for(seconds)
 
 
 def _begun(task: TeacherTask, arrays: dict[str, Any]) -> tuple[nn.Module, DataSplits]:
@@ -213,7 +213,7 @@ def _found_or_trained(
             yield epoch
         while not stage.finished:
             with crew.doing("step", task.checkpoint_seconds):
-                progress = stage.step_for(task.checkpoint_seconds)
+                progress = stage.train_for(task.checkpoint_seconds)
             told = [] if progress is None else [progress.to_dict()]
             epochs += told
             tensors, values = stage.state()

@@ -216,7 +216,7 @@ def test_a_stage_that_is_done_takes_no_memory_until_python_looks_for_circles(mak
             stage = trial._stage
             stages.setdefault(stage.name, [weakref.ref(stage._joint), weakref.ref(stage._shared.network)])
             del stage
-            trial.step()
+            trial.train_epoch()
         assert len(stages) == len(stage_plans(KINDS["sequential, recovery"]))
         del trial
         assert [name for name, parts in stages.items() if any(part() is not None for part in parts)] == []
@@ -268,7 +268,7 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
         assert [without_times(progress) for progress in later.run()] == wanted[epoch:]
         assert_equal(whole, later)
         if not stopped.finished:
-            stopped.step()
+            stopped.train_epoch()
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
     told, places = [], []
     while not later.finished:
         torch.manual_seed(len(places))  # no random choice may come from here
-        found = later.step_for(0.0)
+        found = later.train_for(0.0)
         told += [] if found is None else [without_times(found)]
         places.append(how_far(later.state()[1]))
         save_state(tmp_path / "state", *later.state())
@@ -314,7 +314,7 @@ def test_a_buffer_that_is_not_saved_with_the_network_goes_on_from_stage_to_stage
     whole, later = (CascadeTrial(teacher, config=config, data=data) for _ in range(2))
     list(whole.run())
     while not later.finished:
-        later.step()
+        later.train_epoch()
         save_state(tmp_path / "state", *later.state())
         later = CascadeTrial(teacher, config=config, data=data)
         later.load_state(*load_state(tmp_path / "state"))
@@ -331,7 +331,7 @@ def test_as_many_batches_are_trained_as_fit_into_the_seconds(make_trial, monkeyp
     monkeypatch.setattr(midway, "PACED_BATCHES", 2)
     monkeypatch.setattr(midway.time, "perf_counter", iter(range(0, 1000, 10)).__next__)
     trial = make_trial()
-    assert trial.step_for(15.0) is None  # ten seconds for two batches
+    assert trial.train_for(15.0) is None  # ten seconds for two batches
     assert trial.epochs_done == 3 / 4
     trial.stop()
     assert trial.results == ()
@@ -342,7 +342,7 @@ def test_a_trial_within_its_first_epoch_takes_over_nothing(make_trial, monkeypat
     stages = InMemory()
     trial, other = make_trial(stages=stages), make_trial(stages=stages)
     assert trial.take_over() == ()
-    assert trial.step_for(0.0) is None
+    assert trial.train_for(0.0) is None
     list(other.run())
     assert trial.take_over() == ()
     assert other.results == (list(trial.run()), trial.results)[1]
@@ -362,7 +362,7 @@ def test_a_trial_of_several_labels_learns_and_goes_on_where_it_stopped(data: Dat
 
     whole, stopped, later = trial(), trial(), trial()
     told = list(whole.run())
-    stopped.step()
+    stopped.train_epoch()
     later.load_state(*stopped.state())
     assert [without_times(progress) for progress in later.run()] == [without_times(progress) for progress in told[1:]]
     assert_equal(whole, later)
@@ -372,7 +372,7 @@ def test_a_trial_of_several_labels_learns_and_goes_on_where_it_stopped(data: Dat
 
 def test_a_state_may_be_loaded_over_a_trial_that_has_run(make_trial) -> None:
     trial = make_trial(KINDS["sequential"])
-    trial.step()
+    trial.train_epoch()
     tensors, values = trial.state()
     tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     wanted = [without_times(progress) for progress in trial.run()]
@@ -493,7 +493,7 @@ def test_what_was_reused_survives_a_stop(make_trial, tmp_path: Path) -> None:
     config = replace(KINDS["sequential"], macs_kept=(0.6, 0.2))
     trial = make_trial(config, stages)
     trial.take_over()
-    trial.step()
+    trial.train_epoch()
     save_state(tmp_path / "state", *trial.state())
     later = make_trial(config, stages)
     later.load_state(*load_state(tmp_path / "state"))
@@ -554,7 +554,7 @@ def test_a_stop_gives_the_levels_that_have_their_sizes(
     trial = make_trial(KINDS[kind], stages)
     trial.take_over()
     for _ in range(epochs):
-        trial.step()
+        trial.train_epoch()
     trial.stop()
     assert stages.claimed == []
     assert [result.fidelity for result in trial.results] == fidelities
@@ -570,7 +570,7 @@ def test_a_stop_within_the_first_epoch_counts_the_part_that_was_trained(make_tri
     monkeypatch.setattr(midway, "PACED_BATCHES", 1)
     at_once = replace(CONFIG.pruning, num_prunings=1, ramp_fraction=0.01)
     trial = make_trial(replace(CONFIG, pruning=at_once))
-    assert trial.step_for(0.0) is None
+    assert trial.train_for(0.0) is None
     trial.stop()
     num_steps = CONFIG.recipe.epochs * (64 // CONFIG.recipe.batch_size)
     assert [result.fidelity for result in trial.results] == [1 / num_steps] * 2
@@ -581,7 +581,7 @@ def test_a_stop_keeps_no_unfinished_stage_for_others(make_trial) -> None:
     trial = make_trial(KINDS["sequential"], stages)
     for _ in range(3):
         trial.take_over()
-        trial.step()
+        trial.train_epoch()
     trial.stop()
     assert len(stages.kept) == 1
 
@@ -611,19 +611,19 @@ def test_sizes_in_latency_hold_for_every_level_and_stages_of_other_times_are_not
 def test_a_recovery_trains_one_level_alone_and_changes_no_size(make_trial) -> None:
     trial = make_trial(KINDS["joint, recovery"])
     for _ in range(4):
-        trial.step()
+        trial.train_epoch()
     before = dict(trial.networks)
     sizes = [(result.macs, result.params) for result in trial.results]
     found = trial.results
     trained = trial._stage.levels[0]
-    (progress,) = [trial.step()]
+    (progress,) = [trial.train_epoch()]
     assert (progress.stage, [level.level for level in progress.levels]) == ("recovery-1", [1])
     assert progress.levels[0].macs_kept == found[0].macs_kept
     now, then = trained.network.state_dict(), before[1].state_dict()
     assert all(tensor.shape == then[name].shape for name, tensor in now.items())
     assert not torch.equal(now["merged.weight"], then["merged.weight"])
     assert trial.networks[2] is before[2]
-    trial.step()
+    trial.train_epoch()
     assert trial.finished
     assert [(result.macs, result.params) for result in trial.results] == sizes
     assert all(now.val_accuracy >= then.val_accuracy for now, then in zip(trial.results, found, strict=True))
@@ -673,7 +673,7 @@ def test_what_the_user_froze_stays_in_every_level_and_may_be_cut(make_trial, net
     config = replace(KINDS[kind], recipe=recipe)
     trial, whole = make_trial(config, frozen=FROZEN), make_trial(config, frozen=FROZEN)
     while not trial.finished:
-        trial.step()
+        trial.train_epoch()
         for level in trial._stage.levels:  # of a recovery too, which may be thrown away
             assert set(filters(level.network)) <= set(filters(teacher))
         save_state(tmp_path / "state", *trial.state())
@@ -691,7 +691,7 @@ def test_what_the_user_froze_stays_in_every_level_and_may_be_cut(make_trial, net
 def test_levels_of_a_network_that_is_all_frozen_are_trained(make_trial, networks) -> None:
     teacher, _ = networks("own")
     trial = make_trial(frozen=tuple(name for name, _ in teacher.named_parameters()))
-    trial.step()
+    trial.train_epoch()
     assert not torch.equal(trial._stage.levels[0].network.scores.bias, teacher.scores.bias)
 
 
@@ -699,10 +699,10 @@ def test_a_recovered_network_is_taken_unless_validation_finds_it_worse(make_tria
     kept, taken = make_trial(KINDS["joint, recovery"]), make_trial(KINDS["joint, recovery"])
     for trial, known in ((kept, 1.0), (taken, 0.0)):
         for _ in range(4):
-            trial.step()
+            trial.train_epoch()
         trial.results = tuple(replace(result, val_accuracy=known) for result in trial.results)
         before = trial.networks[1]
-        trial.step()
+        trial.train_epoch()
         assert (trial.networks[1] is before) == (trial is kept)
     assert kept.results[0].val_accuracy == 1.0
     assert taken.results[0].val_accuracy == evaluate(taken.networks[1], taken._data).accuracy
@@ -712,7 +712,7 @@ def test_a_smaller_level_learns_from_the_recovered_one(make_trial) -> None:
     for kind in ("joint, recovery", "sequential, recovery"):
         trial = make_trial(KINDS[kind])
         while trial._stage.plan.name not in ("recovery-2", "level-2"):
-            trial.step()
+            trial.train_epoch()
         assert trial._stage._frozen_network is trial.networks[1]
 
 
@@ -734,7 +734,7 @@ def make_run(trial: CascadeTrial) -> CascadeTrial:
 def test_without_a_chain_a_sequential_level_learns_from_the_teacher_and_starts_from_the_one_before(make_trial) -> None:
     trial = make_trial(replace(KINDS["sequential"], learns_from="teacher"))
     while 1 not in trial.networks:
-        trial.step()
+        trial.train_epoch()
     stage = trial._stage
     assert stage._frozen_network is trial._teacher
     for name, tensor in stage._shared.network.state_dict().items():

@@ -196,7 +196,7 @@ def test_a_trial_after_a_bad_image_has_a_crew_that_is_there(actor, monkeypatch):
     made._settings = replace(made._settings, crew=lambda settings: Crew())
     made._crew = Crew()
     with monkeypatch.context() as patched:
-        patched.setattr(CascadeTrial, "step_for", unreadable)
+        patched.setattr(CascadeTrial, "train_for", unreadable)
         assert made.step()["failure"] == "image 3 cannot be read"
     assert made._crew.closed
     assert made.reset_config(trial(1))
@@ -210,7 +210,7 @@ def test_a_trial_on_a_machine_that_lacks_its_images_is_not_to_blame(actor, monke
     made, _ = actor
     unfit = {"progress": [], "unfit": {"node": None, "reason": "images were replaced"}, "done": True}
     with monkeypatch.context() as patched:
-        patched.setattr(CascadeTrial, "step_for", lacking)
+        patched.setattr(CascadeTrial, "train_for", lacking)
         assert made.step() == unfit
     stop_note(tmp_path, 0).write_text("dominated")
     monkeypatch.setattr(CascadeTrial, "stop", lacking)
@@ -247,7 +247,7 @@ def test_a_trial_that_goes_on_and_fails_says_what_it_had_trained_and_what_it_had
     reused = Reused(stages=("level-1",), epochs=1, seconds=2.0).to_dict()
     save_state(tmp_path / STATE_FILE, tensors, values | {"reused": reused})
     made.reset_config(trial(0, state=str(tmp_path / STATE_FILE)))
-    monkeypatch.setattr(CascadeTrial, "step_for", unreadable)
+    monkeypatch.setattr(CascadeTrial, "train_for", unreadable)
     result = made.step()
     assert (result["failure"], result["epochs_done"], result["reused"]) == ("image 3 cannot be read", 1, reused)
 
@@ -352,7 +352,7 @@ def test_a_checkpoint_of_the_last_epoch_gives_the_results_without_another(actor,
     assert result["progress"] == []
     assert [level["level"] for level in result["results"]] == [1]
     with pytest.raises(RuntimeError, match="finished"):
-        finished.step()
+        finished.train_epoch()
 
 
 def test_a_trial_that_finds_a_note_ends_with_what_has_its_size(actor, tmp_path):
@@ -421,6 +421,6 @@ def test_ranks_that_differ_end_the_trial_with_the_reason(actor, monkeypatch):
     def differ(_trial, _seconds):
         raise RanksDiffer("weights of rank 1 are not those of rank 0 (of 2)")
 
-    monkeypatch.setattr(CascadeTrial, "step_for", differ)
+    monkeypatch.setattr(CascadeTrial, "train_for", differ)
     result = made.step()
     assert (result["failure"], result["done"]) == ("weights of rank 1 are not those of rank 0 (of 2)", True)

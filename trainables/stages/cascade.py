@@ -35,9 +35,10 @@ from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
 
 
 class CascadeStage:
-    """Trains and prunes levels that view one set of weights, an epoch or a part of one a step; stops and goes on there.
+    """Trains and prunes levels that view one set of weights, an epoch or a part of one at a time.
 
-    A recovery is the same for one level that has its size: nothing is removed, and it starts from itself.
+    Between two parts it can be stopped, and goes on from its state. A recovery is the same for one level that has its
+    size: nothing is removed, and it starts from itself.
 
     Attributes:
         plan: what it trains.
@@ -151,13 +152,13 @@ class CascadeStage:
         """Whether all epochs are done."""
         return self._epochs.finished
 
-    def step(self) -> EpochProgress:
-        """Train one epoch, or what is left of it; as `step_for` otherwise."""
-        progress = self.step_for(math.inf)
+    def train_epoch(self) -> EpochProgress:
+        """Train one epoch, or what is left of it; as `train_for` otherwise."""
+        progress = self.train_for(math.inf)
         assert progress is not None
         return progress
 
-    def step_for(self, seconds: float) -> EpochProgress | None:
+    def train_for(self, seconds: float) -> EpochProgress | None:
         """Train one epoch, or a part of it; after the last, recalibrate and measure.
 
         Args:

@@ -45,7 +45,7 @@ def require_trainable(network: nn.Module) -> None:
 
 
 class TeacherStage:
-    """Trains a dense network on the labels, one epoch a step or a part of one; stops and goes on there.
+    """Trains a dense network on the labels, an epoch or a part of one at a time; stops and goes on there.
 
     Attributes:
         network: the network, trained in place.
@@ -109,13 +109,13 @@ class TeacherStage:
         """Whether all epochs are done."""
         return self._epochs.finished
 
-    def step(self) -> EpochProgress:
-        """Train one epoch, or what is left of it; as `step_for` otherwise."""
-        progress = self.step_for(math.inf)
+    def train_epoch(self) -> EpochProgress:
+        """Train one epoch, or what is left of it; as `train_for` otherwise."""
+        progress = self.train_for(math.inf)
         assert progress is not None
         return progress
 
-    def step_for(self, seconds: float) -> EpochProgress | None:
+    def train_for(self, seconds: float) -> EpochProgress | None:
         """Train one epoch, or a part of it.
 
         Args:

@@ -107,7 +107,7 @@ def test_a_teacher_of_two_ranks_is_that_of_one(session, data, tmp_path):
     prepare_teacher(task, ray.put(data.to_arrays()), told=lambda progress: losses.append(progress.levels[0].train_loss))
     network = build(MODEL, num_classes=4, in_channels=1, seed=0)
     stage = TeacherStage(network, recipe=RECIPE, data=data, augmentation="crop", seed=0)
-    alone = [stage.step().levels[0].train_loss for _ in range(2)]
+    alone = [stage.train_epoch().levels[0].train_loss for _ in range(2)]
     assert losses == pytest.approx(alone, rel=0, abs=1e-5)
     for name, tensor in network.state_dict().items():
         assert task.weights()[name] == pytest.approx(tensor.numpy(), rel=0, abs=1e-5)

@@ -148,14 +148,14 @@ def test_a_stage_trains_on_either_alike_and_goes_on_where_it_was():
         recipe = Recipe(epochs=2, batch_size=4, learning_rate=0.05, ema=0.9)
         data = _splits(make)
         stage = TeacherStage(network, recipe=recipe, data=data, augmentation="resized-crop-flip")
-        stage.step()
+        stage.train_epoch()
         tensors, values = stage.state()
         again = TeacherStage(
             _network().append(nn.Linear(4, 3)), recipe=recipe, data=data, augmentation="resized-crop-flip"
         )
         again.load_state({name: tensor.clone() for name, tensor in tensors.items()}, values)
-        stage.step()
-        again.step()
+        stage.train_epoch()
+        again.train_epoch()
         assert all(torch.equal(stage.state()[0][name], tensor) for name, tensor in again.state()[0].items())
         states.append(stage.result().val_accuracy)
     assert evaluate(network, _splits(_streamed)) == evaluate(network, _splits(_in_memory))

@@ -85,7 +85,7 @@ def in_parts(ranks, network, config, arrays):
     with _leaving_off_anywhere(ranks) as seconds:
         trial, places = _trial(ranks, network, config, arrays), []
         while not trial.finished:
-            trial.step_for(seconds)
+            trial.train_for(seconds)
             places.append(trial.epochs_done)
             trial = _trial(ranks, network, config, arrays, trial.state())
     return places, [result.to_dict() for result in trial.results]
@@ -94,7 +94,7 @@ def in_parts(ranks, network, config, arrays):
 def one_epoch(ranks, network, config, arrays, state):
     """State after the next epoch."""
     trial = _trial(ranks, network, config, arrays, state)
-    progress = trial.step()
+    progress = trial.train_epoch()
     return trial.state(), progress.levels[-1].train_loss
 
 
@@ -102,7 +102,7 @@ def channels(ranks, network, config, arrays):
     """Channels that the levels keep after one epoch, or why there are none."""
     trial = _trial(ranks, network, config, arrays)
     try:
-        trial.step()
+        trial.train_epoch()
     except RanksDiffer as error:
         return str(error)
     return [{group: kept.tolist() for group, kept in level.kept.items()} for level in trial._stage.levels]
@@ -120,7 +120,7 @@ def other_weights(ranks, network, config, arrays):
     with torch.no_grad():
         trial._stage._shared.network.get_parameter("classifier.weight").add_(ranks.rank)
     try:
-        trial.step()
+        trial.train_epoch()
     except RanksDiffer as error:
         return str(error)
 
@@ -130,7 +130,7 @@ def teacher(ranks, network, recipe, arrays):
     stage = _teacher(ranks, network, recipe, arrays)
     found = []
     while not stage.finished:
-        level = stage.step().levels[0]
+        level = stage.train_epoch().levels[0]
         found.append((level.train_loss, level.val_accuracy))
     return found, stage.network.state_dict()
 
@@ -147,7 +147,7 @@ def teacher_in_parts(ranks, network, recipe, arrays):
     with _leaving_off_anywhere(ranks) as seconds:
         stage = _teacher(ranks, network, recipe, arrays)
         while not stage.finished:
-            progress = stage.step_for(seconds)
+            progress = stage.train_for(seconds)
             if progress is None:
                 parts += 1
             else:

@@ -69,7 +69,7 @@ def weights(stage: CascadeStage) -> dict[str, torch.Tensor]:
 
 def run(stage: CascadeStage) -> CascadeStage:
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return stage
 
 
@@ -101,7 +101,7 @@ def test_levels_that_have_their_sizes_are_compiled(data: DataSplits, monkeypatch
     plain = run(stage_of(data, CONFIG))
     assert compilations == []
     stage = stage_of(data, replace(CONFIG, recipe=replace(CONFIG.recipe, execution="compile")))
-    stage.step()
+    stage.train_epoch()
     assert compilations == []  # on their way
     run(stage)
     assert compilations == [count_params(level.network) for level in stage.levels]

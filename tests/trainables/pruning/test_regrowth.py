@@ -176,7 +176,7 @@ def trained(stage, data):
 
     stage._prune = looked_at
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return seen
 
 

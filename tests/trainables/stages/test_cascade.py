@@ -65,7 +65,7 @@ def make_stage(networks, data: DataSplits) -> Callable[..., CascadeStage]:
 
 def run(stage: CascadeStage) -> CascadeStage:
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return stage
 
 
@@ -92,7 +92,7 @@ def test_the_ramps_shapes() -> None:
 
 def test_levels_end_at_their_sizes_and_say_so(architecture, make_stage, data: DataSplits) -> None:
     stage = make_stage(replace(CONFIG, recipe=replace(RECIPE, epochs=1)), architecture=architecture)
-    told = [stage.step()]
+    told = [stage.train_epoch()]
     assert (told[0].epoch, told[0].trial_epoch, told[0].num_epochs) == (1, 1, 1)
     for level, result, size in zip(stage.levels, stage.results, CONFIG.macs_kept, strict=True):
         assert result.macs == count_macs(level.network, data.input_shape)
@@ -111,7 +111,7 @@ def test_sizes_are_counted_in_parameters_where_pruning_says_so(architecture, mak
         replace(CONFIG, recipe=replace(RECIPE, epochs=1), pruning=pruning, macs_kept=(0.5, 0.2)),
         architecture=architecture,
     )
-    (progress,) = [stage.step()]
+    (progress,) = [stage.train_epoch()]
     for result, size in zip(stage.results, (0.5, 0.2), strict=True):
         assert result.params_kept == pytest.approx(size, rel=0.02)
         assert progress.levels[result.level - 1].macs_kept == result.macs_kept != pytest.approx(size, rel=0.02)
@@ -123,7 +123,7 @@ def test_sizes_are_milliseconds_of_the_table_where_pruning_says_so(architecture,
     config = replace(CONFIG, recipe=replace(RECIPE, epochs=1), pruning=pruning, macs_kept=(0.8, 0.6))
     table = table_of(architecture)
     stage = make_stage(config, architecture=architecture, table=table)
-    (progress,) = [stage.step()]
+    (progress,) = [stage.train_epoch()]
     for level, result, size in zip(stage.levels, stage.results, (0.8, 0.6), strict=True):
         assert table.total(level.network) / table.full_ms == pytest.approx(size, rel=0.02)
         assert progress.levels[result.level - 1].macs_kept == result.macs_kept  # still of the MACs
@@ -151,7 +151,7 @@ def test_every_epoch_has_an_order_of_its_own(make_stage, networks) -> None:
     epochs = []
     while not stage.finished:
         seen.clear()
-        stage.step()
+        stage.train_epoch()
         epochs.append(torch.cat(seen))
     assert epochs[0].shape == epochs[1].shape == (64, 3, 16, 16)
     assert not torch.equal(epochs[0], epochs[1])
@@ -278,7 +278,7 @@ def test_a_checkpoint_and_what_is_trained_fall_with_the_largest_level(make_stage
         tensors, _ = stage.state()
         sizes.append(sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("weights.shared")))
         if not stage.finished:
-            stage.step()
+            stage.train_epoch()
     assert sizes[1] < 0.8 * sizes[0]
     assert sizes[2] == sizes[1]  # levels are held
 
@@ -358,7 +358,7 @@ def test_nested_levels_are_subsets_at_every_size(make_stage, data: DataSplits, *
     stage = make_stage(replace(CONFIG, macs_kept=(0.6, 0.4, 0.2), pruning=replace(CONFIG.pruning, nested=nested)))
     seen = []
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
         sets = [{(g, c) for g, kept in level.kept.items() for c in kept.tolist()} for level in stage.levels]
         seen.append(sets[2] <= sets[1] <= sets[0])
     assert all(seen) is nested
@@ -400,7 +400,7 @@ def test_levels_share_scale_and_shift_only_if_asked(make_stage, *, shared_affine
     stage = make_stage(
         replace(CONFIG, macs_kept=(1.0, 0.999), pruning=replace(CONFIG.pruning, shared_affine=shared_affine))
     )
-    stage.step()
+    stage.train_epoch()
     first, second = (level.network.get_submodule("features.1") for level in stage.levels)
     kept = stage.levels[1].kept["features.0"]
     assert torch.equal(first.weight[kept], second.weight) is shared_affine
@@ -447,7 +447,7 @@ def test_weights_that_diverge_in_the_last_step_fail_too(make_stage, monkeypatch)
 
     monkeypatch.setattr(stage, "train_step", step_and_diverge)
     with pytest.raises(StageFailure, match=r"^stage cascade, level 1, step 4: weights are no longer finite; lower the"):
-        stage.step()
+        stage.train_epoch()
 
 
 def test_a_group_that_is_cut_off_from_the_loss_is_named(make_stage, networks) -> None:
@@ -507,12 +507,12 @@ def test_what_no_batch_has_run_since_the_last_pruning_stays_whole_and_goes_on_fr
         monkeypatch.setattr(pruner, "fall", fall_and_look)
     run(whole)
     assert num_left_out > 0
-    later.step_for(0.0)
+    later.train_for(0.0)
     while not later.finished:
         save_state(tmp_path / "state", *later.state())
         later = make_stage(config, teacher=teacher)
         later.load_state(*load_state(tmp_path / "state"))
-        later.step_for(0.0)
+        later.train_for(0.0)
     assert later.results == whole.results
     for result, level, other in zip(whole.results, whole.levels, later.levels, strict=True):
         assert result.macs_kept == pytest.approx(config.macs_kept[result.level - 1], rel=0.02)

@@ -183,7 +183,7 @@ def test_maps_come_closer_the_more_they_count(joint_stage, data) -> None:
     for weight in (0.0, 3.0, 30.0):
         stage = joint_stage(replace(CONFIG, macs_kept=(0.2,), feature_weight=weight))
         while not stage.finished:
-            stage.step()
+            stage.train_epoch()
         distances.append(distance_of(stage.levels[0].network, stage._frozen_network, images[:4]))
     assert distances[0] > distances[1] > distances[2]
 

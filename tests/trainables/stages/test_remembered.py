@@ -45,7 +45,7 @@ def make_stage(networks, data: DataSplits) -> Callable[[CascadeConfig], CascadeS
 
 def trained(stage: CascadeStage) -> dict[str, torch.Tensor]:
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return {
         f"{level.number}.{name}": tensor
         for level in stage.levels
@@ -133,7 +133,7 @@ def test_what_a_trial_holds_of_logits_is_counted_where_a_stage_asks_for_nothing_
 @pytest.mark.parametrize("batch_size", [20, 1000])
 def test_all_that_is_held_is_the_answers_to_what_was_drawn(make_stage, data: DataSplits, batch_size: int) -> None:
     stage = make_stage(replace(CONFIG, recipe=replace(CONFIG.recipe, batch_size=batch_size)))
-    stage.step()
+    stage.train_epoch()
     batches = num_batches(len(data.train), batch_size)
     drawn = (VIEWS, batches, min(batch_size, len(data.train)), data.num_classes)
     assert stage._remembered._logits_VBNK.shape == drawn

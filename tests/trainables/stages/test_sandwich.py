@@ -101,7 +101,7 @@ def test_the_loss_that_is_told_is_the_mean_over_steps_that_a_level_took_part_in(
         return losses
 
     stage.train_step = recorded
-    progress = stage.step()
+    progress = stage.train_epoch()
     assert len({taking_part for taking_part, _ in told}) > 2
     for level in progress.levels:
         own = [float(losses[level.level - 1]) for taking_part, losses in told if level.level in taking_part]
@@ -112,10 +112,10 @@ def test_all_levels_come_to_their_sizes_and_a_stage_goes_on_where_it_stopped(joi
     """With so few steps between prunings that some levels take part in none but the last of them."""
     config = replace(CONFIG, pruning=Pruning(num_prunings=8, ramp_fraction=0.8), feature_weight=1.0)
     whole, stopped, later = (joint_stage(config) for _ in range(3))
-    told = [whole.step() for _ in range(2)]
-    stopped.step()
+    told = [whole.train_epoch() for _ in range(2)]
+    stopped.train_epoch()
     later.load_state(*stopped.state())
-    assert replace(later.step(), seconds=0.0) == replace(told[1], seconds=0.0)
+    assert replace(later.train_epoch(), seconds=0.0) == replace(told[1], seconds=0.0)
     assert later.results == whole.results
     for level, other in zip(whole.levels, later.levels, strict=True):
         found = other.network.state_dict()

@@ -40,7 +40,7 @@ def make_stage(
 
 def final_weights(stage: TeacherStage) -> dict[str, torch.Tensor]:
     while not stage.finished:
-        stage.step()
+        stage.train_epoch()
     return stage.network.state_dict()
 
 
@@ -53,7 +53,7 @@ def test_it_learns_and_tells_of_each_epoch(networks, data: DataSplits) -> None:
     stage = TeacherStage(network, recipe=replace(RECIPE, epochs=8), data=data)
     told = []
     while not stage.finished:
-        told.append(stage.step())
+        told.append(stage.train_epoch())
     assert [(p.stage, p.epoch, p.num_epochs, p.trial_epoch) for p in told] == [
         ("teacher", e, 8, e) for e in range(1, 9)
     ]
@@ -74,14 +74,14 @@ def test_an_epoch_took_as_long_as_its_losses_are_waited_for(networks, data: Data
         return mean_losses(totals, num_steps)
 
     monkeypatch.setattr(epochs, "mean_losses", on_a_slow_card)
-    assert make_stage(networks, data).step().seconds > 0.5
+    assert make_stage(networks, data).train_epoch().seconds > 0.5
 
 
 def test_bf16_is_near_fp32_and_keeps_weights_and_momentum_in_float32(networks, data: DataSplits) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
         stage = make_stage(networks, data, recipe=replace(RECIPE, epochs=1, precision=precision))
-        losses[precision] = stage.step().levels[0].train_loss
+        losses[precision] = stage.train_epoch().levels[0].train_loss
         tensors, _ = stage.state()
         assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in tensors.values())
     assert losses["bf16"] != losses["fp32"]
@@ -95,7 +95,7 @@ def test_the_first_steps_are_plain_sgd(networks, data: DataSplits) -> None:
     before = network.classifier.bias.detach().clone()
     gradients = []
     network.classifier.bias.register_hook(lambda gradient: gradients.append(gradient.clone()))
-    TeacherStage(network, recipe=recipe, data=data).step()
+    TeacherStage(network, recipe=recipe, data=data).train_epoch()
     torch.testing.assert_close(network.classifier.bias.detach(), before - 0.1 * gradients[0])
 
 
@@ -106,7 +106,7 @@ def test_every_epoch_has_an_order_of_its_own(networks, data: DataSplits) -> None
     for _ in range(2):
         seen: list[torch.Tensor] = []
         hook = network.register_forward_pre_hook(lambda _network, inputs, seen=seen: seen.append(inputs[0]))
-        stage.step()
+        stage.train_epoch()
         hook.remove()
         epochs.append(torch.cat(seen[:4]))
     assert not torch.equal(epochs[0], epochs[1])
@@ -133,7 +133,7 @@ def test_it_goes_on_where_it_stopped(networks, data: DataSplits, tmp_path: Path,
     wanted = final_weights(whole)
     stopped = make_stage(networks, data, recipe=recipe)
     for _ in range(stop):
-        stopped.step()
+        stopped.train_epoch()
     save_state(tmp_path / "state", *stopped.state())
     later = make_stage(networks, data, recipe=recipe)
     later.load_state(*load_state(tmp_path / "state"))
@@ -148,11 +148,11 @@ def test_it_goes_on_from_every_batch_as_if_it_had_not_stopped(
 ) -> None:
     monkeypatch.setattr(midway, "PACED_BATCHES", 1)
     whole, later = (make_stage(networks, data, recipe=recipe) for _ in range(2))
-    wanted = [whole.step() for _ in range(recipe.epochs)]
+    wanted = [whole.train_epoch() for _ in range(recipe.epochs)]
     told, num_parts = [], 0
     while not later.finished:
         torch.manual_seed(num_parts)  # no random choice may come from here
-        found = later.step_for(0.0)
+        found = later.train_for(0.0)
         told += [] if found is None else [found]
         num_parts += 1
         save_state(tmp_path / "state", *later.state())
@@ -169,7 +169,7 @@ def test_a_network_whose_weights_lie_channels_last_goes_on_too(
     networks, data: DataSplits, tmp_path: Path, recipe: Recipe
 ) -> None:
     whole, stopped, later = (make_stage(networks, data, recipe=recipe, layout=torch.channels_last) for _ in range(3))
-    stopped.step()
+    stopped.train_epoch()
     save_state(tmp_path / "state", *stopped.state())
     later.load_state(*load_state(tmp_path / "state"))
     assert equal(final_weights(whole), final_weights(later))
@@ -180,7 +180,7 @@ def test_what_is_frozen_stays_and_a_network_that_is_all_frozen_is_refused(networ
     network, _ = networks("own")
     network.stem.requires_grad_(requires_grad=False)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    TeacherStage(network, recipe=RECIPE, data=data).step()
+    TeacherStage(network, recipe=RECIPE, data=data).train_epoch()
     changed = {name.split(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name.split(".")[0] for name in before} - {"stem"}
     network.requires_grad_(requires_grad=False)
@@ -210,7 +210,7 @@ def test_a_network_that_draws_from_other_generators_goes_on_from_every_batch_too
     while not later.finished:
         random.seed(num_parts)  # no random choice may come from here
         np.random.seed(num_parts)  # noqa: NPY002
-        later.step_for(0.0)
+        later.train_for(0.0)
         num_parts += 1
         save_state(tmp_path / "state", *later.state())
         later = fresh()
@@ -240,7 +240,7 @@ def test_a_network_that_leaves_blocks_out_by_chance_goes_on_from_every_batch_too
 
     wanted, later = final_weights(fresh()), fresh()
     while not later.finished:
-        later.step_for(0.0)
+        later.train_for(0.0)
         save_state(tmp_path / "state", *later.state())
         later = fresh()
         later.load_state(*load_state(tmp_path / "state"))
@@ -254,7 +254,7 @@ def test_a_buffer_that_is_not_saved_with_the_network_goes_on_too(data: DataSplit
         return TeacherStage(copy.deepcopy(start), recipe=replace(RECIPE, epochs=2), data=data)
 
     wanted, stopped, later = final_weights(fresh()), fresh(), fresh()
-    stopped.step()
+    stopped.train_epoch()
     save_state(tmp_path / "state", *stopped.state())
     tensors, values = load_state(tmp_path / "state")
     later.load_state(tensors, values)
@@ -273,9 +273,9 @@ def test_an_average_of_weights_is_what_is_validated_and_handed_on(networks, data
         wanted.mul_(0.7).add_(network.classifier.weight.detach(), alpha=0.3)
 
     stage._weights.optimizer.step = step_and_average
-    stage.step()
+    stage.train_epoch()
     assert not torch.allclose(network.classifier.weight, wanted)  # training goes on from the weights themselves
-    told = stage.step()
+    told = stage.train_epoch()
     final_weights(stage)
     torch.testing.assert_close(network.classifier.weight.detach(), wanted)
     assert stage.result().val_accuracy == evaluate(network, data).accuracy
@@ -321,7 +321,7 @@ def test_weights_that_diverge_in_the_last_step_fail_too(networks, data: DataSpli
 
     monkeypatch.setattr(stage._weights.optimizer, "step", step_and_diverge)
     with pytest.raises(StageFailure, match=r"^stage teacher, step 4: weights are no longer finite; lower the learning"):
-        stage.step()
+        stage.train_epoch()
 
 
 def test_a_network_without_norms_is_trained_too(data: DataSplits) -> None:
