@@ -15,7 +15,8 @@ from trainables.datasets.data import DataSplits
 from trainables.hardware.processor import return_memory
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.identity import Identity, stage_identities
-from trainables.networks.models import frozen_parameters, versioned
+from trainables.networks.given_weights import versioned
+from trainables.networks.models import frozen_parameters
 from trainables.plan import stage_plans
 from trainables.pruning.channels import network_widths, resize
 from trainables.pruning.cost import LatencyTable

@@ -29,7 +29,8 @@ from trainables.files.states import load_state, save_state
 from trainables.hardware import processor
 from trainables.hardware.ranks import Crew, RanksDiffer, Solo
 from trainables.model_config import ModelConfig
-from trainables.networks.models import build, versioned
+from trainables.networks.given_weights import versioned
+from trainables.networks.models import build
 from trainables.pruning.cost import LatencyTable
 from trainables.tensors import Tensors
 from trainables.trial import CascadeTrial, FinishedStages

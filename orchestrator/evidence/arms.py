@@ -23,7 +23,8 @@ from trainables.datasets.data import DataSplits
 from trainables.datasets.images import num_batches
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.identity import digest, engine_digest, sources_of
-from trainables.networks.models import build, frozen_parameters, load_weights
+from trainables.networks.given_weights import load_weights
+from trainables.networks.models import build, frozen_parameters
 from trainables.plain import require
 from trainables.plan import StagePlan
 from trainables.pruning.channels import ChannelMap

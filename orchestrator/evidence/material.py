@@ -23,7 +23,8 @@ from trainables.datasets.images import ImageSet, in_memory
 from trainables.datasets.splits import select, stratified_split
 from trainables.errors import InputError
 from trainables.identity import data_digest, digest
-from trainables.networks.models import build, load_weights, versioned
+from trainables.networks.given_weights import load_weights, versioned
+from trainables.networks.models import build
 from trainables.plain import require_number
 from trainables.results import EpochProgress, has_learnt
 from trainables.stages.evaluation import evaluate, guess

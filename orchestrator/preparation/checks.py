@@ -28,7 +28,8 @@ from trainables.hardware.convolutions import has_kernels_for_bf16
 from trainables.hardware.execution import require_compiler
 from trainables.imports import is_import_path
 from trainables.memory import require_room_for_network
-from trainables.networks.models import build, find_builder, load_weights
+from trainables.networks.given_weights import load_weights
+from trainables.networks.models import build, find_builder
 from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
 from trainables.pruning.cost import LatencyTable
 from trainables.pruning.saliency import find_criterion

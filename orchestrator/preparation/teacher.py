@@ -17,7 +17,8 @@ from trainables.files.input_spec import InputSpec
 from trainables.files.states import load_state
 from trainables.hardware import processor
 from trainables.hardware.ranks import Ranks
-from trainables.networks.models import build, load_weights, versioned
+from trainables.networks.given_weights import load_weights, versioned
+from trainables.networks.models import build
 from trainables.pruning.cost import LatencyTable, count_macs, count_params
 from trainables.pruning_config import Pruning
 from trainables.results import EpochProgress, TeacherResult

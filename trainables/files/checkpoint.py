@@ -23,8 +23,8 @@ from trainables.files.known_scores import known_scores, require_known_scores
 from trainables.files.states import on_cpu, settle
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
-from trainables.networks.given_weights import check_shapes
-from trainables.networks.models import Builder, build, call_builder, shared_parameters, versioned
+from trainables.networks.given_weights import check_shapes, versioned
+from trainables.networks.models import Builder, build, call_builder, shared_parameters
 from trainables.pruning.channels import network_widths, resize
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone

@@ -1,15 +1,9 @@
 """Networks by name: small-image VGGs and ResNets, torchvision's, or a function of the user's own."""
 
-import copy
 import inspect
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
@@ -20,7 +14,6 @@ from torch.nn.utils.weight_norm import WeightNorm
 from trainables.errors import InputError, first_line
 from trainables.imports import import_function, is_import_path
 from trainables.model_config import ModelConfig
-from trainables.networks.given_weights import COUNTER, check_kinds, check_shapes, check_values
 from trainables.networks.vggs import VGGS
 
 Builder = Callable[..., nn.Module]
@@ -30,7 +23,6 @@ _INCEPTION = {"aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _RESNETS = ("resnet18", "resnet20", "resnet50", "resnet56")
 BUILT_IN = (*VGGS, *_RESNETS)
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 # Hooks that compute a layer's weight anew in each pass, from parameters of other names; and what takes them away.
 _COMPUTING = {
@@ -183,80 +175,6 @@ def _types(layer: nn.Module, tensor: torch.Tensor) -> tuple[torch.dtype, ...]:
     if isinstance(tensor, nn.Parameter) or isinstance(layer, _BatchNorm):
         return (torch.float32,)
     return (torch.float32, torch.float64, torch.float16)
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Read a teacher's weights into a network: safetensors, or a plain state dict; nothing else is unpickled.
-
-    The state dict may lie under `state_dict`, `model` or `model_state_dict`, and its names may begin as those of a
-    network that DistributedDataParallel or `torch.compile` wraps. What the file is called does not matter.
-
-    Raises:
-        InputError: if the file is missing or damaged, or a tensor is missing, unknown, of another shape or kind, or not
-            finite.
-    """
-    if not path.is_file():
-        raise InputError(f"model.weights is {path}, but there is no such file")
-    try:
-        given = _read_tensors(path)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"model.weights is {path}, but it cannot be read: {first_line(error)}") from error
-    except Exception as error:  # UnpicklingError: the file is none of torch's, or holds more than plain values
-        raise InputError(
-            f"model.weights is {path}, but it is damaged or no file of tensors, or holds more than a plain state dict; "
-            "save network.state_dict() itself"
-        ) from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(given, dict) and isinstance(given.get(key), dict):
-            given = given[key]
-            break
-    given = _counted(_unwrapped(given, network), network)
-    where = f"model.weights {path}"
-    check_shapes(given, network, where=where)
-    check_kinds(given, network, where=where)
-    check_values(given, network, where=where)
-    network.load_state_dict(versioned(given, network))
-
-
-def _read_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever lies there
-    with path.open("rb") as file:
-        head = file.read(9)
-        is_torchs = head.startswith((b"PK", b"\x80"))  # a ZIP archive, or in former times a pickle
-        # Safetensors begin with eight bytes of length, then JSON; of a damaged one the name is left.
-        if head[8:] == b"{" or (path.suffix == ".safetensors" and not is_torchs):
-            return load_file(path)
-        file.seek(0)
-        return torch.load(file, "cpu", weights_only=True)
-
-
-def _unwrapped(given: Any, network: nn.Module) -> Any:  # noqa: ANN401 - whatever was read
-    """A state dict with the names of the network itself, where all of them begin as those of one that is wrapped."""
-    own = network.state_dict().keys()
-    while isinstance(given, dict) and not own & given.keys():
-        prefix = next((p for p in _WRAPPERS if given and all(str(name).startswith(p) for name in given)), None)
-        if prefix is None:
-            break
-        given = {name.removeprefix(prefix): value for name, value in given.items()}
-    return given
-
-
-def _counted(given: Any, network: nn.Module) -> Any:  # noqa: ANN401
-    """With the counters of batch norms, which files from before there were any lack; torch takes these as they are."""
-    own = network.state_dict()
-    if isinstance(given, dict):
-        given = copy.copy(given)  # with what it says of versions
-        given.update({name: own[name] for name in own if name.endswith(COUNTER) and name not in given})
-    return given
-
-
-def versioned(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Mapping[str, torch.Tensor]:
-    """A state dict that says of which version its layers are; plain tensors by name are of the network's own.
-
-    Some layers refuse to load what says nothing (torchvision's MNASNet), or take it for older than it is.
-    """
-    state = OrderedDict(tensors)
-    state._metadata = getattr(tensors, "_metadata", None) or network.state_dict()._metadata  # type: ignore[attr-defined]
-    return state
 
 
 def require_real_parameters(network: nn.Module) -> None:

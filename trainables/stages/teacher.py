@@ -16,7 +16,7 @@ from trainables.hardware.execution import Forward, RecordedStep, compiled, weakl
 from trainables.hardware.precision import autocast
 from trainables.hardware.ranks import ALONE, Ranks
 from trainables.hardware.whole_batch import whole_batch
-from trainables.networks.models import versioned
+from trainables.networks.given_weights import versioned
 from trainables.plain import require
 from trainables.pruning.cost import count_macs, count_params
 from trainables.recipe import Recipe
