@@ -83,6 +83,7 @@ class Level:
             is frozen in θ too, as saliency is made of them.
         private: scale and shift of its own, by parameter name, as wide as its network's, or as θ where channels may
             come back; empty if they are shared, and without those that are frozen.
+        is_wide: whether its network has channels that it does not keep, behind closed gates.
     """
 
     def __init__(self, number: int, shared: SharedWeights, *, shared_affine: bool, may_widen: bool = False) -> None:
@@ -97,8 +98,9 @@ class Level:
         self.number = number
         self.shared = shared
         self.kept: dict[str, torch.Tensor] = shared.channel_map.everything()
+        self.is_wide = False
         self._may_widen = may_widen
-        self._spans: Kept = self.kept  # what its network has
+        self._in_network: Kept = self.kept
         self._closed = ClosedGates()
         self.network = copy.deepcopy(shared.network).requires_grad_(requires_grad=True)
         self.private: dict[str, nn.Parameter] = {}
@@ -111,15 +113,10 @@ class Level:
                     self.private[name].grad = torch.zeros_like(self.private[name])
         self.look_up()
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether its network has channels that it does not keep, behind closed gates."""
-        return self._spans is not self.kept
-
     def look_up(self) -> None:
         """Find where the parameters lie in the shared weights as these are now."""
         shared = self.shared
-        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self._spans)
+        indices = find_indices(shared.network, shared.channel_map, wide=shared.kept, narrow=self._in_network)
         own = dict(self.network.named_parameters())
         self._sources = dict(shared.network.named_parameters()) | self.private
         if not self._may_widen:  # what is private is as narrow as the network
@@ -149,10 +146,10 @@ class Level:
         Returns:
             What stayed of the private parameters that became smaller; their gradients become zero.
         """
-        stays = remove_channels(self.network, self.shared.channel_map, before=self._spans, after=kept)
+        stays = remove_channels(self.network, self.shared.channel_map, before=self._in_network, after=kept)
         cuts = {} if self._may_widen else self._cut_private(stays)
-        self.kept = dict(kept)
-        self._spans, self._closed = self.kept, ClosedGates()
+        self.kept = self._in_network = dict(kept)
+        self.is_wide, self._closed = False, ClosedGates()
         self.look_up()
         self.refresh()
         return cuts
@@ -187,7 +184,7 @@ class Level:
             buffer[... if rows is None else rows] = buffers[name]
         device = next(self.network.parameters()).device
         self._closed = ClosedGates.of(shared.channel_map, wide=shared.kept, narrow=self.kept, device=device)
-        self._spans = dict(shared.kept)
+        self.is_wide, self._in_network = True, dict(shared.kept)
         self.look_up()
         self.refresh()
 

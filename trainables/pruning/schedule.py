@@ -83,7 +83,8 @@ class LevelPruner:
         if fraction >= 1.0 and self.final < self._start:
             self._require_all_ran()
         target = size_at(fraction, start=self._start, end=self.final, ramp=self._pruning.ramp)
-        cuts = self._remove(target, fraction, protected) if self.size > target else self.level.keep(self.level.kept)
+        kept = self._choose(target, fraction, protected) if self.size > target else self.level.kept
+        cuts = self.level.keep(kept)  # where nothing goes, too: what is wide becomes narrow again
         self.meter.reset(self.level.network, self.level.kept)
         return cuts
 
@@ -105,7 +106,8 @@ class LevelPruner:
         self.level.open_gates()
         self.meter.add_scores()
 
-    def _remove(self, target: float, fraction: float, protected: Kept | None) -> Cuts:
+    def _choose(self, target: float, fraction: float, protected: Kept | None) -> Kept:
+        """What the level keeps from now on, of what it keeps and of what may come back to it."""
         scores: Mapping[str, torch.Tensor] = self.meter.scores()
         left_out = self.meter.left_out(scores)
         check_scores({group: scores_C for group, scores_C in scores.items() if group not in left_out})
@@ -115,7 +117,7 @@ class LevelPruner:
         if self.level.is_wide:
             pool, scores = self._with_lost(scores, share_at(fraction, self._pruning.regrowth))
         try:
-            kept = select(
+            return select(
                 pool,
                 scores,
                 target=target,
@@ -132,7 +134,6 @@ class LevelPruner:
                 f"{error.reason}; nothing could go from {', '.join(left_out)}, which no batch has run since the last "
                 f"pruning: take fewer pruning.num_prunings than {self._pruning.num_prunings}"
             ) from error
-        return self.level.keep(kept)
 
     def _require_all_ran(self) -> None:
         """See that each group that can be pruned had its turn, where what goes is told by gradients.
