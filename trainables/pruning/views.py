@@ -32,23 +32,23 @@ class View:
         wide: the shared one.
         rows: that the level keeps; `None` for all of them.
         columns: likewise.
-        numbers: where the columns' numbers lie in a row, of which a column of a 3x3 convolution has nine.
+        entries: where what the columns hold lies in a flattened row; a column of a 3x3 convolution has nine.
     """
 
     narrow: nn.Parameter
     wide: nn.Parameter
     rows: torch.Tensor | None
     columns: torch.Tensor | None
-    numbers: torch.Tensor | None
+    entries: torch.Tensor | None
 
     @classmethod
     def of(cls, narrow: nn.Parameter, wide: nn.Parameter, indices: Indices) -> "View":
         """Look it up."""
         rows, columns = indices
-        numbers = None
+        entries = None
         if columns is not None:
-            numbers = torch.arange(wide[0].numel(), device=wide.device).view(wide.shape[1], -1)[columns].flatten()
-        return cls(narrow=narrow, wide=wide, rows=rows, columns=columns, numbers=numbers)
+            entries = torch.arange(wide[0].numel(), device=wide.device).view(wide.shape[1], -1)[columns].flatten()
+        return cls(narrow=narrow, wide=wide, rows=rows, columns=columns, entries=entries)
 
     def gather(self) -> None:
         """Copy the kept rows and columns of the shared parameter into the level's."""
@@ -70,10 +70,10 @@ class View:
         if gradient is None:
             return
         assert total is not None
-        if self.numbers is not None:
-            # Number by number is twice as fast as column by column, each of which costs a call.
+        if self.entries is not None:
+            # Entry by entry is twice as fast as column by column, each of which costs a call.
             widened = gradient.new_zeros(len(gradient), total[0].numel())
-            widened.scatter_(1, self.numbers.expand(len(gradient), -1), gradient.flatten(1))
+            widened.scatter_(1, self.entries.expand(len(gradient), -1), gradient.flatten(1))
             gradient = widened.view(len(gradient), *total.shape[1:])
         if self.rows is None:
             total.add_(gradient, alpha=weight)
@@ -82,9 +82,9 @@ class View:
 
 
 def _has_kernels(weight: torch.Tensor) -> bool:
-    """Whether an output and an input share several numbers, as in 3x3 convolutions.
+    """Whether an output and an input share several entries, as in 3x3 convolutions.
 
-    Kernels are gathered faster one by one; single numbers, along one dimension after the other.
+    Kernels are gathered faster one by one; single entries, along one dimension after the other.
     """
     return weight.ndim > 2 and weight[0, 0].numel() > 1
 
@@ -98,9 +98,12 @@ def find_indices(network: nn.Module, channel_map: ChannelMap, *, wide: Kept, nar
         wide: channels of the wide network, by group.
         narrow: some of these.
     """
-    lies_in, lies = channel_map.kept_positions(wide), channel_map.kept_positions(narrow)
-    along = {axis: torch.searchsorted(lies_in[axis], lies[axis]) for axis in lies}
-    along = {axis: places for axis, places in along.items() if len(places) < len(lies_in[axis])}
+    of_wide, of_narrow = channel_map.kept_positions(wide), channel_map.kept_positions(narrow)
+    along = {
+        axis: torch.searchsorted(of_wide[axis], positions)
+        for axis, positions in of_narrow.items()
+        if len(positions) < len(of_wide[axis])
+    }
     indices: dict[str, Indices] = {}
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         layer, _, tensor_name = name.rpartition(".")
