@@ -81,6 +81,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     held: dict[str, str] = {}
     met: set[Node] = set()
     roots = [(module, root) for module, root in graph.items() if module in names and _is_root(module)]
+    # Twice: channels of which the first turn leaves some, since another layer may bring all, are held in the second.
     for turn, (module, root) in enumerate([*roots, *roots]):
         if root in met or names[module] in held:
             continue

@@ -278,8 +278,9 @@ class CascadeStage:
         Returns:
             The loss of each level, detached; 0 of those that take no part.
         """
-        if self._regrows and self._steps_taken + 1 in self._prunings and self._steps_taken + 1 < self._last_pruning:
-            self._joint.widen()
+        this_step = self._steps_taken + 1
+        if self._regrows and this_step in self._prunings and this_step < self._last_pruning:
+            self._joint.widen()  # so that what was lost is scored, too, and may come back
         self._joint.taking_part = self._sandwich(self._steps_taken)
         if self._remembered is not None:
             epoch, place = divmod(self._steps_taken, self._epochs.steps_per_epoch)

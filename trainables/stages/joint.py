@@ -128,7 +128,7 @@ class JointStep:
         assert (logits is not None) == (way == "given"), way
         losses = self._records[way](images, labels, *([] if logits is None else [logits]))
         if self._measures:
-            for pruner in self._pruners:
+            for pruner in self._pruners:  # here, as of a recorded step the kernels alone are replayed
                 pruner.meter.num_batches += int(pruner.level.number in self.taking_part)
         return losses
 
