@@ -13,6 +13,7 @@ from trainables.pruning.saliency import SaliencyMeter, find_criterion
 from trainables.pruning.selection import TOLERANCE, SelectionError, check_scores, select
 from trainables.pruning.views import Cuts
 from trainables.pruning_config import Pruning, Ramp, amount
+from trainables.tensors import Tensors, prefixed, unprefixed
 
 
 def size_at(fraction: float, *, start: float, end: float, ramp: Ramp) -> float:
@@ -180,28 +181,31 @@ class LevelPruner:
                 f"{100 * TOLERANCE:.0f} % may lie between"
             )
 
-    def load(  # noqa: PLR0913
-        self,
-        kept: Kept,
-        buffers: Mapping[str, torch.Tensor],
-        sums: Mapping[str, torch.Tensor],
-        num_batches: int,
-        ran: Mapping[str, bool],
-    ) -> None:
-        """Go on from what a level kept, its statistics, and its saliency so far.
+    def tensors(self) -> Tensors:
+        """What the level keeps, its statistics, and its saliency so far, under names with its number."""
+        number = self.level.number
+        buffers = dict(self.level.network.named_buffers())
+        return (
+            prefixed(f"kept.{number}", self.level.kept)
+            | prefixed(f"buffers.{number}", buffers)
+            | prefixed(f"saliency.{number}", self.meter.sums)
+        )
+
+    def load(self, tensors: Tensors, *, num_batches: int, ran: Mapping[str, bool]) -> None:
+        """Go on from what `tensors` gave, among others.
 
         Args:
-            kept: channels by group.
-            buffers: of the level's network, by name.
-            sums: of scores, by group.
-            num_batches: that the sums are over.
+            tensors: of the level, and any others.
+            num_batches: that saliency so far is of.
             ran: groups that any batch has run, and whether one has since the last pruning.
         """
-        self.level.keep(kept)
+        number = self.level.number
+        self.level.keep(unprefixed(f"kept.{number}", tensors))
+        buffers = unprefixed(f"buffers.{number}", tensors)
         for name, buffer in self.level.network.named_buffers():
             buffer.copy_(buffers[name])
         self.meter.reset(self.level.network, self.level.kept)
         self.meter.num_batches = num_batches
         self.meter.ran, self.meter.ever_ran = {group for group, lately in ran.items() if lately}, set(ran)
-        for group, scores in sums.items():
-            self.meter.sums[group].copy_(scores)
+        for group, sums_C in unprefixed(f"saliency.{number}", tensors).items():
+            self.meter.sums[group].copy_(sums_C)

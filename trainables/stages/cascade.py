@@ -31,7 +31,7 @@ from trainables.stages.joint import JointStep
 from trainables.stages.measurement import Measurement
 from trainables.stages.remembered import RememberedLogits, num_views, require_room_for_logits
 from trainables.stages.sandwich import Sandwich
-from trainables.tensors import Tensors, all_finite, prefixed, unprefixed
+from trainables.tensors import Tensors, all_finite
 
 
 class CascadeStage:
@@ -113,6 +113,7 @@ class CascadeStage:
         self._remembered = (
             None if views is None else RememberedLogits(num_views=views, num_batches=self._epochs.steps_per_epoch)
         )
+        # By the steps after which channels go, the fraction of the ramp that is done then.
         self._prunings = pruning_steps(config.pruning, self._epochs.num_steps) if plan.kind == "pruning" else {}
         self._last_pruning = max(self._prunings, default=0)
         self._measure = Measurement(config=config, data=data, teacher_size=teacher_size, ranks=ranks)
@@ -225,10 +226,7 @@ class CascadeStage:
         tensors, values = self._epochs.state()
         tensors |= self._joint.state()
         for pruner in self.pruners:
-            level = pruner.level
-            tensors |= prefixed(f"kept.{level.number}", level.kept)
-            tensors |= prefixed(f"buffers.{level.number}", dict(level.network.named_buffers()))
-            tensors |= prefixed(f"saliency.{level.number}", pruner.meter.sums)
+            tensors |= pruner.tensors()
         return tensors, values | {
             "saliency_batches": [pruner.meter.num_batches for pruner in self.pruners],
             "saliency_ran": [
@@ -243,15 +241,8 @@ class CascadeStage:
         # Earlier versions took every group for one that had run.
         all_ran = [dict.fromkeys(pruner.level.kept, True) for pruner in self.pruners]
         have_ran = values.get("saliency_ran", all_ran)
-        for pruner, num_batches_seen, ran in zip(self.pruners, values["saliency_batches"], have_ran, strict=True):
-            number = pruner.level.number
-            pruner.load(
-                unprefixed(f"kept.{number}", tensors),
-                unprefixed(f"buffers.{number}", tensors),
-                unprefixed(f"saliency.{number}", tensors),
-                num_batches_seen,
-                ran,
-            )
+        for pruner, num_batches, ran in zip(self.pruners, values["saliency_batches"], have_ran, strict=True):
+            pruner.load(tensors, num_batches=num_batches, ran=ran)
         self._epochs.load_state(tensors, values)
         self._steps_taken = self._epochs.steps_taken
         self._drop_unread()
@@ -260,6 +251,7 @@ class CascadeStage:
         self.results = tuple(LevelResult.from_dict(result) for result in values["results"])
 
     def _train_and_prune(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, Sequence[bool]]:
+        """Take a step, after which channels may go; losses, and which of the levels took part."""
         losses = self.train_step(images, labels)
         took_part = [level.number in self._joint.taking_part for level in self.levels]
         if self._steps_taken in self._prunings:
