@@ -137,6 +137,44 @@ def _has_gradient(layer: nn.Module) -> bool:
     return any(parameter.grad is not None for parameter in layer.parameters(recurse=False))
 
 
+def _require_scores(scores_C: object, *, shape: torch.Size, group: str) -> None:
+    """Check what a criterion of the user's own gives.
+
+    Raises:
+        InputError: if it is not one score a channel.
+    """
+    given = type(scores_C).__name__
+    if isinstance(scores_C, torch.Tensor):
+        if scores_C.shape == shape:
+            return
+        given = f"tensor of shape {tuple(scores_C.shape)}"
+    raise InputError(
+        f"cascade.pruning.saliency: your function gave a {given} for group {group}, but must give a tensor of one "
+        f"score a channel, of shape {tuple(shape)}"
+    )
+
+
+def _gate_layer(
+    layer: nn.Module, member: Member, kept_C: torch.Tensor, kept_positions: torch.Tensor, device: torch.device
+) -> GateLayer:
+    """A layer of a narrow network, with the places that what is kept of a group has in it.
+
+    Args:
+        layer: on the device.
+        member: where the group stands in it while it keeps everything.
+        kept_C: channels of the group that are kept.
+        kept_positions: outputs of the layer that are kept, of whatever group.
+        device: that scores are computed on.
+    """
+    stays_N = torch.isin(member.channels_N, kept_C)
+    return GateLayer(
+        layer=layer,
+        positions_N=torch.searchsorted(kept_positions, member.positions_N[stays_N]).to(device),
+        channels_N=torch.searchsorted(kept_C, member.channels_N[stays_N]).to(device),
+        num_channels=len(kept_C),
+    )
+
+
 class SaliencyMeter:
     """Mean score of each kept channel of each group of one level, over the batches since `reset`.
 
@@ -170,25 +208,17 @@ class SaliencyMeter:
         self._layers, self.sums, self.num_batches = {}, {}, 0
         self.ran = set()
         for group in self._channel_map.groups:
-            layers = []
-            for member in group.members:
-                if member.axis != "out" or not self._looks_at(member, group, network):
-                    continue
-                stays_N = torch.isin(member.channels_N, kept[group.name])
-                layers.append(
-                    GateLayer(
-                        layer=network.get_submodule(member.layer),
-                        positions_N=torch.searchsorted(positions[member.layer, "out"], member.positions_N[stays_N]).to(
-                            device
-                        ),
-                        channels_N=torch.searchsorted(kept[group.name], member.channels_N[stays_N]).to(device),
-                        num_channels=len(kept[group.name]),
-                    )
-                )
-            self._layers[group.name] = layers
-            self.sums[group.name] = torch.zeros(len(kept[group.name]), device=device)
+            kept_C = kept[group.name]
+            self._layers[group.name] = [
+                _gate_layer(network.get_submodule(member.layer), member, kept_C, positions[member.layer, "out"], device)
+                for member in group.members
+                if self._looks_at(member, group, network)
+            ]
+            self.sums[group.name] = torch.zeros(len(kept_C), device=device)
 
     def _looks_at(self, member: Member, group: ChannelGroup, network: nn.Module) -> bool:
+        if member.axis == "in":
+            return False
         if self._criterion.looks_at == "gates":
             return member.layer in group.gates
         layer = network.get_submodule(member.layer)
@@ -203,15 +233,7 @@ class SaliencyMeter:
         """
         for group, layers in self._layers.items():
             scores_C = self._criterion.score(layers)
-            if not isinstance(scores_C, torch.Tensor) or scores_C.shape != self.sums[group].shape:
-                shape = tuple(self.sums[group].shape)
-                given = type(scores_C).__name__
-                if isinstance(scores_C, torch.Tensor):
-                    given = f"tensor of shape {tuple(scores_C.shape)}"
-                raise InputError(
-                    f"cascade.pruning.saliency: your function gave a {given} for group {group}, but must give a tensor "
-                    f"of one score a channel, of shape {shape}"
-                )
+            _require_scores(scores_C, shape=self.sums[group].shape, group=group)
             self.sums[group] += scores_C
             if group not in self.ran and any(_has_gradient(gated.layer) for gated in layers):
                 self.ran.add(group)
