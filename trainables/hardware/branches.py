@@ -40,24 +40,24 @@ class Branches:
         self._kinds = kinds
         self._running: list[torch.cuda.Stream] = []
         self._runs_apart = False
-        self._kept: dict[int, int] | None = None  # bytes of each part at its marks, while they are weighed
-        self._number, self._before, self._bytes = 0, 0, 0
+        self._bytes_by_part: dict[int, int] | None = None  # at their marks, while parts are weighed
+        self._part_number, self._bytes_before, self._weighed_bytes = 0, 0, 0
 
     @contextmanager
     def weighed(self) -> Iterator[None]:
         """Within it parts, one after the other, are looked at for what they keep of a card's memory."""
-        kept: dict[int, int] = {}
-        self._kept = kept
+        by_part: dict[int, int] = {}
+        self._bytes_by_part = by_part
         try:
             yield
         finally:
-            self._kept, self._bytes = None, sum(kept.values())
+            self._bytes_by_part, self._weighed_bytes = None, sum(by_part.values())
 
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Within it parts run apart, on streams of the card, if what `weighed` found is little of the share of it."""
         card_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        self._runs_apart = self._kinds * self._bytes <= PART_OF_SHARE * self.share_of_card * card_bytes
+        self._runs_apart = self._kinds * self._weighed_bytes <= PART_OF_SHARE * self.share_of_card * card_bytes
         try:
             yield
         finally:
@@ -71,7 +71,8 @@ class Branches:
     def part(self, number: int) -> Iterator[None]:
         """Within it one part of the step runs; each has a number of its own."""
         if not self._runs_apart:
-            self._number, self._before = number, 0 if self._kept is None else torch.cuda.memory_allocated()
+            self._part_number = number
+            self._bytes_before = 0 if self._bytes_by_part is None else torch.cuda.memory_allocated()
             yield
             return
         key = (torch.cuda.current_device(), number)
@@ -91,9 +92,9 @@ class Branches:
         if self._runs_apart:
             moment: torch.cuda.Event = torch.cuda.current_stream().record_event()
             return moment
-        if self._kept is not None:
-            kept = torch.cuda.memory_allocated() - self._before
-            self._kept[self._number] = max(kept, self._kept.get(self._number, 0))
+        if self._bytes_by_part is not None:
+            kept = torch.cuda.memory_allocated() - self._bytes_before
+            self._bytes_by_part[self._part_number] = max(kept, self._bytes_by_part.get(self._part_number, 0))
         return None
 
     def wait_for(self, moment: torch.cuda.Event | None) -> None:

@@ -100,7 +100,7 @@ class JointStep:
         self._boundaries: tuple[str, ...] = ()  # where features are learnt
         if config.feature_weight > 0.0 and shared.channel_map.groups:
             self._boundaries = find_boundaries(shared.network, shared.channel_map, data.input_shape)
-        self._measures = True
+        self._scores_channels = True
         self._forwards: dict[int, Forward] = {}  # of levels that are compiled
         self._ranks = ranks
         # Ranks talk within a step, which not all ways of talking let a card record; and a record is of certain levels.
@@ -127,7 +127,7 @@ class JointStep:
         """
         assert (logits is not None) == (way == "given"), way
         losses = self._records[way](images, labels, *([] if logits is None else [logits]))
-        if self._measures:
+        if self._scores_channels:
             for pruner in self._pruners:  # here, as of a recorded step the kernels alone are replayed
                 pruner.meter.num_batches += int(pruner.level.number in self.taking_part)
         return losses
@@ -143,7 +143,7 @@ class JointStep:
 
     def hold(self) -> None:
         """The levels have their sizes: saliency is needed no more, and they are compiled where that is asked for."""
-        self._measures = False
+        self._scores_channels = False
         if self._config.recipe.execution == "compile" and not self._forwards:
             self._forwards = {p.level.number: compiled(p.level.network) for p in self._pruners}
         self._forget_records()
@@ -232,7 +232,7 @@ class JointStep:
         """
         pruner.level.refresh()
         parameters = list(pruner.level.network.parameters())
-        scores_labels = self._measures and self._config.pruning.saliency_loss == "labels"
+        scores_labels = self._scores_channels and self._config.pruning.saliency_loss == "labels"
         level_gradients = [torch.zeros_like(parameter) for parameter in parameters] if scores_labels else []
         total = torch.zeros((), device=parts[0].images.device)
         answers: list[Answer | None] = []
@@ -254,7 +254,7 @@ class JointStep:
             answers.append(answer.detached())
         self._ranks.add_up([total, *level_gradients, *(p.grad for p in parameters if p.grad is not None)])
         # Of the whole batch, so that saliency does not depend on how many parts it fits into memory in.
-        if self._measures:
+        if self._scores_channels:
             pruner.add_scores()
         if scores_labels:
             for parameter, gradient in zip(parameters, level_gradients, strict=True):
