@@ -96,7 +96,11 @@ class SizeModel:
         return totals_B
 
     def saved(self, counts_G: IntVector, removed_G: IntVector) -> FloatVector:
-        """What is saved by removing `removed_G[g]` channels of group g alone, for each g."""
+        """What is saved by removing `removed_G[g]` channels of group g alone, for each g.
+
+        Of a weight with o outputs and i inputs, of which p and q come with each of r channels that go, what is saved is
+        o·i − (o − r·p)·(i − r·q) = r·(q·o + p·i) − r²·p·q.
+        """
         weighted_out_L = self.unit_L * self._outputs(counts_G)
         weighted_in_L = self.unit_L * self._inputs(counts_G)
         linear_G = self.in_LG.T @ weighted_out_L + self.out_LG.T @ weighted_in_L

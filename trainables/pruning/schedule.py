@@ -95,12 +95,12 @@ class LevelPruner:
         What was seen of the level's own channels since the last pruning stays.
         """
         level, meter = self.level, self.meter
-        seen, number, ran = meter.sums, meter.num_batches, meter.ran
+        seen, num_batches, ran = meter.sums, meter.num_batches, meter.ran
         level.widen()
         meter.reset(level.network, level.shared.kept)
         for group, sums in seen.items():
             meter.sums[group][torch.searchsorted(level.shared.kept[group], level.kept[group])] = sums
-        meter.num_batches, meter.ran = number, ran
+        meter.num_batches, meter.ran = num_batches, ran
 
     def add_scores(self) -> None:
         """Add the saliency of the batch whose backward pass has just run."""
