@@ -25,7 +25,7 @@ from trainables.pruning.selection import SelectionError
 from trainables.pruning.views import Cuts
 from trainables.results import EpochProgress, LevelProgress, LevelResult
 from trainables.seeds import derive_seed
-from trainables.stages.epochs import Epochs
+from trainables.stages.epochs import Epoch, Epochs
 from trainables.stages.evaluation import Evaluation
 from trainables.stages.joint import JointStep
 from trainables.stages.measurement import Measurement
@@ -174,6 +174,7 @@ class CascadeStage:
                 or a size is missed.
             RanksDiffer: if ranks have come to other weights, or chosen other channels, than one another.
         """
+        # Where logits are remembered, an epoch draws the batches of its view.
         view = self.epoch if self._remembered is None else self._remembered.view(self.epoch)
         for level in self.levels:
             level.network.train()
@@ -193,13 +194,16 @@ class CascadeStage:
         found = self._validate()
         if self.finished:
             self.results = self._finish(found)
+        return self._progress(trained, found, seconds=trained.seconds + time.perf_counter() - started)
+
+    def _progress(self, trained: Epoch, found: Sequence[Evaluation], *, seconds: float) -> EpochProgress:
         return EpochProgress(
             stage=self.name,
             epoch=self.epoch,
             num_epochs=self.plan.epochs,
             trial_epoch=self.plan.first_epoch + self.epoch,
             learning_rate=trained.learning_rate,
-            seconds=trained.seconds + time.perf_counter() - started,
+            seconds=seconds,
             levels=tuple(
                 LevelProgress(
                     level=pruner.level.number,
