@@ -31,7 +31,7 @@ from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import StagePlan
 from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts, draw_weights
-from trainables.pruning.dependencies import CLASS_SCORES
+from trainables.pruning.held import CLASS_SCORES
 from trainables.pruning.network_size import NetworkSize
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe

@@ -26,7 +26,7 @@ from trainables.errors import InputError
 from trainables.pruning.channels import ChannelMap
 from trainables.pruning.contracts import Findings
 from trainables.pruning.cost import FloatVector, LatencyTable, SizeModel, latency_model, macs_model, params_model
-from trainables.pruning.dependencies import CLASS_SCORES
+from trainables.pruning.held import CLASS_SCORES
 from trainables.pruning.possible_sizes import floor_fraction, nearest_of_missed, possible_sizes, smallest_target
 from trainables.pruning_config import UNITS, Pruning, SizeUnit
 from trainables.stages.remembered import require_room_for_logits

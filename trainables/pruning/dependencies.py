@@ -5,25 +5,26 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
-from torch_pruning import ops
 
 from trainables.errors import InputError
-from trainables.networks.models import shared_parameters
 from trainables.pruning.channels import (
-    BATCH_NORMS,
     LAYERS,
     Axis,
     ChannelGroup,
     ChannelMap,
     Member,
     is_blockwise,
-    is_grouped,
     layer_widths,
-    matches,
     skeleton,
 )
 from trainables.pruning.gates import find_gates
+from trainables.pruning.held import (
+    CLASS_SCORES,
+    first_reasons,
+    layers_left_alone,
+    require_narrowable,
+    require_own_places,
+)
 from trainables.pruning.tracing import (
     HeldError,
     Node,
@@ -35,12 +36,6 @@ from trainables.pruning.tracing import (
     has_one_channel,
 )
 
-CLASS_SCORES = "its outputs are the class scores"
-"""Why the channels of the last layer are held."""
-_AS_ASKED = "is kept as asked"
-_MOST_REASONS = 3
-_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
 
 def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
     """Trace a network and find which of its channels must be removed together; as `trace_groups` otherwise.
@@ -50,7 +45,8 @@ def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: 
     """
     channel_map = trace_groups(network, input_shape, keep=keep)
     if not channel_map.groups:
-        raise InputError(f"this {type(network).__name__} has no channels that could be removed{_why(channel_map.held)}")
+        reasons = first_reasons(channel_map.held)
+        raise InputError(f"this {type(network).__name__} has no channels that could be removed{reasons}")
     return channel_map
 
 
@@ -73,7 +69,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     # Two images: some networks squeeze a batch of one away.
     example = torch.zeros(2, *input_shape, device="meta")
     order, num_scores = execution_order(network, example)
-    left_alone = _sharing(network) | dict.fromkeys(_asked(network, keep), _AS_ASKED)
+    left_alone = layers_left_alone(network, keep)
     graph = dependency_graph(network, example)
     scores = classifier(order)
     gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
@@ -124,45 +120,6 @@ def _reached_in_part(reached: Mapping[tuple[Node, Axis], Places]) -> nn.Module |
     return None
 
 
-def _why(held: Mapping[str, str]) -> str:
-    """The first reasons why nothing is left, and the mend of those that the user gave."""
-    reasons = [f"{layer}: {reason}" for layer, reason in held.items() if reason != CLASS_SCORES]
-    if not reasons:
-        return "".join(f"; {layer}: {reason}" for layer, reason in held.items())
-    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
-    asked = any(reason.endswith(_AS_ASKED) for reason in held.values())
-    mend = "; cascade.pruning.keep leaves none: change what stands between its layers instead" if asked else ""
-    return "".join(f"; {reason}" for reason in reasons[:_MOST_REASONS]) + more + mend
-
-
-def _sharing(network: nn.Module) -> dict[str, str]:
-    """Layers whose parameters other layers have, too, and whose these are: narrowed, each would have its own."""
-    sharing: dict[str, str] = {}
-    for names in shared_parameters(network):
-        layer, other = (name.rpartition(".")[0] for name in names)
-        if layer != other:
-            sharing |= {layer: f"shares its weights with {other}", other: f"shares its weights with {layer}"}
-    return sharing
-
-
-def _asked(network: nn.Module, keep: Iterable[str]) -> set[str]:
-    layers = [name for name, layer in network.named_modules() if isinstance(layer, LAYERS)]
-    asked: set[str] = set()
-    for pattern in keep:
-        found = {layer for layer in layers if matches(layer, pattern)}
-        if not found and any(matches(name, pattern) for name, _ in network.named_modules() if name):
-            raise InputError(
-                f"cascade.pruning.keep has {pattern!r}, but no layer there can be narrowed: it stays whole as it is; "
-                "leave it out"
-            )
-        if not found:
-            raise InputError(
-                f"cascade.pruning.keep has {pattern!r}, but no layer is called so; layers are {', '.join(layers[:3])} …"
-            )
-        asked |= found
-    return asked
-
-
 def _groups(
     root: Node,
     reached: Mapping[tuple[Node, Axis], Places],
@@ -176,9 +133,9 @@ def _groups(
     """
     layers: dict[tuple[str, Axis], Places] = {}
     for (node, axis), places in reached.items():
-        _check(node, names, left_alone)
+        require_narrowable(node, names, left_alone)
         if _has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
-            _check_places(node.module, axis, places, names[node.module])
+            require_own_places(node.module, axis, places, names[node.module])
             layers[names[node.module], axis] = places
     gates = _gates(reached, names)
     num_channels = layer_widths(root.module)[0]
@@ -234,60 +191,6 @@ def _group(
 def _has_channels(module: nn.Module) -> bool:
     one_slope_for_all = isinstance(module, nn.PReLU) and module.num_parameters == 1
     return isinstance(module, LAYERS) and not one_slope_for_all
-
-
-def _check(node: Node, names: Mapping[nn.Module, str], left_alone: Mapping[str, str]) -> None:
-    module = node.module
-    if node.type == ops.OPTYPE.PARAMETER:
-        raise HeldError("it reaches a bare parameter, which cannot be narrowed; wrap it in a layer")
-    if node.type == ops.OPTYPE.OUTPUT:
-        raise HeldError("its channels are among what the network returns")
-    if module not in names:
-        return  # an operation without weights
-    if names[module] in left_alone:
-        raise HeldError(f"layer {names[module]} {left_alone[names[module]]}")
-    if not isinstance(module, LAYERS):
-        raise HeldError(f"layer {names[module]} is a {type(module).__name__}, which cannot be narrowed")
-    if isinstance(module, BATCH_NORMS) and not module.affine:
-        raise HeldError(f"layer {names[module]} is a batch norm without scale and shift, which gives no saliency")
-    if is_grouped(module) and _reads_the_image(node):
-        raise HeldError(f"layer {names[module]} reads the image's own channels in groups, which stay as many")
-    if is_parametrized(module):
-        raise HeldError(
-            f"layer {names[module]} computes its weights by a parametrization, which cannot be narrowed; "
-            "torch.nn.utils.parametrize.remove_parametrizations makes them plain"
-        )
-    own = [name for name in (*module._parameters, *module._buffers) if name not in _TENSORS]
-    if own:
-        raise HeldError(
-            f"layer {names[module]} is a {type(module).__name__} with a tensor {own[0]!r} that nobody knows how to "
-            "narrow it; put it into a module of its own"
-        )
-
-
-def _reads_the_image(node: Node) -> bool:
-    """Whether nothing that gives channels anew stands between the image and a layer."""
-    seen, waiting = {node}, [node]
-    while waiting:
-        here = waiting.pop()
-        if not here.inputs and isinstance(here.module, LAYERS):  # any other that reads nothing is of a weight
-            return True
-        for before in here.inputs:
-            if before not in seen and not isinstance(before.module, nn.Conv2d | nn.Linear):
-                seen.add(before)
-                waiting.append(before)
-    return False
-
-
-def _check_places(layer: nn.Module, axis: Axis, places: Places, name: str) -> None:
-    """Hold channels of which some would stand beyond a layer's own."""
-    width = layer_widths(layer)[0 if axis == "out" else 1]
-    most = max(position for position, _ in places) + 1
-    if most > width:
-        raise HeldError(
-            f"layer {name} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {most} channels come "
-            "to it; something before it joins or splits channels, as glu, maxout or a pixel shuffle do"
-        )
 
 
 def _tied(layers: Iterable[Places], num_channels: int) -> dict[int, int]:

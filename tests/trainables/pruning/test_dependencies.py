@@ -15,7 +15,8 @@ from trainables.errors import InputError
 from trainables.networks.vggs import vgg
 from trainables.pruning.channels import ChannelMap, Kept, layer_widths
 from trainables.pruning.contracts import check_contracts
-from trainables.pruning.dependencies import CLASS_SCORES, find_groups
+from trainables.pruning.dependencies import find_groups
+from trainables.pruning.held import CLASS_SCORES
 from trainables.pruning.levels import Level, SharedWeights
 from trainables.pruning_config import Pruning
 
