@@ -198,14 +198,14 @@ def _run(begun: _Begun) -> Outcome:
         states=begun.trials,
         look=begun.look,
         told=mirror.ended if mirror is not None else lambda _number: None,
+        say=begun.watcher.note,
     )
     sweep(begun.trials, queue)
     if mirror is not None:
         mirror.sweep(queue.unfinished)
     if queue.remaining:
         _train(begun, queue, record)
-    if queue.exhausted:
-        begun.watcher.note(queue.exhausted)
+    queue.sum_up()
     return _conclude(experiment, study, budget, record, exhausted=queue.exhausted)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from orchestrator.policies.budget import Budget
 from orchestrator.policies.looks import Look, admit
+from orchestrator.sampling.refused import RefusedDraws
 from orchestrator.sampling.study import SpaceExhausted, Study
 from orchestrator.searches.asked import Asked
 from search_spaces.cascade import CascadeDefaults, Space
@@ -64,6 +65,7 @@ class TrialQueue:
         states: Path,
         look: Look = admit,
         told: Callable[[int], None] = lambda _number: None,
+        say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """Take what there is to do.
 
@@ -77,15 +79,17 @@ class TrialQueue:
             states: folder in which trials keep their checkpoints.
             look: refuses cascades that are not worth a trial.
             told: called with the number of each trial that has ended.
+            say: tells people which draws are refused.
         """
         self._study = study
-        self._space = space
+        self._say = say
+        self._refused = RefusedDraws(say)
+        self._space, self._look = self._refused.watch(space, look)
         self._defaults = defaults
         self._num_trials = num_trials
         self._budget = budget
         self._unfinished = deque(unfinished)
         self._states = states
-        self._look = look
         self._told = told
         self.exhausted: str | None = None
         self._given: dict[int, Asked] = {}
@@ -132,6 +136,12 @@ class TrialQueue:
             "cascade": asked.cascade.to_dict(),
             "state": None if state is None else str(state),
         }
+
+    def sum_up(self) -> None:
+        """Say how many draws were refused for what, and that the space gives no more trials, where it does not."""
+        self._refused.sum_up()
+        if self.exhausted:
+            self._say(self.exhausted)
 
     def given(self, number: int) -> Asked:
         """A trial that was given out and has not ended."""

@@ -19,6 +19,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trials.queue import TrialQueue
 from orchestrator.trials.record import SearchRecord, search_parameters
 from search_spaces.cascade import CascadeDefaults, CascadeSpace
+from trainables.errors import InputError
 from trainables.files.states import save_state
 from trainables.results import EpochProgress, LevelProgress, LevelResult, Reused, TeacherResult
 
@@ -109,7 +110,7 @@ def parts(tmp_path):
         record.leave()  # or this process would wait for a picture's rest when it ends
 
 
-def queue_of(study, record, tmp_path, num_trials=3, space=SPACE, budget=None):
+def queue_of(study, record, tmp_path, num_trials=3, space=SPACE, budget=None, **options):
     return TrialQueue(
         study,
         space,
@@ -118,6 +119,7 @@ def queue_of(study, record, tmp_path, num_trials=3, space=SPACE, budget=None):
         budget=budget or Budget(Stop()),
         unfinished=record.adopt(),
         states=tmp_path / "trials",
+        **options,
     )
 
 
@@ -212,16 +214,34 @@ def test_a_trial_that_misses_a_number_has_failed(parts, accuracy, objectives, re
 
 
 def test_the_queue_ends_where_the_space_does(parts, tmp_path):
-    study, _, _, record = parts()
+    study, _, heard, record = parts()
     one = CascadeSpace(
         num_assistants=(0, 0), student_macs_kept=(0.1, 0.1), temperature=(4, 4), distillation_weight=(1, 1)
     )
-    queue = queue_of(study, record, tmp_path, space=one)
+    queue = queue_of(study, record, tmp_path, space=one, say=heard.note)
     assert queue.next()["trial"] == 0
     assert queue.remaining == 2
     assert queue.next() is None
     assert queue.remaining == 0
     assert "equal to trial 0" in queue.exhausted
+    queue.sum_up()
+    assert heard.events == [("note", queue.exhausted)]
+
+
+def test_the_queue_says_which_draws_are_refused(parts, tmp_path):
+    study, _, heard, record = parts()
+
+    def space(trial, defaults):
+        if trial.number < 2:
+            raise InputError(f"too much of {trial.number}")
+        return SPACE(trial, defaults)
+
+    queue = queue_of(study, record, tmp_path, space=space, say=heard.note)
+    assert queue.next()["trial"] == 2
+    queue.sum_up()
+    first, total = (text for _, text in heard.events)
+    assert "too much of 0" in first
+    assert total == "2 draws could not be run, such as this one: too much of 0"
 
 
 def test_what_breaks_a_constraint_is_not_on_the_front_and_the_sampler_knows(parts):
