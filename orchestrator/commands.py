@@ -80,7 +80,8 @@ def run_search_command(  # noqa: PLR0913
         stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
         print_line(console, f"{counted(stages, 'stage')} reused, which saved {duration(seconds)} of training")
     if outcome.status == "interrupted":
-        print_last(console, f"stopped after {outcome.num_ended} of {experiment.num_trials} trials; {go_on}")
+        of = f" of {experiment.num_trials}" if outcome.num_ended < experiment.num_trials else ""  # it may be lowered
+        print_last(console, f"stopped after {outcome.num_ended}{of} trials; {go_on}")
         return INTERRUPTED
     if outcome.num_ended < experiment.num_trials:
         print_last(

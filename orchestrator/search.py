@@ -187,7 +187,7 @@ def _run(begun: _Begun) -> Outcome:
         fetch=partial(fetch_networks, folder),
     )
     unfinished = record.adopt()
-    begun.watcher.going_on(study.num_ended)
+    begun.watcher.going_on(study.num_ended, study.num_started)
     queue = TrialQueue(
         study,
         space,

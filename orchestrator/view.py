@@ -72,9 +72,11 @@ class LineWatcher(Watcher):
                 "gave it, see whether their classes and their pixels are those of data"
             )
 
-    def going_on(self, num_ended: int) -> None:
-        """Trials begin, or go on after so many have ended."""
-        self._num_ended = num_ended
+    def going_on(self, num_ended: int, num_begun: int) -> None:
+        """Trials begin, or go on after so many of those that were begun have ended."""
+        if num_begun > self._num_trials:
+            self.note(f"{num_begun:,} trials are there, and num_trials is {self._num_trials:,}: no new one is started")
+        self._num_ended, self._num_trials = num_ended, max(self._num_trials, num_begun)
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""
@@ -168,10 +170,11 @@ class LiveWatcher(Watcher):
         self._teacher = result  # last: the drawing thread looks at it first
         self._lines.teacher_ready(result)
 
-    def going_on(self, num_ended: int) -> None:
-        """Trials begin, or go on after so many have ended."""
+    def going_on(self, num_ended: int, num_begun: int) -> None:
+        """Trials begin, or go on after so many of those that were begun have ended."""
         self._num_ended, self._ended_here = num_ended, 0
-        self._lines.going_on(num_ended)
+        self._num_trials = max(self._num_trials, num_begun)
+        self._lines.going_on(num_ended, num_begun)
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""

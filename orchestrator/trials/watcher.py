@@ -17,8 +17,8 @@ class Watcher:
     def teacher_ready(self, result: TeacherResult) -> None:
         """The teacher is there."""
 
-    def going_on(self, num_ended: int) -> None:
-        """Trials begin, or go on after so many have ended."""
+    def going_on(self, num_ended: int, num_begun: int) -> None:
+        """Trials begin, or go on after so many of those that were begun have ended."""
 
     def trial_started(self, number: int, cascade: CascadeConfig) -> None:
         """A trial runs."""

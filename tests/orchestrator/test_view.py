@@ -86,6 +86,29 @@ def test_a_log_says_how_far_it_is_where_nothing_else_is_said_for_a_minute():
 
 
 @pytest.mark.parametrize("terminal", [False, True])
+def test_more_trials_than_are_asked_for_now_are_told_and_counted(candidates, view, terminal):
+    out = console(terminal=terminal)
+    with watching(out, num_trials=3) as watcher:
+        watcher.teacher_ready(TEACHER)
+        watcher.going_on(4, 5)
+        watcher.trial_started(4, CASCADE)
+        watcher.trial_finished(4, candidates[:2], view, Reused())
+        if terminal:
+            shown = console(terminal=False)
+            shown.print(watcher.render())
+            assert shown.file.getvalue().startswith("5 of 5 trials")
+    said = out.file.getvalue()
+    assert "note: 5 trials are there, and num_trials is 3: no new one is started" in said
+    assert "trial 4 done (5 of 5)" in said
+
+
+def test_a_search_that_goes_on_with_what_it_was_asked_for_says_nothing_of_it():
+    out = console(terminal=False)
+    LineWatcher(out, num_trials=3).going_on(1, 3)
+    assert out.file.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
 def test_a_collapse_is_marked_each_time_and_explained_once(candidates, make_candidate, terminal):
     teacher = dataclasses.replace(TEACHER, val_guess=0.15)
     low = make_candidate(trial=1, level=2, val_accuracy=0.54, macs_kept=0.01)
