@@ -84,28 +84,38 @@ def summarise(plan: StudyPlan, results: Mapping[str, RunResult], *, num_test: in
     sizes = sorted(plan.sizes, reverse=True)
     lines = [_line(plan, name, size, results, num_test) for size in sizes for name in plan.arms]
     by_place = {(line.arm, line.size): line for line in lines}
-    tests: list[Difference | None] = []
+    against: dict[_Pair, Difference] = {}
     for line in lines:
         reference = by_place[plan.reference, line.size]
-        tests.append(None if line is reference else paired(line.accuracies, reference.accuracies, num_test=num_test))
+        difference = None if line is reference else paired(line.accuracies, reference.accuracies, num_test=num_test)
+        if difference is not None:
+            against[_pair(line.size, line.arm, plan.reference)] = difference
     duels = list(_duels(lines, num_test))
-    differences = [*tests, *(duel.difference for duel in duels)]
-    adjusted = holm([None if difference is None else difference.p_value for difference in differences])
-    told = [
-        None if difference is None else dataclasses.replace(difference, adjusted=value)
-        for difference, value in zip(differences, adjusted, strict=True)
-    ]
+    # The reference may be the best of its kind: its duel is then the test of a line, and is counted once.
+    tests = {_pair(duel.size, duel.own, duel.other): duel.difference for duel in duels} | against
+    adjusted = dict(zip(tests, holm([difference.p_value for difference in tests.values()]), strict=True))
+
+    def told(difference: Difference, pair: _Pair) -> Difference:
+        return dataclasses.replace(difference, adjusted=adjusted[pair])
+
     return Summary(
         lines=tuple(
-            dataclasses.replace(line, against=difference)
-            for line, difference in zip(lines, told[: len(lines)], strict=True)
+            dataclasses.replace(line, against=told(against[pair], pair)) if pair in against else line
+            for line, pair in ((line, _pair(line.size, line.arm, plan.reference)) for line in lines)
         ),
         duels=tuple(
-            dataclasses.replace(duel, difference=difference)
-            for duel, difference in zip(duels, told[len(lines) :], strict=True)
-            if difference is not None
+            dataclasses.replace(duel, difference=told(duel.difference, _pair(duel.size, duel.own, duel.other)))
+            for duel in duels
         ),
     )
+
+
+_Pair = tuple[float, frozenset[str]]
+
+
+def _pair(size: float, own: str, other: str) -> _Pair:
+    """What two tests have in common that are of the same arms at the same size."""
+    return size, frozenset((own, other))
 
 
 def _line(plan: StudyPlan, name: str, size: float, results: Mapping[str, RunResult], num_test: int) -> Line:

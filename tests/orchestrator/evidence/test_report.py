@@ -14,6 +14,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.report import not_shown, shown, write_report
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Run
+from orchestrator.evidence.statistics import holm
 from orchestrator.evidence.summary import summarise
 
 ARMS = {
@@ -107,6 +108,22 @@ def test_a_mean_of_few_seeds_is_not_the_best(plan: StudyPlan, results: dict[str,
         del results[plan.run("chain", 0.3, seed, 0.05, "measured").key]
     duels = {duel.size: duel for duel in summarise(plan, results, num_test=NUM_TEST).duels}
     assert duels[0.3].own == "plain"
+
+
+@pytest.mark.parametrize("reference", ["chain", "peer"])
+def test_a_duel_with_the_reference_is_no_second_test(
+    plan: StudyPlan, results: Mapping[str, RunResult], reference: str
+) -> None:
+    arms = {name: ARMS[name] for name in ("plain", "chain", "peer")}
+    study = StudyPlan.from_dict(plan.to_dict() | {"arms": arms, "sizes": [0.3], "reference": reference})
+    summary = summarise(study, results, num_test=NUM_TEST)
+    tests = {line.arm: line.against for line in summary.lines if line.against is not None}
+    (duel,) = summary.duels
+    assert (duel.own, duel.other) == ("chain", "peer")
+    assert [found.adjusted for found in tests.values()] == holm([found.p_value for found in tests.values()])
+    (same,) = (found for name, found in tests.items() if name in ("chain", "peer"))
+    assert duel.difference.adjusted == same.adjusted
+    assert abs(duel.difference.estimate.mean) == pytest.approx(abs(same.estimate.mean))
 
 
 def test_words_say_what_is_shown(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
