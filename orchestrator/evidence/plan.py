@@ -14,11 +14,13 @@ from orchestrator.experiment.yaml_text import read_yaml_file
 from search_spaces.naming import named
 from trainables.config import CascadeConfig
 from trainables.data_config import DataConfig
-from trainables.errors import InputError, shown
+from trainables.errors import shown
 from trainables.identity import digest
 from trainables.model_config import ModelConfig
 from trainables.plain import PlainConfig, require, require_int, require_number
 from trainables.recipe import Recipe
+
+_SMALL_RATE = 1e-6  # which every recipe takes, so that what is wrong with it is something else
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,14 +88,17 @@ class StudyPlan(PlainConfig):
             self.reference in self.arms,
             f"reference is {shown(self.reference)}, but must be one of the arms: {', '.join(self.arms)}",
         )
+        rates = self.tuning.learning_rates
         for name, arm in self.arms.items():
-            for rate in self.tuning.learning_rates or (None,):
-                try:
-                    for size in self.sizes:
-                        self.cascade_of(arm, size, seed=0, learning_rate=rate, epochs=10_000)
-                except InputError as error:
-                    said = str(error).replace(f"learning_rate is {rate!r},", f"tuning.learning_rates has {rate!r},")
-                    raise InputError(f"arms.{name}: {said}") from error
+            with named(f"arms.{name}: "):
+                self._check_cascades(arm, _SMALL_RATE if rates else None)
+            for rate in rates:
+                with named(f"arms.{name}, with {rate!r} of tuning.learning_rates: "):
+                    self._check_cascades(arm, rate)
+
+    def _check_cascades(self, arm: Arm, learning_rate: float | None) -> None:
+        for size in self.sizes:
+            self.cascade_of(arm, size, seed=0, learning_rate=learning_rate, epochs=10_000)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -71,7 +71,11 @@ def test_an_arm_whose_rates_are_tuned_needs_none_of_its_own(plain) -> None:
 def test_a_tuned_rate_that_an_arm_cannot_take_is_told_with_its_keys(plain) -> None:
     adam = {"cascade": {"recipe": {"optimizer": "adamw"}}}
     plain |= {"arms": {"plain": {}, "adam": adam}, "tuning": {"learning_rates": [0.01, 0.2]}, "seeds": [1]}
-    with pytest.raises(InputError, match=r"^arms.adam: tuning.learning_rates has 0.2, but must be below 0.1 for adamw"):
+    said = r"^arms.adam, with 0.2 of tuning.learning_rates: learning_rate is 0.2, but must be below 0.1 for adamw"
+    with pytest.raises(InputError, match=said):
+        StudyPlan.from_dict(plain)
+    adam["cascade"]["temprature"] = 2
+    with pytest.raises(InputError, match=r"^arms.adam: unknown key 'temprature'"):  # whatever the rate
         StudyPlan.from_dict(plain)
 
 
