@@ -13,7 +13,7 @@ from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
-from orchestrator.signals import INTERRUPTED
+from orchestrator.signals import INTERRUPTED, terminated_as_interrupted
 from orchestrator.storage.locks import locked
 from orchestrator.streams import print_what_can_be
 from orchestrator.words import counted
@@ -52,6 +52,7 @@ def check_options(options: argparse.Namespace) -> None:
         require_number("--minutes", options.minutes, above=0.0)
 
 
+@terminated_as_interrupted()
 def main(arguments: list[str] | None = None) -> int:
     """Run it; 0 if all runs are there, 3 if time was over before, 2 on bad input, 1 if it failed, 130 if stopped."""
     print_what_can_be()

@@ -1,10 +1,8 @@
 """Run a study without a cluster: in this process, or in several on one machine that share its card."""
 
-import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +16,7 @@ from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
+from orchestrator.pool import process_pool
 from orchestrator.words import percent
 from trainables.hardware import processor
 
@@ -74,7 +73,7 @@ def run_study(
         kept = Path(place) / "images.safetensors"
         images.save(kept)
         begin = (plan.to_dict(), str(kept), str(folder), str(device), threads, 1 / workers)
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=begin) as pool:
+        with process_pool(workers, _begin, *begin) as pool:
             return _together(pool, plan, workers, file, deadline, say)
 
 
@@ -112,7 +111,7 @@ def _check(deadline: float | None) -> None:
 
 
 def _together(  # noqa: PLR0913
-    pool: ProcessPoolExecutor, plan: StudyPlan, workers: int, file: ResultFile, deadline: float | None, say: Say
+    pool: Executor, plan: StudyPlan, workers: int, file: ResultFile, deadline: float | None, say: Say
 ) -> bool:
     results = file.read()
     running: dict[Future[RunResult | None], str] = {}
@@ -144,8 +143,6 @@ _HELD: dict[str, Any] = {}
 def _begin(  # noqa: PLR0913
     plan: dict[str, Any], images: str, folder: str, device: str, threads: int, share_of_card: float
 ) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends all processes; the first one says so
     processor.prepare(threads, share_of_card=share_of_card)
     made = StudyPlan.from_dict(plan)
     try:

@@ -8,9 +8,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from types import MappingProxyType
 from typing import Protocol
 
@@ -19,6 +17,7 @@ from optuna.storages import InMemoryStorage
 from orchestrator.front.constraints import Bounds
 from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.rungs import STOPPING_OBJECTIVES, Rungs
+from orchestrator.pool import process_pool
 from orchestrator.replay.policy import Policy
 from orchestrator.replay.recorded import Point, Recorded, RecordedTrial, violations
 from orchestrator.sampling.storages import StudyAddress
@@ -255,7 +254,6 @@ class Simulation:
         if num_processes == 1:
             replays = [self.run(*task) for task in tasks]
         else:
-            # Fresh processes: a fork would copy threads of libraries in whatever state they are.
-            with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+            with process_pool(num_processes) as pool:
                 replays = list(pool.map(self.run, *zip(*tasks, strict=True)))
         return {words: replays[index * num_seeds : (index + 1) * num_seeds] for index, words in enumerate(parsed)}

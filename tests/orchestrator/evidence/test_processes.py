@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator import pool
 from orchestrator.evidence import peer, processes
 from orchestrator.evidence.__main__ import main
 from orchestrator.evidence.arms import run_arm, versions
@@ -317,7 +318,7 @@ def test_each_process_has_the_threads_that_are_asked_for(
 
     monkeypatch.setattr(processor, "prepare", prepare)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # which is of the whole process
-    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", InThisProcess)
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(plain | {"arms": {"plain": {}}, "seeds": [1]}))
     assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "2", *options]) == 0
@@ -330,7 +331,7 @@ def test_what_keeps_a_process_from_beginning_is_told(plain, tmp_path: Path, monk
 
     monkeypatch.setattr(processor, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(processes, "material_of", damaged)
     monkeypatch.setattr(processes, "_HELD", {})
     path = tmp_path / "tiny.yaml"
