@@ -80,7 +80,7 @@ def run_search(
     """
     budget = Budget(experiment.stop)  # here, as its clock runs for whoever waits
     checks = check_search(experiment, folder, resume=resume, watcher=watcher)
-    tracker.prepare()  # now, as it makes the storage folder, and connects while Ray starts
+    tracker.prepare()  # now, as it gets ready while Ray starts
     with ray_session(experiment.resources) as available_cpus, removed_if_unused(folder):
         check_nodes(folder.bucket or folder.storage, address=experiment.resources.address)
         as_run = without_cards(experiment, watcher.note)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.tracking.backoff import Backoff
+from orchestrator.tracking.connecting import load_client
 from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import WINDOW, Sender
 from orchestrator.tracking.spool import FOLDER, Spool
@@ -51,16 +52,22 @@ def say(**news: object) -> None:
 
 
 def main() -> None:
-    """Connect, then send until the driver has ended and all is sent."""
+    """Connect once we are to begin, then send until the driver has ended and all is sent."""
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     # It ends the driver, of which MLflow is then to be told; what is started here does not inherit that, and is ended.
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     orders = Input(sys.stdin.fileno())
-    (order, *more) = orders.orders(None) or [{}]
-    if not order:
+    come: list[dict[str, Any]] = []
+    order = _next(orders, come)
+    if order is None:
         return
     store = MlflowStore(uri=order["uri"], storage=Path(order["storage"]), experiment=order["experiment"])
+    with contextlib.suppress(Exception):  # what is wrong shows when it connects
+        load_client(order["uri"])
+    begin = _next(orders, come)  # what is refused before leaves nothing behind
+    if begin is None:
+        return
     try:
         store.require()
     except InputError as error:
@@ -69,7 +76,7 @@ def main() -> None:
     say(ready=True)
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)  # trials come first
-    search = _first_search(orders, more)
+    search = begin if "search_id" in begin else _next(orders, come)
     if search is not None:
         folder = Path(order["storage"]) / search["name"]
         identity = SearchIdentity(name=search["name"], search_id=search["search_id"], folder=folder)
@@ -87,10 +94,11 @@ def main() -> None:
             follow(sender, orders, sync=order["sync"])
 
 
-def _first_search(orders: Input, come: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(orders: Input, come: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first of the orders that have come, which is taken off them; waits for it, if others can come."""
     while not come and not orders.has_ended:
-        come = orders.orders(None)
-    return come[0] if come else None
+        come += orders.orders(None)
+    return come.pop(0) if come else None
 
 
 def follow(sender: Sender, orders: Input, *, sync: str) -> None:

@@ -40,6 +40,19 @@ def is_own(uri: str, storage: Path) -> bool:
     return uri == database_uri(storage)
 
 
+def load_client(uri: str) -> Any:  # noqa: ANN401 - MLflow comes without types
+    """The class of MLflow's client, with what it takes for an address: that is seconds, and makes nothing."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # The SQLAlchemy that MLflow brings calls one of MLflow's own mappings out of date.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+    from mlflow import MlflowClient
+
+    if not is_server(uri):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    return MlflowClient
+
+
 def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
     """MLflow's client, and the id of the experiment, which is made if it is not there.
 
@@ -52,12 +65,7 @@ def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
         InputError: if the experiment was deleted, or its artifacts lie in a folder that cannot be written to.
         Exception: whatever MLflow raises.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # The SQLAlchemy that MLflow brings calls one of MLflow's own mappings out of date.
-    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-    from mlflow import MlflowClient
-
+    client_of = load_client(uri)
     # MLflow announces each migration of a new database and each version of a model, and prints what it raises,
     # which is told in a line of ours.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -67,7 +75,7 @@ def connected(uri: str, storage: Path, experiment: str) -> tuple[Any, str]:
         storage.mkdir(parents=True, exist_ok=True)
     if is_own(uri, storage):
         make_database(storage)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = client_of(tracking_uri=uri, registry_uri=uri)
     found = client.get_experiment_by_name(experiment)
     if is_own(uri, storage) and follow_move(storage):
         found = client.get_experiment_by_name(experiment)

@@ -23,7 +23,7 @@ class Courier:
     """A running courier, started again if it dies."""
 
     def __init__(self, *, uri: str, storage: Path, experiment: str, sync: str, warn: Callable[[str], None]) -> None:
-        """Start it.
+        """Start it; it gets ready, and connects when it is asked or is to follow a search.
 
         Args:
             uri: MLflow's tracking address.
@@ -47,7 +47,9 @@ class Courier:
         self._reader.start()
 
     def ask(self) -> str | None:
-        """Wait until it has connected; why it could not, or `None`."""
+        """Have it connect, and wait for that; why it could not, or `None`."""
+        if not self._answered.is_set():
+            self._say({"begin": "now"})
         self._answered.wait()
         return self._refusal
 

@@ -58,7 +58,7 @@ class Outbox:
                 follow_move(self._storage)
 
     def prepare(self) -> None:
-        """Start the courier, which takes some seconds to connect, while there is other work to do."""
+        """Start the courier, which takes some seconds to get ready, while there is other work to do."""
         if self._courier is None:
             self._courier = Courier(
                 uri=self._uri,

@@ -91,7 +91,7 @@ class Tracker:
         self._outbox.follow_move()
 
     def prepare(self) -> None:
-        """Start the courier, which takes some seconds to connect, while there is other work to do."""
+        """Start the courier, which takes some seconds to get ready, while there is other work to do; makes nothing."""
         self._outbox.prepare()
 
     def check(self) -> None:

@@ -268,6 +268,21 @@ def test_another_kind_of_server_is_bad_input(tmp_path, other_server):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_courier_that_is_not_to_begin_makes_nothing(tmp_path):
+    order = {"uri": database_uri(tmp_path), "storage": str(tmp_path), "experiment": "here", "sync": "cascade sync"}
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.tracking"],
+        input=json.dumps(order) + "\n",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_nobody_asked_for_is_said_in_the_end(tmp_path, free_port, warnings):
     sync = SearchFolder(storage=Path("my runs"), name="digits").sync_command
     tracker = Tracker(uri=f"http://127.0.0.1:{free_port}", storage=tmp_path, sync=sync, warn=warnings.append)
