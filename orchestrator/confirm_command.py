@@ -16,7 +16,8 @@ from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.pick import WHOLE_FRONT, pick, pick_front
-from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile, confirmed
+from orchestrator.front.repeats import MOST_SEEDS, Confirmed, Repeat, RepeatFile, confirmed
+from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import confirmed_rich_table, read_front
 from orchestrator.searches.places import Storage
 from orchestrator.signals import INTERRUPTED, last_words
@@ -50,11 +51,24 @@ def confirm_candidates(  # noqa: PLR0913
     folder.require_writable()
     folder.require_free()
     chosen = _picked(view, picks or [WHOLE_FRONT])
-    cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen}
-    experiment = _placed(folder.experiment(), overrides)
+    console = Console(stderr=format == "json")
+    rows = _confirm(_placed(folder.experiment(), overrides), folder, chosen, num_seeds=num_seeds, console=console)
+    if rows is None:
+        return INTERRUPTED
+    if format == "json":
+        sys.stdout.write(f"{_json(rows)}\n")
+    else:
+        print_whole(console, confirmed_rich_table(rows))
+    return 1 if all(row.mean is None for row in rows) else 0
+
+
+def _confirm(
+    experiment: Experiment, folder: SearchFolder, chosen: Sequence[Candidate], *, num_seeds: int, console: Console
+) -> Sequence[Confirmed] | None:
+    """Train what is missing and tell MLflow what came of all; `None` if the user stopped it, which is said."""
     from orchestrator.confirm import run_repeats  # Ray and torch, once the cheap checks have passed
 
-    console, warnings = Console(stderr=format == "json"), Console(stderr=True)
+    cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen}
     say = partial(print_line, console)
     file = RepeatFile(folder.path / "confirm.parquet")
 
@@ -65,28 +79,27 @@ def confirm_candidates(  # noqa: PLR0913
     def stopped() -> None:
         print_last(console, "stopped; what was trained is kept, and the same command goes on")
 
-    tracker = make_tracker(experiment, folder, warnings)
+    tracker = make_tracker(experiment, folder, Console(stderr=True))
     try:
         with last_words(stopped):
             done = run_repeats(experiment, folder, cascades, num_seeds=num_seeds, told=told, tracker=tracker, say=say)
         rows = confirmed(chosen, file.read(), num_seeds)
-        text = json.dumps([row.to_dict() for row in rows], indent=1)
         if done:
             tracker.prepare()
             tracker.join_search(folder.name, folder.search_id)
-            tracker.log_confirmed(text)
+            tracker.log_confirmed(_json(rows))
     except KeyboardInterrupt:
         done = False
     finally:
         tracker.close()
     if not done:
         stopped()
-        return INTERRUPTED
-    if format == "json":
-        sys.stdout.write(text + "\n")
-    else:
-        print_whole(console, confirmed_rich_table(rows))
-    return 1 if all(row.mean is None for row in rows) else 0
+        return None
+    return rows
+
+
+def _json(rows: Sequence[Confirmed]) -> str:
+    return json.dumps([row.to_dict() for row in rows], indent=1)
 
 
 def _require_of_resources(overrides: Sequence[str]) -> None:
