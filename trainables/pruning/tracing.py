@@ -161,6 +161,11 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
         new = set(places) - reached.get((node, axis), set())
         if not new or (axis == "out" and has_one_channel(node.module)):
             continue
+        if _is_joined_with_a_constant(node):
+            raise HeldError(
+                "torch.cat joins them with what no layer gives, such as the image or coordinates, which is followed "
+                "only where it stands last, behind one tensor: torch.cat([channels, image], 1)"
+            )
         reached[node, axis] |= new
         num_places += len(new)
         if num_places > _MOST_PLACES:
@@ -185,6 +190,17 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
                 ) from error
             waiting.append((way.target, "out" if axis == "in" else "in", there))
     return reached
+
+
+def _is_joined_with_a_constant(node: Node) -> bool:
+    """Whether channels are joined with a tensor without a gradient, which torch-pruning passes over, unless at the end.
+
+    It takes them all to stand at the beginning then, as it does where something else than channels is joined.
+    """
+    if node.type != ops.OPTYPE.CONCAT or node.module.concat_sizes is None or node.module.offsets is not None:
+        return False
+    followed = [before is not None for before, _ in node.grad_fn.next_functions]
+    return not all(followed) and not (followed[0] and sum(followed) == 1)
 
 
 def has_one_channel(layer: nn.Module) -> bool:

@@ -144,6 +144,42 @@ def test_a_concatenation_of_a_layer_with_itself_keeps_both_places() -> None:
     }
 
 
+class BesideTheImage(nn.Module):
+    """Channels of one layer, or of two, that are joined with the image, which no layer gives."""
+
+    def __init__(self, order: tuple[str, ...]) -> None:
+        super().__init__()
+        self.order = order
+        self.one, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.reading = nn.Conv2d(sum(3 if part == "image" else 4 for part in order), 6, 1)
+        self.scores = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = {"one": self.one(x).relu(), "other": self.other(x).relu(), "image": x}
+        joined = torch.cat([parts[part] for part in self.order], 1)
+        scores: torch.Tensor = self.scores(self.reading(joined).relu().mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("order", "held"),
+    [
+        (("one", "image"), set()),
+        (("image", "one"), {"one"}),
+        (("one", "image", "other"), {"one", "other"}),
+        (("one", "other", "image"), {"one", "other"}),
+        (("one", "other"), set()),
+    ],
+)
+def test_channels_that_are_joined_with_the_image_go_or_are_held_with_the_reason(
+    order: tuple[str, ...], held: set[str]
+) -> None:
+    channel_map = check_contracts(BesideTheImage(order), (3, 8, 8), pruning=Pruning()).channel_map
+    reasons = {layer: reason for layer, reason in channel_map.held.items() if reason != CLASS_SCORES}
+    assert reasons.keys() == held
+    assert all(reason.startswith("torch.cat joins them with what no layer gives") for reason in reasons.values())
+
+
 def test_channels_that_stand_in_other_layers_are_groups_of_their_own() -> None:
     class Joined(nn.Module):
         def __init__(self) -> None:
