@@ -1,6 +1,5 @@
 """The command `cascade`. Heavy imports happen inside the command that needs them, so that --help answers at once."""
 
-import errno
 import os
 import sys
 import traceback
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from orchestrator.addresses import DEFAULT_STORAGE, without_all_credentials, without_all_secrets
+from orchestrator.forbidden import as_bad_input
 from orchestrator.storage.answers import is_unanswered
 from orchestrator.streams import print_what_can_be
 from trainables.errors import InputError, StageFailure, first_line
@@ -50,7 +50,6 @@ StudyStorage = Annotated[
 ]
 Format = Annotated[Literal["text", "json"], typer.Option(help="How results are printed.")]
 FAILED, BAD_INPUT = 1, 2
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @app.callback()
@@ -369,9 +368,7 @@ def _run() -> None:
                 without_all_secrets(traceback.format_exc(), *sys.argv, os.environ.get("MLFLOW_TRACKING_URI", "")),
                 err=True,
             )
-        if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename is not None:
-            mend = "change its permissions, or give another place"
-            error = InputError(f"{error.filename} cannot be read or written ({error.strerror}); {mend}")
+        error = as_bad_input(error)
         bad_input = isinstance(error, InputError)
         told = bad_input or isinstance(error, StageFailure | OSError)
         where = "" if debug else " (--debug shows where)"

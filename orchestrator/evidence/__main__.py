@@ -13,8 +13,10 @@ from orchestrator.evidence.plan import load_plan
 from orchestrator.evidence.processes import run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
+from orchestrator.forbidden import as_bad_input
 from orchestrator.signals import INTERRUPTED, terminated_as_interrupted
 from orchestrator.storage.locks import locked
+from orchestrator.storage.staging import disk_full
 from orchestrator.streams import print_what_can_be
 from orchestrator.words import counted
 from trainables.errors import InputError, StageFailure, first_line
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{counted(num_runs(plan), 'run')}; results in {folder}")
         check_study(plan, images.data)
         sources = sources_of(plan, images)
-        with locked(folder, "study"):
+        with locked(folder, "study"), disk_full(folder, mend="make room, and the same command goes on"):
             keep_sources(plan, sources, folder, say)
             done = run_study(
                 plan,
@@ -83,12 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
                 seconds=None if options.minutes is None else 60 * options.minutes,
                 say=say,
             )
-    except InputError as error:
-        print(f"evidence: {first_line(error)}", file=sys.stderr)
-        return 2
-    except StageFailure as error:
-        print(f"evidence: {first_line(error)}", file=sys.stderr)
-        return 1
+    except (InputError, StageFailure, OSError) as error:
+        told = as_bad_input(error)
+        print(f"evidence: {first_line(told)}", file=sys.stderr)
+        return 2 if isinstance(told, InputError) else 1
     except BrokenProcessPool:
         print(
             "evidence: a process that trains was killed, or memory ran out, of which fewer --workers take less; "

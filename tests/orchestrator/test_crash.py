@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.evidence.__main__ import main as study_without_ray
 from orchestrator.front.archive import Archive
 from orchestrator.sampling.storages import StudyAddress
 from orchestrator.sampling.study import Study
@@ -88,7 +89,7 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
 
 
 def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
-    tmp_path, tiny_yaml, small_disk, cascade_commands
+    tmp_path, tiny_yaml, small_disk, cascade_commands, capsys
 ):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "study.yaml").write_text(STUDY)
@@ -108,6 +109,10 @@ def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
     assert said("report", "tiny", code=1, room=0) == f"{full}or work on a copy of the search in {another}"
     for room in (0, 40_000):  # for nothing, and for all but the teacher
         assert said("study", "study.yaml", code=1, room=room) == f"{full}and the same command goes on"
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+        assert study_without_ray([str(tmp_path / "study.yaml"), "--out", str(small_disk / "apart")]) == 1
+        ballast.unlink()
+        assert capsys.readouterr().err == f"evidence: {full}and the same command goes on\n".replace("cascade: ", "")
     line = said("confirm", "tiny", "--seeds", "2", "--pick", "knee", code=1, room=60_000)
     assert line.endswith(
         "No space left on device; what was finished is kept; make room and go on with the same command"
