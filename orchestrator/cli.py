@@ -132,9 +132,16 @@ def confirm(  # noqa: PLR0913
 def export(  # noqa: PLR0913
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     pick: Annotated[
-        str, typer.Option(help="knee, smallest, most-accurate, TRIAL:LEVEL, or front for all its members.")
-    ] = "knee",
-    formats: Annotated[str, typer.Option(help="Some of native, onnx, pt2, int8, with commas.")] = "native,onnx",
+        list[str] | None,
+        typer.Option(
+            help="knee, smallest, most-accurate, TRIAL:LEVEL, or front for all its members; may be repeated.  "
+            "[default: knee]"
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(help="Some of native, onnx, pt2, int8, with commas or one each.  [default: native,onnx]"),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -144,7 +151,7 @@ def export(  # noqa: PLR0913
     out: Annotated[
         str | None,
         typer.Option(
-            callback=_place, help="Folder to write (of the front: to write TRIAL-LEVEL in); runs/NAME/exports/…."
+            callback=_place, help="Folder to write (of several: to write TRIAL-LEVEL in); runs/NAME/exports/…."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace exports that are there.")] = False,  # noqa: FBT002
@@ -154,12 +161,13 @@ def export(  # noqa: PLR0913
     ] = "normalised",
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 18 … 25.")] = 18,
     runtimes: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--latency",
-            help="Where it is measured: some of eager, compiled, onnxruntime, with commas; or none.",
+            help="Where it is measured: some of eager, compiled, onnxruntime, with commas or one each; or none.  "
+            "[default: eager,onnxruntime]",
         ),
-    ] = "eager,onnxruntime",
+    ] = None,
     num_threads: Annotated[int, typer.Option("--threads", help="CPU threads that latency is measured on.")] = 1,
     license_name: Annotated[
         str | None, typer.Option("--license", help="Licence of the network, for its card: apache-2.0, say.")
@@ -172,16 +180,16 @@ def export(  # noqa: PLR0913
     from orchestrator.exports.formats import ExportOptions, listed
 
     options = ExportOptions(
-        formats=cast(Any, listed(formats)),
+        formats=cast(Any, listed(formats or ["native", "onnx"])),
         pixels=pixels,
         opset=opset,
-        runtimes=cast(Any, listed(runtimes)),
+        runtimes=cast(Any, listed(runtimes or ["eager", "onnxruntime"])),
         num_threads=num_threads,
         license_name=license_name,
     )
     request = ExportRequest(
         name=name,
-        pick=pick,
+        picks=tuple(dict.fromkeys(pick or ["knee"])),
         max_drop=max_drop,
         out=None if out is None else Path(out),
         existing="replace" if overwrite else "keep",

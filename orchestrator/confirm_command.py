@@ -14,8 +14,7 @@ from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.overrides import set_value
 from orchestrator.front.archive import Candidate
 from orchestrator.front.candidates import cascade_of
-from orchestrator.front.front_view import FrontView
-from orchestrator.front.pick import WHOLE_FRONT, pick, pick_front
+from orchestrator.front.pick import WHOLE_FRONT, pick_all
 from orchestrator.front.repeats import MOST_SEEDS, Confirmed, Repeat, RepeatFile, confirmed
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import confirmed_rich_table, read_front
@@ -50,7 +49,7 @@ def confirm_candidates(  # noqa: PLR0913
     view = read_front(folder)
     folder.require_writable()
     folder.require_free()
-    chosen = _picked(view, picks or [WHOLE_FRONT])
+    chosen = pick_all(view, picks or [WHOLE_FRONT])
     console = Console(stderr=format == "json")
     rows = _confirm(_placed(folder.experiment(), overrides), folder, chosen, num_seeds=num_seeds, console=console)
     if rows is None:
@@ -109,15 +108,6 @@ def _require_of_resources(overrides: Sequence[str]) -> None:
                 f"--set {setting_without_credentials(override)!r} must be of resources, such as "
                 "resources.address=local; all else is as it was in the search"
             )
-
-
-def _picked(view: FrontView, picks: Sequence[str]) -> tuple[Candidate, ...]:
-    """Candidates that any of these picks, each once."""
-    chosen: dict[tuple[int, int], Candidate] = {}
-    for how in picks:
-        found = pick_front(view) if how == WHOLE_FRONT else [pick(view, how)]
-        chosen |= {candidate.key: candidate for candidate in found}
-    return tuple(chosen.values())
 
 
 def _placed(experiment: Experiment, overrides: Sequence[str]) -> Experiment:

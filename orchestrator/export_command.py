@@ -16,7 +16,7 @@ from orchestrator.commands import search_to_read
 from orchestrator.exports.formats import ExportOptions
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.front.pick import WHOLE_FRONT, pick, pick_front
+from orchestrator.front.pick import WHOLE_FRONT, pick_all
 from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
@@ -35,9 +35,9 @@ class ExportRequest:
 
     Attributes:
         name: of the search.
-        pick: `front` for all its members, or how one candidate is picked.
+        picks: how candidates are picked, `front` for all its members.
         max_drop: how far validation accuracy may lie below the teacher's, in [0, 1]; `None` for any distance.
-        out: folder to write, of a front to write one in for each member; `None` for the search's own.
+        out: folder to write, of a list to write one in for each network; `None` for the search's own.
         existing: what becomes of exports that are there.
         options: formats, and what is measured.
         storage: where searches are.
@@ -45,13 +45,18 @@ class ExportRequest:
     """
 
     name: str
-    pick: str
+    picks: tuple[str, ...]
     max_drop: float | None
     out: Path | None
     existing: "Existing"
     options: ExportOptions
     storage: Storage
     format: Literal["text", "json"]
+
+    @property
+    def is_of_a_list(self) -> bool:
+        """Whether it may be of several networks, rather than of one."""
+        return self.picks == (WHOLE_FRONT,) or len(self.picks) > 1
 
 
 def export_candidates(request: ExportRequest) -> int:
@@ -84,16 +89,15 @@ def export_candidates(request: ExportRequest) -> int:
         folder=folder.path, name=request.name, data=data, model=experiment.model, search_id=folder.search_id
     )
     results = export_each(jobs, origin=origin, options=request.options, say=say)
-    return _print(results, as_list=request.pick == WHOLE_FRONT, format=request.format)
+    return _print(results, as_list=request.is_of_a_list, format=request.format)
 
 
 def _chosen(request: ExportRequest, view: FrontView, exports: Path) -> dict[Path, Candidate]:
     """What is exported, by the folder that it goes to."""
-    if request.pick == WHOLE_FRONT:
-        members = pick_front(view, max_drop=request.max_drop)
-        return {(request.out or exports) / f"{member.trial}-{member.level}": member for member in members}
-    candidate = pick(view, request.pick, max_drop=request.max_drop)
-    return {request.out or exports / f"{candidate.trial}-{candidate.level}": candidate}
+    chosen = pick_all(view, request.picks, max_drop=request.max_drop)
+    if request.out is not None and not request.is_of_a_list:
+        return {request.out: chosen[0]}
+    return {(request.out or exports) / f"{candidate.trial}-{candidate.level}": candidate for candidate in chosen}
 
 
 def _print(results: "Iterable[Exported | Failed]", *, as_list: bool, format: Literal["text", "json"]) -> int:

@@ -108,9 +108,9 @@ class ExportOptions:
         return self.formats != ("native",)
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The words of a list with commas, each once; `none` is the empty list."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
+def listed(texts: Iterable[str]) -> tuple[str, ...]:
+    """The words of lists with commas, each once; `none` is the empty list."""
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     return () if words == ["none"] else tuple(dict.fromkeys(words))
 
 

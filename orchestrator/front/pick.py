@@ -38,6 +38,19 @@ def pick(view: FrontView, how: str, *, max_drop: float | None = None) -> Candida
     return min(fitting, key=lambda candidate: (pareto.losses(candidate, order), candidate.key))
 
 
+def pick_all(view: FrontView, ways: Sequence[str], *, max_drop: float | None = None) -> tuple[Candidate, ...]:
+    """What any of these ways chooses, or all members of the front for `front`, each candidate once; as `pick` does.
+
+    Raises:
+        InputError: if nothing fits one of them, saying what there is.
+    """
+    chosen: dict[tuple[int, int], Candidate] = {}
+    for how in ways:
+        found = pick_front(view, max_drop=max_drop) if how == WHOLE_FRONT else (pick(view, how, max_drop=max_drop),)
+        chosen |= {candidate.key: candidate for candidate in found}
+    return tuple(chosen.values())
+
+
 def pick_each(view: FrontView) -> dict[str, Candidate]:
     """What each way chooses of a front, by its name; nothing of an empty one."""
     return {how: pick(view, how) for how in WAYS_TO_PICK} if view.front else {}

@@ -386,6 +386,18 @@ def test_front_and_export_of_a_finished_search(tiny_search, cascade_commands, tm
 
 
 @pytest.mark.integration
+def test_what_is_asked_of_an_export_twice_adds_up(tiny_search, cascade_commands, tmp_path):
+    words = ["export", "tiny", "--pick", "1:1", "--pick", "0:1", "--formats", "native", "--formats", "pt2,native"]
+    (done,) = cascade_commands(
+        [*words, "--latency", "none", "--out", tmp_path / "out", "--format", "json"], cwd=tiny_search
+    )
+    assert [(card["trial"], card["level"]) for card in done.json()] == [(1, 1), (0, 1)]
+    for name in ("1-1", "0-1"):
+        written = {path.name for path in (tmp_path / "out" / name).iterdir()}
+        assert written == {"README.md", "architecture.json", "card.json", "model.pt2", "weights.safetensors"}
+
+
+@pytest.mark.integration
 def test_overwrite_replaces_exports_alone(tiny_search, cascade_commands, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("mine")

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.front.archive import Candidate
 from orchestrator.front.constraints import Bound
 from orchestrator.front.front_view import FrontView, front_view
-from orchestrator.front.pick import pick, pick_front
+from orchestrator.front.pick import pick, pick_all, pick_front
 from trainables.errors import InputError
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
@@ -115,3 +115,14 @@ def test_a_whole_front_is_picked_but_for_what_loses_too_much() -> None:
     assert labels(0.02) == ["0:1", "0:2"]
     with pytest.raises(InputError, match="best to be had"):
         labels(0.001)
+
+
+def test_several_ways_pick_each_candidate_once() -> None:
+    def labels(*ways: str, max_drop: float | None = None) -> list[str]:
+        return [member.label for member in pick_all(VIEW, ways, max_drop=max_drop)]
+
+    assert labels("knee", "10:1", "3:1") == ["3:1", "10:1"]
+    assert labels("10:1", "front") == ["10:1", *(member.label for member in pick_front(VIEW))]
+    assert labels("smallest", "most-accurate", max_drop=0.02) == ["0:2", "0:1"]
+    with pytest.raises(InputError, match="best to be had"):
+        labels("knee", "10:1", max_drop=0.02)
