@@ -17,7 +17,7 @@ from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
 from orchestrator.pool import process_pool
-from orchestrator.words import percent
+from orchestrator.words import counted, percent
 from trainables.hardware import processor
 
 Say = Callable[[str], None]
@@ -88,7 +88,8 @@ def told(result: RunResult) -> str:
     )
     return (
         f"{result.purpose} {result.arm}, size {result.size:g}, seed {result.seed}, rate {result.learning_rate:g}: "
-        f"{result.failure or levels}; {result.epochs} epochs, {result.work:.1f} teacher-passes, {result.seconds:.0f} s"
+        f"{result.failure or levels}; {counted(result.epochs, 'epoch')}, {result.work:.1f} teacher-passes, "
+        f"{result.seconds:.0f} s"
     )
 
 

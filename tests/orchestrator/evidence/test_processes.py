@@ -17,7 +17,7 @@ from orchestrator import pool
 from orchestrator.evidence import peer, processes
 from orchestrator.evidence.__main__ import main
 from orchestrator.evidence.arms import run_arm, versions
-from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
+from orchestrator.evidence.material import Material, _shares, load_images, prepare_teacher, read_teacher
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.processes import OutOfTimeError, run_study
 from orchestrator.evidence.results import ResultFile
@@ -229,6 +229,30 @@ def test_more_images_than_there_are_is_refused(plain) -> None:
         load_images(StudyPlan.from_dict(plain | {"images": {"train": 9999}}))
 
 
+@pytest.mark.parametrize(("train", "val"), [(10, 11), (99, 12), (101, 286), (1146, 100)])
+def test_as_many_images_as_are_asked_for_are_used_and_classes_keep_their_shares(plain, train: int, val: int) -> None:
+    every = load_images(StudyPlan.from_dict(plain | {"images": {}})).data
+    data = load_images(StudyPlan.from_dict(plain | {"images": {"train": train, "val": val}})).data
+    for some, of, number in ((data.train, every.train, train), (data.val, every.val, val)):
+        counts_C = torch.bincount(some.labels_N, minlength=10)
+        shares_C = torch.bincount(of.labels_N) * number / len(of)
+        assert int(counts_C.sum()) == len(some) == number
+        assert (counts_C - shares_C).abs().max() < 1
+
+
+def test_each_class_gives_an_image_however_few_it_has() -> None:
+    counts_C = torch.tensor([3, 400, 0, 3, 3, 100])
+    assert _shares(counts_C, 7).tolist() == [1, 3, 0, 1, 1, 1]
+    assert _shares(counts_C, 508).tolist() == [3, 399, 0, 3, 3, 100]
+
+
+def test_fewer_images_than_classes_are_refused(plain) -> None:
+    with pytest.raises(
+        InputError, match=r"images.val is 9, but there are 10 classes; ask for at least one image of each"
+    ):
+        load_images(StudyPlan.from_dict(plain | {"images": {"val": 9}}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -272,6 +296,12 @@ def test_a_tilde_that_no_shell_made_a_home_is_the_users_home(plain, tmp_path: Pa
     with locked(tmp_path / "out", "study"):
         assert main(["~/tiny.yaml", "--out=~/out"]) == 2
     assert "study 'out' is running in another process" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(plain, tmp_path: Path, capsys) -> None:
+    (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
+    assert main([str(tmp_path / "tiny.yaml"), "--out", "/proc/none"]) == 1
+    assert capsys.readouterr().err == "evidence: [Errno 2] No such file or directory: '/proc/none'\n"
 
 
 def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
