@@ -53,6 +53,22 @@ def test_who_is_stopped_ends_its_processes_with_one_line(tmp_path, number, whom)
     assert running.returncode == INTERRUPTED
 
 
+@pytest.mark.integration
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    (tmp_path / "working.py").write_text(WORKING)
+    running = subprocess.Popen(
+        [sys.executable, "working.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": ":".join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert [running.stdout.readline() for _ in range(2)] == ["works\n"] * 2
+    running.kill()
+    running.communicate(timeout=60)
+
+
 def noted(path, text):
     path.write_text(text)
 
