@@ -195,9 +195,13 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
 def _is_joined_with_a_constant(node: Node) -> bool:
     """Whether channels are joined with a tensor without a gradient, which torch-pruning passes over, unless at the end.
 
-    It takes them all to stand at the beginning then, as it does where something else than channels is joined.
+    It takes them all to stand at the beginning then. Where images are joined side by side that is true.
     """
     if node.type != ops.OPTYPE.CONCAT or node.module.concat_sizes is None or node.module.offsets is not None:
+        return False
+    num_dims = len(node.grad_fn._input_metadata[0].shape)
+    dim = (node.grad_fn._saved_dim + 2**63) % 2**64 - 2**63  # kept without its sign
+    if dim % num_dims != (1 if num_dims == 4 else num_dims - 1):
         return False
     followed = [before is not None for before, _ in node.grad_fn.next_functions]
     return not all(followed) and not (followed[0] and sum(followed) == 1)

@@ -180,6 +180,30 @@ def test_channels_that_are_joined_with_the_image_go_or_are_held_with_the_reason(
     assert all(reason.startswith("torch.cat joins them with what no layer gives") for reason in reasons.values())
 
 
+class SideBySide(nn.Module):
+    """Images of two layers beside one another, or above, with black ones between."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.one, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.reading, self.scores = nn.Conv2d(4, 6, 1), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = self.one(x).relu(), self.other(x).relu()
+        black = torch.zeros_like(x[:, :1]).expand(-1, one.shape[1], -1, -1)
+        joined = torch.cat([black, one, black, other], self.dim)
+        scores: torch.Tensor = self.scores(self.reading(joined).relu().mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize("dim", [-1, -2, 2, 3])
+def test_images_that_are_joined_side_by_side_keep_the_channels_that_they_share(dim: int) -> None:
+    channel_map = check_contracts(SideBySide(dim), (3, 8, 8), pruning=Pruning()).channel_map
+    assert {member.layer for member in channel_map.groups[0].members} == {"one", "other", "reading"}
+    assert set(channel_map.held) <= {"scores"}
+
+
 def test_channels_that_stand_in_other_layers_are_groups_of_their_own() -> None:
     class Joined(nn.Module):
         def __init__(self) -> None:
