@@ -134,13 +134,13 @@ def export(  # noqa: PLR0913
     pick: Annotated[
         list[str] | None,
         typer.Option(
-            help="knee, smallest, most-accurate, TRIAL:LEVEL, or front for all its members; may be repeated.  "
-            "[default: knee]"
+            help="knee, smallest, most-accurate, TRIAL:LEVEL, or front for all its members; may be repeated.",
+            show_default="knee",
         ),
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option(help="Some of native, onnx, pt2, int8, with commas or one each.  [default: native,onnx]"),
+        typer.Option(help="Some of native, onnx, pt2, int8, with commas or one each.", show_default="native,onnx"),
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -164,8 +164,8 @@ def export(  # noqa: PLR0913
         list[str] | None,
         typer.Option(
             "--latency",
-            help="Where it is measured: some of eager, compiled, onnxruntime, with commas or one each; or none.  "
-            "[default: eager,onnxruntime]",
+            help="Where it is measured: some of eager, compiled, onnxruntime, with commas or one each; or none.",
+            show_default="eager,onnxruntime",
         ),
     ] = None,
     num_threads: Annotated[int, typer.Option("--threads", help="CPU threads that latency is measured on.")] = 1,
@@ -177,13 +177,13 @@ def export(  # noqa: PLR0913
 ) -> None:
     """Write networks of search NAME as files that deploy, verified, with test accuracy, latency and a model card."""
     from orchestrator.export_command import ExportRequest, export_candidates
-    from orchestrator.exports.formats import ExportOptions, listed
+    from orchestrator.exports.formats import DEFAULT_FORMATS, DEFAULT_RUNTIMES, ExportOptions, listed
 
     options = ExportOptions(
-        formats=cast(Any, listed(formats or ["native", "onnx"])),
+        formats=cast(Any, listed(formats or DEFAULT_FORMATS)),
         pixels=pixels,
         opset=opset,
-        runtimes=cast(Any, listed(runtimes or ["eager", "onnxruntime"])),
+        runtimes=cast(Any, listed(runtimes or DEFAULT_RUNTIMES)),
         num_threads=num_threads,
         license_name=license_name,
     )

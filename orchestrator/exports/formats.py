@@ -110,8 +110,8 @@ class ExportOptions:
 
 def listed(texts: Iterable[str]) -> tuple[str, ...]:
     """The words of lists with commas, each once; `none` is the empty list."""
-    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
-    return () if words == ["none"] else tuple(dict.fromkeys(words))
+    words = tuple(dict.fromkeys(word.strip() for text in texts for word in text.split(",") if word.strip()))
+    return () if words == ("none",) else words
 
 
 def _require_some(name: str, given: Iterable[str], known: tuple[str, ...], *, otherwise: str = "") -> None:

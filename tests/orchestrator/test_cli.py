@@ -44,6 +44,12 @@ def test_presets_are_listed_and_printed_as_yaml(cascade):
     refused(cascade("presets", "nothing"), "'nothing' is no preset; there are demo")
 
 
+def test_help_says_what_an_export_does_unasked(cascade):
+    said = " ".join(cascade("export", "--help")[1].replace("│", " ").split())
+    for default in ("(knee)", "(native,onnx)", "(eager,onnxruntime)"):
+        assert f"[default: {default}]" in said
+
+
 def test_help_names_every_command(cascade):
     code, out, _ = cascade("--help")
     assert code == 0

@@ -42,5 +42,5 @@ def test_a_missing_package_is_named_with_the_extra(monkeypatch, formats):
 
 def test_a_list_is_written_with_commas():
     assert listed(["native, onnx,,pt2", "onnx"]) == ("native", "onnx", "pt2")
-    assert listed(["none"]) == ()
+    assert listed(["none", "none"]) == ()
     assert ExportOptions(formats=FORMATS, runtimes=listed(["none"])).runtimes == ()
