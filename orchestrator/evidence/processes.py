@@ -17,6 +17,7 @@ from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
 from orchestrator.pool import process_pool
+from orchestrator.storage.staging import disk_full
 from orchestrator.words import counted, percent
 from trainables.hardware import processor
 
@@ -71,7 +72,8 @@ def run_study(
         return _alone(plan, Material(plan=plan, teacher=teacher, data=here.data, test=here.test), file, deadline, say)
     with TemporaryDirectory() as place:  # a process that was sent them would hold up the start of the next
         kept = Path(place) / "images.safetensors"
-        images.save(kept)
+        with disk_full(Path(place), mend="make room there, or name another folder by TMPDIR"):
+            images.save(kept)
         begin = (plan.to_dict(), str(kept), str(folder), str(device), threads, 1 / workers)
         with process_pool(workers, _begin, *begin) as pool:
             return _together(pool, plan, workers, file, deadline, say)

@@ -19,9 +19,12 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         what: it holds, for people, such as `search`.
 
     Raises:
-        InputError: if a process works in it already.
+        InputError: if a process works in it already, or there can be no folder there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another place") from error
     with (folder / _FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

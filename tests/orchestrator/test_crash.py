@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
 
 
 def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
-    tmp_path, tiny_yaml, small_disk, cascade_commands, capsys
+    tmp_path, tiny_yaml, small_disk, cascade_commands, capsys, monkeypatch
 ):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "study.yaml").write_text(STUDY)
@@ -113,6 +114,14 @@ def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
         assert study_without_ray([str(tmp_path / "study.yaml"), "--out", str(small_disk / "apart")]) == 1
         ballast.unlink()
         assert capsys.readouterr().err == f"evidence: {full}and the same command goes on\n".replace("cascade: ", "")
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 40_000))  # of images that two processes read
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    assert study_without_ray([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "apart"), "--workers", "2"]) == 1
+    assert capsys.readouterr().err == (
+        f"evidence: the disk of {small_disk} is full; make room there, or name another folder by TMPDIR\n"
+    )
+    monkeypatch.undo()
+    ballast.unlink()
     line = said("confirm", "tiny", "--seeds", "2", "--pick", "knee", code=1, room=60_000)
     assert line.endswith(
         "No space left on device; what was finished is kept; make room and go on with the same command"

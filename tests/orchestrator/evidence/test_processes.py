@@ -300,8 +300,9 @@ def test_a_tilde_that_no_shell_made_a_home_is_the_users_home(plain, tmp_path: Pa
 
 def test_a_folder_that_cannot_be_made_is_told_in_a_line(plain, tmp_path: Path, capsys) -> None:
     (tmp_path / "tiny.yaml").write_text(json.dumps(plain))
-    assert main([str(tmp_path / "tiny.yaml"), "--out", "/proc/none"]) == 1
-    assert capsys.readouterr().err == "evidence: [Errno 2] No such file or directory: '/proc/none'\n"
+    for place, why in (("/proc/none", "No such file or directory"), (f"{tmp_path}/tiny.yaml/out", "Not a directory")):
+        assert main([str(tmp_path / "tiny.yaml"), "--out", place]) == 2
+        assert capsys.readouterr().err == f"evidence: {place} cannot be made ({why}); choose another place\n"
 
 
 def test_a_second_process_is_kept_out(plain, tmp_path: Path, capsys) -> None:
