@@ -80,13 +80,12 @@ def run_search_command(  # noqa: PLR0913
         stages, seconds = sum(len(reused.stages) for reused in outcome.reused), sum(r.seconds for r in outcome.reused)
         print_line(console, f"{counted(stages, 'stage')} reused, which saved {duration(seconds)} of training")
     if outcome.status == "interrupted":
-        of = f" of {experiment.num_trials}" if outcome.num_ended < experiment.num_trials else ""  # it may be lowered
-        print_last(console, f"stopped after {outcome.num_ended}{of} trials; {go_on}")
+        print_last(console, f"stopped after {outcome.num_ended} of {counted(outcome.num_trials, 'trial')}; {go_on}")
         return INTERRUPTED
-    if outcome.num_ended < experiment.num_trials:
+    if outcome.num_ended < outcome.num_trials:
         print_last(
             console,
-            f"ended after {outcome.num_ended} of {experiment.num_trials} trials by {outcome.reason}; "
+            f"ended after {outcome.num_ended} of {counted(outcome.num_trials, 'trial')} by {outcome.reason}; "
             "--resume with a larger limit goes on",
         )
     return 0

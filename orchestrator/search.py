@@ -51,6 +51,7 @@ class Outcome:
             `failed` (all of them failed).
         reason: why it ended, for people to read.
         num_ended: trials that are complete, stopped or failed.
+        num_trials: that there are to be, or already are where it was lowered.
         failures: why trials failed, by number.
         reused: what trials did not have to compute.
     """
@@ -58,6 +59,7 @@ class Outcome:
     status: Literal["finished", "interrupted", "failed"]
     reason: str
     num_ended: int
+    num_trials: int
     failures: dict[int, str]
     reused: tuple[Reused, ...]
 
@@ -296,4 +298,11 @@ def _conclude(
     elif failures and len(failures) == num_ended:
         status, reason = "failed", "the only trial failed" if num_ended == 1 else f"all {num_ended} trials failed"
     record.close("stopped" if status == "interrupted" else status, reason)
-    return Outcome(status=status, reason=reason, num_ended=num_ended, failures=failures, reused=study.reused())
+    return Outcome(
+        status=status,
+        reason=reason,
+        num_ended=num_ended,
+        num_trials=max(experiment.num_trials, study.num_started),
+        failures=failures,
+        reused=study.reused(),
+    )
