@@ -78,7 +78,7 @@ class SizeLook:
 def or_relax(pruning: Pruning) -> str:
     """The other mend of a size that is too small: the settings that hold channels beyond one a group, if any do."""
     holding = {
-        f"min_channels ({pruning.min_channels})": pruning.min_channels > pruning.round_to,  # else its step is as much
+        f"min_channels ({pruning.min_channels})": pruning.min_channels > pruning.round_to,  # else that is as much
         f"round_to ({pruning.round_to})": pruning.round_to > 1,
         "floors": any(floor > 1 for floor in pruning.floors.values()),
         "keep": bool(pruning.keep),

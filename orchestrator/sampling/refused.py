@@ -27,6 +27,7 @@ class RefusedDraws:
         self._say = say
         self._times: Counter[str] = Counter()
         self._first: dict[str, str] = {}
+        self._drawn: Mapping[str, Any] = {}
 
     def watch(self, space: Space, look: Look) -> tuple[Space, Look]:
         """The same space and look, whose refusals are heard."""
@@ -44,11 +45,13 @@ class RefusedDraws:
         except InputError as error:
             self._hear(str(error), trial.params)
             raise
+        finally:
+            self._drawn = trial.params
 
     def _look_at(self, look: Look, cascade: CascadeConfig) -> Refusal | None:
         refusal = look(cascade)
         if refusal is not None:
-            self._hear(refusal.reason, {})
+            self._hear(refusal.reason, self._drawn)
         return refusal
 
     def _hear(self, reason: str, parameters: Mapping[str, Any]) -> None:

@@ -56,6 +56,7 @@ def test_reasons_that_differ_by_their_numbers_alone_are_one(tmp_path):
 
     _, said, totals = draw(tmp_path, CascadeSpace(), look)
     assert len(said) == len(totals) == 2
+    assert all("num_assistants " in line.partition("; drawn were ")[2] for line in said)
     assert sum(int(total.split()[0]) for total in totals) == len([size for size in looked if not 0.05 <= size <= 0.1])
 
 
