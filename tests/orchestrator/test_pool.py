@@ -30,13 +30,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, "it"), (signal.SIGTERM, "all"), (signal.SIGINT, "all")])
-def test_who_is_stopped_ends_its_processes_with_one_line(tmp_path, number, whom):
-    (tmp_path / "working.py").write_text(WORKING)
+def working(folder):
+    """A process, in a group of its own, whose two processes work."""
+    (folder / "working.py").write_text(WORKING)
     running = subprocess.Popen(
         [sys.executable, "working.py"],
-        cwd=tmp_path,
+        cwd=folder,
         env={"PYTHONPATH": ":".join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -44,6 +43,13 @@ def test_who_is_stopped_ends_its_processes_with_one_line(tmp_path, number, whom)
         process_group=0,
     )
     assert [running.stdout.readline() for _ in range(2)] == ["works\n"] * 2
+    return running
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, "it"), (signal.SIGTERM, "all"), (signal.SIGINT, "all")])
+def test_who_is_stopped_ends_its_processes_with_one_line(tmp_path, number, whom):
+    running = working(tmp_path)
     if whom == "it":
         running.send_signal(number)
     else:
@@ -55,16 +61,7 @@ def test_who_is_stopped_ends_its_processes_with_one_line(tmp_path, number, whom)
 
 @pytest.mark.integration
 def test_processes_end_with_one_that_is_killed(tmp_path):
-    (tmp_path / "working.py").write_text(WORKING)
-    running = subprocess.Popen(
-        [sys.executable, "working.py"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": ":".join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert [running.stdout.readline() for _ in range(2)] == ["works\n"] * 2
+    running = working(tmp_path)
     running.kill()
     running.communicate(timeout=60)
 
