@@ -20,7 +20,7 @@ from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import nothing_to_teach, percent
 from trainables.datasets.data import DataSplits
 from trainables.datasets.images import ImageSet, in_memory
-from trainables.datasets.splits import select
+from trainables.datasets.splits import select, stratified_sample
 from trainables.errors import InputError
 from trainables.identity import data_digest, digest
 from trainables.networks.given_weights import load_weights, versioned
@@ -121,31 +121,12 @@ def _some(images: ImageSet, number: int | None, plan: StudyPlan, name: str) -> I
         return images
     if number > len(images):
         raise InputError(f"images.{name} is {number}, but there are {len(images)}; ask for at most as many")
-    labels_N = images.labels_N.cpu()
-    counts_C = torch.bincount(labels_N)
-    num_classes = int((counts_C > 0).sum())
+    num_classes = len(set(images.labels_N.tolist()))
     if number < num_classes:
         raise InputError(
             f"images.{name} is {number}, but there are {num_classes} classes; ask for at least one image of each"
         )
-    generator = torch.Generator().manual_seed(plan.data.seed)
-    chosen = []
-    for label, taken in enumerate(_shares(counts_C, number).tolist()):
-        members = (labels_N == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:taken]])
-    return select(images, torch.cat(chosen).sort().values)
-
-
-def _shares(counts_C: torch.Tensor, number: int) -> torch.Tensor:
-    """How many of so many images each class gives: its part of them, at least one, by largest remainders."""
-    exact_C = counts_C.double() * number / counts_C.sum()
-    taken_C = torch.maximum(exact_C.floor(), (counts_C > 0).double())
-    while (missing := number - int(taken_C.sum())) != 0:
-        if missing > 0:
-            taken_C[(exact_C - taken_C).argmax()] += 1
-        else:  # classes that are too small for a part give one all the same
-            taken_C[(taken_C - exact_C).masked_fill(taken_C <= 1, -torch.inf).argmax()] -= 1
-    return taken_C.long()
+    return select(images, stratified_sample(images.labels_N, number=number, seed=plan.data.seed))
 
 
 def prepare_teacher(

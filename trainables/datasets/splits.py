@@ -34,21 +34,54 @@ def stratified_split(
     Raises:
         InputError: if a class has fewer than two images.
     """
-    generator = torch.Generator().manual_seed(seed)
-    is_held_out_N = torch.zeros(len(labels_N), dtype=torch.bool)
     labels_N = labels_N.cpu()
-    for label, count in enumerate(torch.bincount(labels_N).tolist()):
-        if count == 0:
-            continue
-        if count == 1:
-            name = f"class {class_names[label]}" if class_names else f"the class of label {label}"
-            raise InputError(
-                f"{name} has 1 image to split, but must have {_FEWEST}; add images of it or leave the class out"
-            )
-        num_held_out = min(max(round(fraction * count), 1), count - 1)
-        members = (labels_N == label).nonzero().flatten()
-        is_held_out_N[members[torch.randperm(count, generator=generator)[:num_held_out]]] = True
+    counts = torch.bincount(labels_N).tolist()
+    if 1 in counts:
+        label = counts.index(1)
+        name = f"class {class_names[label]}" if class_names else f"the class of label {label}"
+        raise InputError(
+            f"{name} has 1 image to split, but must have {_FEWEST}; add images of it or leave the class out"
+        )
+    held_out = [min(max(round(fraction * count), 1), count - 1) for count in counts]
+    is_held_out_N = _drawn(labels_N, held_out, seed)
     return (~is_held_out_N).nonzero().flatten(), is_held_out_N.nonzero().flatten()
+
+
+def stratified_sample(labels_N: torch.Tensor, *, number: int, seed: int) -> torch.Tensor:
+    """Indices of so many images, of which each class gives its part, at least one, by largest remainders.
+
+    Args:
+        labels_N: int64 labels.
+        number: of images, at least as many as classes and at most all.
+        seed: the same seed gives the same images.
+
+    Returns:
+        Sorted int64 indices.
+    """
+    labels_N = labels_N.cpu()
+    return _drawn(labels_N, _shares(torch.bincount(labels_N), number).tolist(), seed).nonzero().flatten()
+
+
+def _shares(counts_C: torch.Tensor, number: int) -> torch.Tensor:
+    exact_C = counts_C.double() * number / counts_C.sum()
+    taken_C = torch.maximum(exact_C.floor(), (counts_C > 0).double())
+    while (missing := number - int(taken_C.sum())) != 0:
+        if missing > 0:
+            taken_C[(exact_C - taken_C).argmax()] += 1
+        else:  # classes that are too small for a part give one all the same
+            taken_C[(taken_C - exact_C).masked_fill(taken_C <= 1, -torch.inf).argmax()] -= 1
+    return taken_C.long()
+
+
+def _drawn(labels_N: torch.Tensor, numbers: Sequence[int], seed: int) -> torch.Tensor:
+    """Which images are drawn, where each class gives so many."""
+    generator = torch.Generator().manual_seed(seed)
+    is_drawn_N = torch.zeros(len(labels_N), dtype=torch.bool)
+    for label, number in enumerate(numbers):
+        members = (labels_N == label).nonzero().flatten()
+        if len(members) > 0:
+            is_drawn_N[members[torch.randperm(len(members), generator=generator)[:number]]] = True
+    return is_drawn_N
 
 
 def random_split(num_images: int, *, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

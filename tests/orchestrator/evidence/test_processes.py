@@ -17,7 +17,7 @@ from orchestrator import pool
 from orchestrator.evidence import peer, processes
 from orchestrator.evidence.__main__ import main
 from orchestrator.evidence.arms import run_arm, versions
-from orchestrator.evidence.material import Material, _shares, load_images, prepare_teacher, read_teacher
+from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
 from orchestrator.evidence.plan import StudyPlan
 from orchestrator.evidence.processes import OutOfTimeError, run_study
 from orchestrator.evidence.results import ResultFile
@@ -238,12 +238,6 @@ def test_as_many_images_as_are_asked_for_are_used_and_classes_keep_their_shares(
         shares_C = torch.bincount(of.labels_N) * number / len(of)
         assert int(counts_C.sum()) == len(some) == number
         assert (counts_C - shares_C).abs().max() < 1
-
-
-def test_each_class_gives_an_image_however_few_it_has() -> None:
-    counts_C = torch.tensor([3, 400, 0, 3, 3, 100])
-    assert _shares(counts_C, 7).tolist() == [1, 3, 0, 1, 1, 1]
-    assert _shares(counts_C, 508).tolist() == [3, 399, 0, 3, 3, 100]
 
 
 def test_fewer_images_than_classes_are_refused(plain) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trainables.data_config import DataConfig
 from trainables.datasets.data import DataSplits, evaluation_batches, normalise, training_batches
 from trainables.datasets.images import ImageSet, Source, num_batches
-from trainables.datasets.splits import random_split, split, stratified_split
+from trainables.datasets.splits import random_split, split, stratified_sample, stratified_split
 from trainables.errors import InputError
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.1, 0.2, 0.3)
@@ -149,6 +149,15 @@ def test_a_split_depends_on_the_seed_alone() -> None:
     other = stratified_split(labels, fraction=0.25, seed=4)
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
+
+
+@pytest.mark.parametrize(("number", "shares"), [(7, [1, 3, 0, 1, 1, 1]), (508, [3, 399, 0, 3, 3, 100])])
+def test_each_class_gives_an_image_to_a_sample_however_few_it_has(number: int, shares: list[int]) -> None:
+    labels_N = torch.repeat_interleave(torch.arange(6), torch.tensor([3, 400, 0, 3, 3, 100]))
+    labels_N = labels_N[torch.randperm(len(labels_N), generator=_generator())]
+    chosen = stratified_sample(labels_N, number=number, seed=0)
+    assert torch.equal(chosen, chosen.unique())
+    assert torch.bincount(labels_N[chosen], minlength=6).tolist() == shares
 
 
 def test_a_class_may_be_absent_but_not_single() -> None:
