@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch_pruning
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch_pruning import ops
 from torch_pruning._helpers import _HybridIndex
 
@@ -26,6 +27,7 @@ Places = set[tuple[int, int]]
 
 _MOST_PLACES = 2_000_000
 """Places that are looked at for one group, some seconds' worth, before a network is refused."""
+_ADDITIONS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
 
 
 class HeldError(Exception):
@@ -134,7 +136,7 @@ def dependency_graph(network: nn.Module, example: torch.Tensor) -> Mapping[nn.Mo
         InputError: if torch-pruning cannot follow it.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # on bare parameters, which are held
+        with warnings.catch_warnings(action="ignore"), _AddsNoZero():  # warnings on bare parameters, which are held
             graph = torch_pruning.DependencyGraph().build_dependency(network, example)
     except Exception as error:  # torch-pruning fails in many ways on what it does not know
         raise InputError(
@@ -143,6 +145,21 @@ def dependency_graph(network: nn.Module, example: torch.Tensor) -> Mapping[nn.Mo
         ) from error
     nodes: Mapping[nn.Module, Node] = graph.module2node
     return nodes
+
+
+class _AddsNoZero(TorchFunctionMode):
+    """Leaves additions of the number zero out of the graph, which does not know numbers: Python's `sum` begins so."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if function in _ADDITIONS and not kwargs and type(args[1]) in (int, float) and args[1] == 0:
+            return args[0]
+        return function(*args, **kwargs or {})
 
 
 def follow(root: Node) -> dict[tuple[Node, Axis], Places]:

@@ -36,6 +36,9 @@ BOTH, FIRST, SECOND = ("first", "second"), ("first",), ("second",)
         (lambda a, b: (a + 3).clamp(0, 6) / 6 * b, SECOND),  # a hard sigmoid by hand
         (lambda a, b: a + b * a.exp(), BOTH),
         (lambda a, b: 2 * a * torch.tanh(b).abs().sqrt(), FIRST),
+        (lambda a, b: sum([a, b]), BOTH),  # which begins with the number zero
+        (lambda a, b: sum([a, b], 0.5), None),
+        (lambda a, b: a.mul(b).add_(0), FIRST),
         (lambda a, b: a.sigmoid() + b, None),
         (lambda a, b: a * b + 1, None),
         (lambda a, b: torch.nn.functional.softplus(a) * b.cos(), None),
