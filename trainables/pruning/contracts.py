@@ -7,7 +7,8 @@ apart. Weights are drawn anew for the first of these, so that nothing hides behi
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,7 +98,7 @@ def check_contracts(
     with seeded_layers(0, torch.device("cpu")):
         silent = take_step(network, channel_map, images_NCHW, criteria, precisions)
         probe = _Probe(network, channel_map, images_NCHW, generator)
-        difference = max(probe.check(draw) for draw in _draws(channel_map.groups, pruning, generator))
+        difference = probe.check(_draws(channel_map.groups, pruning, generator), pruning.keep)
     return Findings(
         channel_map=channel_map,
         silent=silent,
@@ -204,29 +205,64 @@ class _Probe:
         with torch.no_grad():
             self.dense_NK: torch.Tensor = self._network(images_NCHW)
 
-    def check(self, draw: _Draw) -> float:
-        """Remove channels; the relative difference, or an error that names a culprit."""
-        return self._check(draw, self._channel_map.groups)
+    def check(self, draws: Sequence[_Draw], keep: Sequence[str]) -> float:
+        """Remove channels; the largest relative difference, or an error that names the culprits, and what mends it.
 
-    def _check(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> float:
+        Args:
+            draws: channels that are kept.
+            keep: what the user leaves alone.
+        """
+        culprits: dict[str, InputError] = {}
+        difference = 0.0
+        for draw in draws:
+            fine = [group for group in self._channel_map.groups if group.name not in culprits]
+            try:
+                difference = max(difference, self._compare(draw, fine))
+            except InputError:
+                culprits |= self._culprits(draw, _by_root(fine))
+        if culprits:
+            raise self._refusal(draws, culprits, keep)
+        return difference
+
+    def _culprits(self, draw: _Draw, parts: Sequence[Sequence[ChannelGroup]]) -> dict[str, InputError]:
+        """What is wrong where channels of a group are removed, by its name; of those that fail together only, of each.
+
+        It offers a floor where the network can do with fewer channels than all, but not with so few.
+
+        Args:
+            draw: channels that are kept.
+            parts: groups, those together that are looked at as one.
+        """
+        groups = [group for part in parts for group in part]
+        error = self._fails(draw, groups)
+        if error is None:
+            return {}
+        middle = len(parts) // 2
+        halves = (parts[:middle], parts[middle:]) if middle else ()
+        found = {name: wrong for half in halves for name, wrong in self._culprits(draw, half).items()}
+        if found:
+            return found
+        can_be_fewer = self._fails(replace(draw, kept=draw.most), groups) is None
+        mend = ", or give it a floor in cascade.pruning.floors" if can_be_fewer else ""
+        return {group.name: InputError(f"group {group.name}: {error}{mend}; {_between(group)}") for group in groups}
+
+    def _refusal(self, draws: Sequence[_Draw], culprits: Mapping[str, InputError], keep: Sequence[str]) -> InputError:
+        """What is wrong with the first, and what leaves all of them alone, if the others can be narrowed then."""
+        groups = self._channel_map.groups
+        fine = [group for group in groups if group.name not in culprits]
+        more = f"; {len(culprits)} of {len(groups)} groups fail" if len(culprits) > 1 else ""
+        mend = ""
+        if fine and all(self._fails(draw, fine) is None for draw in draws):
+            layers = [_layer_apart(group, fine) for group in groups if group.name in culprits]
+            mend = f"; with cascade.pruning.keep=[{', '.join(dict.fromkeys([*keep, *layers]))}] the rest holds"
+        return InputError(f"{next(iter(culprits.values()))}{more}{mend}")
+
+    def _fails(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> InputError | None:
         try:
-            return self._compare(draw, groups)
+            self._compare(draw, groups)
         except InputError as error:
-            middle = len(groups) // 2
-            for part in (groups[:middle], groups[middle:]):
-                if part and len(groups) > 1:
-                    self._check(draw, part)
-            # These fail together or not at all, or there is but one.
-            mend = self._mend(draw, groups)
-            raise InputError(f"group {groups[0].name}: {error}{mend}; {_between(groups[0])}") from error
-
-    def _mend(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> str:
-        """Offer a floor where the network can do with fewer channels than all, but not with so few."""
-        try:
-            self._compare(replace(draw, kept=draw.most), groups)
-        except InputError:
-            return ""
-        return ", or give it a floor in cascade.pruning.floors"
+            return error
+        return None
 
     @torch.no_grad()
     def _compare(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> float:
@@ -295,6 +331,21 @@ def _gives_probabilities(scores_NK: torch.Tensor) -> bool:
     """Tell whether each image's scores are a distribution over the classes."""
     sums_N = scores_NK.sum(1)
     return bool((scores_NK >= 0).all()) and torch.allclose(sums_N, torch.ones_like(sums_N), atol=TOLERANCE)
+
+
+def _by_root(groups: Iterable[ChannelGroup]) -> list[list[ChannelGroup]]:
+    """Put groups together that are parts of the channels of one layer, and stay whole together where it is kept."""
+    parts: dict[str, list[ChannelGroup]] = defaultdict(list)
+    for group in groups:
+        parts[group.name.partition("[")[0]].append(group)
+    return list(parts.values())
+
+
+def _layer_apart(group: ChannelGroup, others: Iterable[ChannelGroup]) -> str:
+    """A layer to keep for a group's sake, which leaves others free if there is such a one."""
+    taken = {member.layer for other in others for member in other.members}
+    giving = [member.layer for member in group.members if member.axis == "out"]
+    return next((layer for layer in giving if layer not in taken), giving[0])
 
 
 def _between(group: ChannelGroup) -> str:

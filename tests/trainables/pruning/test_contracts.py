@@ -437,8 +437,42 @@ def test_scores_that_are_probabilities_are_known() -> None:
 
 
 def test_a_groups_layers_are_named_where_it_breaks_a_contract() -> None:
-    with pytest.raises(InputError, match=r"keep; its channels go from second\.1 to third$"):
+    with pytest.raises(InputError, match=r"keep; its channels go from second\.1 to third; with cascade"):
         check_contracts(Between(Reversed()), SHAPE, pruning=Pruning())
+
+
+class Blocks(nn.Module):
+    """Residual blocks, of which the second and the third turn the order of their inner channels around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8), turn, nn.ReLU(), nn.Conv2d(8, 6, 1))
+            for turn in (nn.Identity(), Reversed(), Reversed(), nn.Identity())
+        )
+        self.scores = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+def test_all_that_break_a_contract_are_named_with_what_leaves_them_alone_and_nothing_else() -> None:
+    said = (
+        r"^group blocks\.1\.0: .*; its channels go from .*; 2 of 3 groups fail; with "
+        r"cascade\.pruning\.keep=\[blocks\.3\.4, blocks\.1\.0, blocks\.2\.0\] the rest holds$"
+    )
+    with pytest.raises(InputError, match=said):
+        check_contracts(Blocks(), SHAPE, pruning=Pruning(keep=("blocks.3.4",)))
+    with pytest.raises(InputError, match=r"keep=\[blocks\.1\.1, blocks\.2\.1\] the rest holds$"):
+        check_contracts(Blocks(), SHAPE, pruning=Pruning())  # the convolutions there read what may go
+    keep = ("blocks.1.1", "blocks.2.1")
+    findings = check_contracts(Blocks(), SHAPE, pruning=Pruning(keep=keep))
+    assert {group.name for group in findings.channel_map.groups} == {"blocks.0.0", "blocks.3.0", "blocks.3.4"}
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
