@@ -79,9 +79,10 @@ NETWORKS: dict[str, Network] = {
     **_torchvision("efficientnet_b0", "efficientnet_v2_s", "densenet121", "squeezenet1_1", "googlenet"),
     **_torchvision("inception_v3", size=75),
     **_torchvision("convnext_tiny"),
+    "swin_t": Network(model=ModelConfig(name="swin_t"), macs_kept=0.9),
     "vit_b_16": Network(model=ModelConfig(name="benchmarks.networks:vit_b_16"), macs_kept=0.6),
 }
-REFUSED: dict[str, Network] = _torchvision("shufflenet_v2_x1_0") | _torchvision("swin_t", size=224)
+REFUSED: dict[str, Network] = _torchvision("shufflenet_v2_x1_0")
 ONNX_IN_TESTS = ("resnet20", "mobilenet_v3_small")
 
 

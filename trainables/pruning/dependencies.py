@@ -23,7 +23,6 @@ from trainables.pruning.held import (
     first_reasons,
     layers_left_alone,
     require_narrowable,
-    require_own_places,
 )
 from trainables.pruning.tracing import (
     HeldError,
@@ -94,6 +93,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
             groups.extend(_groups(root, reached, names, left_alone))
         except HeldError as reason:
             held[names[module]] = str(reason)
+            met |= reason.among
     position = {names[module]: index for index, module in enumerate(order)}
     groups.sort(key=lambda group: min(position.get(member.layer, len(order)) for member in group.members))
     layers = sorted({member.layer for group in groups for member in group.members})
@@ -135,7 +135,6 @@ def _groups(
     for (node, axis), places in reached.items():
         require_narrowable(node, names, left_alone)
         if _has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
-            require_own_places(node.module, axis, places, names[node.module])
             layers[names[node.module], axis] = places
     gates = _gates(reached, names)
     num_channels = layer_widths(root.module)[0]

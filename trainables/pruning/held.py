@@ -8,8 +8,8 @@ from torch_pruning import ops
 
 from trainables.errors import InputError
 from trainables.networks.models import shared_parameters
-from trainables.pruning.channels import BATCH_NORMS, LAYERS, Axis, is_grouped, layer_widths, matches
-from trainables.pruning.tracing import HeldError, Node, Places
+from trainables.pruning.channels import BATCH_NORMS, LAYERS, is_grouped, matches
+from trainables.pruning.tracing import HeldError, Node
 
 CLASS_SCORES = "its outputs are the class scores"
 """Why the channels of the last layer are held."""
@@ -110,21 +110,6 @@ def _reads_the_image(node: Node) -> bool:
                 seen.add(before)
                 waiting.append(before)
     return False
-
-
-def require_own_places(layer: nn.Module, axis: Axis, places: Places, name: str) -> None:
-    """Hold channels of which some would stand beyond a layer's own.
-
-    Raises:
-        HeldError: naming the layer.
-    """
-    width = layer_widths(layer)[0 if axis == "out" else 1]
-    most = max(position for position, _ in places) + 1
-    if most > width:
-        raise HeldError(
-            f"layer {name} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {most} channels come "
-            "to it; something before it joins or splits channels, as glu, maxout or a pixel shuffle do"
-        )
 
 
 def first_reasons(held: Mapping[str, str]) -> str:

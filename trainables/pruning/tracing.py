@@ -5,9 +5,10 @@ a flatten. Not its importances, which pass over batch norm; not its pruners; and
 not end on some networks.
 """
 
+import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +26,30 @@ Node = Any
 Places = set[tuple[int, int]]
 """Positions along one axis of a node, each with the channel that stands there: `idx` and `root_idx`."""
 
-_MOST_PLACES = 2_000_000
-"""Places that are looked at for one group, some seconds' worth, before a network is refused."""
+_MOST_PLACES = 1_000_000
+"""Places that are looked at for one group, some seconds' worth, before it is held."""
+_ENDLESS = (
+    "its channels cannot be followed: they stand at ever more places; reshapes and shifts of whole images are not "
+    "supported"
+)
+_MOST_AT_ONCE = 200_000
+"""Places that one reshape may make of others; the flatten of 512 channels of 16x16 pixels makes 131,072."""
+_MOST_AT_A_LAYER = 8
+"""Channels that may stand at each place of a layer, on average; a grouped convolution makes two of one."""
 _ADDITIONS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
 
 
 class HeldError(Exception):
-    """These channels stay whole; the message says why."""
+    """These channels stay whole; the message says why.
+
+    Attributes:
+        among: nodes that give such channels, as far as they were followed.
+    """
+
+    def __init__(self, reason: str, among: Iterable[Node] = ()) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.among = frozenset(among)
 
 
 def run_skeleton(network: nn.Module, example: torch.Tensor) -> object:
@@ -166,8 +184,7 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
     """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them.
 
     Raises:
-        HeldError: if torch-pruning does not know where they go.
-        InputError: if there is no end of them.
+        HeldError: if torch-pruning does not know where they go, or there is no end of them.
     """
     reached: dict[tuple[Node, Axis], Places] = defaultdict(set)
     num_out = layer_widths(root.module)[0]
@@ -185,28 +202,64 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
             )
         reached[node, axis] |= new
         num_places += len(new)
-        if num_places > _MOST_PLACES:
-            raise InputError(
-                f"the channels of {root.name.partition(' ')[0]} cannot be followed through the network: they stand "
-                "at ever more places; reshapes and shifts of whole images are not supported"
+        width = _width(node.module, axis)
+        most = max(position for position, _ in new) + 1
+        if most > width:
+            raise HeldError(
+                f"layer {_name(node)} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {most} "
+                "channels come to it; something before it joins or splits channels, as glu, maxout or a pixel shuffle "
+                "do",
+                among=_giving(reached),
             )
+        if num_places > _MOST_PLACES or len(reached[node, axis]) > _MOST_AT_A_LAYER * width:
+            raise HeldError(_ENDLESS, among=_giving(reached))
         across = _across(node, axis, new)
         if across:
             waiting.append((node, "in" if axis == "out" else "out", across))
         # torch-pruning lists the ways to the inputs first.
         ways = node.dependencies[: len(node.inputs)] if axis == "in" else node.dependencies[len(node.inputs) :]
         for way in ways:
-            there: Iterable[Any] = new
-            try:
-                for mapping in way.index_mapping:
-                    there = there if mapping is None else mapping(there)
-            except Exception as error:  # as in `dependency_graph`
-                raise HeldError(
-                    "its channels cannot be followed to what reads them, as where a recurrent layer does "
-                    f"({type(error).__name__}: {first_line(error)})"
-                ) from error
+            there = _mapped(way, new)
+            if there is None:
+                raise HeldError(_ENDLESS, among=_giving(reached))
             waiting.append((way.target, "out" if axis == "in" else "in", there))
     return reached
+
+
+def _mapped(way: Any, places: Collection[Any]) -> Collection[Any] | None:  # noqa: ANN401
+    """Where places are at the end of a way; `None` where one reshape makes too many of them.
+
+    Raises:
+        HeldError: if torch-pruning does not know where they go.
+    """
+    try:
+        for mapping in way.index_mapping:
+            if len(places) * getattr(mapping, "_stride", 1) > _MOST_AT_ONCE:
+                return None
+            places = places if mapping is None else mapping(places)
+    except Exception as error:  # as in `dependency_graph`
+        raise HeldError(
+            "its channels cannot be followed to what reads them, as where a recurrent layer does "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+    return places
+
+
+def _giving(reached: Iterable[tuple[Node, Axis]]) -> list[Node]:
+    return [node for node, axis in reached if axis == "out"]
+
+
+def _name(node: Node) -> str:
+    """A layer's name; torch-pruning writes its kind behind it."""
+    name: str = node.name
+    return name.partition(" ")[0]
+
+
+def _width(module: nn.Module, axis: Axis) -> float:
+    """Places along an axis of a layer; any number along that of anything else."""
+    if not isinstance(module, LAYERS) or isinstance(module, nn.PReLU):
+        return math.inf
+    return layer_widths(module)[0 if axis == "out" else 1]
 
 
 def _is_joined_with_a_constant(node: Node) -> bool:

@@ -370,7 +370,7 @@ def test_channels_that_maxout_joins_before_a_flatten_stay_whole() -> None:
     layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), Maxout(), nn.Flatten(), nn.Linear(4 * 64, 2)]
     channel_map = find_groups(nn.Sequential(*layers), (3, 8, 8))
     assert [group.name for group in channel_map.groups] == ["0"]
-    assert channel_map.held["1"].startswith("layer 4 has 256 inputs, but as traced")
+    assert channel_map.held["1"].endswith("reshapes and shifts of whole images are not supported")
 
 
 class Branches(nn.Module):
@@ -468,6 +468,30 @@ def test_a_map_of_one_channel_ties_none_where_both_are_flattened() -> None:
     groups = find_groups(network, (3, 8, 8)).groups
     assert [(group.name, group.num_channels) for group in groups] == [("first", 8), ("last", 6)]
     assert check_contracts(network, (3, 8, 8), pruning=Pruning()).difference < 1e-5
+
+
+class Neighbours(nn.Module):
+    """Weighs each channel by itself and those beside it (efficient channel attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights: torch.Tensor = self.mix(x.mean((2, 3))[:, None]).sigmoid()
+        return x * weights.view(len(x), -1, 1, 1)
+
+
+@pytest.mark.timeout(30)  # it is told at once, not by trying all places
+@pytest.mark.parametrize("width", [16, 1024])
+def test_channels_that_are_mixed_along_are_held_without_end_of_work(width: int) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, width, 1)),
+        *(Neighbours(), nn.Conv2d(width, 7, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4)),
+    )
+    found = find_groups(network, (3, 4, 4))
+    assert [group.name for group in found.groups] == ["0", "5"]
+    assert "3" in found.held
 
 
 class Halves(nn.Module):
