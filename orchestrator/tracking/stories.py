@@ -100,7 +100,7 @@ def front_story(
     *,
     hypervolume: float,
     num_trials: int,
-    figures: Sequence[Path],
+    figures: Sequence[Path] | None,
     export: Callable[[str], str],
 ) -> list[Record]:
     """The front in the search's run: figures by step and the overview; where it has changed, all that shows it.
@@ -109,7 +109,7 @@ def front_story(
         view: the front.
         hypervolume: of the front.
         num_trials: trials that are finished; the step.
-        figures: files in the search's folder that show it, where it has changed.
+        figures: files in the search's folder that show it, as many as there are; `None` where it has not changed.
         export: gives the command that exports a network, by its label.
     """
     best = max((candidate.val_accuracy for candidate in view.front), default=None)
@@ -121,7 +121,7 @@ def front_story(
     if view.knee is not None:
         metrics += knee_metrics(view.knee, num_trials)
     told = [records.logging(SEARCH, metrics)]
-    if figures:  # what shows a large front takes room, and has been told where the front is the same
+    if figures is not None:  # what shows a large front takes room, and has been told where the front is the same
         if view.knee is not None:
             tags = {"knee": view.knee.label, "mlflow.note.content": front_note(view, export)}
             told.append(records.logging(SEARCH, tags=tags))

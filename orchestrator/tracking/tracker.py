@@ -275,17 +275,20 @@ class Tracker:
         tags = {"cascade.reused_stages": ",".join(stages)} if stages else {}
         self._outbox.put(*told, records.closing(run, status, reason=reason, tags=tags))
 
-    def log_front(self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] = ()) -> None:
+    def log_front(
+        self, view: FrontView, *, hypervolume: float, num_trials: int, figures: Sequence[Path] | None = None
+    ) -> None:
         """Record the front in the search's run: figures by step, a table, pictures, the overview, a history.
 
         Args:
             view: the front.
             hypervolume: of the front.
             num_trials: trials that are finished; the step.
-            figures: files in the search's folder as `plots.save_front` writes them, where the front has changed.
+            figures: files in the search's folder as `plots.save_front` writes them, none where it could not; `None`
+                of a front that has been told before.
         """
         told = front_story(view, hypervolume=hypervolume, num_trials=num_trials, figures=figures, export=self._export)
-        if figures and view.front and self._models == "front":
+        if figures is not None and view.front and self._models == "front":
             told.append(registration(self._experiment, self._name, view, self._export))
         with self._outbox.together:
             self._outbox.put(*front_flags(self._outbox.ledger, view), *told)

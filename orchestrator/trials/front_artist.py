@@ -3,15 +3,16 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.front.plots import save_front
+from orchestrator.front.plots import PAGE, PICTURE, save_front
+from orchestrator.storage.staging import disk_full
 from orchestrator.tracking import Tracker
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 # Rest after a picture of the front, against the time that it took.
 _REST, _LONGEST_REST_SECONDS = 19.0, 20.0
@@ -20,19 +21,30 @@ _REST, _LONGEST_REST_SECONDS = 19.0, 20.0
 class FrontArtist:
     """Draws fronts into the search's folder and MLflow; of those that come in quick succession the newest."""
 
-    def __init__(self, folder: Path, tracker: Tracker, fetch: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tracker: Tracker,
+        fetch: Callable[[Sequence[str]], None],
+        note: Callable[[str], None],
+    ) -> None:
         """Take the parts.
 
         Args:
             folder: the search's.
             tracker: MLflow.
             fetch: brings networks of the front, by their folders in the search's, to this machine.
+            note: hears, from a thread, that pictures cannot be drawn.
         """
         self._folder = folder
         self._tracker = tracker
         self._fetch = fetch
+        self._note = note
+        self._is_noted = False
         self._drawn: tuple[Candidate, ...] | None = None
+        self._told: tuple[Candidate, ...] | None = None
         self._newest: FrontView | None = None
+        self._last: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="front")
         self._closing = threading.Event()
 
@@ -45,26 +57,45 @@ class FrontArtist:
             num_trials: trials that have ended.
         """
         self._newest = view
-        self._thread.submit(self._draw, view, volume, num_trials)
+        self._last = self._thread.submit(self._draw, view, volume, num_trials)
 
     def hurry(self) -> None:
         """Rest no more between pictures."""
         self._closing.set()
 
     def finish(self) -> None:
-        """Wait until the newest front is drawn."""
+        """Wait until the newest front is drawn, or noted not to be; whatever else went wrong with it is raised."""
         self._thread.shutdown(wait=True)
+        if self._last is not None:
+            self._last.result()
 
     def _draw(self, view: FrontView, volume: float, num_trials: int) -> None:
         if view is not self._newest:
             return  # trials end faster than fronts are drawn, and a newer one waits
         started = time.monotonic()
-        figures: Sequence[Path] = ()
-        if tuple(view.front) != self._drawn:
-            figures = save_front(view, self._folder)
+        front = tuple(view.front)
+        pictures = None if front == self._drawn else self._pictures(view)
+        if front != self._told:
             with suppress(InputError):  # who misses one says so
                 self._fetch([candidate.network for candidate in view.front])
-        self._tracker.log_front(view, hypervolume=volume, num_trials=num_trials, figures=figures)
-        self._drawn = tuple(view.front)
+            pictures = pictures or ()
+        self._tracker.log_front(view, hypervolume=volume, num_trials=num_trials, figures=pictures)
+        self._told = front
         # Pictures take the processor from the loop that runs the trials, where these end in quick succession.
         self._closing.wait(min(_REST * (time.monotonic() - started), _LONGEST_REST_SECONDS))
+
+    def _pictures(self, view: FrontView) -> Sequence[Path] | None:
+        """Files that show a front; `None` where they cannot be made, which is noted once: the search goes on."""
+        try:
+            with disk_full(self._folder, mend="make room"):
+                figures = save_front(view, self._folder)
+        except Exception as error:  # of the disk or of what draws
+            if not self._is_noted:
+                self._is_noted = True
+                self._note(
+                    f"{PAGE} and {PICTURE} in {self._folder} cannot be drawn: {first_line(error)}; they are tried "
+                    "again with each trial, and the front itself is kept without them"
+                )
+            return None
+        self._drawn = tuple(view.front)
+        return figures

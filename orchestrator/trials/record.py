@@ -70,7 +70,7 @@ class SearchRecord:
         self._bounds = bounds
         self._curves = Curves(folder / CURVES)
         self._view: FrontView | None = None
-        self._artist = FrontArtist(folder, tracker, fetch)
+        self._artist = FrontArtist(folder, tracker, fetch, watcher.note)
 
     def adopt(self) -> tuple[Asked, ...]:
         """Conclude trials that a driver left running with their candidates in the archive; give the others back."""

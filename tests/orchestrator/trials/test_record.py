@@ -1,3 +1,6 @@
+import errno
+import json
+import os
 import re
 import threading
 from dataclasses import replace
@@ -33,6 +36,7 @@ class Heard:
 
     def __init__(self):
         self.events = []
+        self.noted = threading.Event()
 
     def trial_started(self, number, cascade):
         self.events.append(("started", number))
@@ -53,6 +57,7 @@ class Heard:
 
     def note(self, text):
         self.events.append(("note", text))
+        self.noted.set()
 
 
 def results(accuracy=0.9):
@@ -186,6 +191,59 @@ def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts,
     assert drawn == [2]
     record.close("finished", "all trials ended")
     assert drawn == [2, 8]
+
+
+def told_of(folder):
+    return [json.loads(line) for line in (folder / "mine/tracking/spool.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk of {disk} is full; make room;"),
+        (ValueError("no font\nat all"), "no font;"),
+    ],
+)
+def test_a_front_that_cannot_be_drawn_is_noted_once_and_told_without_pictures(
+    parts, tmp_path, monkeypatch, error, reason
+):
+    def fail(_view, _folder):
+        raise error
+
+    monkeypatch.setattr("orchestrator.trials.front_artist.save_front", fail)
+    study, _, heard, record = parts()
+    for number in range(2):
+        asked = study.ask(SPACE, CascadeDefaults())
+        record.finished(asked, results(0.9 + number / 100), {1: f"{number}-1", 2: f"{number}-2"}, Reused())
+    record.close("finished", "all trials ended")
+    (note,) = (text for kind, text in heard.events if kind == "note")
+    assert note.startswith(
+        f"front.html and front.png in {tmp_path} cannot be drawn: {reason.format(disk=tmp_path.parent)}"
+    )
+    told = told_of(tmp_path)
+    assert [name for record in told for name, *_ in record.get("metrics", ()) if name == "hypervolume"]
+    assert "front/front.json" in [record["path"] for record in told if record["kind"] == "text"]
+    assert not [record for record in told if record["kind"] == "file"]
+    assert {"kind": "overview", "run": "search"}.items() <= told[-2].items()
+
+
+def test_pictures_that_could_not_be_drawn_are_drawn_when_the_search_ends(parts, tmp_path):
+    study, _, heard, record = parts()
+    (tmp_path / "front.png").mkdir()  # so that no file can take its place
+    record.finished(study.ask(SPACE, CascadeDefaults()), results(), {1: "0-1", 2: "0-2"}, Reused())
+    assert heard.noted.wait(60)
+    (tmp_path / "front.png").rmdir()
+    record.close("finished", "all trials ended")
+    assert (tmp_path / "front.png").is_file()
+    assert [record["source"] for record in told_of(tmp_path) if record["kind"] == "file"] == ["front.html", "front.png"]
+
+
+def test_what_else_goes_wrong_as_a_front_is_shown_is_raised_at_the_end(parts, monkeypatch):
+    monkeypatch.setattr(Tracker, "log_front", Mock(side_effect=RuntimeError("a bug")))
+    study, _, _, record = parts()
+    record.finished(study.ask(SPACE, CascadeDefaults()), results(), {1: "0-1", 2: "0-2"}, Reused())
+    with pytest.raises(RuntimeError, match="a bug"):
+        record.close("finished", "all trials ended")
 
 
 def test_a_failed_trial_leaves_no_candidate(parts):
