@@ -12,7 +12,7 @@ from orchestrator.front.front_view import FrontView
 from orchestrator.front.pareto import front, front_hypervolume, losses
 from orchestrator.front.pick import pick_each
 from orchestrator.overview.importance import Importance, importance
-from orchestrator.searches.curves import TrialCurve, read_curves
+from orchestrator.searches.curves import End, TrialCurve, read_curves
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import read_front
 from trainables.errors import InputError
@@ -69,7 +69,8 @@ class Overview:
         view: the front.
         teacher: what it compares to.
         picks: way to pick → candidate.
-        curves: of all trials that ended.
+        ends: how each trial ended, by number; `None` where the study is not read, and only curves tell.
+        curves: of all trials that ended with an epoch or more.
         hypervolumes: of the front after each trial that gave candidates, by the trial's number.
         importances: what was predicted → what moved it.
         widths: of each member of the front, by label.
@@ -82,6 +83,7 @@ class Overview:
     view: FrontView
     teacher: TeacherResult
     picks: Mapping[str, Candidate]
+    ends: Mapping[int, End] | None
     curves: Sequence[TrialCurve]
     hypervolumes: Mapping[int, float]
     importances: Mapping[str, Importance]
@@ -99,6 +101,8 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
     Raises:
         InputError: if there is no such search, or no trial of it is finished.
     """
+    from orchestrator.sampling.conclusions import read_conclusions  # Optuna, which the courier need not wait for
+
     view, experiment, teacher = read_front(folder), folder.experiment(), folder.teacher_result()
     curves = _curves(folder)
     return Overview(
@@ -108,6 +112,7 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
         view=view,
         teacher=teacher,
         picks=pick_each(view),
+        ends=read_conclusions(folder),
         curves=curves,
         hypervolumes=_hypervolumes(view, teacher),
         importances=_importances(curves, view),

@@ -156,7 +156,8 @@ def _width(width: int | None, full: int) -> str:
 
 def cost_section(overview: Overview) -> str:
     """What the search took, and what came to nothing."""
-    ends = Counter(curve.end for curve in overview.curves)
+    known = overview.ends
+    ends = Counter((curve.end for curve in overview.curves) if known is None else known.values())
     seconds = {curve.trial: _seconds(curve) for curve in overview.curves}
     epochs = sum(_epochs(curve) for curve in overview.curves)
     on_front = {candidate.trial for candidate in overview.view.front}
@@ -165,7 +166,7 @@ def cost_section(overview: Overview) -> str:
         ("teacher’s training", duration(overview.teacher.seconds) if overview.teacher.seconds else "read from a file"),
         ("trials that finished", str(ends["finished"])),
         ("… were stopped early", str(ends["stopped"])),
-        ("… failed", str(ends["failed"])),
+        ("… failed" if known is not None else "… failed after their first epoch", str(ends["failed"])),
         ("epochs in all trials", f"{epochs:,}"),
         ("training time of all trials, added up", duration(sum(seconds.values()))),
         ("… of the trials that are on the front", duration(spent_on_front)),

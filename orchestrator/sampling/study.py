@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -21,10 +21,12 @@ from orchestrator.policies.budget import Ended
 from orchestrator.policies.looks import Look, Refusal, admit
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.policies.samplers import DEFAULT_SAMPLER, make_sampler
+from orchestrator.sampling.conclusions import CASCADE_ATTRIBUTE, conclusions
 from orchestrator.sampling.journals import JournalFile
 from orchestrator.sampling.storages import MEASURED_ATTRIBUTE, StudyAddress, find_or_make_study
 from orchestrator.sampling.warm_start import Learned, Source, learn
 from orchestrator.searches.asked import Asked
+from orchestrator.searches.curves import End
 from search_spaces.cascade import CascadeDefaults, Space
 from trainables.config import CascadeConfig
 from trainables.errors import InputError
@@ -33,15 +35,11 @@ from trainables.results import Reused
 # Optuna speaks of every trial and of samplers' inner workings; the search's own view says what matters.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-_CASCADE = "cascade"
 _FAILURE = "failure"
 _STOPPED = "stopped"
 _REUSED = "reused"
 _ENDED = "ended"
 _CANDIDATES = "candidates"
-_CONCLUSIONS: Mapping[TrialState, Literal["finished", "failed", "stopped"]] = MappingProxyType(
-    {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed", TrialState.PRUNED: "stopped"}
-)
 _LAID_OUT = "starting_points"
 _FIXED = "fixed_params"  # where Optuna keeps a point that waits for its trial
 # As `optuna.Trial.set_constraint` writes it; a trial object of a running trial would sample anew.
@@ -75,7 +73,9 @@ class Study:
         self._study = find_or_make_study(address)
         started = sum(trial.state is not TrialState.WAITING for trial in self._in())
         self._study.sampler = make_sampler(sampler, seed=seed, num_started=started)
-        self._tried = {_identity(_cascade(trial)): trial.number for trial in self._in() if _CASCADE in trial.user_attrs}
+        self._tried = {
+            _identity(_cascade(trial)): trial.number for trial in self._in() if CASCADE_ATTRIBUTE in trial.user_attrs
+        }
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -134,7 +134,7 @@ class Study:
                 self._study.tell(trial, state=TrialState.FAIL)
                 raise
             if isinstance(found, CascadeConfig):
-                trial.set_user_attr(_CASCADE, json.dumps(found.to_dict()))
+                trial.set_user_attr(CASCADE_ATTRIBUTE, json.dumps(found.to_dict()))
                 self._tried[_identity(found)] = trial.number
                 return Asked(number=trial.number, cascade=found)
             reason = found.reason
@@ -243,7 +243,7 @@ class Study:
     def settle(self) -> None:
         """End what a driver that was killed while it asked has left half-drawn; a starting point is laid out again."""
         for trial in self._in(TrialState.RUNNING):
-            if _CASCADE in trial.user_attrs:
+            if CASCADE_ATTRIBUTE in trial.user_attrs:
                 continue
             point = trial.system_attrs.get(_FIXED)
             if point:
@@ -263,18 +263,16 @@ class Study:
         """A trial that was asked for, whatever has become of it."""
         return Asked(number=number, cascade=_cascade(self._trial(number)))
 
-    def concluded(self) -> dict[int, Literal["finished", "failed", "stopped"]]:
+    def concluded(self) -> dict[int, End]:
         """How trials that were asked for ended, by number."""
-        return {
-            trial.number: _CONCLUSIONS[trial.state] for trial in self._in(*_CONCLUSIONS) if _CASCADE in trial.user_attrs
-        }
+        return conclusions(self._study)
 
     def running(self) -> tuple[Asked, ...]:
         """Trials that were asked for and have not ended."""
         return tuple(
             Asked(number=trial.number, cascade=_cascade(trial))
             for trial in self._in(TrialState.RUNNING)
-            if _CASCADE in trial.user_attrs
+            if CASCADE_ATTRIBUTE in trial.user_attrs
         )
 
     def parameters(self, number: int) -> dict[str, Any]:
@@ -286,7 +284,7 @@ class Study:
         return {
             trial.number: trial.user_attrs.get(_FAILURE, "unknown")
             for trial in self._in(TrialState.FAIL)
-            if _CASCADE in trial.user_attrs
+            if CASCADE_ATTRIBUTE in trial.user_attrs
         }
 
     def stopped(self) -> dict[int, str]:
@@ -298,7 +296,7 @@ class Study:
     def num_started(self) -> int:
         """Trials that count towards the number asked for: complete, stopped, failed or running."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
-        return sum(_CASCADE in trial.user_attrs for trial in self._in(*states))
+        return sum(CASCADE_ATTRIBUTE in trial.user_attrs for trial in self._in(*states))
 
     @property
     def num_ended(self) -> int:
@@ -326,7 +324,7 @@ class Study:
 
 
 def _cascade(trial: FrozenTrial) -> CascadeConfig:
-    return CascadeConfig.from_dict(json.loads(trial.user_attrs[_CASCADE]))
+    return CascadeConfig.from_dict(json.loads(trial.user_attrs[CASCADE_ATTRIBUTE]))
 
 
 def _identity(cascade: CascadeConfig) -> str:

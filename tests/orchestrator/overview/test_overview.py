@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from optuna.trial import TrialState, create_trial
 
-from orchestrator.experiment.config import Experiment
+from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.front.candidates import candidates_of
 from orchestrator.overview.charts import Frame, Line, Point, count_ticks, lines, percent_ticks, scatter
 from orchestrator.overview.gather import Links, gather
 from orchestrator.overview.importance import importance
 from orchestrator.overview.page import html, write_overview
+from orchestrator.sampling.conclusions import CASCADE_ATTRIBUTE
+from orchestrator.sampling.storages import find_or_make_study, study_address
 from orchestrator.searches.curves import SCHEMA, _rows, write_table
 from orchestrator.searches.folder import SearchFolder
 from trainables.config import CascadeConfig
@@ -59,6 +62,13 @@ def trial_of(number, sizes, accuracies, latency_ms=None):
     return results, epochs
 
 
+def note_end(folder, *, failed):
+    """A trial in the study of a search, with nothing but its end."""
+    study = find_or_make_study(study_address(folder.experiment(), folder))
+    end = {"state": TrialState.FAIL} if failed else {"values": [0.9, 0.1]}
+    study.add_trial(create_trial(**end, user_attrs={CASCADE_ATTRIBUTE: "{}"}))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A search of ten trials of two levels, the last of which failed."""
@@ -80,12 +90,19 @@ def folder(tmp_path):
         header = {"parameters": {"temperature": float(number), "schedule": "joint"}, "cascade": cascade.to_dict()}
         rows = _rows(number, header, epochs, "failed" if failed else "finished", () if failed else results)
         write_table(folder.path / f"curves/{number:05d}.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
+        note_end(folder, failed=failed)
         for level, width in ((1, 20), (2, 4)):
             plan = {"conv1": [width, 3], "norm1": [width, width], "fc": [10, width]}
             path = folder.path / f"candidates/{number}-{level}/architecture.json"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps({"widths": plan}))
     return folder
+
+
+def ends_of(folder):
+    """What the page says of how trials ended."""
+    cells = re.findall(r"<td>(trials that finished|… [^<]*)</td><td>(\d+)</td>", html(gather(folder)))
+    return {name: int(number) for name, number in cells}
 
 
 class Page(HTMLParser):
@@ -158,6 +175,24 @@ def test_every_command_says_where_the_search_is_unless_that_is_where_commands_lo
     (tmp_path / "my runs").rename("runs")
     said = Page(write_overview(SearchFolder(storage=tmp_path / "runs", name="mine")).read_text()).said
     assert "--storage" not in said
+
+
+def test_trials_that_failed_at_their_first_step_are_counted_though_they_have_no_curve(folder):
+    for _ in range(3):
+        note_end(folder, failed=True)
+    assert ends_of(folder) == {"trials that finished": 9, "… were stopped early": 0, "… failed": 4}
+
+
+def test_where_the_study_is_not_at_hand_the_page_counts_those_with_curves_and_says_so(folder):
+    known = {"trials that finished": 9, "… were stopped early": 0, "… failed after their first epoch": 1}
+    folder.study_file.write_text("no journal\n")
+    assert ends_of(folder) == known
+    folder.study_file.unlink()
+    assert ends_of(folder) == known
+    assert not folder.study_file.exists()
+    experiment = parse_experiment({"study": {"url": "postgresql://nowhere/studies"}})
+    (folder.path / "experiment.yaml").write_text(experiment.to_yaml())
+    assert ends_of(folder) == known
 
 
 def test_what_has_collapsed_is_marked_on_cards_and_in_the_table(folder):
