@@ -43,9 +43,10 @@ def _importance_card(what: str, found: Importance) -> str:
         trust = "The forest hardly predicts trials that it has not seen, so take this for a guess."
     else:
         trust = f"The forest explains {percent(found.explained, 0)} of the differences between trials it has not seen."
+    drawn = f", drawn at random out of {found.num_known:,}" if found.num_known > found.num_trials else ""
     return (
         f'<div class="card"><h3>{escape(what[0].upper() + what[1:])}</h3><div class="bars">{bars}</div>'
-        f'<p class="soft">{trust} {found.num_trials} trials.</p></div>'
+        f'<p class="soft">{trust} {found.num_trials:,} trials{drawn}.</p></div>'
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -314,6 +315,18 @@ def test_what_moves_a_result_comes_first_and_the_same_each_time():
     assert "same" not in found.shares
     assert sum(found.shares.values()) == pytest.approx(1)
     assert importance(parameters, results) == found
+
+
+def test_of_very_many_trials_a_part_tells_what_moves_a_result_and_the_page_says_so(folder, monkeypatch):
+    monkeypatch.setattr("orchestrator.overview.importance._MOST_TRIALS", 60)
+    draws = random.Random(0)
+    parameters = [{"size": draws.random(), "other": draws.random()} for _ in range(200)]
+    found = importance(parameters, [one["size"] + 0.1 * one["other"] for one in parameters])
+    assert (found.num_trials, found.num_known) == (60, 200)
+    assert found.shares["size"] > 0.9
+    page = html(dataclasses.replace(gather(folder), importances={"it": found}))
+    assert "60 trials, drawn at random out of 200." in page
+    assert "drawn at random" not in html(gather(folder))
 
 
 @pytest.mark.parametrize(
