@@ -103,7 +103,7 @@ def front_story(
     figures: Sequence[Path] | None,
     export: Callable[[str], str],
 ) -> list[Record]:
-    """The front in the search's run: figures by step and the overview; where it has changed, all that shows it.
+    """The front in the search's run: figures by step; where it has changed, all that shows it, and the overview.
 
     Args:
         view: the front.
@@ -131,8 +131,9 @@ def front_story(
             records.writing(SEARCH, "front/front.json", text),
             *(records.copying(SEARCH, path.name, "front") for path in figures),
             records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text),
+            records.overview(),
         ]
-    return [*told, records.overview()]
+    return told
 
 
 def front_flags(ledger: Ledger, view: FrontView) -> list[Record]:

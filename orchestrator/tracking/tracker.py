@@ -79,6 +79,7 @@ class Tracker:
         self._name = ""
         self._given_export = export
         self._parameters: dict[int, Mapping[str, Scalar]] = {}
+        self._has_front = False
         self._collapsed_below = 0.0  # until the teacher is known
 
     @property
@@ -287,6 +288,7 @@ class Tracker:
             figures: files in the search's folder as `plots.save_front` writes them, none where it could not; `None`
                 of a front that has been told before.
         """
+        self._has_front = True
         told = front_story(view, hypervolume=hypervolume, num_trials=num_trials, figures=figures, export=self._export)
         if figures is not None and view.front and self._models == "front":
             told.append(registration(self._experiment, self._name, view, self._export))
@@ -304,12 +306,15 @@ class Tracker:
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.
 
+        The overview is drawn once more, as trials that did not change the front are on it too.
+
         Args:
             status: how the search ended.
             reason: why it ended.
         """
         left = [run for run in self._outbox.ledger.open_runs() if run != SEARCH]
         told = [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
+        told += [records.overview()] if self._has_front else []
         self._outbox.put(*told, records.closing(SEARCH, status, reason=reason))
 
     def close(self, timeout_seconds: float = 30.0) -> None:

@@ -357,6 +357,7 @@ def test_a_file_of_a_run_that_was_deleted_since_does_not_wait_for_ever(sender, f
 def test_a_page_that_cannot_be_drawn_holds_up_no_other_that_was_put_off(make_sender, fake, tracker, make_view):
     for number in range(WINDOW):
         tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+        tracker._outbox.put(records.overview())
     pages = OwnPages()
     pages.refuses = True
     fake.too_large = {"front/front.md"}
@@ -494,6 +495,7 @@ def test_pages_are_drawn_once_where_much_is_left_to_send(make_sender, fake, trac
 
     for number in range(WINDOW):
         tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+        tracker._outbox.put(records.overview())
     sender = make_sender(fake, Pages())
     assert sender.send()
     assert sender.left().num_waiting <= 1
@@ -501,6 +503,7 @@ def test_pages_are_drawn_once_where_much_is_left_to_send(make_sender, fake, trac
     assert Pages.drawn == 1
     assert sender.left().num_waiting == 0
     tracker.log_front(make_view((0, 1, 0.9, 0.1)), hypervolume=0.5, num_trials=number)
+    tracker._outbox.put(records.overview())
     assert sender.send()
     assert Pages.drawn == 2
 

@@ -187,8 +187,20 @@ def test_a_front_that_has_not_changed_is_not_told_again(tracker, told, make_view
     tracker.log_front(view, hypervolume=0.7, num_trials=41)
     again = told()[before:]
     assert ["hypervolume", 0.7, 41] in metrics_of(again, "search")
-    assert {record["kind"] for record in again} == {"log", "overview"}
+    assert {record["kind"] for record in again} == {"log"}
     assert len(json.dumps(again)) < 1500, "of a front of any size"
+
+
+def test_the_overview_is_drawn_when_the_front_changes_and_when_the_search_ends(tracker, resumed, told, make_view):
+    view = make_view((0, 1, 0.9, 0.1))
+    tracker.log_front(view, hypervolume=0.7, num_trials=1, figures=())
+    for number in (2, 3, 4):
+        tracker.log_front(view, hypervolume=0.7, num_trials=number)
+    assert len(told("overview")) == 1
+    tracker.finish("finished")
+    assert len(told("overview")) == 2
+    resumed().finish("stopped")
+    assert len(told("overview")) == 2, "a start that was told no front has nothing new"
 
 
 def test_an_empty_front_is_told_too(tracker, told, make_view, tmp_path):
