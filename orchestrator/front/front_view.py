@@ -1,9 +1,10 @@
 """A front with all that is shown of it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+import numpy as np
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.constraints import Bounds, meets
@@ -57,18 +58,23 @@ class FrontView:
 
     @property
     def rest(self) -> str:
-        """What those that are not on the front are."""
+        """What those that are not on the front are, and how many of them a picture shows where it leaves some out."""
         what = "dominated, or breaking a constraint" if self.breaking else "dominated"
-        number = len(self.candidates) - len(self.front)
+        number = len(self._off_front)
         return what if number <= _MOST_DRAWN else f"{what} ({_MOST_DRAWN:,} of {number:,})"
 
     @property
     def dominated(self) -> tuple[Candidate, ...]:
         """The candidates that have this cost and are not on the front; of very many an even part of them."""
+        found = self._off_front
+        if len(found) <= _MOST_DRAWN:
+            return found
+        return tuple(found[place] for place in np.linspace(0, len(found) - 1, _MOST_DRAWN).astype(int))
+
+    @property
+    def _off_front(self) -> tuple[Candidate, ...]:
         front = {candidate.key for candidate in self.front}
-        every = max(1, math.ceil(len(self.candidates) / _MOST_DRAWN))
-        some = self.candidates[::every]
-        return tuple(each for each in some if each.key not in front and getattr(each, self.cost) is not None)
+        return tuple(each for each in self.candidates if each.key not in front and getattr(each, self.cost) is not None)
 
     @property
     def plotted(self) -> tuple[Candidate, ...]:
