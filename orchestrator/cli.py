@@ -112,7 +112,11 @@ def confirm(  # noqa: PLR0913
     name: Annotated[str, typer.Argument(help="Name of the search.")],
     seeds: Annotated[int, typer.Option(help="New seeds for each member, at least 2.")] = 5,
     pick: Annotated[
-        list[str] | None, typer.Option(help="front, knee, smallest, most-accurate, or TRIAL:LEVEL; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="front, knee, smallest (in the first cost of objectives), most-accurate, or TRIAL:LEVEL; may be "
+            "repeated."
+        ),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     set_: Annotated[list[str] | None, typer.Option("--set", help="resources.key=value, where it runs.")] = None,
@@ -134,7 +138,8 @@ def export(  # noqa: PLR0913
     pick: Annotated[
         list[str] | None,
         typer.Option(
-            help="knee, smallest, most-accurate, TRIAL:LEVEL, or front for all its members; may be repeated.",
+            help="knee, smallest (in the first cost of objectives), most-accurate, TRIAL:LEVEL, or front for all its "
+            "members; may be repeated.",
             show_default="knee",
         ),
     ] = None,

@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.constraints import Bounds, meets
-from orchestrator.front.pareto import OBJECTIVES, front, knee
+from orchestrator.front.pareto import front, knee, main_cost
 
 _MOST_DRAWN = 5_000  # candidates beside the front
 
@@ -19,7 +19,7 @@ class FrontView:
 
     Attributes:
         candidates: every candidate found so far.
-        front: those that no other one dominates, by rising cost.
+        front: those that no other one dominates, by rising `cost`.
         knee: the one to take when in doubt; `None` for an empty front.
         teacher_val_accuracy: in [0, 1].
         objectives: names out of `pareto.OBJECTIVES` that the front is of.
@@ -52,9 +52,8 @@ class FrontView:
 
     @property
     def cost(self) -> str:
-        """The objective on the horizontal axis: `macs_kept` if it is one of them, else the first that is minimised."""
-        costs = [name for name in self.objectives if OBJECTIVES[name] == "minimize"]
-        return costs[0] if costs and "macs_kept" not in costs else "macs_kept"
+        """The objective on the horizontal axis."""
+        return main_cost(self.objectives)
 
     @property
     def rest(self) -> str:

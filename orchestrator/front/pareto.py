@@ -24,6 +24,18 @@ OBJECTIVES: Mapping[str, Direction] = MappingProxyType(
 )
 
 
+def main_cost(objectives: Sequence[str]) -> str:
+    """The cost that fronts are shown and sorted by, and that the smallest network is the smallest in.
+
+    Args:
+        objectives: names out of `OBJECTIVES`.
+
+    Returns:
+        The first of them that is minimised; `macs_kept` where none is.
+    """
+    return next((name for name in objectives if OBJECTIVES.get(name) == "minimize"), "macs_kept")
+
+
 def losses(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
     """A candidate's objectives, all to be minimised: what is to be maximised is negated.
 
@@ -78,13 +90,14 @@ def front(candidates: Iterable[Candidate], objectives: Sequence[str]) -> tuple[C
         objectives: names out of `OBJECTIVES`.
 
     Returns:
-        The front, by rising cost (the first objective that is minimised), the most accurate first where costs tie.
+        The front, by rising `main_cost`, the most accurate first where costs tie.
 
     Raises:
         InputError: as `losses`.
     """
     found = undominated(sorted(candidates, key=_key), lambda candidate: losses(candidate, objectives))
-    by_cost = sorted(objectives, key=lambda name: OBJECTIVES[name] == "maximize")
+    cost = main_cost(objectives)
+    by_cost = sorted(objectives, key=lambda name: (name != cost, OBJECTIVES[name] == "maximize"))
     return tuple(sorted(found, key=lambda candidate: losses(candidate, by_cost)))
 
 

@@ -20,7 +20,7 @@ def pick(view: FrontView, how: str, *, max_drop: float | None = None) -> Candida
 
     Args:
         view: the front, and all candidates.
-        how: `knee`, `smallest` (in the first objective that is a cost), `most-accurate`: all of the front; or
+        how: `knee`, `smallest` (in the `pareto.main_cost`), `most-accurate`: all of the front; or
             `TRIAL:LEVEL`, any candidate at all.
         max_drop: how far the validation accuracy may lie below the teacher's, in [0, 1]; `None` for any distance.
 
@@ -33,8 +33,7 @@ def pick(view: FrontView, how: str, *, max_drop: float | None = None) -> Candida
         chosen = pareto.knee(fitting, view.objectives)
         assert chosen is not None
         return chosen
-    cost = next((name for name in view.objectives if pareto.OBJECTIVES.get(name) == "minimize"), "macs_kept")
-    order = (cost, "val_accuracy") if how == "smallest" else ("val_accuracy", cost)
+    order = (view.cost, "val_accuracy") if how == "smallest" else ("val_accuracy", view.cost)
     return min(fitting, key=lambda candidate: (pareto.losses(candidate, order), candidate.key))
 
 

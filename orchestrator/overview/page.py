@@ -17,9 +17,10 @@ from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import counted, percent
 
 PAGE = "overview.html"
+_COSTS = {"macs_kept": "MACs", "params_kept": "parameters", "latency_ms": "latency"}
 _WHAT = {
     "knee": "When in doubt",
-    "smallest": "The smallest",
+    "smallest": "The smallest by {cost}",
     "most-accurate": "The most accurate",
 }
 
@@ -83,8 +84,9 @@ def _cards(overview: Overview) -> str:
         return "<p>The front is empty: no network meets the constraints.</p>"
     cards = []
     for how, candidate in overview.picks.items():
+        what = _WHAT[how].format(cost=_COSTS[overview.view.cost])
         cards.append(
-            f'<div class="card {how}"><h3>{_WHAT[how]}: {_name(overview, candidate)}'
+            f'<div class="card {how}"><h3>{what}: {_name(overview, candidate)}'
             f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h3>"
             f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher)}; {fewer(candidate.macs_kept)} fewer MACs, "

@@ -5,6 +5,7 @@ import pytest
 
 from orchestrator.front.constraints import Bound
 from orchestrator.front.front_view import front_view, grown
+from orchestrator.front.pick import pick
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
 
@@ -42,3 +43,23 @@ def test_of_very_many_dominated_candidates_as_many_are_drawn_as_is_said(
     assert len(view.front) == num_on
     assert (len({candidate.key for candidate in view.dominated}), view.rest) == (num_drawn, rest)
     assert {off[0], off[-1]} <= set(view.dominated)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "cost", "cheapest"),
+    [
+        (("val_accuracy", "macs_kept"), "macs_kept", 0),
+        (("val_accuracy", "latency_ms", "macs_kept"), "latency_ms", 1),
+        (("latency_ms", "val_accuracy", "macs_kept"), "latency_ms", 1),
+        (("val_accuracy", "macs_kept", "latency_ms"), "macs_kept", 0),
+        (("params_kept", "latency_ms", "val_accuracy"), "params_kept", 2),
+    ],
+)
+def test_axis_order_and_the_smallest_go_by_the_first_cost(make_candidate, objectives, cost, cheapest):
+    costs = ({"macs_kept": 0.1}, {"latency_ms": 1.0}, {"params_kept": 0.1}, {"val_accuracy": 0.95})
+    dear = {"macs_kept": 0.5, "params_kept": 0.5, "latency_ms": 5.0, "val_accuracy": 0.8}
+    candidates = [make_candidate(trial=number, **(dear | own)) for number, own in enumerate(costs)]
+    view = front_view(candidates, objectives, teacher_val_accuracy=0.95)
+    assert view.cost == cost
+    assert view.front[0].trial == cheapest
+    assert pick(view, "smallest").trial == cheapest

@@ -199,7 +199,7 @@ def test_where_the_study_is_not_at_hand_the_page_counts_those_with_curves_and_sa
 def test_what_has_collapsed_is_marked_on_cards_and_in_the_table(folder):
     (folder.teacher / "result.json").write_text(json.dumps(TEACHER.to_dict() | {"val_guess": 0.7}))
     said = Page(write_overview(folder).read_text()).said
-    assert "The smallest: 0:2 (collapsed)" in said
+    assert "The smallest by MACs: 0:2 (collapsed)" in said
     assert "The most accurate: 0:1 (collapsed)" not in said
     assert said.count("0:2 (collapsed)") == 2
 
