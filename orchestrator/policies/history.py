@@ -7,6 +7,7 @@ from are the best trials, against a picture of all others; the most recent ones 
 from collections.abc import Container, Sequence
 from typing import Any, cast
 
+import moocore
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -146,13 +147,5 @@ def _first(broken_N: np.ndarray, losses_ND: np.ndarray, number: int) -> list[int
 
 def _first_by_front(losses_ND: np.ndarray, number: int) -> list[int]:
     """Indices of so many points, front by front, all coordinates to be minimised."""
-    chosen: list[int] = []
-    left = np.arange(len(losses_ND))
-    while len(chosen) < number and len(left):
-        points_MD = losses_ND[left]
-        no_worse_MM = (points_MD[:, None] <= points_MD[None]).all(axis=2)
-        better_MM = no_worse_MM & (points_MD[:, None] < points_MD[None]).any(axis=2)
-        dominated_M = better_MM.any(axis=0)
-        chosen += left[~dominated_M].tolist()
-        left = left[dominated_M]
-    return chosen[:number]
+    by_front: list[int] = np.argsort(moocore.pareto_rank(losses_ND), kind="stable").tolist()
+    return by_front[:number]

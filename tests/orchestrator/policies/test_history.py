@@ -1,12 +1,13 @@
 """A sampler that sees a part of a long study suggests as in a short one, from the trials that count."""
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.policies.history import BoundedHistory, _Sight
+from orchestrator.policies.history import BoundedHistory, _first, _Sight
 
 SPACE = {"x": FloatDistribution(0.0, 1.0)}
 
@@ -67,6 +68,24 @@ def test_what_was_told_in_between_is_seen_by_the_next_trial():
     study.tell(first, (0.1, 0.1))
     study.ask(SPACE)
     assert sampler.seen == list(range(23))
+
+
+def dominates(one, other):
+    return (one <= other).all() and (one < other).any()
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_the_best_are_chosen_front_by_front_and_the_older_of_one_front(objectives):
+    draws = np.random.default_rng(objectives)
+    for size in range(1, 40):
+        points = draws.integers(0, 5, (size, objectives)).astype(float)  # so that some are equal
+        left, naive = list(range(size)), []
+        while left:
+            front = [i for i in left if not any(dominates(points[j], points[i]) for j in left)]
+            naive += front
+            left = [i for i in left if i not in front]
+        number = size // 2 + 1
+        assert _first(np.zeros(size), points, number) == naive[:number]
 
 
 def test_a_long_study_shows_its_best_and_its_newest():
