@@ -12,15 +12,15 @@ from orchestrator.replay.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval (percentile bootstrap, Efron 1979)."""
+class BootstrapEstimate:
+    """A figure over seeds, such as their mean, with its 95 % interval (percentile bootstrap, Efron 1979)."""
 
     mean: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, *samples: Sequence[float], figure: Callable[..., float] = statistics.fmean) -> "Estimate":
+    def of(cls, *samples: Sequence[float], figure: Callable[..., float] = statistics.fmean) -> "BootstrapEstimate":
         """A figure of paired samples, one value a seed in each; the mean of one sample by default."""
         draws = random.Random(0)
         rows = list(zip(*samples, strict=True))
@@ -57,16 +57,16 @@ class Comparison:
         share: fraction of the best known hypervolume in the end.
         work: until the fraction that was asked for was reached.
         num_short: seeds that did not reach it; they count with all their budget.
-        ratio: of that work to the first policy's, seed by seed.
+        ratio: of that work's mean to the mean of the first policy's; seeds are drawn in pairs for its interval.
         num_trials: that ended, on average.
         num_stopped: of them, stopped early.
     """
 
     policy: str
-    share: Estimate
-    work: Estimate
+    share: BootstrapEstimate
+    work: BootstrapEstimate
     num_short: int
-    ratio: Estimate
+    ratio: BootstrapEstimate
     num_trials: float
     num_stopped: float
 
@@ -89,10 +89,10 @@ def compare(replays: Mapping[str, Sequence[Replay]], yardstick: Yardstick, *, un
         comparisons.append(
             Comparison(
                 policy=policy,
-                share=Estimate.of([end[0] if end else 0.0 for end in ends]),
-                work=Estimate.of(work),
+                share=BootstrapEstimate.of([end[0] if end else 0.0 for end in ends]),
+                work=BootstrapEstimate.of(work),
                 num_short=reached.count(None),
-                ratio=Estimate.of(work, first, figure=ratio_of_means),
+                ratio=BootstrapEstimate.of(work, first, figure=ratio_of_means),
                 num_trials=statistics.fmean(len(search.work) for search in searches),
                 num_stopped=statistics.fmean(search.num_stopped for search in searches),
             )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.replay.comparison import Estimate, compare, ratio_of_means
+from orchestrator.replay.comparison import BootstrapEstimate, compare, ratio_of_means
 from orchestrator.replay.recorded import Recorded
 from orchestrator.replay.simulate import Replay
 from orchestrator.replay.yardstick import Yardstick
@@ -32,8 +32,8 @@ def test_policies_are_compared_seed_by_seed(make_curve):
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_more_seeds():
-    few, many = (Estimate.of([1.0, 2.0, 3.0, 4.0] * times) for times in (1, 25))
+    few, many = (BootstrapEstimate.of([1.0, 2.0, 3.0, 4.0] * times) for times in (1, 25))
     assert few.low < few.mean == many.mean == 2.5 < few.high
     assert many.high - many.low < (few.high - few.low) / 3
-    assert Estimate.of([7.0]) == Estimate(mean=7.0, low=7.0, high=7.0)
+    assert BootstrapEstimate.of([7.0]) == BootstrapEstimate(mean=7.0, low=7.0, high=7.0)
     assert ratio_of_means([2.0, 4.0], [4.0, 8.0]) == 0.5
