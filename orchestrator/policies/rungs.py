@@ -3,7 +3,7 @@
 Asynchronous successive halving (Li et al. 2020, "A system for massively parallel hyperparameter tuning") whose rungs
 rank trials by non-dominated sorting, and inside a front by how well they spread over it: Schmucker et al. 2021,
 "Multi-objective asynchronous successive halving" (arXiv 2106.12639). A rung lies at a fraction of a trial's own
-planned work and keeps what each trial reported when it first passed. Nothing here knows Ray, Optuna or a disk.
+planned epochs and keeps what each trial reported when it first passed. Nothing here knows Ray, Optuna or a disk.
 """
 
 import math
@@ -23,7 +23,7 @@ from trainables.plain import PlainConfig, require_number
 STOPPING_OBJECTIVES = ("val_accuracy", "macs_kept")
 """What is known of a level while it is trained: its accuracy now, and the size that was asked for."""
 
-_ROUNDING = 1e-9  # a third of an epoch's work is not quite the third that a rung lies at
+_ROUNDING = 1e-9  # three times a third of a trial's epochs may not be quite all of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class EarlyStopping(PlainConfig):
 
     Attributes:
         reduction_factor: one in so many trials of a rung goes on, above 1; so much farther on lies the next rung.
-        first_rung: fraction of a trial's planned work at which the first rung lies, in (0, 1).
+        first_rung: fraction of a trial's planned epochs at which the first rung lies, in (0, 1).
     """
 
     reduction_factor: float = 3.0
@@ -49,7 +49,7 @@ class EarlyStopping(PlainConfig):
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """Where the rungs lie, as fractions of a trial's planned work, rising, all below 1."""
+        """Where the rungs lie, as fractions of a trial's planned epochs, rising, all below 1."""
         fractions = [self.first_rung]
         while fractions[-1] * self.reduction_factor < 1.0 - _ROUNDING:
             fractions.append(fractions[-1] * self.reduction_factor)
@@ -135,7 +135,7 @@ class Rungs:
 
         Args:
             trial: its number.
-            fraction: of its planned work that is done, in (0, 1]; a trial that is done is not compared.
+            fraction: of its planned epochs that are done, in (0, 1]; a trial that is done is not compared.
             points: values of the objectives of each level that is known so far, at least one.
 
         Raises:

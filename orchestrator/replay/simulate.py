@@ -40,7 +40,7 @@ class Searcher(Protocol):
         """
 
     def report(self, number: int, fraction: float, points: Sequence[Point]) -> bool:
-        """A trial has done this fraction of its work; whether it goes on."""
+        """A trial has done this fraction of its epochs; whether it goes on."""
 
     def finished(self, number: int, result: Point) -> None:
         """A trial came to its end, its student with this result."""
@@ -98,7 +98,7 @@ class OwnSearcher:
         return self._study.ask(self._space, self._defaults, self._look)
 
     def report(self, number: int, fraction: float, points: Sequence[Point]) -> bool:
-        """A trial has done this fraction of its work; whether it goes on."""
+        """A trial has done this fraction of its epochs; whether it goes on."""
         return self._rungs is None or self._rungs.report(number, fraction, points)
 
     def finished(self, number: int, result: Point) -> None:

@@ -49,7 +49,6 @@ class TrialQueue:
     """Trials to run: first those that an earlier start left unfinished, then new ones from the study.
 
     Attributes:
-        asked: trials that were given out, by number.
         exhausted: why the space gives no more trials, once it does not.
     """
 

@@ -15,6 +15,7 @@ class Wave:
     """Some of a queue's trials, for one run of Tune.
 
     Attributes:
+        queue: where its trials come from.
         broken: what kept it from drawing a trial, or from keeping what one came to, if anything did; it ends then.
         unfit: why no machine that is there can train, if none can.
     """
