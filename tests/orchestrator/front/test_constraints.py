@@ -1,6 +1,16 @@
+import re
+
 import pytest
 
-from orchestrator.front.constraints import Bound, measured_violations, meets, size_violations, unmet, violations
+from orchestrator.front.constraints import (
+    Bound,
+    check_bounds,
+    measured_violations,
+    meets,
+    size_violations,
+    unmet,
+    violations,
+)
 from trainables.errors import InputError
 
 
@@ -16,10 +26,43 @@ from trainables.errors import InputError
         (Bound(at_least=2, at_most=4), 1, 0.5),
         (Bound(at_least=2, at_most=4), 3, -0.25),
         (Bound(at_most=0), 3, 3.0),
+        (Bound(at_least=0), 3, -3.0),
+        (Bound(at_least=2, at_most=2), 2, 0.0),
     ],
 )
 def test_violations_are_fractions_of_the_bound(bound, value, violation):
     assert bound.violation(value) == pytest.approx(violation)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "refusal"),
+    [
+        ({"macs_kept": Bound(at_least=0.0, at_most=1.0)}, None),
+        ({"macs_kept": Bound(at_most=1.001)}, "macs_kept.at_most is 1.001"),
+        ({"val_accuracy": Bound(at_least=-0.001)}, "val_accuracy.at_least is -0.001"),
+        ({"macs": Bound(at_most=2.0)}, None),
+        ({"latency_ms": Bound(at_least=-1.0, at_most=2.0)}, "latency_ms.at_least is -1.0"),
+        ({"flops": Bound(at_most=1.0)}, "'flops' cannot be constrained"),
+    ],
+)
+def test_bounds_lie_where_their_metrics_do(bounds, refusal):
+    if refusal is None:
+        check_bounds(bounds)
+    else:
+        with pytest.raises(InputError, match=re.escape(refusal)):
+            check_bounds(bounds)
+
+
+@pytest.mark.parametrize(
+    ("ends", "refusal"),
+    [
+        ({}, "neither at_most nor at_least is given"),
+        ({"at_least": 0.5, "at_most": 0.4999}, "at_least is 0.5, but must not be above at_most, 0.4999"),
+    ],
+)
+def test_a_bound_bounds_something_and_leaves_something(ends, refusal):
+    with pytest.raises(InputError, match=refusal):
+        Bound(**ends)
 
 
 def test_a_candidate_keeps_to_all_bounds_or_breaks_them(make_candidate):

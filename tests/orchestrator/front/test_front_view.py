@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -63,3 +64,22 @@ def test_axis_order_and_the_smallest_go_by_the_first_cost(make_candidate, object
     assert view.cost == cost
     assert view.front[0].trial == cheapest
     assert pick(view, "smallest").trial == cheapest
+
+
+@pytest.mark.parametrize(
+    ("below", "has_knee", "remarks"),
+    [
+        (None, True, [("knee",), ()]),
+        (None, False, [(), ()]),
+        (0.5, True, [("knee",), ()]),  # what is as accurate has not collapsed
+        (0.5001, True, [("knee",), ("collapsed",)]),
+        (0.9001, False, [("collapsed",), ("collapsed",)]),
+    ],
+)
+def test_the_knee_is_one_and_what_lies_below_has_collapsed(make_candidate, below, has_knee, remarks):
+    candidates = [make_candidate(trial=0, val_accuracy=0.9), make_candidate(trial=1, val_accuracy=0.5, macs_kept=0.09)]
+    limit = {} if below is None else {"collapsed_below": below}
+    view = front_view(candidates, OBJECTIVES, teacher_val_accuracy=0.95, **limit)
+    assert view.knee == candidates[0]
+    view = view if has_knee else replace(view, knee=None)
+    assert [view.remarks(candidate) for candidate in candidates] == remarks

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.front.archive import Candidate
 from orchestrator.front.constraints import Bound
 from orchestrator.front.front_view import FrontView, front_view
-from orchestrator.front.pick import pick, pick_all, pick_front
+from orchestrator.front.pick import pick, pick_all, pick_each, pick_front
 from trainables.errors import InputError
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
@@ -126,3 +126,31 @@ def test_several_ways_pick_each_candidate_once() -> None:
     assert labels("smallest", "most-accurate", max_drop=0.02) == ["0:2", "0:1"]
     with pytest.raises(InputError, match="best to be had"):
         labels("knee", "10:1", max_drop=0.02)
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "accuracy", "fits"),
+    [
+        (0.0, 0.75, True),
+        (0.25, 0.5, True),
+        (0.25, 0.5 - 1e-9, True),  # as far as quotients round
+        (0.25, 0.5 - 1e-8, False),
+        (1.0, 0.0, True),
+    ],
+)
+def test_a_drop_includes_its_end(max_drop: float, accuracy: float, fits: bool) -> None:  # noqa: FBT001
+    view = front_view([candidate(0, 1, accuracy, 0.5)], OBJECTIVES, teacher_val_accuracy=0.75)
+    if fits:
+        assert len(pick_front(view, max_drop=max_drop)) == 1
+    else:
+        with pytest.raises(InputError, match="best to be had"):
+            pick_front(view, max_drop=max_drop)
+
+
+def test_every_way_picks_of_a_front_and_none_of_an_empty_one() -> None:
+    assert {how: found.label for how, found in pick_each(VIEW).items()} == {
+        "knee": "3:1",
+        "smallest": "3:2",
+        "most-accurate": "0:1",
+    }
+    assert pick_each(front_view((), OBJECTIVES, teacher_val_accuracy=TEACHER)) == {}
