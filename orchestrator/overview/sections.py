@@ -10,7 +10,7 @@ from orchestrator.overview.gather import Overview
 from orchestrator.overview.importance import Importance
 from orchestrator.overview.words import duration
 from orchestrator.searches.curves import TrialCurve
-from orchestrator.words import percent
+from orchestrator.words import counted, percent
 
 _MOST_CURVES = 12
 _MOST_COLUMNS = 12
@@ -117,9 +117,15 @@ def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Over
 
 def widths_section(overview: Overview) -> str:
     """What each layer of the front's networks kept."""
-    shown = [candidate for candidate in overview.view.front if overview.widths.get(candidate.label)][:_MOST_COLUMNS]
+    known = [candidate for candidate in overview.view.front if overview.widths.get(candidate.label)]
+    shown = known[:_MOST_COLUMNS]
     if not shown:
         return ""
+    left = len(known) - len(shown)
+    more = (
+        f" Not shown: {counted(left, 'more network')} of the front; their folders have <code>architecture.json</code>."
+    )
+    more = more if left else ""
     kept = [{one.layer: one.kept for one in overview.widths[candidate.label]} for candidate in shown]
     groups: list[tuple[list[str], int, list[int | None]]] = []
     for one in overview.widths[shown[0].label]:
@@ -138,7 +144,7 @@ def widths_section(overview: Overview) -> str:
         "<section><h2>What layers kept</h2>"
         '<p class="soft">Output channels of each layer, the teacher’s first; layers that follow one another and keep '
         "the same share a row. The darker, the larger the part that was kept: pale rows are where the teacher had "
-        "more than it needed.</p>"
+        f"more than it needed.{more}</p>"
         f'<div class="scroll"><table><thead><tr><th>layer</th><th>teacher</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )

@@ -17,6 +17,7 @@ from orchestrator.overview.charts import Frame, Line, Point, count_ticks, lines,
 from orchestrator.overview.gather import Links, gather
 from orchestrator.overview.importance import importance
 from orchestrator.overview.page import html, write_overview
+from orchestrator.overview.sections import widths_section
 from orchestrator.sampling.conclusions import CASCADE_ATTRIBUTE
 from orchestrator.sampling.storages import find_or_make_study, study_address
 from orchestrator.searches.curves import SCHEMA, _rows, write_table
@@ -194,6 +195,21 @@ def test_where_the_study_is_not_at_hand_the_page_counts_those_with_curves_and_sa
     experiment = parse_experiment({"study": {"url": "postgresql://nowhere/studies"}})
     (folder.path / "experiment.yaml").write_text(experiment.to_yaml())
     assert ends_of(folder) == known
+
+
+@pytest.mark.parametrize(
+    ("most", "said"), [(18, None), (17, "Not shown: 1 more network of the front"), (3, "15 more networks")]
+)
+def test_networks_whose_widths_are_not_shown_are_counted(folder, monkeypatch, most, said):
+    monkeypatch.setattr("orchestrator.overview.sections._MOST_COLUMNS", most)
+    overview = gather(folder)
+    every = overview.view.candidates
+    assert len(every) == 18
+    view = dataclasses.replace(overview.view, front=every)
+    widths = {candidate.label: next(iter(overview.widths.values())) for candidate in every}
+    section = widths_section(dataclasses.replace(overview, view=view, widths=widths))
+    assert section.count("<th>") == 2 + most
+    assert said in section if said else "Not shown" not in section
 
 
 def test_what_has_collapsed_is_marked_on_cards_and_in_the_table(folder):
