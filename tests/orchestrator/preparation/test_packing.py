@@ -16,8 +16,6 @@ from orchestrator.preparation.cards import Card, Measured
 from orchestrator.preparation.packing import difference, greediest, most_together, pack, part_of_card, without_cards
 from orchestrator.preparation.room import Footprints, find_room
 from trainables.config import CascadeConfig
-from trainables.datasets.data import DataSplits
-from trainables.datasets.images import ImageSet
 from trainables.recipe import Recipe
 
 GIB = 2**30
@@ -26,12 +24,6 @@ MACHINE = {"CPU": 16.0, "GPU": 1.0}
 MEASURED = Measured(
     card="H100", card_bytes=80 * GIB, torch_bytes=6 * GIB, other_bytes=GIB // 2, usable_bytes=round(78.5 * GIB)
 )
-
-
-@pytest.fixture(scope="module")
-def data():
-    images = ImageSet(images_NCHW=torch.zeros(64, 3, 16, 16, dtype=torch.uint8), labels_N=torch.arange(64) % 4)
-    return DataSplits(train=images, val=images, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=("a", "b", "c", "d"))
 
 
 def experiment(gpus="auto", **others):

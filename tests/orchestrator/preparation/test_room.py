@@ -10,20 +10,12 @@ from orchestrator.experiment.resources import Resources
 from orchestrator.preparation import room
 from orchestrator.preparation.room import MemoryLook, Room, check_memory, find_room
 from trainables.config import CascadeConfig
-from trainables.datasets.data import DataSplits
-from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 from trainables.memory import footprint
 from trainables.networks.models import build
 from trainables.recipe import Recipe
 
 NODE = {"CPU": 4.0, "memory": 6e9, "object_store_memory": 2e9}
-
-
-@pytest.fixture(scope="module")
-def data():
-    images = ImageSet(images_NCHW=torch.zeros(64, 3, 16, 16, dtype=torch.uint8), labels_N=torch.arange(64) % 4)
-    return DataSplits(train=images, val=images, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=("a", "b", "c", "d"))
 
 
 @pytest.fixture

@@ -12,14 +12,10 @@ from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import open_search
 from orchestrator.searches.snapshot import Snapshots, fetch
 from orchestrator.storage.bucket import Bucket
+from tests.orchestrator.searches.test_snapshot import content
 from trainables.errors import InputError
 
 pytestmark = pytest.mark.integration
-
-
-def content(folder):
-    names = Snapshots(folder).take()[0]
-    return {name: (folder / name).read_bytes() for name in names}
 
 
 def test_a_bucket_that_fails_is_told_of_once_and_has_all_in_the_end(search, monkeypatch):

@@ -168,11 +168,21 @@ def make_sender(tmp_path, warnings):
 
 
 @pytest.fixture
-def store(database):
+def connected():
+    """Connect to MLflow in a storage folder."""
+
+    def connect(storage):
+        store = MlflowStore(uri=database_uri(storage), storage=storage, experiment="here")
+        store.require()
+        return store
+
+    return connect
+
+
+@pytest.fixture
+def store(database, connected):
     """MLflow in the storage folder."""
-    store = MlflowStore(uri=database_uri(database), storage=database, experiment="here")
-    store.require()
-    return store
+    return connected(database)
 
 
 @pytest.fixture

@@ -21,14 +21,8 @@ pytestmark = [
 ]
 
 
-def connected(storage):
-    store = MlflowStore(uri=database_uri(storage), storage=storage, experiment="here")
-    store.require()
-    return store
-
-
 @pytest.fixture
-def begun(tmp_path, empty_database):
+def begun(tmp_path, empty_database, connected):
     """Two runs, one with an artifact, a registered network, and an experiment that MLflow's pages made."""
     storage = tmp_path / "my räume"
     storage.mkdir()
@@ -63,7 +57,7 @@ def everything(storage):
     return text
 
 
-def test_artifacts_are_found_and_new_ones_land_in_the_folder_at_its_new_place(begun, tmp_path):
+def test_artifacts_are_found_and_new_ones_land_in_the_folder_at_its_new_place(begun, tmp_path, connected):
     old, run, quiet, model = begun
     here = tmp_path / "on/another disk"
     here.parent.mkdir()
@@ -129,7 +123,7 @@ def test_a_folder_is_followed_though_a_new_one_stands_at_its_old_place(begun, tm
     assert locations(here)["here"] == (here / "mlartifacts").as_uri()
 
 
-def test_what_a_killed_search_left_is_sent_without_moving_a_running_ones_places(begun, tmp_path):
+def test_what_a_killed_search_left_is_sent_without_moving_a_running_ones_places(begun, tmp_path, connected):
     old, *_ = begun
     here = old.rename(tmp_path / "here")
     before = locations(here)
@@ -140,7 +134,7 @@ def test_what_a_killed_search_left_is_sent_without_moving_a_running_ones_places(
     assert locations(here) != before
 
 
-def test_a_folder_that_no_search_made_holds_up_nothing(begun, tmp_path):
+def test_a_folder_that_no_search_made_holds_up_nothing(begun, tmp_path, connected):
     old, *_ = begun
     here = old.rename(tmp_path / "here")
     for name in ("digits copy", ".hidden"):
@@ -163,7 +157,7 @@ def test_a_copy_is_left_as_it_is_while_the_original_is_there(begun, tmp_path):
     assert everything(tmp_path / "copy") == before
 
 
-def test_a_copy_is_followed_by_who_cannot_write_to_the_original(begun, tmp_path, monkeypatch):
+def test_a_copy_is_followed_by_who_cannot_write_to_the_original(begun, tmp_path, monkeypatch, connected):
     old, _, quiet, _ = begun
     copy, mounted = tmp_path / "copy", tmp_path / "mounted"
     shutil.copytree(old, copy)
