@@ -2,9 +2,10 @@
 
 import base64
 import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from orchestrator.markdown import as_text, table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,32 +56,22 @@ class Code:
 Block = Heading | Paragraph | Listing | Table | Picture | Code
 
 
-# What Markdown takes for more than text: `<` and `&` where a tag or a character's name begins, `_` at a word's ends.
-_MARKS = re.compile(r"[\\`*\[\]|~]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
-
-
-def _as_text(text: str) -> str:
-    """Words for a line of Markdown that shows them as they are."""
-    return _MARKS.sub(r"\\\g<0>", " ".join(text.splitlines()))
-
-
 def to_markdown(blocks: Sequence[Block]) -> str:
     """A report as Markdown; pictures are files beside it."""
     parts = []
     for number, block in enumerate(blocks):
         match block:
             case Heading(text=text):
-                parts.append(f"{'#' if number == 0 else '##'} {_as_text(text)}")
+                parts.append(f"{'#' if number == 0 else '##'} {as_text(text)}")
             case Paragraph(text=text):
-                parts.append(_as_text(text))
+                parts.append(as_text(text))
             case Listing(points=points):
-                parts.append("\n".join(f"- {_as_text(point)}" for point in points))
+                parts.append("\n".join(f"- {as_text(point)}" for point in points))
             case Table(head=head, rows=rows):
-                lines = [[_as_text(cell) for cell in cells] for cells in (head, *rows)]
-                lines.insert(1, ["---"] * len(head))
-                parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+                first, *others = ([as_text(cell) for cell in cells] for cells in (head, *rows))
+                parts.append(table(first, others, others="words"))
             case Picture(name=name, caption=caption):
-                parts.append(f"![{_as_text(caption)}]({name})")
+                parts.append(f"![{as_text(caption)}]({name})")
             case Code(text=text):
                 parts.append(f"```yaml\n{text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"

@@ -9,7 +9,7 @@ import yaml
 from orchestrator.exports.card import Card
 from orchestrator.exports.formats import CARD_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE
 from orchestrator.exports.making import made
-from orchestrator.exports.marks import as_code, table
+from orchestrator.markdown import as_code, table
 from orchestrator.words import percent
 from trainables.data_config import DataName, Pixels
 from trainables.files.checkpoint import WEIGHTS_FILE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
+from orchestrator.markdown import table
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import percent
 
@@ -108,9 +109,8 @@ def front_table(view: FrontView) -> str:
         A table with a line a candidate of the front, ending in a newline.
     """
     head = ["candidate", "val accuracy", "against teacher", "MACs", "MACs kept", "params", "params kept", "latency, ms"]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for candidate in view.front:
-        cells = [
+    rows = [
+        (
             _named(view, candidate),
             percent(candidate.val_accuracy, 2),
             f"{100 * (candidate.val_accuracy - view.teacher_val_accuracy):+.2f} points",
@@ -119,9 +119,10 @@ def front_table(view: FrontView) -> str:
             f"{candidate.params:,}",
             percent(candidate.params_kept, 2),
             "–" if candidate.latency_ms is None else f"{candidate.latency_ms:.3g}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        )
+        for candidate in view.front
+    ]
+    return table(head, rows) + "\n"
 
 
 def _named(view: FrontView, candidate: Candidate) -> str:
