@@ -18,7 +18,7 @@ from orchestrator.evidence.folder import REPORT, RESULTS
 from orchestrator.evidence.material import load_images, read_teacher
 from orchestrator.evidence.pages import Heading, Listing, Table
 from orchestrator.evidence.plan import StudyPlan, load_plan
-from orchestrator.evidence.processes import told
+from orchestrator.evidence.processes import all_lost, told
 from orchestrator.evidence.report import report_blocks, write_report
 from orchestrator.evidence.results import ResultFile, RunResult, study_id
 from orchestrator.evidence.schedule import num_runs
@@ -98,7 +98,7 @@ def run_study_command(source: Path, *, name: str, storage: Path, overrides: Sequ
         tracker.close()
     _show(console, plan, file.read(), summary, folder.path)
     if num_lost:
-        say(f"{counted(num_lost, 'run')} lost as workers died; the same command tries again")
+        say(all_lost(num_lost))
     return 1 if num_lost else 0
 
 

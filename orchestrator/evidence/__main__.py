@@ -10,7 +10,7 @@ from orchestrator.data.left_out import data_notes
 from orchestrator.evidence.arms import check_study
 from orchestrator.evidence.material import find_device, load_images
 from orchestrator.evidence.plan import load_plan
-from orchestrator.evidence.processes import run_study
+from orchestrator.evidence.processes import RunsLostError, run_study
 from orchestrator.evidence.schedule import num_runs
 from orchestrator.evidence.sources import keep_sources, sources_of
 from orchestrator.forbidden import as_bad_input
@@ -95,6 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"{_KEPT}",
             file=sys.stderr,
         )
+        return 1
+    except RunsLostError as error:
+        print(f"evidence: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"evidence: stopped; {_KEPT}", file=sys.stderr)

@@ -17,11 +17,12 @@ from orchestrator.evidence.material import (
     teacher_with,
 )
 from orchestrator.evidence.plan import StudyPlan
+from orchestrator.evidence.processes import told_lost
 from orchestrator.evidence.results import RunResult
 from orchestrator.evidence.schedule import next_run
 from orchestrator.evidence.settings import Run
 from orchestrator.words import percent
-from trainables.errors import StageFailure, first_line
+from trainables.errors import StageFailure
 from trainables.hardware import processor
 
 Arrays = dict[str, Any]
@@ -37,7 +38,7 @@ def run_on_ray(
     done: Callable[[RunResult], None],
     say: Callable[[str], None],
 ) -> int:
-    """Train all runs that are missing, as many at once as fit; how many were lost with their workers.
+    """Train all runs that are missing, as many at once as fit; how many were lost to errors or with their workers.
 
     Args:
         plan: the study.
@@ -58,24 +59,24 @@ def run_on_ray(
     teacher = ray.put(_teacher(plan, images, folder, arrays, share, say))
     work = ray.remote(**share)(_work)
     slots = _slots(plan)
-    running: dict[Any, str] = {}
+    running: dict[Any, Run] = {}
     while True:
         while len(running) < slots:
-            run = next_run(plan, results, {*running.values(), *lost})
+            run = next_run(plan, results, {*(other.key for other in running.values()), *lost})
             if run is None:
                 break
-            running[work.remote(plan.to_dict(), run, arrays, teacher)] = run.key
+            running[work.remote(plan.to_dict(), run, arrays, teacher)] = run
         if not running:
             return len(lost)
         (ended, *_), _ = ray.wait(list(running))
-        key = running.pop(ended)
+        run = running.pop(ended)
         try:
             result: RunResult = ray.get(ended)
         except ray.exceptions.RayError as error:
-            lost.add(key)
-            say(f"a run was lost: {first_line(error)}")
+            lost.add(run.key)
+            say(told_lost(run, error.cause if isinstance(error, ray.exceptions.RayTaskError) else error))
             continue
-        results[key] = result
+        results[run.key] = result
         done(result)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,7 @@ from orchestrator.evidence.settings import Run
 from orchestrator.pool import process_pool
 from orchestrator.storage.staging import disk_full
 from orchestrator.words import counted, percent
+from trainables.errors import first_line
 from trainables.hardware import processor
 
 Say = Callable[[str], None]
@@ -26,6 +28,14 @@ Say = Callable[[str], None]
 
 class OutOfTimeError(Exception):
     """A run was given up since the time is over."""
+
+
+class RunsLostError(Exception):
+    """Runs ended in errors that are no result, which was said of each; all others are done."""
+
+
+class NotBegunError(Exception):
+    """A process cannot work at all; its argument says why."""
 
 
 def run_study(
@@ -53,6 +63,7 @@ def run_study(
 
     Raises:
         StageFailure: if the teacher cannot be trained.
+        RunsLostError: if runs in other processes were lost, once all others are done.
     """
     # By a clock that nobody sets, and that all processes of a machine share.
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -89,10 +100,23 @@ def told(result: RunResult) -> str:
         for found in result.found
     )
     return (
-        f"{result.purpose} {result.arm}, size {result.size:g}, seed {result.seed}, rate {result.learning_rate:g}: "
-        f"{result.failure or levels}; {counted(result.epochs, 'epoch')}, {result.work:.1f} teacher-passes, "
-        f"{result.seconds:.0f} s"
+        f"{_named(result)}: {result.failure or levels}; {counted(result.epochs, 'epoch')}, {result.work:.1f} "
+        f"teacher-passes, {result.seconds:.0f} s"
     )
+
+
+def told_lost(run: Run, error: Exception) -> str:
+    """A run that has no result, in a line, with the error that ended it."""
+    return f"{_named(run)}: lost ({type(error).__name__}: {first_line(error)})"
+
+
+def all_lost(number: int) -> str:
+    """So many runs that have no result, in the last line."""
+    return f"{counted(number, 'run')} lost, as is said above; the same command tries again"
+
+
+def _named(run: Run | RunResult) -> str:
+    return f"{run.purpose} {run.arm}, size {run.size:g}, seed {run.seed}, rate {run.learning_rate:g}"
 
 
 def _alone(plan: StudyPlan, material: Material, file: ResultFile, deadline: float | None, say: Say) -> bool:
@@ -117,26 +141,41 @@ def _together(  # noqa: PLR0913
     pool: Executor, plan: StudyPlan, workers: int, file: ResultFile, deadline: float | None, say: Say
 ) -> bool:
     results = file.read()
-    running: dict[Future[RunResult | None], str] = {}
-    over = False
+    running: dict[Future[RunResult | None], Run] = {}
+    lost = set[str]()
+    over, ended = False, None
     while True:
-        while not over and len(running) < workers:
-            run = next_run(plan, results, frozenset(running.values()))
+        while not over and ended is None and len(running) < workers:
+            run = next_run(plan, results, {*(other.key for other in running.values()), *lost})
             if run is None:
                 break
-            running[pool.submit(_work, run, deadline)] = run.key
+            running[pool.submit(_work, run, deadline)] = run
         if not running:
-            return not over
+            break
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            del running[future]
-            result = future.result()
-            if result is None:
-                over = True
-                continue
-            file.add(result)
-            results[result.key] = result
-            say(told(result))
+            run = running.pop(future)
+            try:
+                result = future.result()
+            except BrokenProcessPool as error:
+                ended = error  # once what others came to is kept
+            except NotBegunError as error:
+                (ended,) = error.args
+            except Exception as error:
+                lost.add(run.key)
+                say(told_lost(run, error))
+            else:
+                if result is None:
+                    over = True
+                    continue
+                file.add(result)
+                results[result.key] = result
+                say(told(result))
+    if ended is not None:
+        raise ended
+    if lost:
+        raise RunsLostError(all_lost(len(lost)))
+    return not over
 
 
 # What a worker holds between its runs; a pool has no other place for it.
@@ -156,7 +195,7 @@ def _begin(  # noqa: PLR0913
 
 def _work(run: Run, deadline: float | None) -> RunResult | None:
     if "failure" in _HELD:
-        raise _HELD["failure"]
+        raise NotBegunError(_HELD["failure"])
     try:
         return run_arm(run, _HELD["material"], lambda: _check(deadline))
     except OutOfTimeError:

@@ -1,8 +1,12 @@
 """A study of seconds: few digits, a tiny network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from orchestrator.evidence.results import RunResult
+from orchestrator.evidence.settings import Run
 
 PLAIN: dict[str, Any] = {
     "model": {"name": "vgg-small", "width": 0.125},
@@ -22,3 +26,28 @@ PLAIN: dict[str, Any] = {
 def plain() -> dict[str, Any]:
     """Values of a study file, which a test may change."""
     return {key: dict(value) if isinstance(value, dict) else value for key, value in PLAIN.items()}
+
+
+@pytest.fixture
+def result_of() -> Callable[[Run], RunResult]:
+    """What a run came to that found nothing."""
+
+    def make(run: Run) -> RunResult:
+        return RunResult(
+            key=run.key,
+            arm=run.arm,
+            size=run.size,
+            seed=run.seed,
+            learning_rate=run.learning_rate,
+            purpose=run.purpose,
+            found=(),
+            epochs=1,
+            work=1.0,
+            seconds=1.0,
+            device="cpu",
+            versions={},
+            config={},
+            failure="it was not tried",
+        )
+
+    return make

@@ -6,8 +6,11 @@ import json
 import multiprocessing
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -19,9 +22,10 @@ from orchestrator.evidence.__main__ import main
 from orchestrator.evidence.arms import run_arm, versions
 from orchestrator.evidence.material import Material, load_images, prepare_teacher, read_teacher
 from orchestrator.evidence.plan import StudyPlan
-from orchestrator.evidence.processes import OutOfTimeError, run_study
-from orchestrator.evidence.results import ResultFile
+from orchestrator.evidence.processes import NotBegunError, OutOfTimeError, run_study
+from orchestrator.evidence.results import ResultFile, RunResult
 from orchestrator.evidence.schedule import chosen_rate, next_run, num_runs
+from orchestrator.evidence.settings import Run
 from orchestrator.storage.locks import locked
 from trainables.errors import InputError
 from trainables.hardware import processor
@@ -363,6 +367,49 @@ def test_what_keeps_a_process_from_beginning_is_told(plain, tmp_path: Path, monk
     path.write_text(json.dumps(plain))
     assert main([str(path), "--out", str(tmp_path / "out"), "--workers", "2"]) == 2
     assert capsys.readouterr().err == "evidence: the teacher's file is damaged\n"
+
+
+def test_a_run_that_raises_loses_no_other_and_is_tried_again(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+    def raises(run: Run, *given: Any) -> RunResult:
+        if (run.arm, run.seed) == ("plain", 1):
+            raise RuntimeError("CUDA out of memory\nTried to allocate")
+        return run_arm(run, *given)
+
+    monkeypatch.setattr(processor, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(processes, "run_arm", raises)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(plain))
+    command = [str(path), "--out", str(tmp_path / "out"), "--workers", "2"]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "measured plain, size 0.3, seed 1, rate 0.05: lost (RuntimeError: CUDA out of memory)\n" in told.out
+    assert told.err == "evidence: 1 run lost, as is said above; the same command tries again\n"
+    assert len(ResultFile(tmp_path / "out" / "results.jsonl").read()) == 3
+    monkeypatch.setattr(processes, "run_arm", run_arm)
+    assert main(command) == 0
+    assert len(ResultFile(tmp_path / "out" / "results.jsonl").read()) == 4
+
+
+@pytest.mark.parametrize("error", [NotBegunError(InputError("the teacher's file is damaged")), BrokenProcessPool()])
+def test_what_ends_a_study_loses_no_run_that_others_end(
+    plain, tmp_path: Path, monkeypatch, result_of: Callable[[Run], RunResult], error: Exception
+) -> None:
+    raised = Event()
+
+    def work(run: Run, _: float | None) -> RunResult:
+        if run.arm == "plain":
+            raised.set()
+            raise error
+        assert raised.wait(60)
+        return result_of(run)
+
+    monkeypatch.setattr(processes, "_work", work)
+    plan, file = StudyPlan.from_dict(plain), ResultFile(tmp_path / "results.jsonl")
+    with ThreadPoolExecutor(2) as threads, pytest.raises((InputError, BrokenProcessPool)):
+        processes._together(threads, plan, 2, file, None, lambda _: None)
+    assert [result.arm for result in file.read().values()] == ["scratch"]
 
 
 @pytest.mark.integration
