@@ -53,7 +53,8 @@ class StageFolder:
     def find_or_claim(self, identity: Identity) -> tuple[Tensors, dict[str, Any]] | None:
         """What a stage gave, or `None` where it is the caller's to compute.
 
-        Waits while another process computes the stage. A damaged entry is dropped, and counts as not there.
+        Waits while another process computes the stage. An entry that cannot be read counts as not there, and is dropped
+        if it is damaged.
 
         Args:
             identity: what determines the stage.
@@ -102,16 +103,18 @@ class StageFolder:
             self._lock = None
 
     def _read(self, key: str) -> tuple[Tensors, dict[str, Any]] | None:
+        """What an entry holds. Who holds its lock drops a damaged one; one that cannot be read now stays."""
         entry = self._path / key
-        if not entry.is_dir():
-            return None
         try:
-            manifest = json.loads((entry / MANIFEST_FILE).read_text(encoding="utf-8"))
-            if manifest["sha256"] == checksum_of(entry / STAGE_FILE):
+            if not entry.is_dir():
+                return None
+            if _is_whole(entry):
                 return load_state(entry / STAGE_FILE)
-        except (OSError, ValueError, KeyError, TypeError, InputError):
-            pass
-        shutil.rmtree(entry, ignore_errors=True)
+        except (OSError, InputError) as error:
+            _log.warning("stage %s cannot be read, and is computed again: %s", entry, first_line(error))
+            return None
+        if self._lock is not None:
+            shutil.rmtree(entry, ignore_errors=True)
         return None
 
     def _fetch(self, key: str) -> tuple[Tensors, dict[str, Any]] | None:
@@ -131,3 +134,16 @@ class StageFolder:
             self._bucket.push(self._path / key, key)
         except OSError as error:
             _log.warning("a stage could not be kept in %s: %s", self._bucket.address, first_line(error))
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether a stage is as it was kept.
+
+    Raises:
+        OSError: if that cannot be told now.
+    """
+    try:
+        manifest = json.loads((entry / MANIFEST_FILE).read_text(encoding="utf-8"))
+        return bool(manifest["sha256"] == checksum_of(entry / STAGE_FILE))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False

@@ -1,5 +1,6 @@
 """Finished stages on disk: found whole or not at all, computed by one at a time."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.searches import reuse
 from orchestrator.searches.reuse import MANIFEST_FILE, STAGE_FILE, StageFolder
 from orchestrator.storage.bucket import Bucket
+from trainables.errors import InputError
 from trainables.identity import digest
 
 IDENTITY = {"stage": "level-1", "seed": 0}
@@ -65,6 +68,38 @@ def test_a_damaged_stage_is_dropped_and_can_be_kept_anew(stages, entry, damage):
     assert not entry.exists()
     stages.keep(IDENTITY, TENSORS, VALUES)
     assert stages.find_or_claim(IDENTITY)[1] == VALUES
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("checksum_of", OSError(errno.EMFILE, "Too many open files")),
+        ("checksum_of", OSError(errno.ESTALE, "Stale file handle")),
+        ("checksum_of", PermissionError(errno.EACCES, "Permission denied")),
+        ("load_state", InputError("stage.safetensors is missing or damaged: Too many open files")),
+    ],
+)
+def test_a_stage_that_cannot_be_read_for_now_stays(stages, entry, monkeypatch, caplog, step, error):
+    def fails(_):
+        raise error
+
+    stages.keep(IDENTITY, TENSORS, VALUES)
+    with monkeypatch.context() as for_now:
+        for_now.setattr(reuse, step, fails)
+        assert stages.find_or_claim(IDENTITY) is None
+    assert f"stage {entry} cannot be read, and is computed again: {error}" in caplog.text
+    assert stages.find_or_claim(IDENTITY)[1] == VALUES
+
+
+def test_a_damaged_stage_is_left_by_who_does_not_hold_its_lock(stages, entry, monkeypatch):
+    def without_locks(_):
+        raise NotImplementedError
+
+    stages.keep(IDENTITY, TENSORS, VALUES)
+    flip_a_byte(entry)
+    monkeypatch.setattr(reuse.FileLock, "acquire", without_locks)
+    assert stages.find_or_claim(IDENTITY) is None
+    assert entry.exists()
 
 
 def test_what_is_there_already_is_left(stages):
