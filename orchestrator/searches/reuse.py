@@ -87,8 +87,11 @@ class StageFolder:
             save_state(aside / STAGE_FILE, tensors, values)
             manifest = {"identity": identity, "sha256": checksum_of(aside / STAGE_FILE)}
             (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            if not (self._path / key).exists():
+            try:
                 aside.rename(self._path / key)
+            except OSError:
+                if not (self._path / key).is_dir():  # where there are no locks another may have kept it first
+                    raise
             self._push(key)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

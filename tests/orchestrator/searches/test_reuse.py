@@ -108,6 +108,20 @@ def test_what_is_there_already_is_left(stages):
     assert stages.find_or_claim(IDENTITY)[1] == VALUES
 
 
+def test_who_keeps_a_stage_second_leaves_the_first(stages, tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def too_late(path, target):
+        monkeypatch.undo()
+        StageFolder(tmp_path / "stages").keep(IDENTITY, TENSORS, VALUES)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    stages.keep(IDENTITY, TENSORS, VALUES | {"epochs": []})
+    assert stages.find_or_claim(IDENTITY)[1] == VALUES
+    assert len(list((tmp_path / "stages").iterdir())) == 1
+
+
 def test_it_travels_to_other_processes_without_its_lock(stages):
     stages.find_or_claim(IDENTITY)
     elsewhere = pickle.loads(pickle.dumps(stages))
