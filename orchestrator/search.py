@@ -12,7 +12,7 @@ import ray
 
 from orchestrator.beginning import alone_if_timed, begin, check_search, removed_if_unused, tell_start
 from orchestrator.experiment.config import Experiment
-from orchestrator.experiment.resources import LOCAL
+from orchestrator.experiment.machine_rules import LOCAL
 from orchestrator.machines.cluster import check_nodes
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.policies.budget import Budget

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from orchestrator.experiment.machine_rules import LOCAL, require_address, require_cards
+from search_spaces.naming import named
 from trainables.errors import shown
 from trainables.plain import PlainConfig, require, require_int, require_number, require_one_of, require_text
 
@@ -178,12 +180,13 @@ class RunResources(PlainConfig):
     Attributes:
         cpus: cores of each.
         gpus: of each; a fraction shares a card.
-        address: `local` starts Ray on this machine; `auto` joins the cluster that it is part of.
+        address: `local` starts Ray on this machine; `auto` joins the cluster that it is part of, and HOST:PORT the one
+            whose head answers there.
     """
 
     cpus: float = 1.0
     gpus: float = 0.0
-    address: str = "local"
+    address: str = LOCAL
 
     called: ClassVar[str] = "resources"
 
@@ -195,7 +198,10 @@ class RunResources(PlainConfig):
         """
         require_number("resources.cpus", self.cpus, above=0.0)
         require_number("resources.gpus", self.gpus, at_least=0.0)
+        require_cards("resources.gpus", self.gpus)
         require_text("resources.address", self.address)
+        with named("resources.address: "):
+            require_address(self.address)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

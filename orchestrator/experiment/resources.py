@@ -1,25 +1,17 @@
 """What trials and the teacher take of machines, as an experiment says it."""
 
 import math
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from orchestrator.experiment.machine_rules import AUTO, LOCAL, require_address, require_cards
 from trainables.errors import InputError
-
-LOCAL = "local"
-"""The address of a Ray that is started on this machine."""
-AUTO: Literal["auto"] = "auto"
-"""In place of a number of GPUs: as large a part of a card as a trial is seen to take."""
-
-_HOST_AND_PORT = re.compile(r"(ray://)?[^\s/]+:\d{1,5}")
 
 
 def _check_gpus(key: str, gpus: float, ranks_key: str, ranks: int | None) -> None:
     """Check a number of GPUs, and that no rank would have several, of which it uses one."""
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"{key} is {gpus:g}, but must be a fraction of one GPU or a whole number of them")
+    require_cards(key, gpus)
     if ranks is not None and gpus > ranks:
         raise InputError(
             f"{key} is {gpus:g}, but {ranks_key} is {ranks}, and a rank uses one GPU; leave {ranks_key} out or raise it"
@@ -95,8 +87,7 @@ class Resources(BaseModel, extra="forbid", frozen=True):
     @field_validator("address")
     @classmethod
     def _known_address(cls, address: str) -> str:
-        if address not in (LOCAL, AUTO) and not _HOST_AND_PORT.fullmatch(address):
-            raise InputError(f"{address!r} is given, but must be {LOCAL}, {AUTO}, or HOST:PORT of a cluster's head")
+        require_address(address)
         return address
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from ray._private.state import state  # what autoscaling may still bring is told
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.experiment.resources import LOCAL
+from orchestrator.experiment.machine_rules import LOCAL
 from orchestrator.storage.bucket import Bucket
 from trainables.errors import InputError, first_line
 

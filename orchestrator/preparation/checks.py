@@ -12,7 +12,8 @@ from orchestrator.data.classes import class_notes, require_differences
 from orchestrator.data.leakage import leakage_notes
 from orchestrator.experiment.config import Experiment
 from orchestrator.experiment.idle import idle_notes
-from orchestrator.experiment.resources import AUTO, LOCAL, Resources
+from orchestrator.experiment.machine_rules import AUTO, LOCAL
+from orchestrator.experiment.resources import Resources
 from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.preparation.exportable import export_notes

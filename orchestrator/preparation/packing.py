@@ -13,7 +13,8 @@ from typing import Any
 from ray.exceptions import RayError
 
 from orchestrator.experiment.config import Experiment
-from orchestrator.experiment.resources import AUTO, LOCAL, Resources
+from orchestrator.experiment.machine_rules import AUTO, LOCAL
+from orchestrator.experiment.resources import Resources
 from orchestrator.policies.looks import Look, admit
 from orchestrator.policies.probe import SpaceProbe
 from orchestrator.preparation.cards import Measured, gpu_machines, gpu_nodes, measure, smallest_card

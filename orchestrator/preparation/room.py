@@ -7,7 +7,8 @@ import ray
 import torch
 
 from orchestrator.experiment.config import Experiment
-from orchestrator.experiment.resources import AUTO, LOCAL, Resources
+from orchestrator.experiment.machine_rules import AUTO, LOCAL
+from orchestrator.experiment.resources import Resources
 from orchestrator.machines.cluster import machines_there
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.policies.looks import Look, Refusal, admit

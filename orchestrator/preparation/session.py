@@ -9,7 +9,8 @@ from typing import Any
 
 import ray
 
-from orchestrator.experiment.resources import AUTO, LOCAL, Resources
+from orchestrator.experiment.machine_rules import AUTO, LOCAL
+from orchestrator.experiment.resources import Resources
 from orchestrator.machines.cluster import check_kinds, check_resources, check_together
 from orchestrator.machines.joining import OWN_LABEL, answers, joining, require_shared
 from orchestrator.machines.rank_actors import RankActors

@@ -105,6 +105,14 @@ def test_a_tuned_rate_that_an_arm_cannot_take_is_told_with_its_keys(plain) -> No
         ({"budget": {"amount": 0}}, "budget.amount is 0, but must be a number above 0"),
         ({"budget": {"unit": "hours"}}, "budget.unit is 'hours', but must be one of teacher-passes, epochs"),
         ({"images": {"train": 1}}, "images.train is 1, but must be a whole number of at least 2"),
+        (
+            {"resources": {"gpus": 1.5}},
+            "^resources.gpus is 1.5, but must be a fraction of one GPU or a whole number of",
+        ),
+        (
+            {"resources": {"address": "head"}},
+            "^resources.address: 'head' is given, but must be local, auto, or HOST:PORT",
+        ),
         ({"nodes": 3}, "unknown key 'nodes' of a study; did you mean 'model'"),
         ({"seed": [3]}, "unknown key 'seed' of a study; did you mean 'seeds'"),
         ({"sizes": ["x" * 1000]}, r"sizes is 'x{99}…, but"),

@@ -84,6 +84,7 @@ def test_a_study_of_folders_says_first_what_it_does_not_read(plain, tmp_path: Pa
     [
         ({"sizes": [2]}, "cascade: a size in sizes is 2, but must be a number above 0 and below 1"),
         ({"budget": {"amount": 1}}, "cascade: arms.plain at size 0.3: budget.amount is 1, but 1 epoch would cost"),
+        ({"resources": {"gpus": 1.5}}, "cascade: resources.gpus is 1.5, but must be a fraction of one GPU or a whole"),
         ({"resources": {"cpus": 512}}, "cascade: resources.cpus is 512, but there are"),
     ],
 )
