@@ -1,10 +1,10 @@
 """Files that are whole whenever they are read, even if the machine stops while one is written; and what tells so."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from trainables.errors import InputError, first_line
+from trainables.files.whole import written_whole
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -14,17 +14,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         path: the file; its folder is made if it is not there.
         content: all of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
 
 
 def read_whole(path: Path) -> bytes:

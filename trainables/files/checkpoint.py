@@ -20,7 +20,8 @@ from torch import nn
 from trainables.errors import InputError, first_line
 from trainables.files.input_spec import InputSpec
 from trainables.files.known_scores import known_scores, require_known_scores
-from trainables.files.states import on_cpu, settle
+from trainables.files.states import on_cpu
+from trainables.files.whole import settle
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.networks.given_weights import check_shapes, versioned

@@ -1,7 +1,6 @@
 """The state of a stage or trial on disk: one safetensors file, which carries its plain values as metadata."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trainables.errors import InputError
+from trainables.files.whole import written_whole
 
 if TYPE_CHECKING:  # of the files that train, so that reading a network takes torch and safetensors alone
     from trainables.tensors import Tensors
@@ -23,20 +23,8 @@ def on_cpu(tensors: Mapping[str, torch.Tensor]) -> "Tensors":
 
 def save_state(path: Path, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
     """Write tensors and plain values as one file, whole or not at all, even if the machine stops meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(on_cpu(tensors), aside, metadata={"values": json.dumps(values)})
-    settle(aside)
-    aside.replace(path)
-
-
-def settle(path: Path) -> None:
-    """Wait until a file, or what a folder says of its files, is on the disk: a new name may arrive there sooner."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with written_whole(path) as aside:
+        save_file(on_cpu(tensors), aside, metadata={"values": json.dumps(values)})
 
 
 def load_state(path: Path) -> "tuple[Tensors, dict[str, Any]]":

@@ -1,5 +1,6 @@
 """States of stages and trials come back whole, or are refused."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,23 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
 def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.safetensors"
     settled: list[bool] = []
-    monkeypatch.setattr("trainables.files.states.settle", lambda _aside: settled.append(path.exists()))
+    monkeypatch.setattr("trainables.files.whole.settle", lambda _aside: settled.append(path.exists()))
     save_state(path, {"a": torch.ones(2)}, {})
     assert settled == [False]
     assert path.exists()
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object, place: Path, **__: object) -> None:
+        place.write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "state.safetensors"
+    save_state(path, {"a": torch.ones(2)}, {"epoch": 1})
+    monkeypatch.setattr("trainables.files.states.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(path, {"a": torch.ones(2)}, {"epoch": 2})
+    assert load_state(path)[1] == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
