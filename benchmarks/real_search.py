@@ -14,8 +14,9 @@ from benchmarks.record_curves import plain_values
 from benchmarks.table import Row
 from orchestrator.replay.recorded import Recorded
 from orchestrator.replay.yardstick import Yardstick
-from orchestrator.searches.curves import CURVES, TrialCurve, read_curves
+from orchestrator.searches.curves import TrialCurve, read_curves
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import CURVES
 
 NUM_TRIALS = 30
 UNTIL = 0.95

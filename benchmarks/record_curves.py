@@ -13,8 +13,9 @@ from typing import Any
 from orchestrator.experiment.config import parse_experiment
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.searches.curves import CURVES, read_curves, read_table, write_table
+from orchestrator.searches.curves import read_curves, read_table, write_table
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import CURVES
 from orchestrator.trials.watcher import Watcher
 from trainables.results import Reused, TeacherResult
 

@@ -20,6 +20,7 @@ from orchestrator.preparation.session import ray_session
 from orchestrator.searches.asked import Asked
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.images import find_images
+from orchestrator.searches.layout import TRIALS
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.tracking import Tracker
@@ -119,7 +120,7 @@ class RepeatQueue:
         """
         self.file = RepeatFile(folder.path / "confirm.parquet")
         place = folder.path / CONFIRM
-        self.states = place / "trials"
+        self.states = place / TRIALS
         self.store = None if folder.bucket is None else TrialBucket(folder.bucket.within(CONFIRM), place)
         self._done = {repeat.key for repeat in self.file.read()}
         self._repeats = {

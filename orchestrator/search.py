@@ -25,12 +25,13 @@ from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.sampling.opening import open_study, starting_points, warm_start
 from orchestrator.sampling.study import Study
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import CANDIDATES, TRIALS
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import fetch_networks
 from orchestrator.tracking import Tracker
-from orchestrator.trials.parts import TRIALS, make_teacher_task, scheduler, trainable, trial_store
+from orchestrator.trials.parts import make_teacher_task, scheduler, trainable, trial_store
 from orchestrator.trials.queue import TrialQueue
-from orchestrator.trials.record import CANDIDATES, SearchRecord
+from orchestrator.trials.record import SearchRecord
 from orchestrator.trials.watcher import Watcher
 from orchestrator.trials.waves import run_waves, sweep
 from orchestrator.words import counted

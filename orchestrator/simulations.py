@@ -16,7 +16,8 @@ from orchestrator.replay.comparison import Comparison, compare
 from orchestrator.replay.recorded import Recorded, Work
 from orchestrator.replay.simulate import Simulation
 from orchestrator.replay.yardstick import Corner, Yardstick
-from orchestrator.searches.curves import CURVES, TrialCurve, read_curves, read_experiment
+from orchestrator.searches.curves import TrialCurve, read_curves, read_experiment
+from orchestrator.searches.layout import CURVES
 from orchestrator.searches.places import Storage, open_search
 from orchestrator.tables import print_line, print_whole
 from orchestrator.words import counted, percent

@@ -7,13 +7,14 @@ goes on in a later start ends with one whole curve. The folder reads as one tabl
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.searches.asked import Asked
+from orchestrator.searches.layout import RUNNING_CURVES
 from orchestrator.storage.lines import append_lines
 from orchestrator.storage.parquet_tables import read_table as read_parquet
 from orchestrator.storage.whole_files import write_atomically
@@ -21,13 +22,10 @@ from trainables.config import CascadeConfig
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult
 
-CURVES = "curves"
-"""Folder of them in the search's folder."""
 FORMAT_VERSION = 1
+_RUNNING = PurePath(RUNNING_CURVES).name
 _VERSION_KEY = b"cascade_curves_format"
 _EXPERIMENT_KEY = b"cascade_experiment"
-# Readers of a folder of Parquet pass over what begins with an underscore.
-_RUNNING = "_running"
 # Beside what an epoch came to, in a trial's own file.
 _TRAINED = "trained"
 End = Literal["finished", "stopped", "failed"]

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from orchestrator.searches.curves import CURVES
 from orchestrator.searches.folder import EXPORTS, STATE
+from orchestrator.searches.layout import CURVES
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.whole_files import checksum_of, write_atomically
 from trainables.errors import InputError

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.searches.layout import STATES, TRIALS
 from orchestrator.storage.answers import insist
 from orchestrator.storage.bucket import Bucket
 from trainables.errors import InputError, first_line
@@ -20,8 +21,6 @@ from trainables.tensors import Tensors
 from trainables.trial import progress
 from trainables.tune_adapter import trial_key
 
-TRIALS = "trials"
-_STATES = "states"
 # After a failure, for how long the bucket is left alone where nothing is lost by that.
 _REST_SECONDS = 60.0
 
@@ -140,12 +139,12 @@ class TrialBucket:
         for name in self._bucket.names(TRIALS):
             if name.startswith(marks):
                 self._bucket.remove(f"{TRIALS}/{name}")
-        for path in (self._folder / _STATES).glob("*"):
+        for path in (self._folder / STATES).glob("*"):
             if path.name.startswith(marks):
                 path.unlink(missing_ok=True)
 
     def _state(self, key: str) -> Path:
-        return self._folder / _STATES / f"{key}.safetensors"
+        return self._folder / STATES / f"{key}.safetensors"
 
     @property
     def _rests(self) -> bool:

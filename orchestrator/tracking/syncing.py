@@ -16,9 +16,9 @@ from orchestrator.experiment.config import Tracking
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.pareto import front_hypervolume
 from orchestrator.front.plots import save_front
-from orchestrator.searches.curves import CURVES
 from orchestrator.searches.folder import SearchFolder, folders_with
 from orchestrator.searches.fronts import read_front
+from orchestrator.searches.layout import CURVES
 from orchestrator.searches.lease import is_driven
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import Storage, fetch_networks, storage_folder

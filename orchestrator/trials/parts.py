@@ -12,6 +12,7 @@ from orchestrator.experiment.config import Experiment
 from orchestrator.machines.rank_actors import RankActors, TrialRanks
 from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.searches.folder import STAGES, TEACHER, SearchFolder
+from orchestrator.searches.layout import TRIALS
 from orchestrator.searches.reuse import StageFolder
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.storage.bucket import Bucket
@@ -20,8 +21,6 @@ from orchestrator.trials.wave import Wave
 from trainables.datasets.data import DataSplits
 from trainables.identity import teacher_identity, trial_origin
 from trainables.tune_adapter import CascadeTrainable, TrialSettings, TrialStore
-
-TRIALS = "trials"
 
 
 def trainable(  # noqa: PLR0913

@@ -16,7 +16,8 @@ from orchestrator.front.pareto import front_hypervolume, losses
 from orchestrator.policies.budget import Budget
 from orchestrator.sampling.study import Study
 from orchestrator.searches.asked import Asked
-from orchestrator.searches.curves import CURVES, Curves, End
+from orchestrator.searches.curves import Curves, End
+from orchestrator.searches.layout import CANDIDATES, CURVES
 from orchestrator.tracking import ClosedTrial, Status, Tracker
 from orchestrator.trials.front_artist import FrontArtist
 from orchestrator.trials.watcher import Watcher
@@ -24,7 +25,6 @@ from orchestrator.words import counted
 from trainables.errors import InputError
 from trainables.results import EpochProgress, LevelResult, Reused, TeacherResult
 
-CANDIDATES = "candidates"
 # Trials after which, and after as many more, constraints that nothing has met are spoken of.
 _TRIALS_TO_MEET = 10
 

@@ -11,8 +11,9 @@ from orchestrator.sampling.storages import find_or_make_study, find_study, study
 from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches import folder as folders
 from orchestrator.searches.asked import Asked
-from orchestrator.searches.curves import CURVES, Curves
+from orchestrator.searches.curves import Curves
 from orchestrator.searches.folder import STATE, TEACHER, SearchFolder
+from orchestrator.searches.layout import CURVES
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import open_search
 from orchestrator.searches.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note

@@ -7,8 +7,9 @@ import torch
 
 from orchestrator.searches import trial_bucket
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import TRIALS
 from orchestrator.searches.places import fetch_networks
-from orchestrator.searches.trial_bucket import TRIALS, TrialBucket
+from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.storage import answers
 from orchestrator.storage import bucket as buckets
 from orchestrator.storage.bucket import Bucket

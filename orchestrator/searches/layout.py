@@ -1,0 +1,12 @@
+"""What lies in a search's folder, by name; here alone, so that whoever carries or sweeps it forgets nothing."""
+
+CANDIDATES = "candidates"
+"""Networks of finished trials."""
+TRIALS = "trials"
+"""What running trials write, and Ray Tune of them; in a bucket their checkpoints, and word to stop."""
+STATES = "states"
+"""Checkpoints that a bucket did not take."""
+CURVES = "curves"
+"""Learning curves."""
+RUNNING_CURVES = f"{CURVES}/_running"
+"""Those of trials that have not ended; readers of Parquet pass over what begins with an underscore."""
