@@ -79,6 +79,8 @@ def begin(
 ) -> None:
     """Make the folder, and keep in it what is known by now."""
     folder.begin(experiment, data=checks.digest)
+    if task.finished_stages is not None:
+        task.finished_stages.sweep()
     note_place(folder, checks.images)
     if table is not None:
         task.keep_latency(table)

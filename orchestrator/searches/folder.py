@@ -17,9 +17,10 @@ from orchestrator.addresses import DEFAULT_STORAGE
 from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
+from orchestrator.searches.layout import CANDIDATES, CURVES, RUNNING_CURVES, STATES, TRIALS
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.locks import is_locked, locked, require_free
-from orchestrator.storage.whole_files import write_atomically
+from orchestrator.storage.whole_files import remove_left, write_atomically
 from trainables.errors import InputError, first_line, shown
 from trainables.results import TeacherResult
 
@@ -46,6 +47,8 @@ STATE = "state.json"
 STAGES = "stages"
 TEACHER = "teacher"
 _SHARED = (STAGES, "mlartifacts", "mlflow.db")
+# Folders of a search that its driver and its trials write into.
+_WRITTEN = ("", TEACHER, CANDIDATES, TRIALS, STATES, CURVES, RUNNING_CURVES)
 # What a search that was killed as it began may have left.
 _BEGUN = ("lock", "search-id", "data-digest", "data-place")
 
@@ -268,8 +271,8 @@ class SearchFolder:
             data: digest of its images.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for aside in self.path.glob(".*.[0-9]*"):  # what a killed driver was about to write
-            aside.unlink(missing_ok=True)
+        for written in _WRITTEN:
+            remove_left(self.path / written)  # by a driver or trials that were killed
         if not (self.path / "search-id").exists():
             write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
         write_atomically(self.path / "data-digest", data.encode())

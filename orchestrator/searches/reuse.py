@@ -11,6 +11,7 @@ locks either. One that does not answer is no reason to end a trial: the stage is
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,11 +25,15 @@ from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.whole_files import checksum_of
 from trainables.errors import InputError, first_line
 from trainables.files.states import load_state, save_state
+from trainables.files.whole import unfinished
 from trainables.identity import Identity, digest
 from trainables.tensors import Tensors
 
 STAGE_FILE = "stage.safetensors"
 MANIFEST_FILE = "manifest.json"
+
+# A stage that is not whole yet, as `unfinished` says.
+_ASIDE = re.compile(r"\.([0-9a-f]{32})\.[0-9]+-[a-z0-9_]{8}")
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +70,7 @@ class StageFolder:
         if found is not None:
             return found
         self._path.mkdir(parents=True, exist_ok=True)
-        # Without locks of the system a lock file would outlive its process, and others would wait for ever.
-        lock = FileLock(self._path / f"{key}.lock", thread_local=False, fallback_to_soft=False, poll_interval=0.2)
+        lock = self._lock_of(key)
         try:
             lock.acquire()
         except (OSError, NotImplementedError):
@@ -81,7 +85,7 @@ class StageFolder:
         """Keep what a stage gave, and let those who wait for it have it."""
         key = digest(identity)
         self._path.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=self._path))
+        aside = Path(tempfile.mkdtemp(prefix=f"{unfinished(self._path / key)}-", dir=self._path))
         try:
             aside.chmod(0o755)
             save_state(aside / STAGE_FILE, tensors, values)
@@ -100,10 +104,26 @@ class StageFolder:
     def release(self) -> None:
         """Let others compute what was claimed and not kept."""
         if self._lock is not None:
-            # While the lock is held: who waits for it looks for the stage again, and takes the next lock file.
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+            _release(self._lock)
             self._lock = None
+
+    def sweep(self) -> None:
+        """Remove what processes of any machine that were killed had begun to keep: nobody holds its lock."""
+        for aside in self._path.glob(".*"):
+            named = _ASIDE.fullmatch(aside.name)
+            if named is None:
+                continue
+            lock = self._lock_of(named[1])
+            try:
+                lock.acquire(timeout=0)
+            except (OSError, NotImplementedError):
+                continue
+            shutil.rmtree(aside, ignore_errors=True)
+            _release(lock)
+
+    def _lock_of(self, key: str) -> FileLock:
+        # Without locks of the system a lock file would outlive its process, and others would wait for ever.
+        return FileLock(self._path / f"{key}.lock", thread_local=False, fallback_to_soft=False, poll_interval=0.2)
 
     def _read(self, key: str) -> tuple[Tensors, dict[str, Any]] | None:
         """What an entry holds. Who holds its lock drops a damaged one; one that cannot be read now stays."""
@@ -137,6 +157,12 @@ class StageFolder:
             self._bucket.push(self._path / key, key)
         except OSError as error:
             _log.warning("a stage could not be kept in %s: %s", self._bucket.address, first_line(error))
+
+
+def _release(lock: FileLock) -> None:
+    # While the lock is held: who waits for it looks for the stage again, and takes the next lock file.
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def _is_whole(entry: Path) -> bool:

@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 from orchestrator.storage.addresses import mend, require_address, shown, with_option
 from orchestrator.storage.answers import answered, getting_on, seconds_for, seconds_for_unseen
 from trainables.errors import InputError, first_line
+from trainables.files.whole import unfinished
 from trainables.plain import at_home
 
 MANIFEST = "objects.json"
@@ -239,7 +240,7 @@ class Bucket:
         if manifest is None:
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f"{unfinished(folder)}-", dir=folder.parent))
         try:
             aside.chmod(0o755)
             for relative, checksum in _named(manifest):

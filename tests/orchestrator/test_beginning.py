@@ -1,10 +1,14 @@
 """What holds for a search before anything of it runs."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from orchestrator.beginning import alone_if_timed, removed_if_unused
-from orchestrator.experiment.config import parse_experiment
+from orchestrator.beginning import alone_if_timed, begin, removed_if_unused
+from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.reuse import StageFolder
+from trainables.data_config import DataConfig
 from trainables.errors import InputError
 
 
@@ -27,3 +31,13 @@ def test_a_folder_that_nothing_was_begun_in_is_removed(tmp_path, other):
     with pytest.raises(InputError), removed_if_unused(folder):
         raise InputError("a check")
     assert folder.path.exists() == (other is not None)
+
+
+def test_a_search_begins_without_what_others_were_killed_over_among_the_stages(tmp_path):
+    folder = SearchFolder(storage=tmp_path, name="mine")
+    left = folder.stages / f".{'a' * 32}.7-abcdefgh"
+    left.mkdir(parents=True)
+    checks = SimpleNamespace(digest="d" * 64, images=DataConfig())
+    task = SimpleNamespace(finished_stages=StageFolder(folder.stages))
+    begin(Experiment(), folder, checks, task=task, table=None, mirror=None)
+    assert not any(folder.stages.iterdir())

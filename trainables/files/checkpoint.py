@@ -21,7 +21,7 @@ from trainables.errors import InputError, first_line
 from trainables.files.input_spec import InputSpec
 from trainables.files.known_scores import known_scores, require_known_scores
 from trainables.files.states import on_cpu
-from trainables.files.whole import settle
+from trainables.files.whole import settle, unfinished
 from trainables.imports import is_import_path
 from trainables.model_config import ModelConfig
 from trainables.networks.given_weights import check_shapes, versioned
@@ -58,7 +58,7 @@ def save_network(folder: Path, network: nn.Module, *, model: ModelConfig, input_
     if folder.exists():
         raise InputError(f"{folder} is there already; choose another place or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f"{unfinished(folder)}-", dir=folder.parent))
     try:
         aside.chmod(0o755)
         # A teacher's own file is no part of the network, and its path is nobody else's business.

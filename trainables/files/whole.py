@@ -6,6 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def unfinished(path: Path) -> str:
+    """What lies beside a file or folder until it is whole is called, or begins with: it tells which process writes it.
+
+    Args:
+        path: of the file or folder.
+    """
+    return f".{path.name}.{os.getpid()}"
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A hidden place beside a file, to be written to in the block; it is on the disk before it becomes the file.
@@ -14,7 +23,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         path: the file; its folder is made if it is not there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(unfinished(path))
     try:
         yield aside
         settle(aside)

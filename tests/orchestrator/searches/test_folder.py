@@ -1,13 +1,22 @@
 import errno
+import multiprocessing
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
+import torch
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.searches.folder import SearchFolder, folders_with
+from orchestrator.searches.layout import CANDIDATES, STATES
+from orchestrator.searches.reuse import StageFolder
 from trainables.errors import InputError
+from trainables.files import checkpoint, states
+from trainables.files.input_spec import InputSpec
+from trainables.model_config import ModelConfig
 
 
 @pytest.fixture
@@ -65,6 +74,50 @@ def test_a_search_keeps_its_id(folder, tmp_path):
     other.begin(Experiment())
     assert folder.search_id == first
     assert other.search_id != first
+
+
+def _begin_to_write(folder, begun):
+    """Begin all that is written beside its place, and end none of it."""
+
+    def write_a_part(_tensors, path, **_):
+        path.write_bytes(b"a part")
+        begun.release()
+        Event().wait()
+
+    states.save_file = checkpoint.save_file = write_a_part
+    identity, tensors, network = {"stage": "level-1"}, {"weight": torch.ones(2)}, torch.nn.Conv2d(1, 1, 1)
+    spec = InputSpec(channels=1, image_size=8, mean=(0.5,), std=(0.5,), class_names=("a", "b"))
+    stages = StageFolder(folder.stages)
+    stages.find_or_claim(identity)
+    for write in (
+        partial(states.save_state, folder.teacher / "state.safetensors", tensors, {}),
+        partial(states.save_state, folder.path / STATES / "00001-a.safetensors", tensors, {}),
+        partial(
+            checkpoint.save_network, folder.path / CANDIDATES / "0-1", network, model=ModelConfig(), input_spec=spec
+        ),
+        partial(stages.keep, identity, tensors, {}),
+    ):
+        Thread(target=write).start()
+
+
+@pytest.mark.integration
+def test_what_a_killed_process_was_about_to_write_goes_at_the_next_start(folder):
+    context = multiprocessing.get_context("spawn")
+    begun = context.Semaphore(0)
+    process = context.Process(target=_begin_to_write, args=(folder, begun), daemon=True)
+    process.start()
+    try:
+        assert all(begun.acquire(timeout=60) for _ in range(4))
+        places = [folder.teacher, folder.path / STATES, folder.path / CANDIDATES, folder.stages]
+        folder.begin(Experiment())
+        StageFolder(folder.stages).sweep()
+        assert all(any(place.iterdir()) for place in places)  # it writes still
+    finally:
+        process.kill()
+        process.join()
+    folder.begin(Experiment())
+    StageFolder(folder.stages).sweep()
+    assert not any(any(place.iterdir()) for place in places)
 
 
 def test_other_images_are_refused_once_a_search_has_begun(folder):
