@@ -14,7 +14,7 @@ from trainables.recipe import Recipe
 
 Schedule = Literal["joint", "sequential"]
 LearnsFrom = Literal["level-above", "teacher"]
-_LARGEST_GROWTH = 1000.0  # the most that a level's loss may count, in losses of the next larger level
+_LARGEST_GROWTH = 1000.0  # the most that a level's loss or epochs may be, in those of the next larger level
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +43,8 @@ class CascadeConfig(PlainConfig):
             epoch, and in a step after which channels go.
         level_weight_growth: how many times the loss of the next larger level each level's loss counts where levels are
             trained at once, in (0, 1000]; the weights' mean is 1.
-        epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets; above 1, as
-            smaller levels take less work an epoch, and learn from a smaller network.
+        epoch_growth: how many times the epochs of the level above each level of a sequential cascade gets, in
+            (0, 1000]; above 1, as smaller levels take less work an epoch, and learn from a smaller network.
         pruning: how channels are chosen.
         recipe: how weights are trained; `epochs` is the budget of the whole cascade in either schedule.
         recovery_epochs: passes over the training images that each level's network is trained for alone, once it has its
@@ -84,7 +84,7 @@ class CascadeConfig(PlainConfig):
         self._check_teacher_steps()
         self._check_levels_a_step()
         require_number("level_weight_growth", self.level_weight_growth, above=0.0, at_most=_LARGEST_GROWTH)
-        require_number("epoch_growth", self.epoch_growth, above=0.0)
+        require_number("epoch_growth", self.epoch_growth, above=0.0, at_most=_LARGEST_GROWTH)
         require_int("recovery_epochs", self.recovery_epochs, at_least=0)
         require_int("seed", self.seed, at_least=0)
         require(

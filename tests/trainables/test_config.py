@@ -130,7 +130,14 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
         )
         for v in (2, 3.0, True)
     ],
-    (CascadeConfig, {"macs_kept": (0.5,), "epoch_growth": 0}, "epoch_growth is 0, but must be a number above 0"),
+    *[
+        (
+            CascadeConfig,
+            {"macs_kept": (0.5,), "epoch_growth": v},
+            f"epoch_growth is {v!r}, but must be a number above 0 and at most 1000",
+        )
+        for v in (0, 1000.5, 1e160)
+    ],
     *[
         (Pruning, {"regrowth": v}, f"pruning.regrowth is {v!r}, but must be a number at least 0 and at most 1")
         for v in (-0.1, 1.5, True)
