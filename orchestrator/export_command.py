@@ -107,17 +107,21 @@ def _print(results: "Iterable[Exported | Failed]", *, as_list: bool, format: Lit
     say = partial(print_line, Console(stderr=True))
     cards: list[dict[str, Any]] = []
     code = 0
-    for result in results:
-        if isinstance(result, Failed):
-            code = 1
-            say(f"cascade: {result.candidate.label} is not exported: {result.reason}")
-            continue
-        code = 1 if result.card.verification.refused else code
-        if format == "text":
-            _print_card(result)
-        cards.append(result.card.to_dict())
-    if format == "json" and (as_list or cards):
-        sys.stdout.write(json.dumps(cards if as_list else cards[0], indent=1, ensure_ascii=False) + "\n")
+    is_whole = False
+    try:
+        for result in results:
+            if isinstance(result, Failed):
+                code = 1
+                say(f"cascade: {result.candidate.label} is not exported: {result.reason}")
+                continue
+            code = 1 if result.card.verification.refused else code
+            if format == "text":
+                _print_card(result)
+            cards.append(result.card.to_dict())
+        is_whole = True
+    finally:  # what is delivered is told, also where what comes after it ends the command
+        if format == "json" and (cards or (as_list and is_whole)):
+            sys.stdout.write(json.dumps(cards if as_list else cards[0], indent=1, ensure_ascii=False) + "\n")
     return code
 
 
