@@ -169,8 +169,9 @@ class _Begun:
 def _run(begun: _Begun) -> Outcome:
     study = open_study(begun.experiment, begun.folder)
     teacher = _prepare_teacher(begun)
-    if study.num_ended < begun.experiment.num_trials:
-        begun = _packed(begun)
+    num_begun = len(study.running())  # which go on however few trials there are to be
+    if num_begun or study.num_ended < begun.experiment.num_trials:
+        begun = _packed(begun, max(num_begun, begun.experiment.num_trials))
     experiment, folder, budget, mirror = begun.experiment, begun.folder, begun.budget, begun.mirror
     space = experiment.find_space()
     study.enqueue(starting_points(experiment, space))
@@ -212,15 +213,15 @@ def _run(begun: _Begun) -> Outcome:
     return _conclude(experiment, study, budget, record, exhausted=queue.exhausted)
 
 
-def _packed(begun: _Begun) -> _Begun:
-    """The same, once it is known what part of a card a trial takes."""
+def _packed(begun: _Begun, num_trials: int) -> _Begun:
+    """The same, once it is known what part of a card each of so many trials takes."""
     experiment = begun.experiment
     packed = pack(
         experiment,
         begun.task,
         begun.data,
         file=begun.folder.path / PACKING,
-        at_once=experiment.resources.at_once(experiment.num_trials),
+        at_once=experiment.resources.at_once(num_trials),
         say=begun.watcher.note,
         look=begun.look,
     )
