@@ -15,12 +15,12 @@ from orchestrator.data.datasets import load_splits
 from orchestrator.experiment.config import Experiment
 from orchestrator.front.repeats import MOST_SEEDS, Repeat, RepeatFile
 from orchestrator.machines.cluster import check_nodes
-from orchestrator.preparation.packing import PACKING, pack, without_cards
+from orchestrator.preparation.packing import pack, without_cards
 from orchestrator.preparation.session import ray_session
 from orchestrator.searches.asked import Asked
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.images import find_images
-from orchestrator.searches.layout import TRIALS
+from orchestrator.searches.layout import PACKING, REPEATS, TRIALS
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.tracking import Tracker
@@ -118,7 +118,7 @@ class RepeatQueue:
             cascades: to repeat, by the number of their trial.
             num_seeds: repeats of each.
         """
-        self.file = RepeatFile(folder.path / "confirm.parquet")
+        self.file = RepeatFile(folder.path / REPEATS)
         place = folder.path / CONFIRM
         self.states = place / TRIALS
         self.store = None if folder.bucket is None else TrialBucket(folder.bucket.within(CONFIRM), place)

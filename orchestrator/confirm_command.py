@@ -18,6 +18,7 @@ from orchestrator.front.pick import WHOLE_FRONT, pick_all
 from orchestrator.front.repeats import MOST_SEEDS, Confirmed, Repeat, RepeatFile, confirmed
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import confirmed_rich_table, read_front
+from orchestrator.searches.layout import REPEATS
 from orchestrator.searches.places import Storage
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.tables import print_last, print_line, print_whole
@@ -69,7 +70,7 @@ def _confirm(
 
     cascades = {candidate.trial: cascade_of(candidate) for candidate in chosen}
     say = partial(print_line, console)
-    file = RepeatFile(folder.path / "confirm.parquet")
+    file = RepeatFile(folder.path / REPEATS)
 
     def told(repeat: Repeat) -> None:
         levels = ", ".join(percent(value) for value in repeat.val_accuracies)

@@ -17,9 +17,9 @@ from orchestrator.exports.formats import ExportOptions
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.pick import WHOLE_FRONT, pick_all
-from orchestrator.searches.folder import EXPORTS
 from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
+from orchestrator.searches.layout import EXPORTS
 from orchestrator.searches.places import Storage, fetch_networks
 from orchestrator.tables import print_line, print_whole
 from orchestrator.words import percent

@@ -17,7 +17,7 @@ from orchestrator.machines.cluster import check_nodes
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.policies.budget import Budget
 from orchestrator.policies.looks import Look, Looks
-from orchestrator.preparation.packing import PACKING, nothing_chosen, pack, without_cards
+from orchestrator.preparation.packing import nothing_chosen, pack, without_cards
 from orchestrator.preparation.room import check_memory
 from orchestrator.preparation.session import ray_session
 from orchestrator.preparation.teacher import prepare_teacher, time_layers
@@ -25,7 +25,7 @@ from orchestrator.preparation.teacher_task import TeacherTask
 from orchestrator.sampling.opening import open_study, starting_points, warm_start
 from orchestrator.sampling.study import Study
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.layout import CANDIDATES, TRIALS
+from orchestrator.searches.layout import CANDIDATES, PACKING, TRIALS
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import fetch_networks
 from orchestrator.tracking import Tracker

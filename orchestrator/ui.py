@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.addresses import database_file, database_uri
+from orchestrator.searches.layout import SPOOL
 from orchestrator.searches.places import Storage, storage_folder
 from orchestrator.signals import terminated_as_interrupted
 from orchestrator.storage.bucket import is_bucket
 from orchestrator.tracking.links import best_page, found_pages, runs_page
 from orchestrator.tracking.moved import follow_move
-from orchestrator.tracking.spool import FOLDER
 from orchestrator.tracking.ui_server import for_url, is_loopback, own_names, serve
 from trainables.errors import InputError
 
@@ -86,7 +86,7 @@ def _bring_up_to_date(storage: Storage, say: Callable[[str], None]) -> None:
     folder = storage_folder(storage)
     with contextlib.suppress(sqlite3.Error):  # which the server tells of
         follow_move(folder)
-    if any(folder.glob(f"*/{FOLDER}/spool.jsonl")):
+    if any(folder.glob(f"*/{SPOOL}")):
         from orchestrator.tracking.syncing import sync_storage
 
         sync_storage(storage, warn=say)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.evidence.settings import Purpose, Run
+from orchestrator.searches.layout import SPOOL
 from orchestrator.storage.lines import append_lines_durably
 from orchestrator.storage.whole_files import write_atomically
 from trainables.errors import InputError, shown
@@ -177,7 +178,7 @@ def study_id(folder: Path) -> str:
 
 
 def _new_id(folder: Path) -> str:
-    if not (folder / "tracking" / "spool.jsonl").exists():
+    if not (folder / SPOOL).exists():
         return uuid.uuid4().hex
     from trainables.identity import digest  # and so torch
 

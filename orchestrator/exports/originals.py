@@ -11,7 +11,8 @@ import torch
 
 from orchestrator.exports.card import NetworkFacts
 from orchestrator.front.archive import Candidate
-from orchestrator.searches.folder import TEACHER, read_teacher_result
+from orchestrator.searches.folder import read_teacher_result
+from orchestrator.searches.layout import TEACHER, TEACHER_NETWORK, TEACHER_RESULT
 from trainables.data_config import DataConfig
 from trainables.datasets.images import ImageSet, Source
 from trainables.errors import InputError
@@ -114,12 +115,12 @@ def load_teacher(origin: Origin) -> Original:
         InputError: if it is missing, damaged, or not what the search trained.
     """
     folder = origin.folder / TEACHER
-    path = folder / "result.json"
+    path = folder / TEACHER_RESULT
     if not path.exists():
         raise InputError(f"{path} is missing; export from a search's own folder, with its teacher")
     result = read_teacher_result(path)
     return _load(
-        folder / "network",
+        folder / TEACHER_NETWORK,
         origin.model,
         val_accuracy=result.val_accuracy,
         macs=result.macs,

@@ -28,7 +28,6 @@ from trainables.errors import InputError, first_line
 from trainables.hardware.machine import gigabytes
 from trainables.peak import MARGIN
 
-PACKING = "packing.json"
 _KEY = "resources.gpus_per_trial"
 # Ray counts parts of a GPU in ten-thousandths.
 _PARTS = 10_000

@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from torch import nn
 
 from orchestrator.machines.rank_actors import RankActors
 from orchestrator.searches.folder import read_teacher_result
+from orchestrator.searches.layout import LATENCY, TEACHER_NETWORK, TEACHER_RESULT
 from orchestrator.searches.places import fetch_teacher
 from orchestrator.searches.reuse import StageFolder
 from orchestrator.storage.answers import insist
@@ -78,7 +79,7 @@ class TeacherTask:
     @property
     def network_folder(self) -> Path:
         """The saved teacher."""
-        return self.folder / "network"
+        return self.folder / TEACHER_NETWORK
 
     @property
     def state_file(self) -> Path:
@@ -91,7 +92,7 @@ class TeacherTask:
         Raises:
             InputError: if the file is damaged.
         """
-        path = self.folder / "result.json"
+        path = self.folder / TEACHER_RESULT
         return read_teacher_result(path) if path.exists() else None
 
     def latency(self) -> LatencyTable | None:
@@ -100,7 +101,7 @@ class TeacherTask:
         Raises:
             InputError: if the file is damaged.
         """
-        path = self.folder / "latency.json"
+        path = self.folder / PurePath(LATENCY).name
         if not path.exists():
             return None
         try:
@@ -145,12 +146,12 @@ class TeacherTask:
         text = (json.dumps(dict(result), indent=1) + "\n").encode()
         if self.bucket is not None:
             insist(partial(self._push, self.bucket, text), what="keeping the teacher")
-        write_atomically(self.folder / "result.json", text)
+        write_atomically(self.folder / TEACHER_RESULT, text)
         (self.state_file).unlink(missing_ok=True)
 
     def _push(self, bucket: Bucket, result: bytes) -> None:
-        bucket.push_for_certain(self.network_folder, "network")
-        bucket.write_for_certain("result.json", result)
+        bucket.push_for_certain(self.network_folder, TEACHER_NETWORK)
+        bucket.write_for_certain(TEACHER_RESULT, result)
         bucket.remove(STATE)
 
     def fetch(self) -> None:
@@ -162,7 +163,7 @@ class TeacherTask:
     def keep_latency(self, table: LatencyTable) -> None:
         """Keep the layers' times for all trials, of this start and of later ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "latency.json", (json.dumps(table.to_dict(), indent=1) + "\n").encode())
+        write_atomically(self.folder / PurePath(LATENCY).name, (json.dumps(table.to_dict(), indent=1) + "\n").encode())
 
     def weights(self) -> dict[str, Any]:
         """The finished teacher's tensors as arrays, for processes to share."""

@@ -21,6 +21,7 @@ from orchestrator.sampling.storages import (
     shown,
 )
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import EXPERIMENT
 from orchestrator.words import counted
 from trainables.errors import InputError
 from trainables.plain import at_home
@@ -116,7 +117,7 @@ def _locate(name: str, storage: Path) -> tuple[Place, str | None, str]:
         url, _, study_name = name.partition("#")
         return url, study_name or None, shown(url) + (f"#{study_name}" if study_name else "")
     path = Path(at_home(name))
-    folder = next((found for found in (storage / name, path) if (found / "experiment.yaml").is_file()), None)
+    folder = next((found for found in (storage / name, path) if (found / EXPERIMENT).is_file()), None)
     if folder is None:
         return path, None, name
     try:

@@ -17,7 +17,21 @@ from orchestrator.addresses import DEFAULT_STORAGE
 from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
-from orchestrator.searches.layout import CANDIDATES, CURVES, RUNNING_CURVES, STATES, TRIALS
+from orchestrator.searches.layout import (
+    ARCHIVE,
+    ARTIFACTS,
+    DATA_DIGEST,
+    DATA_PLACE,
+    EXPERIMENT,
+    JOURNAL,
+    RUNGS,
+    SEARCH_ID,
+    STAGES,
+    STATE,
+    TEACHER,
+    TEACHER_RESULT,
+    WRITTEN,
+)
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.locks import is_locked, locked, require_free
 from orchestrator.storage.whole_files import remove_left, write_atomically
@@ -40,17 +54,10 @@ _MAY_DIFFER = (
 )
 _SHOWN = 12  # characters of a digest, which tell any two apart
 
-EXPORTS = "exports"
-STATE = "state.json"
-"""Of a search in a bucket: what makes up its state; see `snapshot`."""
 # What all searches of a storage folder share.
-STAGES = "stages"
-TEACHER = "teacher"
-_SHARED = (STAGES, "mlartifacts", "mlflow.db")
-# Folders of a search that its driver and its trials write into.
-_WRITTEN = ("", TEACHER, CANDIDATES, TRIALS, STATES, CURVES, RUNNING_CURVES)
+_SHARED = (STAGES, ARTIFACTS, "mlflow.db")
 # What a search that was killed as it began may have left.
-_BEGUN = ("lock", "search-id", "data-digest", "data-place")
+_BEGUN = ("lock", SEARCH_ID, DATA_DIGEST, DATA_PLACE)
 
 
 def read_teacher_result(path: Path) -> TeacherResult:
@@ -120,17 +127,17 @@ class SearchFolder:
     @property
     def archive(self) -> Archive:
         """Its candidates."""
-        return Archive(self.path / "archive.parquet")
+        return Archive(self.path / ARCHIVE)
 
     @property
     def study_file(self) -> Path:
         """Its Optuna journal."""
-        return self.path / "study.journal"
+        return self.path / JOURNAL
 
     @property
     def rungs_file(self) -> Path:
         """What early stopping has seen and decided."""
-        return self.path / "rungs.jsonl"
+        return self.path / RUNGS
 
     @property
     def teacher(self) -> Path:
@@ -150,7 +157,7 @@ class SearchFolder:
             InputError: if the folder forbids looking.
         """
         try:
-            return (self.path / "experiment.yaml").exists()
+            return (self.path / EXPERIMENT).exists()
         except PermissionError as error:
             raise InputError(
                 f"{self.path} cannot be looked into ({error.strerror}); change its permissions, or give another place"
@@ -159,7 +166,7 @@ class SearchFolder:
     @property
     def search_id(self) -> str:
         """What tells this search from every other."""
-        return (self.path / "search-id").read_text(encoding="utf-8").strip()
+        return (self.path / SEARCH_ID).read_text(encoding="utf-8").strip()
 
     def experiment(self) -> Experiment:
         """What it searches.
@@ -172,11 +179,11 @@ class SearchFolder:
             there = f"there are {', '.join(searches)}" if searches else "there is none"
             raise InputError(f"there is no search {self.name!r} in {self.storage_place}; {there}")
         try:
-            values = yaml.safe_load((self.path / "experiment.yaml").read_text(encoding="utf-8"))
+            values = yaml.safe_load((self.path / EXPERIMENT).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise InputError(f"{self.path / 'experiment.yaml'} is damaged: {' '.join(str(error).split())}") from error
+            raise InputError(f"{self.path / EXPERIMENT} is damaged: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
-            raise InputError(f"{self.path / 'experiment.yaml'} is damaged: it holds no keys")
+            raise InputError(f"{self.path / EXPERIMENT} is damaged: it holds no keys")
         return parse_experiment(values)
 
     @property
@@ -191,7 +198,7 @@ class SearchFolder:
             OSError: if a bucket does not answer.
         """
         if self.bucket is None:
-            return [folder.name for folder in folders_with(self.storage, "experiment.yaml")]
+            return [folder.name for folder in folders_with(self.storage, EXPERIMENT)]
         storage = self.bucket.parent
         return [name for name in storage.names() if storage.read(f"{name}/{STATE}") is not None]
 
@@ -201,7 +208,7 @@ class SearchFolder:
         Raises:
             InputError: if the search has not got so far, or the file is damaged.
         """
-        path = self.teacher / "result.json"
+        path = self.teacher / TEACHER_RESULT
         if not path.exists():
             raise InputError(f"search {self.name!r} has no teacher yet; let it run, or go on with --resume")
         return read_teacher_result(path)
@@ -237,7 +244,7 @@ class SearchFolder:
         Raises:
             InputError: if files were changed, added or removed since.
         """
-        path = self.path / "data-digest"
+        path = self.path / DATA_DIGEST
         began = path.read_text(encoding="utf-8").strip() if path.exists() else digest
         if began != digest:
             raise InputError(
@@ -271,12 +278,12 @@ class SearchFolder:
             data: digest of its images.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for written in _WRITTEN:
+        for written in WRITTEN:
             remove_left(self.path / written)  # by a driver or trials that were killed
-        if not (self.path / "search-id").exists():
-            write_atomically(self.path / "search-id", uuid.uuid4().hex.encode())
-        write_atomically(self.path / "data-digest", data.encode())
-        write_atomically(self.path / "experiment.yaml", experiment.without_secrets().to_yaml().encode())
+        if not (self.path / SEARCH_ID).exists():
+            write_atomically(self.path / SEARCH_ID, uuid.uuid4().hex.encode())
+        write_atomically(self.path / DATA_DIGEST, data.encode())
+        write_atomically(self.path / EXPERIMENT, experiment.without_secrets().to_yaml().encode())
 
     @property
     def place(self) -> str:

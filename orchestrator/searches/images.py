@@ -10,19 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import DATA_PLACE
 from orchestrator.storage.bucket import is_bucket
 from orchestrator.storage.whole_files import write_atomically
 from trainables.data_config import DataConfig
 from trainables.errors import InputError
-
-_PLACE = "data-place"
 
 
 def note_place(folder: SearchFolder, config: DataConfig) -> None:
     """Note where a relative path leads to, seen from the current folder of this machine."""
     if _is_relative(config):
         place = os.fsencode(Path(config.path or "").resolve())
-        write_atomically(folder.path / _PLACE, platform.node().encode() + b"\n" + place)
+        write_atomically(folder.path / DATA_PLACE, platform.node().encode() + b"\n" + place)
 
 
 def find_images(folder: SearchFolder, config: DataConfig) -> tuple[DataConfig, bool]:
@@ -82,7 +81,7 @@ def find_images_again(folder: SearchFolder, config: DataConfig) -> DataConfig:
 
 
 def _noted(folder: SearchFolder) -> tuple[str, Path] | None:
-    file = folder.path / _PLACE
+    file = folder.path / DATA_PLACE
     if not file.exists():
         return None
     machine, _, place = file.read_bytes().partition(b"\n")

@@ -1,4 +1,35 @@
-"""What lies in a search's folder, by name; here alone, so that whoever carries or sweeps it forgets nothing."""
+"""What lies in a search's folder, by its path there; here alone, so that who carries or sweeps it forgets nothing."""
+
+EXPERIMENT = "experiment.yaml"
+SEARCH_ID = "search-id"
+"""What tells the search from every other."""
+DATA_DIGEST = "data-digest"
+"""Of the images that it began with."""
+DATA_PLACE = "data-place"
+"""Where a relative `data.path` led to."""
+JOURNAL = "study.journal"
+"""Of Optuna."""
+RUNGS = "rungs.jsonl"
+"""What early stopping has seen and decided."""
+ARCHIVE = "archive.parquet"
+NEW_CANDIDATES = "archive.new.jsonl"
+"""Those that are not in the archive's own file yet."""
+REPEATS = "confirm.parquet"
+"""What the front's members came to with other seeds."""
+PACKING = "packing.json"
+"""What a trial takes of a card."""
+
+TEACHER = "teacher"
+TEACHER_RESULT = "result.json"
+"""Its figures, in its folder."""
+TEACHER_NETWORK = "network"
+"""The network itself, in its folder."""
+LATENCY = f"{TEACHER}/latency.json"
+"""The times of its layers."""
+
+TRACKING = "tracking"
+SPOOL = f"{TRACKING}/spool.jsonl"
+"""Records that wait for MLflow."""
 
 CANDIDATES = "candidates"
 """Networks of finished trials."""
@@ -10,3 +41,31 @@ CURVES = "curves"
 """Learning curves."""
 RUNNING_CURVES = f"{CURVES}/_running"
 """Those of trials that have not ended; readers of Parquet pass over what begins with an underscore."""
+EXPORTS = "exports"
+
+STATE = "state.json"
+"""Of a search in a bucket: what makes up its state; see `snapshot`."""
+STAGES = "stages"
+"""In the folder of all searches: finished stages."""
+ARTIFACTS = "mlartifacts"
+"""In the folder of all searches: what its own MLflow keeps."""
+
+RESULTS = (ARCHIVE, NEW_CANDIDATES, REPEATS)
+"""Files of what trials came to."""
+CARRIED = (
+    EXPERIMENT,
+    SEARCH_ID,
+    DATA_DIGEST,
+    DATA_PLACE,
+    JOURNAL,
+    RUNGS,
+    *RESULTS,
+    PACKING,
+    LATENCY,
+    SPOOL,
+)
+"""Files that a driver writes, all of which make up the search's state; networks and checkpoints go another way."""
+CARRIED_FOLDERS = (CURVES,)
+"""Folders of such files."""
+WRITTEN = ("", TEACHER, CANDIDATES, TRIALS, STATES, CURVES, RUNNING_CURVES)
+"""Folders that a driver and its trials write into, the search's own first."""

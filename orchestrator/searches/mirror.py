@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.searches.folder import STATE, SearchFolder
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import ARCHIVE, STATE
 from orchestrator.searches.lease import Lease, LeaseLostError
 from orchestrator.searches.snapshot import OBJECTS, Note, Snapshots, State, fetch, read_note, read_state, write_note
 from orchestrator.searches.trial_bucket import TrialBucket
@@ -25,7 +26,7 @@ CARRY_SECONDS = 5.0
 _REST = 4.0
 _LAST_TRIES, _LAST_SECONDS = 3, 30.0
 # What people and other tools look for, put under its own name as well once a search ends.
-_FOR_PEOPLE = ("archive.parquet", "front.html", "front.png", "overview.html")
+_FOR_PEOPLE = (ARCHIVE, "front.html", "front.png", "overview.html")
 
 
 @contextmanager

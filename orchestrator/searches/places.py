@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from orchestrator.searches.folder import TEACHER, SearchFolder
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import TEACHER, TEACHER_NETWORK, TEACHER_RESULT
 from orchestrator.searches.lease import LEASE
 from orchestrator.searches.snapshot import OBJECTS, fetch, read_note, read_state
 from orchestrator.storage.addresses import SCHEMES
@@ -109,13 +110,13 @@ def fetch_teacher(bucket: Bucket, folder: Path) -> None:
     Raises:
         OSError: if the bucket does not answer, or the disk is full.
     """
-    if (folder / "result.json").exists():
+    if (folder / TEACHER_RESULT).exists():
         return
-    result = bucket.read("result.json")
+    result = bucket.read(TEACHER_RESULT)
     if result is not None:
-        shutil.rmtree(folder / "network", ignore_errors=True)
-        if bucket.pull("network", folder / "network"):
-            write_atomically(folder / "result.json", result)
+        shutil.rmtree(folder / TEACHER_NETWORK, ignore_errors=True)
+        if bucket.pull(TEACHER_NETWORK, folder / TEACHER_NETWORK):
+            write_atomically(folder / TEACHER_RESULT, result)
 
 
 def fetch_networks(folder: SearchFolder, networks: Iterable[str]) -> None:

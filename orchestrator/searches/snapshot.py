@@ -16,40 +16,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from orchestrator.searches.folder import EXPORTS, STATE
-from orchestrator.searches.layout import CURVES
+from orchestrator.searches.layout import (
+    CARRIED,
+    CARRIED_FOLDERS,
+    EXPORTS,
+    JOURNAL,
+    RESULTS,
+    SEARCH_ID,
+    SPOOL,
+    STATE,
+    TRACKING,
+)
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.whole_files import checksum_of, write_atomically
 from trainables.errors import InputError
 
 OBJECTS = "state"
 FORMAT_VERSION = 1
-_ID = "search-id"
-_JOURNAL = "study.journal"
-_TRACKING = "tracking"
-_SPOOL = f"{_TRACKING}/spool.jsonl"
-# Files of a search's folder that its driver writes; networks and checkpoints go another way.
-_FILES = (
-    "experiment.yaml",
-    _ID,
-    "data-digest",
-    "data-place",
-    _JOURNAL,
-    "rungs.jsonl",
-    "archive.parquet",
-    "archive.new.jsonl",
-    "confirm.parquet",
-    "packing.json",
-    "teacher/latency.json",
-    _SPOOL,
-)
-_FOLDERS = (CURVES,)
-# Of these, what trials came to.
-_RESULTS = ("archive.parquet", "archive.new.jsonl", "confirm.parquet")
 _NOTE = ".bucket"
 _ASIDE = ".aside"
 # Of a working copy, what stays where it is when the rest is put aside.
-_STAYS = ("lock", EXPORTS, _NOTE, _ASIDE, _ID)
+_STAYS = ("lock", EXPORTS, _NOTE, _ASIDE, SEARCH_ID)
 _MOST_LOOKS = 50
 _READS = 3
 _READERS = 16
@@ -123,8 +110,8 @@ class Snapshots:
         self._known = {}
 
     def _versions(self) -> dict[str, tuple[int, int, int]]:
-        paths = [self._folder / name for name in _FILES]
-        for folder in _FOLDERS:
+        paths = [self._folder / name for name in CARRIED]
+        for folder in CARRIED_FOLDERS:
             paths += sorted(path for path in (self._folder / folder).rglob("*") if not path.name.startswith("."))
         found = {}
         for path in paths:
@@ -173,7 +160,7 @@ def read_state(bucket: Bucket) -> State | None:
         )
     for name in state.files:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not (name in _FILES or path.parts[0] in _FOLDERS):
+        if path.is_absolute() or ".." in path.parts or not (name in CARRIED or path.parts[0] in CARRIED_FOLDERS):
             raise InputError(f"{STATE} in {bucket.address} names {name!r}, which is no file of a search; it is damaged")
     return state
 
@@ -193,7 +180,7 @@ class Note:
     @classmethod
     def of(cls, state: State) -> Self:
         """That the bucket has this state, and the working copy too."""
-        results = {name: state.files[name] for name in _RESULTS if name in state.files}
+        results = {name: state.files[name] for name in RESULTS if name in state.files}
         return cls(ids=(state.id,), results=results)
 
 
@@ -248,7 +235,7 @@ def _is_ahead(folder: Path, state: State) -> bool:
     known = read_note(folder).results
     return any(
         (folder / name).is_file() and checksum_of(folder / name) not in (known.get(name), state.files.get(name))
-        for name in _RESULTS
+        for name in RESULTS
     )
 
 
@@ -275,16 +262,16 @@ def _put_aside(folder: Path) -> None:
     aside.mkdir(exist_ok=True)
     # Runs in MLflow are those of the search that went on: what is put aside is not to change or end them, nor is what
     # comes of it where somebody goes on with it.
-    if not (aside / _ID).exists():
-        write_atomically(aside / _ID, uuid.uuid4().hex.encode())
-    own_id = (aside / _ID).read_bytes()
+    if not (aside / SEARCH_ID).exists():
+        write_atomically(aside / SEARCH_ID, uuid.uuid4().hex.encode())
+    own_id = (aside / SEARCH_ID).read_bytes()
     for path in folder.iterdir():
         if path.name not in _STAYS:
-            path.rename(aside / (f"{path.name}.kept" if path.name == _TRACKING else path.name))
-    journal = aside / _JOURNAL
-    if journal.exists() and (folder / _ID).exists():  # which says whose study it is
-        write_atomically(journal, journal.read_bytes().replace((folder / _ID).read_bytes().strip(), own_id))
-    (folder / _ID).unlink(missing_ok=True)
+            path.rename(aside / (f"{path.name}.kept" if path.name == TRACKING else path.name))
+    journal = aside / JOURNAL
+    if journal.exists() and (folder / SEARCH_ID).exists():  # which says whose study it is
+        write_atomically(journal, journal.read_bytes().replace((folder / SEARCH_ID).read_bytes().strip(), own_id))
+    (folder / SEARCH_ID).unlink(missing_ok=True)
     kept = folder.with_name(f"{folder.name}.kept-{own_id.decode()[:8]}")
     aside.rename(kept)
     _log.warning(
@@ -299,15 +286,15 @@ def _put_aside(folder: Path) -> None:
 def _put(folder: Path, state: State, contents: Mapping[str, bytes]) -> None:
     # From here on until the end it is no state at all, should we be killed.
     write_note(folder, replace(read_note(folder), ids=()))
-    if _ID in contents and (folder / _ID).exists():  # another search of this name was here
+    if SEARCH_ID in contents and (folder / SEARCH_ID).exists():  # another search of this name was here
         for path in folder.iterdir():
             if path.is_dir() and path.name != EXPORTS:
                 shutil.rmtree(path)
     for name in Snapshots(folder).take()[0]:
         if name not in state.files:
             (folder / name).unlink()
-    spool = folder / _SPOOL
-    if spool.exists() and not contents.get(_SPOOL, spool.read_bytes()).startswith(spool.read_bytes()):
+    spool = folder / SPOOL
+    if spool.exists() and not contents.get(SPOOL, spool.read_bytes()).startswith(spool.read_bytes()):
         for note in spool.parent.glob("sent-*"):  # how far another spool has been sent to MLflow
             note.unlink()
     for name, content in contents.items():

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.searches.layout import TRACKING
 from orchestrator.tracking.backoff import Backoff
 from orchestrator.tracking.connecting import load_client
 from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import WINDOW, Sender
-from orchestrator.tracking.spool import FOLDER, Spool
+from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 from orchestrator.words import counted
 from trainables.errors import InputError
@@ -80,7 +81,7 @@ def main() -> None:
     if search is not None:
         folder = Path(order["storage"]) / search["name"]
         identity = SearchIdentity(name=search["name"], search_id=search["search_id"], folder=folder)
-        spool = Spool(folder / FOLDER)
+        spool = Spool(folder / TRACKING)
         with spool.sending():
             sender = Sender(
                 store,

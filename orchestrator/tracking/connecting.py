@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.addresses import database_uri, without_credentials
-from orchestrator.tracking.database import ARTIFACTS, make_database
+from orchestrator.searches.layout import ARTIFACTS
+from orchestrator.tracking.database import make_database
 from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.views import NETWORKS, varied, views
 from trainables.errors import InputError

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from orchestrator.addresses import database_file, database_uri
+from orchestrator.searches.layout import ARTIFACTS
 from orchestrator.tracking.faults import FULL, cause_of, root_of
 
-ARTIFACTS = "mlartifacts"
 _ASIDE = ".mlflow.db-"
 _BESIDE = ("", "-journal", "-wal", "-shm")  # what SQLite keeps next to a database
 # What is wrong with the file, as its own message says it, and the mend.

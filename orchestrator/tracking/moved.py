@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.addresses import database_file
 from orchestrator.searches.folder import folders_with
-from orchestrator.tracking.database import ARTIFACTS
+from orchestrator.searches.layout import ARTIFACTS
 
 _LOCATIONS = (
     ("experiments", "artifact_location"),

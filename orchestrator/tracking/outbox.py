@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.addresses import tracking_uri, without_credentials
+from orchestrator.searches.layout import TRACKING
 from orchestrator.tracking.connecting import is_own
 from orchestrator.tracking.courier import Courier
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.moved import follow_move
-from orchestrator.tracking.spool import FOLDER, Record, Spool
+from orchestrator.tracking.spool import Record, Spool
 from trainables.errors import InputError
 
 
@@ -84,7 +85,7 @@ class Outbox:
 
     def follow(self, name: str, search_id: str) -> None:
         """Put what comes into the spool of a search, and read what it holds already."""
-        folder = self._storage / name / FOLDER
+        folder = self._storage / name / TRACKING
         if self._spool is None or self._spool.folder != folder:
             self._spool = Spool(folder)
             self.ledger = Ledger(spooled.record for spooled in self._spool.read()[0])

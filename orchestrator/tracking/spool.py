@@ -11,13 +11,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from orchestrator.searches.layout import SPOOL
 from orchestrator.storage.lines import append_lines
 from orchestrator.storage.whole_files import write_atomically
 
-FOLDER = "tracking"
 _RETRY_SECONDS = 1.0
 Record = dict[str, Any]
 
@@ -61,7 +61,7 @@ class Spool:
             clock: seconds, by which writing is tried again.
         """
         self.folder = folder
-        self.path = folder / "spool.jsonl"
+        self.path = folder / PurePath(SPOOL).name
         self._unwritten: list[bytes] = []
         self._clock, self._next_try = clock, 0.0
 

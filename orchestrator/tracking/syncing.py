@@ -18,7 +18,7 @@ from orchestrator.front.pareto import front_hypervolume
 from orchestrator.front.plots import save_front
 from orchestrator.searches.folder import SearchFolder, folders_with
 from orchestrator.searches.fronts import read_front
-from orchestrator.searches.layout import CURVES
+from orchestrator.searches.layout import CURVES, SPOOL, TRACKING
 from orchestrator.searches.lease import is_driven
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import Storage, fetch_networks, storage_folder
@@ -31,7 +31,7 @@ from orchestrator.tracking.moved import follow_move
 from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.registering import registration
 from orchestrator.tracking.sender import Left, Sender
-from orchestrator.tracking.spool import FOLDER, Spool
+from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 from orchestrator.tracking.stories import front_flags, front_story
 from trainables.errors import InputError, first_line
@@ -118,7 +118,7 @@ def sync(folder: SearchFolder, *, uri: str | None, from_start: bool, warn: Calla
         OSError: if its bucket does not answer.
     """
     source = _source(folder)
-    spool = Spool(folder.path / FOLDER)
+    spool = Spool(folder.path / TRACKING)
     if not spool.path.exists():
         mend = "run it by cascade study" if source.kind == "study" else "run it, or go on with --resume"
         raise InputError(f"{source.kind} {folder.name!r} has recorded nothing yet; {mend}")
@@ -218,7 +218,7 @@ def sync_storage(storage: Storage, *, warn: Callable[[str], None]) -> None:
         warn: takes a line for people.
     """
     place = storage_folder(storage)
-    for folder in folders_with(place, f"{FOLDER}/spool.jsonl"):
+    for folder in folders_with(place, SPOOL):
         try:
             if is_bucket(str(storage)):
                 folder = replace(folder, bucket=Bucket(str(storage)).within(folder.name))
@@ -235,7 +235,7 @@ def sync_storage(storage: Storage, *, warn: Callable[[str], None]) -> None:
 def tracked_elsewhere(storage: Path) -> tuple[str, ...]:
     """Addresses, as they may be shown, that searches and studies of a folder are tracked at instead of in it."""
     addresses: set[str] = set()
-    for folder in folders_with(storage, f"{FOLDER}/spool.jsonl"):
+    for folder in folders_with(storage, SPOOL):
         with suppress(InputError):  # it was killed as it began, or its file is damaged
             uri = _source(folder).uri
             if not is_own(uri, storage):
@@ -245,7 +245,7 @@ def tracked_elsewhere(storage: Path) -> tuple[str, ...]:
 
 def _sync_if_left(folder: SearchFolder, storage: Path, warn: Callable[[str], None]) -> None:
     """Send what a search or a study has left to the storage folder's own database, unless it runs."""
-    spool = Spool(folder.path / FOLDER)
+    spool = Spool(folder.path / TRACKING)
     source = _source(folder)
     if not is_own(source.uri, storage) or (folder.bucket is not None and is_driven(folder.bucket)):
         return

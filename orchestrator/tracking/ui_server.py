@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.addresses import database_file, database_uri
+from orchestrator.searches.layout import ARTIFACTS
 from trainables.errors import InputError
 
 _EVERYWHERE = ("0.0.0.0", "::")  # all interfaces
@@ -112,7 +113,7 @@ def serve(
     command = [sys.executable, "-I", str(_PROCESS), sys.executable, "-P", "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", database_uri(storage)]
-    command += ["--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
+    command += ["--default-artifact-root", (database.parent / ARTIFACTS).as_uri()]
     with tempfile.TemporaryFile() as log:
         # A group of its own: its workers end with it, and Ctrl-C reaches us alone.
         process = subprocess.Popen(

@@ -11,8 +11,8 @@ from ray import tune
 from orchestrator.experiment.config import Experiment
 from orchestrator.machines.rank_actors import RankActors, TrialRanks
 from orchestrator.preparation.teacher_task import TeacherTask
-from orchestrator.searches.folder import STAGES, TEACHER, SearchFolder
-from orchestrator.searches.layout import TRIALS
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import STAGES, TEACHER, TRIALS
 from orchestrator.searches.reuse import StageFolder
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.storage.bucket import Bucket

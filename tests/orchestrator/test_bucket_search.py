@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.data.datasets import load_splits
 from orchestrator.searches.curves import read_curves
-from orchestrator.searches.folder import TEACHER, SearchFolder
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import TEACHER
 from orchestrator.searches.lease import LEASE, Lease
 from orchestrator.searches.mirror import Mirror
 from orchestrator.searches.places import fetch_networks, open_search, storage_folder

@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.searches import mirror as mirrors
-from orchestrator.searches.folder import STATE, SearchFolder
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import STATE
 from orchestrator.searches.lease import LEASE, Lease, LeaseLostError
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import open_search

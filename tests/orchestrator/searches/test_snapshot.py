@@ -10,10 +10,11 @@ import pytest
 from orchestrator.sampling.storages import find_or_make_study, find_study, study_address
 from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches import folder as folders
+from orchestrator.searches import layout
 from orchestrator.searches.asked import Asked
 from orchestrator.searches.curves import Curves
-from orchestrator.searches.folder import STATE, TEACHER, SearchFolder
-from orchestrator.searches.layout import CURVES
+from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import CURVES, STATE, TEACHER
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import open_search
 from orchestrator.searches.snapshot import OBJECTS, Note, Snapshots, fetch, read_note, read_state, write_note
@@ -28,6 +29,20 @@ pytestmark = pytest.mark.integration
 def content(folder):
     names = Snapshots(folder).take()[0]
     return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_every_file_of_a_search_is_carried_or_has_a_way_of_its_own():
+    of_folders = {
+        *layout.CARRIED_FOLDERS,
+        *layout.WRITTEN,
+        layout.TRACKING,
+        layout.EXPORTS,
+        layout.STAGES,
+        layout.ARTIFACTS,
+    }
+    own_ways = {layout.TEACHER_RESULT, layout.TEACHER_NETWORK, layout.STATE}
+    names = {value for name, value in vars(layout).items() if name.isupper() and isinstance(value, str)}
+    assert names - of_folders - own_ways == set(layout.CARRIED)
 
 
 def test_files_of_one_moment_are_read_while_the_search_writes(tmp_path, monkeypatch):

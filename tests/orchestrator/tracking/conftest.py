@@ -6,9 +6,10 @@ import pytest
 from orchestrator.addresses import database_uri
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.front.front_view import FrontView
+from orchestrator.searches.layout import TRACKING
 from orchestrator.tracking import Tracker
 from orchestrator.tracking.sender import Sender
-from orchestrator.tracking.spool import FOLDER, Spool
+from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import MlflowStore, SearchIdentity
 from tests.ports import free_port
 from trainables.results import EpochProgress, LevelProgress
@@ -134,7 +135,7 @@ def told(tmp_path):
     """Records in the spool, as (kind, run)."""
 
     def read(*kinds):
-        records = [one.record for one in Spool(tmp_path / "digits" / FOLDER).read()[0]]
+        records = [one.record for one in Spool(tmp_path / "digits" / TRACKING).read()[0]]
         return [record for record in records if not kinds or record["kind"] in kinds]
 
     return read
@@ -162,7 +163,7 @@ def make_sender(tmp_path, warnings):
     def make(store, pages=None):
         folder = tmp_path / "digits"
         search = SearchIdentity(name="digits", search_id=SEARCH_ID, folder=folder)
-        return Sender(store, Spool(folder / FOLDER), search, pages=pages or NoPages(), warn=warnings.append)
+        return Sender(store, Spool(folder / TRACKING), search, pages=pages or NoPages(), warn=warnings.append)
 
     return make
 

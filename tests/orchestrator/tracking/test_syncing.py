@@ -13,13 +13,14 @@ from orchestrator.front.plots import save_front
 from orchestrator.searches import lease as leases
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import read_front
+from orchestrator.searches.layout import TRACKING
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import open_search, storage_folder
 from orchestrator.tracking import Tracker, records
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.pages import SearchPages
 from orchestrator.tracking.sender import Sender
-from orchestrator.tracking.spool import FOLDER, Spool
+from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import SearchIdentity
 from orchestrator.tracking.stories import front_flags
 from orchestrator.tracking.syncing import sync, sync_storage
@@ -60,7 +61,7 @@ def statuses(found):
 def test_runs_of_a_search_that_is_driven_elsewhere_stay_open(s3, begin, database, store, runs, cascade):
     folder = begin(database_uri(database))
     search = SearchIdentity(name="digits", search_id=folder.search_id, folder=folder.path)
-    Sender(store, Spool(folder.path / FOLDER), search, pages=None, warn=pytest.fail).send()
+    Sender(store, Spool(folder.path / TRACKING), search, pages=None, warn=pytest.fail).send()
     with driving(folder, print) as mirror:
         mirror.begin()
         code, out, err = cascade("sync", "digits", "--storage", s3)
@@ -80,7 +81,7 @@ def test_networks_that_only_the_bucket_has_are_registered(s3, begin, database, s
     save_network(folder.path / "candidates/0-1", network, model=model, input_spec=spec)
     folder.bucket.push(folder.path / "candidates/0-1", "candidates/0-1")
     version = {"label": "0:1", "network": "candidates/0-1", "tags": {}, "description": "the first"}
-    Spool(folder.path / FOLDER).append(records.registering("here-digits", [version], {"knee": "0:1"}))
+    Spool(folder.path / TRACKING).append(records.registering("here-digits", [version], {"knee": "0:1"}))
     with driving(folder, print) as mirror:
         mirror.begin()
     code, _, err = cascade("sync", "digits", "--again", "--storage", s3)
@@ -95,7 +96,7 @@ def test_pictures_of_a_front_that_were_drawn_elsewhere_are_sent(s3, begin, datab
     folder.bucket.within("teacher").write("result.json", json.dumps(teacher).encode())
     folder.bucket.push(folder.path, "teacher/network")  # which nobody reads here
     folder.archive.add([make_candidate()])
-    spool = Spool(folder.path / FOLDER)
+    spool = Spool(folder.path / TRACKING)
     spool.append(*(records.copying(records.SEARCH, name, "front") for name in ("front.html", "front.png")))
     with driving(folder, print) as mirror:
         mirror.begin()
@@ -143,7 +144,7 @@ def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, dat
         else:
             sync(front_untold, uri=None, from_start=False, warn=pytest.fail)
 
-    spool = Spool(front_untold.path / FOLDER)
+    spool = Spool(front_untold.path / TRACKING)
     search = SearchIdentity(name="digits", search_id="search-7", folder=front_untold.path)
     with spool.sending():  # as the courier of the killed driver does
         sender = Sender(store, spool, search, pages=SearchPages(pytest.fail), warn=pytest.fail)
