@@ -1,5 +1,6 @@
 """Pictures of a study: accuracy over size, and differences from the reference, with intervals."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,17 @@ if TYPE_CHECKING:
 
 
 def accuracy_figure(summary: Summary) -> bytes:
-    """Accuracy of every arm over the size, with 95 % intervals, as PNG."""
+    """Accuracy of every arm over the size, with 95 % intervals, as PNG; what lies far below the rest is written."""
     figure = new_figure(figsize=(9, 5))
     axes = figure.subplots()
+    known = [line for line in summary.lines if line.accuracy is not None]
     arms = list(dict.fromkeys(line.arm for line in summary.lines))
+    step = min(0.012, 2 * _SPREAD / len(arms))  # so that intervals do not hide one another
     for number, arm in enumerate(arms):
-        lines = [line for line in summary.lines if line.arm == arm and line.accuracy is not None]
-        shift = 1 + 0.012 * (number - len(arms) / 2)  # so that intervals do not hide one another
-        _with_intervals(axes, lines, shift, label=_as_text(arm), marker=_MARKERS[number % len(_MARKERS)])
+        look = _MARKERS[number % len(_MARKERS)], _STYLES[number // len(_MARKERS) % len(_STYLES)]
+        shift = 1 + step * (number - (len(arms) - 1) / 2)
+        _with_intervals(axes, [line for line in known if line.arm == arm], shift, label=_as_text(arm), look=look)
+    _leave_out(axes, [line for line in known if _mean(line) < _lowest([_mean(line) for line in known])], known)
     axes.set_xscale("log")
     sizes = sorted({100 * line.size for line in summary.lines})
     axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
@@ -27,24 +31,68 @@ def accuracy_figure(summary: Summary) -> bytes:
     axes.set_xlabel("MACs kept, % of the teacher's")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False, handlelength=3)
     return _png(figure)
 
 
-_MARKERS = "osD^v<>PX*"
+_MARKERS, _STYLES = "osD^v<>PX*", ("-", "--", ":", "-.")  # colours begin anew after ten arms, as markers do
+_SPREAD = 0.04  # of arms to either side of their size
 
 
-def _with_intervals(axes: "Axes", lines: list[Line], shift: float, *, label: str, marker: str) -> None:
-    places, means, below, above = [], [], [], []
-    for line in lines:
-        found = line.accuracy
-        assert found is not None
-        places.append(100 * line.size * shift)
-        means.append(100 * found.mean)
-        # These differ where the interval is cut at 0 or 100 %.
-        below.append(0.0 if found.low is None else 100 * (found.mean - found.low))
-        above.append(0.0 if found.high is None else 100 * (found.high - found.mean))
-    axes.errorbar(places, means, yerr=(below, above), marker=marker, markersize=4, linewidth=1, capsize=2, label=label)
+def _lowest(means: Sequence[float]) -> float:
+    """The lowest of some means but for those, a quarter at most, that would press the others against the upper edge."""
+    rising = sorted(means)
+    for below in range(len(rising) // 4, 0, -1):
+        first = rising[below]
+        if first - rising[below - 1] > rising[-1] - first:
+            return first
+    return min(means, default=0.0)
+
+
+def _leave_out(axes: "Axes", far: Sequence[Line], lines: Sequence[Line]) -> None:
+    """End the axis above what lies far below, and write that at the lower edge."""
+    if not far:
+        return
+    ends = [100 * end for line in lines if line not in far for end in _ends(line)]
+    height = max(ends) - min(ends) or 1.0
+    axes.set_ylim(min(ends) - 0.15 * height, max(ends) + 0.05 * height)
+    for size in dict.fromkeys(line.size for line in far):
+        here = [f"↓ {_as_text(line.arm)} {100 * _mean(line):.1f}" for line in far if line.size == size]
+        side = "right" if size == max(line.size for line in lines) else "left"
+        edge = axes.get_xaxis_transform()
+        axes.text(100 * size, 0.01, "\n".join(here), transform=edge, ha=side, va="bottom", fontsize="small")
+
+
+def _mean(line: Line) -> float:
+    assert line.accuracy is not None
+    return line.accuracy.mean
+
+
+def _ends(line: Line) -> tuple[float, float]:
+    """Of the interval; twice the mean where there is none."""
+    found = line.accuracy
+    assert found is not None
+    return found.mean if found.low is None else found.low, found.mean if found.high is None else found.high
+
+
+def _with_intervals(axes: "Axes", lines: Sequence[Line], shift: float, *, label: str, look: tuple[str, str]) -> None:
+    marker, style = look
+    places = [100 * line.size * shift for line in lines]
+    means = [100 * _mean(line) for line in lines]
+    # These differ where the interval is cut at 0 or 100 %.
+    below = [100 * (_mean(line) - _ends(line)[0]) for line in lines]
+    above = [100 * (_ends(line)[1] - _mean(line)) for line in lines]
+    axes.errorbar(
+        places,
+        means,
+        yerr=(below, above),
+        label=label,
+        marker=marker,
+        linestyle=style,
+        markersize=4,
+        linewidth=1,
+        capsize=2,
+    )
 
 
 def difference_figure(summary: Summary, reference: str) -> bytes:

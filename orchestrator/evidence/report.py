@@ -60,7 +60,11 @@ def report_blocks(
     if any(line.accuracy for line in summary.lines):
         accuracy, difference = accuracy_figure(summary), difference_figure(summary, plan.reference)
         blocks += [
-            Picture(name="accuracy.png", png=accuracy, caption="Test accuracy over size, with 95 % intervals."),
+            Picture(
+                name="accuracy.png",
+                png=accuracy,
+                caption="Test accuracy over size, with 95 % intervals; arms of the same size stand side by side.",
+            ),
             Picture(
                 name="differences.png",
                 png=difference,

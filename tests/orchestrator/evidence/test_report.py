@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 
 from orchestrator.evidence.figures import accuracy_figure, difference_figure
 from orchestrator.evidence.pages import Code, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
@@ -15,7 +16,7 @@ from orchestrator.evidence.report import not_shown, shown, write_report
 from orchestrator.evidence.results import Found, RunResult
 from orchestrator.evidence.settings import Run
 from orchestrator.evidence.statistics import holm
-from orchestrator.evidence.summary import summarise
+from orchestrator.evidence.summary import Summary, summarise
 
 ARMS = {
     "plain": {},
@@ -217,6 +218,50 @@ def test_intervals_are_drawn_as_they_are(plan: StudyPlan, results: dict[str, Run
     for arm, ends in drawn.items():
         found = [line.accuracy for line in summary.lines if line.arm == arm and line.accuracy is not None]
         assert ends == [pytest.approx((100 * one.low, 100 * one.high)) for one in found]
+
+
+def many(plan: StudyPlan, accuracies: Mapping[str, float]) -> Summary:
+    """Of arms that are equal at both sizes, one seed each."""
+    plan = StudyPlan.from_dict(
+        plan.to_dict()
+        | {
+            "arms": {arm: {"cascade": {"temperature": 1 + number}} for number, arm in enumerate(accuracies)},
+            "seeds": [1],
+            "reference": next(iter(accuracies)),
+        }
+    )
+    runs = [
+        (plan.run(arm, size, 1, 0.05, "measured"), accuracy)
+        for arm, accuracy in accuracies.items()
+        for size in plan.sizes
+    ]
+    return summarise(plan, {run.key: made(run, accuracy) for run, accuracy in runs}, num_test=NUM_TEST)
+
+
+def test_arms_look_different_and_stay_near_their_size(plan: StudyPlan, monkeypatch) -> None:
+    seen: list[ErrorbarContainer] = []
+    errorbar = Axes.errorbar
+    monkeypatch.setattr(Axes, "errorbar", lambda *given, **more: seen.append(errorbar(*given, **more)) or seen[-1])
+    accuracy_figure(many(plan, {f"arm-{number}": 0.9 for number in range(23)}))
+    lines = [container[0] for container in seen]
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 23
+    for line in lines:
+        np.testing.assert_allclose(np.sort(line.get_xdata(orig=False)), [30, 50], rtol=0.041)
+
+
+def test_what_lies_far_below_is_written_at_the_edge(plan: StudyPlan, monkeypatch) -> None:
+    written: list[Axes] = []
+    monkeypatch.setattr("orchestrator.evidence.figures._png", lambda figure: written.extend(figure.axes) or b"")
+    near = {f"arm-{number}": 0.9 + 0.01 * number for number in range(8)}
+    accuracy_figure(many(plan, near | {"far": 0.27}))
+    accuracy_figure(many(plan, near))
+    accuracy_figure(many(plan, {"best": 0.9, "far": 0.27}))  # half of all, which is what the picture is of
+    cut, whole, two = written
+    assert cut.get_ylim()[0] > 80
+    assert [text.get_text() for text in cut.texts] == ["↓ far 27.0", "↓ far 27.0"]
+    assert not whole.texts
+    assert not two.texts
+    assert two.get_ylim()[0] < 27
 
 
 def test_a_name_with_dollars_is_no_formula(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
