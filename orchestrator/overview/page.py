@@ -89,7 +89,7 @@ def _cards(overview: Overview) -> str:
             f'<div class="card {how}"><h3>{what}: {_name(overview, candidate)}'
             f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h3>"
             f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
-            f"<p>{points_text(candidate, overview.teacher)}; {fewer(candidate.macs_kept)} fewer MACs, "
+            f"<p>{points_text(candidate, overview.teacher.val_accuracy)}; {fewer(candidate.macs_kept)} fewer MACs, "
             f"{fewer(candidate.params_kept)} fewer parameters.</p>"
             f"<code>{escape(overview.folder.export_command(how))}</code></div>"
         )
@@ -158,7 +158,7 @@ def _front_chart(overview: Overview, css: str) -> str:
             x=float(getattr(candidate, view.cost)),
             y=candidate.val_accuracy,
             title=f"{candidate.label}: {percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of "
-            f"the MACs, {points_text(candidate, teacher)}",
+            f"the MACs, {points_text(candidate, teacher.val_accuracy)}",
             kind="knee" if candidate == view.knee else "front" if candidate.key in keys else "rest",
             label=candidate.label if candidate.key in keys else "",
             href=f"#{_anchor(candidate)}" if candidate.key in keys else "",

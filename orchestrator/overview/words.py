@@ -10,9 +10,9 @@ def fewer(kept: float) -> str:
     return f"{1 / kept:.3g}×"
 
 
-def points_text(candidate: Candidate, teacher: TeacherResult) -> str:
+def points_text(candidate: Candidate, teacher_val_accuracy: float) -> str:
     """How a candidate's accuracy stands to the teacher's."""
-    points = 100 * (candidate.val_accuracy - teacher.val_accuracy)
+    points = 100 * (candidate.val_accuracy - teacher_val_accuracy)
     if abs(points) < 0.005:
         return "as accurate as the teacher"
     return f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the teacher"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.plots import front_table
+from orchestrator.overview.words import points_text
 from orchestrator.tracking.records import Metric, Scalar
 from orchestrator.words import percent
 from trainables.results import EpochProgress, Reused
@@ -74,11 +75,9 @@ def front_note(view: FrontView, export: Callable[[str], str]) -> str:
     """
     knee = view.knee
     assert knee is not None
-    drop = 100 * (view.teacher_val_accuracy - knee.val_accuracy)
-    loses = f"{drop:.2f} points below" if drop > 0 else f"{-drop:.2f} points above"
     return (
         f"**Take network {knee.label} when in doubt**: {percent(knee.val_accuracy, 2)} with "
-        f"{percent(knee.macs_kept, 2)} of the teacher's MACs, {loses} the teacher. "
+        f"{percent(knee.macs_kept, 2)} of the teacher's MACs, {points_text(knee, view.teacher_val_accuracy)}. "
         f"`{export(knee.label)}`\n\n"
         f"{front_table(view)}\n"
         "The page `overview.html` and the folder `front` under Artifacts show more; runs with the tag "
