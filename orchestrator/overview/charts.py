@@ -80,7 +80,9 @@ class Frame:
             x_scale: what x is drawn by, such as `math.log`.
         """
         self.width, self.height = width, height
-        self._left, self._right, self._top, self._bottom = 52, width - 14, 26, height - 40
+        longest = max(map(len, y_ticks.values()), default=0)
+        self._left, self._right = max(52, 6 + int(_LETTER * longest)), width - 14
+        self._top, self._bottom = 26, height - 40
         self._x_scale = x_scale
         self._x_low, self._x_high = x_scale(x_range[0]), x_scale(x_range[1])
         self._y_low, self._y_high = y_range
@@ -248,12 +250,18 @@ def lines(frame: Frame, drawn: Sequence[Line]) -> str:
 
 def percent_ticks(low: float, high: float, most: int = _MOST_TICKS) -> dict[float, str]:
     """Round positions between two fractions, with labels in percent."""
+    return {tick / 100: f"{text} %" for tick, text in value_ticks(100 * low, 100 * high, most).items()}
+
+
+def value_ticks(low: float, high: float, most: int = _MOST_TICKS) -> dict[float, str]:
+    """Round positions between two values, with labels of as many decimals as the step between them has."""
     span = max(high - low, 1e-6)
     raw = span / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
+    decimals = next(number for number in range(9) if math.isclose(round(step, number), step, rel_tol=1e-6))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return {index * step: f"{100 * index * step:.4g} %" for index in range(first, last + 1)}
+    return {index * step: f"{index * step:.{decimals}f}" for index in range(first, last + 1)}
 
 
 def count_ticks(last: int) -> dict[float, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.plots import AXIS_TITLES, axis_range, axis_ticks
-from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter
+from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter, value_ticks
 from orchestrator.overview.charts import Line as ChartLine
 from orchestrator.overview.gather import Links, Overview, gather
 from orchestrator.overview.sections import cost_section, curves_section, importance_section, widths_section
@@ -222,8 +222,7 @@ def _growth_section(overview: Overview) -> str:
     for trial, volume in volumes.items():
         steps += [(float(trial), steps[-1][1])] if steps else []
         steps.append((float(trial), volume))
-    low, high = min(volumes.values()), max(volumes.values())
-    pad = (high - low) * 0.08 or 0.01
+    low, high = _padded(min(volumes.values()), max(volumes.values()))
     last = max(volumes)
     charts = []
     for css, width in SIZES.items():
@@ -231,9 +230,9 @@ def _growth_section(overview: Overview) -> str:
             width=width,
             height=220,
             x_range=(min(volumes), last),
-            y_range=(low - pad, high + pad),
+            y_range=(low, high),
             x_ticks={tick: text for tick, text in count_ticks(last).items() if tick >= min(volumes)},
-            y_ticks=_value_ticks(low - pad, high + pad),
+            y_ticks=value_ticks(low, high, 4),
         )
         drawn = lines(frame, [ChartLine(points=steps, name="hypervolume of the front", kind="c1")])
         charts.append(frame.svg(drawn, title="Hypervolume of the front by trial", x_title="trial number", css=css))
@@ -261,9 +260,5 @@ def _anchor(candidate: Candidate) -> str:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    pad = (high - low) * 0.08 or 0.01
+    pad = (high - low) * 0.08 if high - low > 1e-6 else 0.01  # what is not rounding
     return max(0.0, low - pad), min(1.0, high + pad)
-
-
-def _value_ticks(low: float, high: float) -> dict[float, str]:
-    return {tick: f"{tick:.4g}" for tick in percent_ticks(low, high, 4)}

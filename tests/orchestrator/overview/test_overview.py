@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from orchestrator.experiment.config import Experiment, parse_experiment
 from orchestrator.front.candidates import candidates_of
-from orchestrator.overview.charts import Frame, Line, Point, count_ticks, lines, percent_ticks, scatter
+from orchestrator.overview.charts import Frame, Line, Point, count_ticks, lines, percent_ticks, scatter, value_ticks
 from orchestrator.overview.gather import Links, gather
 from orchestrator.overview.importance import importance
 from orchestrator.overview.page import html, write_overview
@@ -360,6 +360,36 @@ def test_ticks_are_round_and_within():
     frame = Frame(width=400, height=300, x_range=(1, 1), y_range=(0, 0), x_ticks={}, y_ticks={})
     assert frame.x(1) >= frame.left
     assert frame.y(0) <= 300
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.99209, 0.99224, ["0.99210", "0.99215", "0.99220"]),
+        (0.9985, 0.9993, ["0.9986", "0.9988", "0.9990", "0.9992"]),
+        (0.0, 0.01, ["0.0000", "0.0025", "0.0050", "0.0075", "0.0100"]),
+        (0.0, 1.0, ["0.00", "0.25", "0.50", "0.75", "1.00"]),
+    ],
+)
+def test_labels_of_ticks_are_as_fine_as_their_step(low, high, labels):
+    assert list(value_ticks(low, high, 4).values()) == labels
+
+
+def test_labels_in_percent_are_as_fine_as_their_step_and_have_room():
+    ticks = percent_ticks(0.9985, 1.0)
+    assert list(ticks.values())[:3] == ["99.850 %", "99.875 %", "99.900 %"]
+    frame = Frame(width=400, height=300, x_range=(0, 1), y_range=(0, 1), x_ticks={}, y_ticks=ticks)
+    assert frame.left >= 7 * len("99.875 %")
+
+
+def test_how_a_front_grew_is_drawn_between_nothing_and_all(folder):
+    overview = gather(folder)
+    for volume in (0.0, 1.0):
+        text = html(dataclasses.replace(overview, hypervolumes=dict.fromkeys(range(9), volume)))
+        chart = re.search(r'aria-label="Hypervolume.*?</svg>', text)[0]
+        labels = [float(label) for label in re.findall(r'text-anchor="end"[^>]*>([^<]*)<', chart)]
+        assert labels
+        assert all(0 <= label <= 1 for label in labels)
 
 
 def test_a_line_of_a_single_value_is_a_point():
