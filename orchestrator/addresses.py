@@ -47,6 +47,17 @@ def database_at_home(address: str) -> str:
     return address if parts is None else f"{parts[1]}{at_home(parts[2])}"
 
 
+def mlflow_place(*parts: str) -> str:
+    """Where a page of MLflow's on experiments is, after the slash behind its server's address.
+
+    A fresh browser would otherwise show MLflow's pages for language models.
+
+    Args:
+        parts: that lead there, such as `1` and `runs`; none for all experiments.
+    """
+    return f"#/{'/'.join(('experiments', *parts))}?workflowType=machine_learning"
+
+
 def without_credentials(text: str, uri: str) -> str:
     """A text without what an address holds of user, password and query.
 

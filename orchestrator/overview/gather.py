@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.addresses import mlflow_place
 from orchestrator.experiment.config import Experiment
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
@@ -55,7 +56,8 @@ class Links:
         """The page of a run, or `None` where it is not known."""
         if run not in self.runs:
             return None
-        return f"{(self.address or _LOCAL_UI).rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.runs[run]}"
+        place = mlflow_place(self.experiment_id, "runs", self.runs[run])
+        return f"{(self.address or _LOCAL_UI).rstrip('/')}/{place}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

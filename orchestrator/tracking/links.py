@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import mlflow_place
 from orchestrator.evidence.folder import REPORT
 from orchestrator.tracking.views import VIEWS
 
@@ -17,14 +18,12 @@ _PAGES = (("search", "overview", "overview.html"), ("study", "report", REPORT))
 def runs_page(address: str) -> str:
     """Where to look: the runs of the experiment that was last worked on.
 
-    A fresh browser would otherwise show MLflow's pages for language models.
-
     Args:
         address: of a running server, such as `http://127.0.0.1:5000`.
     """
     runs = _latest_runs(address, "", 1)
-    place = f"/experiments/{runs[0]['info']['experiment_id']}/runs" if runs else "/experiments"
-    return f"{address}/#{place}?workflowType=machine_learning"
+    place = mlflow_place(runs[0]["info"]["experiment_id"], "runs") if runs else mlflow_place()
+    return f"{address}/{place}"
 
 
 def best_page(address: str) -> str:
@@ -34,7 +33,7 @@ def best_page(address: str) -> str:
         address: of a running server, such as `http://127.0.0.1:5000`.
     """
     runs = _latest_runs(address, "", 1)
-    return address + VIEWS["front"].place(runs[0]["info"]["experiment_id"]) if runs else f"{address}/#/experiments"
+    return address + VIEWS["front"].place(runs[0]["info"]["experiment_id"]) if runs else f"{address}/{mlflow_place()}"
 
 
 def found_pages(address: str, storage: Path) -> dict[str, str]:
@@ -50,8 +49,8 @@ def found_pages(address: str, storage: Path) -> dict[str, str]:
             info = run["info"]
             about, page = f"{what} of {info['run_name']}", ""
             if file in _artifacts(address, info["run_id"]):
-                place = f"/experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/{file}"
-                page = f"{address}/#{place}?workflowType=machine_learning"
+                place = mlflow_place(info["experiment_id"], "runs", info["run_id"], "artifacts", file)
+                page = f"{address}/{place}"
             elif kind == "study" and (storage / info["run_name"] / file).is_file():
                 page = (storage.resolve() / info["run_name"] / file).as_uri()
             if page:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator.addresses import mlflow_place
+
 _TAG = "mlflow.sharedViewState."
 NETWORKS, _TRIALS = "tags.cascade.kind = 'network'", "tags.cascade.kind = 'trial'"
 
@@ -40,10 +42,8 @@ class View:
 
     def place(self, experiment_id: str) -> str:
         """Where it is, after a server's address."""
-        return (
-            f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={self.key}"
-            f"&compareRunsMode={self.mode}"
-        )
+        place = mlflow_place(experiment_id, "runs")
+        return f"/{place}&viewStateShareKey={self.key}&compareRunsMode={self.mode}"
 
 
 def _columns(*names: str) -> list[str]:

@@ -229,12 +229,12 @@ def test_every_chart_that_a_width_decides_is_there_for_each(folder):
 def test_names_lead_to_runs_where_they_are_known(folder):
     links = Links(address="http://host:5000/", experiment_id="3", runs={"trial/0/network/1": "abc"})
     text = html(gather(folder, links))
-    assert 'href="http://host:5000/#/experiments/3/runs/abc"' in text
+    assert 'href="http://host:5000/#/experiments/3/runs/abc?workflowType=machine_learning"' in text
     note = folder.path / "tracking/links.json"
     note.parent.mkdir()
     note.write_text(json.dumps({"address": "", "experiment_id": "7", "runs": {"trial/0/network/1": "abc"}}))
     local = html(gather(folder))
-    assert 'href="http://127.0.0.1:5000/#/experiments/7/runs/abc"' in local
+    assert 'href="http://127.0.0.1:5000/#/experiments/7/runs/abc?workflowType=machine_learning"' in local
     assert "while <code>cascade ui</code> is open on its usual port, 5000;" in local
     note.write_text("{")
     assert "/experiments/" not in html(gather(folder))

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.links import found_pages
+from orchestrator.tracking.links import best_page, found_pages, runs_page
 
 
 def test_links_lead_to_pages_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,3 +22,9 @@ def test_links_lead_to_pages_that_exist(tmp_path: Path, monkeypatch: pytest.Monk
         "report of sent": "http://here/#/experiments/1/runs/sent/artifacts/report.html?workflowType=machine_learning",
         "report of kept": (tmp_path / "kept/report.html").as_uri(),
     }
+
+
+def test_where_nothing_ran_pages_are_those_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.tracking.links._latest_runs", lambda *_: [])
+    for page in (runs_page, best_page):
+        assert page("http://here") == "http://here/#/experiments?workflowType=machine_learning"

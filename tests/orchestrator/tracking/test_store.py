@@ -210,6 +210,14 @@ def test_what_went_on_after_a_stop_no_longer_says_why_it_was_stopped(
         assert ("mlflow.note.content" in runs()[name].data.tags) == (name == "digits")  # whose note is its front
 
 
+def test_a_searchs_line_leads_to_its_overview_among_pages_for_models(tracker, make_sender, store, runs):
+    assert make_sender(store).send()
+    store.describe("4 networks")
+    said = store.client.get_experiment(store.experiment_id).tags["mlflow.note.content"]
+    place = f"#/experiments/{store.experiment_id}/runs/{runs()['digits'].info.run_id}/artifacts/overview.html"
+    assert said == f"digits: 4 networks. [Overview]({place}?workflowType=machine_learning)"
+
+
 def test_a_description_that_people_wrote_is_left_when_a_run_goes_on(tracker, resumed, make_sender, store, runs):
     tracker.start_trial(0, {"temperature": 4.0})
     tracker.finish_trial(0, (), "failed", "the disk was full")
