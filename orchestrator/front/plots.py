@@ -24,6 +24,7 @@ _GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
 # Steps of a decade, the sparsest first; over the narrowest axis, which spans a factor of 2.25, the last gives three.
 _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
 _FEWEST_TICKS = 3
+_LABEL = (0.14, 0.04)  # width and height of a label, as parts of the axes on a telephone
 _MARGIN = 1.5  # beyond the costs at either end of the axis
 AXIS_TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -52,7 +53,11 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
             view,
             view.front,
             name="front",
-            mode="lines+markers" if _is_curve(view) else "markers",
+            mode="lines+markers+text" if _is_curve(view) else "markers+text",
+            customdata=_labels_with_room(view),
+            texttemplate="%{customdata}",
+            textposition="top left",
+            cliponaxis=False,
             marker={"color": _BLUE, "size": 10},
             line={"color": _BLUE, "width": 2},
         )
@@ -63,15 +68,16 @@ def front_figure(view: FrontView) -> Any:  # noqa: ANN401 - plotly comes without
     figure.add_hline(
         y=view.teacher_val_accuracy,
         line={"color": "#3c4043", "dash": "dash", "width": 1.5},
-        annotation={"text": f"teacher, {percent(view.teacher_val_accuracy)}", "font": {"size": 12}},
-        annotation_position="bottom left",
+        name=f"teacher, {percent(view.teacher_val_accuracy)}",
+        showlegend=True,  # a label on the line would lie on points
     )
     costs = [float(getattr(candidate, view.cost)) for candidate in view.plotted]
     ticks = axis_ticks(view.cost, costs)
     figure.update_layout(
         template="plotly_white",
-        title=_title(view),
-        legend={"x": 0.99, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
+        title={"text": _title(view).replace(", with", "<br>with"), "y": 0.97, "yanchor": "top"},
+        legend={"orientation": "h", "x": 0, "y": 1.01, "xanchor": "left", "yanchor": "bottom"},
+        margin={"l": 70, "r": 30, "t": 110},
         hoverlabel={"align": "left"},
         xaxis={
             "type": "log",
@@ -93,10 +99,37 @@ def save_front(view: FrontView, folder: Path) -> tuple[Path, Path]:
         folder: the search's. The page takes about 5 MB, as it brings its own library; the image is of 1440x900.
     """
     files = (folder / PAGE, folder / PICTURE)
-    page = front_figure(view).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    for file, content in zip(files, (page.encode(), _png(view)), strict=True):
+    for file, content in zip(files, (_page(view).encode(), _png(view)), strict=True):
         write_atomically(file, content)
     return files
+
+
+def _page(view: FrontView) -> str:
+    figure = front_figure(view).to_html(
+        include_plotlyjs=True, full_html=False, default_height="100vh", config={"displaylogo": False}
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{_title(view)}</title></head>\n<body style="margin:0">{figure}</body></html>\n'
+    )
+
+
+def _labels_with_room(view: FrontView) -> list[str]:
+    """Labels of the front, the knee's first; none where it would cover another one's."""
+    costs, accuracies = _coordinates(view, view.plotted)
+    named: dict[Candidate, tuple[float, float]] = {}
+    for candidate in sorted(view.front, key=lambda candidate: not view.is_knee(candidate)):
+        x = _part(math.log(getattr(candidate, view.cost)), [math.log(cost) for cost in costs])
+        y = _part(candidate.val_accuracy, accuracies)
+        if all(abs(x - other) > _LABEL[0] or abs(y - another) > _LABEL[1] for other, another in named.values()):
+            named[candidate] = x, y
+    return [candidate.label if candidate in named else "" for candidate in view.front]
+
+
+def _part(value: float, values: Sequence[float]) -> float:
+    """Where a value is between the smallest and the largest."""
+    return (value - min(values)) / ((max(values) - min(values)) or 1.0)
 
 
 def front_table(view: FrontView) -> str:
@@ -258,7 +291,8 @@ def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     axes.scatter(*_coordinates(view, view.dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label=view.rest)
     line = "-" if _is_curve(view) else "none"
     look = {"linestyle": line, "color": _BLUE, "marker": "o", "markersize": 7}
-    axes.plot(*_coordinates(view, view.front), **look, label="front", zorder=3)
+    if view.front:
+        axes.plot(*_coordinates(view, view.front), **look, label="front", zorder=3)
     if view.knee is not None:
         point = _coordinates(view, [view.knee])
         axes.scatter(*point, s=190, facecolors="none", edgecolors=_RED, linewidths=2.2, zorder=4, label="knee")
@@ -285,7 +319,8 @@ def _draw_axes(axes: Any, view: FrontView) -> None:  # noqa: ANN401
     axes.grid(visible=True, color="#e8eaed", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
+    figure = axes.get_figure()
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)  # beside the points, wherever these are
 
 
 def _draw_labels(axes: Any, view: FrontView) -> None:  # noqa: ANN401

@@ -62,7 +62,7 @@ def test_figure_separates_front_knee_and_dominated() -> None:
     traces = {trace.name: trace for trace in figure.data}
     assert list(traces["dominated"].x) == [0.20]
     assert list(traces["front"].x) == [0.01, 0.03, 0.40]
-    assert traces["front"].mode == "lines+markers"
+    assert traces["front"].mode == "lines+markers+text"
     assert list(traces["knee 1:1"].y) == [0.95]
     assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 0.985
     assert figure.layout.xaxis.type == "log"
@@ -92,6 +92,35 @@ def test_a_front_that_constraints_leave_empty_is_drawn(tmp_path: Path) -> None:
         assert image.size == (1440, 900)
 
 
+def test_the_page_is_one_for_telephones_and_has_a_name(tmp_path: Path) -> None:
+    page = save_front(view(POPULATION), tmp_path)[0].read_text()
+    assert page.startswith('<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport"')
+    assert "<title>3 of 4 networks on the front</title>" in page
+    assert page.count("<html") == page.count("</html>") == 1
+
+
+def test_points_of_the_front_are_named_where_there_is_room_the_knee_first() -> None:
+    close = (candidate(4, 0.949, 0.029), candidate(5, 0.952, 0.0305))
+    shown = front_figure(dataclasses.replace(view((*POPULATION, *close)), knee=close[1])).data[1]
+    labels = dict(zip(shown.x, shown.customdata, strict=True))
+    assert labels == {0.01: "0:1", 0.029: "", 0.03: "", 0.0305: "5:1", 0.40: "3:1"}
+    assert shown.texttemplate == "%{customdata}"
+
+
+def test_legends_lie_beside_the_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    legend = front_figure(view(POPULATION)).layout.legend
+    assert (legend.orientation, legend.yanchor) == ("h", "bottom")
+    assert legend.y > 1
+    saved: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_args, **_kwargs: saved.append(self))
+    save_front(view(POPULATION), tmp_path)
+    (axes,) = saved[0].axes
+    assert axes.get_legend() is None
+    (legend,) = saved[0].legends
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert [text.get_text() for text in legend.get_texts()] == ["dominated", "front", "knee", "teacher, 98.5 %"]
+
+
 def test_hover_tells_what_a_candidate_is() -> None:
     (text,) = front_figure(view((candidate(7, 0.97, 0.04, 1.25),))).data[1].text
     for part in ("7:1", "97.00 %", "-1.50 points", "400,000", "25.0 times fewer", "1.25 ms"):
@@ -100,7 +129,7 @@ def test_hover_tells_what_a_candidate_is() -> None:
 
 def test_front_of_three_objectives_is_not_joined_by_a_line() -> None:
     figure = front_figure(view(POPULATION, "val_accuracy", "macs_kept", "latency_ms"))
-    assert figure.data[1].mode == "markers"
+    assert figure.data[1].mode == "markers+text"
     assert "latency_ms" in figure.layout.title.text
 
 
