@@ -66,6 +66,7 @@ def opening(
     parent: str | None = None,
     params: Mapping[str, Scalar] | None = None,
     tags: Mapping[str, str] | None = None,
+    seconds_ago: float = 0.0,
 ) -> Record:
     """A run begins, or goes on.
 
@@ -76,6 +77,7 @@ def opening(
         parent: key of the run that it is nested in.
         params: a parameter that MLflow has already keeps its value.
         tags: replace those of the same name.
+        seconds_ago: when it began, of one that is told after its end.
     """
     own = {"cascade.kind": kind, "cascade.status": "running"}
     return {
@@ -85,7 +87,7 @@ def opening(
         "parent": parent,
         "params": _params(params or {}),
         "tags": own | _texts(tags or {}),
-        "time": now_ms(),
+        "time": now_ms() - round(1000 * seconds_ago),
     }
 
 

@@ -20,8 +20,9 @@ def teacher_story(result: TeacherResult, epochs: Sequence[EpochProgress]) -> lis
     """The teacher: its figures in the search's run, its curves in one of its own."""
     figures = [(f"teacher_{name}", value, 0) for name, value in result.to_dict().items()]
     tags = {"cascade.stage": "teacher"} | ({"cascade.reused": "true"} if result.reused else {})
+    took = 0.0 if result.reused else result.seconds
     return [
-        records.opening(TEACHER, name="teacher", kind="teacher", parent=SEARCH, tags=tags),
+        records.opening(TEACHER, name="teacher", kind="teacher", parent=SEARCH, tags=tags, seconds_ago=took),
         *(records.logging(TEACHER, epoch_metrics(epoch, step=epoch.epoch)) for epoch in epochs),
         records.logging(SEARCH, figures),
         records.closing(TEACHER, "finished"),
@@ -89,7 +90,7 @@ def run_story(result: RunResult) -> list[Record]:
         for key in ("test_accuracy", "val_accuracy", "macs_kept", "params_kept"):
             figures.append((key, getattr(found, key), 0))
     return [
-        records.opening(run, name=name, kind="run", parent=SEARCH, params=params),
+        records.opening(run, name=name, kind="run", parent=SEARCH, params=params, seconds_ago=result.seconds),
         records.logging(run, figures),
         records.closing(run, "failed" if result.failure else "finished", reason=result.failure),
     ]

@@ -246,6 +246,21 @@ def test_runs_of_a_study_are_told_once_by_their_keys(tracker, resumed, told, mak
     assert [(record["run"], record["status"]) for record in told("close")][2:] == [("run/b", "finished")]
 
 
+def test_what_is_told_after_its_end_began_as_long_before(tracker, told, make_result, monkeypatch):
+    monkeypatch.setattr("orchestrator.tracking.records.now_ms", lambda: 1_000_000)
+    tracker.log_teacher(TEACHER, [])
+    tracker.log_runs([make_result("a")])
+    opened, closed = ({record["run"]: record["time"] for record in told(kind)} for kind in ("open", "close"))
+    took = {run: closed[run] - opened[run] for run in closed}
+    assert took == {"teacher": 1000 * TEACHER.seconds, "run/a": 2000}
+
+
+def test_a_teacher_of_another_search_took_no_time_here(tracker, told, monkeypatch):
+    monkeypatch.setattr("orchestrator.tracking.records.now_ms", lambda: 1_000_000)
+    tracker.log_teacher(dataclasses.replace(TEACHER, reused=True), [])
+    assert [record["time"] for record in told("open") if record["run"] == "teacher"] == [1_000_000]
+
+
 def test_what_is_decided_later_becomes_a_parameter_of_the_search(tracker, told):
     tracker.log_parameters({})
     tracker.log_parameters({"resources.gpus_per_trial.chosen": 0.25})
