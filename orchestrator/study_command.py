@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -141,15 +140,20 @@ def _show(console: Console, plan: StudyPlan, results: Mapping[str, RunResult], s
                 for point in points:
                     print_line(console, f"- {point}")
             case Table():
-                print_whole(console, _rich(block))
+                print_whole(console, _rich(block, plan.reference))
             case _:
                 pass
     print_line(console, f"\nreport: {folder / REPORT}")
 
 
-def _rich(block: Table) -> RichTable:
-    head, *rows = ([Text(cell) for cell in (*row[:5], *row[6:7])] for row in (block.head, *block.rows))
-    table = RichTable(*(Column(cell) for cell in head))
-    for row in rows:
-        table.add_row(*row)
+def _rich(block: Table, reference: str) -> RichTable:
+    """A table of the report for a terminal of 80 columns, without what only the report has room for."""
+    title = Text(f"accuracy in % and points above {reference}, with 95 % intervals")
+    table = RichTable(
+        title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
+    )
+    for head in ("arm", "accuracy", "points above", "p"):
+        table.add_column(head)
+    for row in block.rows:
+        table.add_row(*map(Text, row[:4]))
     return table

@@ -58,10 +58,23 @@ def test_a_study_that_is_killed_goes_on_and_reports(plain, tmp_path: Path, casca
 
 def test_names_of_arms_are_printed_as_they_are() -> None:
     names = ("[bold]x", "[/]", ":smile:", "a\\")
-    console = Console(file=io.StringIO(), width=200)
-    print_whole(console, _rich(Table(head=(*names, "p"), rows=((*names, "1"),))))
-    head, row = (line for line in console.file.getvalue().splitlines() if "smile" in line)
-    assert all(name in head and name in row for name in names)
+    for name in names:
+        console = Console(file=io.StringIO(), width=200)
+        print_whole(console, _rich(Table(head=("",) * 4, rows=((name, "1", "2", "3"),)), reference=name))
+        *title, _, row = console.file.getvalue().splitlines()
+        assert f"points above {name}," in " ".join(line.strip() for line in title)
+        assert row.startswith(f"{name} ")
+
+
+def test_a_table_fits_a_terminal_of_80_columns() -> None:
+    row = ("one-assistant-growing", "97.08 (95.31 … 98.84)", "-1.53 (-3.30 … +0.24)", "0.462", "4.93", "5", "3.8")
+    console = Console(file=io.StringIO(), width=80)
+    print_whole(console, _rich(Table(head=("head",) * 7, rows=(row,)), reference="no-assistant"))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].rstrip() == "accuracy in % and points above no-assistant, with 95 % intervals"
+    assert lines[1].split() == ["arm", "accuracy", "points", "above", "p"]
+    assert lines[2].split("  ") == list(row[:4])
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("command", [["orchestrator", "study"], ["orchestrator.evidence"]])
