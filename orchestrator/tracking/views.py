@@ -133,8 +133,9 @@ def views(params: Sequence[str]) -> Mapping[str, View]:
     """All views, by what they show.
 
     Args:
-        params: on the chart of parallel coordinates.
+        params: on the chart of parallel coordinates, and in the table of trials.
     """
+    shown = [f"params.`{name}`" for name in dict.fromkeys(("num_assistants", *params))]
     charts = (_scatter("macs_kept", "val_accuracy"), _parallel(params, ("macs_kept", "val_accuracy")))
     return MappingProxyType(
         {
@@ -161,7 +162,7 @@ def views(params: Sequence[str]) -> Mapping[str, View]:
                 mode="TABLE",
                 state=_state(
                     _TRIALS,
-                    columns=[*_FOUND, *_columns("front", "sizes", "failure", "num_assistants")],
+                    columns=[*_FOUND, *_columns("front", "sizes", "failure"), *shown],
                     order="val_accuracy",
                     charts=charts,
                 ),

@@ -63,6 +63,15 @@ def test_only_parameters_that_every_network_has_are_on_the_chart():
         assert chart["selectedParams"] == ["num_assistants", "temperature"]
 
 
+def test_the_table_of_trials_has_the_parameters_that_differ():
+    state = views(("schedule", "temperature", "num_assistants"))["trials"].state
+    assert [column for column in state["selectedColumns"] if column.startswith("params.")] == [
+        "params.`num_assistants`",
+        "params.`schedule`",
+        "params.`temperature`",
+    ]
+
+
 def test_names_of_the_users_own_do_not_burst_the_tag():
     runs = [{f"{index}{'long' * (index % 20)}": str(run) for index in range(90)} for run in range(2)]
     shown = varied(runs)
