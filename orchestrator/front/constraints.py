@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.words import counted
 from trainables.errors import InputError, did_you_mean
 from trainables.plain import PlainConfig, require_number
 from trainables.pruning_config import SizeUnit
@@ -118,10 +119,10 @@ def unmet(bounds: Bounds, candidates: Sequence["Candidate"]) -> str | None:
     """What no candidate has met, for people to read; `None` if some candidate meets all bounds."""
     if not bounds or not candidates or any(meets(bounds, candidate) for candidate in candidates):
         return None
-    trials = len({candidate.trial for candidate in candidates})
+    trials = counted(len({candidate.trial for candidate in candidates}), "trial")
     missed = [f"{name} {bounds[name]} (the nearest has {value:.4g})" for name, value in _missed(bounds, candidates)]
     what = ", ".join(missed) or "all constraints at once, though each is met by some"
-    return f"no candidate of {trials} trials meets {what}; so the front is empty"
+    return f"no candidate of {trials} meets {what}; so the front is empty"
 
 
 def _missed(bounds: Bounds, candidates: Sequence["Candidate"]) -> Iterable[tuple[str, float]]:

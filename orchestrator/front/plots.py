@@ -192,10 +192,14 @@ def _is_curve(view: FrontView) -> bool:
 
 
 def _title(view: FrontView) -> str:
+    return f"{len(view.front)} of {len(view.candidates)} networks on the front{further_objectives(view)}"
+
+
+def further_objectives(view: FrontView) -> str:
+    """What a front is of beside accuracy and the cost that is drawn, as words behind it; nothing where that is all."""
     others = [name for name in view.objectives if name not in ("val_accuracy", view.cost)]
     further = "a further objective" if len(others) == 1 else "further objectives"
-    over = f", with {' and '.join(others)} as {further}" if others else ""
-    return f"{len(view.front)} of {len(view.candidates)} networks on the front{over}"
+    return f", with {' and '.join(others)} as {further}" if others else ""
 
 
 def _trace(view: FrontView, candidates: Sequence[Candidate], **style: object) -> Any:  # noqa: ANN401

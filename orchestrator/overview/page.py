@@ -5,7 +5,8 @@ from html import escape
 from pathlib import Path
 
 from orchestrator.front.archive import Candidate
-from orchestrator.front.plots import AXIS_TITLES, axis_range, axis_ticks
+from orchestrator.front.constraints import unmet
+from orchestrator.front.plots import AXIS_TITLES, axis_range, axis_ticks, further_objectives
 from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter, value_ticks
 from orchestrator.overview.charts import Line as ChartLine
 from orchestrator.overview.gather import Links, Overview, gather
@@ -69,28 +70,33 @@ def _head(overview: Overview) -> str:
     view, experiment = overview.view, overview.experiment
     trials = counted(len({candidate.trial for candidate in view.candidates}), "trial")
     networks, on_front = counted(len(view.candidates), "network"), len(view.front)
+    further = further_objectives(view)
+    told = "none of which is on the front"
+    if on_front:
+        better = "better in all of these" if further else "both more accurate and cheaper"
+        told = f"of which {on_front} {'is' if on_front == 1 else 'are'} on the front{further}: no other is {better}"
     return (
         f"<header><h1>{escape(overview.name)}</h1>"
         f'<p class="soft">Teacher {escape(experiment.model.name)} on {escape(experiment.data.name)}: '
         f"{percent(overview.teacher.val_accuracy, 2)} validation accuracy, {overview.teacher.macs:,} MACs, "
-        f"{overview.teacher.params:,} parameters. {trials} gave {networks}, "
-        f"of which {on_front} {'is' if on_front == 1 else 'are'} on the front: "
-        "no other is both more accurate and cheaper.</p></header>"
+        f"{overview.teacher.params:,} parameters. {trials} gave {networks}, {told}.</p></header>"
     )
 
 
 def _cards(overview: Overview) -> str:
     if not overview.picks:
-        return "<p>The front is empty: no network meets the constraints.</p>"
+        why = unmet(overview.experiment.constraints, overview.view.candidates) or "the front is empty"
+        return f"<p>{escape(why[0].upper() + why[1:])}.</p>"
     cards = []
     for how, candidate in overview.picks.items():
         what = _WHAT[how].format(cost=_COSTS[overview.view.cost])
+        latency = "" if candidate.latency_ms is None else f", {candidate.latency_ms:.3g} ms an image"
         cards.append(
             f'<div class="card {how}"><h3>{what}: {_name(overview, candidate)}'
             f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h3>"
             f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher.val_accuracy)}; {fewer(candidate.macs_kept)} fewer MACs, "
-            f"{fewer(candidate.params_kept)} fewer parameters.</p>"
+            f"{fewer(candidate.params_kept)} fewer parameters{latency}.</p>"
             f"<code>{escape(overview.folder.export_command(how))}</code></div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -113,14 +119,17 @@ def _front_section(overview: Overview) -> str:
     hidden = f" {below} more networks lie below what is shown." if below else ""
     if overview.teacher.val_accuracy < lowest:
         hidden += f" The teacher lies below what is shown, at {percent(overview.teacher.val_accuracy, 2)}."
+    click = ", click one of the front to find it in the table" if view.front else ""
+    marks = (
+        '<span class="key"><svg viewBox="0 0 22 12"><circle class="front" cx="11" cy="6" r="5"/></svg>front</span>'
+        '<span class="key"><svg viewBox="0 0 22 12"><circle class="ring" cx="11" cy="6" r="4.5"/></svg>knee</span>'
+    )
+    marks = marks if view.front else ""
     return (
         "<section><h2>The front</h2>"
         '<p class="soft">Each point is a network that is really narrower; <i>trial:level</i> names it. Up and to the '
-        "left is better. Rest on a point to read it, click one of the front to find it in the table."
-        f"{hidden}</p>"
-        f"{charts}"
-        '<p><span class="key"><svg viewBox="0 0 22 12"><circle class="front" cx="11" cy="6" r="5"/></svg>front</span>'
-        '<span class="key"><svg viewBox="0 0 22 12"><circle class="ring" cx="11" cy="6" r="4.5"/></svg>knee</span>'
+        f"left is better. Rest on a point to read it{click}.{hidden}</p>"
+        f"{charts}<p>{marks}"
         f'<span class="key"><svg viewBox="0 0 22 12"><circle class="rest" cx="11" cy="6" r="4"/></svg>{view.rest}'
         "</span></p></section>"
     )
@@ -216,7 +225,7 @@ def _table_section(overview: Overview) -> str:
 
 def _growth_section(overview: Overview) -> str:
     volumes = overview.hypervolumes
-    if len(volumes) < 2:
+    if len(volumes) < 2 or not overview.view.front:
         return ""
     steps: list[tuple[float, float]] = []
     for trial, volume in volumes.items():

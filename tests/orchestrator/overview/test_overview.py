@@ -313,8 +313,24 @@ def test_a_search_with_little_to_show_has_a_page_all_the_same(tmp_path):
     results, _ = trial_of(0, (0.1,), (0.9,))
     folder.archive.add(candidates_of(0, results, {1: "candidates/0-1"}, CascadeConfig(macs_kept=(0.1,))))
     text = write_overview(folder).read_text()
-    Page(text)
-    assert "no network meets the constraints" in text
+    said = Page(text).said
+    assert "1 trial gave 1 network, none of which is on the front." in said
+    assert "No candidate of 1 trial meets params at most 1 (the nearest has 100); so the front is empty." in said
+    for word in ("in the table", "cheaper", "How the front grew"):
+        assert word not in said, word
+    assert 'circle class="ring"' not in text
+
+
+def test_a_third_objective_is_told_with_what_was_measured(folder):
+    overview = gather(folder)
+    measured = {how: dataclasses.replace(candidate, latency_ms=0.1234) for how, candidate in overview.picks.items()}
+    view = dataclasses.replace(overview.view, objectives=("val_accuracy", "macs_kept", "latency_ms"))
+    said = Page(html(dataclasses.replace(overview, view=view, picks=measured))).said
+    assert "on the front, with latency_ms as a further objective: no other is better in all of these." in said
+    assert said.count(" fewer parameters, 0.123 ms an image.") == 3
+    said = Page(html(overview)).said
+    assert "on the front: no other is both more accurate and cheaper." in said
+    assert " ms an image" not in said
 
 
 def test_what_moves_a_result_comes_first_and_the_same_each_time():
