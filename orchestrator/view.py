@@ -266,8 +266,9 @@ def _epoch(progress: EpochProgress) -> str:
 
 def _levels(candidates: Sequence[Candidate], view: FrontView) -> str:
     return ", ".join(
-        f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}{' (collapsed)' if view.is_collapsed(c) else ''}"
-        for c in candidates
+        f"{percent(c.val_accuracy)} at {percent(c.macs_kept)}{'' if number else ' of the MACs'}"
+        f"{' (collapsed)' if view.is_collapsed(c) else ''}"
+        for number, c in enumerate(candidates)
     )
 
 

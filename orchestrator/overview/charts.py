@@ -81,7 +81,7 @@ class Frame:
         """
         self.width, self.height = width, height
         longest = max(map(len, y_ticks.values()), default=0)
-        self._left, self._right = max(52, 6 + int(_LETTER * longest)), width - 14
+        self._left, self._right = max(52, 10 + int(_LETTER * longest)), width - 14
         self._top, self._bottom = 26, height - 40
         self._x_scale = x_scale
         self._x_low, self._x_high = x_scale(x_range[0]), x_scale(x_range[1])
@@ -118,13 +118,14 @@ class Frame:
         note = _Text(css="note", right=self._right, baseline=self.y(value) - 5, words="teacher")
         return self.level(value) + note.svg
 
-    def svg(self, inside: str, *, title: str, x_title: str = "", css: str = "") -> str:
+    def svg(self, inside: str, *, title: str, x_title: str = "", y_title: str = "", css: str = "") -> str:
         """The whole chart around what is drawn inside.
 
         Args:
             inside: SVG.
             title: what a screen reader says of it.
             x_title: under the horizontal axis.
+            y_title: above the vertical one.
             css: further classes.
         """
         parts = []
@@ -144,6 +145,7 @@ class Frame:
         parts.append(
             f'<text class="axis" text-anchor="middle" x="{middle}" y="{self.height - 6}">{escape(x_title)}</text>'
         )
+        parts.append(f'<text class="axis" x="2" y="12">{escape(y_title)}</text>')
         return (
             f'<svg class="chart {css}" role="img" aria-label="{escape(title, quote=True)}" '
             f'viewBox="0 0 {self.width} {self.height}">'

@@ -178,7 +178,7 @@ def _front_chart(overview: Overview, css: str) -> str:
     line = (teacher.val_accuracy, f"teacher, {percent(teacher.val_accuracy, 2)}") if is_shown else None
     inside = scatter(frame, points, joined=len(view.objectives) == 2, teacher=line)
     title = f"Validation accuracy of {counted(len(points), 'network')} against {AXIS_TITLES[view.cost]}"
-    return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], css=css)
+    return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], y_title="validation accuracy", css=css)
 
 
 def _table_section(overview: Overview) -> str:
@@ -244,7 +244,11 @@ def _growth_section(overview: Overview) -> str:
             y_ticks=value_ticks(low, high, 4),
         )
         drawn = lines(frame, [ChartLine(points=steps, name="hypervolume of the front", kind="c1")])
-        charts.append(frame.svg(drawn, title="Hypervolume of the front by trial", x_title="trial number", css=css))
+        charts.append(
+            frame.svg(
+                drawn, title="Hypervolume of the front by trial", x_title="trial number", y_title="hypervolume", css=css
+            )
+        )
     return (
         "<section><h2>How the front grew</h2>"
         '<p class="soft">Hypervolume: the part of the space between “no accuracy at the teacher’s cost” and '

@@ -11,6 +11,7 @@ from orchestrator.overview.importance import Importance
 from orchestrator.overview.words import duration
 from orchestrator.searches.curves import TrialCurve
 from orchestrator.words import counted, percent
+from trainables.pruning_config import UNITS
 
 _MOST_CURVES = 12
 _MOST_COLUMNS = 12
@@ -100,7 +101,8 @@ def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Over
     )
     colours = {level: _COLOURS[(level - 1) % len(_COLOURS)] for level in levels}
     drawn = [Line(points=by_level[level], name=f"level {level}", kind=colours[level]) for level in levels]
-    sizes = {level: percent(curve.cascade.macs_kept[level - 1], 2) for level in levels}
+    unit = UNITS[curve.cascade.pruning.size_in]
+    sizes = {level: f"{percent(curve.cascade.macs_kept[level - 1], 2)} of the {unit}" for level in levels}
     keys = "".join(
         f'<span class="key"><svg viewBox="0 0 22 12"><line class="{colours[level]}" stroke-width="3" x1="0" x2="22" '
         f'y1="6" y2="6"/></svg>level {level}, {sizes[level]}</span>'
@@ -111,7 +113,7 @@ def _curve_chart(curve: TrialCurve, members: Sequence[Candidate], overview: Over
     title = f"Validation accuracy by epoch of the levels of trial {curve.trial}"
     return (
         f"<div><h3>Trial {curve.trial} ({curve.cascade.schedule}; front: {labels})</h3>"
-        f"{frame.svg(inside, title=title, x_title='epoch')}<div>{keys}</div></div>"
+        f"{frame.svg(inside, title=title, x_title='epoch', y_title='validation accuracy')}<div>{keys}</div></div>"
     )
 
 

@@ -61,7 +61,7 @@ def test_a_pipe_gets_a_line_an_event_and_no_control_characters(candidates, view)
     assert said.splitlines() == [
         "teacher: 95.0 % on validation, 10 M MACs, 0.3 M parameters, trained in 1 min 03 s",
         "trial 0 runs: joint, 30.0 % → 5 % of the MACs",
-        "trial 0 done (1 of 3): 94.0 % at 30.0 %, 90.0 % at 5 %; front of 2 among 3",
+        "trial 0 done (1 of 3): 94.0 % at 30.0 % of the MACs, 90.0 % at 5 %; front of 2 among 3",
         "trial 1 runs: joint, 30.0 % → 5 % of the MACs",
         "trial 1 failed (2 of 3): stage cascade, level 2: the loss is no longer finite",
     ]
@@ -122,9 +122,9 @@ def test_a_collapse_is_marked_each_time_and_explained_once(candidates, make_cand
             watcher.trial_started(number, CASCADE)
             watcher.trial_finished(number, found, view, Reused())
     said = out.file.getvalue()
-    assert "trial 0 done (1 of 3): 94.0 % at 30.0 %, 90.0 % at 5 %;" in said
-    assert "trial 1 done (2 of 3): 80.0 % at 20.0 %, 54.0 % at 1 % (collapsed);" in said
-    assert "trial 2 done (3 of 3): 54.0 % at 1 % (collapsed);" in said
+    assert "trial 0 done (1 of 3): 94.0 % at 30.0 % of the MACs, 90.0 % at 5 %;" in said
+    assert "trial 1 done (2 of 3): 80.0 % at 20.0 % of the MACs, 54.0 % at 1 % (collapsed);" in said
+    assert "trial 2 done (3 of 3): 54.0 % at 1 % of the MACs (collapsed);" in said
     (explained,) = [line for line in said.splitlines() if "has collapsed" in line]
     assert "level 2 of trial 1" in explained
     assert "nearer to guessing (15.0 %) than to the teacher (95.0 %)" in explained
@@ -202,7 +202,9 @@ def test_a_stopped_trial_is_told_with_its_reason_and_what_it_left(candidates, vi
         watcher.trial_stopped(0, "behind", candidates[:1], view)
         watcher.trial_started(1, CASCADE)
         watcher.trial_stopped(1, "behind", (), view)
-    assert "trial 0 stopped (1 of 3): behind; kept 94.0 % at 30.0 %\n" in out.file.getvalue().replace("\r", "")
+    assert "trial 0 stopped (1 of 3): behind; kept 94.0 % at 30.0 % of the MACs\n" in out.file.getvalue().replace(
+        "\r", ""
+    )
     assert "trial 1 stopped (2 of 3): behind\n" in out.file.getvalue().replace("\r", "")
 
 

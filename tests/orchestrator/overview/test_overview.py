@@ -226,6 +226,13 @@ def test_every_chart_that_a_width_decides_is_there_for_each(folder):
         assert text.count(f'class="chart {css}"') == 2
 
 
+def test_charts_say_what_they_are_of_and_sizes_of_what(folder):
+    text = html(gather(folder))
+    titles = re.findall(r'<text class="axis" x="2" y="12">([^<]+)</text>', text)
+    assert titles == ["validation accuracy"] * 3 + ["hypervolume"] * 3 + ["validation accuracy"] * 9
+    assert "level 1, 50.00 % of the MACs<" in text
+
+
 def test_names_lead_to_runs_where_they_are_known(folder):
     links = Links(address="http://host:5000/", experiment_id="3", runs={"trial/0/network/1": "abc"})
     text = html(gather(folder, links))
