@@ -77,9 +77,12 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-size:.9rem}th,td{border-bottom:1px solid #ccc;padding:.25rem .6rem;text-align:left}
-img{max-width:100%}pre{background:#f5f5f5;padding:1rem;overflow:auto;font-size:.85rem}"""
+# Greys that let through what is below them, so that they suit a light and a dark page.
+_STYLE = """:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;overflow-wrap:break-word}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}td{white-space:nowrap}
+th,td{border-bottom:1px solid #8886;padding:.25rem .6rem;text-align:left}
+figure{margin:1rem 0}img{max-width:100%}pre{background:#8882;padding:1rem;overflow:auto;font-size:.85rem}"""
 
 
 def to_html(blocks: Sequence[Block]) -> str:
@@ -96,14 +99,18 @@ def to_html(blocks: Sequence[Block]) -> str:
                 parts.append(f"<ul>{''.join(f'<li>{html.escape(point)}</li>' for point in points)}</ul>")
             case Table(head=head, rows=rows):
                 lines = [_cells(head, "th"), *(_cells(row, "td") for row in rows)]
-                parts.append(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
+                table = f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+                parts.append(f'<div class="scroll" tabindex="0">{table}</div>')
             case Picture(png=png, caption=caption):
                 text = html.escape(caption)
                 source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
                 parts.append(f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>')
             case Code(text=text):
                 parts.append(f"<pre>{html.escape(text)}</pre>")
-    about = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    about = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
     return f'<!doctype html><html lang="en"><head>{about}</head><body>{"".join(parts)}</body></html>\n'
 
 

@@ -296,6 +296,9 @@ def test_blocks_look_as_they_should() -> None:
     assert "<h2>Next</h2>" in page
     assert "<td>&lt;2&gt;</td>" in page
     assert "<li>one</li><li>two</li>" in page
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert '<div class="scroll" tabindex="0"><table>' in page, "which a narrow page can hold"
+    assert "color-scheme:light dark" in page
 
 
 def test_markdown_shows_names_as_they_are() -> None:
