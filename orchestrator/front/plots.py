@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE, PICTURE = "front.html", "front.png"
-_GREY, _BLUE, _RED = "#9aa0a6", "#1f5fbf", "#d1495b"
+_GREY, _BLUE, _RED = "#868c93", "#1f5fbf", "#d1495b"
 # Steps of a decade, the sparsest first; over the narrowest axis, which spans a factor of 2.25, the last gives three.
 _STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
 _FEWEST_TICKS = 3
@@ -292,7 +292,7 @@ def _png(view: FrontView) -> bytes:
 
 
 def _draw_points(axes: Any, view: FrontView) -> None:  # noqa: ANN401
-    axes.scatter(*_coordinates(view, view.dominated), s=26, color=_GREY, alpha=0.75, linewidths=0, label=view.rest)
+    axes.scatter(*_coordinates(view, view.dominated), s=26, color=_GREY, linewidths=0, label=view.rest)
     line = "-" if _is_curve(view) else "none"
     look = {"linestyle": line, "color": _BLUE, "marker": "o", "markersize": 7}
     if view.front:

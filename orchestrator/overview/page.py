@@ -1,6 +1,7 @@
 """The overview as one HTML page, section by section."""
 
 import math
+import re
 from html import escape
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from orchestrator.words import counted, percent
 
 PAGE = "overview.html"
 _COSTS = {"macs_kept": "MACs", "params_kept": "parameters", "latency_ms": "latency"}
+_OPTION = re.compile("--[a-z-]+")
 _WHAT = {
     "knee": "When in doubt",
     "smallest": "The smallest by {cost}",
@@ -97,7 +99,7 @@ def _cards(overview: Overview) -> str:
             f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher.val_accuracy)}; {fewer(candidate.macs_kept)} fewer MACs, "
             f"{fewer(candidate.params_kept)} fewer parameters{latency}.</p>"
-            f"<code>{escape(overview.folder.export_command(how))}</code></div>"
+            f"{_code(overview.folder.export_command(how))}</div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -109,6 +111,12 @@ def _name(overview: Overview, candidate: Candidate) -> str:
     return f'<a href="{escape(href, quote=True)}" target="_blank" rel="noopener">{label}</a>' if href else label
 
 
+def _code(command: str) -> str:
+    """A command that no line ends within an option of."""
+    text = _OPTION.sub(r"<span>\g<0></span>", escape(command))
+    return f"<code>{text}</code>"
+
+
 def _front_section(overview: Overview) -> str:
     view = overview.view
     if not view.plotted:
@@ -116,7 +124,8 @@ def _front_section(overview: Overview) -> str:
     charts = "".join(_front_chart(overview, css) for css in SIZES)
     lowest = _lowest(overview)
     below = sum(candidate.val_accuracy < lowest for candidate in view.plotted)
-    hidden = f" {below} more networks lie below what is shown." if below else ""
+    lie = "lies" if below == 1 else "lie"
+    hidden = f" {counted(below, 'more network')} {lie} below what is shown." if below else ""
     if overview.teacher.val_accuracy < lowest:
         hidden += f" The teacher lies below what is shown, at {percent(overview.teacher.val_accuracy, 2)}."
     click = ", click one of the front to find it in the table" if view.front else ""
@@ -204,7 +213,7 @@ def _table_section(overview: Overview) -> str:
         remarks = view.remarks(candidate)
         cells[0] += f" ({', '.join(remarks)})" if remarks else ""
         row = "".join(f"<td>{cell}</td>" for cell in cells)
-        export = f'<td class="words"><code>{escape(overview.folder.export_command(candidate.label))}</code></td>'
+        export = f'<td class="words">{_code(overview.folder.export_command(candidate.label))}</td>'
         css = ' class="knee"' if "knee" in remarks else ""
         rows.append(f'<tr{css} id="{_anchor(candidate)}">{row}{export}</tr>')
     heads = "".join(f"<th>{name}</th>" for name in head) + '<th class="words">how to export it</th>'
@@ -217,7 +226,7 @@ def _table_section(overview: Overview) -> str:
         "<section><h2>Networks of the front</h2>"
         f'<p class="soft">{linked if overview.links.runs else ""}Accuracy is that on validation images, which chose '
         "these networks and so flatter them; an export measures test accuracy, "
-        f"<code>{escape(overview.folder.command('confirm', overview.name))}</code> trains again with other seeds.</p>"
+        f"{_code(overview.folder.command('confirm', overview.name))} trains again with other seeds.</p>"
         f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         "</section>"
     )
@@ -261,9 +270,9 @@ def _growth_section(overview: Overview) -> str:
 def _foot(overview: Overview) -> str:
     folder, name = overview.folder, overview.name
     return (
-        f"<footer><h2>Go on</h2><p><code>{escape(folder.command('report', name))}</code> writes this page anew, "
-        f"<code>{escape(folder.command('ui'))}</code> opens MLflow, "
-        f"<code>{escape(folder.export_command('TRIAL:LEVEL'))}</code> exports any network, on the front or not.</p>"
+        f"<footer><h2>Go on</h2><p>{_code(folder.command('report', name))} writes this page anew, "
+        f"{_code(folder.command('ui'))} opens MLflow, "
+        f"{_code(folder.export_command('TRIAL:LEVEL'))} exports any network, on the front or not.</p>"
         "</footer>"
     )
 

@@ -29,15 +29,14 @@ def importance_section(overview: Overview) -> str:
     return (
         "<section><h2>What moved it</h2>"
         '<p class="soft">How much worse a forest of decision trees predicts a trial’s result when one parameter is '
-        "shuffled, as a part of all parameters together. <i>Distance to the front</i> leaves out what size alone "
-        f'explains.</p><div class="cards">{cards}</div></section>'
+        "shuffled, as a part of all parameters together. <i>Distance to the front</i> compares each trial with the "
+        f'front at its own cost.</p><div class="cards">{cards}</div></section>'
     )
 
 
 def _importance_card(what: str, found: Importance) -> str:
     bars = "".join(
-        f'<span>{escape(name)}</span><i style="width:{100 * part / (max(found.shares.values()) or 1):.1f}%"></i>'
-        f"<span>{percent(part, 0)}</span>"
+        f'<span>{escape(name)}</span><i style="width:{100 * part:.1f}%"></i><span>{percent(part, 0)}</span>'
         for name, part in list(found.shares.items())[:_MOST_BARS]
     )
     if found.explained < _TRUSTED:
@@ -62,7 +61,8 @@ def curves_section(overview: Overview) -> str:
         return ""
     charts = "".join(_curve_chart(curve, on_front[curve.trial], overview) for curve in shown)
     left = len(on_front) - len(shown)
-    more = f" {left} more trials of the front are in the folder <code>curves</code>." if left > 0 else ""
+    are = "is" if left == 1 else "are"
+    more = f" {counted(left, 'more trial')} of the front {are} in the folder <code>curves</code>." if left > 0 else ""
     anew = ""
     if any(_gap(curve) > _TOLD_GAP for curve in shown):
         anew = (
@@ -141,12 +141,12 @@ def widths_section(overview: Overview) -> str:
         f"<tr><td>{escape(_named(names))}</td><td>{full}</td>{''.join(_width(width, full) for width in widths)}</tr>"
         for names, full, widths in groups
     ]
-    heads = "".join(f"<th>{candidate.label}</th>" for candidate in shown)
+    heads = "".join(f'<th class="width">{candidate.label}</th>' for candidate in shown)
     return (
         "<section><h2>What layers kept</h2>"
         '<p class="soft">Output channels of each layer, the teacher’s first; layers that follow one another and keep '
-        "the same share a row. The darker, the larger the part that was kept: pale rows are where the teacher had "
-        f"more than it needed.{more}</p>"
+        "the same share a row. The stronger the colour, the larger the part that was kept: pale rows are where the "
+        f"teacher had more than it needed.{more}</p>"
         f'<div class="scroll"><table><thead><tr><th>layer</th><th>teacher</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )

@@ -233,6 +233,30 @@ def test_charts_say_what_they_are_of_and_sizes_of_what(folder):
     assert "level 1, 50.00 % of the MACs<" in text
 
 
+def test_numbers_of_what_is_left_out_fit_their_words(folder, monkeypatch):
+    assert "2 more trials of the front are in the folder" in _with_most_curves(folder, monkeypatch, 7)
+    assert "1 more trial of the front is in the folder" in _with_most_curves(folder, monkeypatch, 8)
+    assert "in the folder curves" not in _with_most_curves(folder, monkeypatch, 9)
+    overview = gather(folder)
+    low = [dataclasses.replace(overview.view.front[0], trial=trial, val_accuracy=0.1) for trial in (50, 51)]
+    for sunk, words in ((low[:1], "1 more network lies below"), (low, "2 more networks lie below")):
+        view = dataclasses.replace(overview.view, candidates=[*overview.view.candidates, *sunk])
+        assert f" {words} what is shown." in html(dataclasses.replace(overview, view=view))
+
+
+def _with_most_curves(folder, monkeypatch, number):
+    monkeypatch.setattr("orchestrator.overview.sections._MOST_CURVES", number)
+    return Page(html(gather(folder))).said
+
+
+def test_bars_are_parts_of_all_and_no_option_is_broken(folder):
+    overview = gather(folder)
+    one = dataclasses.replace(next(iter(overview.importances.values())), shares={"a": 0.77, "b": 0.04})
+    text = html(dataclasses.replace(overview, importances={"distance": one}))
+    assert re.findall(r'<i style="width:([\d.]+)%">', text) == ["77.0", "4.0"]
+    assert "<code>cascade export mine <span>--pick</span> knee" in text
+
+
 def test_names_lead_to_runs_where_they_are_known(folder):
     links = Links(address="http://host:5000/", experiment_id="3", runs={"trial/0/network/1": "abc"})
     text = html(gather(folder, links))
