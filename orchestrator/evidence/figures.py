@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from orchestrator.evidence.statistics import Estimate
 from orchestrator.evidence.summary import Line, Summary
 from orchestrator.front.plots import new_figure
 
@@ -69,9 +70,12 @@ def _mean(line: Line) -> float:
 
 
 def _ends(line: Line) -> tuple[float, float]:
+    assert line.accuracy is not None
+    return _bounds(line.accuracy)
+
+
+def _bounds(found: Estimate) -> tuple[float, float]:
     """Of the interval; twice the mean where there is none."""
-    found = line.accuracy
-    assert found is not None
     return found.mean if found.low is None else found.low, found.mean if found.high is None else found.high
 
 
@@ -106,9 +110,10 @@ def difference_figure(summary: Summary, reference: str) -> bytes:
             if line.size != size or line.against is None:
                 continue
             found = line.against.estimate
-            half = 0.0 if found.high is None else 100 * (found.high - found.mean)
+            low, high = _bounds(found)
+            sides = [[100 * (found.mean - low)], [100 * (high - found.mean)]]
             colour = {"better": "tab:green", "worse": "tab:red"}.get(line.against.verdict, "tab:gray")
-            axes.errorbar(100 * found.mean, arms.index(line.arm), xerr=half, marker="o", color=colour, capsize=3)
+            axes.errorbar(100 * found.mean, arms.index(line.arm), xerr=sides, marker="o", color=colour, capsize=3)
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_title(f"{100 * size:g} % of the MACs", fontsize="small")
         axes.set_yticks(range(len(arms)), map(_as_text, arms), fontsize="small")

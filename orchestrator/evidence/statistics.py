@@ -26,7 +26,8 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        low: end of Student's 95 % interval, of accuracies cut to [0, 1]; `None` for fewer than two values.
+        low: end of Student's 95 % interval, of accuracies cut to [0, 1], of differences to [-1, 1]; `None` for fewer
+            than two values.
         high: likewise.
         number: of values.
     """
@@ -77,8 +78,9 @@ def paired(own: Mapping[int, float], other: Mapping[int, float], *, num_test: in
         return None
     differences = [own[seed] - other[seed] for seed in seeds]
     least = math.sqrt(2) * rounding(num_test)
+    ends = interval(differences, least_spread=least)
     return Difference(
-        estimate=_estimate(differences, interval(differences, least_spread=least)),
+        estimate=_estimate(differences, None if ends is None else (max(-1.0, ends[0]), min(1.0, ends[1]))),
         p_value=_p_value(differences, least),
     )
 

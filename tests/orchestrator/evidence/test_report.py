@@ -220,6 +220,24 @@ def test_intervals_are_drawn_as_they_are(plan: StudyPlan, results: dict[str, Run
         assert ends == [pytest.approx((100 * one.low, 100 * one.high)) for one in found]
 
 
+def test_a_difference_is_drawn_to_where_its_interval_is_cut(plan: StudyPlan, monkeypatch) -> None:
+    plan = StudyPlan.from_dict(plan.to_dict() | {"arms": {"plain": {}, "peer": ARMS["peer"]}, "seeds": [1, 2]})
+    found = {"plain": (0.1, 0.2), "peer": (0.9, 0.5)}
+    runs = [(plan.run(arm, 0.3, seed, 0.05, "measured"), found[arm][seed - 1]) for arm in found for seed in (1, 2)]
+    summary = summarise(plan, {run.key: made(run, accuracy) for run, accuracy in runs}, num_test=NUM_TEST)
+    drawn: list[tuple[float, float]] = []
+    errorbar = Axes.errorbar
+
+    def noted(axes: Axes, x, y, *, xerr, **options):
+        (below,), (above,) = xerr
+        drawn.append((x - below, x + above))
+        return errorbar(axes, x, y, xerr=xerr, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    difference_figure(summary, plan.reference)
+    assert drawn == [pytest.approx((-100, 100))]
+
+
 def many(plan: StudyPlan, accuracies: Mapping[str, float]) -> Summary:
     """Of arms that are equal at both sizes, one seed each."""
     plan = StudyPlan.from_dict(

@@ -45,6 +45,13 @@ def test_only_common_seeds_count() -> None:
     assert (single.p_value, single.estimate.low, single.verdict) == (None, None, "not told apart")
 
 
+def test_no_difference_is_beyond_a_whole_accuracy() -> None:
+    found = paired({1: 1.0, 2: 0.9}, {1: 0.0, 2: 0.6}, num_test=N)
+    assert found is not None
+    assert (found.estimate.mean, found.estimate.high) == (pytest.approx(0.65), 1.0)
+    assert found.estimate.low == -1.0
+
+
 def test_no_difference_on_any_seed_is_no_finding() -> None:
     same = paired({1: 0.5, 2: 0.5}, {1: 0.5, 2: 0.5}, num_test=N)
     assert same is not None
