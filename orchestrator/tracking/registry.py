@@ -77,8 +77,8 @@ class Registry:
                 self._store.client.create_registered_model(
                     chosen,
                     tags={"cascade.search_id": own},
-                    description=f"Networks of the front of search {self._search.name}, each a version. Aliases: "
-                    "`knee` when in doubt, `smallest`, `most-accurate`; they move as the front does.",
+                    description=f"Networks that are or were on the front of search {self._search.name}, each a "
+                    "version. Aliases: `knee` when in doubt, `smallest`, `most-accurate`; they move as the front does.",
                 )
                 return chosen
             if found[0].tags.get("cascade.search_id") == own:

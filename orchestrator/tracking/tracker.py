@@ -296,12 +296,18 @@ class Tracker:
             self._outbox.put(*front_flags(self._outbox.ledger, view), *told)
 
     def log_report(self, page: Path) -> None:
-        """Record a study's report in its run.
+        """Record a study's report in its run, whose description leads there.
 
         Args:
             page: in the study's folder.
         """
-        self._outbox.put(records.copying(SEARCH, page.name))
+        note = (
+            f"`{page.name}` under Artifacts says what the study shows and what it does not; the runs below are its "
+            "arms at each size with each seed."
+        )
+        self._outbox.put(
+            records.copying(SEARCH, page.name), records.logging(SEARCH, tags={"mlflow.note.content": note})
+        )
 
     def finish(self, status: Status, reason: str | None = None) -> None:
         """Close the search's run, and as interrupted those of trials that have not been finished.

@@ -86,6 +86,8 @@ def test_each_network_is_a_version_once_and_aliases_move_with_the_front(registry
         "0:2": "false",
         "1:2": "true",
     }
+    said = store.client.get_registered_model("here-digits").description
+    assert said.startswith("Networks that are or were on the front of search digits, each a version.")
     found = runs()
     assert {v.tags["cascade.candidate"]: v.run_id for v in versions}["1:2"] == found["trial 1"].info.run_id
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -244,6 +245,13 @@ def test_runs_of_a_study_are_told_once_by_their_keys(tracker, resumed, told, mak
     # One whose line was removed, to run it again, and which came to something.
     resumed().log_runs([good, make_result("b")])
     assert [(record["run"], record["status"]) for record in told("close")][2:] == [("run/b", "finished")]
+
+
+def test_a_studys_run_leads_to_its_report(tracker, told):
+    tracker.log_report(Path("runs/mine/report.html"))
+    assert [record["source"] for record in told("file")] == ["report.html"]
+    (note,) = (record["tags"]["mlflow.note.content"] for record in told("log") if record["tags"])
+    assert note.startswith("`report.html` under Artifacts says what the study shows")
 
 
 def test_what_is_told_after_its_end_began_as_long_before(tracker, told, make_result, monkeypatch):
