@@ -146,8 +146,9 @@ class Frame:
             f'<text class="axis" text-anchor="middle" x="{middle}" y="{self.height - 6}">{escape(x_title)}</text>'
         )
         parts.append(f'<text class="axis" x="2" y="12">{escape(y_title)}</text>')
+        role = "group" if "<a " in inside else "img"  # what is in an image is not told by who reads aloud
         return (
-            f'<svg class="chart {css}" role="img" aria-label="{escape(title, quote=True)}" '
+            f'<svg class="chart {css}" role="{role}" aria-label="{escape(title, quote=True)}" '
             f'viewBox="0 0 {self.width} {self.height}">'
             f"{''.join(parts)}{inside}</svg>"
         )

@@ -129,6 +129,7 @@ def _front_section(overview: Overview) -> str:
     if overview.teacher.val_accuracy < lowest:
         hidden += f" The teacher lies below what is shown, at {percent(overview.teacher.val_accuracy, 2)}."
     click = ", click one of the front to find it in the table" if view.front else ""
+    click += " (MLflow itself, where it shows this page, does not go there)" if click and overview.links.runs else ""
     marks = (
         '<span class="key"><svg viewBox="0 0 22 12"><circle class="front" cx="11" cy="6" r="5"/></svg>front</span>'
         '<span class="key"><svg viewBox="0 0 22 12"><circle class="ring" cx="11" cy="6" r="4.5"/></svg>knee</span>'

@@ -260,6 +260,7 @@ def test_bars_are_parts_of_all_and_no_option_is_broken(folder):
 def test_names_lead_to_runs_where_they_are_known(folder):
     links = Links(address="http://host:5000/", experiment_id="3", runs={"trial/0/network/1": "abc"})
     text = html(gather(folder, links))
+    assert "find it in the table (MLflow itself, where it shows this page, does not go there)." in text
     assert 'href="http://host:5000/#/experiments/3/runs/abc?workflowType=machine_learning"' in text
     note = folder.path / "tracking/links.json"
     note.parent.mkdir()
@@ -269,6 +270,12 @@ def test_names_lead_to_runs_where_they_are_known(folder):
     assert "while <code>cascade ui</code> is open on its usual port, 5000;" in local
     note.write_text("{")
     assert "/experiments/" not in html(gather(folder))
+    assert "MLflow itself" not in html(gather(folder))
+
+
+def test_charts_with_links_are_no_single_image(folder):
+    charts = re.findall(r'<svg class="chart [^>]*role="(\w+)"[^>]*>(.*?)</svg>', html(gather(folder)))
+    assert {(role, "<a " in inside) for role, inside in charts} == {("group", True), ("img", False)}
 
 
 def test_words_of_the_users_own_cannot_become_markup(folder):
