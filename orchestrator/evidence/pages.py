@@ -78,7 +78,8 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 
 # Greys that let through what is below them, so that they suit a light and a dark page.
-_STYLE = """:root{color-scheme:light dark}
+_STYLE = """:root{color-scheme:light dark}body{background:#fff;color:#1f2328}
+@media(prefers-color-scheme:dark){body{background:#16181d;color:#e6e8eb}}
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;overflow-wrap:break-word}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}td{white-space:nowrap}
 th,td{border-bottom:1px solid #8886;padding:.25rem .6rem;text-align:left}
