@@ -130,11 +130,16 @@ def front_story(
         told += [
             records.writing(SEARCH, "front/front.md", front_table(view)),
             records.writing(SEARCH, "front/front.json", text),
-            *(records.copying(SEARCH, path.name, "front") for path in figures),
+            *pictures(figures),
             records.writing(SEARCH, f"front/history/after-trial-{num_trials:05d}.json", text),
             records.overview(),
         ]
     return told
+
+
+def pictures(figures: Sequence[Path]) -> list[Record]:
+    """Files in the search's folder that show its front, as artifacts of its run."""
+    return [records.copying(SEARCH, path.name, "front") for path in figures]
 
 
 def front_flags(ledger: Ledger, view: FrontView) -> list[Record]:

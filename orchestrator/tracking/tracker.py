@@ -23,6 +23,7 @@ from orchestrator.tracking.stories import (
     front_flags,
     front_story,
     network_story,
+    pictures,
     repeat_story,
     run_story,
     teacher_story,
@@ -294,6 +295,14 @@ class Tracker:
             told.append(registration(self._experiment, self._name, view, self._export))
         with self._outbox.together:
             self._outbox.put(*front_flags(self._outbox.ledger, view), *told)
+
+    def log_pictures(self, figures: Sequence[Path]) -> None:
+        """Record pictures of the front anew, which has been told before.
+
+        Args:
+            figures: files in the search's folder as `plots.save_front` writes them.
+        """
+        self._outbox.put(*pictures(figures))
 
     def log_report(self, page: Path) -> None:
         """Record a study's report in its run, whose description leads there.

@@ -42,6 +42,7 @@ class FrontArtist:
         self._note = note
         self._is_noted = False
         self._drawn: tuple[Candidate, ...] | None = None
+        self._num_drawn = 0
         self._told: tuple[Candidate, ...] | None = None
         self._newest: FrontView | None = None
         self._last: Future[None] | None = None
@@ -64,10 +65,15 @@ class FrontArtist:
         self._closing.set()
 
     def finish(self) -> None:
-        """Wait until the newest front is drawn, or noted not to be; whatever else went wrong with it is raised."""
+        """Wait until the newest front is drawn, or noted not to be; whatever else went wrong with it is raised.
+
+        Networks that came after the last picture and left the front as it is are drawn with it here.
+        """
         self._thread.shutdown(wait=True)
         if self._last is not None:
             self._last.result()
+        if self._newest is not None and len(self._newest.candidates) != self._num_drawn:
+            self._tracker.log_pictures(self._pictures(self._newest) or ())
 
     def _draw(self, view: FrontView, volume: float, num_trials: int) -> None:
         if view is not self._newest:
@@ -97,5 +103,5 @@ class FrontArtist:
                     "again with each trial, and the front itself is kept without them"
                 )
             return None
-        self._drawn = tuple(view.front)
+        self._drawn, self._num_drawn = tuple(view.front), len(view.candidates)
         return figures

@@ -193,6 +193,33 @@ def test_fronts_in_quick_succession_are_not_all_drawn_but_the_last_one_is(parts,
     assert drawn == [2, 8]
 
 
+def test_networks_that_leave_the_front_as_it_is_are_on_its_last_picture(parts, tmp_path, monkeypatch):
+    drawn, begun = [], threading.Event()
+
+    def draw(view, folder):
+        drawn.append(len(view.candidates))
+        begun.set()
+        for name in ("front.html", "front.png"):
+            (folder / name).write_text(str(len(view.candidates)))
+        return (folder / "front.html", folder / "front.png")
+
+    monkeypatch.setattr("orchestrator.trials.front_artist.save_front", draw)
+    monkeypatch.setattr("orchestrator.trials.front_artist._LONGEST_REST_SECONDS", 0.0)
+    study, _, _, record = parts()
+    for number, accuracy in enumerate((0.9, 0.5, 0.5)):
+        asked = study.ask(SPACE, CascadeDefaults())
+        record.finished(asked, results(accuracy), {1: f"{number}-1", 2: f"{number}-2"}, Reused())
+        assert begun.wait(60)
+    record.close("finished", "all trials ended")
+    assert drawn == [2, 6]
+    told = told_of(tmp_path)
+    (last,) = (place for place, one in enumerate(told) if one["kind"] == "close" and one["run"] == "search")
+    sent = [place for place, one in enumerate(told) if one["kind"] == "file"]
+    histories = [place for place, one in enumerate(told) if "history/" in one.get("path", "")]
+    assert max(histories) < max(sent) < last
+    assert (tmp_path / "front.png").read_text() == "6"
+
+
 def told_of(folder):
     return [json.loads(line) for line in (folder / "mine/tracking/spool.jsonl").read_text().splitlines()]
 
