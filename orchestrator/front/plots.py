@@ -118,18 +118,14 @@ def _page(view: FrontView) -> str:
 def _labels_with_room(view: FrontView) -> list[str]:
     """Labels of the front, the knee's first; none where it would cover another one's."""
     costs, accuracies = _coordinates(view, view.plotted)
+    width = _LABEL[0] * math.log(max(costs, default=1.0) / min(costs, default=1.0))
+    height = _LABEL[1] * (max(accuracies, default=0.0) - min(accuracies, default=0.0))
     named: dict[Candidate, tuple[float, float]] = {}
     for candidate in sorted(view.front, key=lambda candidate: not view.is_knee(candidate)):
-        x = _part(math.log(getattr(candidate, view.cost)), [math.log(cost) for cost in costs])
-        y = _part(candidate.val_accuracy, accuracies)
-        if all(abs(x - other) > _LABEL[0] or abs(y - another) > _LABEL[1] for other, another in named.values()):
+        x, y = math.log(getattr(candidate, view.cost)), candidate.val_accuracy
+        if all(abs(x - other) > width or abs(y - another) > height for other, another in named.values()):
             named[candidate] = x, y
     return [candidate.label if candidate in named else "" for candidate in view.front]
-
-
-def _part(value: float, values: Sequence[float]) -> float:
-    """Where a value is between the smallest and the largest."""
-    return (value - min(values)) / ((max(values) - min(values)) or 1.0)
 
 
 def front_table(view: FrontView) -> str:
