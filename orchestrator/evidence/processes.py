@@ -121,14 +121,21 @@ def _named(run: Run | RunResult) -> str:
 
 def _alone(plan: StudyPlan, material: Material, file: ResultFile, deadline: float | None, say: Say) -> bool:
     results = file.read()
-    while (run := next_run(plan, results)) is not None:
+    lost = set[str]()
+    while (run := next_run(plan, results, lost)) is not None:
         try:
             result = run_arm(run, material, lambda: _check(deadline))
         except OutOfTimeError:
             return False
+        except Exception as error:
+            lost.add(run.key)
+            say(told_lost(run, error))
+            continue
         file.add(result)
         results[result.key] = result
         say(told(result))
+    if lost:
+        raise RunsLostError(all_lost(len(lost)))
     return True
 
 
@@ -149,7 +156,10 @@ def _together(  # noqa: PLR0913
             run = next_run(plan, results, {*(other.key for other in running.values()), *lost})
             if run is None:
                 break
-            running[pool.submit(_work, run, deadline)] = run
+            try:
+                running[pool.submit(_work, run, deadline)] = run
+            except BrokenProcessPool as error:  # since the last look
+                ended = error
         if not running:
             break
         done, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -97,7 +97,7 @@ def front(candidates: Iterable[Candidate], objectives: Sequence[str]) -> tuple[C
     """
     found = undominated(sorted(candidates, key=_key), lambda candidate: losses(candidate, objectives))
     cost = main_cost(objectives)
-    by_cost = sorted(objectives, key=lambda name: (name != cost, OBJECTIVES[name] == "maximize"))
+    by_cost = sorted(objectives, key=lambda name: (name != cost, OBJECTIVES[name] != "maximize"))
     return tuple(sorted(found, key=lambda candidate: losses(candidate, by_cost)))
 
 

@@ -9,11 +9,13 @@ Behind the folder there may be a bucket, in which searches of several clusters f
 locks either. One that does not answer is no reason to end a trial: the stage is computed, and stays in the folder.
 """
 
+import contextlib
 import json
 import logging
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ from trainables.tensors import Tensors
 STAGE_FILE = "stage.safetensors"
 MANIFEST_FILE = "manifest.json"
 
-# A stage that is not whole yet, as `unfinished` says.
-_ASIDE = re.compile(r"\.([0-9a-f]{32})\.[0-9]+-[a-z0-9_]{8}")
+# A stage that is not whole yet, as `unfinished` says; earlier versions wrote no process number.
+_ASIDE = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+)?-[a-z0-9_]{8}")
+_ABANDONED_SECONDS = 24 * 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -91,11 +94,7 @@ class StageFolder:
             save_state(aside / STAGE_FILE, tensors, values)
             manifest = {"identity": identity, "sha256": checksum_of(aside / STAGE_FILE)}
             (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            try:
-                aside.rename(self._path / key)
-            except OSError:
-                if not (self._path / key).is_dir():  # where there are no locks another may have kept it first
-                    raise
+            self._put(aside, self._path / key)
             self._push(key)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -108,18 +107,25 @@ class StageFolder:
             self._lock = None
 
     def sweep(self) -> None:
-        """Remove what processes of any machine that were killed had begun to keep: nobody holds its lock."""
+        """Remove what processes of any machine that were killed had begun to keep.
+
+        Age alone tells: a trial that goes on within a stage holds no lock of it, and some disks know none of others.
+        """
+        before = time.time() - _ABANDONED_SECONDS
         for aside in self._path.glob(".*"):
-            named = _ASIDE.fullmatch(aside.name)
-            if named is None:
-                continue
-            lock = self._lock_of(named[1])
-            try:
-                lock.acquire(timeout=0)
-            except (OSError, NotImplementedError):
-                continue
-            shutil.rmtree(aside, ignore_errors=True)
-            _release(lock)
+            with contextlib.suppress(OSError):
+                if _ASIDE.fullmatch(aside.name) and aside.stat().st_mtime < before:
+                    shutil.rmtree(aside, ignore_errors=True)
+
+    def _put(self, aside: Path, entry: Path) -> None:
+        try:
+            aside.rename(entry)
+        except OSError:  # where there are no locks another may have kept it first, or a damaged one is left
+            if not entry.is_dir():
+                raise
+            if not _is_whole(entry):
+                shutil.rmtree(entry, ignore_errors=True)
+                aside.rename(entry)
 
     def _lock_of(self, key: str) -> FileLock:
         # Without locks of the system a lock file would outlive its process, and others would wait for ever.

@@ -369,7 +369,10 @@ def test_what_keeps_a_process_from_beginning_is_told(plain, tmp_path: Path, monk
     assert capsys.readouterr().err == "evidence: the teacher's file is damaged\n"
 
 
-def test_a_run_that_raises_loses_no_other_and_is_tried_again(plain, tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_that_raises_loses_no_other_and_is_tried_again(
+    plain, tmp_path: Path, monkeypatch, capsys, workers: str
+) -> None:
     def raises(run: Run, *given: Any) -> RunResult:
         if (run.arm, run.seed) == ("plain", 1):
             raise RuntimeError("CUDA out of memory\nTried to allocate")
@@ -381,7 +384,7 @@ def test_a_run_that_raises_loses_no_other_and_is_tried_again(plain, tmp_path: Pa
     monkeypatch.setattr(processes, "run_arm", raises)
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(plain))
-    command = [str(path), "--out", str(tmp_path / "out"), "--workers", "2"]
+    command = [str(path), "--out", str(tmp_path / "out"), "--workers", workers]
     assert main(command) == 1
     told = capsys.readouterr()
     assert "measured plain, size 0.3, seed 1, rate 0.05: lost (RuntimeError: CUDA out of memory)\n" in told.out

@@ -71,6 +71,12 @@ def test_front_does_not_depend_on_the_order_of_insertion(
     assert front(shuffled, objectives) == front(population, objectives)
 
 
+def test_where_its_cost_ties_the_most_accurate_of_a_front_comes_first() -> None:
+    points = [candidate((0, 1), 0.6, 0.1, latency_ms=1.0), candidate((1, 1), 0.9, 0.3, latency_ms=1.0)]
+    found = front(points, ("val_accuracy", "latency_ms", "macs_kept"))
+    assert [one.label for one in found] == ["1:1", "0:1"]
+
+
 def test_front_rises_in_cost() -> None:
     points = [candidate((0, 1), 0.99, 0.5), candidate((1, 1), 0.7, 0.01), candidate((2, 1), 0.9, 0.1)]
     assert [c.trial for c in front(points, TWO)] == [1, 2, 0]
