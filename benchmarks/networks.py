@@ -37,7 +37,6 @@ from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage
 
-MACS_KEPT = 0.5
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 
 
@@ -48,12 +47,12 @@ class Network:
     Attributes:
         model: how it is built.
         size: pixels of an image, about as few as it takes.
-        macs_kept: size that the cascade prunes it to.
+        keep: layers that are left alone.
     """
 
     model: ModelConfig
     size: int = 32
-    macs_kept: float = MACS_KEPT
+    keep: tuple[str, ...] = ()
 
 
 def vit_b_16(num_classes: int) -> nn.Module:
@@ -79,8 +78,8 @@ NETWORKS: dict[str, Network] = {
     **_torchvision("efficientnet_b0", "efficientnet_v2_s", "densenet121", "squeezenet1_1", "googlenet"),
     **_torchvision("inception_v3", size=75),
     **_torchvision("convnext_tiny"),
-    "swin_t": Network(model=ModelConfig(name="swin_t"), macs_kept=0.9),
-    "vit_b_16": Network(model=ModelConfig(name="benchmarks.networks:vit_b_16"), macs_kept=0.6),
+    **_torchvision("swin_t"),
+    "vit_b_16": Network(model=ModelConfig(name="benchmarks.networks:vit_b_16")),
 }
 REFUSED: dict[str, Network] = _torchvision("shufflenet_v2_x1_0")
 ONNX_IN_TESTS = ("resnet20", "mobilenet_v3_small")
@@ -94,6 +93,7 @@ class Conformance:
         findings: what a search sees before it starts.
         macs: of the dense network, on one image.
         params: of the dense network.
+        macs_asked: size that its cascade was asked for: without half of what can go.
         macs_kept: size of the level, after its cascade.
         exported: largest difference between the network and its `.pt2` file, relative to the scores.
         onnx: the same of ONNX Runtime; NaN where it was not tried.
@@ -103,6 +103,7 @@ class Conformance:
     findings: Findings
     macs: int
     params: int
+    macs_asked: float
     macs_kept: float
     exported: float
     onnx: float
@@ -125,12 +126,13 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
     data = noise((8, 4), network.size)  # two training batches of four, and one for validation
     dense = build(network.model, num_classes=NUM_CLASSES, in_channels=3, seed=0)
     started = time.perf_counter()
-    findings = check_contracts(dense, data.input_shape, pruning=Pruning())
+    findings = check_contracts(dense, data.input_shape, pruning=Pruning(keep=network.keep))
     seconds = time.perf_counter() - started
     # As if it were trained: torchvision's ViT has a head of zeros, and ConvNeXt's branches begin at a millionth.
     draw_weights(dense, torch.Generator().manual_seed(0))
     size = NetworkSize.count(dense, data.input_shape)
-    stage = cascade(dense, data, network.macs_kept, size)
+    macs_asked = (1 + findings.smallest) / 2
+    stage = cascade(dense, data, macs_asked, size, network.keep)
     narrow = stage.levels[0].network.eval().requires_grad_(requires_grad=False)
     images_NCHW = torch.randn(3, *data.input_shape, generator=torch.Generator().manual_seed(1))
     with tempfile.TemporaryDirectory() as folder:
@@ -141,6 +143,7 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
             findings=findings,
             macs=size.macs,
             params=size.params,
+            macs_asked=macs_asked,
             macs_kept=stage.results[0].macs_kept,
             exported=relative(program_scores(traced, images_NCHW, Path(folder)), scores_NK),
             onnx=relative(onnx_scores(traced, images_NCHW, Path(folder)), scores_NK) if onnx else math.nan,
@@ -148,14 +151,16 @@ def conformance(network: Network, *, onnx: bool) -> Conformance:  # noqa: FBT001
         )
 
 
-def cascade(dense: nn.Module, data: DataSplits, macs_kept: float, size: NetworkSize) -> CascadeStage:
+def cascade(
+    dense: nn.Module, data: DataSplits, macs_kept: float, size: NetworkSize, keep: tuple[str, ...]
+) -> CascadeStage:
     """A cascade of one level, run to its end; it fails by itself where saliency is zero or a size is missed."""
     stage = CascadeStage(
         dense,
         plan=StagePlan(name="cascade", levels=(1,), epochs=2, first_epoch=0),
         config=CascadeConfig(
             macs_kept=(macs_kept,),
-            pruning=Pruning(num_prunings=2),
+            pruning=Pruning(num_prunings=2, keep=keep),
             recipe=Recipe(epochs=2, batch_size=4, learning_rate=1e-3, max_grad_norm=1.0),
         ),
         teacher_size=size,
@@ -213,12 +218,12 @@ def page(seen: dict[str, Conformance], refused: dict[str, str]) -> str:
     lines = [
         "# Networks",
         "",
-        "Written by `python -m benchmarks networks`, which checks each network as a search does, prunes it to about",
-        f"{100 * MACS_KEPT:.0f} % of its MACs (a ViT to 60 %) in a short cascade on images of noise, saves it, reads",
-        "it back bit for bit, and exports it. *Gated − narrow* is the largest difference between the scores of the",
-        "dense network with some of its channels silenced and the network without them, relative to what silencing",
-        "changes. *Smallest* is what is left of the MACs when each group keeps one channel. The last two are the",
-        "largest differences of the scores after `torch.export` and in ONNX Runtime.",
+        "Written by `python -m benchmarks networks`, which checks each network as a search does, prunes half of the",
+        "MACs that can go in a short cascade on images of noise, saves it, reads it back bit for bit, and exports it.",
+        "*Gated − narrow* is the largest difference between the scores of the dense network with some of its channels",
+        "silenced and the network without them, relative to what silencing changes. *Smallest* is what is left of the",
+        "MACs when each group keeps one channel. The last two are the largest differences of the scores after",
+        "`torch.export` and in ONNX Runtime. [Networks of timm](timm.md) have a page of their own.",
         "",
         "| network | pixels | groups | gated − narrow | smallest | MACs kept | export | ONNX |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
