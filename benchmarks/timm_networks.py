@@ -39,7 +39,7 @@ _BY_SIZE = {
     256: "botnet26t_256",
 }
 NAMES = {name: size for size, names in _BY_SIZE.items() for name in names.split()}
-_MEND = re.compile(r"with cascade\.pruning\.keep=\[(.*)\] the rest holds$")
+_MEND = re.compile(r"with cascade\.pruning\.keep=\[(.*)\] the rest holds")
 
 
 def __getattr__(name: str) -> Callable[[int], nn.Module]:

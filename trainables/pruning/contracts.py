@@ -7,6 +7,7 @@ apart. Weights are drawn anew for the first of these, so that nothing hides behi
 
 import copy
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,7 +99,7 @@ def check_contracts(
     with seeded_layers(0, torch.device("cpu")):
         silent = take_step(network, channel_map, images_NCHW, criteria, precisions)
         probe = _Probe(network, channel_map, images_NCHW, generator)
-        difference = probe.check(_draws(channel_map.groups, pruning, generator), pruning.keep)
+        difference = probe.check(_draws(channel_map.groups, pruning, generator), pruning)
     return Findings(
         channel_map=channel_map,
         silent=silent,
@@ -178,6 +179,17 @@ def _unlike(group: ChannelGroup, turn: int, pruning: Pruning) -> tuple[int, int]
     return choices[one], choices[other if other != one else one - 1]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Culprit:
+    """A group that breaks a contract: what is said of it, with which draw, and the groups that fail with it."""
+
+    group: ChannelGroup
+    together: str
+    error: InputError
+    draw: _Draw
+    groups: Sequence[ChannelGroup]
+
+
 class _Probe:
     """A network with weights of its own, of which channels are removed in two ways.
 
@@ -205,67 +217,77 @@ class _Probe:
         with torch.no_grad():
             self.dense_NK: torch.Tensor = self._network(images_NCHW)
 
-    def check(self, draws: Sequence[_Draw], keep: Sequence[str]) -> float:
-        """Remove channels; the largest relative difference, or an error that names the culprits, and what mends it.
-
-        Args:
-            draws: channels that are kept.
-            keep: what the user leaves alone.
-        """
-        culprits: dict[str, InputError] = {}
+    def check(self, draws: Sequence[_Draw], pruning: Pruning) -> float:
+        """Remove channels; the largest relative difference, or an error that names the culprits, and what mends it."""
+        culprits: dict[str, _Culprit] = {}
         difference = 0.0
         for draw in draws:
             fine = [group for group in self._channel_map.groups if group.name not in culprits]
             try:
                 difference = max(difference, self._compare(draw, fine))
             except InputError:
-                culprits |= self._culprits(draw, _by_root(fine))
+                whole = self._fails(draw, fine, whole=False) is None
+                culprits |= self._culprits(draw, _by_root(fine), whole=whole)
         if culprits:
-            raise self._refusal(draws, culprits, keep)
+            raise self._refusal(draws, culprits, pruning)
         return difference
 
-    def _culprits(self, draw: _Draw, parts: Sequence[Sequence[ChannelGroup]]) -> dict[str, InputError]:
-        """What is wrong where channels of a group are removed, by its name; of those that fail together only, of each.
-
-        It offers a floor where the network can do with fewer channels than all, but not with so few.
+    def _culprits(self, draw: _Draw, parts: Sequence[Sequence[ChannelGroup]], *, whole: bool) -> dict[str, _Culprit]:
+        """Groups that fail where channels of them are removed, by name; of those that fail together only, each.
 
         Args:
             draw: channels that are kept.
             parts: groups, those together that are looked at as one.
+            whole: whether more must be looked at than scores, of which it shows sooner.
         """
         groups = [group for part in parts for group in part]
-        error = self._fails(draw, groups)
+        error = self._fails(draw, groups, whole=whole)
         if error is None:
             return {}
         middle = len(parts) // 2
         halves = (parts[:middle], parts[middle:]) if middle else ()
-        found = {name: wrong for half in halves for name, wrong in self._culprits(draw, half).items()}
-        if found:
-            return found
-        can_be_fewer = self._fails(replace(draw, kept=draw.most), groups) is None
-        mend = ", or give it a floor in cascade.pruning.floors" if can_be_fewer else ""
-        return {group.name: InputError(f"group {group.name}: {error}{mend}; {_between(group)}") for group in groups}
+        found = {name: one for half in halves for name, one in self._culprits(draw, half, whole=whole).items()}
+        together = f" with {len(groups) - 1} others" if len(parts) > 1 else ""
+        return found or {group.name: _Culprit(group, together, error, draw, groups) for group in groups}
 
-    def _refusal(self, draws: Sequence[_Draw], culprits: Mapping[str, InputError], keep: Sequence[str]) -> InputError:
-        """What is wrong with the first, and what leaves all of them alone, if the others can be narrowed then."""
-        groups = self._channel_map.groups
-        fine = [group for group in groups if group.name not in culprits]
+    def _refusal(self, draws: Sequence[_Draw], culprits: Mapping[str, _Culprit], pruning: Pruning) -> InputError:
+        """What is wrong with the first, and what leaves all of them alone, if the others can be narrowed then.
+
+        It offers a floor where the network can do with fewer channels than all, but not with so few.
+        """
+        groups, first = self._channel_map.groups, next(iter(culprits.values()))
+        can_be_fewer = self._fails(replace(first.draw, kept=first.draw.most), first.groups) is None
+        floor = ", or give it a floor in cascade.pruning.floors" if can_be_fewer else ""
         more = f"; {len(culprits)} of {len(groups)} groups fail" if len(culprits) > 1 else ""
-        mend = ""
-        if fine and all(self._fails(draw, fine) is None for draw in draws):
-            layers = [_layer_apart(group, fine) for group in groups if group.name in culprits]
-            mend = f"; with cascade.pruning.keep=[{', '.join(dict.fromkeys([*keep, *layers]))}] the rest holds"
-        return InputError(f"{next(iter(culprits.values()))}{more}{mend}")
+        said = f"group {first.group.name}{first.together}: {first.error}{floor}; {_between(first.group)}{more}"
+        fine = [group for group in groups if group.name not in culprits]
+        if not fine or any(self._fails(draw, fine) is not None for draw in draws):
+            return InputError(said)
+        keep = dict.fromkeys([*pruning.keep, *(_layer_apart(culprits[name].group, fine) for name in culprits)])
+        idle = [pattern for pattern in pruning.floors if not any(group.gives(pattern) for group in fine)]
+        without = f" and without cascade.pruning.floors of {', '.join(idle)}" if idle else ""
+        left = self._smallest([group for group in groups if group.name in culprits], pruning)
+        return InputError(
+            f"{said}; with cascade.pruning.keep=[{', '.join(map(_as_yaml, keep))}]{without} the rest holds, down to "
+            f"{100 * left:.3g} % of the MACs"
+        )
 
-    def _fails(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> InputError | None:
+    def _smallest(self, kept: Sequence[ChannelGroup], pruning: Pruning) -> float:
+        """Part of the MACs that is left where these groups are left alone and the others at their floors."""
+        groups, macs = self._channel_map.groups, self.sizes["macs"]
+        full_G = np.array([group.num_channels for group in groups])
+        least_G = [group.num_channels if group in kept else possible_counts(group, pruning)[0] for group in groups]
+        return macs.total(np.array(least_G)) / macs.total(full_G)
+
+    def _fails(self, draw: _Draw, groups: Sequence[ChannelGroup], *, whole: bool = True) -> InputError | None:
         try:
-            self._compare(draw, groups)
+            self._compare(draw, groups, whole=whole)
         except InputError as error:
             return error
         return None
 
     @torch.no_grad()
-    def _compare(self, draw: _Draw, groups: Sequence[ChannelGroup]) -> float:
+    def _compare(self, draw: _Draw, groups: Sequence[ChannelGroup], *, whole: bool = True) -> float:
         kept = self._channel_map.everything() | {group.name: draw.kept[group.name] for group in groups}
         level = Level(1, self._shared, shared_affine=False)
         level.keep(kept)
@@ -278,9 +300,10 @@ class _Probe:
                 f"the network {draw.text} gives other scores than with these silenced; something between its layers "
                 "mixes channels or is not zero at zero; name its layer in cascade.pruning.keep"
             )
-        self._check_count(narrow, kept, draw)
-        self._check_reading_back(narrow, narrow_NK)
-        self._run(narrow.train(), draw)
+        if whole:
+            self._check_count(narrow, kept, draw)
+            self._check_reading_back(narrow, narrow_NK)
+            self._run(narrow.train(), draw)
         return difference / max(effect, torch.finfo().tiny)
 
     def _run(self, narrow: nn.Module, draw: _Draw) -> torch.Tensor:
@@ -346,6 +369,11 @@ def _layer_apart(group: ChannelGroup, others: Iterable[ChannelGroup]) -> str:
     taken = {member.layer for other in others for member in other.members}
     giving = [member.layer for member in group.members if member.axis == "out"]
     return next((layer for layer in giving if layer not in taken), giving[0])
+
+
+def _as_yaml(name: str) -> str:
+    """A name or pattern that is read back as text."""
+    return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f'"{name}"'
 
 
 def _between(group: ChannelGroup) -> str:

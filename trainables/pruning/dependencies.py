@@ -32,7 +32,9 @@ from trainables.pruning.tracing import (
     dependency_graph,
     execution_order,
     follow,
+    has_channels,
     has_one_channel,
+    most_places,
 )
 
 
@@ -72,6 +74,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     graph = dependency_graph(network, example)
     scores = classifier(order)
     gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
+    most = most_places(network)
     groups: list[ChannelGroup] = []
     held: dict[str, str] = {}
     met: set[Node] = set()
@@ -81,7 +84,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
         if root in met or names[module] in held:
             continue
         try:
-            reached = follow(root)
+            reached = follow(root, most)
             partly = _reached_in_part(reached)
             if partly is not None and turn < len(roots):
                 continue  # all channels of that one may take these with them
@@ -134,7 +137,7 @@ def _groups(
     layers: dict[tuple[str, Axis], Places] = {}
     for (node, axis), places in reached.items():
         require_narrowable(node, names, left_alone)
-        if _has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
+        if has_channels(node.module) and (axis == "out" or not is_blockwise(node.module)):
             layers[names[node.module], axis] = places
     gates = _gates(reached, names)
     num_channels = layer_widths(root.module)[0]
@@ -185,11 +188,6 @@ def _group(
         members=tuple(members),
         gates=tuple(sorted(give & set(gates))),
     )
-
-
-def _has_channels(module: nn.Module) -> bool:
-    one_slope_for_all = isinstance(module, nn.PReLU) and module.num_parameters == 1
-    return isinstance(module, LAYERS) and not one_slope_for_all
 
 
 def _tied(layers: Iterable[Places], num_channels: int) -> dict[int, int]:

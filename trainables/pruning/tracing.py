@@ -26,16 +26,14 @@ Node = Any
 Places = set[tuple[int, int]]
 """Positions along one axis of a node, each with the channel that stands there: `idx` and `root_idx`."""
 
-_MOST_PLACES = 1_000_000
-"""Places that are looked at for one group, some seconds' worth, before it is held."""
+_FEW_PLACES, _OF_EACH_WIDTH = 300_000, 8
+"""Places that are looked at for one group before it is held: so many, or so many times the widths of all layers."""
+_MOST_AT_ONCE = 500_000
+"""Places that one reshape may make of others; the flatten of 512 channels of 31x31 pixels makes 492,032."""
 _ENDLESS = (
     "its channels cannot be followed: they stand at ever more places; reshapes and shifts of whole images are not "
     "supported"
 )
-_MOST_AT_ONCE = 200_000
-"""Places that one reshape may make of others; the flatten of 512 channels of 16x16 pixels makes 131,072."""
-_MOST_AT_A_LAYER = 8
-"""Channels that may stand at each place of a layer, on average; a grouped convolution makes two of one."""
 _ADDITIONS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
 
 
@@ -176,12 +174,24 @@ class _AddsNoZero(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         if function in _ADDITIONS and not kwargs and type(args[1]) in (int, float) and args[1] == 0:
-            return args[0]
+            there = args[0]
+            if isinstance(there, torch.Tensor) and there.is_floating_point():  # others change their type
+                return there if function is torch.Tensor.add_ else there.clone()
         return function(*args, **kwargs or {})
 
 
-def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
+def most_places(network: nn.Module) -> int:
+    """Places of one group's channels, of which there are more only if there is no end of them."""
+    widths = (layer_widths(layer) for layer in network.modules() if has_channels(layer))
+    return max(_FEW_PLACES, _OF_EACH_WIDTH * sum(map(sum, widths)))
+
+
+def follow(root: Node, most: int) -> dict[tuple[Node, Axis], Places]:
     """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them.
+
+    Args:
+        root: of the layer.
+        most: places that are looked at.
 
     Raises:
         HeldError: if torch-pruning does not know where they go, or there is no end of them.
@@ -203,15 +213,15 @@ def follow(root: Node) -> dict[tuple[Node, Axis], Places]:
         reached[node, axis] |= new
         num_places += len(new)
         width = _width(node.module, axis)
-        most = max(position for position, _ in new) + 1
-        if most > width:
+        come = max(position for position, _ in new) + 1
+        if come > width:
             raise HeldError(
-                f"layer {_name(node)} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {most} "
+                f"layer {_name(node)} has {width} {'outputs' if axis == 'out' else 'inputs'}, but as traced {come} "
                 "channels come to it; something before it joins or splits channels, as glu, maxout or a pixel shuffle "
                 "do",
                 among=_giving(reached),
             )
-        if num_places > _MOST_PLACES or len(reached[node, axis]) > _MOST_AT_A_LAYER * width:
+        if num_places > most:
             raise HeldError(_ENDLESS, among=_giving(reached))
         across = _across(node, axis, new)
         if across:
@@ -234,7 +244,8 @@ def _mapped(way: Any, places: Collection[Any]) -> Collection[Any] | None:  # noq
     """
     try:
         for mapping in way.index_mapping:
-            if len(places) * getattr(mapping, "_stride", 1) > _MOST_AT_ONCE:
+            of_each = 1 if getattr(mapping, "reverse", True) else getattr(mapping, "_stride", 1)
+            if len(places) * of_each > _MOST_AT_ONCE:
                 return None
             places = places if mapping is None else mapping(places)
     except Exception as error:  # as in `dependency_graph`
@@ -255,11 +266,15 @@ def _name(node: Node) -> str:
     return name.partition(" ")[0]
 
 
+def has_channels(module: nn.Module) -> bool:
+    """Whether a module is a layer with weights for each channel."""
+    one_slope_for_all = isinstance(module, nn.PReLU) and module.num_parameters == 1
+    return isinstance(module, LAYERS) and not one_slope_for_all
+
+
 def _width(module: nn.Module, axis: Axis) -> float:
     """Places along an axis of a layer; any number along that of anything else."""
-    if not isinstance(module, LAYERS) or isinstance(module, nn.PReLU):
-        return math.inf
-    return layer_widths(module)[0 if axis == "out" else 1]
+    return layer_widths(module)[0 if axis == "out" else 1] if has_channels(module) else math.inf
 
 
 def _is_joined_with_a_constant(node: Node) -> bool:

@@ -461,18 +461,58 @@ class Blocks(nn.Module):
         return scores
 
 
+REST = r" the rest holds, down to [\d.]+ % of the MACs$"
+
+
 def test_all_that_break_a_contract_are_named_with_what_leaves_them_alone_and_nothing_else() -> None:
-    said = (
-        r"^group blocks\.1\.0: .*; its channels go from .*; 2 of 3 groups fail; with "
-        r"cascade\.pruning\.keep=\[blocks\.3\.4, blocks\.1\.0, blocks\.2\.0\] the rest holds$"
-    )
-    with pytest.raises(InputError, match=said):
-        check_contracts(Blocks(), SHAPE, pruning=Pruning(keep=("blocks.3.4",)))
-    with pytest.raises(InputError, match=r"keep=\[blocks\.1\.1, blocks\.2\.1\] the rest holds$"):
-        check_contracts(Blocks(), SHAPE, pruning=Pruning())  # the convolutions there read what may go
-    keep = ("blocks.1.1", "blocks.2.1")
-    findings = check_contracts(Blocks(), SHAPE, pruning=Pruning(keep=keep))
+    said = r"^group blocks\.1\.0: .*; its channels go from .*; 2 of 3 groups fail; with cascade\.pruning\."
+    alone = r'keep=\["\*\.3\.4", blocks\.1\.0, blocks\.2\.0\]'
+    with pytest.raises(InputError, match=said + alone + REST):
+        check_contracts(Blocks(), SHAPE, pruning=Pruning(keep=("*.3.4",)))
+    alone = r"keep=\[blocks\.1\.1, blocks\.2\.1\]"  # the convolutions there read what may go
+    with pytest.raises(InputError, match=alone + REST):
+        check_contracts(Blocks(), SHAPE, pruning=Pruning())
+    floors = {"blocks.1.0": 4, "blocks.0": 2}
+    with pytest.raises(InputError, match=rf"{alone} and without cascade\.pruning\.floors of blocks\.1\.0{REST}"):
+        check_contracts(Blocks(), SHAPE, pruning=Pruning(floors=floors))
+    pruning = Pruning(keep=("blocks.1.1", "blocks.2.1"), floors={"blocks.0": 2})
+    findings = check_contracts(Blocks(), SHAPE, pruning=pruning)
     assert {group.name for group in findings.channel_map.groups} == {"blocks.0.0", "blocks.3.0", "blocks.3.4"}
+
+
+def test_layers_that_are_called_by_numbers_are_named_as_text() -> None:
+    layers = [
+        nn.Conv2d(3, 8, 1),
+        Reversed(),
+        nn.Conv2d(8, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 2),
+    ]
+    with pytest.raises(InputError, match=rf'keep=\["0"\]{REST}'):
+        check_contracts(nn.Sequential(*layers), SHAPE, pruning=Pruning())
+
+
+class Either(nn.Module):
+    """Fails once both halves of its layers lost channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 if index == 0 else 6, 6, 1) for index in range(4))
+        self.scores = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        if self.layers[0].out_channels < 6 and self.layers[3].out_channels < 6:
+            raise ValueError("too narrow")
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+def test_groups_that_fail_together_alone_are_said_to() -> None:
+    with pytest.raises(InputError, match=r"^group layers\.0 with 3 others: .*\(too narrow\).*; 4 of 4 groups fail$"):
+        check_contracts(Either(), SHAPE, pruning=Pruning())
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

@@ -370,7 +370,7 @@ def test_channels_that_maxout_joins_before_a_flatten_stay_whole() -> None:
     layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), Maxout(), nn.Flatten(), nn.Linear(4 * 64, 2)]
     channel_map = find_groups(nn.Sequential(*layers), (3, 8, 8))
     assert [group.name for group in channel_map.groups] == ["0"]
-    assert channel_map.held["1"].endswith("reshapes and shifts of whole images are not supported")
+    assert channel_map.held["1"].startswith("layer 4 has 256 inputs, but as traced")
 
 
 class Branches(nn.Module):
@@ -480,6 +480,64 @@ class Neighbours(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights: torch.Tensor = self.mix(x.mean((2, 3))[:, None]).sigmoid()
         return x * weights.view(len(x), -1, 1, 1)
+
+
+class Trunk(nn.Module):
+    """Grouped convolutions, with blocks of other sizes each, that add to one stream."""
+
+    def __init__(self, width: int, sizes: list[int]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1, groups=width // size), nn.BatchNorm2d(width), nn.ReLU())
+            for size in sizes
+        )
+        self.scores = nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        scores: torch.Tensor = self.scores(x.mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("width", "sizes", "tied"), [(64, [4, 8, 16], 16), (96, [6, 8], 24), (120, [4, 6], 12), (64, [2, 4, 8, 16, 32], 32)]
+)
+def test_blocks_of_several_sizes_tie_the_channels_of_one_stream(width: int, sizes: list[int], tied: int) -> None:
+    (group,) = find_groups(Trunk(width, sizes), (3, 4, 4)).groups
+    assert (group.num_channels, group.block) == (width // tied, tied)
+
+
+def test_a_large_flatten_is_followed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 64, 1), nn.Flatten(), nn.Linear(64 * 48 * 48, 2))
+    assert [(group.name, group.num_channels) for group in find_groups(network, (3, 48, 48)).groups] == [
+        ("0", 8),
+        ("1", 64),
+    ]
+
+
+def test_channels_that_glu_halves_before_slopes_of_their_own_stay_whole() -> None:
+    layers = [nn.Conv2d(3, 6, 1), nn.Conv2d(6, 16, 1), nn.GLU(1), nn.PReLU(8), nn.Conv2d(8, 6, 1)]
+    found = find_groups(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)), (3, 4, 4))
+    assert [group.name for group in found.groups] == ["0", "4"]
+    assert "1" in found.held
+
+
+def test_a_zero_that_makes_floats_of_numbers_or_an_own_copy_does_so_while_traced() -> None:
+    class Counts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            part = ((x > 0) + 0.0).mean((2, 3), keepdim=True)
+            copy = x + 0
+            copy.sigmoid_()
+            return x * part + x * copy
+
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 1), nn.ReLU(), Counts(), nn.Conv2d(8, 6, 1)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)),
+    )
+    assert [group.name for group in find_groups(network, (3, 4, 4)).groups] == ["0", "3"]
 
 
 @pytest.mark.timeout(30)  # it is told at once, not by trying all places
