@@ -34,7 +34,7 @@ from trainables.pruning.tracing import (
     follow,
     has_channels,
     has_one_channel,
-    most_places,
+    widest,
 )
 
 
@@ -74,7 +74,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     graph = dependency_graph(network, example)
     scores = classifier(order)
     gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
-    most = most_places(network)
+    width_of_widest = widest(network)
     groups: list[ChannelGroup] = []
     held: dict[str, str] = {}
     met: set[Node] = set()
@@ -84,7 +84,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
         if root in met or names[module] in held:
             continue
         try:
-            reached = follow(root, most)
+            reached = follow(root, width_of_widest)
             partly = _reached_in_part(reached)
             if partly is not None and turn < len(roots):
                 continue  # all channels of that one may take these with them

@@ -26,8 +26,8 @@ Node = Any
 Places = set[tuple[int, int]]
 """Positions along one axis of a node, each with the channel that stands there: `idx` and `root_idx`."""
 
-_FEW_PLACES, _OF_EACH_WIDTH = 300_000, 8
-"""Places that are looked at for one group before it is held: so many, or so many times the widths of all layers."""
+_FEW_PLACES, _OF_WIDEST = 300_000, 2
+"""Places that are looked at for one group before it is held: so many, or in the mean so many widest layers' each."""
 _MOST_AT_ONCE = 500_000
 """Places that one reshape may make of others; the flatten of 512 channels of 31x31 pixels makes 492,032."""
 _ENDLESS = (
@@ -180,18 +180,17 @@ class _AddsNoZero(TorchFunctionMode):
         return function(*args, **kwargs or {})
 
 
-def most_places(network: nn.Module) -> int:
-    """Places of one group's channels, of which there are more only if there is no end of them."""
-    widths = (layer_widths(layer) for layer in network.modules() if has_channels(layer))
-    return max(_FEW_PLACES, _OF_EACH_WIDTH * sum(map(sum, widths)))
+def widest(network: nn.Module) -> int:
+    """Places along the longest axis of a layer."""
+    return max(max(layer_widths(layer)) for layer in network.modules() if has_channels(layer))
 
 
-def follow(root: Node, most: int) -> dict[tuple[Node, Axis], Places]:
+def follow(root: Node, width_of_widest: int) -> dict[tuple[Node, Axis], Places]:
     """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them.
 
     Args:
         root: of the layer.
-        most: places that are looked at.
+        width_of_widest: places along the longest axis of a layer, of which no node has many more.
 
     Raises:
         HeldError: if torch-pruning does not know where they go, or there is no end of them.
@@ -221,7 +220,7 @@ def follow(root: Node, most: int) -> dict[tuple[Node, Axis], Places]:
                 "do",
                 among=_giving(reached),
             )
-        if num_places > most:
+        if num_places > max(_FEW_PLACES, _OF_WIDEST * len(reached) * width_of_widest):
             raise HeldError(_ENDLESS, among=_giving(reached))
         across = _across(node, axis, new)
         if across:
