@@ -327,7 +327,7 @@ def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, ti
     versions = client.search_model_versions("name = 'cascade-limited' and tags.front = 'true'")
     assert {version.tags["cascade.candidate"] for version in versions} == set(front)
     page = (tmp_path / "runs/limited/overview.html").read_text()
-    assert f"cascade export limited --pick {knee}" in page
+    assert f"cascade export limited <span>--pick</span> {knee}" in page
     assert f"/experiments/{runs[0].info.experiment_id}/runs/" in page
 
 
