@@ -1,5 +1,7 @@
 """What holds for a search before anything of it runs."""
 
+import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +39,8 @@ def test_a_search_begins_without_what_others_were_killed_over_among_the_stages(t
     folder = SearchFolder(storage=tmp_path, name="mine")
     left = folder.stages / f".{'a' * 32}.7-abcdefgh"
     left.mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(left, (two_days_ago, two_days_ago))
     checks = SimpleNamespace(digest="d" * 64, images=DataConfig())
     task = SimpleNamespace(finished_stages=StageFolder(folder.stages))
     begin(Experiment(), folder, checks, task=task, table=None, mirror=None)

@@ -479,7 +479,9 @@ def test_what_does_nothing_in_a_search_is_said(settings, note):
 def test_functions_of_the_guide_are_what_a_search_takes(data, monkeypatch, tmp_path):
     guide = (Path(__file__).parents[3] / "docs" / "guide.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
-    (tmp_path / "of_the_guide.py").write_text("\n".join(blocks))
+    here = [block for block in blocks if "import timm" not in block]  # which is not installed
+    assert len(here) == len(blocks) - 1
+    (tmp_path / "of_the_guide.py").write_text("\n".join(here))
     monkeypatch.syspath_prepend(tmp_path)
     checked = check_network(
         experiment(
