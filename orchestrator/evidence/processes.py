@@ -63,7 +63,7 @@ def run_study(
 
     Raises:
         StageFailure: if the teacher cannot be trained.
-        RunsLostError: if runs in other processes were lost, once all others are done.
+        RunsLostError: if runs were lost, once all others are done.
     """
     # By a clock that nobody sets, and that all processes of a machine share.
     deadline = None if seconds is None else time.monotonic() + seconds

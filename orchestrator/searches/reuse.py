@@ -73,7 +73,8 @@ class StageFolder:
         if found is not None:
             return found
         self._path.mkdir(parents=True, exist_ok=True)
-        lock = self._lock_of(key)
+        # Without locks of the system a lock file would outlive its process, and others would wait for ever.
+        lock = FileLock(self._path / f"{key}.lock", thread_local=False, fallback_to_soft=False, poll_interval=0.2)
         try:
             lock.acquire()
         except (OSError, NotImplementedError):
@@ -103,7 +104,9 @@ class StageFolder:
     def release(self) -> None:
         """Let others compute what was claimed and not kept."""
         if self._lock is not None:
-            _release(self._lock)
+            # While the lock is held: who waits for it looks for the stage again, and takes the next lock file.
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
             self._lock = None
 
     def sweep(self) -> None:
@@ -126,10 +129,6 @@ class StageFolder:
             if not _is_whole(entry):
                 shutil.rmtree(entry, ignore_errors=True)
                 aside.rename(entry)
-
-    def _lock_of(self, key: str) -> FileLock:
-        # Without locks of the system a lock file would outlive its process, and others would wait for ever.
-        return FileLock(self._path / f"{key}.lock", thread_local=False, fallback_to_soft=False, poll_interval=0.2)
 
     def _read(self, key: str) -> tuple[Tensors, dict[str, Any]] | None:
         """What an entry holds. Who holds its lock drops a damaged one; one that cannot be read now stays."""
@@ -163,12 +162,6 @@ class StageFolder:
             self._bucket.push(self._path / key, key)
         except OSError as error:
             _log.warning("a stage could not be kept in %s: %s", self._bucket.address, first_line(error))
-
-
-def _release(lock: FileLock) -> None:
-    # While the lock is held: who waits for it looks for the stage again, and takes the next lock file.
-    Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
 
 
 def _is_whole(entry: Path) -> bool:
