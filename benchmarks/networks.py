@@ -30,9 +30,10 @@ from trainables.files.programs import load_program, write_program
 from trainables.model_config import ModelConfig
 from trainables.networks.models import build
 from trainables.plan import StagePlan
-from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts, draw_weights
+from trainables.pruning.contracts import Findings, check_contracts
 from trainables.pruning.held import CLASS_SCORES
 from trainables.pruning.network_size import NetworkSize
+from trainables.pruning.probe import TOLERANCE, draw_weights
 from trainables.pruning_config import Pruning
 from trainables.recipe import Recipe
 from trainables.stages.cascade import CascadeStage

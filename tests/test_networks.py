@@ -6,7 +6,7 @@ Deeper and wider ones of a family are checked by the command alone, `python -m b
 import pytest
 
 from benchmarks.networks import NETWORKS, ONNX_IN_TESTS, PAGE, REFUSED, conformance
-from trainables.pruning.contracts import TOLERANCE
+from trainables.pruning.probe import TOLERANCE
 from trainables.pruning.selection import TOLERANCE as SIZE_TOLERANCE
 
 QUICK = ("resnet20", "squeezenet1_1", "mobilenet_v3_small")

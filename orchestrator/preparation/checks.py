@@ -31,8 +31,9 @@ from trainables.imports import is_import_path
 from trainables.memory import require_room_for_network
 from trainables.networks.given_weights import load_weights
 from trainables.networks.models import build, find_builder
-from trainables.pruning.contracts import TOLERANCE, Findings, check_contracts
+from trainables.pruning.contracts import Findings, check_contracts
 from trainables.pruning.cost import LatencyTable
+from trainables.pruning.probe import TOLERANCE
 from trainables.pruning.saliency import find_criterion
 from trainables.recipe import Precision, Recipe
 from trainables.stages.batches import require_parts

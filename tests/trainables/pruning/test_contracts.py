@@ -13,8 +13,9 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from trainables.errors import InputError
-from trainables.pruning.contracts import _unlike, check_contracts, draw_weights
+from trainables.pruning.contracts import check_contracts
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.probe import _unlike, draw_weights
 from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import Pruning
 from trainables.recipe import Precision
