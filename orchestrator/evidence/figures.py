@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.evidence.statistics import Estimate
 from orchestrator.evidence.summary import Line, Summary
-from orchestrator.front.plots import new_figure
+from orchestrator.front.still_picture import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

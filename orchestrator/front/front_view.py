@@ -56,6 +56,24 @@ class FrontView:
         return main_cost(self.objectives)
 
     @property
+    def is_curve(self) -> bool:
+        """Whether a line joins it in a picture."""
+        # With a third objective the front is a surface, and a line through its shadow would say nothing.
+        return len(self.objectives) == 2
+
+    @property
+    def title(self) -> str:
+        """What stands above a picture of it."""
+        return f"{len(self.front)} of {len(self.candidates)} networks on the front{self.further_objectives}"
+
+    @property
+    def further_objectives(self) -> str:
+        """What it is of beside accuracy and the cost that is drawn, as words behind it; nothing where that is all."""
+        others = [name for name in self.objectives if name not in ("val_accuracy", self.cost)]
+        further = "a further objective" if len(others) == 1 else "further objectives"
+        return f", with {' and '.join(others)} as {further}" if others else ""
+
+    @property
     def rest(self) -> str:
         """What those that are not on the front are, and how many of them a picture shows where it leaves some out."""
         what = "dominated, or breaking a constraint" if self.breaking else "dominated"

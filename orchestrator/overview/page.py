@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.constraints import unmet
-from orchestrator.front.plots import AXIS_TITLES, axis_range, axis_ticks, further_objectives
+from orchestrator.front.drawing import ACCURACY_TITLE, AXIS_TITLES, axis_range, axis_ticks
 from orchestrator.overview.charts import SIZES, Frame, Point, count_ticks, lines, percent_ticks, scatter, value_ticks
 from orchestrator.overview.charts import Line as ChartLine
 from orchestrator.overview.gather import Links, Overview, gather
@@ -72,7 +72,7 @@ def _head(overview: Overview) -> str:
     view, experiment = overview.view, overview.experiment
     trials = counted(len({candidate.trial for candidate in view.candidates}), "trial")
     networks, on_front = counted(len(view.candidates), "network"), len(view.front)
-    further = further_objectives(view)
+    further = view.further_objectives
     told = "none of which is on the front"
     if on_front:
         better = "better in all of these" if further else "both more accurate and cheaper"
@@ -186,9 +186,9 @@ def _front_chart(overview: Overview, css: str) -> str:
     ]
     is_shown = low <= teacher.val_accuracy <= high  # one that was hardly trained may lie far below
     line = (teacher.val_accuracy, f"teacher, {percent(teacher.val_accuracy, 2)}") if is_shown else None
-    inside = scatter(frame, points, joined=len(view.objectives) == 2, teacher=line)
+    inside = scatter(frame, points, joined=view.is_curve, teacher=line)
     title = f"Validation accuracy of {counted(len(points), 'network')} against {AXIS_TITLES[view.cost]}"
-    return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], y_title="validation accuracy", css=css)
+    return frame.svg(inside, title=title, x_title=AXIS_TITLES[view.cost], y_title=ACCURACY_TITLE, css=css)
 
 
 def _table_section(overview: Overview) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from orchestrator.evidence.results import RunResult
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.front.plots import front_json, front_table
+from orchestrator.front.listing import front_json, front_table
 from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.ledger import Ledger

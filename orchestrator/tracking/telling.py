@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.front.plots import front_table
+from orchestrator.front.listing import front_table
 from orchestrator.overview.words import points_text
 from orchestrator.tracking.records import Metric, Scalar
 from orchestrator.words import percent

@@ -10,7 +10,7 @@ from orchestrator.data.described import DataSet
 from orchestrator.evidence.results import RunResult
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.front.plots import readable
+from orchestrator.front.listing import readable
 from orchestrator.front.repeats import Repeat
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.tracking import records

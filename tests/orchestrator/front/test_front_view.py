@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from orchestrator.front.constraints import Bound
-from orchestrator.front.front_view import front_view, grown
+from orchestrator.front.front_view import FrontView, front_view, grown
 from orchestrator.front.pick import pick
 
 OBJECTIVES = ("val_accuracy", "macs_kept")
@@ -44,6 +44,19 @@ def test_of_very_many_dominated_candidates_as_many_are_drawn_as_is_said(
     assert len(view.front) == num_on
     assert (len({candidate.key for candidate in view.dominated}), view.rest) == (num_drawn, rest)
     assert {off[0], off[-1]} <= set(view.dominated)
+
+
+def test_of_very_many_candidates_a_part_is_drawn_and_the_front_whole(make_candidate, monkeypatch):
+    monkeypatch.setattr("orchestrator.front.front_view._MOST_DRAWN", 10)
+    best = [make_candidate(trial=number, val_accuracy=0.9, macs_kept=0.1) for number in (3, 77)]
+    others = [make_candidate(trial=number, val_accuracy=0.5, macs_kept=0.5) for number in range(4, 77)]
+    found = sorted([*best, *others], key=lambda candidate: candidate.key)
+    view = FrontView(
+        candidates=found, front=best, knee=None, teacher_val_accuracy=0.95, objectives=("val_accuracy", "macs_kept")
+    )
+    assert 5 <= len(view.dominated) <= 10
+    assert set(best) <= set(view.plotted)
+    assert view.rest == "dominated (10 of 73)"
 
 
 @pytest.mark.parametrize(
