@@ -13,9 +13,9 @@ from rich.console import Console
 from orchestrator.addresses import setting_without_credentials
 from orchestrator.evidence.folder import REPORT, is_study
 from orchestrator.experiment.config import Experiment, load_experiment
-from orchestrator.front.plots import PAGE, save_front
 from orchestrator.searches.folder import SearchFolder, require_name
-from orchestrator.searches.fronts import front_json_list, front_rich_table, read_front
+from orchestrator.searches.fronts import front_json_list, front_rich_table, read_front, save_front
+from orchestrator.searches.layout import FRONT_PAGE
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.staging import disk_full
@@ -136,7 +136,7 @@ def print_front(name: str, *, storage: Storage, format: Format) -> None:
     """
     folder = search_to_read(storage, name)
     view = read_front(folder)
-    page = folder.path / PAGE
+    page = folder.path / FRONT_PAGE
     console = Console(stderr=format == "json")
     if format == "json":
         sys.stdout.write(front_json_list(view) + "\n")

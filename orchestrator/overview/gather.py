@@ -16,10 +16,10 @@ from orchestrator.overview.importance import Importance, importance
 from orchestrator.searches.curves import End, TrialCurve, read_curves
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import read_front
+from orchestrator.searches.layout import CURVES, LINKS, TEACHER_NETWORK
 from trainables.errors import InputError
 from trainables.results import TeacherResult
 
-LINKS_FILE = "links.json"
 _LOCAL_UI = "http://127.0.0.1:5000"  # where `cascade ui` opens MLflow by default
 
 
@@ -119,7 +119,7 @@ def gather(folder: SearchFolder, links: Links | None = None) -> Overview:
         hypervolumes=_hypervolumes(view, teacher),
         importances=_importances(curves, view),
         widths={candidate.label: _widths(folder, candidate) for candidate in view.front},
-        links=links or read_links(folder.path / "tracking" / LINKS_FILE),
+        links=links or read_links(folder.path / LINKS),
     )
 
 
@@ -134,7 +134,7 @@ def read_links(path: Path) -> Links:
 
 def _curves(folder: SearchFolder) -> tuple[TrialCurve, ...]:
     try:
-        return read_curves(folder.path / "curves")
+        return read_curves(folder.path / CURVES)
     except InputError:  # of a search from before curves were kept, or whose trials are all at their first epoch
         return ()
 
@@ -187,13 +187,14 @@ def _behind(candidate: Candidate, view: FrontView) -> float:
 
 
 def _widths(folder: SearchFolder, candidate: Candidate) -> tuple[LayerKept, ...]:
-    own = _plan(folder.path / candidate.network / "architecture.json")
-    dense = _plan(folder.teacher / "network" / "architecture.json")
+    own = _plan(folder.path / candidate.network)
+    dense = _plan(folder.teacher / TEACHER_NETWORK)
     return tuple(LayerKept(layer=layer, kept=own[layer][0], full=dense[layer][0]) for layer in dense if layer in own)
 
 
-def _plan(path: Path) -> dict[str, tuple[int, int]]:
+def _plan(network: Path) -> dict[str, tuple[int, int]]:
     """Widths of each layer out of a network's plan; none where it is missing or damaged, which export would say."""
+    path = network / "architecture.json"  # named by what needs torch, which the courier need not wait for
     try:
         widths = json.loads(path.read_text(encoding="utf-8"))["widths"]
         return {str(name): (int(pair[0]), int(pair[1])) for name, pair in widths.items()}

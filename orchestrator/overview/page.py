@@ -15,10 +15,10 @@ from orchestrator.overview.sections import cost_section, curves_section, importa
 from orchestrator.overview.style import STYLE
 from orchestrator.overview.words import fewer, points_text, signed_points
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import OVERVIEW
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import counted, percent
 
-PAGE = "overview.html"
 _COSTS = {"macs_kept": "MACs", "params_kept": "parameters", "latency_ms": "latency"}
 _OPTION = re.compile("--[a-z-]+")
 _WHAT = {
@@ -39,7 +39,7 @@ def write_overview(folder: SearchFolder, links: Links | None = None) -> Path:
         InputError: if there is no such search, or no trial of it is finished.
     """
     overview = gather(folder, links)
-    path = folder.path / PAGE
+    path = folder.path / OVERVIEW
     write_atomically(path, html(overview).encode())
     return path
 

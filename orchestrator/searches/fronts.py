@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from orchestrator.front.front_view import FrontView, front_view
+from orchestrator.front.interactive_page import page
 from orchestrator.front.repeats import Confirmed
+from orchestrator.front.still_picture import png
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.layout import FRONT_PAGE, FRONT_PICTURE
+from orchestrator.storage.whole_files import write_atomically
 from orchestrator.words import percent
 from trainables.errors import InputError
 
@@ -34,6 +39,19 @@ def read_front(folder: SearchFolder) -> FrontView:
         bounds=experiment.constraints,
         collapsed_below=teacher.collapsed_below,
     )
+
+
+def save_front(view: FrontView, folder: Path) -> tuple[Path, Path]:
+    """Write the interactive page, readable offline, and the still image into a folder; the two files.
+
+    Args:
+        view: what to show.
+        folder: the search's.
+    """
+    files = (folder / FRONT_PAGE, folder / FRONT_PICTURE)
+    for file, content in zip(files, (page(view).encode(), png(view)), strict=True):
+        write_atomically(file, content)
+    return files
 
 
 def front_rows(view: FrontView) -> list[dict[str, Any]]:

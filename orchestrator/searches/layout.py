@@ -30,6 +30,8 @@ LATENCY = f"{TEACHER}/latency.json"
 TRACKING = "tracking"
 SPOOL = f"{TRACKING}/spool.jsonl"
 """Records that wait for MLflow."""
+LINKS = f"{TRACKING}/links.json"
+"""Where runs are to be seen there, as it was last."""
 
 CANDIDATES = "candidates"
 """Networks of finished trials."""
@@ -50,6 +52,9 @@ STAGES = "stages"
 ARTIFACTS = "mlartifacts"
 """In the folder of all searches: what its own MLflow keeps."""
 
+FRONT_PAGE, FRONT_PICTURE = "front.html", "front.png"
+OVERVIEW = "overview.html"
+
 RESULTS = (ARCHIVE, NEW_CANDIDATES, REPEATS)
 """Files of what trials came to."""
 CARRIED = (
@@ -65,6 +70,8 @@ CARRIED = (
     SPOOL,
 )
 """Files that a driver writes, all of which make up the search's state; networks and checkpoints go another way."""
+FOR_PEOPLE = (ARCHIVE, FRONT_PAGE, FRONT_PICTURE, OVERVIEW)
+"""Files that people and other tools look for."""
 CARRIED_FOLDERS = (CURVES,)
 """Folders of such files."""
 WRITTEN = ("", TEACHER, CANDIDATES, TRIALS, STATES, CURVES, RUNNING_CURVES)

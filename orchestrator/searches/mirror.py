@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.layout import ARCHIVE, STATE
+from orchestrator.searches.layout import FOR_PEOPLE, STATE
 from orchestrator.searches.lease import Lease, LeaseLostError
 from orchestrator.searches.snapshot import OBJECTS, Note, Snapshots, State, fetch, read_note, read_state, write_note
 from orchestrator.searches.trial_bucket import TrialBucket
@@ -25,8 +25,6 @@ CARRY_SECONDS = 5.0
 # Rest after carrying, against the time that it took: a large search is carried less often.
 _REST = 4.0
 _LAST_TRIES, _LAST_SECONDS = 3, 30.0
-# What people and other tools look for, put under its own name as well once a search ends.
-_FOR_PEOPLE = (ARCHIVE, "front.html", "front.png", "overview.html")
 
 
 @contextmanager
@@ -215,8 +213,9 @@ class Mirror:
         return True
 
     def _show(self) -> None:
+        """Put what people look for under its own name as well."""
         with suppress(OSError):
-            for name in _FOR_PEOPLE:
+            for name in FOR_PEOPLE:
                 if (self._folder / name).is_file():
                     self._bucket.write(name, (self._folder / name).read_bytes())
 

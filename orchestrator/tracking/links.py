@@ -10,9 +10,10 @@ from typing import Any
 
 from orchestrator.addresses import mlflow_place
 from orchestrator.evidence.folder import REPORT
+from orchestrator.searches.layout import OVERVIEW
 from orchestrator.tracking.views import VIEWS
 
-_PAGES = (("search", "overview", "overview.html"), ("study", "report", REPORT))
+_PAGES = (("search", "overview", OVERVIEW), ("study", "report", REPORT))
 
 
 def runs_page(address: str) -> str:

@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.overview.gather import LINKS_FILE, Links
+from orchestrator.overview.gather import Links
 from orchestrator.overview.page import write_overview
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.fronts import read_front
-from orchestrator.searches.layout import TRACKING
+from orchestrator.searches.layout import LINKS
 from orchestrator.storage.whole_files import write_atomically
 from orchestrator.tracking.records import SEARCH
 from orchestrator.tracking.registry import Package, Registry
@@ -43,7 +43,7 @@ class SearchPages:
             runs=store.run_ids(),
         )
         note = {"address": links.address, "experiment_id": links.experiment_id, "runs": dict(links.runs)}
-        write_atomically(search.folder / TRACKING / LINKS_FILE, (json.dumps(note) + "\n").encode())
+        write_atomically(search.folder / LINKS, (json.dumps(note) + "\n").encode())
         folder = SearchFolder(storage=search.folder.parent, name=search.folder.name)
         try:
             view = read_front(folder)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.addresses import mlflow_place, without_credentials
+from orchestrator.searches.layout import OVERVIEW
 from orchestrator.tracking.connecting import EXPERIMENT_TAGS, connected, is_own, is_server, keep_views
 from orchestrator.tracking.database import is_full, refusal
 from orchestrator.tracking.faults import cause_of, fault_of
@@ -226,7 +227,7 @@ class MlflowStore:
         """What people read of the followed search on MLflow's first page: a line of the experiment's description."""
         assert self._search is not None
         run = self._run(SEARCH)
-        place = mlflow_place(self.experiment_id, "runs", run.run_id, "artifacts", "overview.html")
+        place = mlflow_place(self.experiment_id, "runs", run.run_id, "artifacts", OVERVIEW)
         line = f"{self._search.name}: {text}. [Overview]({place})"
         before = self.client.get_experiment(self.experiment_id).tags.get(NOTE, "")
         others = [old for old in before.splitlines() if old and run.run_id not in old][:_MOST_LINES]

@@ -15,9 +15,8 @@ from orchestrator.evidence.results import study_id
 from orchestrator.experiment.config import Tracking
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.pareto import front_hypervolume
-from orchestrator.front.plots import save_front
 from orchestrator.searches.folder import SearchFolder, folders_with
-from orchestrator.searches.fronts import read_front
+from orchestrator.searches.fronts import read_front, save_front
 from orchestrator.searches.layout import CURVES, SPOOL, TRACKING
 from orchestrator.searches.lease import is_driven
 from orchestrator.searches.mirror import driving

@@ -11,6 +11,7 @@ from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
 from orchestrator.front.listing import front_table
 from orchestrator.overview.words import points_text
+from orchestrator.searches.layout import OVERVIEW
 from orchestrator.tracking.records import Metric, Scalar
 from orchestrator.words import percent
 from trainables.results import EpochProgress, Reused
@@ -80,6 +81,6 @@ def front_note(view: FrontView, export: Callable[[str], str]) -> str:
         f"{percent(knee.macs_kept, 2)} of the teacher's MACs, {points_text(knee, view.teacher_val_accuracy)}. "
         f"`{export(knee.label)}`\n\n"
         f"{front_table(view)}\n"
-        "The page `overview.html` and the folder `front` under Artifacts show more; runs with the tag "
+        f"The page `{OVERVIEW}` and the folder `front` under Artifacts show more; runs with the tag "
         "`front = true` are the networks of the front."
     )

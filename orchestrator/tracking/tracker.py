@@ -286,7 +286,7 @@ class Tracker:
             view: the front.
             hypervolume: of the front.
             num_trials: trials that are finished; the step.
-            figures: files in the search's folder as `plots.save_front` writes them, none where it could not; `None`
+            figures: files in the search's folder as `fronts.save_front` writes them, none where it could not; `None`
                 of a front that has been told before.
         """
         self._has_front = True
@@ -300,7 +300,7 @@ class Tracker:
         """Record pictures of the front anew, which has been told before.
 
         Args:
-            figures: files in the search's folder as `plots.save_front` writes them.
+            figures: files in the search's folder as `fronts.save_front` writes them.
         """
         self._outbox.put(*pictures(figures))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from orchestrator.front.archive import Candidate
 from orchestrator.front.front_view import FrontView
-from orchestrator.front.plots import PAGE, PICTURE, save_front
+from orchestrator.searches.fronts import save_front
+from orchestrator.searches.layout import FRONT_PAGE, FRONT_PICTURE
 from orchestrator.storage.staging import disk_full
 from orchestrator.tracking import Tracker
 from trainables.errors import InputError, first_line
@@ -99,8 +100,8 @@ class FrontArtist:
             if not self._is_noted:
                 self._is_noted = True
                 self._note(
-                    f"{PAGE} and {PICTURE} in {self._folder} cannot be drawn: {first_line(error)}; they are tried "
-                    "again with each trial, and the front itself is kept without them"
+                    f"{FRONT_PAGE} and {FRONT_PICTURE} in {self._folder} cannot be drawn: {first_line(error)}; they "
+                    "are tried again with each trial, and the front itself is kept without them"
                 )
             return None
         self._drawn, self._num_drawn = tuple(view.front), len(view.candidates)

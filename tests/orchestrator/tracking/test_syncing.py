@@ -9,10 +9,9 @@ import pytest
 from orchestrator.addresses import database_uri
 from orchestrator.experiment.config import Experiment
 from orchestrator.front.pick import WAYS_TO_PICK
-from orchestrator.front.plots import save_front
 from orchestrator.searches import lease as leases
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.searches.fronts import read_front
+from orchestrator.searches.fronts import read_front, save_front
 from orchestrator.searches.layout import TRACKING
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.places import open_search, storage_folder

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.front.interactive_page import front_figure
-from orchestrator.front.plots import save_front
+from orchestrator.searches.fronts import save_front
 from tests.orchestrator.front.fronts import POPULATION, view
 
 
