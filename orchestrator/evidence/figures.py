@@ -1,10 +1,11 @@
 """Pictures of a study: accuracy over size, and differences from the reference, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from statistics import median
 from typing import TYPE_CHECKING
 
-from orchestrator.evidence.statistics import Estimate
+from orchestrator.evidence.statistics import Difference, Estimate
 from orchestrator.evidence.summary import Line, Summary
 from orchestrator.front.still_picture import new_figure
 
@@ -100,20 +101,20 @@ def _with_intervals(axes: "Axes", lines: Sequence[Line], shift: float, *, label:
 
 
 def difference_figure(summary: Summary, reference: str) -> bytes:
-    """Difference of every arm from the reference at each size, in points, with 95 % intervals, as PNG."""
+    """Difference of every arm from the reference at each size, in points, with 95 % intervals, as PNG.
+
+    What lies far from the rest is written at the edge, as else it would press these together.
+    """
     sizes = list(dict.fromkeys(line.size for line in summary.lines))
     arms = [arm for arm in dict.fromkeys(line.arm for line in summary.lines) if arm != reference]
     figure = new_figure(figsize=(3.2 * len(sizes) + 1.5, 0.32 * len(arms) + 1.4))
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for axes, size in zip(panels, sizes, strict=True):
-        for line in summary.lines:
-            if line.size != size or line.against is None:
-                continue
-            found = line.against.estimate
-            low, high = _bounds(found)
-            sides = [[100 * (found.mean - low)], [100 * (high - found.mean)]]
-            colour = {"better": "tab:green", "worse": "tab:red"}.get(line.against.verdict, "tab:gray")
-            axes.errorbar(100 * found.mean, arms.index(line.arm), xerr=sides, marker="o", color=colour, capsize=3)
+        here = {line.arm: line.against for line in summary.lines if line.size == size and line.against is not None}
+        far = _far(here)
+        for arm, difference in here.items():
+            draw = _far_difference if arm in far else _difference
+            draw(axes, arms.index(arm), difference)
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_title(f"{100 * size:g} % of the MACs", fontsize="small")
         axes.set_yticks(range(len(arms)), map(_as_text, arms), fontsize="small")
@@ -121,6 +122,38 @@ def difference_figure(summary: Summary, reference: str) -> bytes:
         axes.set_xlabel(f"points above {_as_text(reference)}", fontsize="small")
         axes.grid(axis="x", alpha=0.3)
     return _png(figure)
+
+
+def _far(differences: Mapping[str, Difference]) -> Sequence[str]:
+    """Arms, a quarter at most, that lie beyond all intervals of the others and zero by more than these span."""
+    middle = median([0.0, *(difference.estimate.mean for difference in differences.values())])
+    outwards = sorted(differences, key=lambda arm: abs(differences[arm].estimate.mean - middle))
+    for number in range(len(outwards) // 4, 0, -1):
+        near, far = outwards[:-number], outwards[-number:]
+        ends = [0.0, *(end for arm in near for end in _bounds(differences[arm].estimate))]
+        least, most = 2 * min(ends) - max(ends), 2 * max(ends) - min(ends)
+        if not any(least <= differences[arm].estimate.mean <= most for arm in far):
+            return far
+    return ()
+
+
+def _difference(axes: "Axes", row: int, difference: Difference) -> None:
+    found = difference.estimate
+    low, high = _bounds(found)
+    sides = [[100 * (found.mean - low)], [100 * (high - found.mean)]]
+    axes.errorbar(100 * found.mean, row, xerr=sides, marker="o", color=_colour(difference), capsize=3)
+
+
+def _far_difference(axes: "Axes", row: int, difference: Difference) -> None:
+    mean = difference.estimate.mean
+    points = f"{100 * mean:.1f}".replace("-", "−")  # as the axis has it
+    place, side, text = (0.02, "left", f"← {points}") if mean < 0 else (0.98, "right", f"{points} →")
+    edge = axes.get_yaxis_transform()
+    axes.text(place, row, text, transform=edge, ha=side, va="center", color=_colour(difference), fontsize="small")
+
+
+def _colour(difference: Difference) -> str:
+    return {"better": "tab:green", "worse": "tab:red"}.get(difference.verdict, "tab:gray")
 
 
 def _as_text(name: str) -> str:

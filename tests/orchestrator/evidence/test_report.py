@@ -282,6 +282,24 @@ def test_what_lies_far_below_is_written_at_the_edge(plan: StudyPlan, monkeypatch
     assert two.get_ylim()[0] < 27
 
 
+def test_a_difference_far_from_the_others_is_written_at_the_edge(plan: StudyPlan, monkeypatch) -> None:
+    written: list[Axes] = []
+    monkeypatch.setattr("orchestrator.evidence.figures._png", lambda figure: written.extend(figure.axes) or b"")
+    near = {f"arm-{number}": 0.5 + 0.01 * number for number in range(8)}
+    difference_figure(many(plan, near | {"far": 0.27}), "arm-0")
+    difference_figure(many(plan, near | {"far": 0.77}), "arm-0")
+    difference_figure(many(plan, near | {"not-so-far": 0.45}), "arm-0")
+    difference_figure(many(plan, {"best": 0.9, "far": 0.27}), "best")
+    below, above, all_, two = written[::2]  # the first of two sizes
+    assert below.get_xlim()[0] > -2
+    assert above.get_xlim()[1] < 9
+    assert [text.get_text() for axes in (below, above) for text in axes.texts] == ["← −23.0", "27.0 →"]
+    assert not all_.texts
+    assert all_.get_xlim()[0] < -5
+    assert not two.texts
+    assert two.get_xlim()[0] < -63
+
+
 def test_a_name_with_dollars_is_no_formula(plan: StudyPlan, results: Mapping[str, RunResult]) -> None:
     named = {rf"$\{name}$": arm for name, arm in ARMS.items()}
     plan = StudyPlan.from_dict(plan.to_dict() | {"arms": named, "reference": r"$\plain$"})
