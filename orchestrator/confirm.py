@@ -20,7 +20,7 @@ from orchestrator.preparation.session import ray_session
 from orchestrator.searches.asked import Asked
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.images import find_images
-from orchestrator.searches.layout import PACKING, REPEATS, TRIALS
+from orchestrator.searches.layout import CONFIRM, CONFIRM_NETWORKS, CONFIRM_TRIALS, PACKING, REPEATS
 from orchestrator.searches.mirror import driving
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.tracking import Tracker
@@ -32,7 +32,6 @@ from trainables.identity import data_digest
 from trainables.results import EpochProgress, LevelResult, Reused
 from trainables.seeds import derive_seed
 
-CONFIRM = "confirm"
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +72,7 @@ def run_repeats(  # noqa: PLR0913
     folder.require_same_data(digest)
     tracker.follow_move()
     with folder.locked(), driving(folder, say) as mirror:
+        folder.sweep()
         queue = RepeatQueue(folder, cascades, num_seeds=num_seeds)
         if not (queue.num_waiting or queue.num_new):
             return True
@@ -87,7 +87,7 @@ def run_repeats(  # noqa: PLR0913
             task = make_teacher_task(experiment, folder, digest)
             at_once = experiment.resources.at_once(queue.num_new)
             experiment = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=say).experiment
-            networks = queue.states.parent / "networks"
+            networks = folder.path / CONFIRM_NETWORKS
             sweep(queue.states, queue)
             run_waves(
                 trainable(experiment, task, data, digest, networks=networks, measure_latency=False, store=queue.store),
@@ -100,7 +100,7 @@ def run_repeats(  # noqa: PLR0913
             )
         done = not queue.unfinished
         if done:
-            shutil.rmtree(queue.states.parent)  # networks of repeats are not candidates
+            shutil.rmtree(folder.path / CONFIRM)  # networks of repeats are not candidates
             if folder.bucket is not None:
                 with suppress(OSError):
                     folder.bucket.remove(CONFIRM)
@@ -119,8 +119,8 @@ class RepeatQueue:
             num_seeds: repeats of each.
         """
         self.file = RepeatFile(folder.path / REPEATS)
+        self.states = folder.path / CONFIRM_TRIALS
         place = folder.path / CONFIRM
-        self.states = place / TRIALS
         self.store = None if folder.bucket is None else TrialBucket(folder.bucket.within(CONFIRM), place)
         self._done = {repeat.key for repeat in self.file.read()}
         self._repeats = {

@@ -278,12 +278,16 @@ class SearchFolder:
             data: digest of its images.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for written in WRITTEN:
-            remove_left(self.path / written)  # by a driver or trials that were killed
+        self.sweep()
         if not (self.path / SEARCH_ID).exists():
             write_atomically(self.path / SEARCH_ID, uuid.uuid4().hex.encode())
         write_atomically(self.path / DATA_DIGEST, data.encode())
         write_atomically(self.path / EXPERIMENT, experiment.without_secrets().to_yaml().encode())
+
+    def sweep(self) -> None:
+        """Remove what a driver that was killed, or its trials, had half written; before the next one works."""
+        for written in WRITTEN:
+            remove_left(self.path / written)
 
     @property
     def place(self) -> str:

@@ -43,6 +43,11 @@ CURVES = "curves"
 """Learning curves."""
 RUNNING_CURVES = f"{CURVES}/_running"
 """Those of trials that have not ended; readers of Parquet pass over what begins with an underscore."""
+CONFIRM = "confirm"
+"""What the front's members write while they are trained again; in a bucket likewise."""
+CONFIRM_TRIALS = f"{CONFIRM}/{TRIALS}"
+CONFIRM_STATES = f"{CONFIRM}/{STATES}"
+CONFIRM_NETWORKS = f"{CONFIRM}/networks"
 EXPORTS = "exports"
 
 STATE = "state.json"
@@ -74,5 +79,16 @@ FOR_PEOPLE = (ARCHIVE, FRONT_PAGE, FRONT_PICTURE, OVERVIEW)
 """Files that people and other tools look for."""
 CARRIED_FOLDERS = (CURVES,)
 """Folders of such files."""
-WRITTEN = ("", TEACHER, CANDIDATES, TRIALS, STATES, CURVES, RUNNING_CURVES)
+WRITTEN = (
+    "",
+    TEACHER,
+    CANDIDATES,
+    TRIALS,
+    STATES,
+    CURVES,
+    RUNNING_CURVES,
+    CONFIRM_TRIALS,
+    CONFIRM_STATES,
+    CONFIRM_NETWORKS,
+)
 """Folders that a driver and its trials write into, the search's own first."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.searches.layout import SPOOL
 from orchestrator.storage.lines import append_lines
-from orchestrator.storage.whole_files import write_atomically
+from orchestrator.storage.whole_files import remove_left, write_atomically
 
 _RETRY_SECONDS = 1.0
 Record = dict[str, Any]
@@ -156,8 +156,9 @@ class Spool:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Keep a second sender out; waits for one that is there."""
+        """Keep a second sender out; waits for one that is there, and removes what one that was killed left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            remove_left(self.folder)
             yield

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -46,6 +48,10 @@ def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, casca
     journal = (here / "runs/tiny/study.journal").read_bytes()
     gone = here / "runs/tiny/experiment.yaml"
     gone.write_text(gone.read_text().replace("address: local", "address: 127.0.0.1:1"))  # as of a cluster that ended
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        killed.wait()
+    half_written = here / f"runs/tiny/.confirm.parquet.{killed.pid}"
+    half_written.touch()
     elsewhere = ["--set", "resources.address=local"]
     shown, refused, first, second, again = cascade_commands(
         ["front", "tiny", "--format", "json"],
@@ -71,6 +77,7 @@ def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, casca
     assert (here / "runs/tiny/archive.parquet").read_bytes() == before
     assert (here / "runs/tiny/study.journal").read_bytes() == journal
     assert not (here / "runs/tiny/confirm").exists()
+    assert not half_written.exists()
     repeats = RepeatFile(here / "runs/tiny/confirm.parquet").read()
     (num_val,) = {repeat.num_val for repeat in repeats}
     hits = [accuracy * num_val for repeat in repeats for accuracy in repeat.val_accuracies]

@@ -13,7 +13,7 @@ import torch
 
 from orchestrator.experiment.config import Experiment
 from orchestrator.searches.folder import SearchFolder, folders_with
-from orchestrator.searches.layout import CANDIDATES, STATES
+from orchestrator.searches.layout import CANDIDATES, CONFIRM_NETWORKS, STATES
 from orchestrator.searches.reuse import StageFolder
 from trainables.errors import InputError
 from trainables.files import checkpoint, states
@@ -89,14 +89,14 @@ def _begin_to_write(folder, begun):
     states.save_file = checkpoint.save_file = write_a_part
     identity, tensors, network = {"stage": "level-1"}, {"weight": torch.ones(2)}, torch.nn.Conv2d(1, 1, 1)
     spec = InputSpec(channels=1, image_size=8, mean=(0.5,), std=(0.5,), class_names=("a", "b"))
+    save_network = partial(checkpoint.save_network, model=ModelConfig(), input_spec=spec)
     stages = StageFolder(folder.stages)
     stages.find_or_claim(identity)
     for write in (
         partial(states.save_state, folder.teacher / "state.safetensors", tensors, {}),
         partial(states.save_state, folder.path / STATES / "00001-a.safetensors", tensors, {}),
-        partial(
-            checkpoint.save_network, folder.path / CANDIDATES / "0-1", network, model=ModelConfig(), input_spec=spec
-        ),
+        partial(save_network, folder.path / CANDIDATES / "0-1", network),
+        partial(save_network, folder.path / CONFIRM_NETWORKS / "1-1", network),
         partial(stages.keep, identity, tensors, {}),
     ):
         Thread(target=write).start()
@@ -109,8 +109,9 @@ def test_what_a_killed_process_was_about_to_write_goes_at_the_next_start(folder)
     process = context.Process(target=_begin_to_write, args=(folder, begun), daemon=True)
     process.start()
     try:
-        assert all(begun.acquire(timeout=60) for _ in range(4))
-        places = [folder.teacher, folder.path / STATES, folder.path / CANDIDATES, folder.stages]
+        assert all(begun.acquire(timeout=60) for _ in range(5))
+        own = (folder.path / name for name in (STATES, CANDIDATES, CONFIRM_NETWORKS))
+        places = [folder.teacher, *own, folder.stages]
         folder.begin(Experiment())
         StageFolder(folder.stages).sweep()
         assert all(any(place.iterdir()) for place in places)  # it writes still

@@ -36,6 +36,7 @@ def test_every_file_of_a_search_is_carried_or_has_a_way_of_its_own():
         *layout.CARRIED_FOLDERS,
         *layout.WRITTEN,
         layout.TRACKING,
+        layout.CONFIRM,
         layout.EXPORTS,
         layout.STAGES,
         layout.ARTIFACTS,

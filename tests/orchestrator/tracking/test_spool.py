@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -98,3 +101,15 @@ def test_no_address_is_written_down_with_a_password(tmp_path):
     spool.note_progress(store.place, Progress())
     (note,) = spool.folder.glob("sent-*.json")
     assert json.loads(note.read_text())["address"] == "http://host:5000/ x"
+
+
+def test_what_a_sender_that_was_killed_had_half_written_goes_when_the_next_one_begins(tmp_path):
+    spool = filled(tmp_path, 1)
+    spool.note_progress("a", Progress(offset=5))
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        killed.wait()
+    (spool.folder / f".sent-0123.json.{killed.pid}").touch()
+    (spool.folder / f".links.json.{os.getppid()}").touch()  # of a process that lives
+    before = {path.name for path in spool.folder.iterdir()}
+    with spool.sending():
+        assert {path.name for path in spool.folder.iterdir()} == before - {f".sent-0123.json.{killed.pid}"} | {"lock"}
