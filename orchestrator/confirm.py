@@ -89,15 +89,21 @@ def run_repeats(  # noqa: PLR0913
             experiment = pack(experiment, task, data, file=folder.path / PACKING, at_once=at_once, say=say).experiment
             networks = folder.path / CONFIRM_NETWORKS
             sweep(queue.states, queue)
-            run_waves(
-                trainable(experiment, task, data, digest, networks=networks, measure_latency=False, store=queue.store),
-                queue,
-                _Recorder(queue, told, tracker, num_val=None if data.multi_label else len(data.val)),
-                resources=experiment.resources,
-                max_concurrent=experiment.resources.max_concurrent,
-                storage=queue.states,
-                go_on="the same command",
+            trials = trainable(
+                experiment, task, data, digest, networks=networks, measure_latency=False, store=queue.store
             )
+            try:
+                run_waves(
+                    trials,
+                    queue,
+                    _Recorder(queue, told, tracker, num_val=None if data.multi_label else len(data.val)),
+                    resources=experiment.resources,
+                    max_concurrent=experiment.resources.max_concurrent,
+                    storage=queue.states,
+                    go_on="the same command",
+                )
+            finally:
+                tracker.leave()
         done = not queue.unfinished
         if done:
             shutil.rmtree(folder.path / CONFIRM)  # networks of repeats are not candidates
@@ -190,7 +196,8 @@ class _Recorder:
         self._tracker = tracker
 
     def started(self, asked: Asked) -> None:
-        """Nothing."""
+        """A repeat begins, or goes on."""
+        self._tracker.start_repeat(self._queue.repeat(asked.number))
 
     def trained(self, number: int, epochs: int) -> None:
         """Nothing."""

@@ -67,14 +67,20 @@ def network_story(
     ]
 
 
-def repeat_story(repeat: Repeat) -> list[Record]:
-    """A cascade that was trained again."""
+def repeat_opening(repeat: Repeat) -> Record:
+    """A cascade is trained again."""
     run = records.repeat_key(repeat.trial, repeat.index)
     tags = {"cascade.trial": str(repeat.trial), "cascade.repeat": str(repeat.index)}
     name = f"confirm {repeat.trial}, seed {repeat.index}"
+    return records.opening(run, name=name, kind="confirm", parent=SEARCH, params={"seed": repeat.seed}, tags=tags)
+
+
+def repeat_story(repeat: Repeat) -> list[Record]:
+    """A cascade that was trained again; where its run is open already it keeps its beginning."""
+    run = records.repeat_key(repeat.trial, repeat.index)
     levels = enumerate(repeat.val_accuracies, start=1)
     return [
-        records.opening(run, name=name, kind="confirm", parent=SEARCH, params={"seed": repeat.seed}, tags=tags),
+        repeat_opening(repeat),
         records.logging(run, [(f"level_{level}_val_accuracy", value, 0) for level, value in levels]),
         records.closing(run, "failed" if repeat.failure else "finished", reason=repeat.failure),
     ]

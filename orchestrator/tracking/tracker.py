@@ -24,6 +24,7 @@ from orchestrator.tracking.stories import (
     front_story,
     network_story,
     pictures,
+    repeat_opening,
     repeat_story,
     run_story,
     teacher_story,
@@ -154,17 +155,21 @@ class Tracker:
         if parameters:
             self._outbox.put(records.logging(SEARCH, params=parameters))
 
-    def log_repeats(self, repeats: Sequence[Repeat]) -> None:
+    def start_repeat(self, repeat: Repeat) -> None:
+        """Open the run of a cascade that is trained again, or the same one again after an interruption."""
+        self._outbox.put(repeat_opening(repeat))
+
+    def log_repeats(self, repeats: Iterable[Repeat]) -> None:
         """Record cascades that were trained again, a child run each; doing so again changes nothing."""
-        for repeat in repeats:
-            run = records.repeat_key(repeat.trial, repeat.index)
-            if run not in self._outbox.ledger.runs or self._outbox.ledger.is_open(run):
-                self._outbox.put(*repeat_story(repeat))
+        self._put_once(repeat_story(repeat) for repeat in repeats)
 
     def log_runs(self, results: Iterable[RunResult]) -> None:
         """Record runs of a study that have ended, a child run each; doing so again changes nothing."""
-        for result in results:
-            story = run_story(result)
+        self._put_once(run_story(result) for result in results)
+
+    def _put_once(self, stories: Iterable[Sequence[Record]]) -> None:
+        """Write down stories of whole runs, but for those that are known to have ended so."""
+        for story in stories:
             note = self._outbox.ledger.runs.get(story[0]["run"])
             if note is None or note.status != story[-1]["status"]:
                 self._outbox.put(*story)
@@ -327,10 +332,16 @@ class Tracker:
             status: how the search ended.
             reason: why it ended.
         """
+        told = [records.overview()] if self._has_front else []
+        self._outbox.put(*self._interrupted(), *told, records.closing(SEARCH, status, reason=reason))
+
+    def leave(self) -> None:
+        """Close runs that have not been finished, as interrupted, beside a search that was joined."""
+        self._outbox.put(*self._interrupted())
+
+    def _interrupted(self) -> list[Record]:
         left = [run for run in self._outbox.ledger.open_runs() if run != SEARCH]
-        told = [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
-        told += [records.overview()] if self._has_front else []
-        self._outbox.put(*told, records.closing(SEARCH, status, reason=reason))
+        return [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""

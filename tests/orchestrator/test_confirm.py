@@ -86,6 +86,7 @@ def test_a_front_is_confirmed_and_the_search_is_left_as_it_is(tiny_search, casca
     (experiment,) = client.search_experiments(filter_string="name = 'cascade'")
     runs = client.search_runs([experiment.experiment_id], "tags.`cascade.kind` = 'confirm'")
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(run.info.end_time > run.info.start_time for run in runs), "they trained meanwhile"
     assert len(runs) == len(repeats) == 2 * len({trial for trial, _ in rows})
     (search,) = client.search_runs([experiment.experiment_id], "tags.`cascade.kind` = 'search'")
     assert search.info.status == "FINISHED"

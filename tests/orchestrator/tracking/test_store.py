@@ -3,11 +3,13 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import pytest
 
 from orchestrator.addresses import database_uri
 from orchestrator.data.described import DataSet
+from orchestrator.front.repeats import Repeat
 from orchestrator.tracking import records
 from orchestrator.tracking.store import MlflowStore
 from trainables.errors import InputError
@@ -108,6 +110,27 @@ def test_a_killed_driver_leaves_no_run_running_and_a_resume_goes_on_in_the_same_
     assert {name: run.info.run_id for name, run in killed.items()}.items() <= {
         name: run.info.run_id for name, run in found.items()
     }.items()
+
+
+def test_a_repeat_has_the_times_of_its_training(tracker, make_sender, store, runs, monkeypatch):
+    now_ms = [10_000]
+    monkeypatch.setattr("orchestrator.tracking.records.now_ms", lambda: now_ms[0])
+    repeat = Repeat(trial=3, index=1, seed=17)
+    tracker.start_repeat(repeat)
+    now_ms[0] = 20_000
+    tracker.leave()
+    make_sender(store).send()
+    stopped = runs()["confirm 3, seed 1"]
+    assert (stopped.info.status, stopped.data.tags["cascade.status"]) == ("KILLED", "interrupted")
+    now_ms[0] = 30_000
+    tracker.start_repeat(repeat)
+    now_ms[0] = 70_000
+    tracker.log_repeats([replace(repeat, val_accuracies=(0.9,))])
+    tracker.leave()
+    make_sender(store).send()
+    ended = runs()["confirm 3, seed 1"]
+    assert (ended.info.start_time, ended.info.end_time, ended.info.status) == (10_000, 70_000, "FINISHED")
+    assert ended.data.metrics == {"level_1_val_accuracy": 0.9}
 
 
 def test_a_trial_that_the_search_has_lost_is_kept_apart_from_the_one_that_has_its_number(
