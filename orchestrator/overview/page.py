@@ -47,7 +47,6 @@ def write_overview(folder: SearchFolder, links: Links | None = None) -> Path:
 def html(overview: Overview) -> str:
     """The whole page."""
     sections = [
-        _head(overview),
         _cards(overview),
         _front_section(overview),
         _table_section(overview),
@@ -56,15 +55,14 @@ def html(overview: Overview) -> str:
         curves_section(overview),
         widths_section(overview),
         cost_section(overview),
-        _foot(overview),
     ]
+    main = "\n".join(section for section in sections if section)
     title = f"{overview.name}: {counted(len(overview.view.front), 'network')} on the front"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body></html>\n"
+        f"{_head(overview)}\n<main>\n{main}\n</main>\n{_foot(overview)}\n</body></html>\n"
     )
 
 
@@ -94,8 +92,8 @@ def _cards(overview: Overview) -> str:
         what = _WHAT[how].format(cost=_COSTS[overview.view.cost])
         latency = "" if candidate.latency_ms is None else f", {candidate.latency_ms:.3g} ms an image"
         cards.append(
-            f'<div class="card {how}"><h3>{what}: {_name(overview, candidate)}'
-            f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h3>"
+            f'<div class="card {how}"><h2>{what}: {_name(overview, candidate)}'
+            f"{' (collapsed)' if overview.view.is_collapsed(candidate) else ''}</h2>"
             f"<b>{percent(candidate.val_accuracy, 2)} at {percent(candidate.macs_kept, 2)} of the MACs</b>"
             f"<p>{points_text(candidate, overview.teacher.val_accuracy)}; {fewer(candidate.macs_kept)} fewer MACs, "
             f"{fewer(candidate.params_kept)} fewer parameters{latency}.</p>"

@@ -11,7 +11,7 @@ body { margin: 0 auto; max-width: 1280px; padding: 16px; background: var(--groun
   font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 26px; line-height: 1.2; margin: 8px 0 4px; }
 h2 { font-size: 19px; margin: 36px 0 8px; }
-h3 { font-size: 15px; margin: 0 0 4px; }
+h3, .card h2 { font-size: 15px; margin: 0 0 4px; }
 p { margin: 4px 0 12px; max-width: 78ch; }
 .soft { color: var(--soft); }
 a { color: var(--front); }

@@ -1,6 +1,7 @@
 """The overview page: what it reads, what it says, and that it needs nothing beside itself."""
 
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -114,7 +115,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.addresses, self.open, self.said, self.ids = [], [], [], "", []
+        self.tags, self.addresses, self.open, self.said, self.ids, self.outermost = [], [], [], "", [], []
         self.feed(text)
         assert self.open == []
 
@@ -125,6 +126,8 @@ class Page(HTMLParser):
                 self.addresses.append(value)
             if name == "id":
                 self.ids.append(value)
+        if self.open == ["html", "body"]:
+            self.outermost.append(tag)
         if tag not in self.VOID or tag == "circle":
             self.open.append(tag)
 
@@ -155,6 +158,14 @@ def test_the_page_says_what_was_found_and_needs_nothing_beside_itself(folder):
     assert text.count('aria-label="Validation accuracy by epoch of the levels of trial') == 9
     assert 'lang="en"' in text
     assert 'name="viewport"' in text
+
+
+def test_all_of_the_page_lies_in_landmarks_and_headings_leave_out_no_level(folder):
+    page = Page(html(gather(folder)))
+    assert page.outermost == ["header", "main", "footer"]
+    levels = [int(tag[1]) for tag in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(level <= before + 1 for before, level in itertools.pairwise(levels))
 
 
 def test_every_command_says_where_the_search_is_unless_that_is_where_commands_look(folder, tmp_path, monkeypatch):
