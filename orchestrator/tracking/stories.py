@@ -59,7 +59,7 @@ def network_story(
         "mlflow.note.content": f"Level {candidate.level} of trial {candidate.trial}.{warning} Export it: `{command}`",
     }
     params = {**parameters, "level": candidate.level}
-    name = f"network {candidate.label} of {search}"  # with the search, as views have the networks of all searches
+    name = f"network {candidate.label} of {search}"
     return [
         records.opening(run, name=name, kind="network", parent=trial, params=params, tags=tags),
         records.logging(run, network_metrics(candidate)),
@@ -67,20 +67,20 @@ def network_story(
     ]
 
 
-def repeat_opening(repeat: Repeat) -> Record:
+def repeat_opening(search: str, repeat: Repeat) -> Record:
     """A cascade is trained again."""
     run = records.repeat_key(repeat.trial, repeat.index)
     tags = {"cascade.trial": str(repeat.trial), "cascade.repeat": str(repeat.index)}
-    name = f"confirm {repeat.trial}, seed {repeat.index}"
+    name = f"confirm {repeat.trial} of {search}, seed {repeat.index}"
     return records.opening(run, name=name, kind="confirm", parent=SEARCH, params={"seed": repeat.seed}, tags=tags)
 
 
-def repeat_story(repeat: Repeat) -> list[Record]:
+def repeat_story(search: str, repeat: Repeat) -> list[Record]:
     """A cascade that was trained again; where its run is open already it keeps its beginning."""
     run = records.repeat_key(repeat.trial, repeat.index)
     levels = enumerate(repeat.val_accuracies, start=1)
     return [
-        repeat_opening(repeat),
+        repeat_opening(search, repeat),
         records.logging(run, [(f"level_{level}_val_accuracy", value, 0) for level, value in levels]),
         records.closing(run, "failed" if repeat.failure else "finished", reason=repeat.failure),
     ]

@@ -157,11 +157,11 @@ class Tracker:
 
     def start_repeat(self, repeat: Repeat) -> None:
         """Open the run of a cascade that is trained again, or the same one again after an interruption."""
-        self._outbox.put(repeat_opening(repeat))
+        self._outbox.put(repeat_opening(self._name, repeat))
 
     def log_repeats(self, repeats: Iterable[Repeat]) -> None:
         """Record cascades that were trained again, a child run each; doing so again changes nothing."""
-        self._put_once(repeat_story(repeat) for repeat in repeats)
+        self._put_once(repeat_story(self._name, repeat) for repeat in repeats)
 
     def log_runs(self, results: Iterable[RunResult]) -> None:
         """Record runs of a study that have ended, a child run each; doing so again changes nothing."""
@@ -201,7 +201,9 @@ class Tracker:
         tags = {"cascade.trial": str(trial), "sizes": sizes_text(parameters), "front": "false"}
         run = records.trial_key(trial)
         self._outbox.put(
-            records.opening(run, name=f"trial {trial}", kind="trial", parent=SEARCH, params=parameters, tags=tags)
+            records.opening(
+                run, name=f"trial {trial} of {self._name}", kind="trial", parent=SEARCH, params=parameters, tags=tags
+            )
         )
 
     def log_epoch(self, trial: int, progress: EpochProgress) -> None:
@@ -218,7 +220,7 @@ class Tracker:
         told = []
         if not self._outbox.ledger.is_open(stage):
             tags = {"cascade.trial": str(trial), "cascade.stage": progress.stage}
-            name = f"trial {trial}, {progress.stage}"
+            name = f"trial {trial} of {self._name}, {progress.stage}"
             told.append(records.opening(stage, name=name, kind="stage", parent=run, tags=tags))
         metrics = epoch_metrics(progress, step=progress.trial_epoch)
         told += [records.logging(run, metrics), records.logging(stage, metrics)]

@@ -82,13 +82,13 @@ def test_the_search_is_in_mlflow_with_true_statuses(tiny_search):
     by_kind = {}
     for run in runs:
         by_kind.setdefault(run.data.tags["cascade.kind"], []).append(run.info.run_name)
-    assert sorted(by_kind["trial"]) == ["trial 0", "trial 1"]
+    assert sorted(by_kind["trial"]) == ["trial 0 of tiny", "trial 1 of tiny"]
     assert by_kind["search"] == ["tiny"]
     assert by_kind["teacher"] == ["teacher"]
     candidates = Archive(tiny_search / "runs/tiny/archive.parquet").candidates()
     assert sorted(by_kind["network"]) == [f"network {candidate.label} of tiny" for candidate in candidates]
     assert {run.info.status for run in runs} == {"FINISHED"}
-    trial = next(run for run in runs if run.info.run_name == "trial 0")
+    trial = next(run for run in runs if run.info.run_name == "trial 0 of tiny")
     assert 0.2 * 0.98 <= trial.data.metrics["macs_kept"] <= 0.5 * 1.02
     assert len(client.get_metric_history(trial.info.run_id, "level_1_val_accuracy")) == 3
     search = next(run for run in runs if run.info.run_name == "tiny")
@@ -212,7 +212,7 @@ def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_pat
 
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("cascade").experiment_id])
-    stopped = next(run for run in runs if run.info.run_name == "trial 1")
+    stopped = next(run for run in runs if run.info.run_name == "trial 1 of tiny")
     assert (stopped.info.status, stopped.data.tags["cascade.status"]) == ("KILLED", "stopped")
     assert stopped.data.tags["cascade.reason"].startswith("early stopping after 67 %")
     assert "val_accuracy" not in stopped.data.metrics

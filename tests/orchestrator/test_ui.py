@@ -96,7 +96,7 @@ open_ui(Path({str(storage)!r}), port={port})
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             runs = {run["info"]["run_name"]: run["info"]["run_id"] for run in json.load(answer)["runs"]}
-        assert set(runs) == {"digits", "trial 0"}
+        assert set(runs) == {"digits", "trial 0 of digits"}
         assert f"/experiments/1/runs/{runs['digits']}/artifacts/overview.html" in overview
         assert "viewStateShareKey=cascade-front" in best
         artifact = f"http://127.0.0.1:{port}/get-artifact?path=config.yaml&run_uuid={runs['digits']}"

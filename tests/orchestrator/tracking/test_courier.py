@@ -68,12 +68,12 @@ def test_a_server_that_is_killed_twice_has_every_record_once(
     found = runs()
     assert {name: run.info.status for name, run in found.items()} == {
         "digits": "FINISHED",
-        "trial 0": "FINISHED",
-        "trial 0, cascade": "FINISHED",
+        "trial 0 of digits": "FINISHED",
+        "trial 0 of digits, cascade": "FINISHED",
         "network 0:1 of digits": "FINISHED",
-        "trial 1": "KILLED",
+        "trial 1 of digits": "KILLED",
     }
-    assert found["trial 0"].data.metrics["epoch"] == 3
+    assert found["trial 0 of digits"].data.metrics["epoch"] == 3
     assert artifact(found["digits"], "config.yaml") == "data: digits"
 
 
@@ -110,7 +110,7 @@ def test_a_killed_driver_leaves_no_run_running(database, runs, end):
         driver.stdout.close()
     wait_until_gone(courier)
     found = runs()
-    assert {name: run.info.status for name, run in found.items()} == {"digits": "KILLED", "trial 0": "KILLED"}
+    assert {name: run.info.status for name, run in found.items()} == {"digits": "KILLED", "trial 0 of digits": "KILLED"}
     assert found["digits"].data.tags["cascade.reason"] == "the driver ended"
 
 
@@ -135,7 +135,7 @@ def test_a_courier_that_dies_is_started_again_and_nothing_is_lost(start, runs, w
     tracker.start_trial(1, {})
     tracker.finish("finished")
     tracker.close()
-    assert set(runs()) == {"digits", "trial 0", "trial 1"}
+    assert set(runs()) == {"digits", "trial 0 of digits", "trial 1 of digits"}
     assert warnings == []
 
 
@@ -153,7 +153,7 @@ def test_who_does_not_wait_for_many_records_has_them_sent_all_the_same(start, ru
     courier._reader.join(60)
     courier._log.close()
     assert courier._process.returncode == 0
-    assert runs()["trial 0"].data.metrics["epoch"] == 3 * WINDOW - 1
+    assert runs()["trial 0 of digits"].data.metrics["epoch"] == 3 * WINDOW - 1
     left, waiting = sorted(warnings, key=lambda text: "on their way" in text)
     assert left.endswith("what is left is sent in the background")
     assert waiting.endswith("records are on their way; Ctrl-C ends the wait, and they are sent all the same")
@@ -210,7 +210,7 @@ def test_what_a_proxy_does_not_let_through_arrives_when_it_does(
     statuses = itertools.cycle((None, 503, None, 413, None))
 
     def fails(path, body):
-        if path.endswith("runs/create") and b'"trial 1"' in body:
+        if path.endswith("runs/create") and b'"trial 1 of digits"' in body:
             return 503
         return next(statuses) if path.endswith(("runs/create", "log-batch", "runs/update")) else None
 
@@ -222,7 +222,7 @@ def test_what_a_proxy_does_not_let_through_arrives_when_it_does(
         assert sender.send(most_failures=math.inf)
         assert not sender.send_aside()
         there = {name: run.info.status for name, run in runs().items()}
-        names = ("digits", "trial 0", "trial 0, cascade", "network 0:1 of digits")
+        names = ("digits", "trial 0 of digits", "trial 0 of digits, cascade", "network 0:1 of digits")
         assert there == dict.fromkeys(names, "FINISHED")
         assert sender.left().num_waiting > 5
         assert "503" in sender.left().cause
@@ -234,10 +234,10 @@ def test_what_a_proxy_does_not_let_through_arrives_when_it_does(
     found = runs()
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert len(found) == 7
-    assert [found[f"trial {trial}"].data.metrics["epoch"] for trial in range(2)] == [1, 1]
-    assert found["trial 1"].data.params == {"temperature": "4.0"}
+    assert [found[f"trial {trial} of digits"].data.metrics["epoch"] for trial in range(2)] == [1, 1]
+    assert found["trial 1 of digits"].data.params == {"temperature": "4.0"}
     nested = found["network 1:1 of digits"].data.tags["mlflow.parentRunId"]
-    assert nested == found["trial 1"].info.run_id
+    assert nested == found["trial 1 of digits"].info.run_id
     assert not [said for said in warnings if "left out" in said or "was refused" in said]
 
 

@@ -89,7 +89,7 @@ def test_each_network_is_a_version_once_and_aliases_move_with_the_front(registry
     said = store.client.get_registered_model("here-digits").description
     assert said.startswith("Networks that are or were on the front of search digits, each a version.")
     found = runs()
-    assert {v.tags["cascade.candidate"]: v.run_id for v in versions}["1:2"] == found["trial 1"].info.run_id
+    assert {v.tags["cascade.candidate"]: v.run_id for v in versions}["1:2"] == found["trial 1 of digits"].info.run_id
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
@@ -100,10 +100,10 @@ def test_a_network_of_a_trial_that_was_lost_gives_its_alias_to_the_one_that_has_
     tracker.finish_trial(2, (make_candidate(2, 1),), "finished")
     registry.sender.send()
     registry.take(front("2:1", "0:1", knee="2:1"))
-    store.open(opening("trial/2", name="trial 2", kind="trial", params={"temperature": 2.0}))
+    store.open(opening("trial/2", name="trial 2 of digits", kind="trial", params={"temperature": 2.0}))
     registry.take(front("0:1", knee="0:1"))
     if is_deleted:
-        store.client.delete_run(runs()["trial 2, lost"].info.run_id)
+        store.client.delete_run(runs()["trial 2 of digits, lost"].info.run_id)
         store.forget()
     registry.take(front("2:1", "0:1", knee="2:1"))
     registry.take(front("2:1", "0:1", knee="2:1"))
@@ -123,7 +123,9 @@ def test_a_network_that_cannot_be_a_model_is_said_and_holds_up_no_other(registry
     assert aliases(store) == {}
 
 
-@pytest.mark.parametrize("deleted", [["network 0:1 of digits"], ["trial 0"], ["network 0:1 of digits", "trial 0"]])
+@pytest.mark.parametrize(
+    "deleted", [["network 0:1 of digits"], ["trial 0 of digits"], ["network 0:1 of digits", "trial 0 of digits"]]
+)
 def test_a_network_whose_run_was_deleted_is_registered_without_it(registry, store, runs, deleted):
     found = runs()
     for name in deleted:

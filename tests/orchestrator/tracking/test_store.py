@@ -61,9 +61,9 @@ def test_a_search_is_recorded_once_however_often_it_is_sent(
             once[name].data.params,
             once[name].data.tags,
         )
-    search, trial, network = found["digits"], found["trial 0"], found["network 0:2 of digits"]
+    search, trial, network = found["digits"], found["trial 0 of digits"], found["network 0:2 of digits"]
     assert {name: run.info.status for name, run in found.items() if run.info.status != "FINISHED"} == {
-        "trial 1": "FAILED"
+        "trial 1 of digits": "FAILED"
     }
     assert history(store, trial, "epoch") == [(1, 1.0), (2, 2.0)]
     assert history(store, search, "hypervolume") == [(1, 0.7)]
@@ -87,20 +87,20 @@ def test_a_killed_driver_leaves_no_run_running_and_a_resume_goes_on_in_the_same_
     tracker.finish_trial(0, (make_candidate(0, 1),), "finished")
     sender = make_sender(store)
     assert sender.send()
-    assert runs()["trial 1"].info.status == "RUNNING"
+    assert runs()["trial 1 of digits"].info.status == "RUNNING"
     sender.interrupt()  # as the courier does when its driver is gone
     killed = runs()
     assert {name: run.info.status for name, run in killed.items() if run.info.status != "FINISHED"} == {
         "digits": "KILLED",
-        "trial 1": "KILLED",
-        "trial 1, cascade": "KILLED",
+        "trial 1 of digits": "KILLED",
+        "trial 1 of digits, cascade": "KILLED",
     }
-    assert killed["trial 1"].data.tags["cascade.status"] == "interrupted"
+    assert killed["trial 1 of digits"].data.tags["cascade.status"] == "interrupted"
     again = resumed(num_trials=5, new=1)
     again.start_trial(1, {"temperature": 4.0})
     sender = make_sender(store)
     assert sender.send()
-    assert runs()["trial 1"].info.status == "RUNNING"
+    assert runs()["trial 1 of digits"].info.status == "RUNNING"
     assert runs()["digits"].data.params == {"num_trials": "2", "new": "1"}
     again.finish_trial(1, (make_candidate(1, 1),), "finished")
     again.finish("finished")
@@ -120,7 +120,7 @@ def test_a_repeat_has_the_times_of_its_training(tracker, make_sender, store, run
     now_ms[0] = 20_000
     tracker.leave()
     make_sender(store).send()
-    stopped = runs()["confirm 3, seed 1"]
+    stopped = runs()["confirm 3 of digits, seed 1"]
     assert (stopped.info.status, stopped.data.tags["cascade.status"]) == ("KILLED", "interrupted")
     now_ms[0] = 30_000
     tracker.start_repeat(repeat)
@@ -128,7 +128,7 @@ def test_a_repeat_has_the_times_of_its_training(tracker, make_sender, store, run
     tracker.log_repeats([replace(repeat, val_accuracies=(0.9,))])
     tracker.leave()
     make_sender(store).send()
-    ended = runs()["confirm 3, seed 1"]
+    ended = runs()["confirm 3 of digits, seed 1"]
     assert (ended.info.start_time, ended.info.end_time, ended.info.status) == (10_000, 70_000, "FINISHED")
     assert ended.data.metrics == {"level_1_val_accuracy": 0.9}
 
@@ -156,18 +156,26 @@ def test_a_trial_that_the_search_has_lost_is_kept_apart_from_the_one_that_has_it
         sender.rewind()
         assert sender.send()
     found = runs()
-    assert found["trial 1"].data.params == {"temperature": "2.0", "num_assistants": "0"}
-    assert (found["trial 1"].data.tags["front"], found["trial 1"].data.metrics["val_accuracy"]) == ("false", 0.7)
+    assert found["trial 1 of digits"].data.params == {"temperature": "2.0", "num_assistants": "0"}
+    assert (found["trial 1 of digits"].data.tags["front"], found["trial 1 of digits"].data.metrics["val_accuracy"]) == (
+        "false",
+        0.7,
+    )
     assert found["network 1:1 of digits"].data.params["temperature"] == "2.0"
     assert "network 1:2 of digits" not in found
     lost = {name: run for name, run in found.items() if run.data.tags["cascade.kind"] == "lost"}
-    names = {"trial 1", "trial 1, cascade", "network 1:1 of digits", "network 1:2 of digits"}
+    names = {"trial 1 of digits", "trial 1 of digits, cascade", "network 1:1 of digits", "network 1:2 of digits"}
     assert {name: run.info.run_id for name, run in lost.items()} == {
         f"{name}, lost": before[name].info.run_id for name in names
     }
-    assert lost["trial 1, lost"].data.params == {"temperature": "4.0", "num_assistants": "1"}
+    assert lost["trial 1 of digits, lost"].data.params == {"temperature": "4.0", "num_assistants": "1"}
     assert {run.data.tags.get("front", "false") for run in lost.values()} == {"false"}
-    for name in ("digits", "trial 0", "network 0:1 of digits", "trial 2"):  # the same cascade, or none
+    for name in (
+        "digits",
+        "trial 0 of digits",
+        "network 0:1 of digits",
+        "trial 2 of digits",
+    ):  # the same cascade, or none
         assert found[name].info.run_id == before[name].info.run_id
 
 
@@ -194,11 +202,11 @@ def test_a_running_trial_that_was_lost_ends_and_is_called_so_once_though_mlflow_
     found = runs()
     assert {name: run.info.status for name, run in found.items()} == {
         "digits": "RUNNING",
-        "trial 0": "RUNNING",
-        "trial 0, lost": "KILLED",
+        "trial 0 of digits": "RUNNING",
+        "trial 0 of digits, lost": "KILLED",
     }
-    assert [found["trial 0, lost"].info.run_id] == failed
-    assert found["trial 0, lost"].info.end_time is not None
+    assert [found["trial 0 of digits, lost"].info.run_id] == failed
+    assert found["trial 0 of digits, lost"].info.end_time is not None
 
 
 @pytest.mark.parametrize("told_by", ["the courier", "the driver"])
@@ -221,14 +229,14 @@ def test_what_went_on_after_a_stop_no_longer_says_why_it_was_stopped(
     again.log_epoch(0, make_epoch(2))
     sender = make_sender(store)
     assert sender.send()
-    for name in ("digits", "trial 0"):
+    for name in ("digits", "trial 0 of digits"):
         assert "cascade.reason" in stopped[name].data.tags
         assert runs()[name].data.tags.keys().isdisjoint({"cascade.reason", "failure"})
     again.log_epoch(0, make_epoch(3))
     again.finish_trial(0, (make_candidate(0, 1),), "finished")
     again.finish("finished")
     assert sender.send()
-    for name in ("digits", "trial 0", "trial 0, cascade"):
+    for name in ("digits", "trial 0 of digits", "trial 0 of digits, cascade"):
         assert runs()[name].data.tags.keys().isdisjoint({"cascade.reason", "failure"})
         assert ("mlflow.note.content" in runs()[name].data.tags) == (name == "digits")  # whose note is its front
 
@@ -245,14 +253,14 @@ def test_a_description_that_people_wrote_is_left_when_a_run_goes_on(tracker, res
     tracker.start_trial(0, {"temperature": 4.0})
     tracker.finish_trial(0, (), "failed", "the disk was full")
     assert make_sender(store).send()
-    failed = runs()["trial 0"]
+    failed = runs()["trial 0 of digits"]
     assert failed.data.tags["mlflow.note.content"] == "the disk was full"
     store.client.set_tag(failed.info.run_id, "mlflow.note.content", "That was me.")
     again = resumed()
     again.start_trial(0, {"temperature": 4.0})
     again.finish_trial(0, (), "finished")
     assert make_sender(store).send()
-    tags = runs()["trial 0"].data.tags
+    tags = runs()["trial 0 of digits"].data.tags
     assert tags.keys().isdisjoint({"cascade.reason", "failure"})
     assert tags["mlflow.note.content"] == "That was me."
 
@@ -270,14 +278,14 @@ def test_a_run_that_was_made_though_the_answer_was_lost_is_found_again(tracker, 
     monkeypatch.setattr(store.client, "create_run", create_run)
     tracker.start_trial(0, {})
     assert make_sender(store).send()
-    assert set(runs()) == {"digits", "trial 0"}  # which checks that none is there twice
+    assert set(runs()) == {"digits", "trial 0 of digits"}  # which checks that none is there twice
 
 
 def test_a_deleted_run_and_a_deleted_experiment_are_said(tracker, make_sender, store, runs, warnings):
     tracker.start_trial(0, {})
     sender = make_sender(store)
     assert sender.send()
-    store.client.delete_run(runs()["trial 0"].info.run_id)
+    store.client.delete_run(runs()["trial 0 of digits"].info.run_id)
     tracker.finish_trial(0, (), "failed", "diverged")
     assert sender.send()
     assert ["trial/0 was deleted" in warning for warning in warnings] == [True]
@@ -297,14 +305,14 @@ def test_refused_records_hold_up_nothing(tracker, make_sender, store, runs, warn
     assert len(warnings) == 1
     assert "a record was refused" in warnings[0]
     assert "\n" not in warnings[0]
-    assert runs()["trial 1"].data.params == {"temperature": "4.0"}
+    assert runs()["trial 1 of digits"].data.params == {"temperature": "4.0"}
 
 
 def test_parameters_may_be_called_anything(tracker, make_sender, store, runs, warnings):
     tracker.start_trial(0, {"rate [log]": 0.1, "größe*": 3, "plain_name": 1})
     assert make_sender(store).send()
     assert warnings == []
-    assert runs()["trial 0"].data.params == {"rate -log-": "0.1", "größe-": "3", "plain_name": "1"}
+    assert runs()["trial 0 of digits"].data.params == {"rate -log-": "0.1", "größe-": "3", "plain_name": "1"}
 
 
 @pytest.mark.parametrize(
@@ -344,7 +352,7 @@ def test_more_than_a_batch_holds_arrives(tracker, make_sender, store, runs):
     metrics = [(f"m{index}", float(index), 0) for index in range(1950)]
     tracker._outbox.put(records.logging("trial/0", metrics, tags={f"t{index}": "x" for index in range(120)}))
     assert make_sender(store).send()
-    data = runs()["trial 0"].data
+    data = runs()["trial 0 of digits"].data
     assert (len(data.params), len(data.metrics)) == (250, 1950)
     assert len([name for name in data.tags if name.startswith("t")]) == 120
 
@@ -418,5 +426,5 @@ def test_what_a_full_disk_does_not_take_waits(tracker, make_sender, store, runs,
     assert sender.send()
     assert sender.left().num_waiting == 0
     assert {name: len(run.data.params) for name, run in runs().items() if name != "digits"} == {
-        f"trial {number}": 20 for number in range(30)
+        f"trial {number} of digits": 20 for number in range(30)
     }

@@ -66,9 +66,9 @@ def test_runs_of_a_search_that_is_driven_elsewhere_stay_open(s3, begin, database
         code, out, err = cascade("sync", "digits", "--storage", s3)
         assert (code, out) == (2, "")
         assert "cascade: the search is driven by a process on " in err
-        assert statuses(runs()) == {"digits": "RUNNING", "trial 0": "RUNNING"}
+        assert statuses(runs()) == {"digits": "RUNNING", "trial 0 of digits": "RUNNING"}
     assert cascade("sync", "digits", "--storage", s3)[0] == 0
-    assert statuses(runs()) == {"digits": "KILLED", "trial 0": "KILLED"}
+    assert statuses(runs()) == {"digits": "KILLED", "trial 0 of digits": "KILLED"}
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.export's and MLflow's own
@@ -159,7 +159,7 @@ def test_a_front_that_its_driver_did_not_tell_any_more_is_told(front_untold, dat
             assert sender.send()
     bring_up_to_date()
     found = runs()
-    on_front = ("trial 1", "network 1:1 of digits", "network 0:1 of digits")
+    on_front = ("trial 1 of digits", "network 1:1 of digits", "network 0:1 of digits")
     assert [found[name].data.tags["front"] for name in on_front] == ["true", "true", "true"]
     model = store.client.get_registered_model("here-digits")
     assert (int(model.aliases["smallest"]), int(model.aliases["most-accurate"])) == (2, 1)

@@ -31,8 +31,8 @@ def test_a_trial_has_a_run_one_for_each_stage_and_one_for_each_network(
     opened = {record["run"]: record for record in told("open")}
     assert {run: (record["name"], record["parent"]) for run, record in opened.items()} == {
         "search": ("digits", None),
-        "trial/0": ("trial 0", "search"),
-        "trial/0/stage/cascade": ("trial 0, cascade", "trial/0"),
+        "trial/0": ("trial 0 of digits", "search"),
+        "trial/0/stage/cascade": ("trial 0 of digits, cascade", "trial/0"),
         "trial/0/network/1": ("network 0:1 of digits", "trial/0"),
         "trial/0/network/2": ("network 0:2 of digits", "trial/0"),
     }
