@@ -14,6 +14,7 @@ from orchestrator.sampling.warm_start import find_sources
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.images import find_images_again, note_place
 from orchestrator.searches.mirror import Mirror
+from orchestrator.searches.same_search import require_fresh_or_same, require_same_data
 from orchestrator.tracking import Tracker
 from orchestrator.trials.parts import stage_bucket
 from orchestrator.trials.record import search_parameters
@@ -48,7 +49,7 @@ def check_search(experiment: Experiment, folder: SearchFolder, *, resume: bool, 
     Raises:
         InputError: if anything that was asked for cannot be.
     """
-    folder.require_fresh_or_same(experiment, resume=resume)
+    require_fresh_or_same(folder, experiment, resume=resume)
     folder.require_writable()
     for bucket in filter(None, (folder.bucket, stage_bucket(experiment, folder))):
         bucket.require_usable()
@@ -60,7 +61,7 @@ def check_search(experiment: Experiment, folder: SearchFolder, *, resume: bool, 
     require_drawn_test_images(images)
     data = load_splits(images, watcher.note)
     digest = data_digest(data)
-    folder.require_same_data(digest)
+    require_same_data(folder, digest)
     check_ranks(experiment, data)
     network = check_network(experiment, data)
     for note in network.notes:

@@ -17,6 +17,7 @@ from orchestrator.searches.folder import SearchFolder, require_name
 from orchestrator.searches.fronts import front_json_list, front_rich_table, read_front, save_front
 from orchestrator.searches.layout import FRONT_PAGE
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
+from orchestrator.searches.same_search import require_fresh_or_same
 from orchestrator.signals import INTERRUPTED, last_words
 from orchestrator.storage.staging import disk_full
 from orchestrator.tables import print_last, print_line, print_whole
@@ -41,7 +42,7 @@ def run_search_command(  # noqa: PLR0913
     experiment = load_experiment(source, overrides)
     require_name(name, mend="give another by --name")
     folder = open_search(storage, name)
-    folder.require_fresh_or_same(experiment, resume=resume)
+    require_fresh_or_same(folder, experiment, resume=resume)
     folder.require_free()
     fetch_sources(experiment.study.warm_start, storage)
     from orchestrator.search import run_search  # Ray and torch, once the cheap checks have passed

@@ -22,6 +22,7 @@ from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.images import find_images
 from orchestrator.searches.layout import CONFIRM, CONFIRM_NETWORKS, CONFIRM_TRIALS, PACKING, REPEATS
 from orchestrator.searches.mirror import driving
+from orchestrator.searches.same_search import require_same_data
 from orchestrator.searches.trial_bucket import TrialBucket
 from orchestrator.tracking import Tracker
 from orchestrator.trials.parts import make_teacher_task, trainable
@@ -69,7 +70,7 @@ def run_repeats(  # noqa: PLR0913
     experiment = experiment.model_copy(update={"data": where})
     data = load_splits(experiment.data, say)
     digest = data_digest(data)
-    folder.require_same_data(digest)
+    require_same_data(folder, digest)
     tracker.follow_move()
     with folder.locked(), driving(folder, say) as mirror:
         folder.sweep()

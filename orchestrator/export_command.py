@@ -21,6 +21,7 @@ from orchestrator.searches.fronts import read_front
 from orchestrator.searches.images import find_images
 from orchestrator.searches.layout import EXPORTS
 from orchestrator.searches.places import Storage, fetch_networks
+from orchestrator.searches.same_search import require_same_data
 from orchestrator.tables import print_line, print_whole
 from orchestrator.words import percent
 
@@ -80,7 +81,7 @@ def export_candidates(request: ExportRequest) -> int:
     say = partial(print_line, Console(stderr=True))
     data, as_read = find_images(folder, experiment.data)
     if not as_read or draws_its_test_images(data):
-        folder.require_same_data(data_digest(load_splits(data, say)))
+        require_same_data(folder, data_digest(load_splits(data, say)))
     fetch_networks(folder, [candidate.network for candidate in chosen.values()])
     jobs = [
         Job(candidate=candidate, destination=place, existing=request.existing) for place, candidate in chosen.items()

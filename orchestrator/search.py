@@ -28,6 +28,7 @@ from orchestrator.searches.folder import SearchFolder
 from orchestrator.searches.layout import CANDIDATES, PACKING, TRIALS
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import fetch_networks
+from orchestrator.searches.same_search import require_fresh_or_same, require_same_data
 from orchestrator.tracking import Tracker
 from orchestrator.trials.parts import make_teacher_task, scheduler, trainable, trial_store
 from orchestrator.trials.queue import TrialQueue
@@ -92,8 +93,8 @@ def run_search(
         tracker.check()
         with folder.locked(), driving(folder, watcher.note) as mirror:
             # Somebody may have begun it, since we looked.
-            folder.require_fresh_or_same(experiment, resume=resume)
-            folder.require_same_data(checks.digest)
+            require_fresh_or_same(folder, experiment, resume=resume)
+            require_same_data(folder, checks.digest)
             task = make_teacher_task(as_run, folder, checks.digest)
             table = None if checks.network.timed is None else _times(task, as_run, checks.data, watcher)
             sizes = (

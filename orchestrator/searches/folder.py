@@ -15,13 +15,11 @@ import yaml
 
 from orchestrator.addresses import DEFAULT_STORAGE
 from orchestrator.experiment.config import Experiment, parse_experiment
-from orchestrator.experiment.differences import differences, told
 from orchestrator.front.archive import Archive
 from orchestrator.searches.layout import (
     ARCHIVE,
     ARTIFACTS,
     DATA_DIGEST,
-    DATA_PLACE,
     EXPERIMENT,
     JOURNAL,
     RUNGS,
@@ -40,24 +38,8 @@ from trainables.results import TeacherResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_LETTERS = 200  # of a name, of the 255 bytes that a folder's may have
-# What may differ when a search goes on: how much is tried and where it runs, not what is tried.
-_MAY_DIFFER = (
-    "num_trials",
-    "stop",
-    "study.warm_start",
-    "resources",
-    "checkpoint_minutes",
-    "tracking",
-    "reuse",
-    "data.path",  # images are told apart by their digest
-    "data.workers",
-)
-_SHOWN = 12  # characters of a digest, which tell any two apart
-
 # What all searches of a storage folder share.
 _SHARED = (STAGES, ARTIFACTS, "mlflow.db")
-# What a search that was killed as it began may have left.
-_BEGUN = ("lock", SEARCH_ID, DATA_DIGEST, DATA_PLACE)
 
 
 def read_teacher_result(path: Path) -> TeacherResult:
@@ -212,46 +194,6 @@ class SearchFolder:
         if not path.exists():
             raise InputError(f"search {self.name!r} has no teacher yet; let it run, or go on with --resume")
         return read_teacher_result(path)
-
-    def require_fresh_or_same(self, experiment: Experiment, *, resume: bool) -> None:
-        """Refuse to mix searches.
-
-        Raises:
-            InputError: if a search is here and is not to be resumed, or is another one than this.
-        """
-        if not self.exists:
-            if self.path.is_dir() and any(file.name not in _BEGUN for file in self.path.iterdir()):
-                raise InputError(f"{self.path} holds other files; choose another --name or --storage")
-            return
-        if not resume:
-            raise InputError(
-                f"{self.place} holds a search already; go on with it by --resume, or give this one another --name"
-            )
-        here = experiment.without_secrets().to_dict()
-        found = list(differences(self.experiment().to_dict(), here, may_differ=_MAY_DIFFER))
-        if found:
-            raise InputError(
-                f"{self.place} holds another search: {told(found)}; give this one another --name, or leave "
-                f"{'the setting as it was' if len(found) == 1 else 'the settings as they were'}"
-            )
-
-    def require_same_data(self, digest: str) -> None:
-        """Refuse other images than those that the search began with, if it has begun.
-
-        Args:
-            digest: of training and validation images, as `identity.data_digest` gives it.
-
-        Raises:
-            InputError: if files were changed, added or removed since.
-        """
-        path = self.path / DATA_DIGEST
-        began = path.read_text(encoding="utf-8").strip() if path.exists() else digest
-        if began != digest:
-            raise InputError(
-                f"the images under data.path are no longer those that search {self.name!r} began with (their digest is "
-                f"{digest[:_SHOWN]}… and was {began[:_SHOWN]}…), so training, validation and test images would mix; "
-                "put them back, or search them under another --name"
-            )
 
     def require_writable(self) -> None:
         """Check that files can be made.

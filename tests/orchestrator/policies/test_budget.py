@@ -3,6 +3,7 @@ import pytest
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.policies.budget import Budget, Ended, Stop
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.same_search import require_fresh_or_same
 from trainables.errors import InputError
 
 
@@ -143,4 +144,4 @@ def test_limits_that_cannot_be_are_named(setting, message):
 def test_limits_may_differ_on_resume(tmp_path):
     folder = SearchFolder(storage=tmp_path, name="mine")
     folder.begin(Experiment())
-    folder.require_fresh_or_same(Experiment(stop=Stop(max_minutes=3)), resume=True)
+    require_fresh_or_same(folder, Experiment(stop=Stop(max_minutes=3)), resume=True)

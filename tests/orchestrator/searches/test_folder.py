@@ -15,6 +15,7 @@ from orchestrator.experiment.config import Experiment
 from orchestrator.searches.folder import SearchFolder, folders_with
 from orchestrator.searches.layout import CANDIDATES, CONFIRM_NETWORKS, STATES
 from orchestrator.searches.reuse import StageFolder
+from orchestrator.searches.same_search import require_fresh_or_same
 from trainables.errors import InputError
 from trainables.files import checkpoint, states
 from trainables.files.input_spec import InputSpec
@@ -129,14 +130,6 @@ def test_what_a_killed_process_was_about_to_write_goes_at_the_next_start(folder)
     assert not any(any(place.iterdir()) for place in places[:-1])
 
 
-def test_other_images_are_refused_once_a_search_has_begun(folder):
-    folder.require_same_data("a")
-    folder.begin(Experiment(), data="a")
-    folder.require_same_data("a")
-    with pytest.raises(InputError, match=r"images under data\.path are no longer those"):
-        folder.require_same_data("b")
-
-
 @pytest.mark.parametrize("name", ["stages", "Stages", "mlartifacts", "mlflow.db", "MLflow.db"])
 def test_names_of_what_searches_share_are_refused(tmp_path, name):
     with pytest.raises(InputError, match="which all searches share"):
@@ -176,26 +169,9 @@ def test_a_damaged_result_of_the_teacher_is_said(folder, content):
     assert "\n" not in str(error.value)
 
 
-def test_only_how_much_and_where_may_differ_on_resume(folder):
-    folder.begin(Experiment())
-    study = {"url": "sqlite://me:pw@/x.db"}
-    with pytest.raises(InputError, match=r"study.url is None there and 'sqlite:///x.db' here"):
-        folder.require_fresh_or_same(Experiment(study=study), resume=True)
-    folder.require_fresh_or_same(
-        Experiment(num_trials=99, study={"warm_start": ["other"]}, resources={"max_concurrent": 1}), resume=True
-    )
-    folder.require_fresh_or_same(Experiment(data={"path": "moved"}), resume=True)
-    with pytest.raises(InputError, match=r"teacher\.epochs is 20 there and 3 here"):
-        folder.require_fresh_or_same(Experiment(teacher={"epochs": 3}), resume=True)
-    with pytest.raises(InputError, match=r"sampler is 'tpe' there and 'random' here"):
-        folder.require_fresh_or_same(Experiment(sampler="random"), resume=True)
-    with pytest.raises(InputError, match="--resume"):
-        folder.require_fresh_or_same(Experiment(), resume=False)
-
-
 def test_a_new_folder_needs_nothing(folder):
-    folder.require_fresh_or_same(Experiment(), resume=False)
-    folder.require_fresh_or_same(Experiment(), resume=True)
+    require_fresh_or_same(folder, Experiment(), resume=False)
+    require_fresh_or_same(folder, Experiment(), resume=True)
     folder.require_writable()
     assert not folder.path.exists()
 

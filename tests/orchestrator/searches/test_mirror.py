@@ -11,6 +11,7 @@ from orchestrator.searches.layout import STATE
 from orchestrator.searches.lease import LEASE, Lease, LeaseLostError
 from orchestrator.searches.mirror import Mirror, driving
 from orchestrator.searches.places import open_search
+from orchestrator.searches.same_search import require_fresh_or_same
 from orchestrator.searches.snapshot import Snapshots, fetch
 from orchestrator.storage.bucket import Bucket
 from tests.orchestrator.searches.test_snapshot import content
@@ -132,7 +133,7 @@ def test_a_search_that_was_begun_while_this_one_started_is_brought_here_before_a
     mirror.carry()
     mirror._lease.release()
     with driving(late, print), pytest.raises(InputError, match="holds a search already; go on with it by --resume"):
-        late.require_fresh_or_same(Experiment(), resume=False)
+        require_fresh_or_same(late, Experiment(), resume=False)
 
 
 def test_an_error_of_any_kind_is_no_end_of_carrying(search, monkeypatch):
