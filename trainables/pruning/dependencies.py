@@ -1,6 +1,6 @@
 """Find the channel groups of a network: what was followed through its graph, turned into a `ChannelMap`."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
@@ -17,25 +17,12 @@ from trainables.pruning.channels import (
     layer_widths,
     skeleton,
 )
+from trainables.pruning.following import follow, has_channels, has_one_channel, widest
 from trainables.pruning.gates import find_gates
-from trainables.pruning.held import (
-    CLASS_SCORES,
-    first_reasons,
-    layers_left_alone,
-    require_narrowable,
-)
-from trainables.pruning.tracing import (
-    HeldError,
-    Node,
-    Places,
-    classifier,
-    dependency_graph,
-    execution_order,
-    follow,
-    has_channels,
-    has_one_channel,
-    widest,
-)
+from trainables.pruning.graph import Node, Places, dependency_graph
+from trainables.pruning.held import CLASS_SCORES, HeldError, first_reasons, layers_left_alone, require_narrowable
+from trainables.pruning.moves import parts_read
+from trainables.pruning.tracing import classifier, execution_order
 
 
 def find_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep: Iterable[str] = ()) -> ChannelMap:
@@ -70,9 +57,9 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     # Two images: some networks squeeze a batch of one away.
     example = torch.zeros(2, *input_shape, device="meta")
     order, num_scores = execution_order(network, example)
+    scores = classifier(order)
     left_alone = layers_left_alone(network, keep)
     graph = dependency_graph(network, example)
-    scores = classifier(order)
     gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
     width_of_widest = widest(network)
     groups: list[ChannelGroup] = []
@@ -142,6 +129,7 @@ def _groups(
     gates = _gates(reached, names)
     num_channels = layer_widths(root.module)[0]
     channel_of = _tied(layers.values(), num_channels)
+    _require_even_parts(reached, channel_of)
     if len(set(channel_of.values())) == 1 < num_channels:
         raise HeldError(
             f"its {num_channels} channels could only go together, as what stands between layers puts each in the "
@@ -157,6 +145,23 @@ def _groups(
         _group(name if len(alike) == 1 else f"{name}[{number}]", channels, stands, gates)
         for number, channels in enumerate(alike)
     ]
+
+
+def _require_even_parts(reached: Mapping[tuple[Node, Axis], Places], channel_of: Mapping[int, int]) -> None:
+    """Hold channels that a split or a slice parts, unless each stands in every part: the parts would not fit any more.
+
+    Raises:
+        HeldError: if one does not.
+    """
+    for (node, axis), places in reached.items():
+        for part, width in parts_read(node) if axis == "out" else []:
+            stands = {(position, channel_of[channel]) for position, channel in places}
+            in_all = Counter(channel for _, channel in stands)
+            in_part = Counter(channel for position, channel in stands if position in part)
+            if any(in_part[channel] * width != number * len(part) for channel, number in in_all.items()):
+                raise HeldError(
+                    "torch.split, chunk or a slice parts them at fixed places, which are others once channels have gone"
+                )
 
 
 def _alike(stands: Iterable[Mapping[int, int]], num_channels: int) -> list[list[int]]:

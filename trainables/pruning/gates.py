@@ -14,7 +14,7 @@ from torch import nn
 from torch_pruning import ops
 
 from trainables.pruning.channels import LAYERS
-from trainables.pruning.tracing import Node
+from trainables.pruning.graph import Node
 
 _PRODUCT = re.compile(r"\(MulBackward\d")
 _SUM = re.compile(r"\((Add|Sub|Rsub)Backward\d")

@@ -9,13 +9,26 @@ from torch_pruning import ops
 from trainables.errors import InputError
 from trainables.networks.models import shared_parameters
 from trainables.pruning.channels import BATCH_NORMS, LAYERS, is_grouped, matches
-from trainables.pruning.tracing import HeldError, Node
+from trainables.pruning.graph import Node
 
 CLASS_SCORES = "its outputs are the class scores"
 """Why the channels of the last layer are held."""
 _AS_ASKED = "is kept as asked"
 _MOST_REASONS = 3
 _TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+class HeldError(Exception):
+    """These channels stay whole; the message says why.
+
+    Attributes:
+        among: nodes that give such channels, as far as they were followed.
+    """
+
+    def __init__(self, reason: str, among: Iterable[Node] = ()) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.among = frozenset(among)
 
 
 def layers_left_alone(network: nn.Module, keep: Iterable[str]) -> dict[str, str]:

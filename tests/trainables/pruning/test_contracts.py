@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from trainables.errors import InputError
 from trainables.pruning.contracts import check_contracts
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.held import CLASS_SCORES
 from trainables.pruning.probe import _unlike, draw_weights
 from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import Pruning
@@ -53,18 +54,6 @@ class Weighed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.weights
-
-
-class Halves(nn.Module):
-    """Cuts its channels in two, each half for a layer of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        half = x.shape[1] // 2
-        return torch.cat([self.left(x[:, :half]), self.right(x[:, half:])], 1)
 
 
 class Noise(nn.Module):
@@ -120,7 +109,6 @@ def test_networks_keep_the_contracts(architecture, networks) -> None:
         (Reversed(), r"group second\.1: the network without some of its channels gives other scores"),
         (nn.Hardtanh(0.5, 1.0), r"group second\.1: the network without some of its channels gives other scores"),
         (Weighed(), r"group second\.1: without some of its channels, the network fails \("),
-        (Halves(), r"group second\.1\[0\]: without some of its channels, the network fails \("),
         (Noise(), r"group second\.1: without some of its channels, the network fails in training \("),
         (Squeezed(), r"group second\.1: with as few channels as it may be left with, the network fails \("),
     ],
@@ -532,10 +520,27 @@ def test_groups_behind_a_zero_initialised_layer_are_silent() -> None:
     assert check_contracts(network, SHAPE, pruning=Pruning()).silent == ("first", "second.1", "third")
 
 
+class WithoutGradients(nn.Module):
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 1
+
+
 def test_a_network_that_cannot_be_traced_is_refused() -> None:
+    network = nn.Sequential(Between(nn.Identity()), WithoutGradients())
+    with pytest.raises(InputError, match="Sequential cannot be traced: no gradient comes from the scores to a layer"):
+        check_contracts(network, SHAPE, pruning=Pruning())
+
+
+def test_a_shuffle_of_channels_is_left_whole_and_what_stands_between_is_narrowed() -> None:
     network = torchvision.models.shufflenet_v2_x0_5(num_classes=4)
-    with pytest.raises(InputError, match="cannot be traced"):
-        check_contracts(network, (3, 32, 32), pruning=Pruning())
+    findings = check_contracts(network, (3, 32, 32), pruning=Pruning())
+    names = {group.name for group in findings.channel_map.groups}
+    inner = {f"stage{stage}.{block}.branch2.3" for stage, blocks in ((2, 4), (3, 8), (4, 4)) for block in range(blocks)}
+    assert names == {"conv1.0", "conv5.0"} | inner
+    assert findings.smallest < 0.1
+    reason = "a reshape deals them into rows, as for a shuffle or attention, which is not followed"
+    assert all(held in (CLASS_SCORES, reason) for held in findings.channel_map.held.values())
 
 
 def test_a_network_is_narrowed_around_what_cannot_be_followed() -> None:
@@ -544,9 +549,8 @@ def test_a_network_is_narrowed_around_what_cannot_be_followed() -> None:
     groups, held = findings.channel_map.groups, findings.channel_map.held
     assert {group.name.rpartition(".")[0].rpartition(".")[2] for group in groups} == {"mlp"}
     assert len(groups) == 12
-    assert any(
-        reason.startswith("its channels cannot be followed: they stand at ever more") for reason in held.values()
-    )
+    dealt = "a reshape deals them into rows, as for a shuffle or attention, which is not followed"
+    assert set(held.values()) == {CLASS_SCORES, dealt}
 
 
 class Blurred(nn.Module):

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -144,6 +144,85 @@ def test_a_concatenation_of_a_layer_with_itself_keeps_both_places() -> None:
     }
 
 
+class Parted(nn.Module):
+    """Reads parts of a layer's channels, in another order than they stand there, and some twice."""
+
+    def __init__(self, part: Callable[[torch.Tensor], Sequence[torch.Tensor]]) -> None:
+        super().__init__()
+        self.part = part
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.scores = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = self.part(self.first(x).relu())
+        scores: torch.Tensor = self.scores(self.last(other * one.sigmoid() + other).relu().mean((2, 3)))
+        return scores
+
+
+PARTS = {
+    "split": lambda x: x.split(x.shape[1] // 2, 1),
+    "other halves": lambda x: x.split(x.shape[1] // 2, -3)[::-1],
+    "slices": lambda x: (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]),
+    "slices from the end": lambda x: (x[:, -(x.shape[1] // 2) :], x[:, : -(x.shape[1] // 2)]),
+    "every other": lambda x: (x[:, ::2], x[:, 1::2]),
+    "joined again": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1).chunk(2, 1),
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_parts_that_lose_the_same_channels_are_followed(
+    part: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+) -> None:
+    channel_map = check_contracts(Parted(part), (3, 8, 8), pruning=Pruning()).channel_map
+    assert [(group.name, group.num_channels) for group in channel_map.groups] == [("first", 4), ("last", 6)]
+    assert channel_map.held == {"scores": CLASS_SCORES}
+
+
+def test_a_split_gives_its_parts_to_those_who_read_them() -> None:
+    class Crossed(Parted):
+        def __init__(self) -> None:
+            super().__init__(lambda x: x.chunk(2, 1))
+            self.one, self.other = nn.Conv2d(4, 5, 1), nn.Conv2d(4, 5, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one, other = self.part(self.first(x).relu())
+            scores: torch.Tensor = self.scores(self.last(self.other(other) + self.one(one)).relu().mean((2, 3)))
+            return scores
+
+    network = Crossed()
+    network.last = nn.Conv2d(5, 6, 1)
+    channel_map = check_contracts(network, (3, 8, 8), pruning=Pruning()).channel_map
+    assert {group.name for group in channel_map.groups} == {"other", "last"}
+    assert channel_map.held["first"].startswith("torch.split, chunk or a slice parts them at fixed places")
+
+
+class Flattened(nn.Module):
+    """Two branches that are flattened, and joined then; a linear layer on tokens may run before."""
+
+    def __init__(self, pixels: int, *, tokens: bool) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1)
+        self.pool, self.tokens = nn.AdaptiveAvgPool2d(pixels), nn.Linear(3, 3) if tokens else None
+        self.hidden = nn.Linear(8 * pixels**2 + 16, 6)
+        self.scores = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.tokens is not None:
+            x = self.tokens(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        one = torch.flatten(self.pool(self.one(x).relu()), 1)
+        other = self.other(x).relu().amax((2, 3), keepdim=True).view(len(x), -1)
+        scores: torch.Tensor = self.scores(self.hidden(torch.cat([one, other], 1)).relu())
+        return scores
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_branches_that_are_flattened_before_they_are_joined_are_followed(pixels: int, *, tokens: bool) -> None:
+    channel_map = check_contracts(Flattened(pixels, tokens=tokens), (3, 8, 8), pruning=Pruning()).channel_map
+    widths = {group.name: group.num_channels for group in channel_map.groups}
+    assert {name: widths[name] for name in ("one", "other", "hidden")} == {"one": 8, "other": 16, "hidden": 6}
+
+
 class BesideTheImage(nn.Module):
     """Channels of one layer, or of two, that are joined with the image, which no layer gives."""
 
@@ -165,19 +244,20 @@ class BesideTheImage(nn.Module):
     ("order", "held"),
     [
         (("one", "image"), set()),
-        (("image", "one"), {"one"}),
-        (("one", "image", "other"), {"one", "other"}),
-        (("one", "other", "image"), {"one", "other"}),
-        (("one", "other"), set()),
+        (("image", "one"), set()),
+        (("image", "one", "other"), set()),
+        (("one", "image", "other"), set()),
+        (("image", "one", "image"), {"one"}),
+        (("one", "image", "one", "image"), {"one"}),
     ],
 )
-def test_channels_that_are_joined_with_the_image_go_or_are_held_with_the_reason(
+def test_channels_that_are_joined_with_the_image_go_unless_it_stands_on_both_sides(
     order: tuple[str, ...], held: set[str]
 ) -> None:
     channel_map = check_contracts(BesideTheImage(order), (3, 8, 8), pruning=Pruning()).channel_map
     reasons = {layer: reason for layer, reason in channel_map.held.items() if reason != CLASS_SCORES}
     assert reasons.keys() == held
-    assert all(reason.startswith("torch.cat joins them with what no layer gives") for reason in reasons.values())
+    assert all(reason.startswith("torch.cat puts them between what no layer gives") for reason in reasons.values())
 
 
 class SideBySide(nn.Module):
@@ -320,11 +400,6 @@ class ReadByRows(nn.Module):
         return x[:, :, None, None]
 
 
-class Halves(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.glu(x, 1)
-
-
 class Maxout(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         images, channels, height, width = x.shape
@@ -334,8 +409,9 @@ class Maxout(nn.Module):
 @pytest.mark.parametrize(
     ("asked", "channels", "reason"),
     [
-        (ReadByRows(), 10, "its channels cannot be followed to what reads them, as where a recurrent layer does"),
-        (Halves(), 4, "layer scores has 4 inputs, but as traced 8 channels come to it; something before it joins"),
+        (ReadByRows(), 10, "layer asked.0 has 8 outputs, but as traced 28 channels come to it"),
+        (nn.GLU(1), 4, "layer scores has 4 inputs, but as traced 8 channels come to it; something before it joins"),
+        (Maxout(), 4, "a reshape deals them into rows, as for a shuffle"),
         (nn.PixelShuffle(2), 2, "layer scores has 2 inputs, but as traced 8 channels"),
         (
             parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
@@ -366,11 +442,11 @@ def test_layers_that_share_their_weights_stay_whole_and_go_on_sharing_them() -> 
     assert level.network[2].weight is level.network[4].weight
 
 
-def test_channels_that_maxout_joins_before_a_flatten_stay_whole() -> None:
-    layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), Maxout(), nn.Flatten(), nn.Linear(4 * 64, 2)]
+def test_channels_that_glu_joins_before_a_flatten_stay_whole() -> None:
+    layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.GLU(1), nn.Flatten(), nn.Linear(4 * 64, 2)]
     channel_map = find_groups(nn.Sequential(*layers), (3, 8, 8))
     assert [group.name for group in channel_map.groups] == ["0"]
-    assert channel_map.held["1"].startswith("layer 4 has 256 inputs, but as traced")
+    assert channel_map.held["1"].startswith("layer 4 has 256 inputs, but as traced 512 channels come to it")
 
 
 class Branches(nn.Module):
