@@ -144,8 +144,11 @@ def test_each_level_is_recovered_before_the_next_one_learns_from_it(schedule: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trial_gives_a_network_and_a_result_for_each_level(make_trial, data: DataSplits, kind: str) -> None:
-    trial = make_trial(KINDS[kind])
+def test_a_trial_gives_a_network_and_a_result_for_each_level_and_an_equal_one_takes_them_over(
+    make_trial, data: DataSplits, kind: str
+) -> None:
+    stages = InMemory()
+    trial, equal = make_trial(KINDS[kind], stages), make_trial(KINDS[kind], stages)
     told = list(trial.run())
     assert trial.finished
     assert [progress.trial_epoch for progress in told] == list(range(1, KINDS[kind].num_epochs + 1))
@@ -160,6 +163,14 @@ def test_a_trial_gives_a_network_and_a_result_for_each_level(make_trial, data: D
     assert [progress.stage for progress in told] == [
         plan.name for plan in stage_plans(KINDS[kind]) for _ in range(plan.epochs)
     ]
+    assert list(equal.run()) == told  # to the second, as they are the same epochs
+    assert_equal(trial, equal)
+    assert trial.reused == Reused()
+    assert equal.reused.stages == tuple(plan.name for plan in stage_plans(KINDS[kind]))
+    assert equal.reused.epochs == KINDS[kind].num_epochs
+    assert equal.reused.seconds == pytest.approx(sum(progress.seconds for progress in told))
+    assert equal.finished
+    assert equal.take_over() == ()
 
 
 def test_a_sequential_level_starts_from_the_one_before(make_trial) -> None:
@@ -236,16 +247,31 @@ def test_the_seed_alone_decides(make_trial, kind: str) -> None:
     assert told[0] != told[2]
 
 
-CHANNELS_LAST = {f"{kind}, channels last": KINDS[kind] for kind in ("sequential, recovery", "adamw", "regrown")}
+def saved_and_read(trial: CascadeTrial, fresh: CascadeTrial, path: Path) -> CascadeTrial:
+    """Another trial in the state of this one, which is as it was."""
+    tensors, values = trial.state()
+    save_state(path, tensors, values)
+    fresh.load_state(*load_state(path))
+    found, plain = fresh.state()
+    assert values == plain
+    assert tensors.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in tensors.items())
+    return fresh
+
+
+FROM_EVERY_BATCH = {kind: KINDS[kind] for kind in ("sequential, recovery", "averaged", "remembered", "regrown")}
+WITHOUT_MORE = ("joint", "sequential")  # which others are too, and something else beside
+FROM_EVERY_EPOCH = {kind: KINDS[kind] for kind in KINDS if kind not in (*FROM_EVERY_BATCH, *WITHOUT_MORE)}
+CHANNELS_LAST = {"adamw": KINDS["adamw"], "regrown": KINDS["regrown"], "sequential, recovery, in latency": IN_LATENCY}
 
 
 @pytest.mark.parametrize(
     ("config", "layout"),
     [
-        *((config, torch.contiguous_format) for config in (*KINDS.values(), IN_LATENCY)),
+        *((config, torch.contiguous_format) for config in FROM_EVERY_EPOCH.values()),
         *((config, torch.channels_last) for config in CHANNELS_LAST.values()),
     ],
-    ids=[*KINDS, "in latency", *CHANNELS_LAST],
+    ids=[*FROM_EVERY_EPOCH, *(f"{kind}, channels last" for kind in CHANNELS_LAST)],
 )
 def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
     make_trial, tmp_path: Path, config: CascadeConfig, layout: torch.memory_format
@@ -253,34 +279,20 @@ def test_a_trial_goes_on_from_every_epoch_as_if_it_had_not_stopped(
     # Channels go between the ends of epochs, so that saliency is half gathered where the trial stops.
     pruning = replace(config.pruning, num_prunings=3, ramp_fraction=0.8)
     config = replace(config, recipe=replace(config.recipe, epochs=3), pruning=pruning)
-    whole = make_trial(config, layout=layout)
+    whole, later = (make_trial(config, layout=layout) for _ in range(2))
     wanted = [without_times(progress) for progress in whole.run()]
-    stopped = make_trial(config, layout=layout)
     for epoch in range(config.num_epochs + 1):
-        save_state(tmp_path / "state", *stopped.state())
-        later = make_trial(config, layout=layout)
-        later.load_state(*load_state(tmp_path / "state"))
-        (tensors, values), (found, plain) = stopped.state(), later.state()
-        assert values == plain
-        assert tensors.keys() == found.keys()
-        assert all(torch.equal(tensor, found[name]) for name, tensor in tensors.items())
+        later = saved_and_read(later, make_trial(config, layout=layout), tmp_path / "state")
         assert later.finished == (epoch == config.num_epochs)
-        assert [without_times(progress) for progress in later.run()] == wanted[epoch:]
-        assert_equal(whole, later)
-        if not stopped.finished:
-            stopped.train_epoch()
+        if not later.finished:
+            assert without_times(later.train_epoch()) == wanted[epoch]
+    assert_equal(whole, later)
 
 
 @pytest.mark.parametrize(
     "config",
-    [
-        KINDS["sequential, recovery"],
-        KINDS["averaged"],
-        KINDS["remembered"],
-        KINDS["regrown"],
-        replace(CONFIG, macs_kept=(0.8, 0.7, 0.6, 0.5), levels_a_step=3),
-    ],
-    ids=["sequential, recovery", "averaged", "remembered", "regrown", "some levels a step"],
+    [*FROM_EVERY_BATCH.values(), replace(CONFIG, macs_kept=(0.8, 0.7, 0.6, 0.5), levels_a_step=3)],
+    ids=[*FROM_EVERY_BATCH, "some levels a step"],
 )
 def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
     make_trial, tmp_path: Path, monkeypatch, config: CascadeConfig
@@ -295,9 +307,7 @@ def test_a_trial_goes_on_from_every_batch_as_if_it_had_not_stopped(
         found = later.train_for(0.0)
         told += [] if found is None else [without_times(found)]
         places.append(how_far(later.state()[1]))
-        save_state(tmp_path / "state", *later.state())
-        later = make_trial(config)
-        later.load_state(*load_state(tmp_path / "state"))
+        later = saved_and_read(later, make_trial(config), tmp_path / "state")
     assert told == wanted
     assert_equal(whole, later)
     assert places == sorted(set(places))
@@ -445,21 +455,6 @@ class InMemory:
 
     def release(self):
         self.claimed.clear()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_equal_trial_takes_over_every_stage(make_trial, kind: str) -> None:
-    stages = InMemory()
-    first, second = make_trial(KINDS[kind], stages), make_trial(KINDS[kind], stages)
-    wanted = list(first.run())
-    assert list(second.run()) == wanted  # to the second, as they are the same epochs
-    assert_equal(first, second)
-    assert first.reused == Reused()
-    assert second.reused.stages == tuple(dict.fromkeys(progress.stage for progress in wanted))
-    assert second.reused.epochs == KINDS[kind].num_epochs
-    assert second.reused.seconds == pytest.approx(sum(p.seconds for p in wanted))
-    assert second.finished
-    assert second.take_over() == ()
 
 
 def test_a_common_prefix_is_computed_once_and_the_rest_is_as_if_it_had_not_been(make_trial) -> None:
@@ -669,7 +664,7 @@ def filters(network: nn.Module) -> list[tuple[float, ...]]:
 )
 def test_what_the_user_froze_stays_in_every_level_and_may_be_cut(make_trial, networks, tmp_path: Path, kind) -> None:
     teacher, _ = networks("own")
-    recipe = replace(KINDS[kind].recipe, weight_decay=0.1)
+    recipe = replace(KINDS[kind].recipe, weight_decay=0.1, epochs=2)
     config = replace(KINDS[kind], recipe=recipe)
     trial, whole = make_trial(config, frozen=FROZEN), make_trial(config, frozen=FROZEN)
     while not trial.finished:
