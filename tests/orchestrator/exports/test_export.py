@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -180,9 +182,9 @@ def make_search(folder: Path, model: ModelConfig, network: nn.Module) -> Search:
     return Search(folder=folder, model=model, candidates=tuple(candidates))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """Shared by this module's tests, and never changed."""
+    """Shared by this module's tests, and never changed; the same in each process that shares the tests."""
     network = build(MODEL, num_classes=10, in_channels=1, seed=0)
     return make_search(tmp_path_factory.mktemp("search"), MODEL, network)
 
@@ -194,12 +196,18 @@ def search(pristine: Search, tmp_path: Path) -> Search:
     return dataclasses.replace(pristine, folder=tmp_path / "search")
 
 
-@pytest.fixture(scope="module")
-def exported(pristine: Search, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """All formats of the student, read back by another process and measured; never changed."""
-    return pristine.export(
-        tmp_path_factory.mktemp("exports") / "student", formats=FORMATS, runtimes=("eager", "onnxruntime")
-    )
+@pytest.fixture(scope="session")
+def exported(pristine: Search, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Exported:
+    """All formats of the student, read back by another process and measured; once for all tests, and never changed."""
+    base = tmp_path_factory.getbasetemp()
+    parent = base if worker_id == "master" else base.parent  # which processes that share the tests share
+    found = parent / "exported.pickle"
+    with FileLock(parent / "exported.lock"):
+        if not found.exists():
+            options = {"formats": FORMATS, "runtimes": ("eager", "onnxruntime")}
+            found.write_bytes(pickle.dumps(pristine.export(parent / "exported" / "student", **options)))
+    made: Exported = pickle.loads(found.read_bytes())
+    return made
 
 
 def snippet(folder: Path, word: str) -> str:
