@@ -7,23 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.table import read_rows
+from trainables.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
 TINY = ["--batch=16", "--width=0.1", "--epochs=1", "--steps=2", "--packed=2"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        ["sh", SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-
-
 @pytest.mark.integration
 def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
-    done = run("--device=cpu", "--noise=64", f"--rows={rows}", *TINY)
+    done = subprocess.run(
+        ["sh", SCRIPT, "--device=cpu", "--noise=64", f"--rows={rows}", *TINY],
+        env=os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     names = [row.name for row in read_rows(rows)]
     assert names == [
@@ -50,9 +52,11 @@ def test_all_that_is_measured_on_a_card_runs_without_one(tmp_path: Path) -> None
     assert all(name in done.stdout for name in names)
 
 
-@pytest.mark.integration
-def test_data_is_asked_for_and_nothing_is_downloaded_unasked(tmp_path: Path) -> None:
-    assert "one of the arguments --data --noise is required" in run("--device=cpu").stderr
-    done = run("--device=cpu", f"--data={tmp_path}", *TINY)
-    assert done.returncode != 0
-    assert "download" in done.stderr
+def test_data_is_asked_for_and_nothing_is_downloaded_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--device=cpu"])
+    assert "one of the arguments --data --noise is required" in capsys.readouterr().err
+    with pytest.raises(InputError, match="download"):
+        gpu.main(["--device=cpu", f"--data={tmp_path}", *TINY])
