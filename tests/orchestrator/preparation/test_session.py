@@ -1,22 +1,19 @@
 """What a search's own Ray is to others."""
 
-import subprocess
+import os
 import sys
 
 import pytest
 
-_ANOTHER = """
 from orchestrator.experiment.resources import Resources
 from orchestrator.machines.joining import require_shared
 from orchestrator.preparation.session import ray_session
-
-with ray_session(Resources()):
-    require_shared()
-"""
+from trainables.errors import InputError
 
 
 @pytest.mark.integration
-def test_the_ray_of_another_search_is_no_cluster():
-    done = subprocess.run([sys.executable, "-c", _ANOTHER], capture_output=True, text=True, check=False, timeout=240)
-    last = done.stderr.strip().splitlines()[-1]
-    assert "InputError: resources.address is 'auto', but the Ray that runs here belongs to another search" in last
+def test_the_ray_of_another_search_is_no_cluster(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    message = r"^resources\.address is 'auto', but the Ray that runs here belongs to another search"
+    with ray_session(Resources()), pytest.raises(InputError, match=message):
+        require_shared()
