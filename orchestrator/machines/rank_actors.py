@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
-from ray import tune
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.experiment.resources import Resources
 from orchestrator.machines.cluster import GPU_KIND
 from orchestrator.machines.rank_crew import ActorCrew, Follower
-from trainables.followers import TrialFollower
 from trainables.hardware.ranks import Backend, Crew, Solo
-from trainables.tune_adapter import TrialSettings
+
+if TYPE_CHECKING:
+    from trainables.tune_adapter import TrialSettings
 
 # Of the resource that Ray gives a machine for its cards' kind; whoever asks for any of it runs there.
 _A_LITTLE = 0.001
@@ -90,6 +90,8 @@ class RankActors:
         Args:
             nodes: Ray's label selector of the machines that take trials; all where it is `None`.
         """
+        from ray import tune  # slow to import, and not needed where a teacher is trained
+
         if nodes is not None:
             selectors = [dict(nodes)] * self.size
             return tune.PlacementGroupFactory(self.bundles, strategy="STRICT_PACK", bundle_label_selector=selectors)
@@ -149,6 +151,8 @@ class TrialRanks:
     teacher: ray.ObjectRef
     data: ray.ObjectRef
 
-    def __call__(self, settings: TrialSettings) -> Crew:
+    def __call__(self, settings: "TrialSettings") -> Crew:
         """Start them from within a trial's actor."""
+        from trainables.followers import TrialFollower  # which takes Tune as well
+
         return self.actors.start(TrialFollower, self.teacher, self.data, settings)
