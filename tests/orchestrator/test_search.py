@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,16 +24,39 @@ def front_of(cascade_commands, folder, name="tiny"):
 
 
 def start(folder, *words, stderr=subprocess.STDOUT):
-    """A search in the background, and its output line by line."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "search", "tiny.yaml", *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        process_group=0,
-    )
+    """A command in the background, and its output line by line."""
+    return in_background([sys.executable, "-m", "orchestrator", *words], cwd=folder, stderr=stderr)
+
+
+IN_TURN = """
+import sys
+
+from orchestrator.cli import main
+from tests.one_process import one_ray
+
+with one_ray():
+    for line in sys.stdin:
+        sys.argv = ["cascade", *line.split()]
+        try:
+            main()
+        except SystemExit as ended:
+            print("exit code", ended.code, flush=True)
+"""
+
+
+def start_in_turn(folder):
+    """A process in the background that runs the commands it is asked for over one Ray, and tells their exit codes."""
+    return in_background([sys.executable, "-c", IN_TURN], cwd=folder, stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def ask(process, *words):
+    """Have such a process run a command."""
+    print(*words, file=process.stdin, flush=True)
+
+
+def in_background(command, **options):
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, process_group=0, **options)
 
 
 def read_until(process, text):
@@ -43,6 +67,20 @@ def read_until(process, text):
         if text in line:
             return said
     raise AssertionError(f"{text!r} was never said:\n{said}")
+
+
+def assert_stopped(code, said, go_on):
+    """A search was stopped cleanly, and says how to go on."""
+    assert code == 130
+    assert "Traceback" not in said
+    assert "SIGTERM" not in said
+    assert go_on in said
+
+
+def runs_of(client, kind):
+    """Runs in MLflow of one kind."""
+    experiment = client.get_experiment_by_name("cascade")
+    return client.search_runs([experiment.experiment_id], f"tags.`cascade.kind` = '{kind}'")
 
 
 def test_a_search_gives_every_level_of_every_trial(tiny_search, cascade_commands):
@@ -109,234 +147,57 @@ def test_a_second_search_in_the_same_place_is_refused(tiny_search, cascade_comma
     assert sorted(tiny_search.rglob("*")) == before
 
 
-def test_a_finished_search_is_resumed_at_once_and_can_be_extended(tiny_search, cascade_commands, tmp_path):
-    import shutil
-
-    shutil.copytree(tiny_search, tmp_path / "copy")
-    stages = sorted((tmp_path / "copy/runs/stages").iterdir())
-    more = ["--set", "num_trials=3", "--set", "reuse=false"]
-    before, _, after = cascade_commands(
-        ["front", "tiny", "--format", "json"],
-        ["search", "tiny.yaml", "--resume", *more],
-        ["front", "tiny", "--format", "json"],
-        cwd=tmp_path / "copy",
-    )
-    before, after = before.json(), after.json()
-    assert sorted((tmp_path / "copy/runs/stages").iterdir()) == stages  # neither found there nor kept
-    kept = [row | {"on_front": None, "knee": None} for row in after if row["trial"] < 2]
-    assert kept == [row | {"on_front": None, "knee": None} for row in before]
-    assert {row["trial"] for row in after} == {0, 1, 2}
-
-
+# Three cascades, of which two have their first level in common.
 ON_A_GRID = """
 space: {num_assistants: [1, 1], student_macs_kept: [0.15, 0.4], temperature: [4, 4], distillation_weight: [0.7, 0.7],
-        schedule: [sequential], size_grid: 4}
-num_trials: 3
+        schedule: [sequential], size_grid: 3}
+num_trials: 9
 """
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_stages_are_shared_between_trials_and_searches(tmp_path, tiny_yaml, cascade_commands):
+def test_stages_are_shared_between_trials_and_searches_which_end_when_there_is_nothing_new_to_run(
+    tmp_path, tiny_yaml, cascade_commands
+):
     from mlflow import MlflowClient
 
     common = [line for line in tiny_yaml.splitlines() if not line.startswith(("space", "num_trials"))]
     (tmp_path / "grid.yaml").write_text("\n".join(common) + ON_A_GRID)
-    first, again, *fronts = cascade_commands(
+    first, resumed, again, *fronts = cascade_commands(
         ["search", "grid.yaml"],
+        ["search", "grid.yaml", "--resume"],
         ["search", "grid.yaml", "--name", "again"],
         ["front", "grid", "--format", "json"],
         ["front", "again", "--format", "json"],
         cwd=tmp_path,
     )
+    for done in (first, resumed, again):
+        assert "note: space: 500 draws gave nothing new to run; the last one: equal to trial" in done.out
+    assert "trial 0 runs" not in resumed.out
+    assert len({row["trial"] for row in fronts[0].json()}) == 3
     assert fronts[0].json() == fronts[1].json()
     assert "level-1 reused, which saved" in first.out
     assert "level-1, level-2 reused" in again.out
     assert "reused from another search" in again.out
     assert "6 stages reused" in again.out
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    (experiment,) = client.search_experiments(filter_string="name = 'cascade'")
-    runs = client.search_runs([experiment.experiment_id], "tags.`cascade.reused_stages` = 'level-1,level-2'")
+    runs = [run for run in runs_of(client, "trial") if run.data.tags.get("cascade.reused_stages") == "level-1,level-2"]
     assert [run.data.metrics["reused_epochs"] for run in runs] == [3.0] * 3
     histories = [len(client.get_metric_history(run.info.run_id, "level_2_val_accuracy")) for run in runs]
     assert histories == [2, 2, 2]  # curves are whole all the same
+    ends = [run.data.tags["cascade.reason"] for run in runs_of(client, "search")]
+    assert [end.startswith("space: 500 draws gave nothing new to run") for end in ends] == [True, True]
 
 
-BEHIND = """
-from dataclasses import replace
-
-from trainables.config import CascadeConfig
-
-
-def space(trial, defaults):
-    size = trial.suggest_float("size", 0.2, 0.2) + 0.1 * trial.number
-    recipe = replace(defaults.recipe, epochs=6, learning_rate=0.05 if trial.number == 0 else 1e-6)
-    return CascadeConfig(macs_kept=(size, size / 2), recipe=recipe, pruning=defaults.pruning)
-"""
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_a_killed_driver_loses_nothing_that_was_finished_and_rungs_go_on(tmp_path, tiny_yaml, cascade_commands):
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    (tmp_path / "behind.py").write_text(BEHIND)
-    words = ["--set", "space=behind:space"]
-    words += ["--set", "early_stopping={reduction_factor: 2, first_rung: 0.6}"]
-    process = start(tmp_path, *words)
-    read_until(process, "trial 1 runs")
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    before = front_of(cascade_commands, tmp_path)
-    assert {row["trial"] for row in before} == {0}
-    # Alone on its rung, the second trial, which is larger and does not learn, would go on.
-    (done,) = cascade_commands(["search", "tiny.yaml", "--resume", *words], cwd=tmp_path)
-    assert "trial 1 runs" in done.out
-    assert "trial 0 runs" not in done.out
-    assert "trial 1 stopped (2 of 2): early stopping after 67 % of its epochs" in done.out
-    passings = [json.loads(line) for line in (tmp_path / "runs/tiny/rungs.jsonl").read_text().splitlines()]
-    assert [(passing["trial"], passing["goes_on"]) for passing in passings] == [(0, True), (1, False)]
-    rows = front_of(cascade_commands, tmp_path)
-    assert [row["macs"] for row in rows if row["trial"] == 0] == [row["macs"] for row in before]
-    assert [(row["trial"], row["fidelity"], row["on_front"]) for row in rows] == [
-        (0, 1.0, True),
-        (0, 1.0, True),
-        (1, pytest.approx(2 / 3), False),
-        (1, pytest.approx(2 / 3), False),
-    ]
-    study = Study(
-        StudyAddress(place=tmp_path / "runs/tiny/study.journal", objectives=("val_accuracy", "macs_kept")), seed=0
-    )
-    assert (study.num_ended, list(study.stopped()), study.running(), study.failures()) == (2, [1], (), {})
-    assert list(tmp_path.glob("runs/tiny/trials/stop-*")) == []
-    assert list(tmp_path.glob("runs/tiny/trials/*/*/checkpoint_*")) == []
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("cascade").experiment_id])
-    stopped = next(run for run in runs if run.info.run_name == "trial 1 of tiny")
-    assert (stopped.info.status, stopped.data.tags["cascade.status"]) == ("KILLED", "stopped")
-    assert stopped.data.tags["cascade.reason"].startswith("early stopping after 67 %")
-    assert "val_accuracy" not in stopped.data.metrics
-
-
-@pytest.mark.timeout(600)  # four searches in turn, two of which are ended from outside
-def test_sigterm_stops_as_ctrl_c_does_cleanly_and_says_how_to_go_on(tmp_path, tiny_yaml, cascade_commands):
-    folder, words = tmp_path, ["--set", "cascade.recipe.epochs=12"]  # trials that last long enough to be stopped in
-    (folder / "tiny.yaml").write_text(tiny_yaml)
-    for end, resume in ((os.killpg, []), (os.kill, ["--resume"])):  # to Ray as well, which ends it; to the search alone
-        process = start(folder, *words, *resume)
-        read_until(process, "trial 0 runs")
-        end(process.pid, signal.SIGTERM)  # which raises SIGINT there
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 130
-        assert "Traceback" not in said
-        assert "SIGTERM" not in said
-        assert "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12" in said
-    cascade_commands(["search", "tiny.yaml", "--resume", *words], cwd=folder)
-    assert {row["trial"] for row in front_of(cascade_commands, folder)} == {0, 1}
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_ctrl_c_that_ends_the_reader_of_the_output_first_is_told_as_any(tmp_path, tiny_yaml):
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    process = start(tmp_path, "--set", "cascade.recipe.epochs=12", stderr=subprocess.PIPE)
-    read_until(process, "trial 0 runs")
-    process.stdout.close()  # as `| tee log` does
-    os.kill(process.pid, signal.SIGINT)
-    said = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(120), said.splitlines()[-1].split("; ")[0]) == (130, "stopped after 0 of 2 trials")
-    assert "cascade search tiny.yaml --name tiny --storage runs --resume" in said
-    assert "Traceback" not in said
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind`='search'")
-    assert [(run.info.status, run.data.tags["cascade.reason"]) for run in runs] == [("KILLED", "interrupted")]
-
-
-@pytest.mark.timeout(600)
-def test_a_search_whose_folder_is_taken_away_says_so(tmp_path, tiny_yaml):
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    process = start(tmp_path)
-    read_until(process, "trial 0 runs")
-    (tmp_path / "runs/tiny").rename(tmp_path / "away")
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert f"cascade: {tmp_path}/runs/tiny was moved or removed while the search ran; bring it back" in said
-    assert "Traceback" not in said
-
-
-ONE_CASCADE = (
-    "space={num_assistants: [0, 0], student_macs_kept: [0.3, 0.3], temperature: [4, 4], distillation_weight: [1, 1]}"
-)
-
-
-@pytest.mark.timeout(600)  # five searches in turn
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
-def test_a_limit_an_exhausted_space_and_failing_trials_end_a_search(tmp_path, tiny_yaml, cascade_commands):
-    from mlflow import MlflowClient
-
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    limited = ["search", "tiny.yaml", "--name", "limited", "--set", "num_trials=5", "--set", "reuse=false"]
-    limited += ["--set", "tracking.models=front", "--set", "resources.gpus_per_trial=auto", "--set"]
-    one = ["search", "tiny.yaml", "--name", "one", "--set", ONE_CASCADE]
-    diverging = ["search", "tiny.yaml", "--name", "diverging", "--set", "cascade.recipe.learning_rate=1e12"]
-    no_time = ["search", "tiny.yaml", "--name", "short", "--format", "json", "--set", "stop.max_minutes=0.0001"]
-    first, second, limited_front, *exhausted, front, nothing, failed = cascade_commands(
-        [*limited, "stop.max_epochs=4", "--resume"],
-        [*limited, "stop.max_epochs=7", "--resume"],
-        ["front", "limited", "--format", "json"],
-        one,
-        [*one, "--resume"],
-        ["front", "one", "--format", "json"],
-        no_time,
-        diverging,
-        cwd=tmp_path,
-        codes=[0] * 7 + [1],
-    )
-    assert "note: there is no search 'limited' in runs to go on with; it begins now" in first.out
-    assert "to go on with" not in second.out
-    assert nothing.json() == []
-    assert "ended after 2 of 5 trials by stop.max_epochs: 4 epochs or more have been trained" in first.out
-    assert "ended after 3 of 5 trials by stop.max_epochs: 7 epochs or more have been trained" in second.out
-    for done in exhausted:
-        assert "note: space: 500 draws gave nothing new to run; the last one: equal to trial 0" in done.out
-    assert "trial 0 runs" not in exhausted[1].out
-    assert len(front.json()) == 1
-    assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in failed.err
-    assert "Traceback" not in failed.out + failed.err
-    assert Archive(tmp_path / "runs/diverging/archive.parquet").candidates() == ()
-    if not torch.cuda.is_available():
-        for done in (first, second):
-            assert "note: resources.gpus_per_trial is auto, and no machine has a GPU: trials run on CPUs" in done.out
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    runs = client.search_runs(
-        [client.get_experiment_by_name("cascade").experiment_id], "tags.`cascade.kind` = 'search'"
-    )
-    ended = {run.info.run_name: (run.info.status, run.data.tags["cascade.reason"]) for run in runs}
-    (packed,) = (run.data.params for run in runs if run.info.run_name == "limited")
-    assert packed["resources.gpus_per_trial"] == "auto"
-    assert float(packed["resources.gpus_per_trial.chosen"]) <= 1
-    assert ended["limited"] == ("FINISHED", "stop.max_epochs: 7 epochs or more have been trained")
-    assert ended["diverging"] == ("FAILED", "all 2 trials failed")
-    assert ended["one"][1].startswith("space: 500 draws gave nothing new to run")
-    front = {f"{row['trial']}:{row['level']}": row["knee"] for row in limited_front.json() if row["on_front"]}
-    (knee,) = [candidate for candidate, is_knee in front.items() if is_knee]
-    assert client.get_model_version_by_alias("cascade-limited", "knee").tags["cascade.candidate"] == knee
-    versions = client.search_model_versions("name = 'cascade-limited' and tags.front = 'true'")
-    assert {version.tags["cascade.candidate"] for version in versions} == set(front)
-    page = (tmp_path / "runs/limited/overview.html").read_text()
-    assert f"cascade export limited <span>--pick</span> {knee}" in page
-    assert f"/experiments/{runs[0].info.experiment_id}/runs/" in page
-
-
+# Trials that last long enough to be stopped in; the second, which is larger and does not learn, falls behind.
 USERS_OWN = """
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
+from trainables.config import CascadeConfig
 from trainables.pruning.saliency import gate_gradient
 
 
@@ -347,27 +208,170 @@ def network(num_classes, in_channels):
     )
 
 
-def saliency_that_dies_once(layers):
-    mark = Path("{mark}")
-    if not mark.exists() and os.environ.get("RAY_JOB_ID"):
-        mark.touch()
+def space(trial, defaults):
+    size = trial.suggest_float("size", 0.2, 0.2) + 0.1 * trial.number
+    recipe = replace(defaults.recipe, learning_rate=0.05 if trial.number == 0 else 1e-6)
+    return CascadeConfig(macs_kept=(size, size / 2), recipe=recipe, pruning=defaults.pruning)
+
+
+def saliency(layers):
+    dies = Path("{dies}")
+    if dies.exists() and os.environ.get("RAY_JOB_ID"):  # in a trial's process
+        dies.unlink()
         os._exit(1)
     return gate_gradient(layers)
 """
+OWN_SEARCH = """
+model: {name: 'mine:network'}
+space: mine:space
+cascade: {recipe: {epochs: 3, batch_size: 128}, pruning: {num_prunings: 6, saliency: 'mine:saliency'}}
+early_stopping: {reduction_factor: 2, first_rung: 0.6}
+"""
 
 
-def test_a_users_own_network_and_an_actor_that_dies(tmp_path, tiny_yaml, commands_afresh):
-    mark = tmp_path / "died"
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    (tmp_path / "mine.py").write_text(USERS_OWN.replace("{mark}", str(mark)))
-    own = ["--set", "model={name: 'mine:network'}", "--set", "cascade.pruning.saliency=mine:saliency_that_dies_once"]
+@pytest.mark.timeout(600)  # six starts of one search, five of which are broken off from outside
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_a_search_of_a_users_own_that_is_broken_off_in_every_way_goes_on_to_its_end(
+    tmp_path, tiny_yaml, cascade_commands, commands_afresh
+):
+    from mlflow import MlflowClient
+
+    common = [line for line in tiny_yaml.splitlines() if not line.startswith(("model", "space", "cascade"))]
+    (tmp_path / "tiny.yaml").write_text("\n".join(common) + OWN_SEARCH)
+    (tmp_path / "mine.py").write_text(USERS_OWN.replace("{dies}", str(tmp_path / "dies")))
+    search, runs = ["search", "tiny.yaml", "--set", "cascade.recipe.epochs=12"], tmp_path / "runs/tiny"
+    go_on = "cascade search tiny.yaml --name tiny --storage runs --resume --set cascade.recipe.epochs=12"
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+
+    # SIGTERM that goes to Ray as well, which ends it.
+    process = start(tmp_path, *search)
+    read_until(process, "trial 0 runs")
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert_stopped(process.returncode, said, go_on)
+
+    # Ctrl-C that ends the reader of the output first, as of `| tee log`.
+    process = start(tmp_path, *search, "--resume", stderr=subprocess.PIPE)
+    read_until(process, "trial 0 runs")
+    process.stdout.close()
+    os.kill(process.pid, signal.SIGINT)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert_stopped(process.wait(120), said, go_on)
+    assert said.splitlines()[-1].split("; ")[0] == "stopped after 0 of 2 trials"
+    assert [(run.info.status, run.data.tags["cascade.reason"]) for run in runs_of(client, "search")] == [
+        ("KILLED", "interrupted")
+    ]
+
+    # The folder is taken away, and brought back.
+    process = start_in_turn(tmp_path)
+    ask(process, *search, "--resume")
+    read_until(process, "trial 0 runs")
+    runs.rename(tmp_path / "away")
+    said = read_until(process, "exit code")
+    assert said.endswith("exit code 1\n")
+    assert f"cascade: {runs} was moved or removed while the search ran; bring it back" in said
+    assert "Traceback" not in said
+    shutil.rmtree(runs, ignore_errors=True)  # what was written there since
+    (tmp_path / "away").rename(runs)
+
+    # SIGTERM that goes to the search alone.
+    ask(process, *search, "--resume")
+    read_until(process, "trial 0 runs")
+    os.kill(process.pid, signal.SIGTERM)  # which raises SIGINT there
+    *said, code = read_until(process, "exit code").splitlines()
+    assert_stopped(int(code.removeprefix("exit code ")), "\n".join(said), go_on)
+
+    # It is killed, with nothing to say.
+    ask(process, *search, "--resume")
+    read_until(process, "trial 1 runs")
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    before = front_of(cascade_commands, tmp_path)
+    assert {row["trial"] for row in before} == {0}
+
+    # A trial's process dies, and Ray starts another.
+    (tmp_path / "dies").touch()
     done, front, exported = commands_afresh(
-        ["search", "tiny.yaml", *own],
+        [*search, "--resume"],
         ["front", "tiny", "--format", "json"],
         ["export", "tiny", "--pick", "knee"],
         cwd=tmp_path,
     )
-    assert mark.exists()
-    assert "2 of 2" in done.out
-    assert {row["trial"] for row in front.json()} == {0, 1}
+    assert not (tmp_path / "dies").exists()
+    assert "trial 1 runs" in done.out
+    assert "trial 0 runs" not in done.out
+    # Alone on its rung, the second trial would go on.
+    assert "trial 1 stopped (2 of 2): early stopping after 67 % of its epochs" in done.out
+    passings = [json.loads(line) for line in (runs / "rungs.jsonl").read_text().splitlines()]
+    assert [(passing["trial"], passing["goes_on"]) for passing in passings] == [(0, True), (1, False)]
+    rows = front.json()
+    assert [row["macs"] for row in rows if row["trial"] == 0] == [row["macs"] for row in before]
+    assert [(row["trial"], row["fidelity"], row["on_front"]) for row in rows] == [
+        (0, 1.0, True),
+        (0, 1.0, True),
+        (1, pytest.approx(2 / 3), False),
+        (1, pytest.approx(2 / 3), False),
+    ]
+    study = Study(StudyAddress(place=runs / "study.journal", objectives=("val_accuracy", "macs_kept")), seed=0)
+    assert (study.num_ended, list(study.stopped()), study.running(), study.failures()) == (2, [1], (), {})
+    assert list(runs.glob("trials/stop-*")) == []
+    assert list(runs.glob("trials/*/*/checkpoint_*")) == []
+    stopped = next(run for run in runs_of(client, "trial") if run.info.run_name == "trial 1 of tiny")
+    assert (stopped.info.status, stopped.data.tags["cascade.status"]) == ("KILLED", "stopped")
+    assert stopped.data.tags["cascade.reason"].startswith("early stopping after 67 %")
+    assert "val_accuracy" not in stopped.data.metrics
     assert "test accuracy" in exported.out
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
+def test_a_search_is_extended_and_a_limit_and_failing_trials_end_one(tmp_path, tiny_yaml, cascade_commands):
+    from mlflow import MlflowClient
+
+    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
+    no_time = ["search", "tiny.yaml", "--name", "short", "--format", "json", "--set", "stop.max_minutes=0.0001"]
+    diverging = ["search", "tiny.yaml", "--name", "diverging", "--set", "cascade.recipe.learning_rate=1e12"]
+    nothing, failed = cascade_commands(no_time, diverging, cwd=tmp_path, codes=[0, 1])
+    assert nothing.json() == []
+    assert "all 2 trials failed; the first, trial 0: stage cascade, level 1" in failed.err
+    assert "Traceback" not in failed.out + failed.err
+    assert Archive(tmp_path / "runs/diverging/archive.parquet").candidates() == ()
+
+    stages = sorted((tmp_path / "runs/stages").iterdir())
+    limited = ["search", "tiny.yaml", "--name", "limited", "--resume", "--set", "reuse=false"]
+    limited += ["--set", "tracking.models=front", "--set", "resources.gpus_per_trial=auto"]
+    show = ["front", "limited", "--format", "json"]
+    first, before, second, after = cascade_commands(
+        limited, show, [*limited, "--set", "num_trials=5", "--set", "stop.max_epochs=7"], show, cwd=tmp_path
+    )
+    assert "note: there is no search 'limited' in runs to go on with; it begins now" in first.out
+    assert "to go on with" not in second.out
+    # Two trials of three epochs had ended before.
+    assert "ended after 3 of 5 trials by stop.max_epochs: 7 epochs or more have been trained" in second.out
+    before, after = before.json(), after.json()
+    kept = [row | {"on_front": None, "knee": None} for row in after if row["trial"] < 2]
+    assert kept == [row | {"on_front": None, "knee": None} for row in before]
+    assert {row["trial"] for row in after} == {0, 1, 2}
+    assert sorted((tmp_path / "runs/stages").iterdir()) == stages  # neither found there nor kept
+    assert "trained in" in first.out
+    if not torch.cuda.is_available():
+        for done in (first, second):
+            assert "note: resources.gpus_per_trial is auto, and no machine has a GPU: trials run on CPUs" in done.out
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = runs_of(client, "search")
+    ended = {run.info.run_name: (run.info.status, run.data.tags["cascade.reason"]) for run in runs}
+    (packed,) = (run.data.params for run in runs if run.info.run_name == "limited")
+    assert packed["resources.gpus_per_trial"] == "auto"
+    assert float(packed["resources.gpus_per_trial.chosen"]) <= 1
+    assert ended["limited"] == ("FINISHED", "stop.max_epochs: 7 epochs or more have been trained")
+    assert ended["diverging"] == ("FAILED", "all 2 trials failed")
+    front = {f"{row['trial']}:{row['level']}": row["knee"] for row in after if row["on_front"]}
+    (knee,) = [candidate for candidate, is_knee in front.items() if is_knee]
+    assert client.get_model_version_by_alias("cascade-limited", "knee").tags["cascade.candidate"] == knee
+    versions = client.search_model_versions("name = 'cascade-limited' and tags.front = 'true'")
+    assert {version.tags["cascade.candidate"] for version in versions} == set(front)
+    page = (tmp_path / "runs/limited/overview.html").read_text()
+    assert f"cascade export limited <span>--pick</span> {knee}" in page
+    assert f"/experiments/{runs[0].info.experiment_id}/runs/" in page
