@@ -42,9 +42,10 @@ class OneProcess:
     Ray's workers have the environment and look for modules in the folder of the first commands.
     """
 
-    def __init__(self, log: Path) -> None:
-        """Name the file for what the process says beside its answers."""
+    def __init__(self, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Name the file for what the process says beside its answers, and variables of its environment."""
         self._log = log
+        self._environment = dict(environment or {})
         self._process = None
 
     def __call__(
@@ -76,7 +77,7 @@ class OneProcess:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                    env=os.environ | self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -42,6 +42,8 @@ resources: {max_concurrent: 1}
 tracking: {models: none}
 """
 
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "s3cret"}
+
 
 @pytest.fixture(scope="session")
 def cascade_command():
@@ -53,9 +55,11 @@ def cascade_command():
 def cascade_commands(tmp_path_factory):
     """Run `cascade` commands in a process that all tests share, over one Ray, in a folder; what each came to.
 
-    It costs a third of what as many processes cost, where it does not matter that a command starts afresh.
+    It costs a third of what as many processes cost, where it does not matter that a command starts afresh. Ray's
+    workers have the keys to `s3`, and a cache of their own.
     """
-    shared = OneProcess(tmp_path_factory.mktemp("commands") / "log")
+    folder = tmp_path_factory.mktemp("commands")
+    shared = OneProcess(folder / "log", S3_KEYS | {"CASCADE_CACHE": str(folder / "cache")})
     yield shared
     shared.close()
 
@@ -111,8 +115,8 @@ def s3_server():
 @pytest.fixture
 def s3(s3_server, monkeypatch, request):
     """Give the address of an empty place in a bucket, and have the keys in the environment."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    for name, value in S3_KEYS.items():
+        monkeypatch.setenv(name, value)
     place = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
     return f"s3://models/{place}?endpoint_override=127.0.0.1:{s3_server}&scheme=http&region=us-east-1"
 

@@ -97,9 +97,10 @@ def train_an_epoch(folder, cascade):
     assert not actor.step()["done"]
 
 
-def test_a_search_goes_on_from_the_bucket_alone(machine, s3, died, tiny_search, cascade_command, cascade):
+def test_a_search_goes_on_from_the_bucket_alone(machine, s3, died, tiny_search, cascade_commands, cascade):
     assert [name.partition("-")[0] for name in died.names("trials")] == ["00001"]
-    cascade_command("search", "tiny.yaml", "--storage", s3, "--resume", cwd=machine)
+    words = ["search", "tiny.yaml", "--storage", s3, "--resume"]
+    cascade_commands(words, cwd=machine, env={"CASCADE_CACHE": str(machine / "cache")})
     (resumed,) = (curve for curve in read_curves(storage_folder(s3) / "tiny/curves") if curve.trial == 1)
     assert resumed.end == "finished"
     assert {point.trial_epoch for point in resumed.points} == {2, 3}

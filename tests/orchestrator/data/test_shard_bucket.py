@@ -358,9 +358,9 @@ tracking: {models: none}
 """
 
 
-def test_a_search_streams_from_a_bucket(shards, s3, commands_afresh):
+def test_a_search_streams_from_a_bucket(shards, s3, cascade_commands):
     folder = shards.parent
     (folder / "few.yaml").write_text(STREAMED.replace("ADDRESS", s3))
-    searched, front = commands_afresh(["search", "few.yaml"], ["front", "few", "--format", "json"], cwd=folder)
+    searched, front = cascade_commands(["search", "few.yaml"], ["front", "few", "--format", "json"], cwd=folder)
     assert "fetched from s3://models/" in searched.out + searched.err
     assert len(front.json()) == 1
