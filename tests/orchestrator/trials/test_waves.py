@@ -1,6 +1,6 @@
 """Waves of a queue, alone and on real Ray."""
 
-import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -261,13 +261,11 @@ def test_trials_on_a_machine_that_lacks_images_go_on_elsewhere_and_where_there_i
 
 
 WAVES = """
-import json, sys
+import json
 from pathlib import Path
 
 from orchestrator import search
-from orchestrator.experiment.config import parse_experiment
 from orchestrator.searches.folder import SearchFolder
-from orchestrator.tracking import Tracker
 from orchestrator.trials.waves import run_waves
 
 starts, epochs, files = [], [], []
@@ -276,7 +274,7 @@ starts, epochs, files = [], [], []
 class Heard:
     def __getattr__(self, name):
         into = {"trial_started": starts, "trial_epoch": epochs}.get(name, [])
-        return lambda *told: into.append(told)
+        return lambda *told, **_: into.append(told)
 
 
 def in_waves(*words, storage, **named):
@@ -286,10 +284,8 @@ def in_waves(*words, storage, **named):
 
 search.run_waves = in_waves
 folder = SearchFolder(storage=Path("runs"), name="tiny")
-tracker = Tracker(uri=None, storage=folder.storage, warn=print)
-experiment = search.Experiment.model_validate(json.loads(sys.argv[1]))
-outcome = search.run_search(experiment, folder, resume=False, watcher=Heard(), tracker=tracker)
-tracker.close()
+heard = Heard()
+outcome = search.run_search(folder.experiment(), folder, resume=True, watcher=heard, tracker=heard)
 print(json.dumps({
     "status": outcome.status, "ended": outcome.num_ended, "failures": outcome.failures, "files": files,
     "starts": [number for number, _ in starts], "epochs": [[n, p.trial_epoch] for n, p in epochs],
@@ -298,11 +294,11 @@ print(json.dumps({
 
 
 @pytest.mark.integration
-def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(told_by, tiny_yaml):
-    import yaml
-
-    values = yaml.safe_load(tiny_yaml) | {"num_trials": 2}
-    told = told_by(WAVES, json.dumps(values), timeout=280)
+def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(told_by, tiny_search, tmp_path):
+    # Begun with a teacher, and without trials.
+    came_to = shutil.ignore_patterns("study.journal", "archive.*", "candidates", "curves", "tracking")
+    shutil.copytree(tiny_search / "runs/tiny", tmp_path / "runs/tiny", ignore=came_to)
+    told = told_by(WAVES, timeout=280)
     assert (told["status"], told["ended"], told["failures"]) == ("finished", 2, {})
     # A trial that went on in another wave began twice, and yet no epoch was trained twice.
     assert len(told["starts"]) == 3
