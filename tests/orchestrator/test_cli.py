@@ -358,37 +358,36 @@ def test_a_dead_tracking_server_is_said_before_anything_runs(cascade_commands, t
 
 @pytest.mark.integration
 def test_front_and_export_of_a_finished_search(tiny_search, cascade_commands, tmp_path):
-    out = tmp_path / "out"
+    out, thesis = tmp_path / "out", tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "thesis.txt").write_text("mine")
     to_out = ["export", "tiny", "--pick", "most-accurate", "--out", out]
-    shown, exported, taken, checked = cascade_commands(
+    shown, exported, taken, checked, no_export, unknown, strict = cascade_commands(
         ["front", "tiny"],
         [*to_out, "--format", "json"],
         to_out,
         ["check", out, "--format", "json"],
+        ["export", "tiny", "--overwrite", "--out", thesis],
+        ["export", "tiny", "--pick", "9:1"],
+        ["export", "tiny", "--max-drop", "-1"],
         cwd=tiny_search,
-        codes=[0, 0, 2, 0],
+        codes=[0, 0, 2, 0, 2, 2, 2],
     )
     assert "compression" in shown.out
     assert "knee" in shown.out
     assert 0 <= exported.json()["network"]["test_accuracy"] <= 1
-    assert {path.name for path in out.iterdir()} == {
-        "README.md",
-        "architecture.json",
-        "card.json",
-        "model.onnx",
-        "weights.safetensors",
-    }
+    native = {"README.md", "architecture.json", "card.json", "weights.safetensors"}
+    assert {path.name for path in out.iterdir()} == native | {"model.onnx"}
     assert "--overwrite" in taken.err
     assert checked.json()["formats"] == ["native", "onnx"]
-    _, unknown, strict = cascade_commands(
-        ["export", "tiny", "--pick", "0:1", "--out", out, "--overwrite"],
-        ["export", "tiny", "--pick", "9:1"],
-        ["export", "tiny", "--max-drop", "-1"],
-        cwd=tiny_search,
-        codes=[0, 2, 2],
-    )
+    assert "is no export" in no_export.err
+    assert (thesis / "thesis.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "thesis"}
     assert "trial 9 has no candidate; trials that have some: 0, 1" in unknown.err
     assert len(strict.err.strip().splitlines()) == 1
+    words = ["export", "tiny", "--formats", "native", "--latency", "none", "--overwrite", "--out", out]
+    cascade_commands([*words, "--pick", "0:1"], cwd=tiny_search)
+    assert {path.name for path in out.iterdir()} == native
 
 
 @pytest.mark.integration
@@ -401,17 +400,6 @@ def test_what_is_asked_of_an_export_twice_adds_up(tiny_search, cascade_commands,
     for name in ("1-1", "0-1"):
         written = {path.name for path in (tmp_path / "out" / name).iterdir()}
         assert written == {"README.md", "architecture.json", "card.json", "model.pt2", "weights.safetensors"}
-
-
-@pytest.mark.integration
-def test_overwrite_replaces_exports_alone(tiny_search, cascade_commands, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
-    words = ["export", "tiny", "--formats", "native", "--overwrite", "--out", tmp_path / "thesis"]
-    (refused_export,) = cascade_commands(words, cwd=tiny_search, codes=[2])
-    assert "is no export" in refused_export.err
-    assert (tmp_path / "thesis" / "thesis.txt").read_text() == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
 def test_a_network_of_the_wrong_number_of_classes_is_refused(cascade, tmp_path):
