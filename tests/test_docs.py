@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = ("chmod", "docker", "export", "kubectl", "ray")  # test_cluster_docs
 QUICK = ["num_trials=1", "teacher.epochs=1", "cascade.recipe.epochs=3", "cascade.pruning.num_prunings=3"]
+QUICK += ["tracking.models=none"]
+QUICK_DIGITS = [*QUICK, "data.image_size=8", "space.num_assistants=[0, 1]"]
+QUICK_PHOTOS = [*QUICK, "data.image_size=32", "model.width=0.25"]
 QUICK_STUDY = ["sizes=[0.3]", "seeds=[1]", "images={train: 64, val: 32}", "arms={no-assistant: {}}", "budget.amount=5"]
 
 
@@ -56,13 +59,15 @@ def test_every_command_of_the_docs_runs(photos, tiny_search, commands_afresh, s3
             assert program in ("make", "cascade"), f"{program} is in the docs, and no test runs it"
             continue
         if words[0] == "search":
-            small = ["data.image_size=32"] if "data.path=photos" in words else []
-            words += [word for setting in [*QUICK, *small] for word in ("--set", setting)]
+            quick = QUICK_PHOTOS if "data.path=photos" in words else QUICK_DIGITS
+            words += [word for setting in quick for word in ("--set", setting)]
         if words[0] == "study":
             words += [word for setting in [*QUICK_STUDY, "teacher.epochs=1"] for word in ("--set", setting)]
         if words[0] == "export":
             # The short search of this test loses more than the docs' example allows.
             words = ["1" if word == "0.01" else word for word in words] + ["--overwrite"]
+            if words[2:4] == ["--pick", "knee"]:  # README's has all formats that are written where none is named
+                words += ["--formats", "native", "--latency", "none"]
         to_run.append([s3 if word == "s3://BUCKET/PREFIX" else word for word in words])
     assert {"search", "front", "export", "presets", "study"} <= {words[0] for words in to_run}
     commands_afresh(*to_run, cwd=photos)
