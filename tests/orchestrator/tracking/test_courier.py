@@ -78,7 +78,7 @@ def test_a_server_that_is_killed_twice_has_every_record_once(
 
 
 DRIVER = """
-import sys, time
+import sys
 from pathlib import Path
 from orchestrator.tracking import Tracker
 
@@ -87,30 +87,40 @@ tracker.check()
 tracker.start_search("digits", {}, "data: digits", "search-7")
 tracker.start_trial(0, {"temperature": 4.0})
 print(tracker._outbox._courier._process.pid, flush=True)
-time.sleep(600)
+sys.stdin.readline()
+tracker.start_trial(1, {"temperature": 2.0})
+print(tracker._outbox._courier._process.pid, flush=True)
+sys.stdin.readline()
 """
 
 
-@pytest.mark.parametrize("end", ["a kill", "SIGTERM for all processes"])
-def test_a_killed_driver_leaves_no_run_running(database, runs, end):
+def test_a_killed_driver_leaves_no_run_running_though_sigterm_went_to_all_processes(database, runs):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     environment.pop("MLFLOW_TRACKING_URI", None)
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(database)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", DRIVER, str(database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     try:
         courier = int(driver.stdout.readline())
-        if end != "a kill":
-            os.kill(courier, signal.SIGTERM)
-            ignored = next(line for line in Path(f"/proc/{courier}/status").read_text().split("\n") if "SigIgn" in line)
-            assert not int(ignored.split()[1], 16) >> (signal.SIGTERM - 1) & 1, "what it starts would not end by it"
+        os.kill(courier, signal.SIGTERM)
+        ignored = next(line for line in Path(f"/proc/{courier}/status").read_text().split("\n") if "SigIgn" in line)
+        assert not int(ignored.split()[1], 16) >> (signal.SIGTERM - 1) & 1, "what it starts would not end by it"
+        print(file=driver.stdin, flush=True)
+        assert int(driver.stdout.readline()) == courier
     finally:
         driver.kill()
         driver.wait()
+        driver.stdin.close()
         driver.stdout.close()
     wait_until_gone(courier)
     found = runs()
-    assert {name: run.info.status for name, run in found.items()} == {"digits": "KILLED", "trial 0 of digits": "KILLED"}
+    assert {name: run.info.status for name, run in found.items()} == dict.fromkeys(
+        ("digits", "trial 0 of digits", "trial 1 of digits"), "KILLED"
+    )
     assert found["digits"].data.tags["cascade.reason"] == "the driver ended"
 
 
