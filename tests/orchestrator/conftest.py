@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from filelock import FileLock
 
 from orchestrator.cli import main
 from orchestrator.searches.curves import CurvePoint, TrialCurve
@@ -107,6 +108,20 @@ def make_curve():
         return TrialCurve(trial=trial, end=end, parameters={}, cascade=config, points=points, results=results)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory, worker_id):
+    """A database with MLflow's tables; making them takes seconds, copying them nothing."""
+    from orchestrator.addresses import database_uri
+    from orchestrator.tracking.store import MlflowStore
+
+    base = tmp_path_factory.getbasetemp()
+    storage = (base if worker_id == "master" else base.parent) / "empty"
+    with FileLock(f"{storage}.lock"):
+        if not storage.exists():
+            MlflowStore(uri=database_uri(storage), storage=storage, experiment="elsewhere").require()
+    return storage / "mlflow.db"
 
 
 @pytest.fixture

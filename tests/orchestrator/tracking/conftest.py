@@ -141,14 +141,6 @@ def told(tmp_path):
     return read
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A database with MLflow's tables; making them takes seconds, copying them nothing."""
-    storage = tmp_path_factory.mktemp("empty")
-    MlflowStore(uri=database_uri(storage), storage=storage, experiment="elsewhere").require()
-    return storage / "mlflow.db"
-
-
 @pytest.fixture
 def database(tmp_path, empty_database):
     """An MLflow database in the storage folder, ready to use."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import Tracker
 from orchestrator.tracking.ui_server import _known_as, for_url, own_names, serve
 from trainables.errors import InputError
 
@@ -65,11 +64,8 @@ def test_damaged_database_is_told_with_the_servers_words(tmp_path: Path, free_po
 
 
 @pytest.mark.integration
-def test_a_server_ends_with_who_started_it_even_if_that_is_killed(tmp_path: Path, free_port: int) -> None:
-    tracker = Tracker(uri=None, storage=tmp_path, warn=print)
-    tracker.check()  # which makes the database
-    tracker.close()
-    scratch = tmp_path / "scratch"
+def test_a_server_ends_with_who_started_it_even_if_that_is_killed(database: Path, free_port: int) -> None:
+    scratch = database / "scratch"
     scratch.mkdir()
     program = (
         "import sys; from pathlib import Path; from orchestrator.tracking.ui_server import serve\n"
@@ -77,7 +73,7 @@ def test_a_server_ends_with_who_started_it_even_if_that_is_killed(tmp_path: Path
         "    print(server._process.pid, flush=True); server.wait()"
     )
     user = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path), str(free_port)],
+        [sys.executable, "-c", program, str(database), str(free_port)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(Path(__file__).parents[3])},
