@@ -77,19 +77,18 @@ def test_a_table_fits_a_terminal_of_80_columns() -> None:
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [["orchestrator", "study"], ["orchestrator.evidence"]])
-def test_a_study_of_folders_says_first_what_it_does_not_read(plain, tmp_path: Path, command: list[str]) -> None:
+def test_a_study_of_folders_says_first_what_it_does_not_read(plain, tmp_path: Path, cascade) -> None:
     for name in ("cat/a.png", "cat/b.heic", "dog/a.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name, "PNG")
     data = {"name": "imagefolder", "path": "photos", "image_size": 8}
     (tmp_path / "tiny.yaml").write_text(json.dumps(plain | {"data": data}))
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "tiny.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "photos holds what is not read: 1 file, such as cat/b.heic; " in done.stdout
-    assert "class cat has 1 image to split" in done.stderr
+    command = [sys.executable, "-m", "orchestrator.evidence", "tiny.yaml"]
+    apart = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    for code, out, err in (cascade("study", "tiny.yaml"), (apart.returncode, apart.stdout, apart.stderr)):
+        assert code == 2
+        assert "photos holds what is not read: 1 file, such as cat/b.heic; " in out
+        assert "class cat has 1 image to split" in err
 
 
 @pytest.mark.parametrize(
@@ -98,20 +97,21 @@ def test_a_study_of_folders_says_first_what_it_does_not_read(plain, tmp_path: Pa
         ({"sizes": [2]}, "cascade: a size in sizes is 2, but must be a number above 0 and below 1"),
         ({"budget": {"amount": 1}}, "cascade: arms.plain at size 0.3: budget.amount is 1, but 1 epoch would cost"),
         ({"resources": {"gpus": 1.5}}, "cascade: resources.gpus is 1.5, but must be a fraction of one GPU or a whole"),
-        ({"resources": {"cpus": 512}}, "cascade: resources.cpus is 512, but there are"),
     ],
 )
-def test_bad_input_is_one_line(plain, tmp_path: Path, capfd, monkeypatch, change, message: str) -> None:
-    from orchestrator.cli import main
-
+def test_bad_input_is_one_line(plain, tmp_path: Path, cascade, change, message: str) -> None:
     (tmp_path / "tiny.yaml").write_text(json.dumps(plain | change))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["cascade", "study", "tiny.yaml"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    err = capfd.readouterr().err
+    code, _, err = cascade("study", "tiny.yaml")
+    assert code == 2
     assert err.startswith(message)
     assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.integration
+def test_more_than_ray_has_is_bad_input_in_one_line(plain, tmp_path: Path, cascade_commands) -> None:
+    (tmp_path / "tiny.yaml").write_text(json.dumps(plain | {"resources": {"cpus": 512}}))
+    (refused,) = cascade_commands(["study", "tiny.yaml"], cwd=tmp_path, codes=[2])
+    assert refused.err.startswith("cascade: resources.cpus is 512, but there are")
+    assert refused.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
