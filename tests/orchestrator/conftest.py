@@ -119,7 +119,7 @@ def empty_database(tmp_path_factory, worker_id):
     base = tmp_path_factory.getbasetemp()
     storage = (base if worker_id == "master" else base.parent) / "empty"
     with FileLock(f"{storage}.lock"):
-        if not storage.exists():
+        if not (storage / "mlflow.db").exists():
             MlflowStore(uri=database_uri(storage), storage=storage, experiment="elsewhere").require()
     return storage / "mlflow.db"
 
