@@ -48,6 +48,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.fixture
+def searched(small_disk, tiny_search, empty_database):
+    """That disk with the tiny search on it, which has ended after two trials, and MLflow's tables."""
+    shutil.copytree(tiny_search / "runs/tiny", small_disk / "tiny")
+    shutil.copy(empty_database, small_disk)
+    return small_disk
+
+
 STUDY = """
 model: {name: vgg-small, width: 0.25}
 data: {name: digits, image_size: 8}
@@ -63,62 +71,56 @@ reference: scratch
 
 
 def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
-    tmp_path, tiny_yaml, small_disk, cascade_commands
+    tmp_path, tiny_yaml, searched, cascade_commands
 ):
     (tmp_path / "tiny.yaml").write_text(tiny_yaml)
-    words = ["search", "tiny.yaml", "--storage", small_disk, "--set", "num_trials=4"]
-    (first,) = cascade_commands([*words, "--set", "stop.max_epochs=1"], cwd=tmp_path)
-    assert "ended after 1 of 4 trials" in first.out
-    kept = Archive(small_disk / "tiny/archive.parquet").candidates()
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 60_000))  # enough for a start, not for a trial
-    (full,) = cascade_commands([*words, "--resume"], cwd=tmp_path, codes=[1])
+    words = ["search", "tiny.yaml", "--storage", searched, "--set", "num_trials=3", "--resume"]
+    kept = Archive(searched / "tiny/archive.parquet").candidates()
+    ballast = searched / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(searched).free - 60_000))  # enough for a start, not for a trial
+    (full,) = cascade_commands(words, cwd=tmp_path, codes=[1])
     lines = [line for line in full.err.splitlines() if line.startswith("cascade: ")]
     assert len(lines) == 1
     assert "No space left on device" in lines[0]
     assert "Traceback" not in full.out + full.err
     ballast.unlink()
-    (last,) = cascade_commands([*words, "--resume"], cwd=tmp_path)
+    (last,) = cascade_commands(words, cwd=tmp_path)
     assert "trial 0 runs" not in last.out
-    study = Study(
-        StudyAddress(place=small_disk / "tiny/study.journal", objectives=("val_accuracy", "macs_kept")), seed=0
-    )
-    assert (study.running(), study.num_ended, study.failures()) == ((), 4, {})
-    after = Archive(small_disk / "tiny/archive.parquet").candidates()
+    study = Study(StudyAddress(place=searched / "tiny/study.journal", objectives=("val_accuracy", "macs_kept")), seed=0)
+    assert (study.running(), study.num_ended, study.failures()) == ((), 3, {})
+    after = Archive(searched / "tiny/archive.parquet").candidates()
     assert after[: len(kept)] == kept
-    assert {candidate.trial for candidate in after} == {0, 1, 2, 3}
+    assert {candidate.trial for candidate in after} == {0, 1, 2}
 
 
 def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
-    tmp_path, tiny_yaml, small_disk, cascade_commands, capsys, monkeypatch
+    tmp_path, searched, cascade_commands, capsys, monkeypatch
 ):
-    (tmp_path / "tiny.yaml").write_text(tiny_yaml)
     (tmp_path / "study.yaml").write_text(STUDY)
-    cascade_commands(["search", "tiny.yaml", "--storage", small_disk, "--set", "num_trials=1"], cwd=tmp_path)
-    ballast = small_disk / "ballast"
+    ballast = searched / "ballast"
 
     def said(*words, code, room):
         """The line for people, where so many bytes are left."""
-        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
-        (full,) = cascade_commands([*words, "--storage", small_disk], cwd=tmp_path, codes=[code])
+        ballast.write_bytes(bytes(shutil.disk_usage(searched).free - room))
+        (full,) = cascade_commands([*words, "--storage", searched], cwd=tmp_path, codes=[code])
         ballast.unlink()
         assert "Traceback" not in full.out + full.err
         (line,) = [line for line in full.err.splitlines() if line.startswith("cascade: ")]
         return line
 
-    full, another = f"cascade: the disk of {small_disk} is full; make room, ", "another --storage"
+    full, another = f"cascade: the disk of {searched} is full; make room, ", "another --storage"
     assert said("report", "tiny", code=1, room=0) == f"{full}or work on a copy of the search in {another}"
     for room in (0, 40_000):  # for nothing, and for all but the teacher
         assert said("study", "study.yaml", code=1, room=room) == f"{full}and the same command goes on"
-        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
-        assert study_without_ray([str(tmp_path / "study.yaml"), "--out", str(small_disk / "apart")]) == 1
+        ballast.write_bytes(bytes(shutil.disk_usage(searched).free - room))
+        assert study_without_ray([str(tmp_path / "study.yaml"), "--out", str(searched / "apart")]) == 1
         ballast.unlink()
         assert capsys.readouterr().err == f"evidence: {full}and the same command goes on\n".replace("cascade: ", "")
-    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 40_000))  # of images that two processes read
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    ballast.write_bytes(bytes(shutil.disk_usage(searched).free - 40_000))  # of images that two processes read
+    monkeypatch.setattr(tempfile, "tempdir", str(searched))
     assert study_without_ray([str(tmp_path / "study.yaml"), "--out", str(tmp_path / "apart"), "--workers", "2"]) == 1
     assert capsys.readouterr().err == (
-        f"evidence: the disk of {small_disk} is full; make room there, or name another folder by TMPDIR\n"
+        f"evidence: the disk of {searched} is full; make room there, or name another folder by TMPDIR\n"
     )
     monkeypatch.undo()
     ballast.unlink()
