@@ -91,8 +91,10 @@ class _Followable(TorchFunctionMode):
             if isinstance(there, torch.Tensor) and there.is_floating_point():  # others change their type
                 return there if function is torch.Tensor.add_ else there.clone()
         result = function(*args, **kwargs or {})
-        if function in _RESHAPES and _deals_channels(args[0].shape, result.shape):
-            return _Dealt.apply(args[0], result.shape)
+        if function in _RESHAPES:
+            images = args[0] if args else (kwargs or {})["input"]
+            if _deals_channels(images.shape, result.shape):
+                return _Dealt.apply(images, result.shape)
         return result
 
 

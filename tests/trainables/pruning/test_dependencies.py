@@ -403,7 +403,7 @@ class ReadByRows(nn.Module):
 class Maxout(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         images, channels, height, width = x.shape
-        return x.view(images, channels // 2, 2, height, width).amax(2)
+        return torch.reshape(input=x, shape=(images, channels // 2, 2, height, width)).amax(2)
 
 
 @pytest.mark.parametrize(
