@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -21,35 +22,48 @@ from trainables.errors import InputError
 _EVERYWHERE = ("0.0.0.0", "::")  # all interfaces
 _PROCESS = Path(__file__).with_name("ui_process.py")
 _START_SECONDS = 180.0  # half a minute is usual on a busy machine
+_MARK = "X-Cascade-Server"  # header of all answers, by which a server is told from others on its port
 
 
 class UiServer:
     """A running MLflow server."""
 
-    def __init__(self, address: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    def __init__(self, host: str, port: int, process: subprocess.Popen[bytes], log: IO[bytes], *, mark: str) -> None:
         """Hold what was started.
 
         Args:
-            address: such as `http://127.0.0.1:5000`.
+            host: network interface that it listens on.
+            port: TCP port.
             process: leader of the server's process group.
             log: what it writes.
+            mark: what it alone answers with.
         """
-        self.address = address
+        self.address = f"http://{_for_browser(host)}:{port}"
+        self._place = _place(host, port)
         self._process = process
         self._log = log
+        self._mark = mark
 
     def wait_until_healthy(self, timeout_seconds: float) -> None:
-        """Wait until it answers.
+        """Wait until it answers, and no other server in its place.
 
         Raises:
+            InputError: if it ends as another program has come to listen on its port.
             RuntimeError: if it ends or does not answer in time, with the end of its log.
         """
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
+                taken = os.strerror(errno.EADDRINUSE)
+                if taken.lower() in self._said().lower():
+                    raise _not_to_be_had(self._place, taken)
                 raise RuntimeError(f"MLflow did not start, exit code {self._process.returncode}: {self._tail()}")
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2):
-                return
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer,
+            ):
+                if answer.headers.get(_MARK) == self._mark:
+                    return
             time.sleep(0.2)
         raise RuntimeError(f"MLflow did not answer at {self.address} within {timeout_seconds:g} s: {self._tail()}")
 
@@ -73,10 +87,12 @@ class UiServer:
             self._process.stdin.close()
         self._log.close()
 
-    def _tail(self) -> str:
+    def _said(self) -> str:
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return " | ".join(lines[-5:]) or "it wrote nothing"
+        return self._log.read().decode(errors="replace")
+
+    def _tail(self) -> str:
+        return " | ".join(self._said().strip().splitlines()[-5:]) or "it wrote nothing"
 
 
 @contextlib.contextmanager
@@ -104,7 +120,9 @@ def serve(
         raise InputError(f"no search has been tracked in {storage}; run cascade search first, or name its folder")
     _require_free(host, port)
     say(f"starting MLflow over {storage} …")
+    mark = uuid.uuid4().hex
     environment = os.environ | {
+        "UVICORN_HEADERS": f"{_MARK}:{mark}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
@@ -124,7 +142,7 @@ def serve(
             env=environment,
             start_new_session=True,
         )
-        server = UiServer(f"http://{_for_browser(host)}:{port}", process, log)
+        server = UiServer(host, port, process, log, mark=mark)
         try:
             server.wait_until_healthy(_START_SECONDS)
             yield server
@@ -147,9 +165,15 @@ def _require_free(host: str, port: int) -> None:
                     f"--host is {host!r}, but must be an address or a name of this machine ({error.strerror}); "
                     "give one, 127.0.0.1 say"
                 ) from error
-            raise InputError(
-                f"port {port} on {host} cannot be listened on ({error}); choose another one with --port"
-            ) from error
+            raise _not_to_be_had(_place(host, port), error) from error
+
+
+def _place(host: str, port: int) -> str:
+    return f"port {port} on {host}"
+
+
+def _not_to_be_had(place: str, why: object) -> InputError:
+    return InputError(f"{place} cannot be listened on ({why}); choose another one with --port")
 
 
 def _for_browser(host: str) -> str:

@@ -5,11 +5,17 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.ui_server import _known_as, for_url, own_names, serve
+from orchestrator.tracking import Tracker
+from orchestrator.tracking.ui_server import UiServer, _known_as, for_url, own_names, serve
 from trainables.errors import InputError
 
 
@@ -27,6 +33,53 @@ def test_busy_port_is_bad_input(tmp_path: Path) -> None:
 def test_port_out_of_range_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     with pytest.raises(InputError, match=r"port 70000"), serve(tmp_path, port=70000):
+        pass
+
+
+@contextmanager
+def stranger(port: int, asked: Callable[[], None]) -> Iterator[int]:
+    """A server of somebody else's that says of every page that all is well; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            asked()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_an_answer_of_another_server_on_the_port_is_not_taken_for_its_own() -> None:
+    program = "import sys; sys.stdin.read(); sys.exit('bind: address already in use')"
+    with tempfile.TemporaryFile() as log:
+        own = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=log)
+        assert own.stdin is not None
+        with stranger(0, asked=own.stdin.close) as port:  # the own one ends once the stranger was asked
+            message = rf"^port {port} on 127\.0\.0\.1 cannot be .* \(Address already in use\); .* with --port$"
+            with pytest.raises(InputError, match=message):
+                UiServer("127.0.0.1", port, own, log, mark="own").wait_until_healthy(60)
+
+
+@pytest.mark.integration
+def test_a_port_that_is_taken_while_the_server_starts_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    tracker = Tracker(uri=None, storage=tmp_path, warn=print)
+    tracker.check()  # which makes the database
+    tracker.close()
+    monkeypatch.setattr("orchestrator.tracking.ui_server._require_free", lambda host, port: None)
+    with (
+        stranger(free_port, asked=lambda: None),
+        pytest.raises(InputError, match=rf"^port {free_port} on 127.*; choose another one with --port$"),
+        serve(tmp_path, port=free_port),
+    ):
         pass
 
 
