@@ -16,13 +16,16 @@ from trainables.errors import InputError, first_line
 
 _COUNTER = "num_batches_tracked"  # of batches that a batch norm has seen: no weight depends on it
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# Torchvision's networks with heads that are there for training alone, and how the names of those begin.
+_HEADS = {"GoogLeNet": ("aux1.", "aux2."), "Inception3": ("AuxLogits.",)}
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Read a teacher's weights into a network: safetensors, or a plain state dict; nothing else is unpickled.
 
     The state dict may lie under `state_dict`, `model` or `model_state_dict`, and its names may begin as those of a
-    network that DistributedDataParallel or `torch.compile` wraps. What the file is called does not matter.
+    network that DistributedDataParallel or `torch.compile` wraps. Auxiliary heads of torchvision's GoogLeNet and
+    Inception v3, which are there for training alone, are left out. What the file is called does not matter.
 
     Raises:
         InputError: if the file is missing or damaged, or a tensor is missing, unknown, of another shape or kind, or not
@@ -43,7 +46,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if isinstance(given, dict) and isinstance(given.get(key), dict):
             given = given[key]
             break
-    given = _counted(_unwrapped(given, network), network)
+    given = _counted(_without_heads(_unwrapped(given, network), network), network)
     where = f"model.weights {path}"
     check_shapes(given, network, where=where)
     check_kinds(given, network, where=where)
@@ -70,6 +73,19 @@ def _unwrapped(given: Any, network: nn.Module) -> Any:  # noqa: ANN401 - whateve
         if prefix is None:
             break
         given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
+
+
+def _without_heads(given: Any, network: nn.Module) -> Any:  # noqa: ANN401
+    """Without the auxiliary heads that torchvision trains by default, where the network is built without them."""
+    kind = type(network)
+    heads = _HEADS.get(kind.__name__, ()) if kind.__module__.startswith("torchvision.models.") else ()
+    if isinstance(given, dict) and heads:
+        own = network.state_dict()
+        left_out = [name for name in given if str(name).startswith(heads) and name not in own]
+        given = copy.copy(given)  # with what it says of versions
+        for name in left_out:
+            del given[name]
     return given
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -62,6 +63,20 @@ def test_a_network_whose_own_part_is_called_module_keeps_its_names(tmp_path: Pat
     network.add_module("module", build(ModelConfig(width=1 / 8), num_classes=4, in_channels=3, seed=99))
     load_weights(network, tmp_path / "weights.pt")
     assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_of_torchvisions_networks_are_left_out(tmp_path: Path, name: str) -> None:
+    config = ModelConfig(name=name)
+    given = build(config, num_classes=4, in_channels=3, seed=99).state_dict()
+    with torch.device("meta"):
+        trained = torchvision.models.get_model(name, num_classes=4, aux_logits=True, init_weights=False).state_dict()
+    heads = trained.keys() - given.keys()
+    assert heads
+    save_file(given | {head: torch.zeros(1) for head in heads}, tmp_path / "weights.safetensors")
+    network = build(config, num_classes=4, in_channels=3)
+    load_weights(network, tmp_path / "weights.safetensors")
+    assert all(torch.equal(tensor, given[key]) for key, tensor in network.state_dict().items())
 
 
 def without(state: dict, name: str) -> dict:
