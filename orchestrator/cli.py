@@ -12,6 +12,7 @@ from orchestrator.addresses import DEFAULT_STORAGE, without_all_credentials, wit
 from orchestrator.forbidden import as_bad_input
 from orchestrator.storage.answers import is_unanswered
 from orchestrator.streams import print_what_can_be
+from orchestrator.words import printable
 from trainables.errors import InputError, StageFailure, first_line
 from trainables.plain import at_home
 
@@ -386,5 +387,5 @@ def _run() -> None:
         told = bad_input or isinstance(error, StageFailure | OSError)
         where = "" if debug else " (--debug shows where)"
         line = first_line(error) if told else f"{type(error).__name__}: {first_line(error)}{where}"
-        typer.echo(f"cascade: {without_all_credentials(line)}", err=True)
+        typer.echo(f"cascade: {printable(without_all_credentials(line))}", err=True)
         sys.exit(BAD_INPUT if bad_input else FAILED)

@@ -5,12 +5,17 @@ from rich.segment import Segments
 from rich.table import Table
 
 from orchestrator.streams import is_gone
+from orchestrator.words import printable
 
 _WIDER_THAN_ANY = 1000
 
 
 def print_line(console: Console, text: str) -> None:
-    """Print a text as it is: nothing in it is markup, numbers are not coloured, and the terminal alone wraps it."""
+    """Print a text as it is: nothing in it is markup, numbers are not coloured, and the terminal alone wraps it.
+
+    What a terminal would obey is `printable`, such as a class's name may hold.
+    """
+    text = "\n".join(map(printable, text.split("\n")))
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

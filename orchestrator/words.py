@@ -1,5 +1,11 @@
 """Numbers and names as people read them."""
 
+import unicodedata
+
+# What a terminal obeys, what turns the direction of writing, what is not seen, and what is no Unicode.
+_UNSEEN = ("Cc", "Cf", "Cs")
+_JOINERS = "\u200c\u200d"  # which words of Persian and Hindi are written with, and emoji
+
 
 def percent(fraction: float, decimals: int = 1) -> str:
     """A fraction, with so many decimals from 10 % on, and below that with as many digits but for zeros at their end.
@@ -27,7 +33,22 @@ def counted(number: int, noun: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name, which on Linux may be no Unicode."""
+    """A name with what could not be seen in it, or would change what stands around it, written as Python writes it.
+
+    Names of files may have any characters, and on Linux be no Unicode.
+    """
+    if name.isprintable():
+        return name
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _UNSEEN and char not in _JOINERS
+        else char
+        for char in name
+    )
+
+
+def storable(name: str) -> str:
+    """A file's name as it can be written to a file: true to the letter, but for what is no Unicode."""
     return name.encode(errors="backslashreplace").decode()
 
 

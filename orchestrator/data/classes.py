@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from orchestrator.words import counted
+from orchestrator.words import counted, printable
 from trainables.datasets.data import DataSplits
 from trainables.errors import InputError
 
@@ -72,7 +72,7 @@ def _unlearnt_notes(what: str, number: int, images_K: Sequence[int], names: Sequ
 def named(classes: Sequence[str], num_classes: int) -> str:
     """Some of so many classes, for people: the first of them by name."""
     more = ", …" if len(classes) > _NAMED else ""
-    return f"{len(classes)} of {num_classes} classes ({', '.join(classes[:_NAMED])}{more})"
+    return f"{len(classes)} of {num_classes} classes ({', '.join(map(printable, classes[:_NAMED]))}{more})"
 
 
 def _with(number: int, images_K: Sequence[int], names: Sequence[str]) -> list[str]:

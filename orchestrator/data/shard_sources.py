@@ -27,7 +27,7 @@ from orchestrator.data.parquet_columns import (
 )
 from orchestrator.data.shard_mixing import Mixing
 from orchestrator.data.shards import FILE, PARTS, Labels, PartName
-from orchestrator.words import printable
+from orchestrator.words import printable, storable
 from trainables.datasets.sources import class_folders, image_files, part_folders
 from trainables.errors import InputError
 
@@ -133,7 +133,7 @@ def _imagefolder(folder: Path, seed: int) -> ShardSource:
         parts[part] = SourcePart(num_images=len(entries), entries=_Shuffled(entries, seed))
     return ShardSource(
         kind="folders of images",
-        class_names=tuple(map(printable, class_names)),
+        class_names=tuple(map(storable, class_names)),
         labels="one",
         parts=parts,
         notes=tuple(left_out_notes(folder)),

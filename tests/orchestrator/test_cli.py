@@ -226,6 +226,14 @@ def test_a_search_of_folders_says_first_what_it_does_not_read(cascade, tmp_path)
     assert "class cat has 1 image to split" in err
 
 
+def test_names_of_classes_are_nothing_that_a_terminal_obeys(cascade, tmp_path):
+    for name in ("cat\x1b[2K\u202e/a.png", "dog/a.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+    said = cascade("search", "demo", "--set", "data={name: imagefolder, path: photos, image_size: 8}")
+    refused(said, r"class cat\x1b[2K\u202e has 1 image to split")
+
+
 def test_test_images_that_are_drawn_are_seen_to_be_readable_before_a_search(cascade, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

@@ -11,6 +11,7 @@ from orchestrator.markdown import as_code, as_text, table
         ("e_f _d_", r"e_f \_d\_", "`e_f _d_`"),
         ("`c` ``", r"\`c\` \`\`", "``` `c` `` ```"),
         (" <b>\n&lt; ", r" \<b> \&lt; ", "`  <b> &lt;  `"),
+        ("a\x1b[2Kb\u202e", r"a\\x1b\[2Kb\\u202e", r"`a\x1b[2Kb\u202e`"),
         ("1 < 2 & 3", "1 < 2 & 3", "`1 < 2 & 3`"),
     ],
 )

@@ -15,6 +15,12 @@ def test_a_line_is_printed_as_it_is():
     assert console.file.getvalue() == f"{text}\n"
 
 
+def test_what_a_terminal_would_obey_is_printed_as_python_writes_it():
+    console = Console(file=io.StringIO(), force_terminal=True)
+    print_line(console, "the class a\x1b[2K\r\u202eb\nstays whole")
+    assert console.file.getvalue() == r"the class a\x1b[2K\r\u202eb" + "\nstays whole\n"
+
+
 def test_a_table_keeps_all_its_words_on_a_narrow_terminal():
     table = Table(title="words", box=None)
     words = [f"a-rather-long-word-{number}" for number in range(5)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.words import counted, duration, percent
+from orchestrator.words import counted, duration, percent, printable
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,16 @@ def test_duration(seconds, text):
 @pytest.mark.parametrize(("number", "text"), [(0, "0 trials"), (1, "1 trial"), (2000, "2,000 trials")])
 def test_counted(number, text):
     assert counted(number, "trial") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("café 東京 \\n 👩\u200d🔬", "café 東京 \\n 👩\u200d🔬"),
+        ("a\x1b[31m\tb\n", r"a\x1b[31m\tb\n"),
+        ("cat\u202egnp.exe\u200b", r"cat\u202egnp.exe\u200b"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_as_python_writes_it(name, text):
+    assert printable(name) == text
