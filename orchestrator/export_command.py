@@ -64,7 +64,8 @@ def export_candidates(request: ExportRequest) -> int:
     """Export one network or a whole front and print what was measured; the exit code.
 
     Raises:
-        InputError: if there is no such search or candidate, or a destination holds something.
+        InputError: if there is no such search or candidate, a destination holds something, or the images are no longer
+            the search's.
     """
     folder = search_to_read(request.storage, request.name)
     view = read_front(folder)
@@ -80,7 +81,8 @@ def export_candidates(request: ExportRequest) -> int:
 
     say = partial(print_line, Console(stderr=True))
     data, as_read = find_images(folder, experiment.data)
-    if not as_read or draws_its_test_images(data):
+    reads_training_images = "int8" in request.options.formats or draws_its_test_images(data)
+    if reads_training_images or not as_read:
         require_same_data(folder, data_digest(load_splits(data, say)))
     fetch_networks(folder, [candidate.network for candidate in chosen.values()])
     jobs = [

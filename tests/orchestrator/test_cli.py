@@ -256,6 +256,12 @@ def test_a_place_that_cannot_be_written_to_is_named(cascade, tmp_path):
     refused(cascade("search", "demo", "--storage", tmp_path / "closed"), "cannot be written to")
 
 
+def test_an_export_that_reads_training_images_reads_those_of_the_search(cascade, finished):
+    words = ["export", "mine", "--pick", "knee", "--formats"]
+    refused(cascade(*words, "native,int8"), "no longer those that search 'mine' began with", "put them back")
+    assert "no longer those" not in cascade(*words, "native")[2]
+
+
 @pytest.fixture
 def finished(tmp_path, make_candidate):
     """A search of two networks."""
