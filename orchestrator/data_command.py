@@ -54,7 +54,7 @@ def _check_apart(folder: Path, out: Path) -> None:
 
 def _write_to_bucket(folder: Path, bucket: Bucket, options: WriteOptions, *, seed: int) -> tuple[ShardSet, str]:
     """Write a set on this machine first, as what cannot be used is known only then."""
-    with staging(cache_folder() / "made") as scratch:
+    with staging(cache_folder() / "made", mend="name another folder by CASCADE_CACHE") as scratch:
         written, kind = _write(folder, scratch / "set", options, seed=seed)
         shard_upload.put(scratch / "set", bucket)
     return written, kind

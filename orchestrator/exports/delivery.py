@@ -9,6 +9,8 @@ from orchestrator.storage.staging import Existing, move, require_local, require_
 from trainables.datasets.images import ImageSet
 from trainables.errors import InputError
 
+ELSEWHERE = "choose another place with --out"
+"""The mend where an export cannot be where it was to be."""
 _BYTES_A_PARAM = {"native": 4, "onnx": 4, "pt2": 4, "int8": 1}
 # Beside weights and images: graphs, cards and what the file system keeps for itself; graphs grow with the networks.
 _LEAST_MARGIN, _MARGIN = 4 * 2**20, 0.25
@@ -21,7 +23,7 @@ def check_destination(destination: Path, existing: Existing) -> None:
         InputError: naming what is there, or an address.
     """
     require_local(destination)
-    require_place(destination, existing, mark=CARD_FILE, what="export", mend="choose another place with --out")
+    require_place(destination, existing, mark=CARD_FILE, what="export", mend=ELSEWHERE)
 
 
 def check_room(
@@ -51,7 +53,7 @@ def check_room(
         raise InputError(
             f"the disk of {folder} has {free / 1e6:,.1f} MB left, but must have {needed / 1e6:,.1f} MB: about "
             f"{exports / 1e6:,.1f} MB for weights that stay, the rest for what is written beside them and on the way; "
-            "make room, or choose another place with --out"
+            f"make room, or {ELSEWHERE}"
         )
 
 
@@ -65,4 +67,4 @@ def deliver(package: Path, destination: Path, existing: Existing) -> None:
     try:
         move(package, destination, mark=CARD_FILE if existing == "replace" else None)
     except OSError as error:
-        raise InputError(f"{destination} was taken while the export ran; choose another place") from error
+        raise InputError(f"{destination} was taken while the export ran; {ELSEWHERE}") from error

@@ -16,7 +16,7 @@ import torch
 from orchestrator.data.datasets import load_test, training_images
 from orchestrator.data.shard_bucket import say_nothing
 from orchestrator.exports.card import Card, FileFacts, NetworkFacts
-from orchestrator.exports.delivery import check_destination, check_room, deliver
+from orchestrator.exports.delivery import ELSEWHERE, check_destination, check_room, deliver
 from orchestrator.exports.formats import (
     CARD_FILE,
     INT8_FILE,
@@ -126,7 +126,7 @@ def export_each(
         jobs[0].destination, options.formats, [job.candidate.params for job in jobs], teacher.params, test.images
     )
     say = cache(say)  # of a whole front, each line once
-    with staging(jobs[0].destination, name=_STAGING) as folder:
+    with staging(jobs[0].destination, name=_STAGING, mend=ELSEWHERE) as folder:
         with disk_full(folder):
             bench = _bench(folder, origin=origin, options=options, teacher=teacher, test=test, say=say)
         for job in jobs:

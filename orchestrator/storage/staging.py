@@ -60,7 +60,7 @@ def require_place(destination: Path, existing: Existing, *, mark: str, what: str
 
 
 @contextmanager
-def staging(destination: Path, *, name: str | None = None) -> Iterator[Path]:
+def staging(destination: Path, *, name: str | None = None, mend: str = "choose another place") -> Iterator[Path]:
     """A hidden folder beside the destination, gone afterwards: from there a finished folder moves in one step.
 
     What processes of this machine that were killed have left of theirs, beside it and of the same name, goes too.
@@ -68,6 +68,10 @@ def staging(destination: Path, *, name: str | None = None) -> Iterator[Path]:
     Args:
         destination: its place.
         name: what the hidden folder's begins with, for destinations that share theirs; `None` for the destination's.
+        mend: how to name another place, for messages.
+
+    Raises:
+        InputError: if nothing can be made there.
     """
     name = destination.name if name is None else name
     try:
@@ -76,7 +80,7 @@ def staging(destination: Path, *, name: str | None = None) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
         mark = _mark(folder)
     except OSError as error:
-        raise InputError(f"{destination} cannot be made ({error.strerror}); choose another place") from error
+        raise InputError(f"{destination} cannot be made ({error.strerror}); {mend}") from error
     try:
         with mark:
             yield folder
