@@ -97,4 +97,13 @@ def _wrong(error: yaml.YAMLError) -> str:
             return f"has a tab in line {line}, but YAML takes tabs within quotes alone; put spaces in its place"
         if "another document" in error.problem:
             return f"has a second document from line {line} on, but must be one; remove it, or the --- in this line"
-    return f"is not YAML: {' '.join(str(error).split())}"
+    return f"is not YAML: {what_is_wrong(error)}"
+
+
+def what_is_wrong(error: yaml.YAMLError) -> str:
+    """What PyYAML found, and in which line and column, without the text around it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        during = f"{error.context}, " if error.context else ""
+        mark = error.problem_mark
+        return f"{during}{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).replace('in "<unicode string>",', "at").split())

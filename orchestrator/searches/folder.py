@@ -15,6 +15,7 @@ import yaml
 
 from orchestrator.addresses import DEFAULT_STORAGE
 from orchestrator.experiment.config import Experiment, parse_experiment
+from orchestrator.experiment.yaml_text import what_is_wrong
 from orchestrator.front.archive import Archive
 from orchestrator.searches.layout import (
     ARCHIVE,
@@ -163,9 +164,13 @@ class SearchFolder:
         try:
             values = yaml.safe_load((self.path / EXPERIMENT).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise InputError(f"{self.path / EXPERIMENT} is damaged: {' '.join(str(error).split())}") from error
+            raise InputError(
+                f"{self.path / EXPERIMENT} is damaged ({what_is_wrong(error)}); put a copy back, or mend that line"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path / EXPERIMENT} is damaged ({error}); put a copy back") from error
         if not isinstance(values, dict):
-            raise InputError(f"{self.path / EXPERIMENT} is damaged: it holds no keys")
+            raise InputError(f"{self.path / EXPERIMENT} is damaged (it holds no keys); put a copy back")
         return parse_experiment(values)
 
     @property

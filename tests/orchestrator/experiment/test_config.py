@@ -176,7 +176,7 @@ def test_what_is_wrong_is_said_in_one_line_with_its_key(override, message):
     [
         (None, "is not there"),
         ("", "is empty"),
-        ("a: [1\nb", "is not YAML"),
+        ("a: [1\nb", "is not YAML: while parsing a flow sequence, .* in line 2, column 2$"),
         ("- 1\n- 2\n", "holds a list"),
         ("seed:1\nnum_trials:2\n", "holds plain text, but must hold keys and values, as in key: value, a space after"),
         ("3", "holds a single value, but must hold keys and values"),

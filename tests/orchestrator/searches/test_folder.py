@@ -151,11 +151,25 @@ def test_what_no_search_can_be_called_is_passed_over(folder, tmp_path):
     assert folder.neighbours() == ["other"]
 
 
-def test_a_damaged_experiment_is_said(folder):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"a: [1",
+            r"while parsing .* got '<stream end>' in line 1, column 6\); put a copy back, or mend that",
+        ),
+        (b"a: 1\n b: 2\n", r"mapping values are not allowed here in line 2, column 3\); put .*, or mend that line"),
+        (b"a: \x00", r"unacceptable character #x0000: .* at position 3\); put a copy back, or mend that line"),
+        (b"a: \xff", r".*invalid start byte\); put a copy back"),
+        (b"", r"it holds no keys\); put a copy back"),
+    ],
+)
+def test_a_damaged_experiment_is_said(folder, content, said):
     folder.begin(Experiment())
-    (folder.path / "experiment.yaml").write_text("a: [1")
-    with pytest.raises(InputError, match=r"experiment\.yaml is damaged"):
+    (folder.path / "experiment.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=rf"experiment\.yaml is damaged \({said}") as error:
         folder.experiment()
+    assert "unicode string" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"val_accuracy": 0.9', b"[1]", b'{"val_accuracy": 0.9}', b"\xff\xfe"])
