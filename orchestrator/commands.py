@@ -1,6 +1,7 @@
 """What the commands of `cascade` do, once their words are understood."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from orchestrator.evidence.folder import REPORT, is_study
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.searches.folder import SearchFolder, require_name
 from orchestrator.searches.fronts import front_json_list, front_rich_table, read_front, save_front
-from orchestrator.searches.layout import FRONT_PAGE
+from orchestrator.searches.layout import EXPERIMENT, FRONT_PAGE
 from orchestrator.searches.places import Storage, fetch_networks, fetch_sources, open_search
 from orchestrator.searches.same_search import require_fresh_or_same
 from orchestrator.signals import INTERRUPTED, last_words
@@ -39,6 +40,8 @@ def run_search_command(  # noqa: PLR0913
     Raises:
         InputError: if anything that was asked for cannot be.
     """
+    if resume and source not in PRESETS and not os.path.lexists(source):
+        _name_own_file(source, open_search(storage, name))
     experiment = load_experiment(source, overrides)
     require_name(name, mend="give another by --name")
     folder = open_search(storage, name)
@@ -90,6 +93,17 @@ def run_search_command(  # noqa: PLR0913
             "--resume with a larger limit goes on",
         )
     return 0
+
+
+def _name_own_file(source: str, folder: SearchFolder) -> None:
+    """Where the file of a search that is to go on is gone, name the one that the search keeps.
+
+    Raises:
+        InputError: with the command that goes on by it, if it is there.
+    """
+    if folder.exists:
+        go_on = folder.command("search", str(folder.path / EXPERIMENT), "--name", folder.name, "--resume")
+        raise InputError(f"{source} is not there, but search {folder.name!r} keeps what it searches; go on by {go_on}")
 
 
 def make_tracker(experiment: Experiment, folder: SearchFolder, console: Console) -> "Tracker":

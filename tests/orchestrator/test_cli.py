@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from orchestrator.data.datasets import load_test
-from orchestrator.experiment.config import Experiment
+from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.searches.folder import SearchFolder
 from orchestrator.storage.locks import locked
 from search_spaces.presets import PRESETS
@@ -288,6 +288,16 @@ def test_a_front_whose_plot_cannot_be_written_is_printed(cascade, finished, form
 def test_what_writes_into_a_folder_that_forbids_it_says_so(cascade, finished, monkeypatch, command):
     monkeypatch.setattr("orchestrator.searches.folder.os.access", lambda *_: False)
     refused(cascade(command, "mine"), f"{finished.path} cannot be written to", "work on a copy of it", "--storage")
+
+
+@pytest.mark.parametrize("source", ["gone.yaml", "gone"])
+def test_a_search_whose_file_is_gone_goes_on_by_its_own(cascade, finished, source):
+    own = finished.path / "experiment.yaml"
+    said = cascade("search", source, "--name", "mine", "--resume")
+    go_on = f"cascade search {own} --name mine --resume"
+    refused(said, f"{source} is not there, but search 'mine' keeps", f"go on by {go_on}\n")
+    finished.require_fresh_or_same(load_experiment(str(own)), resume=True)
+    refused(cascade("search", "gone.yaml", "--name", "none", "--resume"), "give a preset")
 
 
 @pytest.mark.parametrize("words", [["confirm"], ["confirm", "--pick", "front"], ["export", "--pick", "front"]])
