@@ -63,11 +63,14 @@ def _is_torchvisions(name: str) -> bool:
 
 
 def _from_torchvision(config: ModelConfig, *, num_classes: int, in_channels: int) -> nn.Module:
-    if config.width != 1.0 or in_channels != 3:
-        wrong = f"images have {in_channels} channels" if config.width == 1.0 else f"model.width is {config.width!r}"
+    others = f"use one of {', '.join(BUILT_IN)}, or your own function"
+    if in_channels != 3:
+        channels = "1 channel" if in_channels == 1 else f"{in_channels} channels"
+        raise InputError(f"images have {channels}, but {config.name} is torchvision's and takes 3; {others}")
+    if config.width != 1.0:
         raise InputError(
-            f"{wrong}, but {config.name} is torchvision's and takes 3 channels at width 1; "
-            f"use one of {', '.join(BUILT_IN)}, or your own function"
+            f"model.width is {config.width!r}, but {config.name} is torchvision's, whose width is 1; leave model.width "
+            f"out, or {others}"
         )
     import torchvision
 

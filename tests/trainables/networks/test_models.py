@@ -60,8 +60,16 @@ def test_networks_of_torchvision_are_built_by_their_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("config", "in_channels", "message"),
     [
-        (ModelConfig(name="mobilenet_v2"), 1, "images have 1 channels, but mobilenet_v2 is torchvision's"),
-        (ModelConfig(name="mobilenet_v2", width=0.5), 3, r"model\.width is 0\.5, but mobilenet_v2 is torchvision's"),
+        (
+            ModelConfig(name="mobilenet_v2"),
+            1,
+            "images have 1 channel, but mobilenet_v2 is torchvision's and takes 3; use one of vgg",
+        ),
+        (
+            ModelConfig(name="mobilenet_v2", width=0.5),
+            3,
+            r"model\.width is 0\.5, but mobilenet_v2 is torchvision's, .*; leave model\.width out, or use",
+        ),
     ],
 )
 def test_networks_of_torchvision_are_as_they_are(config: ModelConfig, in_channels: int, message: str) -> None:
