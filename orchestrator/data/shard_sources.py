@@ -27,7 +27,7 @@ from orchestrator.data.parquet_columns import (
 )
 from orchestrator.data.shard_mixing import Mixing
 from orchestrator.data.shards import FILE, PARTS, Labels, PartName
-from orchestrator.words import printable, storable
+from orchestrator.words import counted, printable, storable
 from trainables.datasets.sources import class_folders, image_files, part_folders
 from trainables.errors import InputError
 
@@ -120,7 +120,7 @@ def _imagefolder(folder: Path, seed: int) -> ShardSource:
     class_names = tuple(item.name for item in class_folders(roots["train"]))
     if len(class_names) < 2:
         raise InputError(
-            f"{roots['train']} has {len(class_names)} class folders, but must have at least 2; "
+            f"{roots['train']} has {counted(len(class_names), 'class folder')}, but must have at least 2; "
             "put images in one folder a class"
         )
     parts: dict[PartName, SourcePart] = {}

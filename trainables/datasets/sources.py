@@ -162,10 +162,8 @@ def _read_imagefolder(config: DataConfig, part: Part) -> Source:
     roots = part_folders(root) or {"train": root}
     class_names = tuple(folder.name for folder in class_folders(roots["train"]))
     if len(class_names) < 2:
-        raise InputError(
-            f"{roots['train']} has {len(class_names)} class folders, but must have at least 2; "
-            "put images in one folder a class"
-        )
+        folders = "1 class folder" if class_names else "0 class folders"
+        raise InputError(f"{roots['train']} has {folders}, but must have at least 2; put images in one folder a class")
     for name in class_names:
         if name.encode(errors="ignore").decode() != name:  # in no file of an export could it be written
             raise InputError(f"{roots['train']} has the class folder {name!r}, whose name is not UTF-8; rename it")

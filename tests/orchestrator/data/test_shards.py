@@ -601,6 +601,7 @@ def test_the_command_names_what_it_left_out(cascade, damaged):
         (["shards/new", "shards", "--overwrite"], "shards/new, which is read, lies in shards; choose another folder"),
         (["shards", "out"], "shards is a set of shards already"),
         (["empty", "out"], "empty has 0 class folders, but must have at least 2"),
+        (["other", "out"], "other has 1 class folder, but must have at least 2"),
         (["only-test", "out"], "only-test has a folder test, but none called train"),
         (["pickles", "out"], "pickles, which can run code and are not opened; fetch the binary version"),
         (["cifar", "out"], "data_batch_2.bin has 5 bytes, but must have a multiple of 3,073"),

@@ -384,7 +384,7 @@ def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 0 class folders, but must have at least 2"):
         read_train(_folder_config(tmp_path))
     _save(tmp_path / "cat/a.png", 0)
-    with pytest.raises(InputError, match="has 1 class folders, but must have at least 2"):
+    with pytest.raises(InputError, match="has 1 class folder, but must have at least 2"):
         read_train(_folder_config(tmp_path))
     (tmp_path / "dog").mkdir()
     with pytest.raises(InputError, match=r"dog has no images \(.png"):
