@@ -73,4 +73,7 @@ def _kind_within(item: os.DirEntry[str]) -> str | None:
         return "broken link"
     if item.is_dir():
         return "folder"
-    return None if Path(item.name).suffix.lower() in (*SUFFIXES, *_COMPANIONS) else "file"
+    suffix = Path(item.name).suffix.lower()
+    if suffix in SUFFIXES:
+        return None if item.is_file() else "special file"  # a pipe or a socket, say, or a link to one
+    return None if suffix in _COMPANIONS else "file"

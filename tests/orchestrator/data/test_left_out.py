@@ -1,5 +1,6 @@
 """What lies among images and is not read is told, and what nobody takes for one is not."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_files_folders_and_broken_links_are_counted_with_an_example(photos: Path
         f"{photos} holds what is not read: 2 broken links, such as train/bird; 5 files, such as train/dog/0.heic; "
         "1 folder, such as train/cat/kittens; images must lie directly in their class's folder, as one of .png, "
     )
+
+
+def test_what_is_no_file_is_counted_whatever_its_name(photos: Path) -> None:
+    os.mkfifo(photos / "train/cat/pipe.png")
+    (photos / "train/dog/to-pipe.JPG").symlink_to(photos / "train/cat/pipe.png")
+    (note,) = left_out_notes(photos)
+    assert note.startswith(f"{photos} holds what is not read: 2 special files, such as train/cat/pipe.png; images must")
 
 
 def test_images_beside_the_class_folders_are_told(photos: Path) -> None:
