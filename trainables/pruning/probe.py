@@ -57,7 +57,7 @@ class Draw:
 
 
 def draws(groups: Sequence[ChannelGroup], pruning: Pruning, generator: torch.Generator) -> list[Draw]:
-    """Other numbers of channels in each group, twice, and as few in each as a level can be left with."""
+    """Other numbers of channels in each group, twice; every other group whole; as few in each as a level may have."""
 
     def kept(numbers: Iterable[int]) -> Kept:
         return {
@@ -66,11 +66,15 @@ def draws(groups: Sequence[ChannelGroup], pruning: Pruning, generator: torch.Gen
         }
 
     unlike = [_unlike(group, turn, pruning) for turn, group in enumerate(groups, start=1)]
+    full = tuple(group.num_channels for group in groups)
+    one, other = zip(*unlike, strict=True)
+    alternate = tuple(full[index] if index % 2 else min(pair) for index, pair in enumerate(unlike))
     most = kept(_fewer(group, pruning)[-1] for group in groups)
     return [
         *(
             Draw(text="without some of its channels", kept=kept(numbers), most=most)
-            for numbers in zip(*unlike, strict=True)
+            for numbers in (one, other, alternate)
+            if numbers != full
         ),
         Draw(
             text="with as few channels as it may be left with",
@@ -89,12 +93,13 @@ def _fewer(group: ChannelGroup, pruning: Pruning) -> list[int]:
 def _unlike(group: ChannelGroup, turn: int, pruning: Pruning) -> tuple[int, int]:
     """Two numbers of channels, of parts that are far apart where groups follow one another; alike if there is but one.
 
+    All of its channels are such a number, too: where few numbers are left, some groups are whole while others are not.
     Where a network cuts its channels in two halves or turns their order around, half of them may be right by chance,
     so that is taken only if there are no two others.
     """
-    fewer = _fewer(group, pruning)
-    not_half = [number for number in fewer if 2 * number != group.num_channels]
-    choices = not_half if len(not_half) > 1 else fewer
+    counts = possible_counts(group, pruning)
+    not_half = [number for number in counts if 2 * number != group.num_channels]
+    choices = not_half if len(not_half) > 1 else counts
     one, other = (int(turn * step % 1 * len(choices)) for step in _STEPS)
     return choices[one], choices[other if other != one else one - 1]
 
@@ -184,7 +189,9 @@ class Probe:
 
         It offers a floor where the network can do with fewer channels than all, but not with so few.
         """
-        groups, first = self._channel_map.groups, next(iter(culprits.values()))
+        groups = self._channel_map.groups
+        at_fault = [group for group in groups if group.name in culprits]
+        first = culprits[at_fault[0].name]
         can_be_fewer = self._fails(replace(first.draw, kept=first.draw.most), first.groups) is None
         floor = ", or give it a floor in cascade.pruning.floors" if can_be_fewer else ""
         more = f"; {len(culprits)} of {len(groups)} groups fail" if len(culprits) > 1 else ""
@@ -192,10 +199,10 @@ class Probe:
         fine = [group for group in groups if group.name not in culprits]
         if not fine or any(self._fails(draw, fine) is not None for draw in draws):
             return InputError(said)
-        keep = dict.fromkeys([*pruning.keep, *(_layer_apart(culprits[name].group, fine) for name in culprits)])
+        keep = dict.fromkeys([*pruning.keep, *(_layer_apart(group, fine) for group in at_fault)])
         idle = [pattern for pattern in pruning.floors if not any(group.gives(pattern) for group in fine)]
         without = f" and without cascade.pruning.floors of {', '.join(idle)}" if idle else ""
-        left = self._smallest([group for group in groups if group.name in culprits], pruning)
+        left = self._smallest(at_fault, pruning)
         return InputError(
             f"{said}; with cascade.pruning.keep=[{', '.join(map(_as_yaml, keep))}]{without} the rest holds, down to "
             f"{100 * left:.3g} % of the MACs"

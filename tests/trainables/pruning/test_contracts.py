@@ -16,7 +16,7 @@ from trainables.errors import InputError
 from trainables.pruning.contracts import check_contracts
 from trainables.pruning.dependencies import find_groups
 from trainables.pruning.held import CLASS_SCORES
-from trainables.pruning.probe import _unlike, draw_weights
+from trainables.pruning.probe import _unlike, draw_weights, draws
 from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import Pruning
 from trainables.recipe import Precision
@@ -138,12 +138,12 @@ def test_a_network_that_needs_some_channels_is_taken_with_a_floor(least: int) ->
 @pytest.mark.parametrize("width", [2, 3, 4, 8, 12, 16, 30])
 def test_widths_that_are_tried_are_two_and_not_half_where_there_is_a_choice(width: int, pruning: Pruning) -> None:
     (group,) = find_groups(nn.Sequential(nn.Conv2d(3, width, 1), nn.Flatten(), nn.Linear(width, 4)), (3, 1, 1)).groups
-    fewer = {number for number in possible_counts(group, pruning) if number < width}
+    counts = {*possible_counts(group, pruning)}
     for turn in range(1, 30):
         tried = {*_unlike(group, turn, pruning)}
-        assert tried <= (fewer or {width})
-        assert len(tried) == min(2, max(1, len(fewer)))
-        assert width / 2 not in tried or len(fewer) < 3
+        assert tried <= counts
+        assert len(tried) == min(2, len(counts))
+        assert width / 2 not in tried or len(counts) < 3
 
 
 def test_a_network_that_needs_multiples_is_taken_with_rounded_widths() -> None:
@@ -497,6 +497,44 @@ class Either(nn.Module):
             raise ValueError("too narrow")
         scores: torch.Tensor = self.scores(x.mean((2, 3)))
         return scores
+
+
+class Alike(nn.Module):
+    """Two layers in a row, of 16 channels each, that must stay as wide as each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.back = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.one.out_channels != self.other.out_channels:
+            raise ValueError("not alike")
+        x = self.back(self.other(self.one(x)))
+        return x
+
+
+@pytest.mark.parametrize(
+    "pruning", [Pruning(), Pruning(round_to=8), Pruning(min_channels=15), Pruning(min_channels=14)]
+)
+def test_groups_that_must_be_as_wide_as_each_other_are_refused(pruning: Pruning) -> None:
+    named = r"keep=\[operation\.one, operation\.other\]"
+    with pytest.raises(
+        InputError, match=rf"^group operation\.one: without some .*\(not alike\).*; 2 of .*{named}{REST}"
+    ):
+        check_contracts(Between(Alike()), SHAPE, pruning=pruning)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 8])
+def test_one_draw_leaves_every_other_group_whole(depth: int) -> None:
+    layers = [nn.Conv2d(8, 8, 1) for _ in range(depth)]
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.Flatten(), nn.Linear(8, 4))
+    groups = find_groups(network, (3, 1, 1)).groups
+    for pruning in (Pruning(), Pruning(round_to=4)):
+        tried = [
+            [len(draw.kept[group.name]) == 8 for group in groups]
+            for draw in draws(groups, pruning, torch.Generator().manual_seed(0))
+        ]
+        assert [index % 2 == 1 for index, _ in enumerate(groups)] in tried
 
 
 def test_groups_that_fail_together_alone_are_said_to() -> None:
