@@ -15,9 +15,10 @@ from trainables.errors import InputError
 from trainables.networks.models import require_real_parameters
 from trainables.pruning.channels import ChannelMap
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.draws import draws
 from trainables.pruning.first_step import require_none_kept, take_step
 from trainables.pruning.possible_sizes import floor_fraction
-from trainables.pruning.probe import TOLERANCE, Probe, draws
+from trainables.pruning.probe import TOLERANCE, Probe
 from trainables.pruning_config import Pruning, SizeUnit
 from trainables.recipe import Precision
 from trainables.seeds import seeded_layers

@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from trainables.errors import InputError
 from trainables.pruning.contracts import check_contracts
 from trainables.pruning.dependencies import find_groups
+from trainables.pruning.draws import _unlike, draws
 from trainables.pruning.held import CLASS_SCORES
-from trainables.pruning.probe import _unlike, draw_weights, draws
+from trainables.pruning.probe import draw_weights
 from trainables.pruning.selection import possible_counts
 from trainables.pruning_config import Pruning
 from trainables.recipe import Precision
