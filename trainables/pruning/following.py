@@ -12,7 +12,7 @@ from trainables.errors import first_line
 from trainables.pruning.channels import LAYERS, Axis, is_grouped, layer_widths
 from trainables.pruning.graph import Node, Place, Places, deals_channels
 from trainables.pruning.held import HeldError
-from trainables.pruning.moves import find_move, flattened
+from trainables.pruning.moves import find_move, flattened, is_scale
 
 _FEW_PLACES, _OF_WIDEST = 300_000, 2
 """Places that are looked at for one group before it is held: so many, or in the mean so many widest layers' each."""
@@ -87,6 +87,8 @@ def _mapped(node: Node, axis: Axis, way: Any, places: Places) -> Collection[Plac
     """
     backwards = axis == "in"
     lower, upper = (way.target, node) if backwards else (node, way.target)
+    if is_scale(lower, upper):
+        return ()
     # What torch-pruning guesses of a flatten it may also have put behind it.
     guesses = [] if flattened(lower) else [(mapping, _growth(mapping)) for mapping in way.index_mapping if mapping]
     move = find_move(lower, upper, backwards=backwards)

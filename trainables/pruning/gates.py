@@ -14,9 +14,8 @@ from torch import nn
 from torch_pruning import ops
 
 from trainables.pruning.channels import LAYERS
-from trainables.pruning.graph import Node
+from trainables.pruning.graph import Node, is_product
 
-_PRODUCT = re.compile(r"\(MulBackward\d")
 _SUM = re.compile(r"\((Add|Sub|Rsub)Backward\d")
 # Autograd's names of functions that are not zero at zero.
 _LIFTS_ZERO = re.compile(
@@ -63,7 +62,7 @@ def _silent(
     if node not in found:
         found[node] = None  # of a loop, as a layer that runs twice makes
         lone = len(node.inputs) == 1
-        if _PRODUCT.search(node.name) and not lone:
+        if is_product(node) and not lone:
             factors = (_silent(factor, within, found) for factor in node.inputs)
             found[node] = next((gates for gates in factors if gates is not None), None)
         elif not _LIFTS_ZERO.search(node.name) and not _has_more(node, within):

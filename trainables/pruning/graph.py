@@ -32,6 +32,7 @@ _RESHAPES = (
     torch.flatten,
 )
 _DEALT = "_DealtBackward"
+_PRODUCT = "MulBackward"
 
 
 class Place(NamedTuple):
@@ -130,3 +131,9 @@ def deals_channels(node: Node) -> bool:
     """Whether an operation deals channels into rows, or makes channels of rows."""
     named: str = node.grad_fn.name()
     return named == _DEALT
+
+
+def is_product(node: Node) -> bool:
+    """Whether an operation multiplies what it reads, element by element."""
+    named: str = node.grad_fn.name()
+    return named.startswith(_PRODUCT)

@@ -85,7 +85,10 @@ def require_narrowable(node: Node, names: Mapping[nn.Module, str], left_alone: M
     """
     module = node.module
     if node.type == ops.OPTYPE.PARAMETER:
-        raise HeldError("it reaches a bare parameter, which cannot be narrowed; wrap it in a layer")
+        raise HeldError(
+            "it reaches a bare parameter, which cannot be narrowed; wrap it in a layer, or multiply by single numbers "
+            "of it"
+        )
     if node.type == ops.OPTYPE.OUTPUT:
         raise HeldError("its channels are among what the network returns")
     if module not in names:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch_pruning import ops
 
-from trainables.pruning.graph import Node, Place, Places
+from trainables.pruning.graph import Node, Place, Places, is_product
 from trainables.pruning.held import HeldError
 
 Stretch = tuple[range, int]
@@ -59,6 +59,14 @@ def parts_read(lower: Node) -> list[tuple[range, int]]:
             if before is lower.grad_fn and (lower.type == ops.OPTYPE.SPLIT or upper.type == ops.OPTYPE.SLICE):
                 parts.append((_read(lower, number, upper), _width(lower, number)))
     return parts
+
+
+def is_scale(lower: Node, upper: Node) -> bool:
+    """Whether what one operation gives is a single number that another multiplies by: no channels stand there."""
+    if not is_product(upper):
+        return False
+    reads = [_shape(before, number) for before, number in upper.grad_fn.next_functions if before is lower.grad_fn]
+    return bool(reads) and all(math.prod(shape) == 1 for shape in reads)
 
 
 def _put(places: Iterable[Place], *, stretches: Sequence[Stretch]) -> Places:

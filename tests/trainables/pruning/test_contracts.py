@@ -592,6 +592,39 @@ def test_a_network_is_narrowed_around_what_cannot_be_followed() -> None:
     assert set(held.values()) == {CLASS_SCORES, dealt}
 
 
+class Branches(nn.Module):
+    """Adds two branches, each multiplied by a number that is learnt."""
+
+    def __init__(self, weigh: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.weights = nn.Parameter(torch.tensor([0.5, 1.0]))
+        self.weigh = weigh
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = self.weigh(self.weights)
+        return one * self.one(x) + self.other(x) * other
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda weights: weights.softmax(0),  # Liu et al. 2019
+        lambda weights: weights.relu() / (weights.relu().sum() + 1e-4),  # Tan et al. 2020
+        lambda weights: weights.sigmoid().view(2, 1, 1, 1),
+    ],
+)
+def test_channels_are_not_followed_into_numbers_that_weigh_branches(
+    weigh: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    findings = check_contracts(Between(Branches(weigh)), SHAPE, pruning=Pruning())
+    assert findings.channel_map.held == {"scores": CLASS_SCORES}
+    (branches,) = (group for group in findings.channel_map.groups if group.gives("operation"))
+    assert branches.gates == ("operation.one", "operation.other")
+    assert {member.layer for member in branches.members} == {"operation.one", "operation.other", "third"}
+    assert findings.difference < 1e-4
+
+
 class Blurred(nn.Module):
     """Blurs each channel by a filter that takes its shape from the input."""
 
