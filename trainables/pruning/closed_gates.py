@@ -4,14 +4,15 @@ A gate is the factor of what the last layers give before others read a group (`t
 layers' weights and biases of a channel hold it. Shape legend: N positions along one axis of a layer.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from trainables.pruning.channels import ChannelMap, Kept
+from trainables.pruning.channels import BATCH_NORMS, ChannelMap, Kept
 
 AJAR = 2.0**-20
 """How far a gate is open that counts as closed: at zero a ReLU has no slope."""
@@ -60,3 +61,48 @@ class ClosedGates:
         for layer, rows in self.rows:
             for name, parameter in network.get_submodule(layer).named_parameters(recurse=False):
                 yield f"{layer}.{name}", parameter, rows
+
+
+@contextmanager
+def not_scaled_by_weights(network: nn.Module, gates: Collection[str]) -> Iterator[Collection[str]]:
+    """While a network runs, find layers whose outputs do not fall by about half with their weights and biases.
+
+    An activation of the layer's own is no fault: the gate stands before it. So outputs must be nearer to half of what
+    they were than to all of it; those of a layer that normalises its weights do not change at all.
+
+    Args:
+        network: run without gradients inside the context, of at least two images.
+        gates: names of layers. Batch norms are not looked at: they normalise what they are given, not their weights.
+
+    Yields:
+        Names of those found so far.
+    """
+    found: set[str] = set()
+    layers = {name: network.get_submodule(name) for name in gates}
+    hooks = [
+        layer.register_forward_hook(_halving(name, found), prepend=True, with_kwargs=True)  # before the user's own
+        for name, layer in layers.items()
+        if not isinstance(layer, BATCH_NORMS)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _halving(name: str, found: set[str]) -> Callable[..., None]:
+    def halve(layer: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:  # noqa: ANN401
+        parameters = [*layer.parameters(recurse=False)]
+        before = [parameter.detach().clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.data *= 0.5
+        halved = layer.forward(*args, **kwargs)
+        for parameter, values in zip(parameters, before, strict=True):
+            parameter.data.copy_(values)
+        # Between two images, as a bias would hide what weights do.
+        whole, half = output.diff(dim=0), halved.diff(dim=0)
+        if (half - whole / 2).norm() > (half - whole).norm():
+            found.add(name)
+
+    return halve

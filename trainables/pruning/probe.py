@@ -7,7 +7,7 @@ import copy
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 
 from trainables.errors import InputError, first_line
 from trainables.pruning.channels import BATCH_NORMS, ChannelGroup, ChannelMap, Kept, network_widths, resize
-from trainables.pruning.closed_gates import ClosedGates
+from trainables.pruning.closed_gates import ClosedGates, not_scaled_by_weights
 from trainables.pruning.cost import count_macs, count_params, size_model
 from trainables.pruning.draws import Draw
 from trainables.pruning.levels import Level, SharedWeights
@@ -83,7 +83,8 @@ class Probe:
         self._input_shape = (channels, height, width)
         units: tuple[SizeUnit, ...] = ("macs", "params")
         self.sizes = {unit: size_model(self._network, channel_map, self._input_shape, unit=unit) for unit in units}
-        with torch.no_grad():
+        gates = {gate for group in channel_map.groups for gate in group.gates}
+        with torch.no_grad(), not_scaled_by_weights(self._network, gates) as self._not_gates:
             self.dense_NK: torch.Tensor = self._network(images_NCHW)
 
     def check(self, draws: Sequence[Draw], pruning: Pruning) -> float:
@@ -167,6 +168,8 @@ class Probe:
 
     @torch.no_grad()
     def _compare(self, draw: Draw, groups: Sequence[ChannelGroup], *, whole: bool = True) -> float:
+        for group in groups:
+            _require_gates(group, self._not_gates)
         kept = self._channel_map.everything() | {group.name: draw.kept[group.name] for group in groups}
         level = Level(1, self._shared, shared_affine=False)
         level.keep(kept)
@@ -226,6 +229,16 @@ class Probe:
             raise InputError(
                 "its narrow network gives other scores when it is built anew from its state dict; "
                 "what it computes must depend on its parameters and buffers alone"
+            )
+
+
+def _require_gates(group: ChannelGroup, not_gates: Collection[str]) -> None:
+    for gate in group.gates:
+        if gate in not_gates:
+            raise InputError(
+                f"with half its weights, layer {gate} does not give about half of what it gives, as where a layer "
+                "normalises its own weights, whose gradients then tell no channels apart; put a batch norm behind it, "
+                "or name it in cascade.pruning.keep"
             )
 
 

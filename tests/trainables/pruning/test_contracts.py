@@ -592,6 +592,52 @@ def test_a_network_is_narrowed_around_what_cannot_be_followed() -> None:
     assert set(held.values()) == {CLASS_SCORES, dealt}
 
 
+class UnitConv(nn.Conv2d):
+    """Filters of length one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = nn.functional.normalize(self.weight.flatten(1)).view_as(self.weight)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class StandardisedConv(nn.Conv2d):
+    """Weights of mean zero and variance one (Qiao et al. 2019)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class ActivatedConv(nn.Conv2d):
+    """An activation of its own behind the gate."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(super().forward(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [UnitConv, StandardisedConv])
+def test_layers_that_normalise_their_own_weights_are_no_gates(kind: type[nn.Conv2d], bias: bool) -> None:  # noqa: FBT001
+    network = Between(nn.Identity())
+    network.first = kind(3, 6, 3, padding=1, bias=bias)
+    mend = rf"put a batch norm behind it, .*; with cascade\.pruning\.keep=\[first\]{REST}"
+    with pytest.raises(InputError, match=rf"^group first: with half its weights, layer first does not give .*; {mend}"):
+        check_contracts(network, SHAPE, pruning=Pruning())
+    assert "first" in check_contracts(network, SHAPE, pruning=Pruning(keep=("first",))).channel_map.held
+    network.first = nn.Sequential(network.first, nn.BatchNorm2d(6))
+    assert check_contracts(network, SHAPE, pruning=Pruning()).channel_map.groups[0].gates == ("first.1",)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_an_activation_within_a_layer_stands_behind_its_gate(scale: float) -> None:
+    network = Between(nn.Identity())
+    network.first = ActivatedConv(3, 6, 3, padding=1)
+    network.first.register_forward_hook(lambda _layer, _inputs, output: output * scale + scale * output.tanh())
+    findings = check_contracts(network, SHAPE, pruning=Pruning())
+    assert findings.channel_map.groups[0].gates == ("first",)
+
+
 class Branches(nn.Module):
     """Adds two branches, each multiplied by a number that is learnt."""
 
