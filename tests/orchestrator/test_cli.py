@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from orchestrator.data.datasets import load_test
 from orchestrator.experiment.config import Experiment, load_experiment
 from orchestrator.searches.folder import SearchFolder
+from orchestrator.searches.same_search import require_fresh_or_same
 from orchestrator.storage.locks import locked
 from search_spaces.presets import PRESETS
 from trainables.data_config import DataConfig
@@ -296,7 +297,7 @@ def test_a_search_whose_file_is_gone_goes_on_by_its_own(cascade, finished, sourc
     said = cascade("search", source, "--name", "mine", "--resume")
     go_on = f"cascade search {own} --name mine --resume"
     refused(said, f"{source} is not there, but search 'mine' keeps", f"go on by {go_on}\n")
-    finished.require_fresh_or_same(load_experiment(str(own)), resume=True)
+    require_fresh_or_same(finished, load_experiment(str(own)), resume=True)
     refused(cascade("search", "gone.yaml", "--name", "none", "--resume"), "give a preset")
 
 
