@@ -50,7 +50,6 @@ EXPERIMENT: dict[str, Any] = {
     "space": {"num_assistants": [0, 1], "student_macs_kept": [0.2, 0.5], "schedule": ["joint", "sequential"]},
     "num_starting_points": 2,
     "resources": {"max_concurrent": 2},
-    "tracking": {"models": "none"},  # of registered networks nothing is looked at
 }
 
 _AGENT = re.compile(r"dashboard|runtime_env|Agent|log_monitor|monitor\.py")

@@ -106,7 +106,7 @@ def assert_holds_as_the_page_says(name, findings):
     assert all(f"- `{name}`: {reason}" in page for reason in held(findings)[:1])
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.integration) for name in SHALLOW)])
 def test_a_network_of_each_family_goes_through_a_cascade_to_its_files(name):
     found = conformance(WHOLE[name], onnx=name in IN_ONNX)
     if name in SMALL:

@@ -125,14 +125,15 @@ def difference_figure(summary: Summary, reference: str) -> bytes:
 
 
 def _far(differences: Mapping[str, Difference]) -> Sequence[str]:
-    """Arms, a quarter at most, that lie beyond all intervals of the others and zero by more than these span."""
+    """Arms, a quarter at most, whose intervals lie beyond those of all others and zero by more than these span."""
     middle = median([0.0, *(difference.estimate.mean for difference in differences.values())])
     outwards = sorted(differences, key=lambda arm: abs(differences[arm].estimate.mean - middle))
     for number in range(len(outwards) // 4, 0, -1):
         near, far = outwards[:-number], outwards[-number:]
         ends = [0.0, *(end for arm in near for end in _bounds(differences[arm].estimate))]
         least, most = 2 * min(ends) - max(ends), 2 * max(ends) - min(ends)
-        if not any(least <= differences[arm].estimate.mean <= most for arm in far):
+        bounds = [_bounds(differences[arm].estimate) for arm in far]
+        if max(ends) > min(ends) and all(high < least or low > most for low, high in bounds):
             return far
     return ()
 
@@ -146,7 +147,9 @@ def _difference(axes: "Axes", row: int, difference: Difference) -> None:
 
 def _far_difference(axes: "Axes", row: int, difference: Difference) -> None:
     mean = difference.estimate.mean
-    points = f"{100 * mean:.1f}".replace("-", "−")  # as the axis has it
+    low, high = _bounds(difference.estimate)
+    interval = f" ({100 * low:.1f} … {100 * high:.1f})" if low < high else ""
+    points = f"{100 * mean:.1f}{interval}".replace("-", "−")  # as the axis has it
     place, side, text = (0.02, "left", f"← {points}") if mean < 0 else (0.98, "right", f"{points} →")
     edge = axes.get_yaxis_transform()
     axes.text(place, row, text, transform=edge, ha=side, va="center", color=_colour(difference), fontsize="small")

@@ -69,7 +69,7 @@ def report_blocks(
                 name="differences.png",
                 png=difference,
                 caption=f"Differences from {plan.reference} on the same seeds, with 95 % intervals; "
-                "green and red where Holm's test tells them from zero.",
+                "green and red where Holm's test tells them from zero. What lies far off is written at the edge.",
             ),
         ]
     blocks += [Heading(text="How it was done"), *_method(plan, own)]

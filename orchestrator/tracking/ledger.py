@@ -12,7 +12,7 @@ class RunNote:
 
     Attributes:
         kind: as `records.opening` says.
-        status: how it ended; `None` while it is open.
+        status: how it ended, "interrupted" where that was not its own end; `None` while it is open.
         params: names of parameters that were told.
         last_epoch: the last epoch that was told, from 1; 0 for none.
         is_on_front: whether it was last told to be on the front.
@@ -55,7 +55,7 @@ class Ledger:
         if note is None:
             return
         if kind == "close":
-            note.status = record["status"]
+            note.status = record["tags"]["cascade.status"]
             self._open.discard(run)
         for name, _, step in record.get("metrics", ()):
             if name == "epoch":

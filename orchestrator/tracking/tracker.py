@@ -335,16 +335,18 @@ class Tracker:
             reason: why it ended.
         """
         told = [records.overview()] if self._has_front else []
-        self._outbox.put(*self._interrupted(), *told, records.closing(SEARCH, status, reason=reason))
+        left = [run for run in self._outbox.ledger.open_runs() if run != SEARCH]
+        self._outbox.put(*_interrupted(left), *told, records.closing(SEARCH, status, reason=reason))
 
     def leave(self) -> None:
-        """Close runs that have not been finished, as interrupted, beside a search that was joined."""
-        self._outbox.put(*self._interrupted())
-
-    def _interrupted(self) -> list[Record]:
-        left = [run for run in self._outbox.ledger.open_runs() if run != SEARCH]
-        return [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in left]
+        """Close runs of repeats that have not been finished, as interrupted, beside a search that was joined."""
+        ledger = self._outbox.ledger
+        self._outbox.put(*_interrupted(run for run in ledger.open_runs() if ledger.runs[run].kind == "confirm"))
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Wait until everything is sent, at most so long without any news; what is left then stays in the spool."""
         self._outbox.close(timeout_seconds)
+
+
+def _interrupted(runs: Iterable[str]) -> list[Record]:
+    return [records.closing(run, "stopped", tags={"cascade.status": "interrupted"}) for run in runs]

@@ -70,6 +70,7 @@ reference: scratch
 """
 
 
+@pytest.mark.timeout(600)  # it may wait for the tiny search first
 def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
     tmp_path, tiny_yaml, searched, cascade_commands
 ):
@@ -93,6 +94,7 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_once_there_is_room(
     assert {candidate.trial for candidate in after} == {0, 1, 2}
 
 
+@pytest.mark.timeout(600)  # it may wait for the tiny search first
 def test_each_command_says_that_the_disk_is_full_and_what_helps_there(
     tmp_path, searched, cascade_commands, capsys, monkeypatch
 ):

@@ -229,7 +229,7 @@ early_stopping: {reduction_factor: 2, first_rung: 0.6}
 """
 
 
-@pytest.mark.timeout(600)  # six starts of one search, five of which are broken off from outside
+@pytest.mark.timeout(900)  # six starts of one search, five of which are broken off from outside
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # of MLflow's own mapper
 def test_a_search_of_a_users_own_that_is_broken_off_in_every_way_goes_on_to_its_end(
     tmp_path, tiny_yaml, cascade_commands, commands_afresh

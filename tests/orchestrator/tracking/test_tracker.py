@@ -123,6 +123,21 @@ def test_trials_that_ended_untold_are_told_on_resume(tracker, resumed, told, mak
     assert [ledger.runs[f"trial/{trial}"].status for trial in (0, 1, 2)] == ["finished", "finished", "failed"]
 
 
+def test_a_trial_that_a_killed_driver_left_is_told_after_repeats_were(tracker, resumed, told):
+    tracker.start_trial(0, {"temperature": 4.0})
+    joined = resumed()
+    joined.start_repeat(Repeat(trial=0, index=1, seed=17))
+    joined.leave()
+    ledger = Ledger(told())
+    assert ledger.open_runs() == ("trial/0", "search")
+    assert ledger.runs["confirm/0/1"].status == "interrupted"
+    resumed().settle({0: "stopped"}, lambda _: ClosedTrial(parameters={}, candidates=(), reason="early stopping"))
+    closed = [record for record in told("close") if record["run"] == "trial/0"]
+    assert [record["tags"]["cascade.reason"] for record in closed] == ["early stopping"]
+    tracker.finish("stopped")
+    tracker.finish_trial(0, (), "stopped", "early stopping")  # where it was interrupted it is told all the same
+
+
 def test_what_belongs_together_is_written_at_once(tracker, make_epoch, make_candidate, monkeypatch):
     written = []
     monkeypatch.setattr("orchestrator.tracking.spool.append_lines", lambda _path, lines: written.append(lines))

@@ -294,6 +294,7 @@ print(json.dumps({
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)  # it may wait for the tiny search first
 def test_a_search_in_waves_trains_every_epoch_once_and_leaves_no_files(told_by, tiny_search, tmp_path):
     # Begun with a teacher, and without trials.
     came_to = shutil.ignore_patterns("study.journal", "archive.*", "candidates", "curves", "tracking")
