@@ -21,7 +21,7 @@ from trainables.pruning.following import follow, has_channels, has_one_channel, 
 from trainables.pruning.gates import find_gates
 from trainables.pruning.graph import Node, Places, dependency_graph
 from trainables.pruning.held import CLASS_SCORES, HeldError, first_reasons, layers_left_alone, require_narrowable
-from trainables.pruning.moves import parts_read
+from trainables.pruning.moves import Moves
 from trainables.pruning.tracing import classifier, execution_order
 
 
@@ -61,7 +61,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
     left_alone = layers_left_alone(network, keep)
     graph = dependency_graph(network, example)
     gives_scores = layer_widths(scores)[0] == num_scores  # and not what another kind of head reads
-    width_of_widest = widest(network)
+    width_of_widest, moves = widest(network), Moves()
     groups: list[ChannelGroup] = []
     held: dict[str, str] = {}
     met: set[Node] = set()
@@ -71,7 +71,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
         if root in met or names[module] in held:
             continue
         try:
-            reached = follow(root, width_of_widest)
+            reached = follow(root, width_of_widest, moves)
             partly = _reached_in_part(reached)
             if partly is not None and turn < len(roots):
                 continue  # all channels of that one may take these with them
@@ -80,7 +80,7 @@ def trace_groups(network: nn.Module, input_shape: tuple[int, int, int], *, keep:
                 raise HeldError(f"its channels stand with some of those of layer {names[partly]}, but not with all")
             if gives_scores and any(node.module is scores for node, axis in reached if axis == "out"):
                 raise HeldError(CLASS_SCORES)
-            groups.extend(_groups(root, reached, names, left_alone))
+            groups.extend(_groups(root, reached, names, left_alone, moves))
         except HeldError as reason:
             held[names[module]] = str(reason)
             met |= reason.among
@@ -115,6 +115,7 @@ def _groups(
     reached: Mapping[tuple[Node, Axis], Places],
     names: Mapping[nn.Module, str],
     left_alone: Mapping[str, str],
+    moves: Moves,
 ) -> list[ChannelGroup]:
     """Make groups of what was reached: one, or several where not all channels stand in the same layers.
 
@@ -129,7 +130,7 @@ def _groups(
     gates = _gates(reached, names)
     num_channels = layer_widths(root.module)[0]
     channel_of = _tied(layers.values(), num_channels)
-    _require_even_parts(reached, channel_of)
+    _require_even_parts(reached, channel_of, moves)
     if len(set(channel_of.values())) == 1 < num_channels:
         raise HeldError(
             f"its {num_channels} channels could only go together, as what stands between layers puts each in the "
@@ -147,14 +148,16 @@ def _groups(
     ]
 
 
-def _require_even_parts(reached: Mapping[tuple[Node, Axis], Places], channel_of: Mapping[int, int]) -> None:
+def _require_even_parts(
+    reached: Mapping[tuple[Node, Axis], Places], channel_of: Mapping[int, int], moves: Moves
+) -> None:
     """Hold channels that a split or a slice parts, unless each stands in every part: the parts would not fit any more.
 
     Raises:
         HeldError: if one does not.
     """
     for (node, axis), places in reached.items():
-        for part, width in parts_read(node) if axis == "out" else []:
+        for part, width in moves.parts_read(node) if axis == "out" else []:
             stands = {(position, channel_of[channel]) for position, channel in places}
             in_all = Counter(channel for _, channel in stands)
             in_part = Counter(channel for position, channel in stands if position in part)

@@ -10,9 +10,9 @@ from torch_pruning import ops
 
 from trainables.errors import first_line
 from trainables.pruning.channels import LAYERS, Axis, is_grouped, layer_widths
-from trainables.pruning.graph import Node, Place, Places, deals_channels
+from trainables.pruning.graph import Node, Place, Places, is_dealing
 from trainables.pruning.held import HeldError
-from trainables.pruning.moves import find_move, flattened, is_scale
+from trainables.pruning.moves import Moves
 
 _FEW_PLACES, _OF_WIDEST = 300_000, 2
 """Places that are looked at for one group before it is held: so many, or in the mean so many widest layers' each."""
@@ -29,15 +29,16 @@ def widest(network: nn.Module) -> int:
     return max(max(layer_widths(layer)) for layer in network.modules() if has_channels(layer))
 
 
-def follow(root: Node, width_of_widest: int) -> dict[tuple[Node, Axis], Places]:
+def follow(root: Node, width_of_widest: int, moves: Moves) -> dict[tuple[Node, Axis], Places]:
     """All places of the channels that a layer gives: forwards to what reads them, back to what else gives them.
 
     Args:
         root: of the layer.
         width_of_widest: places along the longest axis of a layer, of which no node has many more.
+        moves: of the graph.
 
     Raises:
-        HeldError: if torch-pruning does not know where they go, or there is no end of them.
+        HeldError: if it is not known where they go, or there is no end of them.
     """
     reached: dict[tuple[Node, Axis], Places] = defaultdict(set)
     num_out = layer_widths(root.module)[0]
@@ -48,7 +49,7 @@ def follow(root: Node, width_of_widest: int) -> dict[tuple[Node, Axis], Places]:
         new = set(places) - reached.get((node, axis), set())
         if not new or (axis == "out" and has_one_channel(node.module)):
             continue
-        if deals_channels(node):
+        if is_dealing(node) and moves.deals(node):
             raise HeldError(
                 "a reshape deals them into rows, as for a shuffle or attention, which is not followed",
                 among=_giving(reached),
@@ -71,43 +72,59 @@ def follow(root: Node, width_of_widest: int) -> dict[tuple[Node, Axis], Places]:
             waiting.append((node, "in" if axis == "out" else "out", across))
         # torch-pruning lists the ways to the inputs first.
         ways = node.dependencies[: len(node.inputs)] if axis == "in" else node.dependencies[len(node.inputs) :]
+        moved: set[Node] = set()
         for way in ways:
-            there = _mapped(node, axis, way, new)
+            if way.target in moved:
+                continue  # on all ways at once
+            there, at_once = _mapped(node, axis, way, new, moves)
+            if at_once:
+                moved.add(way.target)
             if there is None:
                 raise HeldError(_ENDLESS, among=_giving(reached))
             waiting.append((way.target, "out" if axis == "in" else "in", there))
     return reached
 
 
-def _mapped(node: Node, axis: Axis, way: Any, places: Places) -> Collection[Place] | None:  # noqa: ANN401
-    """Where places of a node are at the end of a way; `None` where one reshape makes too many of them.
+def _mapped(
+    node: Node,
+    axis: Axis,
+    way: Any,  # noqa: ANN401
+    places: Places,
+    moves: Moves,
+) -> tuple[Collection[Place] | None, bool]:
+    """Where places of a node are at the end of a way, and whether of all ways to there.
+
+    They are `None` where one reshape makes too many of them.
 
     Raises:
         HeldError: if it is not known where they go.
     """
     backwards = axis == "in"
     lower, upper = (way.target, node) if backwards else (node, way.target)
-    if is_scale(lower, upper):
-        return ()
-    # What torch-pruning guesses of a flatten it may also have put behind it.
-    guesses = [] if flattened(lower) else [(mapping, _growth(mapping)) for mapping in way.index_mapping if mapping]
-    move = find_move(lower, upper, backwards=backwards)
-    if move is None:
-        mappings = guesses
-    else:
-        of_reshape = guesses[:1] if lower.type == ops.OPTYPE.RESHAPE else []
-        mappings = [move, *of_reshape] if backwards else [*of_reshape, move]
     there: Collection[Place] = places
     try:
+        if moves.is_scale(lower, upper):
+            return (), False
+        move = moves.find(lower, upper, backwards=backwards)
+        # What torch-pruning guesses of a reshape it may also have put behind it.
+        guessing = moves.stride(lower) is None
+        guesses = [(mapping, _growth(mapping)) for mapping in way.index_mapping if mapping] if guessing else []
+        if move is None:
+            mappings = guesses
+        else:
+            of_reshape = guesses[:1] if lower.type == ops.OPTYPE.RESHAPE else []
+            mappings = [move, *of_reshape] if backwards else [*of_reshape, move]
         for mapping, of_each in mappings:
             if len(there) * of_each > _MOST_AT_ONCE:
-                return None
+                return None, False
             there = mapping(there)
+    except HeldError:
+        raise
     except Exception as error:  # as in `dependency_graph`
         raise HeldError(
             f"its channels cannot be followed to what reads them ({type(error).__name__}: {first_line(error)})"
         ) from error
-    return there
+    return there, move is not None
 
 
 def _growth(mapping: Any) -> int:  # noqa: ANN401

@@ -57,7 +57,7 @@ def dependency_graph(network: nn.Module, example: torch.Tensor) -> Mapping[nn.Mo
         with warnings.catch_warnings(action="ignore"), _Followable():  # warnings on bare parameters, which are held
             graph.build_dependency(network, example)
     except Exception as error:  # torch-pruning fails in many ways on what it does not know
-        # It guesses places last. Most are found without (`moves`), and what then is wrong breaks a contract.
+        # Once its nodes are there it only guesses places. Most are found without (`moves`); others break a contract.
         if not hasattr(graph, "module2node"):
             raise InputError(
                 f"{untraceable} ({first_line(error)}); its forward pass must consist of ordinary layers on one image "
@@ -94,7 +94,7 @@ class _Followable(TorchFunctionMode):
         result = function(*args, **kwargs or {})
         if function in _RESHAPES:
             images = args[0] if args else (kwargs or {})["input"]
-            if _deals_channels(images.shape, result.shape):
+            if _deals_axis(images.shape, result.shape):
                 return _Dealt.apply(images, result.shape)
         return result
 
@@ -104,15 +104,15 @@ class _Dealt(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, shape: torch.Size) -> torch.Tensor:  # noqa: ANN401, ARG004
-        return images.reshape(shape)
+        return images.reshape(shape).clone()  # not a view, which nothing could change in place
 
     @staticmethod
     def backward(ctx: Any, *_: torch.Tensor) -> None:  # noqa: ANN401
         raise AssertionError("the graph is read, not run")
 
 
-def _deals_channels(before: torch.Size, after: torch.Size) -> bool:
-    """Whether channels alone, of images or of tokens, become several axes, or several axes these channels."""
+def _deals_axis(before: torch.Size, after: torch.Size) -> bool:
+    """Whether one axis, that of images' or of tokens' channels as a rule, becomes several, or several that one."""
     few, many = sorted((before, after), key=len)
     match len(few), len(many):
         case 4, 5:  # N x channels x height x width
@@ -127,8 +127,8 @@ def _deals_channels(before: torch.Size, after: torch.Size) -> bool:
     return alike and sum(row > 1 for row in rows) > 1 and rows.numel() == few[axis]
 
 
-def deals_channels(node: Node) -> bool:
-    """Whether an operation deals channels into rows, or makes channels of rows."""
+def is_dealing(node: Node) -> bool:
+    """Whether an operation deals an axis, which may be that of channels, into rows, or makes it of rows."""
     named: str = node.grad_fn.name()
     return named == _DEALT
 

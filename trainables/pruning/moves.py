@@ -1,4 +1,4 @@
-"""Where channels stand behind a split, a slice, a concatenation or a flatten: read off autograd, which knows shapes.
+"""Where channels stand behind a split, a slice, a concatenation or a reshape: read off the shapes that autograd keeps.
 
 torch-pruning guesses the sizes, and gives the parts of a split to those who read them as it happens to meet them.
 """
@@ -6,74 +6,198 @@ torch-pruning guesses the sizes, and gives the parts of a split to those who rea
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from torch_pruning import ops
 
 from trainables.pruning.graph import Node, Place, Places, is_product
 from trainables.pruning.held import HeldError
+from trainables.pruning.layouts import Layouts, Shape, signed
 
 Stretch = tuple[range, int]
 """Places of what one operation gives that another reads, and where the first of them stands there."""
 Move = Callable[[Iterable[Place]], Places]
 
 
-def find_move(lower: Node, upper: Node, *, backwards: bool) -> tuple[Move, int] | None:
-    """How channels that an operation gives come to stand where another reads them.
+class Moves:
+    """Finds how channels move between operations of one graph."""
 
-    Args:
-        lower: the operation that gives them.
-        upper: the one that reads them.
-        backwards: find where those that `upper` reads stand in `lower` instead.
+    def __init__(self) -> None:
+        """Nothing was asked yet."""
+        self._layouts = Layouts()
+        self._stretches: dict[tuple[Node, Node], Sequence[Stretch] | None] = {}
+        self._starts: dict[Node, Sequence[int]] = {}
+        self._given: dict[Node, frozenset[int]] = {}
 
-    Returns:
-        What moves places, and how many it makes of one at the most; `None` where neither operation moves channels, or
-        a layer that runs several times stands between.
+    def find(self, lower: Node, upper: Node, *, backwards: bool) -> tuple[Move, int] | None:
+        """How channels that an operation gives come to stand where another reads them.
 
-    Raises:
-        HeldError: if they stand between constants, whose sizes are not known.
-    """
-    splits = lower.type == ops.OPTYPE.SPLIT
-    if not splits and upper.type not in (ops.OPTYPE.SLICE, ops.OPTYPE.CONCAT, ops.OPTYPE.RESHAPE):
-        return None
-    reads = upper.grad_fn.next_functions
-    ways = [(slot, number) for slot, (before, number) in enumerate(reads) if before is lower.grad_fn]
-    if len(ways) != sum(node is upper for node in lower.outputs):
-        return None
-    if upper.type == ops.OPTYPE.RESHAPE and not splits:
-        stride = flattened(upper)
-        if stride is None:
+        Args:
+            lower: the operation that gives them.
+            upper: the one that reads them.
+            backwards: find where those that `upper` reads stand in `lower` instead.
+
+        Returns:
+            What moves places, on all ways between the two, and how many it makes of one at the most; `None` where
+            neither operation is known to move channels, or one is a layer that runs several times.
+
+        Raises:
+            HeldError: if they stand between constants, whose sizes are not known.
+        """
+        stride = self.stride(upper)
+        if stride is not None:
+            spreads = (stride > 0) != backwards
+            return partial(_spread if spreads else _gathered, stride=abs(stride)), abs(stride) if spreads else 1
+        if (lower, upper) not in self._stretches:
+            self._stretches[lower, upper] = self._read_stretches(lower, upper)
+        stretches = self._stretches[lower, upper]
+        if stretches is None:
             return None
-        return (partial(_gathered, stride=stride), 1) if backwards else (partial(_spread, stride=stride), stride)
-    stretches = [(_read(lower, number, upper), _offset(upper, slot)) for slot, number in ways]
-    return partial(_put_back if backwards else _put, stretches=stretches), len(stretches)
+        if backwards:
+            return partial(_put_back, stretches=stretches, given=self._given_to(upper)), len(stretches)
+        return partial(_put, stretches=stretches, width=self._starts_of(lower)[-1]), len(stretches)
+
+    def parts_read(self, lower: Node) -> list[tuple[range, int]]:
+        """Parts of its channels that others read by a split or a slice, each with the number of all of them."""
+        parts: list[tuple[range, int]] = []
+        for upper in dict.fromkeys(lower.outputs):
+            if lower.type == ops.OPTYPE.SPLIT or upper.type == ops.OPTYPE.SLICE:
+                stretches = self._read_stretches(lower, upper) or ()
+                parts += [(read, self._starts_of(lower)[-1]) for read, _ in stretches]
+        return parts
+
+    def deals(self, node: Node) -> bool:
+        """Whether a reshape that deals an axis into rows, or makes an axis of rows, does so with the channels."""
+        ((made, number), *_) = node.grad_fn.next_functions
+        before, after = self._layouts.shapes(made)[number], self._layouts.shapes(node.grad_fn)[0]
+        first = next(axis for axis, (one, other) in enumerate(zip(before, after, strict=False)) if one != other)
+        rows = max(len(before) - len(after), 0) + 1
+        return first <= self._layouts.channel_axis(made) < first + rows
+
+    def stride(self, node: Node) -> int | None:
+        """Pixels of each channel where a reshape flattens images, negative where it makes images of such a row.
+
+        It is 1 where channels stay where they are, and `None` where they do something else.
+        """
+        if node.type != ops.OPTYPE.RESHAPE:
+            return None
+        ((made, number), *_) = node.grad_fn.next_functions
+        if not hasattr(made, "_input_metadata"):
+            return None
+        before: Shape = self._layouts.shapes(made)[number]
+        after: Shape = self._layouts.shapes(node.grad_fn)[0]
+        if self._layouts.channel_axis(made) != 1 or min(len(before), len(after)) < len("NC") or before[0] != after[0]:
+            return None
+        if before[1] == after[1]:
+            return 1
+        if len(after) == len("NC") and after[1] == math.prod(before[1:]) and before[1] > 1:
+            return math.prod(before[2:])
+        if len(before) == len("NC") and len(after) == len("NCHW") and before[1] == math.prod(after[1:]):
+            return -math.prod(after[2:])
+        return None
+
+    def is_scale(self, lower: Node, upper: Node) -> bool:
+        """Whether what one operation gives is a single number that another multiplies by: no channels stand there."""
+        if not is_product(upper):
+            return False
+        reads = [number for before, number in upper.grad_fn.next_functions if before is lower.grad_fn]
+        return bool(reads) and all(math.prod(self._layouts.shapes(lower.grad_fn)[number]) == 1 for number in reads)
+
+    def _read_stretches(self, lower: Node, upper: Node) -> Sequence[Stretch] | None:
+        splits = _is(lower, ops.OPTYPE.SPLIT)
+        if not splits and not _is(upper, ops.OPTYPE.SLICE) and not _is(upper, ops.OPTYPE.CONCAT):
+            return None
+        reads = upper.grad_fn.next_functions
+        ways = [(slot, number) for slot, (before, number) in enumerate(reads) if before is lower.grad_fn]
+        if len(ways) != sum(node is upper for node in lower.outputs):
+            return None
+        offsets = self._offsets(upper) if _is(upper, ops.OPTYPE.CONCAT) else [0] * len(reads)
+        stretches = []
+        for slot, number in ways:
+            offset = offsets[slot]
+            if offset is None:
+                raise HeldError(
+                    "torch.cat puts them between what no layer gives, such as the image or coordinates; put all of "
+                    "that before or behind them"
+                )
+            stretches.append((self._part(lower, number, upper), offset))
+        return stretches
+
+    def _part(self, lower: Node, number: int, upper: Node) -> range:
+        """Places of a node that another one reads of its output of this number."""
+        starts = self._starts_of(lower)
+        places = range(starts[number], starts[number + 1]) if len(starts) > len("01") else range(starts[-1])
+        made = upper.grad_fn
+        if _is(upper, ops.OPTYPE.SLICE) and self._layouts.is_along_channels(made):
+            return places[signed(made._saved_start) : signed(made._saved_end) : made._saved_step]
+        return places
+
+    def _starts_of(self, node: Node) -> Sequence[int]:
+        """Where the parts of a split begin, and its end; of any other operation 0 and its channels."""
+        if node not in self._starts:
+            made = node.grad_fn
+            splits = _is(node, ops.OPTYPE.SPLIT) and self._layouts.is_along_channels(made)
+            starts = [0]
+            for number in range(len(self._layouts.shapes(made)) if splits else 1):
+                starts.append(starts[-1] + self._layouts.width(made, number))
+            self._starts[node] = starts
+        return self._starts[node]
+
+    def _given_to(self, node: Node) -> frozenset[int] | None:
+        """Places that an operation reads of layers, and not of constants; `None` for any."""
+        if not _is(node, ops.OPTYPE.SLICE) and not _is(node, ops.OPTYPE.CONCAT):
+            return None
+        if node not in self._given:
+            made = node.grad_fn
+            width, places = self._layouts.width(made, 0), set[int]()
+            if _is(node, ops.OPTYPE.SLICE):
+                places.update(range(width))
+            else:
+                axis, starts = self._layouts.channel_axis(made), self._offsets(node)
+                for start, (before, number) in zip(starts, made.next_functions, strict=True):
+                    if before is not None and start is not None:
+                        places.update(range(start, start + self._layouts.shapes(before)[number][axis]))
+            self._given[node] = frozenset(places)
+        return self._given[node]
+
+    def _offsets(self, join: Node) -> Sequence[int | None]:
+        """Where in a concatenation each of its tensors begins; `None` of those that stand between constants."""
+        made = join.grad_fn
+        if not self._layouts.is_along_channels(made):
+            return [0] * len(made.next_functions)
+        axis = self._layouts.channel_axis(made)
+        sizes = [
+            None if before is None else self._layouts.shapes(before)[number][axis]
+            for before, number in made.next_functions
+        ]
+        first = sizes.index(None) if None in sizes else len(sizes)
+        last = len(sizes) - 1 - sizes[::-1].index(None) if None in sizes else -1
+        whole = self._layouts.shapes(made)[0][axis]
+        offsets: list[int | None] = []
+        for slot in range(len(sizes)):
+            if slot <= first:
+                offsets.append(sum(size for size in sizes[:slot] if size is not None))
+            elif slot > last:
+                offsets.append(whole - sum(size for size in sizes[slot:] if size is not None))
+            else:
+                offsets.append(None)
+        return offsets
 
 
-def parts_read(lower: Node) -> list[tuple[range, int]]:
-    """Parts of an operation's channels that others read by a split or a slice, each with the number of all of them."""
-    if lower.type != ops.OPTYPE.SPLIT and not any(upper.type == ops.OPTYPE.SLICE for upper in lower.outputs):
-        return []
-    parts = []
-    for upper in lower.outputs:
-        for before, number in upper.grad_fn.next_functions:
-            if before is lower.grad_fn and (lower.type == ops.OPTYPE.SPLIT or upper.type == ops.OPTYPE.SLICE):
-                parts.append((_read(lower, number, upper), _width(lower, number)))
-    return parts
+def _is(node: Node, kind: int) -> bool:
+    """Whether a node is of a kind of torch-pruning's, and truly; a user's own may have such a name."""
+    return node.type == kind and hasattr(node.grad_fn, "_saved_dim")
 
 
-def is_scale(lower: Node, upper: Node) -> bool:
-    """Whether what one operation gives is a single number that another multiplies by: no channels stand there."""
-    if not is_product(upper):
-        return False
-    reads = [_shape(before, number) for before, number in upper.grad_fn.next_functions if before is lower.grad_fn]
-    return bool(reads) and all(math.prod(shape) == 1 for shape in reads)
-
-
-def _put(places: Iterable[Place], *, stretches: Sequence[Stretch]) -> Places:
+def _put(places: Iterable[Place], *, stretches: Sequence[Stretch], width: int) -> Places:
+    come = max((at for at, _ in places), default=-1) + 1
+    if come > width:
+        raise HeldError(f"as traced, {come} channels come to a tensor of {width}, so where they stand is not known")
     return {Place(to + read.index(at), channel) for at, channel in places for read, to in stretches if at in read}
 
 
-def _put_back(places: Iterable[Place], *, stretches: Sequence[Stretch]) -> Places:
+def _put_back(places: Iterable[Place], *, stretches: Sequence[Stretch], given: frozenset[int] | None) -> Places:
+    if given is not None and any(at not in given for at, _ in places):
+        raise HeldError("torch.cat puts what no layer gives, such as zeros, where they are added")
     return {
         Place(read[at - to], channel) for at, channel in places for read, to in stretches if 0 <= at - to < len(read)
     }
@@ -85,83 +209,3 @@ def _spread(places: Iterable[Place], *, stride: int) -> Places:
 
 def _gathered(places: Iterable[Place], *, stride: int) -> Places:
     return {Place(at // stride, channel) for at, channel in places}
-
-
-def flattened(node: Node) -> int | None:
-    """Pixels of each channel where an operation flattens images; `None` where it does something else."""
-    if node.type != ops.OPTYPE.RESHAPE:
-        return None
-    ((made, number), *_) = node.grad_fn.next_functions
-    before, after = _shape(made, number), _shape(node.grad_fn, 0)
-    # One channel is none: it may be the height of N x height x width x channels.
-    flattens = len(before) == len("NCHW") and len(after) == len("NF") and before[1] > 1
-    return math.prod(before[2:]) if flattens and after[1] == math.prod(before[1:]) else None
-
-
-def _splits_channels(node: Node) -> bool:
-    made = node.grad_fn
-    return node.type == ops.OPTYPE.SPLIT and _is_along_channels(made._saved_dim, _shape(made, 0))
-
-
-def _width(node: Node, number: int) -> int:
-    """Places of a node, of which its output of this number holds a part."""
-    outputs = range(len(node.grad_fn._input_metadata)) if _splits_channels(node) else [number]
-    return sum(_channels(_shape(node.grad_fn, output)) for output in outputs)
-
-
-def _read(lower: Node, number: int, upper: Node) -> range:
-    """Places of a node that another one reads of its output of this number."""
-    shape = _shape(lower.grad_fn, number)
-    first = 0
-    if _splits_channels(lower):
-        first = sum(_channels(_shape(lower.grad_fn, output)) for output in range(number))
-    places = range(first, first + _channels(shape))
-    made = upper.grad_fn
-    if upper.type == ops.OPTYPE.SLICE and _is_along_channels(made._saved_dim, shape):
-        return places[_signed(made._saved_start) : _signed(made._saved_end) : made._saved_step]
-    return places
-
-
-def _offset(upper: Node, slot: int) -> int:
-    """Where the tensor that a node reads at this slot begins in it, which is 0 but for concatenations.
-
-    Raises:
-        HeldError: if a constant stands before it and another behind.
-    """
-    made = upper.grad_fn
-    whole = _shape(made, 0)
-    if upper.type != ops.OPTYPE.CONCAT or not _is_along_channels(made._saved_dim, whole):
-        return 0
-    sizes = [None if before is None else _channels(_shape(before, number)) for before, number in made.next_functions]
-    before, behind = sizes[:slot], sizes[slot:]
-    if None not in before:
-        return sum(size for size in before if size is not None)
-    if None not in behind:
-        return _channels(whole) - sum(size for size in behind if size is not None)
-    raise HeldError(
-        "torch.cat puts them between what no layer gives, such as the image or coordinates; put all of that before or "
-        "behind them"
-    )
-
-
-def _shape(made: Any, number: int) -> Sequence[int]:  # noqa: ANN401
-    shape: Sequence[int] = made._input_metadata[number].shape
-    return shape
-
-
-def _channels(shape: Sequence[int]) -> int:
-    return shape[_axis(shape)]
-
-
-def _axis(shape: Sequence[int]) -> int:
-    """Of channels: the last of N x places x channels, else the second."""
-    return len(shape) - 1 if len(shape) in (len("C"), len("NLC")) else 1
-
-
-def _is_along_channels(dim: int, shape: Sequence[int]) -> bool:
-    return _signed(dim) % len(shape) == _axis(shape)
-
-
-def _signed(number: int) -> int:
-    """Autograd keeps numbers without their sign."""
-    return (number + 2**63) % 2**64 - 2**63

@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -221,6 +222,70 @@ def test_branches_that_are_flattened_before_they_are_joined_are_followed(pixels:
     channel_map = check_contracts(Flattened(pixels, tokens=tokens), (3, 8, 8), pruning=Pruning()).channel_map
     widths = {group.name: group.num_channels for group in channel_map.groups}
     assert {name: widths[name] for name in ("one", "other", "hidden")} == {"one": 8, "other": 16, "hidden": 6}
+
+
+class Laid(nn.Module):
+    """Two layers whose channels meet as asked, in a layout other than that of images."""
+
+    def __init__(self, meet: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], width: int) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.meet, self.last, self.scores = meet, nn.Linear(width, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(self.last(self.meet(self.one(x).relu(), self.other(x).relu())).relu())
+        return scores
+
+
+class Split(torch.autograd.Function):
+    """A name that torch-pruning knows for something else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return gradient
+
+
+MEETINGS = {
+    "channels last": (lambda a, b: torch.cat([a.movedim(1, -1), b.movedim(1, -1)], -1).mean((1, 2)), 16),
+    "gates, channels last": (lambda a, b: torch.mul(*(a + b).movedim(1, -1).chunk(2, -1)).mean((1, 2)), 4),
+    "pixels side by side": (lambda a, b: torch.cat([a.flatten(2), b.flatten(2)], 2).mean(2), 8),
+    "pixels in two": (lambda a, b: (a + b).flatten(2).split(32, 2)[0].mean(2), 8),
+    "flattened twice": (lambda a, b: (a + b)[..., :2, :2].flatten(2).flatten(1), 32),
+    "to images and back": (lambda a, b: (a + b).mean((2, 3)).view(len(a), -1, 1, 1).flatten(1), 8),
+    "a Function called so": (lambda a, b: Split.apply(a + b).mean((2, 3)), 8),
+}
+
+
+@pytest.mark.parametrize(("meet", "width"), MEETINGS.values(), ids=MEETINGS)
+def test_channels_are_followed_along_whichever_axis_they_stand(
+    meet: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], width: int
+) -> None:
+    channel_map = check_contracts(Laid(meet, width), (3, 8, 8), pruning=Pruning()).channel_map
+    layers = {member.layer for group in channel_map.groups for member in group.members if member.axis == "out"}
+    assert layers == {"one", "other", "last"}
+
+
+def test_maps_of_one_channel_that_are_joined_hold_what_they_are_made_of() -> None:
+    class SpatialAttention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1).mean(1, keepdim=True).sigmoid()
+
+    network = Layers(nn.Sequential(nn.Conv2d(8, 8, 1), SpatialAttention()))
+    channel_map = check_contracts(network, (3, 8, 8), pruning=Pruning()).channel_map
+    assert [group.name for group in channel_map.groups] == ["first"]
+    assert channel_map.held["asked.0"].startswith("as traced, 8 channels come to a tensor of 1")
+
+
+def test_zeros_that_are_joined_for_a_wider_layer_hold_its_channels() -> None:
+    network = Laid(lambda a, b: (torch.cat([a, torch.zeros_like(a)], 1) + b).mean((2, 3)), 16)
+    network.other = nn.Conv2d(3, 16, 3, padding=1)
+    channel_map = check_contracts(network, (3, 8, 8), pruning=Pruning()).channel_map
+    assert [group.name for group in channel_map.groups] == ["last"]
+    assert channel_map.held["other"] == "torch.cat puts what no layer gives, such as zeros, where they are added"
 
 
 class BesideTheImage(nn.Module):
