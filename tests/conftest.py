@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,7 @@ def tiny_search(tmp_path_factory, cascade_command, worker_id):
     ) / "tiny"  # processes that share the tests share the parent
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
             folder.mkdir()
             (folder / "tiny.yaml").write_text(TINY)
             cascade_command("search", "tiny.yaml", cwd=folder)
