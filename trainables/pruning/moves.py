@@ -4,14 +4,14 @@ torch-pruning guesses the sizes, and gives the parts of a split to those who rea
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 
 from torch_pruning import ops
 
 from trainables.pruning.graph import Node, Place, Places, is_product
 from trainables.pruning.held import HeldError
-from trainables.pruning.layouts import Layouts, Shape, signed
+from trainables.pruning.layouts import Layouts, Operation, Shape, signed
 
 Stretch = tuple[range, int]
 """Places of what one operation gives that another reads, and where the first of them stands there."""
@@ -26,6 +26,7 @@ class Moves:
         self._layouts = Layouts()
         self._stretches: dict[tuple[Node, Node], Sequence[Stretch] | None] = {}
         self._starts: dict[Node, Sequence[int]] = {}
+        self._slots: dict[Node, Sequence[range | None]] = {}
         self._given: dict[Node, frozenset[int]] = {}
 
     def find(self, lower: Node, upper: Node, *, backwards: bool) -> tuple[Move, int] | None:
@@ -47,9 +48,7 @@ class Moves:
         if stride is not None:
             spreads = (stride > 0) != backwards
             return partial(_spread if spreads else _gathered, stride=abs(stride)), abs(stride) if spreads else 1
-        if (lower, upper) not in self._stretches:
-            self._stretches[lower, upper] = self._read_stretches(lower, upper)
-        stretches = self._stretches[lower, upper]
+        stretches = self._stretches_between(lower, upper)
         if stretches is None:
             return None
         if backwards:
@@ -61,7 +60,7 @@ class Moves:
         parts: list[tuple[range, int]] = []
         for upper in dict.fromkeys(lower.outputs):
             if lower.type == ops.OPTYPE.SPLIT or upper.type == ops.OPTYPE.SLICE:
-                stretches = self._read_stretches(lower, upper) or ()
+                stretches = self._stretches_between(lower, upper) or ()
                 parts += [(read, self._starts_of(lower)[-1]) for read, _ in stretches]
         return parts
 
@@ -102,6 +101,11 @@ class Moves:
         reads = [number for before, number in upper.grad_fn.next_functions if before is lower.grad_fn]
         return bool(reads) and all(math.prod(self._layouts.shapes(lower.grad_fn)[number]) == 1 for number in reads)
 
+    def _stretches_between(self, lower: Node, upper: Node) -> Sequence[Stretch] | None:
+        if (lower, upper) not in self._stretches:
+            self._stretches[lower, upper] = self._read_stretches(lower, upper)
+        return self._stretches[lower, upper]
+
     def _read_stretches(self, lower: Node, upper: Node) -> Sequence[Stretch] | None:
         splits = _is(lower, ops.OPTYPE.SPLIT)
         if not splits and not _is(upper, ops.OPTYPE.SLICE) and not _is(upper, ops.OPTYPE.CONCAT):
@@ -110,22 +114,22 @@ class Moves:
         ways = [(slot, number) for slot, (before, number) in enumerate(reads) if before is lower.grad_fn]
         if len(ways) != sum(node is upper for node in lower.outputs):
             return None
-        offsets = self._offsets(upper) if _is(upper, ops.OPTYPE.CONCAT) else [0] * len(reads)
         stretches = []
         for slot, number in ways:
-            offset = offsets[slot]
-            if offset is None:
+            there = self._slots_of(upper)[slot] if _is(upper, ops.OPTYPE.CONCAT) else range(1)
+            if there is None:
                 raise HeldError(
                     "torch.cat puts them between what no layer gives, such as the image or coordinates; put all of "
                     "that before or behind them"
                 )
-            stretches.append((self._part(lower, number, upper), offset))
+            stretches.append((self._part(lower, number, upper), there.start))
         return stretches
 
     def _part(self, lower: Node, number: int, upper: Node) -> range:
         """Places of a node that another one reads of its output of this number."""
         starts = self._starts_of(lower)
-        places = range(starts[number], starts[number + 1]) if len(starts) > len("01") else range(starts[-1])
+        part = min(number, len(starts) - 2)
+        places = range(starts[part], starts[part + 1])
         made = upper.grad_fn
         if _is(upper, ops.OPTYPE.SLICE) and self._layouts.is_along_channels(made):
             return places[signed(made._saved_start) : signed(made._saved_end) : made._saved_step]
@@ -142,45 +146,44 @@ class Moves:
             self._starts[node] = starts
         return self._starts[node]
 
-    def _given_to(self, node: Node) -> frozenset[int] | None:
+    def _given_to(self, node: Node) -> Container[int] | None:
         """Places that an operation reads of layers, and not of constants; `None` for any."""
-        if not _is(node, ops.OPTYPE.SLICE) and not _is(node, ops.OPTYPE.CONCAT):
+        if _is(node, ops.OPTYPE.SLICE):
+            return range(self._layouts.width(node.grad_fn, 0))
+        if not _is(node, ops.OPTYPE.CONCAT):
             return None
         if node not in self._given:
-            made = node.grad_fn
-            width, places = self._layouts.width(made, 0), set[int]()
-            if _is(node, ops.OPTYPE.SLICE):
-                places.update(range(width))
-            else:
-                axis, starts = self._layouts.channel_axis(made), self._offsets(node)
-                for start, (before, number) in zip(starts, made.next_functions, strict=True):
-                    if before is not None and start is not None:
-                        places.update(range(start, start + self._layouts.shapes(before)[number][axis]))
-            self._given[node] = frozenset(places)
+            self._given[node] = frozenset(place for slot in self._slots_of(node) if slot is not None for place in slot)
         return self._given[node]
 
-    def _offsets(self, join: Node) -> Sequence[int | None]:
-        """Where in a concatenation each of its tensors begins; `None` of those that stand between constants."""
-        made = join.grad_fn
-        if not self._layouts.is_along_channels(made):
-            return [0] * len(made.next_functions)
+    def _slots_of(self, join: Node) -> Sequence[range | None]:
+        """Where in a concatenation each of its tensors stands; `None` of constants and of what is between these."""
+        if join not in self._slots:
+            self._slots[join] = self._read_slots(join.grad_fn)
+        return self._slots[join]
+
+    def _read_slots(self, made: Operation) -> Sequence[range | None]:
         axis = self._layouts.channel_axis(made)
         sizes = [
             None if before is None else self._layouts.shapes(before)[number][axis]
             for before, number in made.next_functions
         ]
-        first = sizes.index(None) if None in sizes else len(sizes)
-        last = len(sizes) - 1 - sizes[::-1].index(None) if None in sizes else -1
-        whole = self._layouts.shapes(made)[0][axis]
-        offsets: list[int | None] = []
-        for slot in range(len(sizes)):
-            if slot <= first:
-                offsets.append(sum(size for size in sizes[:slot] if size is not None))
-            elif slot > last:
-                offsets.append(whole - sum(size for size in sizes[slot:] if size is not None))
-            else:
-                offsets.append(None)
-        return offsets
+        if not self._layouts.is_along_channels(made):
+            return [None if size is None else range(size) for size in sizes]
+        slots: list[range | None] = [None] * len(sizes)
+        at = 0
+        for slot, size in enumerate(sizes):
+            if size is None:
+                break
+            slots[slot] = range(at, at + size)
+            at += size
+        at = self._layouts.shapes(made)[0][axis]
+        for slot, size in reversed([*enumerate(sizes)]):
+            if size is None:
+                break
+            slots[slot] = range(at - size, at)
+            at -= size
+        return slots
 
 
 def _is(node: Node, kind: int) -> bool:
@@ -195,7 +198,7 @@ def _put(places: Iterable[Place], *, stretches: Sequence[Stretch], width: int) -
     return {Place(to + read.index(at), channel) for at, channel in places for read, to in stretches if at in read}
 
 
-def _put_back(places: Iterable[Place], *, stretches: Sequence[Stretch], given: frozenset[int] | None) -> Places:
+def _put_back(places: Iterable[Place], *, stretches: Sequence[Stretch], given: Container[int] | None) -> Places:
     if given is not None and any(at not in given for at, _ in places):
         raise HeldError("torch.cat puts what no layer gives, such as zeros, where they are added")
     return {
